@@ -1,0 +1,115 @@
+"""The Typer app: registers the commands, and turns exceptions into exit codes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from lorsmerge_cli import __version__, console, options
+from lorsmerge_cli.commands.delta import delta
+from lorsmerge_cli.commands.inspect import inspect_files
+from lorsmerge_cli.commands.merge import merge
+from lorsmerge_cli.commands.prune import prune
+from lorsmerge_cli.errors import LorsmergeError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+app = typer.Typer(
+    name="lorsmerge",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Merge several fine-tunes of one speech model into one model, without training again.\n\n"
+    "A pipeline of files: [bold]delta[/bold] takes what a fine-tune changed, [bold]prune[/bold] "
+    "keeps a low-rank and a sparse part of it, [bold]merge[/bold] adds the deltas to the base, "
+    "[bold]inspect[/bold] shows what is in any of these files.",
+    epilog="Example: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lorsmerge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def _register(name: str, command: Callable[..., None]) -> None:
+    """Add a command, with the options that all commands have and one way to fail."""
+    signature = inspect.signature(command, eval_str=True)
+    common = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for key, kind in (
+            ("quiet", options.Quiet),
+            ("verbose", options.Verbose),
+            ("as_json", options.Json),
+            ("debug", options.Debug),
+        )
+    ]
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        console.configure(**{item.name: arguments.pop(item.name) for item in common})
+        try:
+            command(**arguments)
+        except LorsmergeError as error:
+            if console.debugging():
+                console.traceback()
+            console.error(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            console.error("Interrupted; nothing was written.")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            raise
+        except (typer.Exit, typer.BadParameter):
+            raise
+        except Exception as error:
+            if console.debugging():
+                console.traceback()
+            console.error(
+                f"{type(error).__name__}: {error}. This is a bug in lorsmerge; please report it "
+                "with what --debug prints."
+            )
+            raise typer.Exit(1) from None
+
+    parameters = [*signature.parameters.values(), *common]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {item.name: item.annotation for item in parameters} | {"return": None}
+    app.command(name)(run)
+
+
+_register("delta", delta)
+_register("prune", prune)
+_register("merge", merge)
+_register("inspect", inspect_files)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt  # so that temporary files are removed as after Ctrl-C
+
+
+def main() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except BrokenPipeError:  # `lorsmerge inspect ... | head`
+        sys.stderr.close()
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Checkpoint and delta files: lazy reading, atomic writing, ancestry."""

@@ -1,0 +1,26 @@
+"""What a delta file's header says of one tensor, and what an encoding needs to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class TensorLayout:
+    """One tensor of a delta file, as its `lorsmerge.tensors` metadata lists it.
+
+    Attributes:
+        encoding: a name in `ENCODINGS`.
+        shape: of the tensor itself.
+        dtype: of the stored numbers.
+        rank: triplets in the low-rank part, 0 for none.
+        kept: entries in the sparse part, 0 for none.
+    """
+
+    encoding: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    rank: int = 0
+    kept: int = 0

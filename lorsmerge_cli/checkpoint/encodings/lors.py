@@ -1,0 +1,93 @@
+"""`lors`: low-rank factors and a sparse part, each stored in as few bytes as it needs.
+
+    NAME.low_rank.left    (d, r)
+    NAME.low_rank.right   (r, k)
+    NAME.sparse.values    (kept,)           in row-major order of their places
+    NAME.sparse.bitmask   (ceil(d*k/8),)    uint8, lowest bit first: where the values stand
+    NAME.sparse.places    (kept,)           int32, or int64 past 2^31 entries: the same as a list
+
+A part that the delta does not have is absent. The bitmask is used where it is the smaller of
+the two, which is wherever at least one entry in 32 is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorsmerge_cli.checkpoint.encodings.layout import TensorLayout
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
+from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse
+
+LEFT, RIGHT = "low_rank.left", "low_rank.right"
+VALUES, BITMASK, PLACES = "sparse.values", "sparse.bitmask", "sparse.places"
+
+
+def specs(name: str, layout: TensorLayout) -> dict[str, TensorSpec]:
+    """The stored tensors of one delta."""
+    d, k = layout.shape
+    parts: dict[str, TensorSpec] = {}
+    if layout.rank:
+        parts[LEFT] = TensorSpec((d, layout.rank), layout.dtype)
+        parts[RIGHT] = TensorSpec((layout.rank, k), layout.dtype)
+    if layout.kept or not layout.rank:
+        parts[VALUES] = TensorSpec((layout.kept,), layout.dtype)
+        places = TensorSpec((layout.kept,), torch.int32 if d * k < 2**31 else torch.int64)
+        bitmask = TensorSpec((-(-d * k // 8),), torch.uint8)
+        if bitmask.nbytes <= places.nbytes:
+            parts[BITMASK] = bitmask
+        else:
+            parts[PLACES] = places
+    return {f"{name}.{part}": spec for part, spec in parts.items()}
+
+
+def encode(name: str, delta: Delta, layout: TensorLayout) -> dict[str, Tensor]:
+    """The delta's stored tensors.
+
+    Raises:
+        ValueError: the delta is dense, or has other parts than its layout says.
+    """
+    if not isinstance(delta, LowRankSparse):
+        raise ValueError(f"{name}: a dense delta in the lors encoding")
+    wanted = specs(name, layout)
+    parts: dict[str, Tensor] = {}
+    if delta.left is not None and delta.right is not None:
+        parts[LEFT], parts[RIGHT] = delta.left.to(layout.dtype), delta.right.to(layout.dtype)
+    if delta.sparse is not None and delta.mask is not None:
+        mask = delta.mask.numpy()
+        parts[VALUES] = torch.from_numpy(delta.sparse.numpy()[mask]).to(layout.dtype)
+        if f"{name}.{BITMASK}" in wanted:
+            parts[BITMASK] = torch.from_numpy(np.packbits(mask.reshape(-1), bitorder="little"))
+        else:
+            places = torch.from_numpy(np.flatnonzero(mask))
+            parts[PLACES] = places.to(wanted[f"{name}.{PLACES}"].dtype)
+    return {f"{name}.{part}": tensor for part, tensor in parts.items()}
+
+
+def decode(name: str, layout: TensorLayout, read: Callable[[str], Tensor]) -> LowRankSparse:
+    """The delta from its stored tensors."""
+    stored = specs(name, layout)
+
+    def part(suffix: str) -> Tensor | None:
+        return read(f"{name}.{suffix}") if f"{name}.{suffix}" in stored else None
+
+    left, right, values = part(LEFT), part(RIGHT), part(VALUES)
+    if values is None:
+        return LowRankSparse(left, right)
+    mask = _mask(layout, part(BITMASK), part(PLACES))
+    sparse = torch.zeros(layout.shape, dtype=layout.dtype).masked_scatter_(mask, values)
+    return LowRankSparse(left, right, sparse, mask)
+
+
+def _mask(layout: TensorLayout, bitmask: Tensor | None, places: Tensor | None) -> Tensor:
+    d, k = layout.shape
+    if bitmask is not None:
+        bits = np.unpackbits(bitmask.numpy(), count=d * k, bitorder="little").view(np.bool_)
+        return torch.from_numpy(bits).view(d, k)
+    mask = torch.zeros(d * k, dtype=torch.bool)
+    if places is not None:
+        mask[places.long()] = True
+    return mask.view(d, k)

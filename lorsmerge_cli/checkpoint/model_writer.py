@@ -1,0 +1,150 @@
+"""Writing a model: one safetensors file, or a Hugging Face folder, sharded when it is large."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorsmerge_cli.checkpoint.reader import INDEX_FILE, SINGLE_FILE
+from lorsmerge_cli.checkpoint.safetensors_file import (
+    SafetensorsWriter,
+    TensorSpec,
+    dtype_name,
+    metadata_size,
+)
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt",
+           "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.delta")  # fmt: skip
+TRAINING_STATE = ("trainer_state.json", "run.json", "rng_state*", "optimizer*", "scheduler*",
+                  "checkpoint-*", "runs", "events.out.*", "wandb", "global_step*")  # fmt: skip
+NOT_THE_MODEL = ("README*", "lorsmerge.json", "model.sig", ".*")
+FORCED = ("forced_decoder_ids", "language", "task")  # what a single-language fine-tune sets
+
+
+class ModelWriter:
+    """Weights under construction; tensors arrive in any order, in parts, from any thread.
+
+    Args:
+        path: the file, or the folder, to write into.
+        specs: every tensor, tied copies left out.
+        tied: name of a tied copy -> the tensor it repeats; copies are written as well.
+        metadata: strings for every file's header.
+        max_shard_size: bytes; past it a folder's weights are split over several files.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        specs: Mapping[str, TensorSpec],
+        tied: Mapping[str, str],
+        metadata: Mapping[str, str],
+        max_shard_size: int | None,
+    ) -> None:
+        self._folder = path if max_shard_size is not None else None
+        self._metadata = {"format": "pt", **metadata}
+        self._copies = {original: copy for copy, original in tied.items()}
+        everything = dict(specs) | {copy: specs[original] for copy, original in tied.items()}
+        shards = split_shards(everything, max_shard_size)
+        size = metadata_size(self._metadata)
+        self._writers: dict[str, SafetensorsWriter] = {}
+        self._weight_map: dict[str, str] = {}
+        self._specs = everything
+        with ExitStack() as opened:
+            self._shards = []
+            for file_name, shard in shards.items():
+                target = path / file_name if self._folder else path
+                writer = opened.enter_context(SafetensorsWriter(target, shard, size))
+                self._shards.append(writer)
+                self._writers |= dict.fromkeys(shard, writer)
+                self._weight_map |= dict.fromkeys(shard, file_name)
+            self._closing = opened.pop_all()
+
+    def write(self, name: str, values: Tensor, start: int = 0) -> None:
+        """Put `values` at the tensor's entries from `start` on, in row-major order."""
+        self._writers[name].write(name, values, start)
+        if name in self._copies:
+            copy = self._copies[name]
+            self._writers[copy].write(copy, values, start)
+
+    def finish(self) -> None:
+        """Write the headers and, for several shards, the index."""
+        for writer in self._shards:
+            writer.finish(self._metadata)
+        if self._folder and len(self._shards) > 1:
+            total = {
+                "total_parameters": sum(spec.numel for spec in self._specs.values()),
+                "total_size": sum(spec.nbytes for spec in self._specs.values()),
+            }
+            write_json(
+                self._folder / INDEX_FILE, {"metadata": total, "weight_map": self._weight_map}
+            )
+
+    def __enter__(self) -> ModelWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closing.close()
+
+
+def split_shards(
+    specs: Mapping[str, TensorSpec], max_shard_size: int | None
+) -> dict[str, dict[str, TensorSpec]]:
+    """File name -> its tensors, in the given order, each file as full as the limit lets it be."""
+    shards: list[dict[str, TensorSpec]] = [{}]
+    size = 0
+    for name, spec in specs.items():
+        if max_shard_size is not None and shards[-1] and size + spec.nbytes > max_shard_size:
+            shards.append({})
+            size = 0
+        shards[-1][name] = spec
+        size += spec.nbytes
+    if len(shards) == 1:
+        return {SINGLE_FILE: shards[0]}
+    count = len(shards)
+    return {
+        f"model-{number:05d}-of-{count:05d}.safetensors": shard
+        for number, shard in enumerate(shards, 1)
+    }
+
+
+def copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
+    """Copy what makes a folder a model beside its weights: config, tokenizer, processor, code.
+
+    The config's dtype becomes the output's, and a language or task that a fine-tune forces on
+    every input is dropped, because a merged model serves several.
+    """
+    shutil.copytree(
+        source,
+        target,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns(*WEIGHTS, *TRAINING_STATE, *NOT_THE_MODEL),
+    )
+    config_file = target / "config.json"
+    if config_file.is_file():
+        config = json.loads(config_file.read_text())
+        config.pop("forced_decoder_ids", None)
+        old_key = "torch_dtype" in config and "dtype" not in config
+        config["torch_dtype" if old_key else "dtype"] = dtype_name(dtype)
+        write_json(config_file, config)
+    generation_file = target / "generation_config.json"
+    if generation_file.is_file():
+        generation = json.loads(generation_file.read_text())
+        write_json(generation_file, {k: v for k, v in generation.items() if k not in FORCED})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON, unescaped, with a newline at its end."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,191 @@
+"""A task vector to be merged: a delta file, or a fine-tuned checkpoint less its base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from lorsmerge_cli.checkpoint.delta_file import DeltaFile, total_norm
+from lorsmerge_cli.checkpoint.fingerprint import Fingerprint, fingerprint
+from lorsmerge_cli.checkpoint.reader import DELTA_MARK, Checkpoint
+from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, SafetensorsFile, TensorSpec
+from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
+
+HALF = ("F16", "BF16")
+
+
+class TaskVector(Protocol):
+    """Deltas of all float tensors of a base.
+
+    Attributes:
+        path: what the user gave.
+        files: the files it is read from.
+        finetuned_dtype: dtype code the fine-tune was stored in.
+    """
+
+    path: Path
+    files: list[Path]
+    finetuned_dtype: str
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Name -> shape; only float tensors have deltas."""
+
+    def read(self, name: str) -> Delta:
+        """The delta of one tensor."""
+
+    def read_block(self, name: str, start: int, stop: int) -> Tensor:
+        """Entries [start, stop) of one delta in row-major order, float32 or float64."""
+
+    def is_pruned(self, name: str) -> bool:
+        """Whether the tensor is stored as low-rank and sparse parts."""
+
+    def identity(self) -> str:
+        """Fingerprint digest of what is stored."""
+
+
+class StoredTaskVector:
+    """A delta file as a task vector."""
+
+    def __init__(self, file: DeltaFile) -> None:
+        self.file = file
+        self.path = file.path
+        self.files = [file.path]
+        self.finetuned_dtype = file.provenance.finetuned_dtype
+        self.specs: Mapping[str, TensorSpec] = file.specs
+
+    def read(self, name: str) -> Delta:
+        return self.file.read(name)
+
+    def read_block(self, name: str, start: int, stop: int) -> Tensor:
+        delta = self.file.read(name)
+        if isinstance(delta, LowRankSparse):
+            delta = delta.to_dense()
+        return accumulable(delta.reshape(-1)[start:stop])
+
+    def is_pruned(self, name: str) -> bool:
+        return self.file.layouts[name].encoding != "dense"
+
+    def identity(self) -> str:
+        return fingerprint(self.file.stored, self.file.read_stored).digest
+
+    @property
+    def norm(self) -> float:
+        """L2 norm of the whole delta."""
+        return total_norm(self.file.norms)
+
+
+class FinetunedTaskVector:
+    """theta_i - theta_0, taken as it is read."""
+
+    def __init__(self, base: Checkpoint, finetuned: Checkpoint) -> None:
+        self.base = base
+        self.finetuned = finetuned
+        self.path = finetuned.path
+        self.files = finetuned.files
+        self.finetuned_dtype = DTYPE_CODES[finetuned.dtype]
+        self.specs: Mapping[str, TensorSpec] = finetuned.float_specs
+
+    def read(self, name: str) -> Tensor:
+        shape = self.specs[name].shape
+        return accumulable(self.finetuned.read(name)) - accumulable(self.base.read(name)).view(
+            shape
+        )
+
+    def read_block(self, name: str, start: int, stop: int) -> Tensor:
+        finetuned = self.finetuned.read(name).reshape(-1)[start:stop]
+        base = self.base.read(name).reshape(-1)[start:stop]
+        return accumulable(finetuned) - accumulable(base)
+
+    def is_pruned(self, name: str) -> bool:
+        return False
+
+    def identity(self) -> str:
+        return base_fingerprint(self.finetuned).digest
+
+
+def open_task_vector(path: Path, base: Checkpoint | None) -> StoredTaskVector | FinetunedTaskVector:
+    """Open a delta file or, with `base`, anything that is a checkpoint.
+
+    Raises:
+        UnreadableFile: neither can be read there, or a checkpoint stands there without a base.
+    """
+    if path.is_file() and DELTA_MARK in SafetensorsFile(path).metadata:
+        return StoredTaskVector(DeltaFile(path))
+    finetuned = Checkpoint(path)
+    if base is None:
+        raise UnreadableFile(
+            f"{path} is a checkpoint, and without its base it has no delta.",
+            "Take its delta first with `lorsmerge delta BASE FINETUNED -o x.delta`.",
+        )
+    return FinetunedTaskVector(base, finetuned)
+
+
+def check_names(
+    base: Checkpoint, specs: Mapping[str, TensorSpec], where: Path
+) -> list[LorsmergeError]:
+    """Everything in which a delta or a fine-tune has other tensors than the base."""
+    wanted = base.float_specs
+    tied = set(base.tied) | {copy for copy in specs if copy not in wanted and copy in base.tied}
+    missing = sorted(wanted.keys() - specs.keys())
+    extra = sorted(specs.keys() - wanted.keys() - tied)
+    reshaped = [
+        f"{name} {list(specs[name].shape)} for {list(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & specs.keys())
+        if specs[name].shape != wanted[name].shape
+    ]
+    faults: list[LorsmergeError] = []
+    for problem, names in (
+        (f"lacks {len(missing)} of the base's {len(wanted)} float tensors:", missing),
+        (f"has {len(extra)} tensors that the base {base.path} lacks:", extra),
+        (f"has {len(reshaped)} tensors of another shape than the base's:", reshaped),
+    ):
+        if names:
+            faults.append(
+                Mismatch(
+                    f"{where} {problem} {named(names)}.",
+                    "Both have to be the same model; compare them with `lorsmerge inspect`.",
+                )
+            )
+    return faults
+
+
+def check_base(file: DeltaFile, base: Checkpoint, identity: Fingerprint) -> LorsmergeError | None:
+    """What is wrong where a delta was taken from another base than this one."""
+    recorded = file.provenance.base
+    if recorded.digest == identity.digest:
+        return None
+    if recorded.is_rounding_of(identity):
+        what = (
+            f"{file.path} was taken from this model in {recorded.dtype} "
+            f"({file.provenance.base_name!r}), and {base.path} is the same model in {identity.dtype}."
+        )
+        remedy = (
+            f"Merge onto the {recorded.dtype} base, or give --allow-other-base to use this copy."
+        )
+    else:
+        what = (
+            f"{file.path} was taken from another model ({file.provenance.base_name!r}) "
+            f"than {base.path}."
+        )
+        remedy = "Give the base it was taken from, or --allow-other-base to apply it to this one."
+    return Mismatch(what, remedy)
+
+
+def base_fingerprint(base: Checkpoint) -> Fingerprint:
+    """Identity of a checkpoint's float tensors."""
+    return fingerprint(base.float_specs, base.read)
+
+
+def half_precision_note(path: Path, dtype: str) -> str | None:
+    """A warning where a fine-tune's updates were rounded when it was saved."""
+    if dtype not in HALF:
+        return None
+    return (
+        f"{path} is a fine-tune stored in {dtype}: updates smaller than half of its rounding step "
+        "were lost when it was saved. Fine-tune in float32 and save in float32 if you can."
+    )

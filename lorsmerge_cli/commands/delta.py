@@ -1,0 +1,66 @@
+"""`lorsmerge delta`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorsmerge_cli import console, options
+
+
+def delta(
+    base: Annotated[Path, typer.Argument(help="The pretrained checkpoint: file or folder.")],
+    finetuned: Annotated[Path, typer.Argument(help="A fine-tune of it: file or folder.")],
+    output: options.Output,
+    task: Annotated[
+        str, typer.Option("--task", metavar="TASK", help="What it was tuned for: asr or st.")
+    ] = "",
+    language: Annotated[
+        str, typer.Option("--language", metavar="CODE", help="Its language, such as ca.")
+    ] = "",
+    force: options.Force = False,
+    threads: options.Threads = None,
+) -> None:
+    """Take what a fine-tune changed: the fine-tuned weights less the base's, in float32.
+
+    Example: lorsmerge delta openai-whisper-small/ my-finetune-ca/ -o ca_asr.delta --task asr --language ca
+    """
+    from lorsmerge_cli.operations.delta import delta as operation
+
+    with console.progress("delta") as progress:
+        report = operation(
+            base,
+            finetuned,
+            output,
+            task=task,
+            language=language,
+            command=command_line(),
+            force=force,
+            threads=threads,
+            progress=progress,
+        )
+    for text in report.warnings:
+        console.warning(text)
+    share = report.norm / report.base_norm if report.base_norm else 0.0
+    console.result(
+        {
+            "output": str(report.output),
+            "tensors": report.tensors,
+            "norm": report.norm,
+            "relative_norm": share,
+            "bytes": report.nbytes,
+        },
+        lambda: console.line(
+            f"{report.output}: {report.tensors} tensors, {console.size(report.nbytes)}, "
+            f"norm {report.norm:.4g} ({share:.2%} of the base's)"
+        ),
+    )
+
+
+def command_line() -> str:
+    """The command as it was typed, for a delta's history."""
+    return shlex.join(["lorsmerge", *sys.argv[1:]])

@@ -1,0 +1,195 @@
+"""`lorsmerge inspect`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorsmerge_cli import console, options
+
+if TYPE_CHECKING:
+    from lorsmerge_cli.operations.inspect import (
+        CheckpointReport,
+        DeltaFileReport,
+        InspectReport,
+        KindFigures,
+    )
+
+
+def inspect_files(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Checkpoints (file or folder), deltas.")
+    ],
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="PNG", rich_help_panel=options.OUTPUT,
+                     help="Draw the deltas' spectra and magnitudes (needs matplotlib)."),
+    ] = None,
+    no_spectra: Annotated[
+        bool,
+        typer.Option("--no-spectra", help="Leave out the spectra, which take a decomposition of "
+                     "every matrix."),
+    ] = False,
+    force: options.Force = False,
+    threads: options.Threads = None,
+) -> None:  # fmt: skip
+    """Show what is in checkpoints and deltas: tensors, sizes, ancestry, norms, spectra.
+
+    For several deltas, also the cosine and the share of sign conflicts of each pair.
+
+    Example: lorsmerge inspect ca_asr.delta de_st.delta --plot deltas.png
+    """
+    from lorsmerge_cli.operations.inspect import DeltaFileReport
+    from lorsmerge_cli.operations.inspect import inspect_files as operation
+
+    with console.progress("inspect") as progress:
+        report = operation(
+            files,
+            spectra=plot is not None or not no_spectra,
+            histograms=plot is not None,
+            threads=threads,
+            progress=progress,
+        )
+    if plot is not None:
+        from lorsmerge_cli.operations.inspect_plot import plot_deltas
+
+        deltas = [item for item in report.files if isinstance(item, DeltaFileReport)]
+        plot_deltas(deltas, plot, force=force)
+        console.note(f"wrote {plot}")
+    console.result(_document(report), lambda: _show(report))
+
+
+def _show(report: InspectReport) -> None:
+    from lorsmerge_cli.operations.inspect import CheckpointReport
+
+    for item in report.files:
+        if isinstance(item, CheckpointReport):
+            _show_checkpoint(item)
+        else:
+            _show_delta(item)
+    if report.pairs:
+        rows = [
+            [f"{pair.first} / {pair.second}", f"{pair.cosine:+.4f}", f"{pair.sign_conflict:.1%}"]
+            for pair in report.pairs
+        ]
+        console.table(["pair", "cosine", "sign conflicts"], rows)
+
+
+def _show_checkpoint(report: CheckpointReport) -> None:
+    console.line(
+        f"{report.path}: checkpoint, {report.tensors} tensors, {report.parameters:,} parameters, "
+        f"{console.size(report.nbytes)}"
+    )
+    rooms: dict[str, list[int]] = {}
+    for group in report.groups:
+        total = rooms.setdefault(group.room, [0, 0])
+        total[0] += group.count
+        total[1] += group.nbytes
+    rows = [[name, str(count), console.size(size)] for name, (count, size) in rooms.items()]
+    console.table(["part", "tensors", "size"], rows)
+    console.table(
+        ["tensor", "count", "shape", "dtype", "size"],
+        [
+            [g.name, str(g.count), " x ".join(map(str, g.shape)) or "scalar", g.dtype,
+             console.size(g.nbytes)]
+            for g in report.groups
+        ],
+    )  # fmt: skip
+    for copy, original in report.tied.items():
+        console.line(f"{copy} is tied to {original}")
+    console.line(f"fingerprint {report.fingerprint.digest[:16]}")
+
+
+def _show_delta(report: DeltaFileReport) -> None:
+    source = report.provenance
+    about = " ".join(part for part in (source.language, source.task) if part) or "task not recorded"
+    stored = ", ".join(f"{count} {name}" for name, count in report.encodings.items())
+    console.line(
+        f"{report.path}: delta ({about}) of {source.base_name!r} "
+        f"[{source.base.dtype}, {source.base.digest[:16]}]; fine-tune stored in "
+        f"{source.finetuned_dtype}"
+    )
+    console.line(
+        f"encoding: {stored}, in {', '.join(report.dtypes)}, {console.size(report.total.nbytes)}"
+    )
+    if source.pruning:
+        settings = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}"
+                             for key, value in source.pruning.items())  # fmt: skip
+        console.line(f"pruned: {settings}")
+    for entry in source.history:
+        console.line(f"made by: {entry}")
+    from lorsmerge_cli.operations.inspect import TOP_RATIOS
+
+    def row(name: str, figures: KindFigures) -> list[str]:
+        shares = [figures.top_share(ratio) for ratio in TOP_RATIOS]
+        return [
+            name, str(figures.tensors), f"{figures.energy**0.5:.4g}",
+            f"{figures.nonzero / max(figures.entries, 1):.1%}",
+            *("" if share is None else f"{share:.1%}" for share in shares),
+        ]  # fmt: skip
+
+    rows = [row(name, figures) for name, figures in sorted(report.kinds.items())]
+    rows.append(row("all", report.total))
+    heads = [f"top {ratio:.0%}" for ratio in TOP_RATIOS]
+    console.table(["kind", "tensors", "norm", "density", *heads], rows)
+
+
+def _document(report: InspectReport) -> dict[str, Any]:
+    from lorsmerge_cli.operations.inspect import CheckpointReport
+
+    return {
+        "files": [
+            _checkpoint_document(item)
+            if isinstance(item, CheckpointReport)
+            else _delta_document(item)
+            for item in report.files
+        ],
+        "pairs": [
+            {**asdict(pair), "first": str(pair.first), "second": str(pair.second)}
+            for pair in report.pairs
+        ],
+    }
+
+
+def _checkpoint_document(report: CheckpointReport) -> dict[str, Any]:
+    return {
+        "path": str(report.path),
+        "type": "checkpoint",
+        "tensors": report.tensors,
+        "parameters": report.parameters,
+        "bytes": report.nbytes,
+        "fingerprint": report.fingerprint.digest,
+        "tied": dict(report.tied),
+        "groups": [asdict(group) for group in report.groups],
+    }
+
+
+def _delta_document(report: DeltaFileReport) -> dict[str, Any]:
+    def figures(item: KindFigures) -> dict[str, Any]:
+        return {
+            "tensors": item.tensors,
+            "entries": item.entries,
+            "density": item.nonzero / max(item.entries, 1),
+            "norm": item.energy**0.5,
+            "bytes": item.nbytes,
+            "top_energy": {str(ratio): item.top_share(ratio) for ratio in item.top},
+        }
+
+    source = report.provenance
+    return {
+        "path": str(report.path),
+        "type": "delta",
+        "encodings": dict(report.encodings),
+        "dtypes": list(report.dtypes),
+        "base": {"name": source.base_name, "fingerprint": source.base.digest},
+        "finetuned_dtype": source.finetuned_dtype,
+        "task": source.task,
+        "language": source.language,
+        "pruning": dict(source.pruning),
+        "history": list(source.history),
+        "all": figures(report.total),
+        "kinds": {name: figures(item) for name, item in report.kinds.items()},
+    }

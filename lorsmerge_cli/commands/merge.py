@@ -1,0 +1,227 @@
+"""`lorsmerge merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorsmerge_cli import console, options
+from lorsmerge_cli.errors import UsageFault
+
+if TYPE_CHECKING:
+    from lorsmerge_cli.operations.merge import MergeReport
+    from lorsmerge_cli.operations.merge_plan import MergePlan
+    from lorsmerge_cli.operations.recipe import Recipe
+
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def merge(
+    base: Annotated[
+        str | None,
+        typer.Argument(metavar="BASE", help="The pretrained checkpoint: file or folder."),
+    ] = None,
+    deltas: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DELTA...",
+            help="Delta files, or fine-tuned checkpoints whose delta is then taken. Settings of "
+            "one delta follow a colon: ca.delta:svp=0.05,mp=0.4,scale=0.2",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", rich_help_panel=options.OUTPUT,
+                     help="x.safetensors for one file, anything else for a model folder; by "
+                     "default merged.safetensors, or merged/ where the base is a folder."),
+    ] = None,
+    svp: options.Svp = None,
+    mp: options.Mp = None,
+    scale: Annotated[
+        float | None,
+        typer.Option("--scale", metavar="LAMBDA", rich_help_panel=options.PRUNING,
+                     help="Coefficient of each delta: 0.15 by default, 1 for wa."),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", metavar="NAME", rich_help_panel=options.PRUNING,
+                     help="wa (mean of the fine-tunes), ta (sum of deltas), mp, svp or lors; by "
+                     "default what the ratios say, ta without any."),
+    ] = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", metavar="FILE", rich_help_panel="Recipe",
+                     help="Take base, deltas and settings from a TOML recipe, or from the "
+                     "lorsmerge.json of an earlier merge."),
+    ] = None,
+    save_recipe: Annotated[
+        Path | None,
+        typer.Option("--save-recipe", metavar="FILE", rich_help_panel="Recipe",
+                     help="Write the recipe of this merge, every default spelled out, as TOML."),
+    ] = None,
+    dtype: options.Dtype = None,
+    max_shard_size: Annotated[
+        str,
+        typer.Option("--max-shard-size", metavar="SIZE", rich_help_panel=options.OUTPUT,
+                     help="Largest weight file of a model folder."),
+    ] = "5GB",
+    allow_other_base: Annotated[
+        bool,
+        typer.Option("--allow-other-base", rich_help_panel=options.OUTPUT,
+                     help="Apply deltas to another checkpoint than they were taken from."),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", "-n", rich_help_panel=options.OUTPUT,
+                     help="Check everything and print the plan; write nothing."),
+    ] = False,
+    force: options.Force = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+) -> None:  # fmt: skip
+    """Add scaled, pruned deltas to a base: base + lambda * sum of LoRS(delta).
+
+    Example: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4
+    """
+    from lorsmerge_cli.operations.recipe import Recipe, load_recipe, parse_delta
+
+    if recipe is not None:
+        given = [base, deltas, svp, mp, scale, method, include, exclude, dtype]
+        if any(value not in (None, [], ()) for value in given):
+            raise UsageFault(
+                f"--recipe {recipe} already holds base, deltas and settings.",
+                "Give only -o and machine options beside it; edit the recipe to change the merge.",
+            )
+        wanted = load_recipe(recipe)
+    elif base is None:
+        raise UsageFault("There is no base.", "Write `lorsmerge merge BASE DELTA...`.")
+    else:
+        wanted = Recipe(
+            base=base,
+            deltas=tuple(parse_delta(text) for text in deltas or ()),
+            method=method,
+            svp=svp,
+            mp=mp,
+            scale=scale,
+            include=tuple(include or ()),
+            exclude=tuple(exclude or ()),
+            dtype=dtype,
+        )
+    shard_size = parse_size(max_shard_size)
+    wanted.resolved()  # a mistake in the settings shows before PyTorch is loaded
+    _run(
+        wanted, output, save_recipe, dry_run,
+        device=device, threads=threads, max_shard_size=shard_size, force=force,
+        allow_other_base=allow_other_base,
+    )  # fmt: skip
+
+
+def _run(
+    recipe: Recipe, output: Path | None, save_recipe: Path | None, dry_run: bool, **settings: Any
+) -> None:
+    from lorsmerge_cli.operations.merge import merge as operation
+    from lorsmerge_cli.operations.merge_plan import plan_merge
+
+    plan = plan_merge(recipe, output, **settings)
+    for text in plan.warnings:
+        console.warning(text)
+    if dry_run:
+        console.result(_plan_document(plan), lambda: _show_plan(plan))
+        return
+    if save_recipe is not None:
+        from lorsmerge_cli.operations.recipe import save
+
+        save(plan.recipe, save_recipe, force=settings["force"])
+    total = sum(unit.nbytes for unit in plan.units())
+    with console.progress("merge") as progress:
+        report = operation(plan, lambda done: progress(done, total))
+    for text in report.warnings:
+        console.warning(text)
+    document = _plan_document(plan) | {
+        "norms": list(report.norms),
+        "updated": report.rounding.updated,
+        "lost_to_rounding": report.rounding.lost,
+    }
+    console.result(document, lambda: _show_report(plan, report))
+
+
+def parse_size(text: str) -> int:
+    """`5GB` or `500MB` in bytes.
+
+    Raises:
+        UsageFault: not a number with KB, MB, GB or TB.
+    """
+    number, unit = text[:-2], text[-2:].upper()
+    try:
+        return int(float(number) * UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise UsageFault(f"--max-shard-size {text} is no size.", "Write 5GB or 500MB.") from None
+
+
+def _plan_document(plan: MergePlan) -> dict[str, Any]:
+    floats = len(plan.base.float_specs)
+    return {
+        "output": str(plan.output),
+        "recipe": plan.recipe.to_dict(),
+        "scale_total": _total_scale(plan),
+        "tensors": {
+            "pruned": len(plan.pruned),
+            "unpruned": floats - len(plan.pruned),
+            "copied": len(plan.base.specs) - floats,
+        },
+        "output_bytes": plan.output_size,
+        "memory_bytes": plan.memory,
+        "device": str(plan.device),
+        "threads": plan.threads,
+    }
+
+
+def _total_scale(plan: MergePlan) -> float:
+    total = sum(entry.scale or 0.0 for entry in plan.recipe.deltas)
+    return total / len(plan.recipe.deltas) if plan.method == "wa" else total
+
+
+def _show_deltas(plan: MergePlan, norms: tuple[float, ...] = ()) -> None:
+    def ratio(value: float | None) -> str:
+        return "-" if value is None else f"{value:g}"
+
+    rows = [
+        [entry.path, ratio(entry.svp), ratio(entry.mp), ratio(entry.scale)]
+        + ([f"{norms[number]:.4g}"] if norms else [])
+        for number, entry in enumerate(plan.recipe.deltas)
+    ]
+    rows.append(["total", "", "", f"{_total_scale(plan):g}"] + ([""] if norms else []))
+    console.table(["delta", "svp", "mp", "lambda"] + (["norm"] if norms else []), rows)
+
+
+def _show_plan(plan: MergePlan) -> None:
+    console.line(f"{plan.recipe.base} + {len(plan.vectors)} deltas by {plan.method}")
+    _show_deltas(plan)
+    console.line(_tensor_line(plan))
+    console.line(
+        f"would write {plan.output}: {console.size(plan.output_size)} with {plan.threads} threads "
+        f"on {plan.device}, in {console.size(plan.memory)} of working memory"
+    )
+
+
+def _show_report(plan: MergePlan, report: MergeReport) -> None:
+    _show_deltas(plan, report.norms)
+    console.line(_tensor_line(plan))
+    updated, lost = report.rounding.updated, report.rounding.lost
+    share = lost / updated if updated else 0.0
+    console.line(
+        f"{report.output}: {console.size(plan.output_size)}, method {plan.method}; "
+        f"{share:.2%} of {updated:,} updates lost to rounding"
+    )
+
+
+def _tensor_line(plan: MergePlan) -> str:
+    floats = len(plan.base.float_specs)
+    return (
+        f"{len(plan.pruned)} tensors pruned, {floats - len(plan.pruned)} merged unpruned, "
+        f"{len(plan.base.specs) - floats} copied"
+    )

@@ -1,0 +1,1 @@
+"""LoRS-Merging on tensors: prune, combine, scale, add. No files, no printing."""

@@ -1,0 +1,35 @@
+"""Where the matrices are pruned."""
+
+from __future__ import annotations
+
+import torch
+
+from lorsmerge_cli.errors import DeviceFault, UsageFault
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda`, `cuda:1` or `mps` means on this machine.
+
+    Raises:
+        UsageFault: no such kind of device.
+        DeviceFault: the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise UsageFault(f"--device {name} is not auto, cpu, cuda, cuda:N or mps.")
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there[device.type]:
+        raise DeviceFault(
+            f"--device {name}: PyTorch {torch.__version__} finds no such device here.",
+            "Use --device cpu, or check `nvidia-smi` and the PyTorch build.",
+        )
+    return device

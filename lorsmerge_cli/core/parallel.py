@@ -1,0 +1,52 @@
+"""Independent tensors side by side: one thread per core, each running single-threaded kernels.
+
+Many small decompositions scale far better this way than with all cores inside each of them,
+and no result depends on the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+from threadpoolctl import threadpool_limits
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def default_threads() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_parallel(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[tuple[Item, Result]]:
+    """Run `work` on every item, `threads` at a time, and yield (item, result) as they end.
+
+    An exception in one ends all: what has not begun is dropped, what runs is waited for.
+    """
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1))
+    with threadpool_limits(1):
+        try:
+            pending: dict[Future[Result], Item] = {}
+            for item in items:
+                pending[pool.submit(work, item)] = item
+                while len(pending) >= 4 * threads:  # keeps the queue short: an error shows soon
+                    yield from _ended(pending)
+            while pending:
+                yield from _ended(pending)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(before)
+
+
+def _ended(pending: dict[Future[Result], Item]) -> Iterator[tuple[Item, Result]]:
+    for future in wait(pending, return_when=FIRST_COMPLETED).done:
+        item = pending.pop(future)
+        yield item, future.result()

@@ -1,0 +1,75 @@
+"""Singular value pruning: the top singular triplets of a matrix (Eq. 3-4, 6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lorsmerge_cli.core.eigen import EigenError, largest_eigenpairs
+from lorsmerge_cli.core.low_rank_sparse import LowRankSparse
+from lorsmerge_cli.core.pruning.budget import Budget
+
+# The eigenvalues of a Gram matrix are sigma^2, so a triplet with sigma_r = sigma_1 / 10 sits
+# at 1e-2 of the largest, 1e5 rounding steps of float32 above its noise. Below that float64
+# takes over; there an error stays under sqrt(2^-52) of the matrix's norm whatever its spectrum.
+TRUSTED = {torch.float32: 1e-2, torch.float64: 1e-8}
+SAFE_RANGE = (1e-25, 1e25)  # of the largest eigenvalue, so that nothing under- or overflows
+CONVERTED_COLUMNS = 1024  # widened at a time, so that no second copy of the matrix is held
+
+
+def svp(matrix: Tensor, budget: Budget) -> LowRankSparse:
+    """L = U_r Sigma_r V_r^T, for the `budget.rank` largest singular values."""
+    left, right = truncated_svd(matrix, budget.rank)
+    return LowRankSparse(left, right)
+
+
+def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Factors of the best approximation of a rank: left @ right = U_r Sigma_r V_r^T.
+
+    The singular vectors of the short side, Q, are eigenvectors of the Gram matrix of that
+    side, and L is the projection onto them: Q (Q^T W), or (W Q) Q^T. That takes a quarter of
+    the time of a full SVD. A Gram matrix squares the condition number; where the spectrum is
+    too wide for float32 it is formed in float64, and where that fails the SVD itself is taken.
+
+    Args:
+        matrix: (d, k), float32 or float64, finite.
+        rank: 1 <= rank <= min(d, k).
+
+    Returns:
+        left (d, rank) and right (rank, k), in `matrix`'s dtype. The factor of the short side
+        is orthonormal; the other's norms are the singular values, in descending order.
+    """
+    wide = matrix.shape[0] <= matrix.shape[1]
+    rows = matrix if wide else matrix.T
+    basis = _leading_basis(rows, rank)
+    projected = basis.T @ rows
+    return (basis, projected) if wide else (projected.T.contiguous(), basis.T.contiguous())
+
+
+def _leading_basis(rows: Tensor, rank: int) -> Tensor:
+    """The top left singular vectors (n, rank) of a wide matrix (n, m)."""
+    # Metal has no float64
+    precise = rows.dtype if rows.device.type == "mps" else torch.float64
+    for dtype in dict.fromkeys((rows.dtype, precise)):
+        last_resort = dtype == torch.float64 and rows.dtype != torch.float64
+        try:
+            values, vectors = largest_eigenpairs(gram(rows, dtype), rank)
+        except EigenError:
+            continue
+        largest, smallest = float(values[0]), float(values[-1])
+        in_range = SAFE_RANGE[0] < largest < SAFE_RANGE[1]
+        if largest == 0 or last_resort or (in_range and smallest >= TRUSTED[dtype] * largest):
+            return vectors.to(rows.dtype)
+    left, _, _ = torch.linalg.svd(rows, full_matrices=False)
+    return left[:, :rank]
+
+
+def gram(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """W W^T (n, n) of a matrix (n, m), formed in `dtype`."""
+    if dtype == rows.dtype:
+        return rows @ rows.T
+    total = torch.zeros(rows.shape[0], rows.shape[0], dtype=dtype, device=rows.device)
+    for block in rows.split(CONVERTED_COLUMNS, dim=1):
+        wide_block = block.to(dtype)
+        total.addmm_(wide_block, wide_block.T)
+    return total

@@ -1,0 +1,165 @@
+"""Delta: a fine-tune less its base, as a file (tau = theta_i - theta_0)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
+from lorsmerge_cli.checkpoint.delta_file import DeltaWriter, Provenance, total_norm
+from lorsmerge_cli.checkpoint.encodings import TensorLayout
+from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
+from lorsmerge_cli.checkpoint.task_vector import (
+    FinetunedTaskVector,
+    base_fingerprint,
+    check_names,
+    half_precision_note,
+)
+from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.core.parallel import default_threads, run_parallel
+from lorsmerge_cli.errors import LorsmergeError, UsageFault, non_finite, raise_all, zero_delta
+
+TASKS = ("asr", "st")
+
+
+@dataclass(frozen=True)
+class DeltaReport:
+    """What was written.
+
+    Attributes:
+        output: the delta file.
+        tensors: how many deltas it holds.
+        norm: L2 norm of all of them together.
+        base_norm: L2 norm of the base's tensors, to compare with.
+        nbytes: size of the deltas.
+        warnings: what the user should know.
+    """
+
+    output: Path
+    tensors: int
+    norm: float
+    base_norm: float
+    nbytes: int
+    warnings: tuple[str, ...]
+
+
+def delta(
+    base_path: Path,
+    finetuned_path: Path,
+    output: Path,
+    *,
+    task: str,
+    language: str,
+    command: str,
+    force: bool,
+    threads: int | None,
+    progress: Callable[[int, int], None],
+) -> DeltaReport:
+    """Write the delta of a fine-tune.
+
+    Args:
+        base_path, finetuned_path: two checkpoints of one model.
+        output: the delta file.
+        task: `asr`, `st` or empty.
+        language: code such as `ca`, or empty.
+        command: the line for the file's history.
+        force: replace an output that exists.
+        threads: blocks in flight; None for one per core.
+        progress: told the bytes done and the bytes in all.
+
+    Raises:
+        LorsmergeError: see the subclasses; nothing is written then.
+    """
+    faults: list[LorsmergeError] = []
+    if task not in ("", *TASKS):
+        faults.append(UsageFault(f"--task {task} is not asr or st."))
+    base, finetuned = _open_both(base_path, finetuned_path, faults)
+    vector = FinetunedTaskVector(base, finetuned)
+    faults += check_names(base, vector.specs, finetuned_path)
+    layouts = {name: _layout(base, vector, name) for name in base.float_specs}
+    nbytes = sum(TensorSpec(item.shape, item.dtype).nbytes for item in layouts.values())
+    faults += check_output(output, inputs=[*base.files, *finetuned.files], size=nbytes, force=force)
+    raise_all(faults)
+    provenance = Provenance(
+        base_name=base_path.name or str(base_path),
+        base=base_fingerprint(base),
+        finetuned_dtype=vector.finetuned_dtype,
+        task=task,
+        language=language,
+        history=(command,),
+    )
+    with atomic_file(output) as partial, DeltaWriter(partial, layouts, provenance) as writer:
+        norms, base_norm = _write(
+            vector, writer, threads or default_threads(), lambda done: progress(done, nbytes)
+        )
+    note = half_precision_note(finetuned_path, vector.finetuned_dtype)
+    return DeltaReport(
+        output, len(layouts), total_norm(norms), base_norm, nbytes, (note,) if note else ()
+    )
+
+
+def _open_both(
+    base_path: Path, finetuned_path: Path, faults: list[LorsmergeError]
+) -> tuple[Checkpoint, Checkpoint]:
+    opened = []
+    for path in (base_path, finetuned_path):
+        try:
+            opened.append(Checkpoint(path))
+        except LorsmergeError as error:
+            faults.append(error)
+    if len(opened) < 2:
+        raise_all(faults)
+    return opened[0], opened[1]
+
+
+def _layout(base: Checkpoint, vector: FinetunedTaskVector, name: str) -> TensorLayout:
+    dtypes = (base.specs[name].dtype, vector.specs[name].dtype if name in vector.specs else None)
+    wide = torch.float64 in dtypes
+    return TensorLayout("dense", base.specs[name].shape, torch.float64 if wide else torch.float32)
+
+
+def _write(
+    vector: FinetunedTaskVector,
+    writer: DeltaWriter,
+    threads: int,
+    progress: Callable[[int], None],
+) -> tuple[dict[str, float], float]:
+    squares = dict.fromkeys(vector.base.float_specs, 0.0)
+    base_squares = [0.0]
+    lock = threading.Lock()
+
+    def write_block(block: tuple[str, int, int]) -> int:
+        name, start, stop = block
+        values = vector.read_block(name, start, stop)
+        base = vector.base.read(name).reshape(-1)[start:stop]
+        for checkpoint, part in ((vector.base, base), (vector.finetuned, values)):
+            if not is_finite(part):
+                raise non_finite(checkpoint.path, name)
+        writer.write_block(name, values, start)
+        square, base_square = _square(values), _square(base)
+        with lock:
+            squares[name] += square
+            base_squares[0] += base_square
+        return values.numel() * values.element_size()
+
+    blocks = (
+        (name, start, min(start + BLOCK, spec.numel))
+        for name, spec in vector.base.float_specs.items()
+        for start in range(0, spec.numel, BLOCK)
+    )
+    for _, nbytes in run_parallel(write_block, blocks, threads):
+        progress(nbytes)
+    norms = {name: square**0.5 for name, square in squares.items()}
+    if total_norm(norms) == 0:
+        raise zero_delta(vector.path)
+    writer.finish(norms)
+    return norms, base_squares[0] ** 0.5
+
+
+def _square(values: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2

@@ -1,0 +1,222 @@
+"""Merge: base + sum of scaled, pruned deltas, streamed tensor by tensor (Eq. 8)."""
+
+from __future__ import annotations
+
+import json
+import platform
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorsmerge_cli import __version__
+from lorsmerge_cli.checkpoint.atomic import atomic_file, atomic_folder
+from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions, write_json
+from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
+from lorsmerge_cli.checkpoint.task_vector import StoredTaskVector, TaskVector
+from lorsmerge_cli.core.combining import COMBINERS
+from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.core.merging import Rounding, add_to_base, is_finite
+from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.parallel import run_parallel
+from lorsmerge_cli.core.pruning import prune
+from lorsmerge_cli.core.pruning.budget import budget
+from lorsmerge_cli.errors import NonFinite, non_finite, zero_delta
+from lorsmerge_cli.operations.merge_plan import MergePlan, Unit
+from lorsmerge_cli.operations.recipe import DeltaEntry
+
+LOST_WARNING = 0.03  # of the updates
+NORM_SPREAD = 10.0  # between the largest and the smallest delta
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did.
+
+    Attributes:
+        output: what was written.
+        pruned, unpruned, copied: tensors by what was done with them.
+        rounding: updates, and how many of them the output's dtype lost.
+        norms: L2 norm of each delta as read, in the recipe's order.
+        warnings: what the user should know.
+    """
+
+    output: Path
+    pruned: int
+    unpruned: int
+    copied: int
+    rounding: Rounding
+    norms: tuple[float, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
+    """Carry out a plan.
+
+    Args:
+        plan: a checked merge.
+        progress: told the bytes of the base that were dealt with.
+
+    Raises:
+        NonFinite: a NaN or an infinity in an input, or an overflow of the output's dtype.
+        Mismatch: a delta that is zero throughout.
+        OutputFault: the disk filled up.
+    """
+    run = _Run(plan)
+    if plan.as_folder:
+        with atomic_folder(plan.output) as partial:
+            _fill_folder(plan, partial)
+            run.write_weights(partial, progress)
+    else:
+        with atomic_file(plan.output) as partial:
+            run.write_weights(partial, progress)
+    return MergeReport(
+        output=plan.output,
+        pruned=len(plan.pruned),
+        unpruned=len(plan.base.float_specs) - len(plan.pruned),
+        copied=len(plan.base.specs) - len(plan.base.float_specs),
+        rounding=run.rounding,
+        norms=run.norms(),
+        warnings=tuple(run.warnings()),
+    )
+
+
+class _Run:
+    """The state that the worker threads share."""
+
+    def __init__(self, plan: MergePlan) -> None:
+        self.plan = plan
+        self.method = METHODS[plan.method]
+        self.rounding = Rounding()
+        self._squares = [0.0] * len(plan.vectors)
+        self._lock = threading.Lock()
+
+    def write_weights(self, partial: Path, progress: Callable[[int], None]) -> None:
+        plan = self.plan
+        with ModelWriter(
+            partial,
+            plan.output_specs,
+            plan.base.tied,
+            {"lorsmerge": json.dumps(made_from(plan), ensure_ascii=False)},
+            plan.max_shard_size if plan.as_folder else None,
+        ) as writer:
+            for unit, rounding in run_parallel(
+                lambda unit: self._merge_unit(unit, writer), plan.units(), plan.threads
+            ):
+                self.rounding += rounding
+                progress(unit.nbytes)
+            self._refuse_zero_deltas()
+            writer.finish()
+
+    def _merge_unit(self, unit: Unit, writer: ModelWriter) -> Rounding:
+        base = self.plan.base.read(unit.name)
+        if not unit.whole:
+            base = base.reshape(-1)[unit.start : unit.stop]
+        if not self.plan.base.specs[unit.name].is_float:
+            writer.write(unit.name, base, unit.start)
+            return Rounding()
+        update = COMBINERS[self.method.combiner](self._scaled_deltas(unit))
+        dtype = self.plan.output_specs[unit.name].dtype
+        merged, rounding = add_to_base(base, update.cpu(), dtype)
+        if not is_finite(merged):
+            raise self._non_finite(unit, base, dtype)
+        writer.write(unit.name, merged, unit.start)
+        return rounding
+
+    def _scaled_deltas(self, unit: Unit) -> Iterator[tuple[Tensor, float]]:
+        for number, (vector, entry) in enumerate(
+            zip(self.plan.vectors, self.plan.recipe.deltas, strict=True)
+        ):
+            delta = self._delta(unit, vector, entry)
+            if not isinstance(vector, StoredTaskVector):
+                square = float(torch.linalg.vector_norm(delta, dtype=torch.float64)) ** 2
+                with self._lock:
+                    self._squares[number] += square
+            yield delta, entry.scale if entry.scale is not None else self.method.scale
+
+    def _delta(self, unit: Unit, vector: TaskVector, entry: DeltaEntry) -> Tensor:
+        if not unit.whole:
+            return vector.read_block(unit.name, unit.start, unit.stop)
+        delta = dense(vector.read(unit.name).to(self.plan.device))
+        if self.method.pruner is None or unit.name not in self.plan.pruned:
+            return delta
+        keep = budget(delta.shape, entry.svp, entry.mp)
+        if entry.svp is None and entry.mp is None:
+            return delta
+        if not is_finite(delta):
+            raise non_finite(vector.path, unit.name)
+        return dense(prune(delta, self.method.pruner, keep))
+
+    def _non_finite(self, unit: Unit, base: Tensor, dtype: torch.dtype) -> NonFinite:
+        if not is_finite(base):
+            return non_finite(self.plan.base.path, unit.name)
+        for vector in self.plan.vectors:
+            if not is_finite(dense(vector.read(unit.name))):
+                return non_finite(vector.path, unit.name)
+        return NonFinite(
+            f"{unit.name!r} overflows {dtype_name(dtype)} in the merge.",
+            "Lower --scale, or write --dtype float32 or bfloat16.",
+        )
+
+    def norms(self) -> tuple[float, ...]:
+        return tuple(
+            vector.norm if isinstance(vector, StoredTaskVector) else square**0.5
+            for vector, square in zip(self.plan.vectors, self._squares, strict=True)
+        )
+
+    def _refuse_zero_deltas(self) -> None:
+        for vector, norm in zip(self.plan.vectors, self.norms(), strict=True):
+            if norm == 0:
+                raise zero_delta(vector.path)
+
+    def warnings(self) -> Iterator[str]:
+        norms = self.norms()
+        if max(norms) > NORM_SPREAD * min(norms):
+            largest = self.plan.vectors[norms.index(max(norms))].path
+            smallest = self.plan.vectors[norms.index(min(norms))].path
+            yield (
+                f"{largest} is {max(norms) / min(norms):.0f} times as large as {smallest} "
+                f"({max(norms):.3g} and {min(norms):.3g} in L2 norm) and will dominate the merge; "
+                "a scale per delta (DELTA:scale=...) evens them out."
+            )
+        lost, updated = self.rounding.lost, self.rounding.updated
+        if updated and lost > LOST_WARNING * updated:
+            yield (
+                f"{lost / updated:.1%} of the updates were smaller than half a rounding step of "
+                "the output's dtype and are lost; --dtype float32 keeps them."
+            )
+
+
+def made_from(plan: MergePlan) -> dict[str, Any]:
+    """How an output was made: enough to make its bytes again."""
+    return {
+        "lorsmerge": __version__,
+        "recipe": plan.recipe.to_dict(),
+        "base": {"fingerprint": plan.identity.digest},
+        "deltas": [
+            {
+                "fingerprint": vector_identity,
+                "task": vector.file.provenance.task,
+                "language": vector.file.provenance.language,
+            }
+            if isinstance(vector, StoredTaskVector)
+            else {"fingerprint": vector_identity}
+            for vector, vector_identity in zip(plan.vectors, plan.vector_identities, strict=True)
+        ],
+        "device": plan.device.type,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "scipy", "safetensors")},
+        },
+    }
+
+
+def _fill_folder(plan: MergePlan, partial: Path) -> None:
+    if plan.base.folder is not None:
+        copy_companions(plan.base.folder, partial, plan.dtype)
+    write_json(partial / "lorsmerge.json", made_from(plan))

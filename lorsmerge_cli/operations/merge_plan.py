@@ -1,0 +1,309 @@
+"""What a merge will do, found out and checked from headers before a weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lorsmerge_cli.checkpoint.atomic import check_output
+from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
+from lorsmerge_cli.checkpoint.names import select_pruned
+from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
+from lorsmerge_cli.checkpoint.task_vector import (
+    FinetunedTaskVector,
+    StoredTaskVector,
+    base_fingerprint,
+    check_base,
+    check_names,
+    half_precision_note,
+    open_task_vector,
+)
+from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.parallel import default_threads
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UsageFault, raise_all
+from lorsmerge_cli.operations.recipe import Recipe
+
+PRUNING_COPIES = 4  # of a matrix in float32 that pruning and combining hold at a time
+WEIGHT_SUFFIXES = (".delta", ".bin", ".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one thread does at a time: a pruned matrix, or a block of a tensor's entries.
+
+    Attributes:
+        name: of the tensor.
+        start, stop: entries in row-major order.
+        whole: the tensor is needed in one piece and in its shape.
+        nbytes: in the base.
+    """
+
+    name: str
+    start: int
+    stop: int
+    whole: bool
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A checked merge, ready to be carried out.
+
+    Attributes:
+        recipe: with every default written out.
+        base: the checkpoint the deltas are added to.
+        identity: the base's fingerprint.
+        vectors: the deltas, in the recipe's order.
+        vector_identities: their fingerprints.
+        pruned: names of the tensors that the method prunes.
+        output: file or folder.
+        as_folder: whether `output` is a model folder.
+        output_specs: every tensor of the output.
+        dtype: of most of the output.
+        device: where matrices are pruned.
+        threads: tensors in flight.
+        max_shard_size: bytes.
+        warnings: what the user should know before the work.
+    """
+
+    recipe: Recipe
+    base: Checkpoint
+    identity: Fingerprint
+    vectors: tuple[StoredTaskVector | FinetunedTaskVector, ...]
+    vector_identities: tuple[str, ...]
+    pruned: frozenset[str]
+    output: Path
+    as_folder: bool
+    output_specs: dict[str, TensorSpec]
+    dtype: torch.dtype
+    device: torch.device
+    threads: int
+    max_shard_size: int
+    warnings: tuple[str, ...]
+
+    @property
+    def method(self) -> str:
+        return self.recipe.method or "ta"
+
+    @property
+    def output_size(self) -> int:
+        """Bytes of the output's weights."""
+        return sum(spec.nbytes for spec in self.output_specs.values())
+
+    @property
+    def memory(self) -> int:
+        """Bytes of working memory at most, less PyTorch itself and the mapped inputs."""
+        matrices = [self.base.specs[name].numel for name in self.base.specs if self.is_whole(name)]
+        return self.threads * PRUNING_COPIES * 4 * max([BLOCK, *matrices])
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a tensor has to be dealt with in one piece."""
+        if not self.base.specs[name].is_float:
+            return False
+        return name in self.pruned or any(vector.is_pruned(name) for vector in self.vectors)
+
+    def units(self) -> Iterator[Unit]:
+        """The work, in the base's order."""
+        for name, spec in self.base.specs.items():
+            if self.is_whole(name):
+                yield Unit(name, 0, spec.numel, True, spec.nbytes)
+                continue
+            for start in range(0, spec.numel, BLOCK):
+                stop = min(start + BLOCK, spec.numel)
+                yield Unit(name, start, stop, False, (stop - start) * spec.dtype.itemsize)
+
+
+def plan_merge(
+    recipe: Recipe,
+    output: Path | None = None,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    max_shard_size: int = 5 * 10**9,
+    force: bool = False,
+    allow_other_base: bool = False,
+) -> MergePlan:
+    """Check everything that headers, configs and the file system tell, and plan the merge.
+
+    Args:
+        recipe: what to merge.
+        output: `x.safetensors` for one file, anything else for a model folder; None for
+            `merged.safetensors` or, where the base is a folder, `merged`.
+        device: `auto`, `cpu`, `cuda[:n]` or `mps`.
+        threads: tensors in flight; None for one per core.
+        max_shard_size: bytes in one file of a folder.
+        force: replace an output that exists.
+        allow_other_base: take deltas of another base.
+
+    Raises:
+        LorsmergeError: everything that stands in the way, at once.
+    """
+    recipe = recipe.resolved()
+    target_device = resolve_device(device)
+    base, vectors = _open(recipe)
+    faults: list[LorsmergeError] = []
+    identity = base_fingerprint(base)
+    warnings = _check_vectors(base, vectors, identity, allow_other_base, faults)
+    pruned = _select(recipe, base, faults)
+    specs = output_specs(base, recipe.dtype)
+    if output is None:
+        output = Path("merged" if base.folder else "merged.safetensors")
+    as_folder = output.suffix != ".safetensors"
+    faults += _check_target(output, base, as_folder)
+    inputs = [*base.files, *(file for vector in vectors for file in vector.files)]
+    size = sum(spec.nbytes for spec in specs.values())
+    faults += check_output(output, inputs=inputs, size=size, force=force, folder=as_folder)
+    raise_all(faults)
+    identities = tuple(vector.identity() for vector in vectors)
+    raise_all(_check_expected(recipe, base, vectors, (identity.digest, *identities)))
+    warnings += _repeated(vectors, identities)
+    return MergePlan(
+        recipe=recipe,
+        base=base,
+        identity=identity,
+        vectors=tuple(vectors),
+        vector_identities=identities,
+        pruned=pruned,
+        output=output,
+        as_folder=as_folder,
+        output_specs=specs,
+        dtype=parse_dtype(recipe.dtype) if recipe.dtype else base.dtype,
+        device=target_device,
+        threads=threads or default_threads(),
+        max_shard_size=max_shard_size,
+        warnings=tuple(warnings),
+    )
+
+
+Vectors = list[StoredTaskVector | FinetunedTaskVector]
+
+
+def _open(recipe: Recipe) -> tuple[Checkpoint, Vectors]:
+    """Open every file of the recipe, and report all that cannot be opened at once."""
+    faults: list[LorsmergeError] = []
+    vectors: Vectors = []
+    try:
+        base: Checkpoint | None = Checkpoint(Path(recipe.base))
+    except LorsmergeError as error:
+        base = None
+        faults.append(error)
+    for entry in recipe.deltas:
+        try:
+            vectors.append(open_task_vector(Path(entry.path), base))
+        except LorsmergeError as error:
+            faults.append(error)
+    raise_all(faults)
+    if base is None:
+        raise ValueError("a base that failed to open left no fault")
+    return base, vectors
+
+
+def _check_vectors(
+    base: Checkpoint,
+    vectors: Vectors,
+    identity: Fingerprint,
+    allow_other_base: bool,
+    faults: list[LorsmergeError],
+) -> list[str]:
+    warnings = []
+    for vector in vectors:
+        faults += check_names(base, vector.specs, vector.path)
+        if isinstance(vector, StoredTaskVector):
+            fault = check_base(vector.file, base, identity)
+            if fault is not None and not allow_other_base:
+                faults.append(fault)
+            elif fault is not None:
+                warnings.append(fault.what)
+        note = half_precision_note(vector.path, vector.finetuned_dtype)
+        if note:
+            warnings.append(note)
+    return warnings
+
+
+def _select(recipe: Recipe, base: Checkpoint, faults: list[LorsmergeError]) -> frozenset[str]:
+    if METHODS[recipe.method or "ta"].pruner is None:
+        if recipe.include or recipe.exclude:
+            faults.append(
+                UsageFault(
+                    f"Method {recipe.method} prunes nothing, so include and exclude have no use.",
+                    "Give --svp or --mp as well, or leave the patterns out.",
+                )
+            )
+        return frozenset()
+    try:
+        pruned = select_pruned(base.float_specs, recipe.include, recipe.exclude)
+    except UsageFault as error:
+        faults.append(error)
+        return frozenset()
+    if not pruned:
+        faults.append(
+            UsageFault(
+                f"{base.path} has no tensor to prune: no 2-D weight of a linear layer.",
+                "Choose tensors with --include; `lorsmerge inspect` lists the names.",
+            )
+        )
+    return pruned
+
+
+def output_specs(base: Checkpoint, dtype: str | None) -> dict[str, TensorSpec]:
+    """The base's tensors, the float ones in `dtype` where one is asked for."""
+    if dtype is None:
+        return dict(base.specs)
+    target = parse_dtype(dtype)
+    return {
+        name: TensorSpec(spec.shape, target) if spec.is_float else spec
+        for name, spec in base.specs.items()
+    }
+
+
+def _check_target(output: Path, base: Checkpoint, as_folder: bool) -> list[LorsmergeError]:
+    if output.suffix in WEIGHT_SUFFIXES:
+        return [
+            OutputFault(
+                f"{output}: a merged model is written as .safetensors or as a folder.",
+                f"Write -o {output.with_suffix('.safetensors')} or -o {output.with_suffix('')}/.",
+            )
+        ]
+    if as_folder and base.folder is None:
+        return [
+            OutputFault(
+                f"{output} is to be a model folder, and the base {base.path} is a bare file "
+                "without config and tokenizer.",
+                "Give the base's folder, or write -o NAME.safetensors.",
+            )
+        ]
+    return []
+
+
+def _check_expected(
+    recipe: Recipe, base: Checkpoint, vectors: Vectors, found: tuple[str, ...]
+) -> list[LorsmergeError]:
+    """Whether the files are those that a lorsmerge.json was written about."""
+    if not recipe.expected:
+        return []
+    paths = [base.path, *(vector.path for vector in vectors)]
+    return [
+        Mismatch(
+            f"{path} is not the file that the recipe was made with (fingerprint {digest[:12]}, "
+            f"recorded {wanted[:12]}).",
+            "Restore it, or copy the recipe's `recipe` table into a TOML file to merge anew.",
+        )
+        for path, digest, wanted in zip(paths, found, recipe.expected, strict=True)
+        if digest != wanted
+    ]
+
+
+def _repeated(vectors: Vectors, identities: tuple[str, ...]) -> list[str]:
+    warnings = []
+    for number, identity in enumerate(identities):
+        first = identities.index(identity)
+        if first < number:
+            warnings.append(
+                f"{vectors[number].path} is the same delta as {vectors[first].path}: it counts twice."
+            )
+    return warnings

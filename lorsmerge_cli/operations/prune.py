@@ -1,0 +1,222 @@
+"""Prune: a dense delta into a small one, with the share of its energy that is kept."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
+from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter, total_norm
+from lorsmerge_cli.checkpoint.encodings import ENCODINGS, TensorLayout
+from lorsmerge_cli.checkpoint.names import kind, select_pruned
+from lorsmerge_cli.checkpoint.safetensors_file import parse_dtype
+from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.core.low_rank_sparse import Delta, dense
+from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.parallel import default_threads, run_parallel
+from lorsmerge_cli.core.pruning import prune as prune_tensor
+from lorsmerge_cli.core.pruning.budget import Budget, budget
+from lorsmerge_cli.errors import UsageFault, non_finite, raise_all, zero_delta
+from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a group of tensors.
+
+    Attributes:
+        tensors: how many.
+        entries: in all of them.
+        energy: squared L2 norm before.
+        kept: squared L2 norm after.
+        nbytes: stored after.
+    """
+
+    tensors: int = 0
+    entries: int = 0
+    energy: float = 0.0
+    kept: float = 0.0
+    nbytes: int = 0
+
+    def __add__(self, other: Kept) -> Kept:
+        return Kept(
+            self.tensors + other.tensors,
+            self.entries + other.entries,
+            self.energy + other.energy,
+            self.kept + other.kept,
+            self.nbytes + other.nbytes,
+        )
+
+    @property
+    def share(self) -> float:
+        """||f(tau)||^2 / ||tau||^2."""
+        return self.kept / self.energy if self.energy else 1.0
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What was written.
+
+    Attributes:
+        output: the pruned delta.
+        method: a name in METHODS.
+        kinds: kind of pruned tensor -> what is left of it.
+        pruned: all pruned tensors together.
+        unpruned: all others.
+        warnings: what the user should know.
+    """
+
+    output: Path
+    method: str
+    kinds: Mapping[str, Kept]
+    pruned: Kept
+    unpruned: Kept
+    warnings: tuple[str, ...]
+
+
+def prune(
+    source: Path,
+    output: Path,
+    *,
+    svp: float | None,
+    mp: float | None,
+    method: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    dtype: str | None,
+    device: str,
+    command: str,
+    force: bool,
+    threads: int | None,
+    progress: Callable[[int, int], None],
+) -> PruneReport:
+    """Write a pruned delta.
+
+    Args:
+        source: a delta file.
+        output: the pruned one.
+        svp, mp: ratios kept; None for no such part.
+        method: `svp`, `mp` or `lors`; None to have it follow from the ratios.
+        include, exclude: patterns of tensors to prune as well, or not.
+        dtype: of the stored numbers; None for the delta's own.
+        device: where matrices are pruned.
+        command: the line for the file's history.
+        force: replace an output that exists.
+        threads: tensors in flight; None for one per core.
+        progress: told the bytes done and the bytes in all.
+
+    Raises:
+        LorsmergeError: see the subclasses; nothing is written then.
+    """
+    entry = DeltaEntry(str(source), svp, mp)
+    method = Recipe("", (entry,), method).resolved().method or ""
+    pruner = METHODS[method].pruner
+    if pruner is None:
+        raise UsageFault("Nothing says how much to keep.", "Give --svp 0.03 and --mp 0.4, say.")
+    target = resolve_device(device)
+    file = DeltaFile(source)
+    chosen = select_pruned(file.specs, include, exclude)
+    if not chosen:
+        raise UsageFault(f"{source} has no tensor to prune.", "Choose some with --include.")
+    stored = parse_dtype(dtype) if dtype else None
+    layouts = {
+        name: _pruned_layout(layout, budget(layout.shape, svp, mp), stored or layout.dtype)
+        if name in chosen
+        else replace(layout, dtype=stored or layout.dtype)
+        for name, layout in file.layouts.items()
+    }
+    size = sum(
+        spec.nbytes
+        for name, layout in layouts.items()
+        for spec in ENCODINGS[layout.encoding].specs(name, layout).values()
+    )
+    raise_all(check_output(output, inputs=[source], size=size, force=force))
+    ratios = {key: value for key, value in (("svp", svp), ("mp", mp)) if value is not None}
+    old = file.provenance
+    provenance = replace(old, pruning={"method": method, **ratios}, history=(*old.history, command))
+    total = sum(spec.numel * 4 for spec in file.specs.values())
+
+    def pruned(name: str) -> Delta:
+        delta = dense(file.read(name).to(target))
+        if not is_finite(delta):
+            raise non_finite(source, name)
+        keep = budget(delta.shape, svp, mp)
+        return prune_tensor(delta, pruner, keep).to(torch.device("cpu"))
+
+    with atomic_file(output) as partial, DeltaWriter(partial, layouts, provenance) as writer:
+        kept = _write(
+            file,
+            writer,
+            layouts,
+            lambda name: pruned(name) if name in chosen else file.read(name),
+            threads or default_threads(),
+            lambda done: progress(done, total),
+        )
+        groups = _grouped(kept, chosen)
+        writer.finish(
+            {name: item.kept**0.5 for name, item in kept.items()},
+            {"energy_kept": groups["pruned"].share},
+        )
+    warnings = ()
+    if old.pruning:
+        warnings = (
+            f"{source} was pruned before ({_settings(old.pruning)}); this pruned it again.",
+        )
+    kinds = {key: group for key, group in groups.items() if key not in ("pruned", "unpruned")}
+    return PruneReport(output, method, kinds, groups["pruned"], groups["unpruned"], warnings)
+
+
+def _settings(pruning: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in pruning.items() if key in ("svp", "mp"))
+
+
+def _pruned_layout(source: TensorLayout, keep: Budget, dtype: torch.dtype) -> TensorLayout:
+    if keep.whole:
+        return TensorLayout("dense", source.shape, dtype)
+    return TensorLayout("lors", source.shape, dtype, keep.rank, keep.kept)
+
+
+def _write(
+    file: DeltaFile,
+    writer: DeltaWriter,
+    layouts: Mapping[str, TensorLayout],
+    delta_of: Callable[[str], Delta],
+    threads: int,
+    progress: Callable[[int], None],
+) -> dict[str, Kept]:
+    lock = threading.Lock()
+    kept: dict[str, Kept] = {}
+
+    def write(name: str) -> None:
+        delta = delta_of(name)
+        layout = layouts[name]
+        writer.write(name, delta)
+        stored = ENCODINGS[layout.encoding].specs(name, layout)
+        rounded = dense(delta.to(layout.dtype))
+        after = float(torch.linalg.vector_norm(rounded, dtype=torch.float64)) ** 2
+        spec = file.specs[name]
+        nbytes = sum(part.nbytes for part in stored.values())
+        with lock:
+            kept[name] = Kept(1, spec.numel, file.norms[name] ** 2, after, nbytes)
+
+    for name, _ in run_parallel(write, list(file.specs), threads):
+        progress(file.specs[name].numel * 4)
+    if total_norm(file.norms) == 0:
+        raise zero_delta(file.path)
+    return {name: kept[name] for name in file.specs}
+
+
+def _grouped(kept: Mapping[str, Kept], chosen: frozenset[str]) -> dict[str, Kept]:
+    groups: dict[str, Kept] = defaultdict(Kept, pruned=Kept(), unpruned=Kept())
+    for name, item in kept.items():
+        groups["pruned" if name in chosen else "unpruned"] += item
+        if name in chosen:
+            groups[kind(name)] += item
+    return dict(groups)

@@ -1,0 +1,303 @@
+"""A recipe: everything that decides what a merge writes, from options or from a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
+from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
+
+RATIOS = ("svp", "mp")
+DELTA_KEYS = ("path", "svp", "mp", "scale")
+SETTINGS = re.compile(r"^(?P<path>.+?):(?P<settings>[A-Za-z_]+=[^:/]*)$")
+TYPICAL = {"svp": "--svp 0.03", "mp": "--mp 0.4"}
+
+
+@dataclass(frozen=True)
+class DeltaEntry:
+    """One delta of a recipe; None where the recipe's own value holds.
+
+    Attributes:
+        path: a delta file or a fine-tuned checkpoint.
+        svp: singular value ratio kept.
+        mp: magnitude ratio kept.
+        scale: coefficient lambda.
+    """
+
+    path: str
+    svp: float | None = None
+    mp: float | None = None
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A merge, as asked for.
+
+    Attributes:
+        base: the checkpoint the deltas are added to.
+        deltas: what is added.
+        method: a name in METHODS, None to have it follow from the ratios.
+        svp: ratio for the deltas that name none.
+        mp: ratio for the deltas that name none.
+        scale: lambda for the deltas that name none.
+        include: patterns of further tensors to prune.
+        exclude: patterns of tensors to merge unpruned.
+        dtype: of the output, None for the base's.
+        expected: fingerprints of base and deltas that a `lorsmerge.json` recorded.
+    """
+
+    base: str
+    deltas: tuple[DeltaEntry, ...]
+    method: str | None = None
+    svp: float | None = None
+    mp: float | None = None
+    scale: float | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    dtype: str | None = None
+    expected: tuple[str, ...] = ()
+
+    def resolved(self) -> Recipe:
+        """The same merge with every default written out, each delta with ratios and scale of its own.
+
+        Raises:
+            UsageFault: a value out of range, or a method and ratios that contradict each other.
+        """
+        raise_all(_value_faults(self))
+        deltas = [
+            replace(
+                delta,
+                svp=self.svp if delta.svp is None else delta.svp,
+                mp=self.mp if delta.mp is None else delta.mp,
+                scale=self.scale if delta.scale is None else delta.scale,
+            )
+            for delta in self.deltas
+        ]
+        method = self.method or _method_of(deltas)
+        raise_all(_method_faults(method, deltas))
+        deltas = [
+            replace(delta, scale=METHODS[method].scale if delta.scale is None else delta.scale)
+            for delta in deltas
+        ]
+        return replace(self, deltas=tuple(deltas), method=method, svp=None, mp=None, scale=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, what is unset left out."""
+        fields = {key: value for key, value in asdict(self).items() if value not in (None, (), [])}
+        fields.pop("expected", None)
+        fields["deltas"] = [
+            {key: value for key, value in asdict(delta).items() if value is not None}
+            for delta in self.deltas
+        ]
+        for key in ("include", "exclude"):
+            if key in fields:
+                fields[key] = list(fields[key])
+        return fields
+
+    def to_toml(self) -> str:
+        """The recipe as `load_recipe` reads it."""
+        fields = self.to_dict()
+        deltas = fields.pop("deltas")
+        lines = [
+            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()
+        ]
+        for delta in deltas:
+            lines += ["", "[[deltas]]"]
+            lines += [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in delta.items()]
+        return "\n".join(lines) + "\n"
+
+
+def parse_delta(text: str) -> DeltaEntry:
+    """`ca.delta` or `ca.delta:svp=0.05,mp=0.4,scale=0.2`.
+
+    Raises:
+        UsageFault: a setting that is unknown, repeated or no number.
+    """
+    match = SETTINGS.match(text)
+    if match is None or Path(text).exists():
+        return DeltaEntry(text)
+    settings: dict[str, float] = {}
+    for item in match["settings"].split(","):
+        key, _, value = item.partition("=")
+        if key not in DELTA_KEYS[1:]:
+            raise UsageFault(
+                f"{text}: {key!r} is no setting of a delta.{_did_you_mean(key, DELTA_KEYS[1:])}",
+                "Write DELTA:svp=0.05,mp=0.4,scale=0.2 with any of the three.",
+            )
+        if key in settings:
+            raise UsageFault(f"{text}: {key!r} is given twice.")
+        try:
+            settings[key] = float(value)
+        except ValueError:
+            raise UsageFault(f"{text}: {key}={value!r} is no number.") from None
+    return DeltaEntry(match["path"], **settings)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a TOML recipe, or the `lorsmerge.json` that a merge left in its output.
+
+    Raises:
+        UnreadableFile: no such file, or not TOML or JSON.
+        UsageFault: a key that is unknown, missing or of the wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            document = json.loads(text)
+            table = document["recipe"]
+            records = [document["base"], *document["deltas"]]
+            expected = tuple(str(record["fingerprint"]) for record in records)
+        else:
+            table, expected = tomllib.loads(text), ()
+    except OSError as error:
+        raise UnreadableFile(f"{path}: {error.strerror}.", "Check the path.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnreadableFile(f"{path} is no recipe: {error}.", "See examples/recipes/.") from None
+    if not isinstance(table, dict):
+        raise UnreadableFile(f"{path} is no recipe: a table is needed.", "See examples/recipes/.")
+    return replace(_recipe_of(table, path), expected=expected)
+
+
+KEY_TYPES: dict[str, tuple[type, ...]] = {
+    "base": (str,), "deltas": (list,), "method": (str,), "svp": (float, int), "mp": (float, int),
+    "scale": (float, int), "include": (list,), "exclude": (list,), "dtype": (str,),
+    "path": (str,),
+}  # fmt: skip
+RECIPE_KEYS = tuple(key for key in KEY_TYPES if key != "path")
+
+
+def _recipe_of(table: Mapping[str, Any], path: Path) -> Recipe:
+    faults = _key_faults(table, RECIPE_KEYS, str(path))
+    entries = table.get("deltas", [])
+    if isinstance(entries, list):
+        for number, entry in enumerate(entries, 1):
+            where = f"{path}, delta {number}"
+            if not isinstance(entry, dict):
+                faults.append(UsageFault(f"{where}: a table is needed.", "Write [[deltas]]."))
+                continue
+            faults += _key_faults(entry, DELTA_KEYS, where)
+            if "path" not in entry:
+                faults.append(UsageFault(f"{where}: `path` is missing."))
+    faults += [
+        UsageFault(f"{path}: `{key}` is missing.") for key in ("base", "deltas") if key not in table
+    ]
+    raise_all(faults)
+    numbers = {key: float(table[key]) for key in (*RATIOS, "scale") if key in table}
+    deltas = tuple(
+        DeltaEntry(entry["path"], **{k: float(v) for k, v in entry.items() if k != "path"})
+        for entry in entries
+    )
+    return Recipe(
+        base=table["base"],
+        deltas=deltas,
+        method=table.get("method"),
+        include=tuple(table.get("include", ())),
+        exclude=tuple(table.get("exclude", ())),
+        dtype=table.get("dtype"),
+        **numbers,
+    )
+
+
+def _key_faults(table: Mapping[str, Any], known: Sequence[str], where: str) -> list[LorsmergeError]:
+    faults: list[LorsmergeError] = []
+    for key, value in table.items():
+        if key not in known:
+            faults.append(UsageFault(f"{where}: unknown key `{key}`.{_did_you_mean(key, known)}"))
+        elif not isinstance(value, KEY_TYPES[key]) or isinstance(value, bool):
+            wanted = " or ".join(kind.__name__ for kind in KEY_TYPES[key])
+            faults.append(UsageFault(f"{where}: `{key}` = {value!r} is no {wanted}."))
+    return faults
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."
+
+
+def _method_of(deltas: Sequence[DeltaEntry]) -> str:
+    has_svp = any(delta.svp is not None for delta in deltas)
+    has_mp = any(delta.mp is not None for delta in deltas)
+    return {(True, True): "lors", (True, False): "svp", (False, True): "mp"}.get(
+        (has_svp, has_mp), "ta"
+    )
+
+
+def _value_faults(recipe: Recipe) -> list[LorsmergeError]:
+    faults: list[LorsmergeError] = []
+    if not recipe.deltas:
+        faults.append(
+            UsageFault("There are no deltas to merge.", "Name at least one after the base.")
+        )
+    if recipe.method is not None and recipe.method not in METHODS:
+        faults.append(
+            UsageFault(
+                f"Unknown method {recipe.method!r}.{_did_you_mean(recipe.method, list(METHODS))}"
+            )
+        )
+    for where, values in [("", recipe), *((f"{d.path}: ", d) for d in recipe.deltas)]:
+        for ratio in RATIOS:
+            value = getattr(values, ratio)
+            if value is not None and not 0 <= value <= 1:
+                faults.append(
+                    UsageFault(
+                        f"{where}{ratio} = {value} is not between 0 and 1.",
+                        "It is the share that is kept: 0.03 keeps 3%.",
+                    )
+                )
+        if values.scale is not None and not math.isfinite(values.scale):
+            faults.append(UsageFault(f"{where}scale = {values.scale} is no finite number."))
+    return faults
+
+
+def _method_faults(method: str, deltas: Sequence[DeltaEntry]) -> list[LorsmergeError]:
+    takes = METHODS[method].ratios
+    faults: list[LorsmergeError] = []
+    for delta in deltas:
+        given = {ratio: getattr(delta, ratio) for ratio in RATIOS}
+        named = [ratio for ratio, value in given.items() if value is not None]
+        extra = [ratio for ratio in named if ratio not in takes]
+        if extra:
+            faults.append(
+                UsageFault(
+                    f"{delta.path}: method {method} takes no --{extra[0]}.",
+                    "Drop the ratio or the method: the ratios alone say which method is meant.",
+                )
+            )
+        elif named and not any(given.values()):
+            faults.append(
+                UsageFault(
+                    f"{delta.path}: {' and '.join(named)} 0 would leave nothing of the delta.",
+                    "A ratio is the share that is kept; leave both out to merge the delta whole.",
+                )
+            )
+    absent = [ratio for ratio in takes if all(getattr(delta, ratio) is None for delta in deltas)]
+    if absent:
+        faults.append(
+            UsageFault(
+                f"Method {method} needs {' and '.join(absent)}, the share it keeps.",
+                f"Give {' and '.join(TYPICAL[ratio] for ratio in absent)}, say; the paper chose "
+                "from svp 0.01 to 0.05 and mp 0.1 to 0.6.",
+            )
+        )
+    return faults
+
+
+def save(recipe: Recipe, path: Path, *, force: bool) -> None:
+    """Write a recipe as TOML.
+
+    Raises:
+        OutputFault: the file exists, or cannot be written.
+    """
+    raise_all(check_output(path, inputs=(), size=0, force=force))
+    with atomic_file(path) as partial:
+        partial.write_text(recipe.to_toml(), encoding="utf-8")

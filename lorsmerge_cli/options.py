@@ -1,0 +1,100 @@
+"""Option types that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PRUNING = "Pruning"
+OUTPUT = "Output"
+MACHINE = "Machine"
+
+Svp = Annotated[
+    float | None,
+    typer.Option(
+        "--svp",
+        metavar="R",
+        help="Singular value pruning: share of the singular triplets that is kept (paper: 0.01 to 0.05).",
+        rich_help_panel=PRUNING,
+    ),
+]
+Mp = Annotated[
+    float | None,
+    typer.Option(
+        "--mp",
+        metavar="P",
+        help="Magnitude pruning: share of the entries that is kept (paper: 0.1 to 0.6).",
+        rich_help_panel=PRUNING,
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include",
+        metavar="PATTERN",
+        help="Prune these 2-D tensors as well (shell pattern; may be repeated).",
+        rich_help_panel=PRUNING,
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        metavar="PATTERN",
+        help="Merge these tensors unpruned (shell pattern; may be repeated).",
+        rich_help_panel=PRUNING,
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="PATH", help="File to write.",
+                       rich_help_panel=OUTPUT),
+]  # fmt: skip
+Force = Annotated[
+    bool,
+    typer.Option("--force", "-f", help="Replace an output that exists.", rich_help_panel=OUTPUT),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help="float32, float16 or bfloat16 for what is written; as the input is by default.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="Where matrices are pruned: auto, cpu, cuda, cuda:N or mps.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        help="Tensors in flight; one per core by default. The result does not depend on it.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Only warnings and errors.", rich_help_panel=OUTPUT),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show more.", rich_help_panel=OUTPUT)
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as one JSON document.", rich_help_panel=OUTPUT),
+]
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT),
+]
