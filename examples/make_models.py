@@ -116,6 +116,8 @@ def make_finetune(base: Path, folder: Path, *, seed: int, move: float = MOVE) ->
     model = WhisperForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
+            if not parameter.requires_grad:  # the encoder's positions are fixed
+                continue
             scale = move * (float(parameter.std()) if parameter.numel() > 1 else 1.0) + move * 1e-2
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 2:

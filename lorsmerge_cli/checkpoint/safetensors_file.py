@@ -91,7 +91,8 @@ class SafetensorsFile:
 
     def read(self, name: str) -> Tensor:
         """The tensor as stored, backed by the mapped file: no memory of its own until written to."""
-        return self._handle.get_tensor(name)
+        tensor: Tensor = self._handle.get_tensor(name)
+        return tensor
 
 
 def refuse_other_formats(path: Path) -> None:
@@ -169,7 +170,7 @@ class SafetensorsWriter:
             raise ValueError(f"{name}: {values.dtype} x {values.numel()} at {start} into {spec}")
         if not values.numel():
             return
-        raw = memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy())
+        raw = values.contiguous().reshape(-1).view(torch.uint8).numpy().data
         self._pwrite(raw, 8 + self._header_size + self._starts[name] + start * spec.dtype.itemsize)
 
     def finish(self, metadata: Mapping[str, str]) -> None:

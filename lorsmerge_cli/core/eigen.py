@@ -41,7 +41,7 @@ def largest_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if matrix.device.type == "cuda":
         try:
             values, vectors = torch.linalg.eigh(matrix)
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise EigenError(str(error)) from error
         return values[-count:].flip(0), vectors[:, -count:].flip(1)
     values, vectors = _syevr(matrix.cpu(), count)

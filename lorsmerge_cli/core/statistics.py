@@ -28,7 +28,8 @@ def spectrum(matrix: Tensor) -> Tensor:
     From the Gram matrix of the short side, which is exact enough for shares of energy.
     """
     rows = accumulable(matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T)
-    return torch.linalg.eigvalsh(gram(rows, rows.dtype)).flip(0).clamp_(min=0)
+    squares: Tensor = torch.linalg.eigvalsh(gram(rows, rows.dtype))
+    return squares.flip(0).clamp_(min=0)
 
 
 def top_energy(squared_singular_values: Tensor, ratio: float) -> float:

@@ -164,7 +164,7 @@ def prune(
             {name: item.kept**0.5 for name, item in kept.items()},
             {"energy_kept": groups["pruned"].share},
         )
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if old.pruning:
         warnings = (
             f"{source} was pruned before ({_settings(old.pruning)}); this pruned it again.",

@@ -192,7 +192,10 @@ def _recipe_of(table: Mapping[str, Any], path: Path) -> Recipe:
         UsageFault(f"{path}: `{key}` is missing.") for key in ("base", "deltas") if key not in table
     ]
     raise_all(faults)
-    numbers = {key: float(table[key]) for key in (*RATIOS, "scale") if key in table}
+
+    def value(key: str) -> float | None:
+        return float(table[key]) if key in table else None
+
     deltas = tuple(
         DeltaEntry(entry["path"], **{k: float(v) for k, v in entry.items() if k != "path"})
         for entry in entries
@@ -201,10 +204,12 @@ def _recipe_of(table: Mapping[str, Any], path: Path) -> Recipe:
         base=table["base"],
         deltas=deltas,
         method=table.get("method"),
+        svp=value("svp"),
+        mp=value("mp"),
+        scale=value("scale"),
         include=tuple(table.get("include", ())),
         exclude=tuple(table.get("exclude", ())),
         dtype=table.get("dtype"),
-        **numbers,
     )
 
 
@@ -244,7 +249,9 @@ def _value_faults(recipe: Recipe) -> list[LorsmergeError]:
                 f"Unknown method {recipe.method!r}.{_did_you_mean(recipe.method, list(METHODS))}"
             )
         )
-    for where, values in [("", recipe), *((f"{d.path}: ", d) for d in recipe.deltas)]:
+    holders: list[tuple[str, Recipe | DeltaEntry]] = [("", recipe)]
+    holders += [(f"{delta.path}: ", delta) for delta in recipe.deltas]
+    for where, values in holders:
         for ratio in RATIOS:
             value = getattr(values, ratio)
             if value is not None and not 0 <= value <= 1:

@@ -60,7 +60,7 @@ def _leading_basis(rows: Tensor, rank: int) -> Tensor:
         in_range = SAFE_RANGE[0] < largest < SAFE_RANGE[1]
         if largest == 0 or last_resort or (in_range and smallest >= TRUSTED[dtype] * largest):
             return vectors.to(rows.dtype)
-    left, _, _ = torch.linalg.svd(rows, full_matrices=False)
+    left: Tensor = torch.linalg.svd(rows, full_matrices=False)[0]
     return left[:, :rank]
 
 

@@ -1,0 +1,20 @@
+"""Small real models, made once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from make_models import make_base, make_finetune
+
+TEXT_TOKENS = 300  # 256 bytes and a few more: a vocabulary of about 2,000 with special tokens
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `base`, `ca` and `de`: a Whisper of 64 units and two fine-tunes. Read only."""
+    folder = tmp_path_factory.mktemp("models")
+    make_base(folder / "base", "nano", text_tokens=TEXT_TOKENS)
+    for seed, name in enumerate(("ca", "de"), 1):
+        make_finetune(folder / "base", folder / name, seed=seed)
+    return folder

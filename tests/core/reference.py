@@ -1,0 +1,194 @@
+"""Eq. 1-8 of the paper in plain float64, and a plain float32 version to hold errors against.
+
+Shares no code with the package. The matrices that hurt are here too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array = npt.NDArray[np.float64]
+
+
+# --- Eq. 1-8 ---------------------------------------------------------------------------------
+
+
+def share(ratio: float, whole: int) -> int:
+    """floor(ratio * whole) of the decimal that was typed: 0.29 of 100 is 29."""
+    return math.floor(Fraction(repr(float(ratio))) * whole)
+
+
+def rank_of(ratio: float, shape: Sequence[int]) -> int:
+    return max(1, share(ratio, min(shape)))
+
+
+def kept_of(ratio: float, shape: Sequence[int]) -> int:
+    return share(ratio, math.prod(shape))
+
+
+def svp(w: Array, rank: int) -> Array:
+    """Eq. 3-4, 6."""
+    u, s, vt = np.linalg.svd(w, full_matrices=False)
+    return (u[:, :rank] * s[:rank]) @ vt[:rank]
+
+
+def mp_mask(w: Array, kept: int) -> npt.NDArray[np.bool_]:
+    """Eq. 2; a stable sort leaves the earliest of equals in row-major order first."""
+    mask = np.zeros(w.size, bool)
+    mask[np.argsort(-np.abs(w), axis=None, kind="stable")[:kept]] = True
+    return mask.reshape(w.shape)
+
+
+def mp(w: Array, kept: int) -> Array:
+    """Eq. 1."""
+    return np.where(mp_mask(w, kept), w, 0.0)
+
+
+def lors(w: Array, rank: int, kept: int) -> Array:
+    """Eq. 5-7."""
+    low_rank = svp(w, rank)
+    return low_rank + mp(w - low_rank, kept)
+
+
+def prune(pruner: str, w: Array, svp_ratio: float | None, mp_ratio: float | None) -> Array:
+    rank = rank_of(svp_ratio, w.shape) if svp_ratio else 0
+    kept = kept_of(mp_ratio, w.shape) if mp_ratio else 0
+    if pruner == "svp":
+        return svp(w, rank)
+    if pruner == "mp":
+        return mp(w, kept)
+    return lors(w, rank, kept)
+
+
+def merge(base: Array, deltas: Sequence[Array], scales: Sequence[float]) -> Array:
+    """Eq. 8, of deltas that are pruned already."""
+    total = base.copy()
+    for delta, scale in zip(deltas, scales, strict=True):
+        total += scale * delta
+    return total
+
+
+# --- what a plain script gives ---------------------------------------------------------------
+
+
+def plain_svp(w: Tensor, rank: int) -> Tensor:
+    u, s, vt = torch.linalg.svd(w, full_matrices=False)
+    return (u[:, :rank] * s[:rank]) @ vt[:rank]
+
+
+def plain_mp(w: Tensor, kept: int) -> Tensor:
+    flat = w.reshape(-1)
+    places = torch.topk(flat.abs(), kept).indices
+    return torch.zeros_like(flat).index_copy(0, places, flat[places]).reshape(w.shape)
+
+
+def plain_lors(w: Tensor, rank: int, kept: int) -> Tensor:
+    low_rank = plain_svp(w, rank) if rank else torch.zeros_like(w)
+    return low_rank + plain_mp(w - low_rank, kept)
+
+
+# --- errors ----------------------------------------------------------------------------------
+
+
+def lors_error(got: Array, w: Array, rank: int, kept: int, slack: float) -> float:
+    """L2 distance from Eq. 5-7 as a share of W's norm.
+
+    An entry whose residual is within `slack` of the MP threshold may have been kept or not:
+    which of two nearly equal ones is kept is rounding.
+    """
+    low_rank = svp(w, rank) if rank else np.zeros_like(w)
+    residual = np.abs(w - low_rank)
+    kept_here = mp_mask(w - low_rank, kept)
+    difference = np.abs(got - np.where(kept_here, w, low_rank))
+    if 0 < kept < w.size:
+        near = np.abs(residual - residual[kept_here].min()) <= slack
+        other = np.abs(got - np.where(kept_here, low_rank, w))
+        difference = np.where(near, np.minimum(difference, other), difference)
+    return float(np.linalg.norm(difference)) / (float(np.linalg.norm(w)) or 1.0)
+
+
+def separated(w: Array, rank: int) -> bool:
+    """Whether the rank-r part is determined well enough for two computations to agree on it."""
+    s = np.linalg.svd(w, compute_uv=False)
+    return rank >= len(s) or s[rank - 1] - s[rank] > 0.01 * s[rank - 1] > 1e-6 * s[0]
+
+
+def best_distance(w: Array, rank: int) -> float:
+    """||W - L|| of the best L of a rank (Eckart and Young)."""
+    return float(np.linalg.norm(np.linalg.svd(w, compute_uv=False)[rank:]))
+
+
+# --- matrices that hurt ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A named way to make a matrix, so that test ids read well."""
+
+    name: str
+    make: Callable[[], Tensor]
+
+
+def gaussian(d: int, k: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((d, k)))
+
+
+def with_spectrum(d: int, k: int, singular_values: Sequence[float], seed: int = 0) -> Tensor:
+    """U diag(s) V^T with random orthonormal U and V."""
+    rng, n = np.random.default_rng(seed), len(singular_values)
+    u = np.linalg.qr(rng.standard_normal((d, n)))[0]
+    v = np.linalg.qr(rng.standard_normal((k, n)))[0]
+    return torch.from_numpy((u * np.asarray(singular_values)) @ v.T)
+
+
+def spiked(d: int, k: int, factor: float, spikes: int = 3) -> Tensor:
+    """A few directions `factor` times above a flat tail, as a large fine-tune's delta has them."""
+    n = min(d, k)
+    return with_spectrum(
+        d, k, [factor * (1 - 0.1 * i) if i < spikes else 1 - 0.3 * i / n for i in range(n)]
+    )
+
+
+def one_huge(d: int, k: int) -> Tensor:
+    w = gaussian(d, k, 3)
+    w[d // 2, k // 3] = 1e4
+    return w
+
+
+SHAPES = [
+    Matrix(f"{d}x{k}", lambda d=d, k=k: gaussian(d, k, d + k))
+    for d, k in [(1, 1), (1, 17), (17, 1), (2, 2), (64, 9), (9, 64), (33, 33), (40, 56)]
+]
+DEGENERATE = [
+    Matrix("rank-5", lambda: gaussian(30, 5, 1) @ gaussian(5, 44, 2)),
+    Matrix("rank-1", lambda: gaussian(30, 1, 1) @ gaussian(1, 20, 2)),
+    Matrix("zero", lambda: torch.zeros(12, 20, dtype=torch.float64)),
+    Matrix("all-equal", lambda: torch.full((12, 20), 0.5, dtype=torch.float64)),
+    Matrix("signs", lambda: gaussian(20, 12, 4).sign()),
+    Matrix("one-huge", lambda: one_huge(24, 36)),
+    Matrix("identity", lambda: torch.eye(16, dtype=torch.float64)),
+    Matrix(
+        "zero-rows", lambda: torch.cat([gaussian(6, 30, 5), torch.zeros(10, 30).double()], dim=0)
+    ),
+]
+SPECTRA = [
+    Matrix("flat", lambda: with_spectrum(48, 72, [1.0 - 0.3 * i / 48 for i in range(48)])),
+    Matrix("power-1", lambda: with_spectrum(72, 48, [1 / (i + 1) for i in range(48)])),
+    Matrix("power-2", lambda: with_spectrum(48, 72, [1 / (i + 1) ** 2 for i in range(48)])),
+    Matrix("spiked-30x", lambda: spiked(72, 48, 30)),
+    Matrix("spiked-300x", lambda: spiked(48, 72, 300)),
+    Matrix("spiked-3000x", lambda: spiked(48, 72, 3000)),
+]
+SCALES = [
+    Matrix(f"1e{exponent:+}", lambda e=exponent: gaussian(24, 40, 6) * 10.0**e)
+    for exponent in (-20, -12, 12)
+]
+ALL = [*SHAPES, *DEGENERATE, *SPECTRA, *SCALES]

@@ -1,0 +1,104 @@
+"""The operations with the arguments that tests leave alone, and small models to call them on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from lorsmerge_cli.operations.delta import DeltaReport, delta
+from lorsmerge_cli.operations.merge import MergeReport, merge
+from lorsmerge_cli.operations.merge_plan import MergePlan, plan_merge
+from lorsmerge_cli.operations.prune import PruneReport, prune
+from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
+
+FC1 = "model.encoder.layers.0.fc1.weight"
+FC2 = "model.encoder.layers.0.fc2.weight"
+BIAS = "model.encoder.layers.0.fc1.bias"
+EMBEDDING = "model.decoder.embed_tokens.weight"
+CONV = "model.encoder.conv1.weight"
+SHAPES = {FC1: (48, 32), FC2: (32, 48), BIAS: (48,), EMBEDDING: (20, 32), CONV: (8, 4, 3)}
+
+Tensors = dict[str, torch.Tensor]
+
+
+def small_base(dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensors:
+    """A model with one tensor of each sort, integers and flags among them."""
+    generator = torch.Generator().manual_seed(seed)
+    floats = {
+        name: (torch.randn(shape, generator=generator) * 0.05).to(dtype)
+        for name, shape in SHAPES.items()
+    }
+    return floats | {"positions": torch.arange(9), "mask": torch.tensor([True, False, True])}
+
+
+def tuned(base: Tensors, seed: int = 1, step: float = 1e-3) -> Tensors:
+    """A fine-tune: every float moved, integers changed as well."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (t.double() + step * torch.randn(t.shape, generator=generator).double()).to(t.dtype)
+        if t.is_floating_point()
+        else (t + 1 if t.dtype != torch.bool else ~t)
+        for name, t in base.items()
+    }
+
+
+def save(path: Path, tensors: Tensors) -> Path:
+    save_file(tensors, path)
+    return path
+
+
+def load(path: Path) -> Tensors:
+    """Every tensor of a file or a model folder."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def same_bits(a: Tensors, b: Tensors) -> bool:
+    return a.keys() == b.keys() and all(
+        a[name].dtype == b[name].dtype
+        and a[name].shape == b[name].shape
+        and a[name].reshape(-1).view(torch.uint8).equal(b[name].reshape(-1).view(torch.uint8))
+        for name in a
+    )
+
+
+def take_delta(base: Path, finetuned: Path, output: Path, **changes: Any) -> DeltaReport:
+    arguments: dict[str, Any] = {
+        "task": "asr", "language": "ca", "command": "lorsmerge delta", "force": False,
+        "threads": 2, "progress": lambda done, total: None,
+    }  # fmt: skip
+    return delta(base, finetuned, output, **arguments | changes)
+
+
+def prune_delta(source: Path, output: Path, **changes: Any) -> PruneReport:
+    arguments: dict[str, Any] = {
+        "svp": None, "mp": None, "method": None, "include": (), "exclude": (), "dtype": None,
+        "device": "cpu", "command": "lorsmerge prune", "force": False, "threads": 2,
+        "progress": lambda done, total: None,
+    }  # fmt: skip
+    return prune(source, output, **arguments | changes)
+
+
+PLANNING = ("threads", "max_shard_size", "force", "allow_other_base")
+
+
+def plan(base: Path, deltas: list[Path | DeltaEntry], output: Path, **changes: Any) -> MergePlan:
+    """A plan; `changes` go to the recipe, those of PLANNING to the planning."""
+    planning = {"threads": 2} | {key: changes.pop(key) for key in PLANNING if key in changes}
+    entries = tuple(d if isinstance(d, DeltaEntry) else DeltaEntry(str(d)) for d in deltas)
+    return plan_merge(Recipe(str(base), entries, **changes), output, device="cpu", **planning)
+
+
+def run_merge(
+    base: Path, deltas: list[Path | DeltaEntry], output: Path, **changes: Any
+) -> MergeReport:
+    return merge(plan(base, deltas, output, **changes), lambda done: None)
+
+
+def merged(base: Path, deltas: list[Path | DeltaEntry], output: Path, **changes: Any) -> Tensors:
+    """The tensors of a merge."""
+    run_merge(base, deltas, output, **changes)
+    return load(output)

@@ -1,0 +1,221 @@
+"""Inspect's figures against NumPy's."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from operation_calls import (
+    EMBEDDING,
+    FC1,
+    FC2,
+    SHAPES,
+    load,
+    prune_delta,
+    save,
+    small_base,
+    take_delta,
+    tuned,
+)
+from safetensors.torch import load_file
+
+from lorsmerge_cli.checkpoint.delta_file import DeltaFile
+from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.errors import Faults, Mismatch, UnreadableFile
+from lorsmerge_cli.operations.inspect import TOP_RATIOS, inspect_files
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    file = DeltaFile(path)
+    return {name: dense(file.read(name)).double().numpy() for name in file.specs}
+
+
+def flat(path: Path) -> np.ndarray:
+    return np.concatenate([array.reshape(-1) for array in arrays(path).values()])
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Deltas of a small model: two, the first negated, and pruned copies."""
+    folder = tmp_path_factory.mktemp("small")
+    base = small_base()
+    save(folder / "base", base)
+    tunes = {"a": tuned(base, 1), "b": tuned(base, 2)}
+    tunes["minus"] = {
+        name: 2 * base[name] - t if t.is_floating_point() else t for name, t in tunes["a"].items()
+    }
+    for name, tensors in tunes.items():
+        take_delta(folder / "base", save(folder / name, tensors), folder / f"{name}.delta")
+    prune_delta(folder / "a.delta", folder / "pa.delta", svp=0.1, mp=0.2)
+    prune_delta(folder / "b.delta", folder / "pb.delta", mp=0.1)
+    return folder
+
+
+PAIRS = [("a", "b"), ("a", "minus"), ("a", "pa"), ("pa", "pb"), ("a", "a")]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_cosine_and_sign_conflict(small: Path, first: str, second: str, threads: int) -> None:
+    paths = [small / f"{first}.delta", small / f"{second}.delta"]
+    (pair,) = inspect_files(paths, spectra=False, threads=threads).pairs
+    x, y = (flat(path) for path in paths)
+    both = (x != 0) & (y != 0)
+    assert (pair.first, pair.second) == tuple(paths)
+    assert pair.cosine == pytest.approx(x @ y / math.sqrt((x @ x) * (y @ y)), abs=1e-9)
+    assert pair.sign_conflict == pytest.approx((np.sign(x) != np.sign(y))[both].mean(), abs=1e-12)
+
+
+def test_the_ends_of_the_scales(small: Path) -> None:
+    report = inspect_files([small / f"{name}.delta" for name in ("a", "a", "minus")], spectra=False)
+    same, opposite, _ = report.pairs
+    assert (same.cosine, same.sign_conflict) == (pytest.approx(1.0), 0.0)
+    assert opposite.cosine == pytest.approx(-1.0, abs=1e-3)
+    assert opposite.sign_conflict > 0.99
+
+
+def test_every_pair_once(small: Path) -> None:
+    paths = [small / f"{name}.delta" for name in ("a", "b", "minus", "pa")]
+    pairs = inspect_files(paths, spectra=False).pairs
+    assert len({(pair.first, pair.second) for pair in pairs}) == 6
+
+
+def test_top_energies(deltas: Path) -> None:
+    (report,) = inspect_files([deltas / "ca.delta"]).files
+    top = dict.fromkeys(TOP_RATIOS, 0.0)
+    total = 0.0
+    for name, array in arrays(deltas / "ca.delta").items():
+        if array.ndim != 2 or "embed" in name:
+            continue
+        squares = np.linalg.svd(array, compute_uv=False) ** 2
+        total += squares.sum()
+        for ratio in TOP_RATIOS:
+            top[ratio] += squares[: max(1, math.floor(ratio * len(squares)))].sum()
+    assert report.total.spectral_energy == pytest.approx(total, rel=1e-6)
+    for ratio in TOP_RATIOS:
+        assert report.total.top_share(ratio) == pytest.approx(top[ratio] / total, rel=1e-4)
+
+
+def test_top_energies_of_a_pruned_delta_are_one_at_its_own_ratio(
+    tmp_path: Path, deltas: Path
+) -> None:
+    prune_delta(deltas / "ca.delta", tmp_path / "p.delta", svp=0.05)
+    (report,) = inspect_files([tmp_path / "p.delta"]).files
+    assert report.total.top_share(0.05) == pytest.approx(1.0, abs=1e-5)
+    assert report.total.top_share(0.01) < 1.0
+
+
+@pytest.mark.parametrize("name", ["a", "pa", "pb"])
+def test_figures_of_a_delta(small: Path, name: str) -> None:
+    path = small / f"{name}.delta"
+    (report,) = inspect_files([path]).files
+    values = flat(path)
+    assert report.total.tensors == len(SHAPES)
+    assert report.total.entries == len(values)
+    assert report.total.nonzero == np.count_nonzero(values)
+    assert report.total.energy == pytest.approx(values @ values, rel=1e-6)
+    assert report.total.nbytes == sum(t.nbytes for t in load_file(path).values())
+    assert report.provenance == DeltaFile(path).provenance
+    pruned = name != "a"
+    assert report.encodings == ({"lors": 2, "dense": 3} if pruned else {"dense": 5})
+    assert report.dtypes == ("float32",)
+
+
+def test_kinds_add_up_to_the_total(deltas: Path) -> None:
+    (report,) = inspect_files([deltas / "ca.delta"]).files
+    for figure in ("tensors", "entries", "nonzero", "nbytes"):
+        assert sum(getattr(item, figure) for item in report.kinds.values()) == getattr(
+            report.total, figure
+        )
+    assert report.kinds["self_attn.q_proj.weight"].tensors == 4
+    assert report.kinds["fc1.bias"].top_share(0.01) is None
+    assert report.kinds["model.decoder.embed_tokens.weight"].top_share(0.01) is None
+
+
+def test_without_spectra(small: Path) -> None:
+    (report,) = inspect_files([small / "a.delta"], spectra=False).files
+    assert report.total.top_share(0.01) is None
+
+
+def test_histograms(small: Path) -> None:
+    (report,) = inspect_files([small / "a.delta"], histograms=True).files
+    values = np.concatenate([arrays(small / "a.delta")[name].reshape(-1) for name in (FC1, FC2)])
+    assert float(report.total.magnitudes.sum()) == np.count_nonzero(values)
+    squares = np.linalg.svd(arrays(small / "a.delta")[FC1], compute_uv=False) ** 2
+    np.testing.assert_allclose(
+        report.kinds["fc1.weight"].singular_values.numpy(), squares, rtol=1e-3, atol=1e-9
+    )
+
+
+def test_figures_do_not_depend_on_threads(deltas: Path) -> None:
+    paths = [deltas / "ca.delta", deltas / "de.delta"]
+    one, many = (inspect_files(paths, threads=threads) for threads in (1, 4))
+    assert one == many
+
+
+def test_a_checkpoint(models: Path) -> None:
+    (report,) = inspect_files([models / "base"]).files
+    tensors = load(models / "base")
+    assert report.tensors == len(tensors) == sum(group.count for group in report.groups)
+    assert report.parameters == sum(t.numel() for t in tensors.values())
+    assert report.nbytes == sum(t.nbytes for t in tensors.values())
+    assert sum(group.nbytes for group in report.groups) == report.nbytes
+    q_proj = "model.encoder.layers.*.self_attn.q_proj.weight"
+    (group,) = [group for group in report.groups if group.name == q_proj]
+    assert (group.room, group.count, group.shape, group.dtype) == (
+        "encoder", 2, (64, 64), "float32",
+    )  # fmt: skip
+
+
+def test_a_tied_copy_is_listed(tmp_path: Path) -> None:
+    tensors = small_base()
+    tensors["proj_out.weight"] = tensors[EMBEDDING].clone()
+    (report,) = inspect_files([save(tmp_path / "x", tensors)]).files
+    assert report.tied == {"proj_out.weight": EMBEDDING}
+    assert report.tensors == len(tensors) - 1
+
+
+def test_checkpoints_and_deltas_together_in_the_order_given(models: Path, deltas: Path) -> None:
+    paths = [deltas / "ca.delta", models / "base", deltas / "de.delta"]
+    report = inspect_files(paths, spectra=False)
+    assert [item.path for item in report.files] == paths
+    assert len(report.pairs) == 1
+
+
+def test_deltas_of_different_models_have_no_cosine(small: Path, deltas: Path) -> None:
+    with pytest.raises(Mismatch) as caught:
+        inspect_files([small / "a.delta", deltas / "ca.delta"])
+    assert str(deltas / "ca.delta") in str(caught.value)
+
+
+def test_all_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "empty.delta").write_bytes(b"")
+    with pytest.raises(Faults) as caught:
+        inspect_files([tmp_path / "absent", tmp_path / "empty.delta"])
+    assert "absent" in str(caught.value)
+    assert "empty.delta" in str(caught.value)
+    with pytest.raises(UnreadableFile):
+        inspect_files([tmp_path / "absent"])
+
+
+def test_progress_reaches_the_total(small: Path) -> None:
+    told: list[tuple[int, int]] = []
+    inspect_files(
+        [small / "a.delta", small / "pa.delta"],
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert {sum(done for done, _ in told)} == {total for _, total in told}
+
+
+def test_a_delta_of_zeros_and_ones(tmp_path: Path) -> None:
+    """Orthogonal deltas: no common entry, so neither angle nor conflict."""
+    base = {name: torch.zeros(4, 4) for name in (FC1, FC2)}
+    save(tmp_path / "base", base)
+    for name in (FC1, FC2):
+        save(tmp_path / "ft", base | {name: torch.ones(4, 4)})
+        take_delta(tmp_path / "base", tmp_path / "ft", tmp_path / f"{name}.delta")
+    (pair,) = inspect_files([tmp_path / f"{name}.delta" for name in (FC1, FC2)]).pairs
+    assert (pair.cosine, pair.sign_conflict) == (0.0, 0.0)
