@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ def result(document: dict[str, Any], show: Callable[[], None]) -> None:
 
 def line(text: str = "") -> None:
     """A line of a result."""
-    _out().print(text, markup=False, highlight=False, soft_wrap=True)
+    _out().print(printable(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
@@ -67,10 +68,17 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
             no_wrap=not out.is_terminal,
         )  # fmt: skip
     for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*(Text(printable(cell)) for cell in row))
     if not out.is_terminal:
         out.width = WIDE
     out.print(drawn)
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelled out, so that no file steers the terminal."""
+    return "".join(
+        ch if ch == "\n" or unicodedata.category(ch) != "Cc" else f"\\x{ord(ch):02x}" for ch in text
+    )
 
 
 def note(text: str) -> None:
@@ -140,7 +148,7 @@ def size(count: float) -> str:
 def _message(word: str, text: str, style: str) -> None:
     from rich.text import Text
 
-    _err().print(Text.assemble((f"{word}: ", style), text), soft_wrap=True)
+    _err().print(Text.assemble((f"{word}: ", style), printable(text)), soft_wrap=True)
 
 
 def _out() -> Console:

@@ -12,6 +12,8 @@ from pathlib import Path
 from lorsmerge_cli.errors import LorsmergeError, OutputFault
 
 SPARE_BYTES = 16 << 20  # left free on the disk
+NAME_SHOWN = 40  # characters of an output's name in its temporary folder's
+ELSEWHERE = "Choose another with -o."
 
 
 def check_output(
@@ -26,20 +28,32 @@ def check_output(
         force: whether an output that exists may be replaced.
         folder: whether the target is a folder.
     """
+    try:
+        return _output_faults(output, inputs, size, force, folder)
+    except OSError as error:  # a name that is too long, a file system that is gone
+        return [OutputFault(f"{output} cannot be written: {error.strerror}.", ELSEWHERE)]
+
+
+def _output_faults(
+    output: Path, inputs: Iterable[Path], size: int, force: bool, folder: bool
+) -> list[LorsmergeError]:
     faults: list[LorsmergeError] = []
-    parent = output.absolute().parent
+    parent = output.resolve().parent
     if not parent.is_dir():
         return [OutputFault(f"The folder {parent} does not exist.", f"`mkdir -p {parent}` first.")]
     if not os.access(parent, os.W_OK):
-        return [OutputFault(f"The folder {parent} is not writable.", "Choose another with -o.")]
+        return [OutputFault(f"The folder {parent} is not writable.", ELSEWHERE)]
     clash = next((path for path in inputs if _is_or_holds(output, path, folder)), None)
     if clash is not None:
-        return [OutputFault(f"{output} is or holds the input {clash}.", "Choose another output.")]
+        return [OutputFault(f"{output} is or holds the input {clash}.", ELSEWHERE)]
     if output.exists() or output.is_symlink():
         if output.is_dir() != folder:
             is_, wanted = ("folder", "file") if output.is_dir() else ("file", "folder")
             faults.append(OutputFault(f"{output} is a {is_}, and a {wanted} is to be written.",
-                                      "Choose another output."))  # fmt: skip
+                                      ELSEWHERE))  # fmt: skip
+        elif folder and (output.samefile(Path.cwd()) or output.is_mount()):
+            faults.append(OutputFault(f"{output} is the current folder or a mount point, which cannot "
+                                      "be replaced as a whole.", "Name a folder inside it."))  # fmt: skip
         elif not force and not (folder and not any(output.iterdir())):
             faults.append(OutputFault(f"{output} exists.", "Give --force to replace it."))
     free = shutil.disk_usage(parent).free
@@ -54,9 +68,11 @@ def check_output(
 
 
 def _is_or_holds(output: Path, path: Path, folder: bool) -> bool:
-    target, source = output.resolve(), path.resolve()
-    if target == source or (folder and target in source.parents):
-        return True
+    target = output.resolve()
+    # both where a link stands and where it leads: the Hub's cache is made of links
+    for source in (path.resolve(), path.absolute().parent.resolve() / path.name):
+        if target == source or (folder and target in source.parents):
+            return True
     # a hard link is the same file under another name
     return output.is_file() and path.is_file() and output.samefile(path)
 
@@ -68,11 +84,12 @@ def atomic_file(target: Path) -> Iterator[Path]:
     Raises:
         OutputFault: the disk filled up, or would not be written.
     """
+    target = target.resolve()  # a link stays one, and what it leads to is replaced
     with _temporary_folder(target) as scratch:
         partial = scratch / target.name
         yield partial
         os.replace(partial, target)
-        _sync_folder(target.absolute().parent)
+        _sync_folder(target.parent)
 
 
 @contextmanager
@@ -85,6 +102,7 @@ def atomic_folder(target: Path, stale: str = "*.safetensors*") -> Iterator[Path]
     Raises:
         OutputFault: the disk filled up, or would not be written.
     """
+    target = target.resolve()
     with _temporary_folder(target) as scratch:
         partial, previous = scratch / "new", scratch / "old"
         partial.mkdir()
@@ -104,15 +122,16 @@ def atomic_folder(target: Path, stale: str = "*.safetensors*") -> Iterator[Path]
             for old in previous.iterdir():
                 if not (target / old.name).exists() and not old.match(stale):
                     os.replace(old, target / old.name)
-        _sync_folder(target.absolute().parent)
+        _sync_folder(target.parent)
 
 
 @contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
-    # on the target's own file system, or the rename would be a copy
-    parent = target.absolute().parent
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=parent))
+    scratch = None
     try:
+        # on the target's own file system, or the rename would be a copy
+        prefix = f".{target.name[:NAME_SHOWN]}."
+        scratch = Path(tempfile.mkdtemp(prefix=prefix, suffix=".partial", dir=target.parent))
         yield scratch
     except OSError as error:
         raise OutputFault(
@@ -120,7 +139,8 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
             "Nothing was left behind; free some space or choose another output.",
         ) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

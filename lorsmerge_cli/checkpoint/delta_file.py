@@ -100,12 +100,12 @@ class DeltaFile:
             self.layouts = {name: _layout(entry) for name, entry in tensors.items()}
             self.norms = {name: float(entry["norm"]) for name, entry in tensors.items()}
             self.provenance = _provenance(metadata)
+            self._check_parts()
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise UnreadableFile(
                 f"{path}: the delta's header is damaged ({type(error).__name__}: {error}).",
                 "Make it again with `lorsmerge delta`.",
             ) from error
-        self._check_parts()
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
@@ -118,9 +118,16 @@ class DeltaFile:
         return self._file.specs
 
     def read(self, name: str) -> Delta:
-        """One tensor's delta: mapped if it is dense, its parts if it is pruned."""
+        """One tensor's delta: mapped if it is dense, its parts if it is pruned.
+
+        Raises:
+            UnreadableFile: the stored parts contradict one another.
+        """
         layout = self.layouts[name]
-        return ENCODINGS[layout.encoding].decode(name, layout, self._file.read)
+        try:
+            return ENCODINGS[layout.encoding].decode(name, layout, self._file.read)
+        except ValueError as error:
+            raise UnreadableFile(f"{self.path}: {error}.", "Make it again.") from error
 
     def read_stored(self, part: str) -> torch.Tensor:
         """One safetensors entry as it is."""
@@ -216,7 +223,7 @@ def total_norm(norms: Mapping[str, float]) -> float:
 
 def _layout(entry: Mapping[str, Any]) -> TensorLayout:
     return TensorLayout(
-        encoding=entry["encoding"],
+        encoding=str(entry["encoding"]),
         shape=tuple(int(size) for size in entry["shape"]),
         dtype=DTYPES[entry["dtype"]],
         rank=int(entry.get("rank", 0)),
@@ -231,6 +238,6 @@ def _provenance(metadata: Mapping[str, str]) -> Provenance:
         finetuned_dtype=metadata[f"{PREFIX}finetuned_dtype"],
         task=metadata.get(f"{PREFIX}task", ""),
         language=metadata.get(f"{PREFIX}language", ""),
-        pruning=json.loads(metadata.get(f"{PREFIX}pruning", "{}")),
+        pruning=dict(json.loads(metadata.get(f"{PREFIX}pruning", "{}"))),
         history=tuple(json.loads(metadata.get(f"{PREFIX}history", "[]"))),
     )

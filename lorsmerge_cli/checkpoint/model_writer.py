@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
     dtype_name,
     metadata_size,
 )
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt",
            "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.delta")  # fmt: skip
@@ -120,6 +122,23 @@ def split_shards(
     }
 
 
+CONFIG, GENERATION = "config.json", "generation_config.json"
+
+
+def check_companions(folder: Path) -> list[LorsmergeError]:
+    """What is wrong with the JSON files that a copy of a model folder has to change."""
+    faults: list[LorsmergeError] = []
+    for path in (folder / CONFIG, folder / GENERATION):
+        try:
+            if path.is_file() and not isinstance(json.loads(path.read_bytes()), dict):
+                raise ValueError("a table is needed")
+        except (OSError, ValueError) as error:
+            faults.append(
+                UnreadableFile(f"{path} is no JSON config ({error}).", "Copy or download it again.")
+            )
+    return faults
+
+
 def copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
     """Copy what makes a folder a model beside its weights: config, tokenizer, processor, code.
 
@@ -132,16 +151,18 @@ def copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
         dirs_exist_ok=True,
         ignore=shutil.ignore_patterns(*WEIGHTS, *TRAINING_STATE, *NOT_THE_MODEL),
     )
-    config_file = target / "config.json"
+    for copied in (target, *target.rglob("*")):  # a base may be read-only, its copy is not
+        copied.chmod(copied.stat().st_mode | stat.S_IWUSR)
+    config_file = target / CONFIG
     if config_file.is_file():
-        config = json.loads(config_file.read_text())
+        config = json.loads(config_file.read_bytes())
         config.pop("forced_decoder_ids", None)
         old_key = "torch_dtype" in config and "dtype" not in config
         config["torch_dtype" if old_key else "dtype"] = dtype_name(dtype)
         write_json(config_file, config)
-    generation_file = target / "generation_config.json"
+    generation_file = target / GENERATION
     if generation_file.is_file():
-        generation = json.loads(generation_file.read_text())
+        generation = json.loads(generation_file.read_bytes())
         write_json(generation_file, {k: v for k, v in generation.items() if k not in FORCED})
 
 

@@ -10,7 +10,9 @@ from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.errors import UsageFault
 
 # Embeddings and output layers, by the names transformers gives them.
-NOT_LINEAR = re.compile(r"embed|^(wte|wpe|lm_head|proj_out|shared|score|classifier|lm_proj)$")
+NOT_LINEAR = re.compile(
+    r"embed|^(wte|wpe|lm_head|proj_out|shared|score|classifier|lm_proj|relative_attention_bias)$"
+)
 
 
 def is_linear_weight(name: str, spec: TensorSpec) -> bool:

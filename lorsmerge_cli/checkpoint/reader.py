@@ -60,6 +60,11 @@ class Checkpoint:
         return self._holder[name].read(name)
 
     @property
+    def sources(self) -> list[Path]:
+        """Everything that must not be written: the files and the folder they lie in."""
+        return [*self.files, *([self.folder] if self.folder else [])]
+
+    @property
     def float_specs(self) -> dict[str, TensorSpec]:
         return {name: spec for name, spec in self.specs.items() if spec.is_float}
 

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
+from lorsmerge_cli.errors import UnreadableFile, UsageFault
 
 DTYPES = {
     "F64": torch.float64,
@@ -38,6 +38,7 @@ DTYPES = {
 }
 DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
+PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 HEADER_ALIGNMENT = 8  # bytes, so that the first tensor is aligned for every dtype
 
 
@@ -112,7 +113,8 @@ def refuse_other_formats(path: Path) -> None:
         raise UnreadableFile(f"{path} cannot be read: {error.strerror}.") from error
     if not start:
         raise UnreadableFile(f"{path} is empty (0 bytes).", "Copy or download it again.")
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+    # a header of 640 bytes begins as a pickle does, and goes on with a brace
+    if start.startswith(PICKLES) and start[8:9] != b"{":
         raise UnreadableFile(
             f"{path} is a pickle (PyTorch's .bin or .pt), which can run code when it is opened.",
             "Convert it: `safetensors.torch.save_file(torch.load(PATH, weights_only=True), OUT)`, "
@@ -221,8 +223,8 @@ def parse_dtype(name: str) -> torch.dtype:
     """The float dtype of that name.
 
     Raises:
-        LorsmergeError: the name is not float32, float16 or bfloat16.
+        UsageFault: the name is not float32, float16 or bfloat16.
     """
     if name not in FLOAT_NAMES:
-        raise LorsmergeError(f"dtype {name!r} is not one of {', '.join(FLOAT_NAMES)}.")
+        raise UsageFault(f"dtype {name!r} is not one of {', '.join(FLOAT_NAMES)}.")
     return FLOAT_NAMES[name]

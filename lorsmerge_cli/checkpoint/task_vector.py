@@ -23,7 +23,7 @@ class TaskVector(Protocol):
 
     Attributes:
         path: what the user gave.
-        files: the files it is read from.
+        files: the files, and folders, it is read from.
         finetuned_dtype: dtype code the fine-tune was stored in.
     """
 
@@ -86,7 +86,7 @@ class FinetunedTaskVector:
         self.base = base
         self.finetuned = finetuned
         self.path = finetuned.path
-        self.files = finetuned.files
+        self.files = finetuned.sources
         self.finetuned_dtype = DTYPE_CODES[finetuned.dtype]
         self.specs: Mapping[str, TensorSpec] = finetuned.float_specs
 
@@ -130,9 +130,8 @@ def check_names(
 ) -> list[LorsmergeError]:
     """Everything in which a delta or a fine-tune has other tensors than the base."""
     wanted = base.float_specs
-    tied = set(base.tied) | {copy for copy in specs if copy not in wanted and copy in base.tied}
     missing = sorted(wanted.keys() - specs.keys())
-    extra = sorted(specs.keys() - wanted.keys() - tied)
+    extra = sorted(specs.keys() - wanted.keys())
     reshaped = [
         f"{name} {list(specs[name].shape)} for {list(wanted[name].shape)}"
         for name in sorted(wanted.keys() & specs.keys())

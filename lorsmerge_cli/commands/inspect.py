@@ -42,22 +42,18 @@ def inspect_files(
 
     Example: lorsmerge inspect ca_asr.delta de_st.delta --plot deltas.png
     """
-    from lorsmerge_cli.operations.inspect import DeltaFileReport
     from lorsmerge_cli.operations.inspect import inspect_files as operation
 
     with console.progress("inspect") as progress:
         report = operation(
             files,
-            spectra=plot is not None or not no_spectra,
-            histograms=plot is not None,
+            spectra=not no_spectra,
+            plot=plot,
+            force=force,
             threads=threads,
             progress=progress,
         )
     if plot is not None:
-        from lorsmerge_cli.operations.inspect_plot import plot_deltas
-
-        deltas = [item for item in report.files if isinstance(item, DeltaFileReport)]
-        plot_deltas(deltas, plot, force=force)
         console.note(f"wrote {plot}")
     console.result(_document(report), lambda: _show(report))
 

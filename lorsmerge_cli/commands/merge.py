@@ -18,71 +18,115 @@ if TYPE_CHECKING:
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
+Base = Annotated[
+    str | None,
+    typer.Argument(metavar="BASE", help="The pretrained checkpoint: file or folder."),
+]
+Deltas = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="DELTA...",
+        help="Delta files, or fine-tuned checkpoints whose delta is then taken. Settings of "
+        "one delta follow a colon: ca.delta:svp=0.05,mp=0.4,scale=0.2",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        rich_help_panel=options.OUTPUT,
+        help="x.safetensors for one file, anything else for a model folder; by default "
+        "merged.safetensors, or merged/ where the base is a folder.",
+    ),
+]
+Scale = Annotated[
+    float | None,
+    typer.Option(
+        "--scale",
+        metavar="LAMBDA",
+        rich_help_panel=options.PRUNING,
+        help="Coefficient of each delta: 0.15 by default, 1 for wa.",
+    ),
+]
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        rich_help_panel=options.PRUNING,
+        help="wa (mean of the fine-tunes), ta (sum of deltas), mp, svp or lors; by default what "
+        "the ratios say, ta without any.",
+    ),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        metavar="FILE",
+        rich_help_panel="Recipe",
+        help="Take base, deltas and settings from a TOML recipe, or from the lorsmerge.json of "
+        "an earlier merge.",
+    ),
+]
+SaveRecipe = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-recipe",
+        metavar="FILE",
+        rich_help_panel="Recipe",
+        help="Write the recipe of this merge, every default spelled out, as TOML.",
+    ),
+]
+ShardSize = Annotated[
+    str,
+    typer.Option(
+        "--max-shard-size",
+        metavar="SIZE",
+        rich_help_panel=options.OUTPUT,
+        help="Largest weight file of a model folder.",
+    ),
+]
+AllowOtherBase = Annotated[
+    bool,
+    typer.Option(
+        "--allow-other-base",
+        rich_help_panel=options.OUTPUT,
+        help="Apply deltas to another checkpoint than they were taken from.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        "-n",
+        rich_help_panel=options.OUTPUT,
+        help="Check everything and print the plan; write nothing.",
+    ),
+]
+
+
 def merge(
-    base: Annotated[
-        str | None,
-        typer.Argument(metavar="BASE", help="The pretrained checkpoint: file or folder."),
-    ] = None,
-    deltas: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="DELTA...",
-            help="Delta files, or fine-tuned checkpoints whose delta is then taken. Settings of "
-            "one delta follow a colon: ca.delta:svp=0.05,mp=0.4,scale=0.2",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="PATH", rich_help_panel=options.OUTPUT,
-                     help="x.safetensors for one file, anything else for a model folder; by "
-                     "default merged.safetensors, or merged/ where the base is a folder."),
-    ] = None,
+    base: Base = None,
+    deltas: Deltas = None,
+    output: Output = None,
     svp: options.Svp = None,
     mp: options.Mp = None,
-    scale: Annotated[
-        float | None,
-        typer.Option("--scale", metavar="LAMBDA", rich_help_panel=options.PRUNING,
-                     help="Coefficient of each delta: 0.15 by default, 1 for wa."),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option("--method", metavar="NAME", rich_help_panel=options.PRUNING,
-                     help="wa (mean of the fine-tunes), ta (sum of deltas), mp, svp or lors; by "
-                     "default what the ratios say, ta without any."),
-    ] = None,
+    scale: Scale = None,
+    method: MethodName = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option("--recipe", metavar="FILE", rich_help_panel="Recipe",
-                     help="Take base, deltas and settings from a TOML recipe, or from the "
-                     "lorsmerge.json of an earlier merge."),
-    ] = None,
-    save_recipe: Annotated[
-        Path | None,
-        typer.Option("--save-recipe", metavar="FILE", rich_help_panel="Recipe",
-                     help="Write the recipe of this merge, every default spelled out, as TOML."),
-    ] = None,
+    recipe: RecipeFile = None,
+    save_recipe: SaveRecipe = None,
     dtype: options.Dtype = None,
-    max_shard_size: Annotated[
-        str,
-        typer.Option("--max-shard-size", metavar="SIZE", rich_help_panel=options.OUTPUT,
-                     help="Largest weight file of a model folder."),
-    ] = "5GB",
-    allow_other_base: Annotated[
-        bool,
-        typer.Option("--allow-other-base", rich_help_panel=options.OUTPUT,
-                     help="Apply deltas to another checkpoint than they were taken from."),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", "-n", rich_help_panel=options.OUTPUT,
-                     help="Check everything and print the plan; write nothing."),
-    ] = False,
+    max_shard_size: ShardSize = "5GB",
+    allow_other_base: AllowOtherBase = False,
+    dry_run: DryRun = False,
     force: options.Force = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
-) -> None:  # fmt: skip
+) -> None:
     """Add scaled, pruned deltas to a base: base + lambda * sum of LoRS(delta).
 
     Example: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4
@@ -114,15 +158,12 @@ def merge(
     shard_size = parse_size(max_shard_size)
     wanted.resolved()  # a mistake in the settings shows before PyTorch is loaded
     _run(
-        wanted, output, save_recipe, dry_run,
-        device=device, threads=threads, max_shard_size=shard_size, force=force,
-        allow_other_base=allow_other_base,
+        wanted, output, dry_run, save_recipe=save_recipe, device=device, threads=threads,
+        max_shard_size=shard_size, force=force, allow_other_base=allow_other_base,
     )  # fmt: skip
 
 
-def _run(
-    recipe: Recipe, output: Path | None, save_recipe: Path | None, dry_run: bool, **settings: Any
-) -> None:
+def _run(recipe: Recipe, output: Path | None, dry_run: bool, **settings: Any) -> None:
     from lorsmerge_cli.operations.merge import merge as operation
     from lorsmerge_cli.operations.merge_plan import plan_merge
 
@@ -132,10 +173,6 @@ def _run(
     if dry_run:
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
-    if save_recipe is not None:
-        from lorsmerge_cli.operations.recipe import save
-
-        save(plan.recipe, save_recipe, force=settings["force"])
     total = sum(unit.nbytes for unit in plan.units())
     with console.progress("merge") as progress:
         report = operation(plan, lambda done: progress(done, total))
@@ -157,9 +194,12 @@ def parse_size(text: str) -> int:
     """
     number, unit = text[:-2], text[-2:].upper()
     try:
-        return int(float(number) * UNITS[unit])
+        size = int(float(number) * UNITS[unit])
     except (KeyError, ValueError, OverflowError):
-        raise UsageFault(f"--max-shard-size {text} is no size.", "Write 5GB or 500MB.") from None
+        size = 0
+    if size <= 0:
+        raise UsageFault(f"--max-shard-size {text} is no size.", "Write 5GB or 500MB.")
+    return size
 
 
 def _plan_document(plan: MergePlan) -> dict[str, Any]:

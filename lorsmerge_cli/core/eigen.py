@@ -8,6 +8,7 @@ pointers that SciPy publishes for compiled callers, runs beside them.
 from __future__ import annotations
 
 import ctypes
+import math
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 WORK_BLOCKS = 90  # workspace in columns; LAPACK's minimum is 26, its blocked code uses more
 INTEGER_WORK = 10
+LARGEST_SHIFT = 120  # powers of two; the shift and its inverse are float32 numbers
 
 
 class EigenError(ArithmeticError):
@@ -44,8 +46,15 @@ def largest_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise EigenError(str(error)) from error
         return values[-count:].flip(0), vectors[:, -count:].flip(1)
-    values, vectors = _syevr(matrix.cpu(), count)
-    return values.to(matrix.device), vectors.to(matrix.device)
+    scale = _scale_to_one(matrix)  # xSYEVR loses eigenvalues near the ends of the dtype's range
+    values, vectors = _syevr(matrix.cpu().mul_(scale), count)
+    return values.div_(scale).to(matrix.device), vectors.to(matrix.device)
+
+
+def _scale_to_one(matrix: Tensor) -> float:
+    """The power of two, so that scaling is exact, that brings the largest entry near 1."""
+    exponent = math.frexp(float(matrix.abs().max()))[1]
+    return math.ldexp(1.0, -max(-LARGEST_SHIFT, min(LARGEST_SHIFT, exponent)))
 
 
 def _syevr(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:

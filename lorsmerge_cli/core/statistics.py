@@ -10,6 +10,8 @@ from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.core.pruning.svp import gram
 
 BLOCK = 1 << 20  # entries
+DECADES = (-10, 0)  # of magnitudes in a histogram
+BINS = 80
 
 
 def energy(tensor: Tensor) -> float:
@@ -37,6 +39,11 @@ def top_energy(squared_singular_values: Tensor, ratio: float) -> float:
     short_side = len(squared_singular_values)
     rank = budget((short_side, short_side), ratio, None).rank
     return float(squared_singular_values[:rank].sum(dtype=torch.float64))
+
+
+def magnitude_histogram(tensor: Tensor) -> Tensor:
+    """Numbers (BINS,) of nonzero entries by log10 |entry| over DECADES, float64."""
+    return torch.histc(tensor[tensor != 0].abs().log10(), BINS, *DECADES).double()
 
 
 def agreement(a: Tensor, b: Tensor) -> tuple[float, int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from lorsmerge_cli.checkpoint.task_vector import (
 )
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
+from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, non_finite, raise_all, zero_delta
 
 TASKS = ("asr", "st")
@@ -83,7 +84,7 @@ def delta(
     faults += check_names(base, vector.specs, finetuned_path)
     layouts = {name: _layout(base, vector, name) for name in base.float_specs}
     nbytes = sum(TensorSpec(item.shape, item.dtype).nbytes for item in layouts.values())
-    faults += check_output(output, inputs=[*base.files, *finetuned.files], size=nbytes, force=force)
+    faults += check_output(output, inputs=[*base.sources, *vector.files], size=nbytes, force=force)
     raise_all(faults)
     provenance = Provenance(
         base_name=base_path.name or str(base_path),
@@ -129,11 +130,7 @@ def _write(
     threads: int,
     progress: Callable[[int], None],
 ) -> tuple[dict[str, float], float]:
-    squares = dict.fromkeys(vector.base.float_specs, 0.0)
-    base_squares = [0.0]
-    lock = threading.Lock()
-
-    def write_block(block: tuple[str, int, int]) -> int:
+    def write_block(block: tuple[str, int, int]) -> tuple[float, float, int]:
         name, start, stop = block
         values = vector.read_block(name, start, stop)
         base = vector.base.read(name).reshape(-1)[start:stop]
@@ -141,25 +138,22 @@ def _write(
             if not is_finite(part):
                 raise non_finite(checkpoint.path, name)
         writer.write_block(name, values, start)
-        square, base_square = _square(values), _square(base)
-        with lock:
-            squares[name] += square
-            base_squares[0] += base_square
-        return values.numel() * values.element_size()
+        return energy(values), energy(base), values.numel() * values.element_size()
 
     blocks = (
         (name, start, min(start + BLOCK, spec.numel))
         for name, spec in vector.base.float_specs.items()
         for start in range(0, spec.numel, BLOCK)
     )
-    for _, nbytes in run_parallel(write_block, blocks, threads):
+    squares: dict[str, list[float]] = {name: [] for name in vector.base.float_specs}
+    base_squares: list[float] = []
+    for (name, _, _), (square, base_square, nbytes) in run_parallel(write_block, blocks, threads):
+        squares[name].append(square)
+        base_squares.append(base_square)
         progress(nbytes)
-    norms = {name: square**0.5 for name, square in squares.items()}
+    # exactly rounded sums, which do not depend on the order in which the threads ended
+    norms = {name: math.fsum(parts) ** 0.5 for name, parts in squares.items()}
     if total_norm(norms) == 0:
         raise zero_delta(vector.path)
     writer.finish(norms)
-    return norms, base_squares[0] ** 0.5
-
-
-def _square(values: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
+    return norms, math.fsum(base_squares) ** 0.5

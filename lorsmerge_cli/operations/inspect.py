@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, Provenance
@@ -19,11 +18,18 @@ from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile, TensorSpe
 from lorsmerge_cli.checkpoint.task_vector import base_fingerprint
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
-from lorsmerge_cli.core.statistics import agreement, energy, nonzeros, spectrum, top_energy
+from lorsmerge_cli.core.statistics import (
+    agreement,
+    energy,
+    magnitude_histogram,
+    nonzeros,
+    spectrum,
+    top_energy,
+)
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, raise_all
+from lorsmerge_cli.operations.inspect_plot import check_plot, plot_deltas
 
 TOP_RATIOS = (0.01, 0.02, 0.03, 0.05)  # the paper's choices for SVP
-MAGNITUDE_BINS = 80  # over the decades 1e-10 to 1
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,8 @@ def inspect_files(
     paths: Sequence[Path],
     *,
     spectra: bool = True,
-    histograms: bool = False,
+    plot: Path | None = None,
+    force: bool = False,
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> InspectReport:
@@ -152,25 +159,39 @@ def inspect_files(
     Args:
         paths: files and folders.
         spectra: take the spectra of deltas' linear weights, which costs a decomposition each.
-        histograms: take histograms of magnitudes, for a plot.
+        plot: a picture of the deltas' spectra and magnitudes to draw; None for none.
+        force: replace a picture that exists.
         threads: tensors in flight; None for one per core.
         progress: told the bytes done and the bytes in all.
 
     Raises:
         UnreadableFile: a file that cannot be read.
         Mismatch: deltas of different models, which have no cosine.
+        UsageFault, OutputFault: a picture that cannot be drawn.
     """
     opened = _open(paths)
     deltas = [item for item in opened if isinstance(item, DeltaFile)]
     _check_same_tensors(deltas)
+    if plot is not None:
+        inputs = [path for path in paths if path.is_file()]
+        inputs += [path for item in opened if isinstance(item, Checkpoint) for path in item.sources]
+        check_plot(plot, inputs, len(deltas), force=force)
     total = sum(spec.nbytes for file in deltas for spec in file.specs.values())
     workers = threads or default_threads()
     reports = tuple(
-        _describe_delta(item, spectra, histograms, workers, lambda done: progress(done, total))
+        _describe_delta(
+            item,
+            spectra or plot is not None,
+            plot is not None,
+            workers,
+            lambda done: progress(done, total),
+        )
         if isinstance(item, DeltaFile)
         else describe_checkpoint(item)
         for item in opened
     )
+    if plot is not None:
+        plot_deltas([item for item in reports if isinstance(item, DeltaFileReport)], plot)
     return InspectReport(reports, tuple(_compare(deltas, workers)))
 
 
@@ -249,8 +270,7 @@ def _figures(file: DeltaFile, name: str, spectra: bool, histograms: bool) -> Kin
         figures.top = {ratio: top_energy(squares, ratio) for ratio in TOP_RATIOS}
         figures.singular_values = squares.double() if histograms else None
     if histograms and linear:
-        decades = tensor[tensor != 0].abs().log10()
-        figures.magnitudes = torch.histc(decades, MAGNITUDE_BINS, -10, 0).double()
+        figures.magnitudes = magnitude_histogram(tensor)
     return figures
 
 

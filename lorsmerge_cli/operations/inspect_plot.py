@@ -2,43 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
+from lorsmerge_cli.core.statistics import BINS, DECADES
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
-from lorsmerge_cli.operations.inspect import MAGNITUDE_BINS, DeltaFileReport
+
+if TYPE_CHECKING:
+    from lorsmerge_cli.operations.inspect import DeltaFileReport
 
 INCHES = (11.0, 4.0)  # a delta
+FORMATS = (".png", ".svg", ".pdf")
 
 
-def plot_deltas(reports: Sequence[DeltaFileReport], output: Path, *, force: bool) -> None:
+def check_plot(output: Path, inputs: Iterable[Path], deltas: int, *, force: bool) -> None:
+    """Everything that would keep a picture from being drawn, before any work is done.
+
+    Args:
+        output: the picture.
+        inputs: files and folders that must not be written.
+        deltas: how many there are to draw.
+        force: replace an output that exists.
+
+    Raises:
+        UsageFault: there is no delta to draw, or no such kind of picture.
+        LorsmergeError: matplotlib is not installed.
+        OutputFault: the file exists, is an input, or cannot be written.
+    """
+    faults: list[LorsmergeError] = []
+    if output.suffix.lower() not in FORMATS:
+        faults.append(
+            UsageFault(f"--plot {output}: not one of {', '.join(FORMATS)}.", "Write x.png, say.")
+        )
+    if not deltas:
+        faults.append(UsageFault("--plot draws deltas, and there is none among the files."))
+    if find_spec("matplotlib") is None:
+        faults.append(
+            LorsmergeError(
+                "--plot needs matplotlib.", "Install it with `pip install 'lorsmerge[plot]'`."
+            )
+        )
+    raise_all(faults + check_output(output, inputs=inputs, size=0, force=force))
+
+
+def plot_deltas(reports: Sequence[DeltaFileReport], output: Path) -> None:
     """Draw, for each delta, its singular values and its magnitudes by kind of tensor.
 
     Args:
         reports: with singular values and magnitudes.
-        output: .png, .svg or .pdf.
-        force: replace an output that exists.
+        output: a picture that `check_plot` found nothing against.
 
     Raises:
-        UsageFault: there is no delta to draw.
-        LorsmergeError: matplotlib is not installed.
-        OutputFault: the file exists, or cannot be written.
+        OutputFault: the disk filled up.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise LorsmergeError(
-            "--plot needs matplotlib.", "Install it with `pip install 'lorsmerge[plot]'`."
-        ) from None
-    if not reports:
-        raise UsageFault("--plot draws deltas, and there is none among the files.")
-    raise_all(check_output(output, inputs=[item.path for item in reports], size=0, force=force))
+    from matplotlib.figure import Figure
+
     figure = Figure((INCHES[0], INCHES[1] * len(reports)), layout="constrained")
     axes = figure.subplots(len(reports), 2, squeeze=False)
-    centres = np.linspace(-10, 0, MAGNITUDE_BINS, endpoint=False) + 5 / MAGNITUDE_BINS
+    edges = np.linspace(*DECADES, BINS + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
     for report, (left, right) in zip(reports, axes, strict=True):
         for name, figures in sorted(report.kinds.items()):
             if figures.singular_values is None or figures.magnitudes is None:
@@ -54,4 +81,4 @@ def plot_deltas(reports: Sequence[DeltaFileReport], output: Path, *, force: bool
         right.set(xlabel="log10 |entry|", ylabel="entries, %",
                   title=f"{report.path.name}: magnitudes")  # fmt: skip
     with atomic_file(output) as partial:
-        figure.savefig(partial, format=output.suffix.lstrip(".") or "png", dpi=120)
+        figure.savefig(partial, format=output.suffix[1:].lower(), dpi=120)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lorsmerge_cli import __version__
@@ -26,9 +25,10 @@ from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning import prune
 from lorsmerge_cli.core.pruning.budget import budget
+from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import NonFinite, non_finite, zero_delta
 from lorsmerge_cli.operations.merge_plan import MergePlan, Unit
-from lorsmerge_cli.operations.recipe import DeltaEntry
+from lorsmerge_cli.operations.recipe import DeltaEntry, save
 
 LOST_WARNING = 0.03  # of the updates
 NORM_SPREAD = 10.0  # between the largest and the smallest delta
@@ -75,6 +75,8 @@ def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
     else:
         with atomic_file(plan.output) as partial:
             run.write_weights(partial, progress)
+    if plan.save_recipe is not None:
+        save(plan.recipe, plan.save_recipe)
     return MergeReport(
         output=plan.output,
         pruned=len(plan.pruned),
@@ -93,8 +95,7 @@ class _Run:
         self.plan = plan
         self.method = METHODS[plan.method]
         self.rounding = Rounding()
-        self._squares = [0.0] * len(plan.vectors)
-        self._lock = threading.Lock()
+        self._squares: list[list[float]] = [[] for _ in plan.vectors]
 
     def write_weights(self, partial: Path, progress: Callable[[int], None]) -> None:
         plan = self.plan
@@ -124,7 +125,7 @@ class _Run:
         dtype = self.plan.output_specs[unit.name].dtype
         merged, rounding = add_to_base(base, update.cpu(), dtype)
         if not is_finite(merged):
-            raise self._non_finite(unit, base, dtype)
+            raise self._non_finite(unit.name)
         writer.write(unit.name, merged, unit.start)
         return rounding
 
@@ -134,9 +135,7 @@ class _Run:
         ):
             delta = self._delta(unit, vector, entry)
             if not isinstance(vector, StoredTaskVector):
-                square = float(torch.linalg.vector_norm(delta, dtype=torch.float64)) ** 2
-                with self._lock:
-                    self._squares[number] += square
+                self._squares[number].append(energy(delta))  # list.append is atomic
             yield delta, entry.scale if entry.scale is not None else self.method.scale
 
     def _delta(self, unit: Unit, vector: TaskVector, entry: DeltaEntry) -> Tensor:
@@ -149,24 +148,25 @@ class _Run:
         if entry.svp is None and entry.mp is None:
             return delta
         if not is_finite(delta):
-            raise non_finite(vector.path, unit.name)
+            raise self._non_finite(unit.name)
         return dense(prune(delta, self.method.pruner, keep))
 
-    def _non_finite(self, unit: Unit, base: Tensor, dtype: torch.dtype) -> NonFinite:
-        if not is_finite(base):
-            return non_finite(self.plan.base.path, unit.name)
+    def _non_finite(self, name: str) -> NonFinite:
+        """Which of the inputs is not finite; the base first, a fine-tune's delta inherits it."""
+        if not is_finite(self.plan.base.read(name)):
+            return non_finite(self.plan.base.path, name)
         for vector in self.plan.vectors:
-            if not is_finite(dense(vector.read(unit.name))):
-                return non_finite(vector.path, unit.name)
+            if not is_finite(dense(vector.read(name))):
+                return non_finite(vector.path, name)
         return NonFinite(
-            f"{unit.name!r} overflows {dtype_name(dtype)} in the merge.",
+            f"{name!r} overflows {dtype_name(self.plan.output_specs[name].dtype)} in the merge.",
             "Lower --scale, or write --dtype float32 or bfloat16.",
         )
 
     def norms(self) -> tuple[float, ...]:
         return tuple(
-            vector.norm if isinstance(vector, StoredTaskVector) else square**0.5
-            for vector, square in zip(self.plan.vectors, self._squares, strict=True)
+            vector.norm if isinstance(vector, StoredTaskVector) else math.fsum(squares) ** 0.5
+            for vector, squares in zip(self.plan.vectors, self._squares, strict=True)
         )
 
     def _refuse_zero_deltas(self) -> None:

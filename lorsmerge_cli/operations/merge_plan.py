@@ -10,6 +10,7 @@ import torch
 
 from lorsmerge_cli.checkpoint.atomic import check_output
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
+from lorsmerge_cli.checkpoint.model_writer import check_companions
 from lorsmerge_cli.checkpoint.names import select_pruned
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
@@ -29,6 +30,7 @@ from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UsageFau
 from lorsmerge_cli.operations.recipe import Recipe
 
 PRUNING_COPIES = 4  # of a matrix in float32 that pruning and combining hold at a time
+ANEW = "To merge something else, write a TOML recipe: `merge --save-recipe` makes one."
 WEIGHT_SUFFIXES = (".delta", ".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -68,6 +70,7 @@ class MergePlan:
         device: where matrices are pruned.
         threads: tensors in flight.
         max_shard_size: bytes.
+        save_recipe: where the recipe is written, None for nowhere.
         warnings: what the user should know before the work.
     """
 
@@ -84,6 +87,7 @@ class MergePlan:
     device: torch.device
     threads: int
     max_shard_size: int
+    save_recipe: Path | None
     warnings: tuple[str, ...]
 
     @property
@@ -122,6 +126,7 @@ def plan_merge(
     recipe: Recipe,
     output: Path | None = None,
     *,
+    save_recipe: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
     max_shard_size: int = 5 * 10**9,
@@ -134,6 +139,7 @@ def plan_merge(
         recipe: what to merge.
         output: `x.safetensors` for one file, anything else for a model folder; None for
             `merged.safetensors` or, where the base is a folder, `merged`.
+        save_recipe: a TOML file to write the recipe to.
         device: `auto`, `cpu`, `cuda[:n]` or `mps`.
         threads: tensors in flight; None for one per core.
         max_shard_size: bytes in one file of a folder.
@@ -155,9 +161,12 @@ def plan_merge(
         output = Path("merged" if base.folder else "merged.safetensors")
     as_folder = output.suffix != ".safetensors"
     faults += _check_target(output, base, as_folder)
-    inputs = [*base.files, *(file for vector in vectors for file in vector.files)]
+    inputs = [*base.sources, *(file for vector in vectors for file in vector.files)]
+    inputs += [recipe.source] if recipe.source else []
     size = sum(spec.nbytes for spec in specs.values())
     faults += check_output(output, inputs=inputs, size=size, force=force, folder=as_folder)
+    if save_recipe is not None:
+        faults += check_output(save_recipe, inputs=[*inputs, output], size=0, force=force)
     raise_all(faults)
     identities = tuple(vector.identity() for vector in vectors)
     raise_all(_check_expected(recipe, base, vectors, (identity.digest, *identities)))
@@ -176,6 +185,7 @@ def plan_merge(
         device=target_device,
         threads=threads or default_threads(),
         max_shard_size=max_shard_size,
+        save_recipe=save_recipe,
         warnings=tuple(warnings),
     )
 
@@ -277,7 +287,7 @@ def _check_target(output: Path, base: Checkpoint, as_folder: bool) -> list[Lorsm
                 "Give the base's folder, or write -o NAME.safetensors.",
             )
         ]
-    return []
+    return check_companions(base.folder) if as_folder and base.folder else []
 
 
 def _check_expected(
@@ -287,11 +297,19 @@ def _check_expected(
     if not recipe.expected:
         return []
     paths = [base.path, *(vector.path for vector in vectors)]
+    if len(paths) != len(recipe.expected):
+        return [
+            UsageFault(
+                f"{recipe.source} lists {len(vectors)} deltas and the fingerprints of "
+                f"{len(recipe.expected) - 1}.",
+                ANEW,
+            )
+        ]
     return [
         Mismatch(
             f"{path} is not the file that the recipe was made with (fingerprint {digest[:12]}, "
             f"recorded {wanted[:12]}).",
-            "Restore it, or copy the recipe's `recipe` table into a TOML file to merge anew.",
+            f"Restore it. {ANEW}",
         )
         for path, digest, wanted in zip(paths, found, recipe.expected, strict=True)
         if digest != wanted

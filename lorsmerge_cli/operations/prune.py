@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter, total_norm
 from lorsmerge_cli.checkpoint.encodings import ENCODINGS, TensorLayout
 from lorsmerge_cli.checkpoint.names import kind, select_pruned
-from lorsmerge_cli.checkpoint.safetensors_file import parse_dtype
+from lorsmerge_cli.checkpoint.safetensors_file import dtype_name, parse_dtype
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import Delta, dense
 from lorsmerge_cli.core.merging import is_finite
@@ -23,7 +23,8 @@ from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.pruning import prune as prune_tensor
 from lorsmerge_cli.core.pruning.budget import Budget, budget
-from lorsmerge_cli.errors import UsageFault, non_finite, raise_all, zero_delta
+from lorsmerge_cli.core.statistics import energy
+from lorsmerge_cli.errors import NonFinite, UsageFault, non_finite, raise_all, zero_delta
 from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
 
 
@@ -117,48 +118,21 @@ def prune(
     """
     entry = DeltaEntry(str(source), svp, mp)
     method = Recipe("", (entry,), method).resolved().method or ""
-    pruner = METHODS[method].pruner
-    if pruner is None:
+    if METHODS[method].pruner is None:
         raise UsageFault("Nothing says how much to keep.", "Give --svp 0.03 and --mp 0.4, say.")
     target = resolve_device(device)
+    stored = parse_dtype(dtype) if dtype else None
     file = DeltaFile(source)
     chosen = select_pruned(file.specs, include, exclude)
     if not chosen:
         raise UsageFault(f"{source} has no tensor to prune.", "Choose some with --include.")
-    stored = parse_dtype(dtype) if dtype else None
-    layouts = {
-        name: _pruned_layout(layout, budget(layout.shape, svp, mp), stored or layout.dtype)
-        if name in chosen
-        else replace(layout, dtype=stored or layout.dtype)
-        for name, layout in file.layouts.items()
-    }
-    size = sum(
-        spec.nbytes
-        for name, layout in layouts.items()
-        for spec in ENCODINGS[layout.encoding].specs(name, layout).values()
-    )
-    raise_all(check_output(output, inputs=[source], size=size, force=force))
+    run = _Run(file, method, svp, mp, chosen, stored, target)
+    raise_all(check_output(output, inputs=[source], size=run.size, force=force))
     ratios = {key: value for key, value in (("svp", svp), ("mp", mp)) if value is not None}
     old = file.provenance
     provenance = replace(old, pruning={"method": method, **ratios}, history=(*old.history, command))
-    total = sum(spec.numel * 4 for spec in file.specs.values())
-
-    def pruned(name: str) -> Delta:
-        delta = dense(file.read(name).to(target))
-        if not is_finite(delta):
-            raise non_finite(source, name)
-        keep = budget(delta.shape, svp, mp)
-        return prune_tensor(delta, pruner, keep).to(torch.device("cpu"))
-
-    with atomic_file(output) as partial, DeltaWriter(partial, layouts, provenance) as writer:
-        kept = _write(
-            file,
-            writer,
-            layouts,
-            lambda name: pruned(name) if name in chosen else file.read(name),
-            threads or default_threads(),
-            lambda done: progress(done, total),
-        )
+    with atomic_file(output) as partial, DeltaWriter(partial, run.layouts, provenance) as writer:
+        kept = run.write(writer, threads or default_threads(), progress)
         groups = _grouped(kept, chosen)
         writer.finish(
             {name: item.kept**0.5 for name, item in kept.items()},
@@ -173,6 +147,81 @@ def prune(
     return PruneReport(output, method, kinds, groups["pruned"], groups["unpruned"], warnings)
 
 
+class _Run:
+    """A checked pruning: what becomes of each tensor, and the work of the threads."""
+
+    def __init__(
+        self,
+        file: DeltaFile,
+        method: str,
+        svp: float | None,
+        mp: float | None,
+        chosen: frozenset[str],
+        stored: torch.dtype | None,
+        device: torch.device,
+    ) -> None:
+        self.file = file
+        self.pruner = METHODS[method].pruner or ""
+        self.device = device
+        self.budgets = {name: budget(file.layouts[name].shape, svp, mp) for name in chosen}
+        self.layouts = {
+            name: _pruned_layout(layout, self.budgets[name], stored or layout.dtype)
+            if name in chosen
+            else replace(layout, dtype=stored or layout.dtype)
+            for name, layout in file.layouts.items()
+        }
+        self.nbytes = {
+            name: sum(
+                spec.nbytes for spec in ENCODINGS[layout.encoding].specs(name, layout).values()
+            )
+            for name, layout in self.layouts.items()
+        }
+
+    @property
+    def size(self) -> int:
+        """Bytes of the output's tensors."""
+        return sum(self.nbytes.values())
+
+    def write(
+        self, writer: DeltaWriter, threads: int, progress: Callable[[int, int], None]
+    ) -> dict[str, Kept]:
+        """Every tensor, pruned where it was chosen, and what is left of each."""
+        total = sum(spec.nbytes for spec in self.file.specs.values())
+        kept: dict[str, Kept] = {}
+        for name, item in run_parallel(
+            lambda name: self._write_tensor(writer, name), self.file.specs, threads
+        ):
+            kept[name] = item
+            progress(self.file.specs[name].nbytes, total)
+        if total_norm(self.file.norms) == 0:
+            raise zero_delta(self.file.path)
+        return {name: kept[name] for name in self.file.specs}  # an order free of the threads
+
+    def _write_tensor(self, writer: DeltaWriter, name: str) -> Kept:
+        delta: Delta = self.file.read(name)
+        if name in self.budgets:
+            matrix = dense(delta.to(self.device))
+            if not is_finite(matrix):
+                raise non_finite(self.file.path, name)
+            pruned = prune_tensor(matrix, self.pruner, self.budgets[name])
+            delta = pruned.to(torch.device("cpu"))
+        rounded = delta.to(self.layouts[name].dtype)
+        after = energy(dense(rounded))
+        if not math.isfinite(after):
+            raise self._non_finite(name)
+        writer.write(name, rounded)
+        before = self.file.norms[name] ** 2
+        return Kept(1, self.file.specs[name].numel, before, after, self.nbytes[name])
+
+    def _non_finite(self, name: str) -> NonFinite:
+        if not is_finite(dense(self.file.read(name))):
+            return non_finite(self.file.path, name)
+        return NonFinite(
+            f"{self.file.path}: {name!r} overflows {dtype_name(self.layouts[name].dtype)}.",
+            "Write --dtype float32 or bfloat16.",
+        )
+
+
 def _settings(pruning: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in pruning.items() if key in ("svp", "mp"))
 
@@ -181,36 +230,6 @@ def _pruned_layout(source: TensorLayout, keep: Budget, dtype: torch.dtype) -> Te
     if keep.whole:
         return TensorLayout("dense", source.shape, dtype)
     return TensorLayout("lors", source.shape, dtype, keep.rank, keep.kept)
-
-
-def _write(
-    file: DeltaFile,
-    writer: DeltaWriter,
-    layouts: Mapping[str, TensorLayout],
-    delta_of: Callable[[str], Delta],
-    threads: int,
-    progress: Callable[[int], None],
-) -> dict[str, Kept]:
-    lock = threading.Lock()
-    kept: dict[str, Kept] = {}
-
-    def write(name: str) -> None:
-        delta = delta_of(name)
-        layout = layouts[name]
-        writer.write(name, delta)
-        stored = ENCODINGS[layout.encoding].specs(name, layout)
-        rounded = dense(delta.to(layout.dtype))
-        after = float(torch.linalg.vector_norm(rounded, dtype=torch.float64)) ** 2
-        spec = file.specs[name]
-        nbytes = sum(part.nbytes for part in stored.values())
-        with lock:
-            kept[name] = Kept(1, spec.numel, file.norms[name] ** 2, after, nbytes)
-
-    for name, _ in run_parallel(write, list(file.specs), threads):
-        progress(file.specs[name].numel * 4)
-    if total_norm(file.norms) == 0:
-        raise zero_delta(file.path)
-    return {name: kept[name] for name in file.specs}
 
 
 def _grouped(kept: Mapping[str, Kept], chosen: frozenset[str]) -> dict[str, Kept]:

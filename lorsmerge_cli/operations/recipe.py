@@ -7,16 +7,17 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
+from lorsmerge_cli.checkpoint.atomic import atomic_file
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
 
 RATIOS = ("svp", "mp")
+PATTERN_KEYS = ("include", "exclude")
 DELTA_KEYS = ("path", "svp", "mp", "scale")
 SETTINGS = re.compile(r"^(?P<path>.+?):(?P<settings>[A-Za-z_]+=[^:/]*)$")
 TYPICAL = {"svp": "--svp 0.03", "mp": "--mp 0.4"}
@@ -54,6 +55,7 @@ class Recipe:
         exclude: patterns of tensors to merge unpruned.
         dtype: of the output, None for the base's.
         expected: fingerprints of base and deltas that a `lorsmerge.json` recorded.
+        source: the file it was read from.
     """
 
     base: str
@@ -66,6 +68,7 @@ class Recipe:
     exclude: tuple[str, ...] = ()
     dtype: str | None = None
     expected: tuple[str, ...] = ()
+    source: Path | None = field(default=None, compare=False)
 
     def resolved(self) -> Recipe:
         """The same merge with every default written out, each delta with ratios and scale of its own.
@@ -94,12 +97,13 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, what is unset left out."""
         fields = {key: value for key, value in asdict(self).items() if value not in (None, (), [])}
-        fields.pop("expected", None)
+        for key in ("expected", "source"):
+            fields.pop(key, None)
         fields["deltas"] = [
             {key: value for key, value in asdict(delta).items() if value is not None}
             for delta in self.deltas
         ]
-        for key in ("include", "exclude"):
+        for key in PATTERN_KEYS:
             if key in fields:
                 fields[key] = list(fields[key])
         return fields
@@ -165,7 +169,7 @@ def load_recipe(path: Path) -> Recipe:
         raise UnreadableFile(f"{path} is no recipe: {error}.", "See examples/recipes/.") from None
     if not isinstance(table, dict):
         raise UnreadableFile(f"{path} is no recipe: a table is needed.", "See examples/recipes/.")
-    return replace(_recipe_of(table, path), expected=expected)
+    return replace(_recipe_of(table, path), expected=expected, source=path)
 
 
 KEY_TYPES: dict[str, tuple[type, ...]] = {
@@ -221,6 +225,13 @@ def _key_faults(table: Mapping[str, Any], known: Sequence[str], where: str) -> l
         elif not isinstance(value, KEY_TYPES[key]) or isinstance(value, bool):
             wanted = " or ".join(kind.__name__ for kind in KEY_TYPES[key])
             faults.append(UsageFault(f"{where}: `{key}` = {value!r} is no {wanted}."))
+        elif key in PATTERN_KEYS and not all(isinstance(item, str) for item in list(value)):  # type: ignore[call-overload]
+            faults.append(
+                UsageFault(
+                    f"{where}: `{key}` = {value!r} is no list of patterns.",
+                    'Write ["*.fc1.weight"], say.',
+                )
+            )
     return faults
 
 
@@ -299,12 +310,11 @@ def _method_faults(method: str, deltas: Sequence[DeltaEntry]) -> list[LorsmergeE
     return faults
 
 
-def save(recipe: Recipe, path: Path, *, force: bool) -> None:
+def save(recipe: Recipe, path: Path) -> None:
     """Write a recipe as TOML.
 
     Raises:
-        OutputFault: the file exists, or cannot be written.
+        OutputFault: the file cannot be written.
     """
-    raise_all(check_output(path, inputs=(), size=0, force=force))
     with atomic_file(path) as partial:
         partial.write_text(recipe.to_toml(), encoding="utf-8")

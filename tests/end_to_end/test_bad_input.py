@@ -518,7 +518,7 @@ RECIPES = {
         ("a json of something else", "lorsmerge merge --recipe r.json", WORK,
          ("r.json", "no recipe"), '{"dtype": "float32"}'),
         ("a json list", "lorsmerge merge --recipe r.json", WORK, ("r.json",), "[1]"),
-        ("a json without all fingerprints", "lorsmerge merge --recipe r.json", WORK, ("r.json",),
+        ("a json without all fingerprints", "lorsmerge merge --recipe r.json", USAGE, ("r.json",),
          '{"recipe": {"base": "base", "deltas": [{"path": "ca.delta"}]}, '
          '"base": {"fingerprint": "0"}, "deltas": []}'),
     )
@@ -660,9 +660,9 @@ OUTPUTS = {
         IS_INPUT,
         _symlink("ca.safetensors", "x.delta"),
     ),
-    "the delta, plot": Case("lorsmerge inspect ca.delta -f --plot ca.delta", WORK, IS_INPUT),
+    "the delta, plot": Case("lorsmerge inspect ca.delta -f --plot ca.delta", USAGE, IS_INPUT),
     "the base, plot": Case(
-        "lorsmerge inspect ca.delta base.safetensors -f --plot base.safetensors", WORK, IS_INPUT
+        "lorsmerge inspect ca.delta base.safetensors -f --plot base.safetensors", USAGE, IS_INPUT
     ),
     "the base, recipe": Case(
         MERGE + "ca.delta -f --save-recipe base.safetensors", WORK, IS_INPUT

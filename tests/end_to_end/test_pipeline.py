@@ -312,7 +312,9 @@ def test_a_sharded_folder_opens_and_merges_like_a_single_file(
     single = weights("single/model.safetensors")
     assert all(torch.equal(model.state_dict()[name], single[name]) for name in single)
     assert "checkpoint, 89 tensors" in succeed("lorsmerge inspect merged/").out
-    succeed("lorsmerge merge merged/ single/:scale=1 --allow-other-base -o x.safetensors")
+    succeed("lorsmerge merge merged/ my-finetune-ca/:scale=1 -o x.safetensors")
+    finetuned = weights("my-finetune-ca/model.safetensors")
+    torch.testing.assert_close(weights("x.safetensors")[TENSOR], finetuned[TENSOR])
 
 
 @pytest.mark.parametrize(
@@ -382,10 +384,12 @@ def test_an_output_may_be_a_link_to_a_file(tiny: Path, succeed: Callable) -> Non
     assert load_file("disk/x.safetensors")
 
 
-def test_the_current_folder_may_be_the_output(
-    tiny: Path, succeed: Callable, monkeypatch: pytest.MonkeyPatch
+def test_the_current_folder_is_not_swapped_under_the_shell(
+    tiny: Path, shell: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("empty").mkdir()
     monkeypatch.chdir("empty")
-    succeed("lorsmerge merge ../base/ ../ca.delta -o .")
-    assert (tiny / "empty" / "model.safetensors").is_file()
+    ended = shell("lorsmerge merge ../base/ ../ca.delta -o . --force")
+    assert ended.code == 1
+    assert "Name a folder inside it" in ended.err
+    assert list(Path().iterdir()) == []

@@ -141,7 +141,8 @@ def test_without_spectra(small: Path) -> None:
 
 
 def test_histograms(small: Path) -> None:
-    (report,) = inspect_files([small / "a.delta"], histograms=True).files
+    (report,) = inspect_files([small / "a.delta"], plot=small / "a.png").files
+    assert (small / "a.png").read_bytes().startswith(b"\x89PNG")
     values = np.concatenate([arrays(small / "a.delta")[name].reshape(-1) for name in (FC1, FC2)])
     assert float(report.total.magnitudes.sum()) == np.count_nonzero(values)
     squares = np.linalg.svd(arrays(small / "a.delta")[FC1], compute_uv=False) ** 2

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorsmerge_cli.core.methods import METHODS
-from lorsmerge_cli.errors import Faults, OutputFault, UnreadableFile, UsageFault
+from lorsmerge_cli.errors import Faults, UnreadableFile, UsageFault
 from lorsmerge_cli.operations.recipe import (
     DeltaEntry,
     Recipe,
@@ -335,10 +335,9 @@ def test_an_empty_list_of_deltas_in_a_file(tmp_path: Path) -> None:
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
-    save(RECIPE, path, force=False)
+    save(RECIPE, path)
     assert load_recipe(path) == RECIPE
-    with pytest.raises(OutputFault, match="--force"):
-        save(RECIPE, path, force=False)
-    save(RECIPE.resolved(), path, force=True)
+    assert load_recipe(path).source == path
+    save(RECIPE.resolved(), path)
     assert load_recipe(path) == RECIPE.resolved()
     assert [file.name for file in tmp_path.iterdir()] == ["r.toml"]

@@ -25,7 +25,11 @@ class Encoding(Protocol):
         """Stored name -> tensor."""
 
     def decode(self, name: str, layout: TensorLayout, read: Callable[[str], Tensor]) -> Delta:
-        """The very delta that was encoded, to the last bit of its stored dtype."""
+        """The very delta that was encoded, to the last bit of its stored dtype.
+
+        Raises:
+            ValueError: the stored tensors contradict one another.
+        """
 
 
 ENCODINGS: dict[str, Encoding] = {"dense": dense, "lors": lors}

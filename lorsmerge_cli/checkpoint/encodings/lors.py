@@ -27,7 +27,13 @@ VALUES, BITMASK, PLACES = "sparse.values", "sparse.bitmask", "sparse.places"
 
 
 def specs(name: str, layout: TensorLayout) -> dict[str, TensorSpec]:
-    """The stored tensors of one delta."""
+    """The stored tensors of one delta.
+
+    Raises:
+        ValueError: the delta is no matrix.
+    """
+    if len(layout.shape) != 2:
+        raise ValueError(f"{name!r} has the shape {list(layout.shape)} in a matrix's encoding")
     d, k = layout.shape
     parts: dict[str, TensorSpec] = {}
     if layout.rank:
@@ -58,7 +64,7 @@ def encode(name: str, delta: Delta, layout: TensorLayout) -> dict[str, Tensor]:
         parts[LEFT], parts[RIGHT] = delta.left.to(layout.dtype), delta.right.to(layout.dtype)
     if delta.sparse is not None and delta.mask is not None:
         mask = delta.mask.numpy()
-        parts[VALUES] = torch.from_numpy(delta.sparse.numpy()[mask]).to(layout.dtype)
+        parts[VALUES] = delta.sparse.masked_select(delta.mask).to(layout.dtype)
         if f"{name}.{BITMASK}" in wanted:
             parts[BITMASK] = torch.from_numpy(np.packbits(mask.reshape(-1), bitorder="little"))
         else:
@@ -68,7 +74,11 @@ def encode(name: str, delta: Delta, layout: TensorLayout) -> dict[str, Tensor]:
 
 
 def decode(name: str, layout: TensorLayout, read: Callable[[str], Tensor]) -> LowRankSparse:
-    """The delta from its stored tensors."""
+    """The delta from its stored tensors.
+
+    Raises:
+        ValueError: the places do not fit the values.
+    """
     stored = specs(name, layout)
 
     def part(suffix: str) -> Tensor | None:
@@ -77,17 +87,24 @@ def decode(name: str, layout: TensorLayout, read: Callable[[str], Tensor]) -> Lo
     left, right, values = part(LEFT), part(RIGHT), part(VALUES)
     if values is None:
         return LowRankSparse(left, right)
-    mask = _mask(layout, part(BITMASK), part(PLACES))
+    mask = _mask(name, layout, part(BITMASK), part(PLACES))
     sparse = torch.zeros(layout.shape, dtype=layout.dtype).masked_scatter_(mask, values)
     return LowRankSparse(left, right, sparse, mask)
 
 
-def _mask(layout: TensorLayout, bitmask: Tensor | None, places: Tensor | None) -> Tensor:
+def _mask(name: str, layout: TensorLayout, bitmask: Tensor | None, places: Tensor | None) -> Tensor:
     d, k = layout.shape
     if bitmask is not None:
         bits = np.unpackbits(bitmask.numpy(), count=d * k, bitorder="little").view(np.bool_)
+        if np.count_nonzero(bits) != layout.kept:
+            raise ValueError(
+                f"{name!r} marks {np.count_nonzero(bits)} places for {layout.kept} values"
+            )
         return torch.from_numpy(bits).view(d, k)
     mask = torch.zeros(d * k, dtype=torch.bool)
-    if places is not None:
+    if places is not None and places.numel():
+        ascending = bool((places[1:] > places[:-1]).all())
+        if not ascending or places[0] < 0 or places[-1] >= d * k:
+            raise ValueError(f"{name!r} lists places that are not ascending or lie outside of it")
         mask[places.long()] = True
     return mask.view(d, k)

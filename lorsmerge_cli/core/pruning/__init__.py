@@ -15,6 +15,8 @@ from lorsmerge_cli.core.pruning.svp import svp
 # (d, k) float32 or float64 and finite, with a budget that is not `whole` -> the pruned matrix
 Pruner = Callable[[Tensor, Budget], LowRankSparse]
 
+ALIGNMENT = 64  # bytes, of PyTorch's own memory
+
 PRUNERS: dict[str, Pruner] = {"svp": svp, "mp": mp, "lors": lors}
 
 
@@ -27,4 +29,10 @@ def prune(delta: Tensor, pruner: str, budget: Budget) -> Delta:
         budget: what to keep.
     """
     matrix = accumulable(delta)
-    return matrix if budget.whole else PRUNERS[pruner](matrix, budget)
+    return matrix if budget.whole else PRUNERS[pruner](_aligned(matrix), budget)
+
+
+def _aligned(matrix: Tensor) -> Tensor:
+    # How BLAS rounds depends on where its operands lie, and where a mapped matrix lies on the
+    # file: a copy gives every source of a delta the same pruned delta, to the last bit.
+    return matrix.clone() if matrix.data_ptr() % ALIGNMENT else matrix

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ def budget(shape: Sequence[int], svp: float | None, mp: float | None) -> Budget:
         mp: magnitude ratio kept, in [0, 1].
     """
     short_side, numel = min(shape), math.prod(shape)
-    rank = min(short_side, max(1, math.floor(svp * short_side))) if svp else 0
-    kept = math.floor(mp * numel) if mp else 0
+    rank = min(short_side, max(1, _share(svp, short_side))) if svp else 0
+    kept = _share(mp, numel) if mp else 0
     return Budget(rank, kept, whole=rank >= short_side or kept >= numel)
+
+
+def _share(ratio: float, count: int) -> int:
+    """floor(ratio * count), of the ratio as it is written: 0.29 of 100 is 29, in floats 28."""
+    return math.floor(Fraction(repr(float(ratio))) * count)

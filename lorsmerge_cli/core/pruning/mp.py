@@ -28,7 +28,7 @@ def largest_entries(matrix: Tensor, count: int) -> Tensor:
     if count == 0:
         return torch.zeros_like(matrix, dtype=torch.bool)
     threshold = _kth_largest(matrix.abs(), count)
-    mask = (matrix >= threshold).logical_or_(matrix <= -threshold)
+    mask = (matrix >= threshold).logical_or_(matrix <= -threshold).contiguous()
     surplus = int(torch.count_nonzero(mask)) - count
     if surplus:
         ties = (matrix.abs() == threshold).reshape(-1).nonzero().squeeze(1)

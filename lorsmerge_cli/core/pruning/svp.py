@@ -33,12 +33,14 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
     Args:
         matrix: (d, k), float32 or float64, finite.
-        rank: 1 <= rank <= min(d, k).
+        rank: 0 <= rank <= min(d, k).
 
     Returns:
         left (d, rank) and right (rank, k), in `matrix`'s dtype. The factor of the short side
         is orthonormal; the other's norms are the singular values, in descending order.
     """
+    if rank == 0:
+        return matrix.new_empty(matrix.shape[0], 0), matrix.new_empty(0, matrix.shape[1])
     wide = matrix.shape[0] <= matrix.shape[1]
     rows = matrix if wide else matrix.T
     basis = _leading_basis(rows, rank)
@@ -58,7 +60,7 @@ def _leading_basis(rows: Tensor, rank: int) -> Tensor:
             continue
         largest, smallest = float(values[0]), float(values[-1])
         in_range = SAFE_RANGE[0] < largest < SAFE_RANGE[1]
-        if largest == 0 or last_resort or (in_range and smallest >= TRUSTED[dtype] * largest):
+        if last_resort or (in_range and smallest >= TRUSTED[dtype] * largest):
             return vectors.to(rows.dtype)
     left: Tensor = torch.linalg.svd(rows, full_matrices=False)[0]
     return left[:, :rank]
