@@ -1,8 +1,9 @@
 """Make a Whisper of any size with random weights, and random fine-tunes of it.
 
 No weights are downloaded: architecture, names, shapes, dtypes and files are those of the real
-model, the numbers are random. A fine-tune moves every tensor by noise and every matrix by a
-few directions as well, as real fine-tunes do.
+model, the numbers are random. A fine-tune moves every tensor by noise and every matrix in a few
+directions as well, in such a proportion that the top 5% of its singular triplets hold about two
+thirds of its energy.
 
     python examples/make_models.py demo/ --size small --finetunes ca_asr de_asr de_st
 """
@@ -36,7 +37,8 @@ SIZES = {  # (width, heads, layers) of openai/whisper-*
 TEXT_TOKENS = 50257
 LANGUAGE_TOKENS = 99
 TIMESTAMPS = 1501
-SIGNAL_RANK = 16
+SIGNAL_RANK = 0.05  # of a matrix's smaller side
+SIGNAL = 1.5  # a fine-tune's low-rank part, as a multiple of its noise's energy
 MOVE = 3e-4  # standard deviation of a fine-tune's noise, relative to the weights'
 
 
@@ -121,11 +123,11 @@ def make_finetune(base: Path, folder: Path, *, seed: int, move: float = MOVE) ->
             scale = move * (float(parameter.std()) if parameter.numel() > 1 else 1.0) + move * 1e-2
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 2:
-                rank = min(SIGNAL_RANK, *parameter.shape)
+                rank = max(1, int(SIGNAL_RANK * min(parameter.shape)))
                 left = torch.randn(parameter.shape[0], rank, generator=generator)
                 right = torch.randn(rank, parameter.shape[1], generator=generator)
-                strength = torch.arange(1, rank + 1) ** -0.5
-                noise += (left * strength) @ right
+                energy = 1 / torch.arange(1, rank + 1)
+                noise += (left * (SIGNAL * energy / energy.sum()).sqrt()) @ right
             parameter.add_(noise, alpha=scale)
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     tensors = {name: t.contiguous() for name, t in model.state_dict().items()}

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lorsmerge_cli import __version__, console, options
 from lorsmerge_cli.commands.delta import delta
@@ -22,16 +23,25 @@ from lorsmerge_cli.errors import LorsmergeError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
+
+class _Program(TyperGroup):
+    """Shows its own help without rich, which takes longer to load than all the rest."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.rich_markup_mode = None
+        super().format_help(ctx, formatter)
+
+
 app = typer.Typer(
     name="lorsmerge",
-    no_args_is_help=True,
+    cls=_Program,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
     help="Merge several fine-tunes of one speech model into one model, without training again.\n\n"
-    "A pipeline of files: [bold]delta[/bold] takes what a fine-tune changed, [bold]prune[/bold] "
-    "keeps a low-rank and a sparse part of it, [bold]merge[/bold] adds the deltas to the base, "
-    "[bold]inspect[/bold] shows what is in any of these files.",
-    epilog="Example: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4",
+    "A pipeline of files: `delta` takes what a fine-tune changed, `prune` keeps a low-rank and a "
+    "sparse part of it, `merge` adds the deltas to the base.",
+    epilog="\b\nExample: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4",
 )
 
 
@@ -41,14 +51,17 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 def _register(name: str, command: Callable[..., None]) -> None:
@@ -58,7 +71,6 @@ def _register(name: str, command: Callable[..., None]) -> None:
         inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
         for key, kind in (
             ("quiet", options.Quiet),
-            ("verbose", options.Verbose),
             ("as_json", options.Json),
             ("debug", options.Debug),
         )
@@ -93,7 +105,9 @@ def _register(name: str, command: Callable[..., None]) -> None:
     parameters = [*signature.parameters.values(), *common]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {item.name: item.annotation for item in parameters} | {"return": None}
-    app.command(name)(run)
+    # rich would keep the docstring's line breaks, wherever the terminal's are
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    app.command(name, help="\n\n".join(" ".join(text.split("\n")) for text in paragraphs))(run)
 
 
 _register("delta", delta)

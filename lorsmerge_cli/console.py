@@ -20,22 +20,17 @@ if TYPE_CHECKING:
 WIDE = 10_000  # columns, so that nothing is folded in a file or a pipe
 PATIENCE = 2.0  # seconds before a progress bar shows
 
-_settings = {"quiet": False, "verbose": False, "json": False, "debug": False}
+_settings = {"quiet": False, "json": False, "debug": False}
 
 
-def configure(*, quiet: bool, verbose: bool, as_json: bool, debug: bool) -> None:
+def configure(*, quiet: bool, as_json: bool, debug: bool) -> None:
     """Set what is shown, for the command that runs."""
-    _settings.update(quiet=quiet, verbose=verbose, json=as_json, debug=debug)
+    _settings.update(quiet=quiet, json=as_json, debug=debug)
 
 
 def debugging() -> bool:
     """Whether --debug was given."""
     return _settings["debug"]
-
-
-def verbose() -> bool:
-    """Whether --verbose was given."""
-    return _settings["verbose"]
 
 
 def result(document: dict[str, Any], show: Callable[[], None]) -> None:

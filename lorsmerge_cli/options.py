@@ -87,9 +87,6 @@ Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Only warnings and errors.", rich_help_panel=OUTPUT),
 ]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show more.", rich_help_panel=OUTPUT)
-]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print the result as one JSON document.", rich_help_panel=OUTPUT),

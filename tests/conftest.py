@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from make_models import make_base, make_finetune
 
 TEXT_TOKENS = 300  # 256 bytes and a few more: a vocabulary of about 2,000 with special tokens
@@ -18,3 +19,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("ca", "de"), 1):
         make_finetune(folder / "base", folder / name, seed=seed)
     return folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")

@@ -25,7 +25,9 @@ def delta(
     force: options.Force = False,
     threads: options.Threads = None,
 ) -> None:
-    """Take what a fine-tune changed: the fine-tuned weights less the base's, in float32.
+    """Take a fine-tune's delta: its weights less the base's.
+
+    It is float32, whatever the fine-tune is stored in: updates are small.
 
     Example: lorsmerge delta openai-whisper-small/ my-finetune-ca/ -o ca_asr.delta --task asr --language ca
     """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def inspect_files(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Checkpoints (file or folder), deltas.")
+        list[Path], typer.Argument(metavar="FILE", help="Checkpoints (file or folder), deltas.")
     ],
     plot: Annotated[
         Path | None,
@@ -36,7 +36,7 @@ def inspect_files(
     force: options.Force = False,
     threads: options.Threads = None,
 ) -> None:  # fmt: skip
-    """Show what is in checkpoints and deltas: tensors, sizes, ancestry, norms, spectra.
+    """Show what is in checkpoints and deltas: sizes, norms, spectra.
 
     For several deltas, also the cosine and the share of sign conflicts of each pair.
 

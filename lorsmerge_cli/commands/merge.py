@@ -25,7 +25,7 @@ Base = Annotated[
 Deltas = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="DELTA...",
+        metavar="DELTA",
         help="Delta files, or fine-tuned checkpoints whose delta is then taken. Settings of "
         "one delta follow a colon: ca.delta:svp=0.05,mp=0.4,scale=0.2",
     ),
@@ -110,7 +110,6 @@ DryRun = Annotated[
 def merge(
     base: Base = None,
     deltas: Deltas = None,
-    output: Output = None,
     svp: options.Svp = None,
     mp: options.Mp = None,
     scale: Scale = None,
@@ -119,6 +118,7 @@ def merge(
     exclude: options.Exclude = None,
     recipe: RecipeFile = None,
     save_recipe: SaveRecipe = None,
+    output: Output = None,
     dtype: options.Dtype = None,
     max_shard_size: ShardSize = "5GB",
     allow_other_base: AllowOtherBase = False,
@@ -127,7 +127,7 @@ def merge(
     device: options.Device = "auto",
     threads: options.Threads = None,
 ) -> None:
-    """Add scaled, pruned deltas to a base: base + lambda * sum of LoRS(delta).
+    """Add pruned deltas to a base: base + lambda * sum of LoRS(delta).
 
     Example: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4
     """

@@ -36,11 +36,11 @@ def prune(
     threads: options.Threads = None,
     force: options.Force = False,
 ) -> None:
-    """Prune a delta to a low-rank part plus a sparse part, in a file that is smaller for it.
+    """Prune a delta to a low-rank part plus a sparse part.
 
     L keeps the top singular triplets of each attention and MLP matrix, S the largest entries of
-    what L leaves. Other tensors are kept whole. The table shows the share of the energy
-    (squared norm) that is kept: pruning also shrinks.
+    what L leaves; other tensors are kept whole. The file is smaller for it. The table shows the
+    share of the energy (squared norm) that is kept: pruning also shrinks.
 
     Example: lorsmerge prune ca_asr.delta -o ca_asr.lors.delta --svp 0.05 --mp 0.4
     """  # fmt: skip

@@ -1,8 +1,9 @@
-"""The largest eigenpairs of a symmetric matrix: what a truncated SVD needs, and no more.
+"""A Gram matrix and its largest eigenpairs: what a truncated SVD needs, and no more.
 
-SciPy's `eigh` computes a subset of eigenpairs but holds Python's lock while it does, which
-would make the worker threads wait for one another; LAPACK itself, through the function
-pointers that SciPy publishes for compiled callers, runs beside them.
+SciPy's `syrk` and `eigh` do half of the work of `torch.matmul` and `torch.linalg.eigh`, but hold
+Python's lock while they do, which would make the worker threads wait for one another. BLAS and
+LAPACK themselves, through the function pointers that SciPy publishes for compiled callers, run
+beside them.
 """
 
 from __future__ import annotations
@@ -14,16 +15,49 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import cython_lapack
+from scipy.linalg import cython_blas, cython_lapack
 from torch import Tensor
 
 WORK_BLOCKS = 90  # workspace in columns; LAPACK's minimum is 26, its blocked code uses more
 INTEGER_WORK = 10
+CONVERTED_COLUMNS = 1024
+LETTERS = {torch.float32: "s", torch.float64: "d"}
 LARGEST_SHIFT = 120  # powers of two; the shift and its inverse are float32 numbers
 
 
 class EigenError(ArithmeticError):
     """LAPACK did not converge."""
+
+
+def gram(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """W W^T (n, n) of a matrix W (n, m), formed in `dtype`.
+
+    Args:
+        rows: float32 or float64, row-major or column-major.
+        dtype: float32 or float64, no narrower than `rows`.
+    """
+    if rows.device.type != "cpu":
+        wide_rows = rows.to(dtype)
+        return wide_rows @ wide_rows.T
+    total = torch.zeros(rows.shape[0], rows.shape[0], dtype=dtype)
+    # widened a block at a time, so that no second copy of the matrix is held
+    for block in (rows,) if dtype == rows.dtype else rows.split(CONVERTED_COLUMNS, dim=1):
+        _add_syrk(block.to(dtype), total)
+    return total.tril_().add_(total.tril(-1).T)
+
+
+def _add_syrk(rows: Tensor, total: Tensor) -> None:
+    """BLAS's xSYRK: the lower triangle of total += W W^T."""
+    row_major = rows.is_contiguous()
+    if not (row_major or rows.T.is_contiguous()):
+        rows, row_major = rows.contiguous(), True
+    # BLAS counts by columns: it sees our lower triangle as the upper one, and W as its transpose
+    n, m = rows.shape
+    one = (ctypes.c_float if rows.dtype == torch.float32 else ctypes.c_double)(1.0)
+    _foreign(cython_blas, f"{LETTERS[rows.dtype]}syrk", 10)(
+        b"U", b"T" if row_major else b"N", _int(n), _int(m), ctypes.byref(one), rows.data_ptr(),
+        _int(max(1, m if row_major else n)), ctypes.byref(one), total.data_ptr(), _int(n),
+    )  # fmt: skip
 
 
 def largest_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -68,7 +102,7 @@ def _syevr(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     work = np.empty(WORK_BLOCKS * n, dtype)
     integer_work = np.empty(INTEGER_WORK * n, np.intc)
     found, info = ctypes.c_int(), ctypes.c_int()
-    _lapack_syevr(dtype.char)(
+    _foreign(cython_lapack, f"{LETTERS[matrix.dtype]}syevr", 21)(
         b"V", b"I", b"U", _int(n), _data(symmetric), _int(n),
         ctypes.byref(real(0)), ctypes.byref(real(0)), _int(n - count + 1), _int(n),
         ctypes.byref(real(0)), ctypes.byref(found), _data(values), _data(vectors), _int(n),
@@ -82,9 +116,9 @@ def _syevr(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _lapack_syevr(char: str) -> Any:
-    """SciPy's ssyevr ('f') or dsyevr ('d') as a foreign function; calls release Python's lock."""
-    capsule = cython_lapack.__pyx_capi__["ssyevr" if char == "f" else "dsyevr"]
+def _foreign(module: Any, name: str, arguments: int) -> Any:
+    """A function of BLAS or LAPACK as SciPy links it; calls release Python's lock."""
+    capsule = module.__pyx_capi__[name]
     get_name = ctypes.pythonapi.PyCapsule_GetName
     get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
@@ -92,7 +126,8 @@ def _lapack_syevr(char: str) -> Any:
         ctypes.c_void_p,
         [ctypes.py_object, ctypes.c_char_p],
     )
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 21)(get_pointer(capsule, get_name(capsule)))
+    signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)
+    return signature(get_pointer(capsule, get_name(capsule)))
 
 
 def _int(value: int) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lorsmerge_cli.core.eigen import gram
 from lorsmerge_cli.core.low_rank_sparse import accumulable
 from lorsmerge_cli.core.pruning.budget import budget
-from lorsmerge_cli.core.pruning.svp import gram
 
 BLOCK = 1 << 20  # entries
 DECADES = (-10, 0)  # of magnitudes in a histogram

@@ -16,7 +16,7 @@ from lorsmerge_cli.app import app
 GROUP = typer.main.get_command(app)
 COMMANDS = GROUP.commands
 HEAVY = {"torch", "transformers", "scipy", "numpy", "safetensors", "matplotlib"}
-COMMON = {"--quiet", "--verbose", "--json", "--debug", "--help"}
+COMMON = {"--quiet", "--json", "--debug", "--help"}
 ALIKE = {"--svp", "--mp", "--include", "--exclude", "--dtype", "--device", "--threads", "--force"}
 
 

@@ -21,10 +21,10 @@ from reference import (
 )
 from torch import Tensor
 
-from lorsmerge_cli.core.eigen import EigenError
+from lorsmerge_cli.core.eigen import EigenError, gram
 from lorsmerge_cli.core.pruning import prune
 from lorsmerge_cli.core.pruning.budget import budget
-from lorsmerge_cli.core.pruning.svp import gram, truncated_svd
+from lorsmerge_cli.core.pruning.svp import truncated_svd
 
 # Largest error where the plain implementation's own is smaller, as a share of the norm
 FLOOR = {torch.float32: 2e-5, torch.float64: 1e-7}

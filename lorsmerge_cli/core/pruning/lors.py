@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse
 from lorsmerge_cli.core.pruning.budget import Budget
-from lorsmerge_cli.core.pruning.mp import largest_entries, mp
+from lorsmerge_cli.core.pruning.mp import largest_entries, masked, mp
 from lorsmerge_cli.core.pruning.svp import svp, truncated_svd
 
 
@@ -20,4 +20,4 @@ def lors(matrix: Tensor, budget: Budget) -> LowRankSparse:
     left, right = truncated_svd(matrix, budget.rank)
     residual = torch.addmm(matrix, left, right, alpha=-1)
     mask = largest_entries(residual, budget.kept)
-    return LowRankSparse(left, right, residual.masked_fill_(~mask, 0.0), mask)
+    return LowRankSparse(left, right, masked(residual, mask), mask)

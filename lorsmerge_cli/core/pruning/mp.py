@@ -12,7 +12,16 @@ from lorsmerge_cli.core.pruning.budget import Budget
 def mp(matrix: Tensor, budget: Budget) -> LowRankSparse:
     """M (*) W, where M marks the `budget.kept` entries of largest magnitude."""
     mask = largest_entries(matrix, budget.kept)
-    return LowRankSparse(sparse=matrix.masked_fill(~mask, 0.0), mask=mask)
+    return LowRankSparse(sparse=masked(matrix, mask), mask=mask)
+
+
+def masked(matrix: Tensor, mask: Tensor) -> Tensor:
+    """The matrix where the mask is True, else 0.
+
+    A product is many times as fast as a choice by a mask without a pattern; what it leaves is
+    zero of either sign, and adding zero makes it the positive one.
+    """
+    return (matrix * mask).add_(0.0)
 
 
 def largest_entries(matrix: Tensor, count: int) -> Tensor:
@@ -28,7 +37,7 @@ def largest_entries(matrix: Tensor, count: int) -> Tensor:
     if count == 0:
         return torch.zeros_like(matrix, dtype=torch.bool)
     threshold = _kth_largest(matrix.abs(), count)
-    mask = (matrix >= threshold).logical_or_(matrix <= -threshold).contiguous()
+    mask = (matrix.abs() >= threshold).contiguous()
     surplus = int(torch.count_nonzero(mask)) - count
     if surplus:
         ties = (matrix.abs() == threshold).reshape(-1).nonzero().squeeze(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.core.eigen import EigenError, largest_eigenpairs
+from lorsmerge_cli.core.eigen import EigenError, gram, largest_eigenpairs
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse
 from lorsmerge_cli.core.pruning.budget import Budget
 
@@ -14,7 +14,6 @@ from lorsmerge_cli.core.pruning.budget import Budget
 # takes over; there an error stays under sqrt(2^-52) of the matrix's norm whatever its spectrum.
 TRUSTED = {torch.float32: 1e-2, torch.float64: 1e-8}
 SAFE_RANGE = (1e-25, 1e25)  # of the largest eigenvalue, so that nothing under- or overflows
-CONVERTED_COLUMNS = 1024  # widened at a time, so that no second copy of the matrix is held
 
 
 def svp(matrix: Tensor, budget: Budget) -> LowRankSparse:
@@ -64,14 +63,3 @@ def _leading_basis(rows: Tensor, rank: int) -> Tensor:
             return vectors.to(rows.dtype)
     left: Tensor = torch.linalg.svd(rows, full_matrices=False)[0]
     return left[:, :rank]
-
-
-def gram(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """W W^T (n, n) of a matrix (n, m), formed in `dtype`."""
-    if dtype == rows.dtype:
-        return rows @ rows.T
-    total = torch.zeros(rows.shape[0], rows.shape[0], dtype=dtype, device=rows.device)
-    for block in rows.split(CONVERTED_COLUMNS, dim=1):
-        wide_block = block.to(dtype)
-        total.addmm_(wide_block, wide_block.T)
-    return total
