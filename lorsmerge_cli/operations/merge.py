@@ -137,19 +137,22 @@ class _Run:
             if not isinstance(vector, StoredTaskVector):
                 self._squares[number].append(energy(delta))  # list.append is atomic
             yield delta, entry.scale if entry.scale is not None else self.method.scale
+            del delta  # before the next one is made
 
     def _delta(self, unit: Unit, vector: TaskVector, entry: DeltaEntry) -> Tensor:
         if not unit.whole:
             return vector.read_block(unit.name, unit.start, unit.stop)
+        prunes = unit.name in self.plan.pruned and (entry.svp is not None or entry.mp is not None)
+        if self.method.pruner is None or not prunes:
+            return self._matrix(unit, vector)
+        keep = budget(self.plan.base.specs[unit.name].shape, entry.svp, entry.mp)
+        return dense(prune(self._matrix(unit, vector, finite=True), self.method.pruner, keep))
+
+    def _matrix(self, unit: Unit, vector: TaskVector, finite: bool = False) -> Tensor:
         delta = dense(vector.read(unit.name).to(self.plan.device))
-        if self.method.pruner is None or unit.name not in self.plan.pruned:
-            return delta
-        keep = budget(delta.shape, entry.svp, entry.mp)
-        if entry.svp is None and entry.mp is None:
-            return delta
-        if not is_finite(delta):
+        if finite and not is_finite(delta):
             raise self._non_finite(unit.name)
-        return dense(prune(delta, self.method.pruner, keep))
+        return delta
 
     def _non_finite(self, name: str) -> NonFinite:
         """Which of the inputs is not finite; the base first, a fine-tune's delta inherits it."""

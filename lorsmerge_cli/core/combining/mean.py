@@ -25,5 +25,6 @@ def mean(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
         for pair in deltas:
             count += 1
             yield pair
+            del pair  # before the next one is made
 
     return sum_(counted()).div_(count)

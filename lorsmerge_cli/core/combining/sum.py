@@ -25,6 +25,7 @@ def sum_(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
             total = total.double().add_(delta, alpha=scale)
         else:
             total.add_(delta, alpha=scale)
+        del delta  # before the next one is made
     if total is None:
         raise ValueError("no deltas to combine")
     return total

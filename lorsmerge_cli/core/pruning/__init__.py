@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
@@ -12,10 +13,9 @@ from lorsmerge_cli.core.pruning.lors import lors
 from lorsmerge_cli.core.pruning.mp import mp
 from lorsmerge_cli.core.pruning.svp import svp
 
-# (d, k) float32 or float64 and finite, with a budget that is not `whole` -> the pruned matrix
+# (d, k) float32 or float64 and finite, with a budget that is not `whole` -> the pruned matrix.
+# The matrix may be overwritten.
 Pruner = Callable[[Tensor, Budget], LowRankSparse]
-
-ALIGNMENT = 64  # bytes, of PyTorch's own memory
 
 PRUNERS: dict[str, Pruner] = {"svp": svp, "mp": mp, "lors": lors}
 
@@ -28,11 +28,10 @@ def prune(delta: Tensor, pruner: str, budget: Budget) -> Delta:
         pruner: a name in `PRUNERS`.
         budget: what to keep.
     """
-    matrix = accumulable(delta)
-    return matrix if budget.whole else PRUNERS[pruner](_aligned(matrix), budget)
-
-
-def _aligned(matrix: Tensor) -> Tensor:
-    # How BLAS rounds depends on where its operands lie, and where a mapped matrix lies on the
-    # file: a copy gives every source of a delta the same pruned delta, to the last bit.
-    return matrix.clone() if matrix.data_ptr() % ALIGNMENT else matrix
+    if budget.whole:
+        return accumulable(delta)
+    # Not the delta itself, also because BLAS's rounding depends on where its operands lie, and
+    # a mapped matrix lies where the file has it: one from any source is pruned to the same bits.
+    matrix = accumulable(delta).clone(memory_format=torch.contiguous_format)
+    del delta  # its memory is wanted, if nobody else holds it
+    return PRUNERS[pruner](matrix, budget)

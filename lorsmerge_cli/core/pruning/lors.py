@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse
 from lorsmerge_cli.core.pruning.budget import Budget
-from lorsmerge_cli.core.pruning.mp import largest_entries, masked, mp
+from lorsmerge_cli.core.pruning.mp import largest_entries, mask_, mp
 from lorsmerge_cli.core.pruning.svp import svp, truncated_svd
 
 
 def lors(matrix: Tensor, budget: Budget) -> LowRankSparse:
-    """L = SVP(W) and S = MP(W - L); with a budget for one part only, that part alone."""
+    """L = SVP(W) and S = MP(W - L); with a budget for one part only, that part alone. Overwrites W."""
     if not budget.kept:
         return svp(matrix, budget)
     if not budget.rank:
         return mp(matrix, budget)
     left, right = truncated_svd(matrix, budget.rank)
-    residual = torch.addmm(matrix, left, right, alpha=-1)
+    residual = matrix.addmm_(left, right, alpha=-1)
     mask = largest_entries(residual, budget.kept)
-    return LowRankSparse(left, right, masked(residual, mask), mask)
+    return LowRankSparse(left, right, mask_(residual, mask), mask)

@@ -10,18 +10,18 @@ from lorsmerge_cli.core.pruning.budget import Budget
 
 
 def mp(matrix: Tensor, budget: Budget) -> LowRankSparse:
-    """M (*) W, where M marks the `budget.kept` entries of largest magnitude."""
+    """M (*) W, where M marks the `budget.kept` entries of largest magnitude. Overwrites W."""
     mask = largest_entries(matrix, budget.kept)
-    return LowRankSparse(sparse=masked(matrix, mask), mask=mask)
+    return LowRankSparse(sparse=mask_(matrix, mask), mask=mask)
 
 
-def masked(matrix: Tensor, mask: Tensor) -> Tensor:
-    """The matrix where the mask is True, else 0.
+def mask_(matrix: Tensor, mask: Tensor) -> Tensor:
+    """The matrix, in place: 0 wherever the mask is False.
 
     A product is many times as fast as a choice by a mask without a pattern; what it leaves is
     zero of either sign, and adding zero makes it the positive one.
     """
-    return (matrix * mask).add_(0.0)
+    return matrix.mul_(mask).add_(0.0)
 
 
 def largest_entries(matrix: Tensor, count: int) -> Tensor:

@@ -1,0 +1,55 @@
+"""A merge holds a few tensors, not the model."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lorsmerge_cli.operations.merge_plan import THREAD_OVERHEAD
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc"),
+]
+
+LAYERS, ROWS, COLUMNS = 20, 4096, 1024
+TENSOR = ROWS * COLUMNS * 4  # bytes; the model has twenty of them: holding one file would not pass
+DELTAS = 3
+LIBRARIES = (
+    96 << 20
+)  # what BLAS and LAPACK take once they compute, beside what importing them takes
+
+
+def peak_anonymous(arguments: list[str]) -> int:
+    """Largest number of bytes of its own, mapped files not counted, that a command held."""
+    command = [sys.executable, "-m", "lorsmerge_cli", *arguments]
+    peak = 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            text = Path(f"/proc/{process.pid}/status").read_text()
+            peak = max(peak, *(1024 * int(kb) for kb in re.findall(r"RssAnon:\s+(\d+)", text)), 0)
+            time.sleep(0.005)
+    assert process.returncode == 0
+    return peak
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("settings", [[], ["--svp", "0.03", "--mp", "0.4"]], ids=["ta", "lors"])
+def test_peak_memory(tmp_path: Path, threads: int, settings: list[str]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    names = [f"model.encoder.layers.{layer}.fc1.weight" for layer in range(LAYERS)]
+    files = [tmp_path / f"{number}.safetensors" for number in range(DELTAS + 1)]
+    for file in files:
+        save_file({name: torch.randn(ROWS, COLUMNS, generator=generator) for name in names}, file)
+    line = ["merge", *map(str, files), "-o", str(tmp_path / "out.safetensors"), *settings]
+    line += ["--threads", str(threads)]
+    at_rest = peak_anonymous([*line, "--dry-run"])
+    held = peak_anonymous(line) - at_rest
+    assert held <= (4 * TENSOR + THREAD_OVERHEAD) * threads + LIBRARIES
