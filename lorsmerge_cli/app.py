@@ -128,7 +128,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app(prog_name="lorsmerge")
     except BrokenPipeError:  # `lorsmerge inspect ... | head`
         sys.stderr.close()
         sys.exit(1)

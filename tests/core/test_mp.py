@@ -82,8 +82,8 @@ def test_strides_do_not_matter(view: str, ties: bool) -> None:
     copy = given_.clone(memory_format=torch.contiguous_format)
     assert not given_.is_contiguous()
     assert torch.equal(largest_entries(given_, 75), largest_entries(copy, 75))
-    pruned = mp_pruner(given_, Budget(0, 75, whole=False))
-    assert torch.equal(pruned.to_dense(), mp_pruner(copy, Budget(0, 75, whole=False)).to_dense())
+    pruned = prune(given_, "mp", Budget(0, 75, whole=False))
+    assert torch.equal(pruned.to_dense(), prune(copy, "mp", Budget(0, 75, whole=False)).to_dense())
     assert torch.equal(given_, copy)
 
 

@@ -1,0 +1,38 @@
+# `make demo` and `make test` each set up all they need in $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+# A CPU build where pip's index has one; `make test TORCH=torch` takes the newest for your GPU.
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test slow lint completions check-completions clean
+
+demo: $(READY)  ## the whole pipeline on a model of Whisper small's size
+	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh
+
+test: $(READY)  ## every test but the slow ones and those that need a GPU
+	$(BIN)/python -m pytest
+
+slow: $(READY)  ## those that take more than a few seconds
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+completions: $(READY)  ## write completions/ anew
+	$(BIN)/python completions/generate.py
+
+check-completions: completions
+	git diff --exit-code -- completions
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q "$(TORCH)"
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

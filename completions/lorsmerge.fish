@@ -1,0 +1,1 @@
+complete --command lorsmerge --no-files --arguments "(env _LORSMERGE_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) lorsmerge)" --condition "env _LORSMERGE_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) lorsmerge"
