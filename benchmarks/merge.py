@@ -50,7 +50,10 @@ def build(folder: Path, size: str) -> None:
     script = HERE.parent / "examples" / "make_models.py"
     command = [sys.executable, script, folder, "--size", size, "--finetunes", *FINETUNES]
     subprocess.run(command, check=True)
-    models = "\n".join(f"  - model: {name}/model.safetensors\n    parameters: {{weight: 0.15}}" for name in FINETUNES)
+    models = "\n".join(
+        f"  - model: {name}/model.safetensors\n    parameters: {{weight: 0.15}}"
+        for name in FINETUNES
+    )
     (folder / CONFIG).write_text(
         f"merge_method: task_arithmetic\nbase_model: base/model.safetensors\nmodels:\n{models}\n"
         "parameters: {normalize: false}\ndtype: float32\n"

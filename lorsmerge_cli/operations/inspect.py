@@ -72,7 +72,7 @@ class KindFigures:
     Attributes:
         tensors: how many.
         entries: in all of them.
-        nonzero: entries that are not zero.
+        nonzero: entries that are not zero; in a pruned tensor, those of the sparse part.
         energy: squared L2 norm.
         nbytes: stored.
         spectral_energy: squared L2 norm of those whose spectrum was taken (linear weights).
@@ -262,7 +262,9 @@ def _figures(file: DeltaFile, name: str, spectra: bool, histograms: bool) -> Kin
         spec.nbytes for part, spec in file.stored.items() if part == name
         or (isinstance(delta, LowRankSparse) and part.startswith(f"{name}."))
     )  # fmt: skip
-    figures = KindFigures(1, tensor.numel(), nonzeros(tensor), file.norms[name] ** 2, nbytes)
+    # a low-rank part has no zeros: what a pruned tensor's density tells is its sparse part's
+    kept = file.layouts[name].kept if isinstance(delta, LowRankSparse) else nonzeros(tensor)
+    figures = KindFigures(1, tensor.numel(), kept, file.norms[name] ** 2, nbytes)
     linear = is_linear_weight(name, file.specs[name])
     if spectra and linear:
         squares = spectrum(tensor)

@@ -160,7 +160,7 @@ def plan_merge(
     specs = output_specs(base, recipe.dtype)
     if output is None:
         output = Path("merged" if base.folder else "merged.safetensors")
-    as_folder = output.suffix != ".safetensors"
+    as_folder = output.suffix.lower() != ".safetensors"
     faults += _check_target(output, base, as_folder)
     inputs = [*base.sources, *(file for vector in vectors for file in vector.files)]
     inputs += [recipe.source] if recipe.source else []

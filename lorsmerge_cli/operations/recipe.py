@@ -128,7 +128,15 @@ def parse_delta(text: str) -> DeltaEntry:
         UsageFault: a setting that is unknown, repeated or no number.
     """
     match = SETTINGS.match(text)
-    if match is None or Path(text).exists():
+    if Path(text).exists():
+        return DeltaEntry(text)
+    if match is None:
+        path, colon, rest = text.rpartition(":")
+        if colon and Path(path).exists():
+            raise UsageFault(
+                f"{text}: {rest!r} is no setting of {path}.",
+                "Write DELTA:svp=0.05,mp=0.4,scale=0.2 with any of the three, without blanks.",
+            )
         return DeltaEntry(text)
     settings: dict[str, float] = {}
     for item in match["settings"].split(","):
