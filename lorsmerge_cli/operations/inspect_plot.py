@@ -77,7 +77,7 @@ def plot_deltas(reports: Sequence[DeltaFileReport], output: Path) -> None:
             right.plot(centres, 100 * counts / max(counts.sum(), 1))
         left.set(xscale="log", xlabel="singular triplets kept, %", ylabel="energy kept, %",
                  title=f"{report.path.name}: spectrum")  # fmt: skip
-        left.legend(fontsize="small")
+        left.legend(fontsize="small", loc="upper left")
         right.set(xlabel="log10 |entry|", ylabel="entries, %",
                   title=f"{report.path.name}: magnitudes")  # fmt: skip
     with atomic_file(output) as partial:
