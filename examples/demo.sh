@@ -2,7 +2,7 @@
 # The pipeline from fine-tunes to one model, on files of Whisper small's architecture and size.
 # The weights are random, because none are downloaded: what is real here is the work.
 #
-#     examples/demo.sh [FOLDER] [SIZE]        SIZE: nano, tiny, base, small (4.5 GB) or medium
+#     examples/demo.sh [FOLDER] [SIZE]        SIZE: nano, tiny, base, small (9 GB) or medium
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-demo}
