@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from lorsmerge_cli.errors import LorsmergeError, OutputFault
 
 SPARE_BYTES = 16 << 20  # left free on the disk
+SUFFIX = ".partial"
 NAME_SHOWN = 40  # characters of an output's name in its temporary folder's
 ELSEWHERE = "Choose another with -o."
 
@@ -125,13 +127,28 @@ def atomic_folder(target: Path, stale: str = "*.safetensors*") -> Iterator[Path]
         _sync_folder(target.parent)
 
 
+def _scratch_prefix(target: Path) -> str:
+    return f".{target.name[:NAME_SHOWN]}."
+
+
+def leftovers(output: Path) -> list[str]:
+    """A warning for every temporary folder beside an output: a killed run cannot remove its own."""
+    target = output.resolve()
+    pattern = glob.escape(_scratch_prefix(target)) + "*" + SUFFIX
+    return [
+        f"{folder} is left over from a run that was killed, or belongs to one that is running: "
+        "remove it if none is."
+        for folder in sorted(target.parent.glob(pattern))
+    ]
+
+
 @contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
     scratch = None
     try:
         # on the target's own file system, or the rename would be a copy
-        prefix = f".{target.name[:NAME_SHOWN]}."
-        scratch = Path(tempfile.mkdtemp(prefix=prefix, suffix=".partial", dir=target.parent))
+        prefix = _scratch_prefix(target)
+        scratch = Path(tempfile.mkdtemp(prefix=prefix, suffix=SUFFIX, dir=target.parent))
         yield scratch
     except OSError as error:
         raise OutputFault(

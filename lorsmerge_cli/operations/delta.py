@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
+from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output, leftovers
 from lorsmerge_cli.checkpoint.delta_file import DeltaWriter, Provenance, total_norm
 from lorsmerge_cli.checkpoint.encodings import TensorLayout
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
@@ -94,14 +94,14 @@ def delta(
         language=language,
         history=(command,),
     )
+    warnings = leftovers(output)
     with atomic_file(output) as partial, DeltaWriter(partial, layouts, provenance) as writer:
         norms, base_norm = _write(
             vector, writer, threads or default_threads(), lambda done: progress(done, nbytes)
         )
-    note = half_precision_note(finetuned_path, vector.finetuned_dtype)
-    return DeltaReport(
-        output, len(layouts), total_norm(norms), base_norm, nbytes, (note,) if note else ()
-    )
+    if note := half_precision_note(finetuned_path, vector.finetuned_dtype):
+        warnings.append(note)
+    return DeltaReport(output, len(layouts), total_norm(norms), base_norm, nbytes, tuple(warnings))
 
 
 def _open_both(

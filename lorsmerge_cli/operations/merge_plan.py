@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lorsmerge_cli.checkpoint.atomic import check_output
+from lorsmerge_cli.checkpoint.atomic import check_output, leftovers
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
 from lorsmerge_cli.checkpoint.model_writer import check_companions
 from lorsmerge_cli.checkpoint.names import select_pruned
@@ -171,7 +171,7 @@ def plan_merge(
     raise_all(faults)
     identities = tuple(vector.identity() for vector in vectors)
     raise_all(_check_expected(recipe, base, vectors, (identity.digest, *identities)))
-    warnings += _repeated(vectors, identities)
+    warnings += _repeated(vectors, identities) + leftovers(output)
     return MergePlan(
         recipe=recipe,
         base=base,

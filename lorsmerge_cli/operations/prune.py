@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
+from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output, leftovers
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter, total_norm
 from lorsmerge_cli.checkpoint.encodings import ENCODINGS, TensorLayout
 from lorsmerge_cli.checkpoint.names import kind, select_pruned
@@ -131,6 +131,7 @@ def prune(
     ratios = {key: value for key, value in (("svp", svp), ("mp", mp)) if value is not None}
     old = file.provenance
     provenance = replace(old, pruning={"method": method, **ratios}, history=(*old.history, command))
+    warnings = leftovers(output)
     with atomic_file(output) as partial, DeltaWriter(partial, run.layouts, provenance) as writer:
         kept = run.write(writer, threads or default_threads(), progress)
         groups = _grouped(kept, chosen)
@@ -138,13 +139,12 @@ def prune(
             {name: item.kept**0.5 for name, item in kept.items()},
             {"energy_kept": groups["pruned"].share},
         )
-    warnings: tuple[str, ...] = ()
     if old.pruning:
-        warnings = (
-            f"{source} was pruned before ({_settings(old.pruning)}); this pruned it again.",
+        warnings.append(
+            f"{source} was pruned before ({_settings(old.pruning)}); this pruned it again."
         )
     kinds = {key: group for key, group in groups.items() if key not in ("pruned", "unpruned")}
-    return PruneReport(output, method, kinds, groups["pruned"], groups["unpruned"], warnings)
+    return PruneReport(output, method, kinds, groups["pruned"], groups["unpruned"], tuple(warnings))
 
 
 class _Run:

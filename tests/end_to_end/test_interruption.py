@@ -133,6 +133,8 @@ def test_a_kill_leaves_nothing_under_the_name_and_the_next_run_succeeds(
     assert not output.exists()
     ended = process("lorsmerge " + line.replace("--svp 0.03 --mp 0.4", ""))
     assert ended.code == 0, ended.err
+    (left,) = here.glob(".*.partial")
+    assert f"warning: {left} is left over from a run that was killed" in ended.err
     assert output.exists()
 
 
