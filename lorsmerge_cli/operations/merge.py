@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lorsmerge_cli import __version__
@@ -161,9 +162,10 @@ class _Run:
         for vector in self.plan.vectors:
             if not is_finite(dense(vector.read(name))):
                 return non_finite(vector.path, name)
+        dtype = self.plan.output_specs[name].dtype
+        wider = ", or write --dtype float32 or bfloat16" if dtype == torch.float16 else ""
         return NonFinite(
-            f"{name!r} overflows {dtype_name(self.plan.output_specs[name].dtype)} in the merge.",
-            "Lower --scale, or write --dtype float32 or bfloat16.",
+            f"{name!r} overflows {dtype_name(dtype)} in the merge.", f"Lower --scale{wider}."
         )
 
     def norms(self) -> tuple[float, ...]:
