@@ -6,7 +6,9 @@ and no result depends on the number of threads.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -30,6 +32,7 @@ def run_parallel(
 
     An exception in one ends all: what has not begun is dropped, what runs is waited for.
     """
+    _share_heap()
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1))
     with threadpool_limits(1):
@@ -44,6 +47,18 @@ def run_parallel(
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             torch.set_num_threads(before)
+
+
+def _share_heap() -> None:
+    """Keep glibc from giving each thread a heap of its own, which holds on to what was freed.
+
+    Two threads that prune held up to 100 MB more with heaps of their own, and were no faster.
+    """
+    arena_max = -8  # M_ARENA_MAX of malloc.h
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # another libc may lack it
+        if mallopt is not None:
+            mallopt(arena_max, 1)
 
 
 def _ended(pending: dict[Future[Result], Item]) -> Iterator[tuple[Item, Result]]:
