@@ -1,0 +1,1 @@
+"""Scores of transcripts and translations, and how far they can be trusted."""

@@ -1,0 +1,115 @@
+"""BLEU and chrF of a corpus by sacreBLEU, one reference per hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+
+from lorsmerge_cli.errors import LorsmergeError, Mismatch
+
+ORDERS = 4  # n-grams up to this length, sacreBLEU's default
+
+
+@dataclass(frozen=True)
+class CorpusScore:
+    """A score from 0 to 100 and sacreBLEU's signature of how it was computed."""
+
+    score: float
+    signature: str
+
+
+def bleu(
+    hypotheses: Sequence[str], references: Sequence[str], target_language: str = "en"
+) -> CorpusScore:
+    """Cased corpus BLEU (Papineni et al. 2002; Post 2018) of raw text.
+
+    Args:
+        hypotheses, references: (n,) texts, pair by pair.
+        target_language: picks the tokenizer: `zh` for Chinese, MeCab for `ja` and `ko`,
+            and `13a` for every other language.
+
+    Raises:
+        Mismatch: the numbers of hypotheses and references differ, or are zero.
+        LorsmergeError: the tokenizer of Japanese or Korean is not installed.
+    """
+    _check_pairs(hypotheses, references)
+    metric = _metric(target_language)
+    score = metric.corpus_score(hypotheses, [references])
+    return CorpusScore(score.score, str(metric.get_signature()))
+
+
+def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> CorpusScore:
+    """Corpus chrF2 (Popović 2015): character n-grams up to 6, recall weighing twice precision.
+
+    Args:
+        hypotheses, references: (n,) texts, pair by pair.
+
+    Raises:
+        Mismatch: the numbers of hypotheses and references differ, or are zero.
+    """
+    _check_pairs(hypotheses, references)
+    metric = CHRF()
+    score = metric.corpus_score(hypotheses, [references])
+    return CorpusScore(score.score, str(metric.get_signature()))
+
+
+def sentence_statistics(
+    hypotheses: Sequence[str], references: Sequence[str], target_language: str = "en"
+) -> NDArray[np.float64]:
+    """What corpus BLEU needs of each sentence: sums of rows give the score of any subset.
+
+    Returns:
+        (n, 10): the length of the hypothesis and of the reference in tokens, the matching
+        n-grams and the hypothesis's n-grams of orders 1 to 4. Integers, for `score_of`.
+
+    Raises:
+        As `bleu` does.
+    """
+    _check_pairs(hypotheses, references)
+    # An effective order changes a sentence's score, which is not used here, and no counts;
+    # without it sacreBLEU logs a warning per sentence.
+    metric = _metric(target_language, effective_order=True)
+    rows = []
+    for hypothesis, reference in zip(hypotheses, references, strict=True):
+        found = metric.sentence_score(hypothesis, [reference])
+        rows.append([found.sys_len, found.ref_len, *found.counts, *found.totals])
+    return np.array(rows, dtype=np.float64)
+
+
+def score_of(statistics: NDArray[np.float64]) -> float:
+    """BLEU from 0 to 100 of summed `sentence_statistics` (10,)."""
+    hypothesis_length, reference_length, *counts = (int(count) for count in statistics)
+    score = BLEU.compute_bleu(
+        counts[:ORDERS],
+        counts[ORDERS:],
+        hypothesis_length,
+        reference_length,
+        smooth_method="exp",
+    )
+    return score.score
+
+
+def _metric(target_language: str, effective_order: bool = False) -> BLEU:
+    language = target_language.partition("-")[0].lower()  # zh-CN is zh
+    try:
+        # `force` leaves out a log line about tokenized hypotheses, and changes no score.
+        return BLEU(trg_lang=language, effective_order=effective_order, force=True)
+    except RuntimeError as error:
+        raise LorsmergeError(
+            f"BLEU of {target_language!r} needs a tokenizer that is not installed.",
+            f"Run: pip install 'sacrebleu[{language}]'",
+        ) from error
+
+
+def _check_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> None:
+    """sacreBLEU would cut the longer of the two without a word."""
+    if len(hypotheses) != len(references) or not hypotheses:
+        raise Mismatch(
+            f"{len(hypotheses)} hypotheses cannot be scored against {len(references)} references.",
+            "Give one reference for each hypothesis, and one pair at least.",
+        )
