@@ -1,0 +1,1 @@
+"""Utterances in, transcripts and fine-tuned models out."""

@@ -1,0 +1,81 @@
+"""Data sets in the forms that people have them in: one reader each, found by what is there.
+
+A reader has `detects(path)`, `splits(path)`, `read(path, split, defaults)` and `NEEDS`, a line
+for people. A new one is a file here and a line in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from lorsmerge_cli.errors import UnreadableFile, UsageFault
+from lorsmerge_cli.speech.languages import parse_language, parse_task
+from lorsmerge_cli.speech.manifests import common_voice, covost, hf_metadata, jsonl, kaldi
+from lorsmerge_cli.speech.manifests.fields import Defaults
+from lorsmerge_cli.speech.utterance import Utterance, with_unique_ids
+
+FORMATS: dict[str, ModuleType] = {
+    "jsonl": jsonl,
+    "covost": covost,  # before Common Voice, whose folder it is unpacked into
+    "common-voice": common_voice,
+    "hf": hf_metadata,
+    "kaldi": kaldi,
+}
+
+
+def read_manifest(
+    path: Path,
+    *,
+    split: str | None = None,
+    language: str | None = None,
+    task: str | None = None,
+    format: str | None = None,
+) -> list[Utterance]:
+    """The utterances of a data set, without a look at the audio.
+
+    Args:
+        path: file or folder.
+        split: `train`, `dev`, `test` or another that the data set has; one that is a single
+            split is read whatever is asked for.
+        language, task: for rows that do not say.
+        format: a name of `FORMATS`; found out by default.
+
+    Raises:
+        UnreadableFile: of no known format, malformed, or without the split.
+        UsageFault: language or task are unknown, missing or contradicted.
+    """
+    language = parse_language(language) if language else None
+    task = parse_task(task) if task else None
+    if language and task == "st" and language == "en":
+        raise UsageFault("English is not translated into English.", "Give the spoken language.")
+    reader = _reader(path, format, task)
+    there = reader.splits(path)
+    if there and split not in there:
+        asked = f"has no split {split!r}" if split else "has several splits"
+        raise UnreadableFile(f"{path} {asked}.", f"Give --split with one of: {', '.join(there)}.")
+    return with_unique_ids(reader.read(path, split, Defaults(language, task)))
+
+
+def manifest_splits(path: Path, format: str | None = None) -> tuple[str, ...]:
+    """Splits that a data set has; none where it is a single one."""
+    splits: tuple[str, ...] = _reader(path, format, None).splits(path)
+    return splits
+
+
+def _reader(path: Path, format: str | None, task: str | None) -> ModuleType:
+    if not path.exists():
+        raise UnreadableFile(f"There is no data set {path}.", "Check the path.")
+    if format is not None:
+        if format not in FORMATS:
+            raise UsageFault(f"There is no format {format!r}.", f"Use {', '.join(FORMATS)}.")
+        return FORMATS[format]
+    found = [name for name, reader in FORMATS.items() if reader.detects(path)]
+    if found == ["covost", "common-voice"]:  # transcripts and translations of the same clips
+        return FORMATS["common-voice" if task == "asr" else "covost"]
+    if len(found) > 1:
+        raise UsageFault(f"{path} looks like {' and '.join(found)}.", "Choose one with --format.")
+    if not found:
+        known = "; ".join(f"{name}: {reader.NEEDS}" for name, reader in FORMATS.items())
+        raise UnreadableFile(f"{path} is no data set that is known.", f"The formats are {known}.")
+    return FORMATS[found[0]]

@@ -1,0 +1,114 @@
+"""What the readers of manifests share: tables, and the values of a row."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
+from lorsmerge_cli.speech.languages import parse_language, parse_task
+
+SPLITS = ("train", "dev", "test")
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Language and task from the command line, for rows that do not say."""
+
+    language: str | None = None
+    task: str | None = None
+
+
+def read_tsv(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
+    """Line number and row of a table with tabs and a header, quotes being plain characters.
+
+    Raises:
+        UnreadableFile: it is no such table, lacks a needed column, or a row is cut short.
+    """
+    yield from _read_table(path, needed, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def read_csv(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
+    """Line number and row of a table with commas, quoted as spreadsheets do it."""
+    yield from _read_table(path, needed, delimiter=",", quoting=csv.QUOTE_MINIMAL)
+
+
+def _read_table(
+    path: Path, needed: Sequence[str], delimiter: str, quoting: int
+) -> Iterator[tuple[int, Row]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
+            header = [name.strip() for name in next(reader, [])]
+            missing = [name for name in needed if name not in header]
+            if missing:
+                raise wrong_columns(path, header, missing)
+            for cells in reader:
+                if not any(cells):
+                    continue
+                if len(cells) < len(header):
+                    raise UnreadableFile(
+                        f"{path}, line {reader.line_num}: {len(cells)} columns, and the header has "
+                        f"{len(header)}.",
+                        "The file was cut short, or a cell holds a line break.",
+                    )
+                yield reader.line_num, dict(zip(header, cells, strict=False))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> UnreadableFile:
+    """The error for a manifest that is no text, or is not there."""
+    return UnreadableFile(f"{path} cannot be read ({error}).", "A table in UTF-8 is needed.")
+
+
+def wrong_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> UnreadableFile:
+    """The error for columns or keys that are not there."""
+    return UnreadableFile(
+        f"{path} has no {' and no '.join(wanted)}.", f"It has: {', '.join(found) or 'nothing'}."
+    )
+
+
+def language_and_task(
+    language: str | None, task: str | None, defaults: Defaults, where: str
+) -> tuple[str, str]:
+    """What a row says of itself, or else what the command line says.
+
+    Raises:
+        UsageFault: they contradict one another, or neither says; `where` names the row.
+    """
+    try:
+        said_language = parse_language(language) if language else None
+        said_task = parse_task(task) if task else None
+        wanted_language = parse_language(defaults.language) if defaults.language else None
+        wanted_task = parse_task(defaults.task) if defaults.task else None
+    except LorsmergeError as error:
+        raise UsageFault(f"{where}: {error.what}", error.remedy) from None
+    for kind, said, wanted in (
+        ("language", said_language, wanted_language),
+        ("task", said_task, wanted_task),
+    ):
+        if said and wanted and said != wanted:
+            raise UsageFault(
+                f"{where} has the {kind} {said}, and --{kind} {wanted} was given.",
+                f"Leave out --{kind} or choose other data.",
+            )
+    chosen_language = said_language or wanted_language
+    if chosen_language is None:
+        raise UsageFault(f"{where} does not say which language is spoken.", "Give --language.")
+    return chosen_language, said_task or wanted_task or "asr"
+
+
+def into_english(target: str | None, where: str) -> None:
+    """Refuse a translation that Whisper cannot make.
+
+    Raises:
+        UsageFault: the target is another language than English.
+    """
+    if target and parse_language(target) != "en":
+        raise UsageFault(
+            f"{where} is to be translated into {target!r}.", "Whisper translates into English only."
+        )

@@ -1,0 +1,51 @@
+"""What one row of a data set says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A piece of audio and what is said in it.
+
+    Attributes:
+        id: unique within its data set.
+        audio: the file.
+        text: what a model should answer: a transcript, or an English translation.
+        language: spoken, as Whisper's code (`ca`).
+        task: `asr` or `st`.
+        duration: seconds of the piece; None until the file's header was read.
+        start: seconds into the file.
+        speaker: for confidence intervals.
+    """
+
+    id: str
+    audio: Path
+    text: str
+    language: str
+    task: str
+    duration: float | None = None
+    start: float = 0.0
+    speaker: str | None = None
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A row that is left out, and why."""
+
+    id: str
+    audio: Path
+    reason: str
+
+
+def with_unique_ids(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """The same utterances; an id that came before gets `#2`, `#3`, ... in their order."""
+    seen: dict[str, int] = {}
+    unique = []
+    for utterance in utterances:
+        count = seen[utterance.id] = seen.get(utterance.id, 0) + 1
+        unique.append(utterance if count == 1 else replace(utterance, id=f"{utterance.id}#{count}"))
+    return unique
