@@ -100,20 +100,28 @@ def traceback() -> None:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over bytes, shown from the third second on where stderr is a terminal.
+def progress(label: str, unit: str = "bytes") -> Iterator[Callable[[int, int], None]]:
+    """A bar over bytes or other units, shown from the third second on where stderr is a terminal.
 
     Yields:
-        A function that is told the bytes just done and the bytes in all.
+        A function that is told how many were just done and how many there are in all.
     """
     err = _err()
     if _settings["quiet"] or not err.is_terminal:
         yield lambda done, total: None
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
+    count = [DownloadColumn()] if unit == "bytes" else [MofNCompleteColumn(), TextColumn(unit)]
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"), BarColumn(), *count, TimeRemainingColumn(),
         console=err, transient=True,
     )  # fmt: skip
     task = bar.add_task(label, total=None)

@@ -1,0 +1,317 @@
+"""Decode test sets with models, and score what they say."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from lorsmerge_cli import __version__
+from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
+from lorsmerge_cli.checkpoint.model_writer import write_json
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.metrics.bootstrap import Comparison
+from lorsmerge_cli.metrics.normalisation import NORMALISATIONS
+from lorsmerge_cli.operations.eval_files import (
+    HypothesesFile,
+    by_group,
+    check_same,
+    read_hypotheses,
+    write_trn,
+)
+from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring, compare, score
+from lorsmerge_cli.operations.speech_model import ModelSource, parse_speech_dtype
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.utterance import Drop, Utterance
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Utterances under a name."""
+
+    __test__ = False  # not one of pytest's
+
+    name: str
+    utterances: tuple[Utterance, ...]
+    drops: tuple[Drop, ...] = ()
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """Scores of every model on every language and task of every test set.
+
+    Attributes:
+        records: in the order of models, then test sets.
+        comparisons: of `--compare`, one per language and task.
+        settings: all that the scores depend on.
+        speed: model -> seconds of audio per second of decoding (RTFx); empty if none was decoded.
+        main: whether this process is the one that prints.
+    """
+
+    records: tuple[Record, ...]
+    comparisons: tuple[tuple[Record, Record, Comparison], ...]
+    settings: dict[str, Any]
+    speed: dict[str, float]
+    warnings: tuple[str, ...]
+    main: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The results file."""
+        return {
+            "lorsmerge": __version__,
+            "settings": self.settings,
+            "speed": self.speed,
+            "records": [record.to_dict() for record in self.records],
+            "comparisons": [
+                {"a": a.model, "b": b.model, "dataset": a.dataset, "language": a.language,
+                 "task": a.task, "metric": a.metric, **asdict(found)}
+                for a, b, found in self.comparisons
+            ],
+        }  # fmt: skip
+
+
+def evaluate(
+    models: Sequence[ModelSource],
+    test_sets: Sequence[TestSet],
+    *,
+    decoding: DecodingSettings,
+    scoring: Scoring,
+    dtype: str = "float32",
+    device: str = "auto",
+    hypotheses: Path | None = None,
+    output: Path | None = None,
+    force: bool = False,
+    trn: Path | None = None,
+    compared: tuple[str, str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EvalReport:
+    """Score models on test sets.
+
+    Args:
+        models: by name; the first one's list of suppressed tokens holds for all.
+        test_sets: utterances with durations.
+        decoding, scoring: how.
+        dtype: the models compute in.
+        device: as in `resolve_device`.
+        hypotheses: JSON lines to write what is decoded to, and to go on from.
+        output: the results file.
+        force: replace a results file that exists.
+        trn: folder for sclite's transcripts.
+        compared: names of two models for a paired test.
+        progress: told the utterances just done and those in all.
+
+    Raises:
+        LorsmergeError: see the subclasses; what was decoded stays in `hypotheses`.
+    """
+    names = [model.name for model in models]
+    faults = _faults(names, scoring, output, force, compared)
+    raise_all(faults)
+    state = PartialState()
+    file = HypothesesFile(hypotheses)
+    count = len(models) * sum(len(test_set.utterances) for test_set in test_sets)
+    rows: list[Hypothesis] = []
+    speed: dict[str, float] = {}
+    settings: dict[str, Any] = {}
+    for model in models:
+        run = _Run(model, dtype, _device(device, state), file, state)
+        for test_set in test_sets:
+            found, decoding = run.answer(test_set, decoding, lambda done: progress(done, count))
+            rows += found
+        settings = _settings(decoding, scoring, dtype)
+        if run.decoded_seconds:
+            speed[model.name] = run.decoded_seconds / run.elapsed
+        run.close()
+    return _report(rows, scoring, settings, speed, output, trn, compared, state.is_main_process)
+
+
+def rescore(
+    hypotheses: Path,
+    *,
+    scoring: Scoring,
+    output: Path | None = None,
+    force: bool = False,
+    trn: Path | None = None,
+    compared: tuple[str, str] | None = None,
+) -> EvalReport:
+    """Score hypotheses of an earlier run again, without a model."""
+    rows = [row for row, _ in read_hypotheses(hypotheses)]
+    if not rows:
+        raise UnreadableFile(f"{hypotheses} holds no hypotheses.", "Run eval --hypotheses first.")
+    raise_all(_faults(list({row.model: 0 for row in rows}), scoring, output, force, compared))
+    settings = _settings(None, scoring, None)
+    return _report(rows, scoring, settings, {}, output, trn, compared, True)
+
+
+class _Run:
+    """One model over all test sets; its weights are read when the first utterance needs them."""
+
+    def __init__(
+        self,
+        source: ModelSource,
+        dtype: str,
+        device: str,
+        file: HypothesesFile,
+        state: PartialState,
+    ) -> None:
+        self.source, self.dtype, self.device, self.file, self.state = (
+            source, dtype, device, file, state,
+        )  # fmt: skip
+        self.decoded_seconds = self.elapsed = 0.0
+        self._speech: SpeechModel | None = None
+
+    def answer(
+        self, test_set: TestSet, decoding: DecodingSettings, progress: Callable[[int], None]
+    ) -> tuple[list[Hypothesis], DecodingSettings]:
+        """Hypotheses of a test set in its order, and the decoding settings made definite."""
+        if self._speech is None:
+            self._speech = self.source.open(parse_speech_dtype(self.dtype), self.device)
+        decoding = decoding.with_lists_of(self._speech)
+        made_by = (
+            f"{self.source.identity()}|beam:{decoding.beam}|{self.dtype}|max:{decoding.max_tokens}"
+            f"|suppress:{len(decoding.suppress or ())}"
+        )
+        known = self.file.known(self.source.name, test_set.name, made_by)
+        wanted = [row for row in test_set.utterances if row.id not in known]
+        progress(len(test_set.utterances) - len(wanted))
+        mine = wanted[self.state.process_index :: self.state.num_processes]
+        began = time.perf_counter()
+        texts = self._decode(mine, test_set, decoding, made_by, progress)
+        self.elapsed += time.perf_counter() - began
+        self.decoded_seconds += sum(row.duration or 0.0 for row in wanted)
+        found = known | {row.id: self._hypothesis(row, texts[row.id], test_set) for row in wanted}
+        return [found[row.id] for row in test_set.utterances], decoding
+
+    def _decode(
+        self,
+        mine: Sequence[Utterance],
+        test_set: TestSet,
+        decoding: DecodingSettings,
+        made_by: str,
+        progress: Callable[[int], None],
+    ) -> dict[str, str]:
+        assert self._speech is not None
+        alone = self.state.num_processes == 1
+
+        def keep(row: Utterance, text: str) -> None:
+            if alone:
+                self.file.add([self._hypothesis(row, text, test_set)], made_by)
+            progress(self.state.num_processes)
+
+        texts = decode(self._speech, mine, decoding, keep)
+        if alone:
+            return texts
+        gathered: dict[str, str] = dict(gather_object(list(texts.items())))
+        if self.state.is_main_process:
+            rows = {row.id: row for row in test_set.utterances}
+            self.file.add(
+                [self._hypothesis(rows[name], text, test_set) for name, text in gathered.items()],
+                made_by,
+            )
+        return gathered
+
+    def _hypothesis(self, row: Utterance, text: str, test_set: TestSet) -> Hypothesis:
+        return Hypothesis(
+            model=self.source.name,
+            dataset=test_set.name,
+            id=row.id,
+            language=row.language,
+            task=row.task,
+            reference=row.text,
+            hypothesis=text,
+            seconds=row.duration or 0.0,
+            speaker=row.speaker,
+        )
+
+    def close(self) -> None:
+        """Free the model before the next one is read."""
+        self._speech = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _device(device: str, state: PartialState) -> str:
+    if device == "auto" and state.num_processes > 1 and torch.cuda.is_available():
+        return f"cuda:{state.local_process_index % torch.cuda.device_count()}"
+    return device
+
+
+def _faults(
+    names: Sequence[str],
+    scoring: Scoring,
+    output: Path | None,
+    force: bool,
+    compared: tuple[str, str] | None,
+) -> list[LorsmergeError]:
+    faults: list[LorsmergeError] = []
+    if scoring.normalisation not in NORMALISATIONS:
+        faults.append(
+            UsageFault(
+                f"There is no normalisation {scoring.normalisation!r}.",
+                f"Use {', '.join(NORMALISATIONS)}.",
+            )
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        faults.append(UsageFault(f"Two models are called {twice[0]!r}.", "Give NAME=PATH."))
+    for name in compared or ():
+        if name not in names:
+            faults.append(
+                UsageFault(f"--compare names no model {name!r}.", f"There are: {', '.join(names)}.")
+            )
+    if output is not None:
+        faults += check_output(output, inputs=[], size=1 << 20, force=force)
+    return faults
+
+
+def _settings(
+    decoding: DecodingSettings | None, scoring: Scoring, dtype: str | None
+) -> dict[str, Any]:
+    versions = {name: version(name) for name in ("torch", "transformers", "jiwer", "sacrebleu")}
+    settings: dict[str, Any] = {
+        "scoring": asdict(scoring),
+        "versions": versions | {"python": platform.python_version()},
+    }
+    if decoding is not None:
+        settings["decoding"] = asdict(decoding) | {"dtype": dtype}
+        settings["signature"] = (
+            f"beam:{decoding.beam}|dtype:{dtype}|suppress:{len(decoding.suppress or ())}|"
+            f"norm:{scoring.normalisation}|jiwer:{versions['jiwer']}|"
+            f"transformers:{versions['transformers']}|lorsmerge:{__version__}"
+        )
+    return settings
+
+
+def _report(
+    rows: Sequence[Hypothesis],
+    scoring: Scoring,
+    settings: dict[str, Any],
+    speed: dict[str, float],
+    output: Path | None,
+    trn: Path | None,
+    compared: tuple[str, str] | None,
+    main: bool,
+) -> EvalReport:
+    records = tuple(score(group, scoring) for group in by_group(rows).values()) if main else ()
+    comparisons = []
+    for a in records:
+        for b in records:
+            same = (a.dataset, a.language, a.task) == (b.dataset, b.language, b.task)
+            if same and (a.model, b.model) == compared:
+                check_same(a, b)
+                comparisons.append((a, b, compare(a, b, scoring)))
+    report = EvalReport(records, tuple(comparisons), settings, speed, (), main)
+    if main and output is not None:
+        with atomic_file(output) as partial:
+            write_json(partial, report.to_dict())
+    if main and trn is not None:
+        write_trn(trn, records)
+    return report

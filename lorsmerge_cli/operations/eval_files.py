@@ -1,0 +1,152 @@
+"""What `eval` reads and writes beside its results: hypotheses, and sclite's transcripts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile
+from lorsmerge_cli.operations.eval_scores import Hypothesis, Record
+
+_FIELDS = {field.name for field in fields(Hypothesis)}
+
+
+class HypothesesFile:
+    """JSON lines that grow while models are decoded, and from which a run goes on.
+
+    Every line says which weights and decoding settings made it; lines of others are an error,
+    so that a table never mixes them.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._known: dict[tuple[str, str, str], tuple[Hypothesis, str]] = {}
+        if path is not None and path.is_file():
+            for hypothesis, made_by in read_hypotheses(path):
+                key = (hypothesis.model, hypothesis.dataset, hypothesis.id)
+                self._known[key] = (hypothesis, made_by)
+
+    def known(self, model: str, dataset: str, made_by: str) -> dict[str, Hypothesis]:
+        """Utterance id -> hypothesis of an earlier run.
+
+        Raises:
+            Mismatch: they were made by other weights or settings.
+        """
+        found = {}
+        for (its_model, its_dataset, name), (hypothesis, its_maker) in self._known.items():
+            if (its_model, its_dataset) != (model, dataset):
+                continue
+            if its_maker != made_by:
+                raise Mismatch(
+                    f"{self.path} holds hypotheses of {model!r} on {dataset!r} by other weights or "
+                    f"decoding settings ({its_maker}, now {made_by}).",
+                    "Give another --hypotheses file, or remove this one.",
+                )
+            found[name] = hypothesis
+        return found
+
+    def add(self, hypotheses: Iterable[Hypothesis], made_by: str) -> None:
+        """Append, and see to it that the lines are on disk."""
+        if self.path is None:
+            return
+        lines = [
+            json.dumps(asdict(row) | {"made_by": made_by}, ensure_ascii=False) + "\n"
+            for row in hypotheses
+        ]
+        try:
+            whole = not self.path.is_file() or self.path.read_bytes()[-1:] in (b"\n", b"")
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(lines) if whole else "\n" + "".join(lines))
+        except OSError as error:
+            raise OutputFault(
+                f"{self.path} cannot be written ({error.strerror}).", "Choose another file."
+            ) from None
+
+
+def read_hypotheses(path: Path) -> list[tuple[Hypothesis, str]]:
+    """Hypotheses and what made each; a last line that was cut short by a kill is left out.
+
+    Raises:
+        UnreadableFile: it is no such file.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableFile(f"{path} cannot be read ({error}).", "Check the path.") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            made_by = row.pop("made_by", "")
+            found.append((Hypothesis(**{key: row[key] for key in _FIELDS}), made_by))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            if number == len(lines):
+                continue
+            raise UnreadableFile(
+                f"{path}, line {number} is no hypothesis.",
+                "Give a file that `eval --hypotheses` wrote.",
+            ) from None
+    return found
+
+
+def write_trn(folder: Path, records: Sequence[Record]) -> list[Path]:
+    """References and hypotheses as sclite reads them: `text (speaker-utterance)` lines.
+
+        sclite -r X.ref.trn trn -h X.hyp.trn trn -i rm -o all stdout -e utf-8
+
+    Raises:
+        OutputFault: the folder cannot be written.
+    """
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for record in records:
+            stem = "-".join((record.model, record.dataset, record.language, record.task))
+            for kind in ("ref", "hyp"):
+                path = folder / f"{re.sub(r'[^\w.+-]+', '_', stem)}.{kind}.trn"
+                lines = [
+                    f"{_escape(row.reference if kind == 'ref' else row.hypothesis)} "
+                    f"({_trn_id(row)})\n"
+                    for row in record.rows
+                ]
+                path.write_text("".join(lines), encoding="utf-8")
+                written.append(path)
+    except OSError as error:
+        raise OutputFault(f"{folder} cannot be written ({error.strerror}).") from None
+    return written
+
+
+def _escape(text: str) -> str:
+    """Characters that mean alternatives or comments to sclite."""
+    return re.sub(r"[(){}/@;\\]", " ", " ".join(text.split()))
+
+
+def _trn_id(row: Hypothesis) -> str:
+    speaker, name = (re.sub(r"[^\w.]+", "_", part) for part in (row.speaker or row.id, row.id))
+    return f"{speaker}-{name}"
+
+
+def check_same(a: Record, b: Record) -> None:
+    """Refuse to compare systems on other utterances.
+
+    Raises:
+        LorsmergeError: they differ.
+    """
+    if [row.id for row in a.rows] != [row.id for row in b.rows]:
+        raise LorsmergeError(
+            f"{a.model} and {b.model} were not scored on the same utterances of {a.dataset}.",
+            "Score both in one run.",
+        )
+
+
+def by_group(rows: Iterable[Hypothesis]) -> Mapping[tuple[str, str, str, str], list[Hypothesis]]:
+    """(model, dataset, language, task) -> its hypotheses, in order of appearance."""
+    groups: dict[tuple[str, str, str, str], list[Hypothesis]] = {}
+    for row in rows:
+        groups.setdefault((row.model, row.dataset, row.language, row.task), []).append(row)
+    return groups

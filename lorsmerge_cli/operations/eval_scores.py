@@ -1,0 +1,209 @@
+"""Hypotheses beside their references, and the scores of each language and task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lorsmerge_cli.metrics.bleu import bleu, chrf
+from lorsmerge_cli.metrics.bootstrap import (
+    Comparison,
+    bleu_interval,
+    compare_bleu,
+    compare_wer,
+    wer_interval,
+)
+from lorsmerge_cli.metrics.language import share_not_english
+from lorsmerge_cli.metrics.normalisation import CHARACTER_LANGUAGES, NORMALISATIONS, normalise
+from lorsmerge_cli.metrics.wer import ErrorCounts, count_errors, total, wer_signature
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What one model answered to one utterance."""
+
+    model: str
+    dataset: str
+    id: str
+    language: str
+    task: str
+    reference: str
+    hypothesis: str
+    seconds: float
+    speaker: str | None = None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How hypotheses are scored.
+
+    Attributes:
+        normalisation: the one reported, of `NORMALISATIONS`.
+        samples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+
+    normalisation: str = "basic"
+    samples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """Scores of one model on one language and task of one data set.
+
+    Attributes:
+        metric: `WER`, `CER` (languages without spaces) or `BLEU`.
+        score: in percent, or on BLEU's scale of 0 to 100.
+        low, high, standard_error: of the bootstrap, in units of the score.
+        signature: of the reported score.
+        details: every other score, and the counts they came from.
+        rows: the hypotheses, so that a record can be scored again.
+    """
+
+    model: str
+    dataset: str
+    language: str
+    task: str
+    metric: str
+    score: float
+    low: float
+    high: float
+    standard_error: float
+    signature: str
+    details: dict[str, Any]
+    rows: tuple[Hypothesis, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of audio."""
+        return sum(row.seconds for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: NaN as null."""
+        record = {key: value for key, value in asdict(self).items() if key != "rows"}
+        rows = [
+            {key: getattr(row, key) for key in ("id", "speaker", "seconds", "reference", "hypothesis")}
+            for row in self.rows
+        ]  # fmt: skip
+        document = record | {"utterances": len(rows), "seconds": self.seconds, "rows": rows}
+        return {key: _finite(value) for key, value in document.items()}
+
+
+def unit_of(language: str) -> str:
+    """What errors are counted in: characters where a language writes no spaces."""
+    return "char" if language in CHARACTER_LANGUAGES else "word"
+
+
+def count_rows(rows: Sequence[Hypothesis], normalisation: str, unit: str) -> list[ErrorCounts]:
+    """Errors of each hypothesis."""
+    return [
+        count_errors(
+            normalise(row.reference, normalisation), normalise(row.hypothesis, normalisation), unit
+        )
+        for row in rows
+    ]
+
+
+def score(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
+    """Score the hypotheses of one model on one language and task of one data set."""
+    return _translation(rows, scoring) if rows[0].task == "st" else _transcription(rows, scoring)
+
+
+def _transcription(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
+    first, unit = rows[0], unit_of(rows[0].language)
+    stored = {}
+    for how in NORMALISATIONS:
+        counts = total(count_rows(rows, how, unit))
+        stored[how] = {"rate": 100 * counts.rate, **asdict(counts),
+                       "signature": wer_signature(normalisation=how, unit=unit)}  # fmt: skip
+    counts = count_rows(rows, scoring.normalisation, unit)
+    interval = wer_interval(
+        counts, [row.speaker for row in rows], samples=scoring.samples, seed=scoring.seed
+    )
+    other = "word" if unit == "char" else "char"
+    other_rate = total(count_rows(rows, scoring.normalisation, other)).rate
+    return Record(
+        model=first.model,
+        dataset=first.dataset,
+        language=first.language,
+        task=first.task,
+        metric="CER" if unit == "char" else "WER",
+        score=100 * total(counts).rate,
+        low=100 * interval.low,
+        high=100 * interval.high,
+        standard_error=100 * interval.standard_error,
+        signature=wer_signature(normalisation=scoring.normalisation, unit=unit),
+        details={
+            **asdict(total(counts)),
+            "cer" if other == "char" else "wer": _finite(100 * other_rate),
+            "normalisations": {how: _finite(entry) for how, entry in stored.items()},
+        },
+        rows=tuple(rows),
+    )
+
+
+def _translation(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
+    first = rows[0]
+    hypotheses = [row.hypothesis for row in rows]
+    references = [row.reference for row in rows]
+    found, characters = bleu(hypotheses, references), chrf(hypotheses, references)
+    interval = bleu_interval(hypotheses, references, samples=scoring.samples, seed=scoring.seed)
+    return Record(
+        model=first.model,
+        dataset=first.dataset,
+        language=first.language,
+        task=first.task,
+        metric="BLEU",
+        score=found.score,
+        low=interval.low,
+        high=interval.high,
+        standard_error=interval.standard_error,
+        signature=found.signature,
+        details={
+            "chrf2": characters.score,
+            "chrf2_signature": characters.signature,
+            "share_not_english": share_not_english(hypotheses),
+        },
+        rows=tuple(rows),
+    )
+
+
+def compare(a: Record, b: Record, scoring: Scoring) -> Comparison:
+    """b against a on the same utterances, in percent or BLEU points."""
+    if a.task == "st":
+        return compare_bleu(
+            [row.hypothesis for row in a.rows],
+            [row.hypothesis for row in b.rows],
+            [row.reference for row in a.rows],
+            samples=scoring.samples,
+            seed=scoring.seed,
+        )
+    unit = unit_of(a.language)
+    return compare_wer(
+        count_rows(a.rows, scoring.normalisation, unit),
+        count_rows(b.rows, scoring.normalisation, unit),
+        [row.speaker for row in a.rows],
+        samples=scoring.samples,
+        seed=scoring.seed,
+    )
+
+
+def average(records: Sequence[Record]) -> tuple[float, float]:
+    """Plain mean over languages as in the paper's tables, and its standard error.
+
+    The languages' test sets being independent, the errors add up in squares.
+    """
+    if not records:
+        return math.nan, math.nan
+    mean = sum(record.score for record in records) / len(records)
+    squares = sum(record.standard_error**2 for record in records)
+    return mean, math.sqrt(squares) / len(records)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,122 @@
+"""Open a model to train or to score: a folder, a bare file, or a base with deltas applied."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lorsmerge_cli.checkpoint.reader import Checkpoint
+from lorsmerge_cli.checkpoint.task_vector import (
+    StoredTaskVector,
+    TaskVector,
+    base_fingerprint,
+    check_base,
+    check_names,
+    open_task_vector,
+)
+from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
+from lorsmerge_cli.core.merging import add_to_base, is_finite
+from lorsmerge_cli.errors import LorsmergeError, UsageFault, non_finite, raise_all
+from lorsmerge_cli.speech.model import SpeechModel, build_model, check_model_folder
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that was checked as far as its headers tell.
+
+    Attributes:
+        name: for tables.
+        checkpoint: its weights.
+        folder: its config, tokenizer and feature extractor.
+        applied: deltas to add, each with its scale.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    folder: Path
+    applied: tuple[tuple[TaskVector, float], ...] = ()
+
+    def identity(self) -> str:
+        """Digest of the weights, whatever files they are in."""
+        parts = [base_fingerprint(self.checkpoint).digest]
+        parts += [f"{vector.identity()}*{scale!r}" for vector, scale in self.applied]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+    def open(self, dtype: torch.dtype, device: str) -> SpeechModel:
+        """Read the weights, apply the deltas, and put the model on a device.
+
+        Raises:
+            NonFinite: a NaN or an infinity in the weights.
+        """
+        state = {name: self._read(name) for name in self.checkpoint.specs}
+        speech = build_model(self.name, self.folder, state, dtype)
+        speech.model.to(resolve_device(device))
+        return speech
+
+    def _read(self, name: str) -> Tensor:
+        value = self.checkpoint.read(name)
+        if not self.checkpoint.specs[name].is_float:
+            return value
+        if self.applied:  # rounded as a merge on disk would be
+            update = torch.zeros_like(accumulable(value))
+            for vector, scale in self.applied:
+                update += scale * dense(vector.read(name))
+            value, _ = add_to_base(value, update, value.dtype)
+        if not is_finite(value):
+            raise non_finite(self.checkpoint.path, name)
+        return value
+
+
+def find_model(
+    path: Path,
+    *,
+    name: str = "",
+    companions: Path | None = None,
+    deltas: Sequence[Path] = (),
+    scale: float = 1.0,
+) -> ModelSource:
+    """Check a model's files without reading its weights.
+
+    Args:
+        path: a model folder or a .safetensors file.
+        name: for tables; the path by default.
+        companions: a folder with config, tokenizer and feature extractor, for a bare file; the
+            file's own folder by default.
+        deltas: to apply.
+        scale: of each delta.
+
+    Raises:
+        LorsmergeError: every fault found.
+    """
+    checkpoint = Checkpoint(path)
+    folder = companions or (path if path.is_dir() else path.parent)
+    faults: list[LorsmergeError] = check_model_folder(folder)
+    applied = []
+    for delta in deltas:
+        vector = open_task_vector(delta, checkpoint)
+        faults += check_names(checkpoint, vector.specs, delta)
+        if isinstance(vector, StoredTaskVector):
+            other = check_base(vector.file, checkpoint, base_fingerprint(checkpoint))
+            faults += [other] if other else []
+        applied.append((vector, scale))
+    raise_all(faults)
+    return ModelSource(name or str(path), checkpoint, folder, tuple(applied))
+
+
+def parse_speech_dtype(name: str) -> torch.dtype:
+    """The dtype a model computes in.
+
+    Raises:
+        UsageFault: none of the three.
+    """
+    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    short = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+    if short.get(name, name) not in dtypes:
+        raise UsageFault(f"There is no dtype {name!r}.", f"Use {', '.join(dtypes)}.")
+    return dtypes[short.get(name, name)]

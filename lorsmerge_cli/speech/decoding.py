@@ -1,0 +1,185 @@
+"""Transcripts and translations by beam search, prompts given per row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, GenerationMixin
+from transformers.cache_utils import EncoderDecoderCache
+
+from lorsmerge_cli.errors import LorsmergeError
+from lorsmerge_cli.speech.model import SpeechModel, audio_of
+from lorsmerge_cli.speech.utterance import Utterance
+
+LARGEST_BATCH = 64
+MEMORY_SHARE = 0.3  # of what is free, for the cross-attention's keys and values
+READERS = 4  # threads that read audio ahead
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How text is searched for.
+
+    Attributes:
+        beam: hypotheses kept; 1 is greedy.
+        batch_size: utterances at a time; None for what memory allows.
+        max_tokens: of a hypothesis, prompt included; None for the model's limit.
+        suppress: token ids never said; None for the model's own list. Fine-tunes often lack the
+            base's list, and scores of models compare only under one.
+        begin_suppress: the same for the first token of the text.
+    """
+
+    beam: int = 20
+    batch_size: int | None = None
+    max_tokens: int | None = None
+    suppress: tuple[int, ...] | None = None
+    begin_suppress: tuple[int, ...] | None = None
+
+    def with_lists_of(self, model: SpeechModel) -> DecodingSettings:
+        """The settings with a model's own lists of suppressed tokens filled in."""
+        config = model.model.generation_config
+        own = tuple(getattr(config, "suppress_tokens", None) or ())
+        begin = tuple(getattr(config, "begin_suppress_tokens", None) or ())
+        return replace(
+            self,
+            suppress=own if self.suppress is None else self.suppress,
+            begin_suppress=begin if self.begin_suppress is None else self.begin_suppress,
+        )
+
+
+def decode(
+    speech: SpeechModel,
+    utterances: Sequence[Utterance],
+    settings: DecodingSettings,
+    progress: Callable[[Utterance, str], None] = lambda utterance, text: None,
+) -> dict[str, str]:
+    """Decode utterances in batches of like length.
+
+    Args:
+        speech: the model, on its device.
+        utterances: with durations; language and task make each one's prompt.
+        settings: of the search.
+        progress: told each utterance and its text as soon as a batch is done.
+
+    Returns:
+        Utterance id -> text.
+
+    Raises:
+        UnreadableFile: an audio file.
+        LorsmergeError: memory is too small for one utterance.
+    """
+    settings = settings.with_lists_of(speech)
+    prompts = {
+        pair: speech.prompt(*pair) for pair in {(row.language, row.task) for row in utterances}
+    }
+    size = settings.batch_size or fitting_batch(speech, settings.beam)
+    order = sorted(utterances, key=lambda row: (-(row.duration or 0.0), row.id))
+    texts: dict[str, str] = {}
+    with _self_attention_alone_reordered(), ThreadPoolExecutor(READERS) as pool:
+        start = 0
+        while start < len(order):
+            rows = order[start : start + size]
+            waves = list(pool.map(audio_of, rows))
+            try:
+                tokens = generate(
+                    speech,
+                    speech.features(waves),
+                    torch.tensor([prompts[row.language, row.task] for row in rows]),
+                    settings,
+                )
+            except torch.OutOfMemoryError:
+                size = _halved(size, speech.name)
+                continue
+            for row, text in zip(rows, speech.texts(tokens), strict=True):
+                texts[row.id] = text
+                progress(row, text)
+            start += len(rows)
+    return texts
+
+
+def generate(
+    speech: SpeechModel, features: Tensor, prompts: Tensor, settings: DecodingSettings
+) -> Tensor:
+    """Tokens of a batch, prompts included.
+
+    Args:
+        features: [clips, mel bins, frames].
+        prompts: [clips, tokens].
+        settings: of the search, its lists filled in.
+
+    Returns:
+        [clips, tokens], padded with the end token.
+    """
+    model = speech.model
+    limit = settings.max_tokens or speech.longest_label
+    config: Any = GenerationConfig(
+        num_beams=settings.beam,
+        do_sample=False,
+        max_length=min(limit, speech.longest_label),
+        suppress_tokens=list(settings.suppress or ()) or None,
+        begin_suppress_tokens=list(settings.begin_suppress or ()) or None,
+        pad_token_id=model.config.pad_token_id,
+        bos_token_id=model.config.bos_token_id,
+        eos_token_id=model.config.eos_token_id,
+        decoder_start_token_id=model.config.decoder_start_token_id,
+    )
+    with torch.inference_mode():
+        # Whisper's own generate() takes one task per call and looks for timestamps
+        tokens: Any = GenerationMixin.generate(
+            model,
+            features.to(model.device, model.dtype),
+            generation_config=config,
+            decoder_input_ids=prompts.to(model.device),
+            attention_mask=torch.ones(features.shape[::2], dtype=torch.long, device=model.device),
+        )
+    found: Tensor = tokens
+    return found
+
+
+def fitting_batch(speech: SpeechModel, beam: int) -> int:
+    """Utterances whose cross-attention keys and values take a share of the free memory."""
+    config = speech.model.config
+    itemsize = speech.model.dtype.itemsize
+    each = 2 * config.decoder_layers * config.max_source_positions * config.d_model
+    device = speech.model.device
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(LARGEST_BATCH, int(MEMORY_SHARE * free / (each * itemsize * beam))))
+
+
+def _halved(size: int, name: str) -> int:
+    torch.cuda.empty_cache()
+    if size == 1:
+        raise LorsmergeError(
+            f"{name} does not fit into memory with one utterance.",
+            "Use a smaller --beam, --dtype float16, or another --device.",
+        )
+    return size // 2
+
+
+@contextmanager
+def _self_attention_alone_reordered() -> Iterator[None]:
+    """Beams never cross utterances, so all beams of one share their cross-attention.
+
+    transformers moves it about at every step, which more than doubles the time of beam 20.
+    """
+    name = "reorder_cache"
+    original = getattr(EncoderDecoderCache, name)
+
+    def reorder(self: Any, beams: Tensor) -> None:
+        self.self_attention_cache.reorder_cache(beams)
+
+    setattr(EncoderDecoderCache, name, reorder)
+    try:
+        yield
+    finally:
+        setattr(EncoderDecoderCache, name, original)

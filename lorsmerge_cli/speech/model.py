@@ -1,0 +1,183 @@
+"""A Whisper with what belongs to it: features in, prompts, tokens out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
+from transformers.utils import logging as transformers_logging
+
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault, named
+from lorsmerge_cli.speech.audio import RATE, load_audio
+from lorsmerge_cli.speech.languages import WHISPER_TASKS
+from lorsmerge_cli.speech.utterance import Utterance
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+EXTRACTOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+@dataclass(frozen=True)
+class SpeechModel:
+    """A model in memory and its processor.
+
+    Attributes:
+        name: what the user called it.
+        model: in evaluation mode.
+        processor: feature extractor and tokenizer.
+    """
+
+    name: str
+    model: Any  # WhisperForConditionalGeneration; transformers' types say less than its docs
+    processor: Any  # WhisperProcessor
+
+    @property
+    def window(self) -> float:
+        """Seconds of audio that the encoder takes."""
+        return float(self.processor.feature_extractor.chunk_length)
+
+    @property
+    def longest_label(self) -> int:
+        """Tokens a decoder sequence may have."""
+        return int(self.model.config.max_target_positions)
+
+    def prompt(self, language: str, task: str) -> list[int]:
+        """Tokens before the text: start, language, task, no timestamps (Radford et al. 2022, 2.3).
+
+        Raises:
+            UsageFault: the model was made without the language or the task.
+        """
+        tokenizer = self.processor.tokenizer
+        words = ["<|startoftranscript|>", f"<|{language}|>", f"<|{WHISPER_TASKS[task]}|>",
+                 "<|notimestamps|>"]  # fmt: skip
+        if not getattr(self.model.generation_config, "is_multilingual", True):
+            if (language, task) != ("en", "asr"):
+                raise UsageFault(
+                    f"{self.name} is an English-only model and cannot be asked for {language} {task}.",
+                    "Use the multilingual model of its size.",
+                )
+            words = [words[0], words[3]]
+        known = tokenizer.get_vocab()
+        missing = [word for word in words if word not in known]
+        if missing:
+            raise UsageFault(
+                f"{self.name} has no token {' or '.join(missing)} in its vocabulary.",
+                "Choose a language and task that it was trained on.",
+            )
+        return [int(known[word]) for word in words]
+
+    def labels(self, utterance: Utterance) -> list[int]:
+        """Tokens the decoder has to say: language, task, no timestamps, the text, the end."""
+        tokenizer = self.processor.tokenizer
+        text = tokenizer(utterance.text, add_special_tokens=False).input_ids
+        prompt = self.prompt(utterance.language, utterance.task)
+        return [*prompt[1:], *text, int(tokenizer.eos_token_id)]
+
+    def features(self, waves: Sequence[NDArray[np.float32]]) -> Tensor:
+        """Log-mel features [clips, mel bins, frames]: waves are padded to the window first."""
+        extracted = self.processor.feature_extractor(
+            list(waves), sampling_rate=RATE, return_tensors="pt"
+        )
+        features: Tensor = extracted.input_features
+        return features
+
+    def texts(self, tokens: Tensor) -> list[str]:
+        """What token sequences say, special tokens and outer white space removed."""
+        said = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [text.strip() for text in said]
+
+
+def audio_of(utterance: Utterance) -> NDArray[np.float32]:
+    """The samples of an utterance at 16 kHz."""
+    return load_audio(utterance.audio, start=utterance.start, duration=utterance.duration)
+
+
+def check_model_folder(folder: Path) -> list[LorsmergeError]:
+    """What keeps a folder's config, tokenizer and feature extractor from being used."""
+    config = folder / "config.json"
+    if not config.is_file():
+        return [
+            UnreadableFile(
+                f"{folder} holds no config.json.",
+                "Give a model folder, or with a bare .safetensors file --config and the folder of "
+                "its base.",
+            )
+        ]
+    try:
+        kind = json.loads(config.read_bytes()).get("model_type")
+    except (ValueError, AttributeError):
+        return [UnreadableFile(f"{config} is no JSON config.", "Copy or download it again.")]
+    if kind != "whisper":
+        return [
+            Mismatch(f"{folder} is a {kind} model.", "finetune, eval and transcribe know Whisper.")
+        ]
+    faults: list[LorsmergeError] = []
+    for what, files in (("tokenizer", TOKENIZER_FILES), ("feature extractor", EXTRACTOR_FILES)):
+        if not any((folder / file).is_file() for file in files):
+            faults.append(
+                UnreadableFile(
+                    f"{folder} holds no {what} ({' or '.join(files)}).",
+                    "Copy the file from the model it was fine-tuned from.",
+                )
+            )
+    return faults
+
+
+def build_model(
+    name: str, folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> SpeechModel:
+    """A model of given weights, with the config, tokenizer and extractor of a folder.
+
+    Args:
+        name: for messages.
+        folder: a Hugging Face model folder that passed `check_model_folder`.
+        state: weights by name; `proj_out.weight` may be left out, it is tied.
+        dtype: of the model; None for that of the weights.
+
+    Raises:
+        Mismatch: the weights are of another architecture.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    config = AutoConfig.from_pretrained(folder)
+    processor = WhisperProcessor.from_pretrained(folder)
+    if dtype is None:
+        dtype = next(value.dtype for value in state.values() if value.is_floating_point())
+    model: Any
+    with torch.device("meta"):
+        model = WhisperForConditionalGeneration(config)
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    wrong = [
+        key
+        for key, shape in shapes.items()
+        if key != "proj_out.weight" and (key not in state or state[key].shape != shape)
+    ]
+    wrong += [key for key in state if key not in shapes]
+    if wrong:
+        raise Mismatch(
+            f"{name} and {folder / 'config.json'} describe different models: they differ in "
+            f"{named(wrong)}.",
+            "Give the config of the model that the weights belong to.",
+        )
+    model = model.to_empty(device="cpu").to(dtype)
+    with torch.no_grad():
+        parameters: dict[str, Any] = dict(model.named_parameters()) | dict(model.named_buffers())
+        for key, value in state.items():
+            if key in parameters:
+                parameters[key].copy_(value)
+    model.tie_weights()
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return SpeechModel(name, model.eval(), processor)
