@@ -15,10 +15,13 @@ import typer
 from typer.core import TyperGroup
 
 from lorsmerge_cli import __version__, console, options
+from lorsmerge_cli.commands.data import data
 from lorsmerge_cli.commands.delta import delta
+from lorsmerge_cli.commands.eval import evaluate
 from lorsmerge_cli.commands.inspect import inspect_files
 from lorsmerge_cli.commands.merge import merge
 from lorsmerge_cli.commands.prune import prune
+from lorsmerge_cli.commands.transcribe import transcribe
 from lorsmerge_cli.errors import LorsmergeError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -113,7 +116,10 @@ def _register(name: str, command: Callable[..., None]) -> None:
 _register("delta", delta)
 _register("prune", prune)
 _register("merge", merge)
+_register("eval", evaluate)
 _register("inspect", inspect_files)
+_register("data", data)
+_register("transcribe", transcribe)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

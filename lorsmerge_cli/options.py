@@ -10,6 +10,7 @@ import typer
 PRUNING = "Pruning"
 OUTPUT = "Output"
 MACHINE = "Machine"
+DATA = "Data"
 
 Svp = Annotated[
     float | None,
@@ -69,7 +70,7 @@ Device = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="Where matrices are pruned: auto, cpu, cuda, cuda:N or mps.",
+        help="Where the work is done: auto, cpu, cuda, cuda:N or mps.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -83,6 +84,40 @@ Threads = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", metavar="NAME", rich_help_panel=DATA,
+                 help="train, dev, test or another that the data has."),
+]  # fmt: skip
+Language = Annotated[
+    str | None,
+    typer.Option("--language", metavar="CODE", rich_help_panel=DATA,
+                 help="Spoken language, for data that does not say (ca, Catalan)."),
+]  # fmt: skip
+Task = Annotated[
+    str | None,
+    typer.Option("--task", metavar="TASK", rich_help_panel=DATA,
+                 help="asr or st (translation into English), for data that does not say."),
+]  # fmt: skip
+Hours = Annotated[
+    float | None,
+    typer.Option("--hours", metavar="H", min=0.0, rich_help_panel=DATA,
+                 help="Take about this much of each data set; the same rows every time."),
+]  # fmt: skip
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="NAME", rich_help_panel=DATA,
+                 help="jsonl, common-voice, covost, hf or kaldi; found out by default."),
+]  # fmt: skip
+Seed = Annotated[
+    int,
+    typer.Option("--seed", metavar="N", help="Of everything random.", rich_help_panel=MACHINE),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="List every row that is dropped, and details.",
+                 rich_help_panel=OUTPUT),
+]  # fmt: skip
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Only warnings and errors.", rich_help_panel=OUTPUT),

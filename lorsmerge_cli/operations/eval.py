@@ -83,8 +83,10 @@ def evaluate(
     models: Sequence[ModelSource],
     test_sets: Sequence[TestSet],
     *,
-    decoding: DecodingSettings,
     scoring: Scoring,
+    beam: int = 20,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
     dtype: str = "float32",
     device: str = "auto",
     hypotheses: Path | None = None,
@@ -99,7 +101,8 @@ def evaluate(
     Args:
         models: by name; the first one's list of suppressed tokens holds for all.
         test_sets: utterances with durations.
-        decoding, scoring: how.
+        scoring: how.
+        beam, batch_size, max_tokens: as in `DecodingSettings`.
         dtype: the models compute in.
         device: as in `resolve_device`.
         hypotheses: JSON lines to write what is decoded to, and to go on from.
@@ -116,6 +119,7 @@ def evaluate(
     faults = _faults(names, scoring, output, force, compared)
     raise_all(faults)
     state = PartialState()
+    decoding = DecodingSettings(beam, batch_size, max_tokens)
     file = HypothesesFile(hypotheses)
     count = len(models) * sum(len(test_set.utterances) for test_set in test_sets)
     rows: list[Hypothesis] = []
@@ -152,7 +156,7 @@ def rescore(
 
 
 class _Run:
-    """One model over all test sets; its weights are read when the first utterance needs them."""
+    """One model over all test sets."""
 
     def __init__(
         self,
@@ -166,14 +170,13 @@ class _Run:
             source, dtype, device, file, state,
         )  # fmt: skip
         self.decoded_seconds = self.elapsed = 0.0
-        self._speech: SpeechModel | None = None
+        self._speech: SpeechModel | None = source.open(parse_speech_dtype(dtype), device)
 
     def answer(
         self, test_set: TestSet, decoding: DecodingSettings, progress: Callable[[int], None]
     ) -> tuple[list[Hypothesis], DecodingSettings]:
         """Hypotheses of a test set in its order, and the decoding settings made definite."""
-        if self._speech is None:
-            self._speech = self.source.open(parse_speech_dtype(self.dtype), self.device)
+        assert self._speech is not None
         decoding = decoding.with_lists_of(self._speech)
         made_by = (
             f"{self.source.identity()}|beam:{decoding.beam}|{self.dtype}|max:{decoding.max_tokens}"

@@ -106,9 +106,10 @@ def write_trn(folder: Path, records: Sequence[Record]) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for record in records:
-            stem = "-".join((record.model, record.dataset, record.language, record.task))
+            parts = (record.model, record.dataset, record.language, record.task)
+            stem = re.sub(r"[^\w.+-]+", "_", "-".join(parts))
             for kind in ("ref", "hyp"):
-                path = folder / f"{re.sub(r'[^\w.+-]+', '_', stem)}.{kind}.trn"
+                path = folder / f"{stem}.{kind}.trn"
                 lines = [
                     f"{_escape(row.reference if kind == 'ref' else row.hypothesis)} "
                     f"({_trn_id(row)})\n"

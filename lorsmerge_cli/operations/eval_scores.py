@@ -116,8 +116,8 @@ def _transcription(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
     first, unit = rows[0], unit_of(rows[0].language)
     stored = {}
     for how in NORMALISATIONS:
-        counts = total(count_rows(rows, how, unit))
-        stored[how] = {"rate": 100 * counts.rate, **asdict(counts),
+        whole = total(count_rows(rows, how, unit))
+        stored[how] = {"rate": 100 * whole.rate, **asdict(whole),
                        "signature": wer_signature(normalisation=how, unit=unit)}  # fmt: skip
     counts = count_rows(rows, scoring.normalisation, unit)
     interval = wer_interval(

@@ -23,7 +23,12 @@ from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
 from lorsmerge_cli.core.merging import add_to_base, is_finite
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, non_finite, raise_all
-from lorsmerge_cli.speech.model import SpeechModel, build_model, check_model_folder
+from lorsmerge_cli.speech.model import (
+    SpeechModel,
+    build_model,
+    check_model_folder,
+    window_of,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class ModelSource:
     checkpoint: Checkpoint
     folder: Path
     applied: tuple[tuple[TaskVector, float], ...] = ()
+
+    @property
+    def window(self) -> float:
+        """Seconds of audio that the encoder takes."""
+        return window_of(self.folder)
 
     def identity(self) -> str:
         """Digest of the weights, whatever files they are in."""

@@ -161,7 +161,7 @@ def _halved(size: int, name: str) -> int:
     if size == 1:
         raise LorsmergeError(
             f"{name} does not fit into memory with one utterance.",
-            "Use a smaller --beam, --dtype float16, or another --device.",
+            "Use a smaller --beam, half precision, or another --device.",
         )
     return size // 2
 

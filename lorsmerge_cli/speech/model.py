@@ -135,6 +135,11 @@ def check_model_folder(folder: Path) -> list[LorsmergeError]:
     return faults
 
 
+def window_of(folder: Path) -> float:
+    """Seconds of audio that a folder's feature extractor takes."""
+    return float(WhisperProcessor.from_pretrained(folder).feature_extractor.chunk_length)
+
+
 def build_model(
     name: str, folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
 ) -> SpeechModel:

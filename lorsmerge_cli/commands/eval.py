@@ -1,0 +1,304 @@
+"""`lorsmerge eval`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lorsmerge_cli import console, options
+
+if TYPE_CHECKING:
+    from lorsmerge_cli.operations.eval import EvalReport, TestSet
+    from lorsmerge_cli.operations.eval_scores import Record, Scoring
+    from lorsmerge_cli.operations.speech_model import ModelSource
+
+MODELS = "Models"
+DECODING = "Decoding"
+SCORING = "Scoring"
+MANY_RECORDS = 20
+
+
+def evaluate(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL]...",
+                       help="Model folders or .safetensors files; NAME=PATH gives one a name."),
+    ] = None,
+    datasets: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="DATA", rich_help_panel=options.DATA,
+                     help="Test set (may be repeated); NAME=PATH gives one a name."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="JSON", rich_help_panel=options.OUTPUT,
+                     help="Results with counts, signatures and every hypothesis."),
+    ] = None,
+    split: options.Split = "test",
+    language: options.Language = None,
+    task: options.Task = None,
+    hours: options.Hours = None,
+    format: options.Format = None,
+    beam: Annotated[
+        int, typer.Option("--beam", metavar="N", min=1, rich_help_panel=DECODING,
+                          help="Hypotheses kept in the search; 1 is greedy. The paper's is 20."),
+    ] = 20,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", metavar="N", min=1, rich_help_panel=DECODING,
+                     help="Utterances at a time; by memory, and halved when it runs out."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", metavar="N", min=1, rich_help_panel=DECODING,
+                     help="Longest hypothesis; the model's limit by default."),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--compute-dtype", metavar="DTYPE", rich_help_panel=DECODING,
+                          help="float32, float16 or bfloat16; recorded with the scores."),
+    ] = "float32",
+    device: options.Device = "auto",
+    companions: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FOLDER", rich_help_panel=MODELS,
+                     help="Model folder with config and tokenizer, for bare .safetensors files."),
+    ] = None,
+    apply: Annotated[
+        list[Path] | None,
+        typer.Option("--apply", metavar="DELTA", rich_help_panel=MODELS,
+                     help="Score the one MODEL with this delta added (may be repeated)."),
+    ] = None,
+    scale: Annotated[
+        float, typer.Option("--scale", metavar="X", rich_help_panel=MODELS,
+                            help="Lambda of each applied delta."),
+    ] = 0.15,
+    normalisation: Annotated[
+        str, typer.Option("--normalise", metavar="NAME", rich_help_panel=SCORING,
+                          help="raw, basic (Whisper's) or marks (keeps vowel signs); all are stored."),
+    ] = "basic",
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--compare", metavar="A B", rich_help_panel=SCORING,
+                     help="Paired bootstrap test of two of the models."),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", metavar="N", min=2, rich_help_panel=SCORING,
+                          help="Draws of the bootstrap."),
+    ] = 1000,
+    hypotheses: Annotated[
+        Path | None,
+        typer.Option("--hypotheses", metavar="JSONL", rich_help_panel=options.OUTPUT,
+                     help="Keep what is decoded here as it comes; a second run goes on from it."),
+    ] = None,
+    score_only: Annotated[
+        bool, typer.Option("--score-only", rich_help_panel=SCORING,
+                           help="Score the --hypotheses file again, without models."),
+    ] = False,
+    trn: Annotated[
+        Path | None,
+        typer.Option("--trn", metavar="FOLDER", rich_help_panel=options.OUTPUT,
+                     help="References and hypotheses for sclite."),
+    ] = None,
+    worst: Annotated[
+        int, typer.Option("--worst", metavar="N", rich_help_panel=options.OUTPUT,
+                          help="Show the N utterances with the most errors of each model."),
+    ] = 0,
+    seed: options.Seed = 0,
+    verbose: options.Verbose = False,
+    force: options.Force = False,
+) -> None:  # fmt: skip
+    """Score models on speech recognition (WER, CER) and translation into English (BLEU, chrF2).
+
+    Language and task come from each row of the data, so one run covers many of both. Scores carry
+    a bootstrap's standard error; what they depend on is in the results file.
+
+    Example: lorsmerge eval merged/ base/ ft/ca_asr --data test.jsonl --beam 20 -o results.json
+    """
+    from lorsmerge_cli.operations.eval import evaluate as operation
+    from lorsmerge_cli.operations.eval import rescore
+    from lorsmerge_cli.operations.eval_scores import Scoring
+
+    scoring = Scoring(normalisation, samples, seed)
+    if score_only:
+        if hypotheses is None or models:
+            raise typer.BadParameter("--score-only takes --hypotheses and no MODEL.")
+        report = rescore(
+            hypotheses, scoring=scoring, output=output, force=force, trn=trn, compared=compare
+        )
+    else:
+        if not models or not datasets:
+            raise typer.BadParameter("Give a MODEL and --data, or --score-only and --hypotheses.")
+        sources = _models(models, companions, apply or [], scale)
+        tests = _test_sets(datasets, sources, split, language, task, hours, format, seed, verbose)
+        with console.progress("eval", "utterances") as progress:
+            report = operation(
+                sources,
+                tests,
+                beam=beam,
+                batch_size=batch_size,
+                max_tokens=max_tokens,
+                scoring=scoring,
+                dtype=dtype,
+                device=device,
+                hypotheses=hypotheses,
+                output=output,
+                force=force,
+                trn=trn,
+                compared=compare,
+                progress=progress,
+            )
+    if report.main:
+        console.result(report.to_dict(), lambda: _show(report, scoring, worst, verbose))
+        if output is not None:
+            console.note(f"wrote {output}")
+
+
+def _named(text: str) -> tuple[str, Path]:
+    """`NAME=PATH`, or a path under its own last part."""
+    name, equals, path = text.partition("=")
+    if equals and not Path(text).exists():
+        return name, Path(path)
+    return Path(text).name or str(Path(text).resolve().name), Path(text)
+
+
+def _models(
+    texts: Sequence[str], companions: Path | None, deltas: Sequence[Path], scale: float
+) -> list[ModelSource]:
+    from lorsmerge_cli.operations.speech_model import find_model
+
+    if deltas and len(texts) > 1:
+        raise typer.BadParameter("--apply takes one MODEL, the base of the deltas.")
+    named = [_named(text) for text in texts]
+    names = [name for name, _ in named]
+    sources = []
+    for name, path in named:
+        shown = str(path) if names.count(name) > 1 else name
+        if deltas:
+            shown = f"{shown}+{'+'.join(delta.stem for delta in deltas)}@{scale:g}"
+        sources.append(
+            find_model(path, name=shown, companions=companions, deltas=deltas, scale=scale)
+        )
+    return sources
+
+
+def _test_sets(
+    texts: Sequence[str],
+    sources: Sequence[ModelSource],
+    split: str | None,
+    language: str | None,
+    task: str | None,
+    hours: float | None,
+    format: str | None,
+    seed: int,
+    verbose: bool,
+) -> list[TestSet]:
+    from lorsmerge_cli.commands.data import list_drops
+    from lorsmerge_cli.operations.data import drop_warnings, load_data
+    from lorsmerge_cli.operations.eval import TestSet
+
+    tests = []
+    window = min(source.window for source in sources)
+    for text in texts:
+        name, path = _named(text)
+        loaded = load_data(
+            [path], split=split, language=language, task=task, format=format, hours=hours,
+            seed=seed, max_seconds=window, empty_text=True,
+        )  # fmt: skip
+        for warning in drop_warnings(loaded):
+            console.warning(warning)
+        if verbose:
+            list_drops(loaded)
+        tests.append(TestSet(name, loaded.utterances, loaded.drops))
+    return tests
+
+
+def _show(report: EvalReport, scoring: Scoring, worst: int, verbose: bool) -> None:
+    for task in ("asr", "st"):
+        records = [record for record in report.records if record.task == task]
+        if records:
+            _summary(records, task)
+    if verbose or worst:
+        _worst(report, scoring, worst) if worst else _details(report)
+    for a, b, found in report.comparisons:
+        unit = 100 if a.task == "asr" else 1
+        console.line(
+            f"{a.dataset} {a.language} {a.task}: {a.metric} of {b.model} less {a.model} "
+            f"{unit * found.difference:+.2f} ({unit * found.interval.low:+.2f} to "
+            f"{unit * found.interval.high:+.2f}), p = {found.p_value:.3f}"
+        )
+    for model, speed in report.speed.items():
+        console.line(f"{model}: {speed:.1f} s of audio a second")
+    for signature in dict.fromkeys(record.signature for record in report.records):
+        console.line(f"signature: {signature}")
+    if "signature" in report.settings:
+        console.line(f"signature: {report.settings['signature']}")
+
+
+def _summary(records: Sequence[Record], task: str) -> None:
+    """Systems x languages, as the paper's tables, and how the errors divide."""
+    from lorsmerge_cli.operations.eval_scores import average
+
+    sets = list(dict.fromkeys((record.dataset, record.language) for record in records))
+    languages = [language for _, language in sets]
+    repeated = len(set(languages)) < len(languages)
+    heads = [f"{language} {dataset}" if repeated else language for dataset, language in sets]
+    extra = ["sub", "del", "ins"] if task == "asr" else ["chrF2", "not English"]
+    rows = []
+    for model in dict.fromkeys(record.model for record in records):
+        own = {(r.dataset, r.language): r for r in records if r.model == model}
+        mean, error = average(list(own.values()))
+        row = [model, *(f"{own[key].score:.2f}" if key in own else "" for key in sets)]
+        row += [f"{mean:.2f}", "" if math.isnan(error) else f"{error:.2f}"]
+        rows.append(row + _extra(list(own.values()), task))
+    metrics = " / ".join(dict.fromkeys(record.metric for record in records))
+    title = f"{metrics} {'%' if task == 'asr' else ''}".strip()
+    console.table(["model", *heads, "average", "+-", *extra], rows, title=title)
+
+
+def _extra(records: Sequence[Record], task: str) -> list[str]:
+    if task == "st":
+        chrf = sum(record.details["chrf2"] for record in records) / len(records)
+        shares = [record.details["share_not_english"] for record in records]
+        known = [share for share in shares if share is not None]
+        return [f"{chrf:.2f}", f"{sum(known) / len(known):.1%}" if known else ""]
+    length = sum(r.details[key] for r in records for key in ("hits", "substitutions", "deletions"))
+    kinds = ("substitutions", "deletions", "insertions")
+    counts = [sum(record.details[kind] for record in records) for kind in kinds]
+    return [f"{100 * count / length:.2f}" if length else "" for count in counts]
+
+
+def _details(report: EvalReport) -> None:
+    rows = [
+        [
+            record.model, record.dataset, record.language, record.task, record.metric,
+            f"{record.score:.2f}", f"{record.low:.2f} to {record.high:.2f}", str(len(record.rows)),
+        ]
+        for record in report.records
+    ]  # fmt: skip
+    heads = ["model", "data", "language", "task", "metric", "score", "95 %", "utterances"]
+    console.table(heads, rows)
+
+
+def _worst(report: EvalReport, scoring: Scoring, count: int) -> None:
+    from lorsmerge_cli.operations.eval_scores import count_rows, unit_of
+
+    for model in dict.fromkeys(record.model for record in report.records):
+        found = [
+            (errors.errors, row)
+            for record in report.records
+            if record.model == model
+            for errors, row in zip(
+                count_rows(record.rows, scoring.normalisation, unit_of(record.language)),
+                record.rows,
+                strict=True,
+            )
+        ]
+        console.line(f"worst of {model}")
+        for errors, row in sorted(found, key=lambda pair: -pair[0])[:count]:
+            console.line(f"  {row.id} ({row.language} {row.task}): {errors} errors")
+            console.line(f"    is:   {row.reference}")
+            console.line(f"    said: {row.hypothesis}")

@@ -1,0 +1,63 @@
+"""`lorsmerge transcribe`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorsmerge_cli import console, options
+
+
+def transcribe(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL", help="Model folders or .safetensors files.")
+    ],
+    audio: Annotated[
+        list[Path],
+        typer.Option("--audio", "-a", metavar="FILE", rich_help_panel=options.DATA,
+                     help="wav, flac, mp3 or ogg (may be repeated)."),
+    ],
+    language: Annotated[
+        str, typer.Option("--language", metavar="CODE", rich_help_panel=options.DATA,
+                          help="Spoken language (ca, Catalan)."),
+    ],
+    task: Annotated[
+        str, typer.Option("--task", metavar="TASK", rich_help_panel=options.DATA,
+                          help="asr (transcribe) or st (translate into English)."),
+    ] = "asr",
+    beam: Annotated[
+        int, typer.Option("--beam", metavar="N", min=1, help="Hypotheses kept in the search."),
+    ] = 5,
+    device: options.Device = "auto",
+    companions: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FOLDER",
+                     help="Model folder with config and tokenizer, for bare .safetensors files."),
+    ] = None,
+) -> None:  # fmt: skip
+    """Hear what models make of a sound file, side by side.
+
+    Example: lorsmerge transcribe base/ ft/ca_asr merged/ --audio clip.wav --language ca
+    """
+    from lorsmerge_cli.operations.speech_model import find_model
+    from lorsmerge_cli.operations.transcribe import transcribe as operation
+
+    sources = [find_model(path, companions=companions) for path in models]
+    found = operation(
+        sources, audio, language=language, task=task, beam=beam, dtype="float32", device=device
+    )
+    for item in found:
+        if item.cut:
+            console.warning(
+                f"{item.audio} is longer than {item.model}'s window: its start is heard."
+            )
+    rows = [
+        [*([str(item.audio)] if len(audio) > 1 else []), item.model, item.text] for item in found
+    ]
+    heads = [*(["audio"] if len(audio) > 1 else []), "model", "text"]
+    console.result(
+        {"transcripts": [asdict(item) for item in found]}, lambda: console.table(heads, rows)
+    )

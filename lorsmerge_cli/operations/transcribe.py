@@ -1,0 +1,55 @@
+"""What models hear in sound files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorsmerge_cli.operations.speech_model import ModelSource, parse_speech_dtype
+from lorsmerge_cli.speech.audio import audio_seconds
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.languages import parse_language, parse_task
+from lorsmerge_cli.speech.utterance import Utterance
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What one model heard in one file; `cut` says that the file is longer than its window."""
+
+    model: str
+    audio: Path
+    text: str
+    cut: bool
+
+
+def transcribe(
+    models: Sequence[ModelSource],
+    files: Sequence[Path],
+    *,
+    language: str,
+    task: str,
+    beam: int,
+    dtype: str,
+    device: str,
+) -> list[Transcript]:
+    """Transcribe (or translate) the start of each file, as much as the model's window takes.
+
+    Raises:
+        LorsmergeError: see the subclasses.
+    """
+    code, kind = parse_language(language), parse_task(task)
+    lengths = [audio_seconds(path) for path in files]
+    found = []
+    for source in models:
+        speech = source.open(parse_speech_dtype(dtype), device)
+        rows = [
+            Utterance(str(number), path, "", code, kind, min(seconds, speech.window))
+            for number, (path, seconds) in enumerate(zip(files, lengths, strict=True))
+        ]
+        texts = decode(speech, rows, DecodingSettings(beam=beam))
+        found += [
+            Transcript(source.name, path, texts[row.id], seconds > speech.window)
+            for row, path, seconds in zip(rows, files, lengths, strict=True)
+        ]
+    return found
