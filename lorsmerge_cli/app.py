@@ -18,6 +18,7 @@ from lorsmerge_cli import __version__, console, options
 from lorsmerge_cli.commands.data import data
 from lorsmerge_cli.commands.delta import delta
 from lorsmerge_cli.commands.eval import evaluate
+from lorsmerge_cli.commands.finetune import finetune
 from lorsmerge_cli.commands.inspect import inspect_files
 from lorsmerge_cli.commands.merge import merge
 from lorsmerge_cli.commands.prune import prune
@@ -113,6 +114,7 @@ def _register(name: str, command: Callable[..., None]) -> None:
     app.command(name, help="\n\n".join(" ".join(text.split("\n")) for text in paragraphs))(run)
 
 
+_register("finetune", finetune)
 _register("delta", delta)
 _register("prune", prune)
 _register("merge", merge)

@@ -7,6 +7,7 @@ LorsmergeError              the work failed: exit 1
 ├── NonFinite               a NaN or an infinity in a tensor
 ├── OutputFault             the target exists, is an input, or cannot be written
 ├── DeviceFault             the device asked for is not there
+├── Interrupted             stopped by a signal, and to be gone on with: exit 130
 └── Faults                  several of the above, found together
 
 A message says what was found and where, and `remedy` what to do next.
@@ -52,6 +53,12 @@ class OutputFault(LorsmergeError):
 
 class DeviceFault(LorsmergeError):
     """A device that this machine, or this PyTorch, does not have."""
+
+
+class Interrupted(LorsmergeError):
+    """Work that a signal stopped and that can be gone on with."""
+
+    exit_code = 130  # 128 + SIGINT, as shells have it
 
 
 class Faults(LorsmergeError):

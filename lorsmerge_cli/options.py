@@ -118,6 +118,11 @@ Verbose = Annotated[
     typer.Option("--verbose", "-v", help="List every row that is dropped, and details.",
                  rich_help_panel=OUTPUT),
 ]  # fmt: skip
+ComputeDtype = Annotated[
+    str,
+    typer.Option("--dtype", metavar="DTYPE", rich_help_panel=MACHINE,
+                 help="float32, float16 or bfloat16 to compute in; recorded with the result."),
+]  # fmt: skip
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Only warnings and errors.", rich_help_panel=OUTPUT),

@@ -57,10 +57,7 @@ def evaluate(
         typer.Option("--max-tokens", metavar="N", min=1, rich_help_panel=DECODING,
                      help="Longest hypothesis; the model's limit by default."),
     ] = None,
-    dtype: Annotated[
-        str, typer.Option("--compute-dtype", metavar="DTYPE", rich_help_panel=DECODING,
-                          help="float32, float16 or bfloat16; recorded with the scores."),
-    ] = "float32",
+    dtype: options.ComputeDtype = "float32",
     device: options.Device = "auto",
     companions: Annotated[
         Path | None,

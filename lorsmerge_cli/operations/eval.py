@@ -28,7 +28,11 @@ from lorsmerge_cli.operations.eval_files import (
     write_trn,
 )
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring, compare, score
-from lorsmerge_cli.operations.speech_model import ModelSource, parse_speech_dtype
+from lorsmerge_cli.operations.speech_model import (
+    ModelSource,
+    parse_speech_dtype,
+    process_device,
+)
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.utterance import Drop, Utterance
@@ -126,7 +130,7 @@ def evaluate(
     speed: dict[str, float] = {}
     settings: dict[str, Any] = {}
     for model in models:
-        run = _Run(model, dtype, _device(device, state), file, state)
+        run = _Run(model, dtype, process_device(device, state), file, state)
         for test_set in test_sets:
             found, decoding = run.answer(test_set, decoding, lambda done: progress(done, count))
             rows += found
@@ -239,12 +243,6 @@ class _Run:
         self._speech = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _device(device: str, state: PartialState) -> str:
-    if device == "auto" and state.num_processes > 1 and torch.cuda.is_available():
-        return f"cuda:{state.local_process_index % torch.cuda.device_count()}"
-    return device
 
 
 def _faults(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from lorsmerge_cli.checkpoint.reader import Checkpoint
@@ -117,6 +118,13 @@ def find_model(
         applied.append((vector, scale))
     raise_all(faults)
     return ModelSource(name or str(path), checkpoint, folder, tuple(applied))
+
+
+def process_device(device: str, state: PartialState) -> str:
+    """The device of one of several processes: under torchrun each has a GPU of its own."""
+    if device == "auto" and state.num_processes > 1 and torch.cuda.is_available():
+        return f"cuda:{state.local_process_index % torch.cuda.device_count()}"
+    return device
 
 
 def parse_speech_dtype(name: str) -> torch.dtype:

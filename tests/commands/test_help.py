@@ -17,7 +17,7 @@ GROUP = typer.main.get_command(app)
 COMMANDS = GROUP.commands
 HEAVY = {"torch", "transformers", "scipy", "numpy", "safetensors", "matplotlib"}
 COMMON = {"--quiet", "--json", "--debug", "--help"}
-ALIKE = {"--svp", "--mp", "--include", "--exclude", "--dtype", "--device", "--threads", "--force"}
+ALIKE = {"--svp", "--mp", "--include", "--exclude", "--device", "--threads", "--force"}
 
 
 def example_of(name: str) -> str:

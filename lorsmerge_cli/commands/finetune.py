@@ -1,0 +1,283 @@
+"""`lorsmerge finetune`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorsmerge_cli import console, options
+from lorsmerge_cli.commands.data import list_drops
+from lorsmerge_cli.commands.delta import command_line
+
+if TYPE_CHECKING:
+    from lorsmerge_cli.operations.finetune import FinetuneReport
+    from lorsmerge_cli.operations.finetune_plan import FinetunePlan
+
+TRAINING = "Training"
+CHOICE = "Choice of epochs"
+READERS = 4  # processes that read audio for a GPU
+
+
+def _apply_recipe(context: typer.Context, path: Path | None) -> Path | None:
+    """Make a TOML file's settings the defaults of the command's options."""
+    if path is None:
+        return None
+    try:
+        settings: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{path} is no TOML file that can be read ({error}).") from None
+    names = {}
+    for item in context.command.params:
+        for spelling in [*item.opts, *item.secondary_opts]:
+            names[spelling.lstrip("-").replace("-", "_")] = item.name
+    for key in settings:
+        if names.get(key.replace("-", "_")) in (None, "recipe", "help"):
+            close = difflib.get_close_matches(key.replace("-", "_"), names, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise typer.BadParameter(f"{path} has no setting {key!r} to give.{hint}")
+    chosen = {names[key.replace("-", "_")]: value for key, value in settings.items()}
+    many = {item.name for item in context.command.params if getattr(item, "multiple", False)}
+    context.default_map = {
+        key: [value] if key in many and not isinstance(value, list) else value
+        for key, value in chosen.items()
+    }
+    return path
+
+
+def finetune(
+    base: Annotated[Path, typer.Argument(help="The pretrained Whisper: a model folder.")],
+    datasets: Annotated[
+        list[Path],
+        typer.Option("--data", metavar="DATA", rich_help_panel=options.DATA,
+                     help="Manifest or data folder to learn from (may be repeated)."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", rich_help_panel=options.OUTPUT,
+                     help="Model folder to write; FOLDER.training holds the run until then."),
+    ],
+    dev: Annotated[
+        list[Path] | None,
+        typer.Option("--dev", metavar="DATA", rich_help_panel=options.DATA,
+                     help="Data to choose the epoch by (may be repeated); where DATA is a folder "
+                     "with a dev split, that one."),
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", metavar="NAME", rich_help_panel=options.DATA,
+                          help="Split of DATA to learn from."),
+    ] = "train",
+    language: options.Language = None,
+    task: options.Task = None,
+    hours: options.Hours = None,
+    dev_hours: Annotated[
+        float | None,
+        typer.Option("--dev-hours", metavar="H", min=0.0, rich_help_panel=options.DATA,
+                     help="The same for each dev set."),
+    ] = None,
+    format: options.Format = None,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", "--lr", metavar="X", rich_help_panel=TRAINING,
+                            help="Of Adam. The paper's are 2e-8 to 1e-5, by language and task: see "
+                            "examples/recipes/finetune."),
+    ] = 1e-6,
+    schedule: Annotated[
+        str, typer.Option("--schedule", metavar="NAME", rich_help_panel=TRAINING,
+                          help="constant, linear or cosine decay of the learning rate."),
+    ] = "constant",
+    warmup: Annotated[
+        float, typer.Option("--warmup", metavar="N", min=0.0, rich_help_panel=TRAINING,
+                            help="Steps in which the rate rises; below 1, a share of all."),
+    ] = 0.0,
+    clip: Annotated[
+        float, typer.Option("--clip", metavar="X", min=0.0, rich_help_panel=TRAINING,
+                            help="Largest norm of a gradient; 0 for any."),
+    ] = 1.0,
+    epochs: Annotated[
+        float, typer.Option("--epochs", metavar="N", min=0.0, rich_help_panel=TRAINING,
+                            help="Passes over the data."),
+    ] = 10.0,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", metavar="N", min=1, rich_help_panel=TRAINING,
+                     help="Steps of Adam, in place of --epochs."),
+    ] = None,
+    effective_batch: Annotated[
+        int, typer.Option("--effective-batch", metavar="N", min=1, rich_help_panel=TRAINING,
+                          help="Utterances for each step, over all devices. The paper: 8 x 4."),
+    ] = 32,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", metavar="N", min=1, rich_help_panel=options.MACHINE,
+                     help="Utterances in memory at a time; up to 8 by default. Gradients add up to "
+                     "the effective batch."),
+    ] = None,
+    freeze_encoder: Annotated[
+        bool, typer.Option("--freeze-encoder", rich_help_panel=TRAINING,
+                           help="Train the decoder alone."),
+    ] = False,
+    spec_augment: Annotated[
+        bool, typer.Option("--spec-augment", rich_help_panel=TRAINING,
+                           help="Mask parts of the input in time and frequency."),
+    ] = False,
+    dtype: options.ComputeDtype = "float32",
+    average_best: Annotated[
+        int | None,
+        typer.Option("--average-best", metavar="N", min=1, rich_help_panel=CHOICE,
+                     help="Mean of the N best epochs; the one best by default."),
+    ] = None,
+    average_last: Annotated[
+        int | None,
+        typer.Option("--average-last", metavar="N", min=1, rich_help_panel=CHOICE,
+                     help="Mean of the last N epochs."),
+    ] = None,
+    dev_beam: Annotated[
+        int, typer.Option("--dev-beam", metavar="N", min=1, rich_help_panel=CHOICE,
+                          help="Beam for the dev set; greedy ranks epochs as well and is quicker."),
+    ] = 1,
+    delta: Annotated[
+        Path | None,
+        typer.Option("--delta", metavar="FILE", rich_help_panel=options.OUTPUT,
+                     help="Write the fine-tune's delta too."),
+    ] = None,
+    save_steps: Annotated[
+        int | None,
+        typer.Option("--save-steps", metavar="N", min=1, rich_help_panel=options.OUTPUT,
+                     help="A checkpoint every N steps beside those of each epoch."),
+    ] = None,
+    keep: Annotated[
+        int, typer.Option("--keep", metavar="N", min=1, rich_help_panel=options.OUTPUT,
+                          help="Checkpoints that are kept while it runs."),
+    ] = 2,
+    resume: Annotated[
+        bool, typer.Option("--resume", rich_help_panel=options.OUTPUT,
+                           help="Go on with the run that was interrupted, if there is one."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", rich_help_panel=options.OUTPUT,
+                           help="Check everything, say what would be done, and stop."),
+    ] = False,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", metavar="TOML", is_eager=True, callback=_apply_recipe,
+                     rich_help_panel=TRAINING,
+                     help="Settings by the names of these options; the command line wins."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=0, rich_help_panel=options.MACHINE,
+                     help="Processes that read audio ahead; 4 for a GPU, none without."),
+    ] = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    verbose: options.Verbose = False,
+    force: options.Force = False,
+) -> None:  # fmt: skip
+    """Fine-tune a Whisper on one language and task, or on several at once.
+
+    All weights are trained. Language and task come from each row of the data, or from --language
+    and --task. The best epoch on the dev set is kept. Under torchrun the work is shared out, with
+    the same result.
+
+    Example: lorsmerge finetune openai-whisper-small/ --data cv-corpus/ca --language ca --task asr -o ft/ca_asr
+    """
+    if average_best and average_last:
+        raise typer.BadParameter("Give --average-best or --average-last, not both.")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn of it
+    import torch
+
+    from lorsmerge_cli.operations.finetune import finetune as operation
+    from lorsmerge_cli.operations.finetune_plan import (
+        Averaging,
+        DataSource,
+        plan_finetune,
+        settings_of,
+    )
+
+    train = DataSource(tuple(datasets), split, language, task, format, hours)
+    held_out = (
+        DataSource(tuple(dev), "dev", language, task, format, dev_hours)
+        if dev
+        else train.with_dev_split(dev_hours)
+    )
+    if workers is None:
+        workers = READERS if torch.cuda.is_available() and device != "cpu" else 0
+    plan = plan_finetune(
+        base,
+        output,
+        train=train,
+        dev=held_out,
+        settings=settings_of(
+            learning_rate=learning_rate, schedule=schedule, warmup=warmup, clip=clip, epochs=epochs,
+            steps=steps, batch_size=batch_size, effective_batch=effective_batch,
+            freeze_encoder=freeze_encoder, spec_augment=spec_augment, dtype=dtype,
+            save_steps=save_steps, keep=keep, workers=workers, seed=seed,
+        ),
+        averaging=Averaging(average_last or average_best or 1, best=not average_last),
+        dev_beam=dev_beam,
+        device=device,
+        delta=delta,
+        resume=resume,
+        force=force,
+    )  # fmt: skip
+    for text in plan.warnings:
+        console.warning(text)
+    if verbose:
+        list_drops(plan.train)
+    if dry_run:
+        console.result(_plan_document(plan), lambda: _show_plan(plan))
+        return
+    with console.progress("finetune", "steps") as progress:
+        report = operation(plan, command=command_line(), progress=progress, told=_tell)
+    if report.main:
+        for text in report.warnings:
+            console.warning(text)
+        console.result(asdict(report), lambda: _show(report))
+
+
+def _scores(scores: dict[str, float]) -> str:
+    named = {k: v for k, v in scores.items() if k not in ("epoch", "step", "score")}
+    return ", ".join(f"{key} {value:.2f}" for key, value in named.items())
+
+
+def _tell(scores: dict[str, float]) -> None:
+    when = f"epoch {scores['epoch']:g}" if scores["epoch"] else "before"
+    console.note(f"{when}: {_scores(scores)}")
+
+
+def _plan_document(plan: FinetunePlan) -> dict[str, Any]:
+    return plan.describe() | {"steps": plan.steps, "memory": plan.memory}
+
+
+def _show_plan(plan: FinetunePlan) -> None:
+    size, accumulation = plan.settings.batches(plan.processes)
+    for name, report in (("train", plan.train), ("dev", plan.dev)):
+        if report is not None:
+            groups = ", ".join(f"{group.language} {group.task}" for group in report.groups)
+            console.line(
+                f"{name}: {len(report.utterances)} utterances, {report.hours:.2f} hours ({groups})"
+            )
+    console.line(
+        f"steps: {plan.steps} of {plan.settings.effective_batch} utterances ({size} at a time x "
+        f"{accumulation} x {plan.processes} processes)"
+    )
+    console.line(
+        f"memory: {console.size(plan.memory)} for weights, gradients and Adam; activations on top"
+    )
+    console.line(f"would write {plan.output}" + (f" and {plan.delta}" if plan.delta else ""))
+
+
+def _show(report: FinetuneReport) -> None:
+    if report.before:
+        console.line(f"before: {_scores(report.before)}")
+        console.line(f"after:  {_scores(report.after)}")
+    listed = ", ".join(f"{epoch:g}" for epoch in report.chosen)
+    what = "epoch" if len(report.chosen) == 1 else "mean of epochs"
+    console.line(f"{report.output}: {what} {listed}, {report.steps} steps")
+    if report.delta is not None:
+        console.line(f"{report.delta}: its delta")

@@ -1,0 +1,365 @@
+"""Fine-tuning: transformers' Trainer over audio files, made exact and interruptible."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.speech.model import SpeechModel, audio_of
+from lorsmerge_cli.speech.utterance import Utterance
+
+SCHEDULES = ("constant", "linear", "cosine")
+IGNORED = -100  # label of what does not count, as cross_entropy has it
+LOG_STEPS = 5
+LARGEST_BATCH = 8  # the paper's
+# shares of the input that a fine-tune with SpecAugment masks (Park et al. 2019), in time and mel bins
+TIME_MASKED, BINS_MASKED = 0.05, 0.05
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a model is trained; the defaults are the paper's (section 4.2).
+
+    Attributes:
+        learning_rate: of Adam; the paper's differ by language and task (Tables 5 and 6).
+        schedule: `constant`, `linear` or `cosine` decay after the warm-up.
+        warmup: steps, or below 1 a share of all steps.
+        clip: largest L2 norm of a gradient; 0 for any.
+        epochs: passes over the data.
+        steps: of the optimiser, in place of epochs.
+        batch_size: utterances in memory at a time on each device; None for the largest up to 8
+            that divides the effective batch.
+        effective_batch: utterances for each step of the optimiser, over all devices.
+        freeze_encoder: train the decoder alone.
+        spec_augment: mask parts of the input.
+        dtype: `float32`, or the dtype of autocast.
+        save_steps: a checkpoint every so many steps beside those of each epoch.
+        keep: checkpoints that are kept.
+        workers: processes that read audio ahead; 0 for none.
+        seed: of the order of the data and of masks.
+    """
+
+    learning_rate: float = 1e-6
+    schedule: str = "constant"
+    warmup: float = 0.0
+    clip: float = 1.0
+    epochs: float = 10.0
+    steps: int | None = None
+    batch_size: int | None = None
+    effective_batch: int = 32
+    freeze_encoder: bool = False
+    spec_augment: bool = False
+    dtype: str = "float32"
+    save_steps: int | None = None
+    keep: int = 2
+    workers: int = 0
+    seed: int = 0
+
+    def batches(self, processes: int) -> tuple[int, int]:
+        """Utterances at a time on each device, and how many such batches make a step.
+
+        Raises:
+            UsageFault: the effective batch is no multiple of what the devices take at once.
+        """
+        if self.effective_batch % processes:
+            raise UsageFault(
+                f"An effective batch of {self.effective_batch} cannot be shared by {processes} "
+                "processes.",
+                f"Give --effective-batch a multiple of {processes}.",
+            )
+        share = self.effective_batch // processes
+        size = self.batch_size or next(
+            n for n in range(min(LARGEST_BATCH, share), 0, -1) if share % n == 0
+        )
+        if share % size:
+            raise UsageFault(
+                f"--batch-size {size} on {processes} devices does not divide an effective batch of "
+                f"{self.effective_batch}.",
+                f"Give --effective-batch a multiple of {size * processes}.",
+            )
+        return size, share // size
+
+    def total_steps(self, utterances: int) -> int:
+        """Steps of the optimiser."""
+        return self.steps or math.ceil(self.epochs * math.ceil(utterances / self.effective_batch))
+
+
+@dataclass(frozen=True)
+class TrainingHooks:
+    """What the caller wants to hear, or to do, while a model is trained.
+
+    Attributes:
+        evaluate: scores of the model as it is; `score` is the one that the best epoch has most of.
+        saved: told the records of all epochs so far, once their checkpoint is on disk.
+        interrupted: whether to save and stop, asked after each step.
+        progress: told the steps just done and those in all.
+    """
+
+    evaluate: Callable[[float], dict[str, float]]
+    saved: Callable[[list[dict[str, float]]], None]
+    interrupted: Callable[[], bool]
+    progress: Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """`epochs` and `losses` as logged; `finished` is False where the run was interrupted."""
+
+    epochs: list[dict[str, float]]
+    losses: list[dict[str, float]]
+    step: int
+    steps: int
+    finished: bool
+
+
+class SpeechDataset(Dataset[dict[str, Any]]):
+    """Utterances as features and labels, made when they are asked for."""
+
+    def __init__(self, speech: SpeechModel, utterances: Sequence[Utterance]) -> None:
+        self.speech, self.utterances = speech, utterances
+        self.labels = [speech.labels(row) for row in utterances]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        features = self.speech.features([audio_of(self.utterances[index])])[0]
+        return {"features": features, "labels": self.labels[index]}
+
+
+def collate(items: Sequence[Mapping[str, Any]], start: int, pad: int) -> dict[str, Tensor]:
+    """A batch: labels are padded by their length, because Whisper's padding token ends a text too.
+
+    Args:
+        items: of a `SpeechDataset`.
+        start: token that the decoder begins with; labels follow it by one.
+        pad: token where a row has ended.
+    """
+    longest = max(len(item["labels"]) for item in items)
+    labels = torch.full((len(items), longest), IGNORED)
+    inputs = torch.full((len(items), longest), pad)
+    for row, item in enumerate(items):
+        tokens = torch.tensor(item["labels"])
+        labels[row, : len(tokens)] = tokens
+        inputs[row, 0] = start
+        inputs[row, 1 : len(tokens)] = tokens[:-1]
+    features = torch.stack([item["features"] for item in items])
+    return {"input_features": features, "decoder_input_ids": inputs, "labels": labels}
+
+
+def token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int) -> Tensor:
+    """Cross-entropy summed over a batch's tokens, over the tokens of the whole step.
+
+    So 4 batches of 8 weigh every token as 1 batch of 32 does. Trainer's own way trusts Whisper to
+    do this, which it does not.
+    """
+    loss = torch.nn.functional.cross_entropy(
+        outputs.logits.flatten(0, 1).float(),
+        labels.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
+    return loss / num_items_in_batch
+
+
+def train(
+    speech: SpeechModel,
+    utterances: Sequence[Utterance],
+    settings: TrainingSettings,
+    folder: Path,
+    *,
+    device: str,
+    hooks: TrainingHooks,
+    resume: bool = False,
+) -> TrainingResult:
+    """Train the model in place, with checkpoints to go on from.
+
+    Args:
+        speech: the model, in float32.
+        utterances: to learn from, with labels that fit the model.
+        settings: how.
+        folder: for checkpoints.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        hooks: what the caller does meanwhile.
+        resume: go on from the newest whole checkpoint in the folder, if there is one.
+    """
+    arguments = _arguments(settings, folder, device, len(utterances))
+    model = speech.model
+    model.model.encoder.requires_grad_(not settings.freeze_encoder)
+    model.model.encoder.embed_positions.requires_grad_(False)  # sinusoids, as Whisper has them
+    config, before = model.config, model.config.to_dict()
+    if settings.spec_augment:
+        config.apply_spec_augment = True
+        config.mask_time_prob = config.mask_time_prob or TIME_MASKED
+        config.mask_feature_prob = config.mask_feature_prob or BINS_MASKED
+    start, pad = config.decoder_start_token_id, speech.processor.tokenizer.eos_token_id
+    control = _Control(settings, hooks)
+    trainer = _Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=SpeechDataset(speech, utterances),
+        data_collator=lambda items: collate(items, start, pad),
+        compute_loss_func=token_loss,
+        callbacks=[control],
+    )
+    trainer.hooks = hooks
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = newest_checkpoint(folder) if resume else None
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        for name in ("apply_spec_augment", "mask_time_prob", "mask_feature_prob"):
+            if name in before:
+                setattr(config, name, before[name])
+        model.eval()
+    state = trainer.state
+    return TrainingResult(
+        epochs=_epochs(state),
+        losses=[entry for entry in state.log_history if "loss" in entry],
+        step=state.global_step,
+        steps=state.max_steps,
+        finished=not control.stopped,
+    )
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: its state comes last."""
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            state = json.loads((path / "trainer_state.json").read_bytes())
+            found.append((int(state["global_step"]), path))
+        except (OSError, ValueError, KeyError):
+            continue
+    return max(found)[1] if found else None
+
+
+def _arguments(
+    settings: TrainingSettings, folder: Path, device: str, utterances: int
+) -> TrainingArguments:
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        use_cpu=device == "cpu",
+        optim="adamw_torch",  # without decay of the weights it is Adam
+        weight_decay=0.0,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=(
+            "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+        ),
+        warmup_steps=settings.warmup,
+        max_grad_norm=settings.clip,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.steps or -1,
+        bf16=settings.dtype == "bfloat16",
+        fp16=settings.dtype == "float16",
+        seed=settings.seed,
+        dataloader_num_workers=settings.workers,
+        dataloader_persistent_workers=settings.workers > 0,
+        dataloader_pin_memory=torch.cuda.is_available() and device != "cpu",
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        eval_strategy="no",  # _Control says when
+        save_strategy="no",
+        save_total_limit=settings.keep,
+        logging_steps=LOG_STEPS,
+        logging_nan_inf_filter=False,  # a loss that is no number is to be seen
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for torchrun, not DataParallel
+    size, accumulation = settings.batches(arguments.world_size)
+    arguments.per_device_train_batch_size = size
+    arguments.gradient_accumulation_steps = accumulation
+    return arguments
+
+
+def _epochs(state: TrainerState) -> list[dict[str, float]]:
+    """What was logged at the end of each epoch, prefixes off."""
+    return [
+        {key.removeprefix("eval_"): value for key, value in entry.items()}
+        for entry in state.log_history
+        if "eval_score" in entry
+    ]
+
+
+class _Trainer(Trainer):
+    hooks: TrainingHooks
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Decode instead of computing a loss."""
+        model: Any = self.model
+        model.eval()
+        scores = self.hooks.evaluate(self.state.epoch)
+        metrics = {f"eval_{key}": value for key, value in scores.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+class _Control(TrainerCallback):
+    """When to evaluate, to save and to stop."""
+
+    def __init__(self, settings: TrainingSettings, hooks: TrainingHooks) -> None:
+        self.settings, self.hooks = settings, hooks
+        self.stopped = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.hooks.progress(state.global_step, state.max_steps)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.hooks.progress(1, state.max_steps)
+        # an epoch's end is evaluated before it is saved, so that a run that goes on from there
+        # has the scores; so is the last step
+        if state.epoch == int(state.epoch or 0) or state.global_step >= state.max_steps:
+            return
+        every = self.settings.save_steps
+        if every and state.global_step % every == 0:
+            control.should_save = True
+        if self._interrupted(args):
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.stopped:
+            return
+        control.should_log = control.should_evaluate = control.should_save = True
+        if state.global_step < state.max_steps and self._interrupted(args):
+            self.stopped = control.should_training_stop = True
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self.hooks.saved(_epochs(state))
+
+    def _interrupted(self, args: TrainingArguments) -> bool:
+        """Whether any process was told to stop: all have to leave the loop at the same step."""
+        told = torch.tensor(float(self.hooks.interrupted()), device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+        return bool(told)
