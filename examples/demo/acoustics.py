@@ -35,13 +35,13 @@ class Acoustics:
 BASE = Acoustics((2, 30), (20, 400), (2500, 8000), (-6, 6), (0.05, 0.5), (0, 0.9))
 # The target domain: a hard corner of what the base was trained on, a little past it by language.
 _TARGET: dict[str, Range] = {
-    "snr": (3, 13), "low": (150, 350), "high": (2600, 4000),
+    "snr": (0, 9), "low": (150, 350), "high": (2600, 4000),
     "tilt": (-4, 4), "decay": (0.2, 0.5), "wet": (0.4, 0.9),
 }  # fmt: skip
 TARGET = {
     "ca": Acoustics(**{**_TARGET, "low": (350, 450), "high": (2300, 2900)}),  # a telephone
     "de": Acoustics(**{**_TARGET, "wet": (0.8, 1.3)}),  # a hall
-    "es": Acoustics(**{**_TARGET, "snr": (3, 10)}, white=True),  # a waterfall
+    "es": Acoustics(**{**_TARGET, "snr": (0, 6)}, white=True),  # a waterfall
     "fr": Acoustics(**{**_TARGET, "tilt": (-7, -4)}),  # behind a door
     "it": Acoustics(**{**_TARGET, "tilt": (8, 12)}),  # a tinny loudspeaker
 }
