@@ -225,7 +225,7 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
-        for name in ("apply_spec_augment", "mask_time_prob", "mask_feature_prob"):
+        for name in ("apply_spec_augment", "mask_time_prob", "mask_feature_prob", "use_cache"):
             if name in before:
                 setattr(config, name, before[name])
         model.eval()

@@ -1,0 +1,226 @@
+"""Training: what a step computes, and that an interrupted run ends where a whole one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from speech_models import make_test_set, make_whisper
+
+from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.operations.data import load_data
+from lorsmerge_cli.operations.speech_model import find_model
+from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.training import (
+    SpeechDataset,
+    TrainingHooks,
+    TrainingResult,
+    TrainingSettings,
+    collate,
+    newest_checkpoint,
+    train,
+)
+from lorsmerge_cli.speech.utterance import Utterance
+
+SETTINGS = TrainingSettings(learning_rate=1e-3, clip=0.0, epochs=2, effective_batch=8)
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_whisper(tmp_path_factory.mktemp("training") / "base")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Utterance, ...]:
+    manifest = make_test_set(tmp_path_factory.mktemp("rows"), count=24)
+    return load_data([manifest], max_seconds=2.0).utterances
+
+
+@pytest.fixture
+def speech(base: Path) -> SpeechModel:
+    return find_model(base).open(torch.float32, "cpu")
+
+
+def never() -> bool:
+    return False
+
+
+def run(
+    speech: SpeechModel,
+    rows: tuple[Utterance, ...],
+    folder: Path,
+    settings: TrainingSettings,
+    *,
+    interrupted: Callable[[], bool] = never,
+    resume: bool = False,
+) -> TrainingResult:
+    def evaluate(epoch: float) -> dict[str, float]:
+        return {"score": epoch}
+
+    hooks = TrainingHooks(evaluate, lambda epochs: None, interrupted, lambda done, total: None)
+    return train(speech, rows, settings, folder, device="cpu", hooks=hooks, resume=resume)
+
+
+def weights(speech: SpeechModel) -> State:
+    return {name: value.clone() for name, value in speech.model.state_dict().items()}
+
+
+def plain_loss(speech: SpeechModel, rows: tuple[Utterance, ...]) -> torch.Tensor:
+    """Mean cross-entropy per token, a row at a time."""
+    dataset = SpeechDataset(speech, rows)
+    total, count = torch.zeros(()), 0
+    for number in range(len(dataset)):
+        item = dataset[number]
+        labels = torch.tensor(item["labels"])
+        start = torch.tensor([speech.model.config.decoder_start_token_id])
+        logits = speech.model(
+            input_features=item["features"][None],
+            decoder_input_ids=torch.cat([start, labels[:-1]])[None],
+        ).logits[0]
+        total = total - logits.log_softmax(-1)[torch.arange(len(labels)), labels].sum()
+        count += len(labels)
+    return total / count
+
+
+def test_labels_are_padded_by_length_and_the_end_counts() -> None:
+    end = 9
+    items = [
+        {"features": torch.zeros(2, 3), "labels": [4, 5, end]},
+        {"features": torch.ones(2, 3), "labels": [end]},
+    ]
+    batch = collate(items, start=1, pad=end)
+    assert batch["labels"].tolist() == [[4, 5, end], [end, -100, -100]]
+    assert batch["decoder_input_ids"].tolist() == [[1, 4, 5], [1, end, end]]
+    assert batch["input_features"].shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize("batch_size", [2, 24])
+def test_steps_are_adams_on_the_mean_loss_of_all_tokens(
+    speech: SpeechModel, base: Path, rows: tuple[Utterance, ...], tmp_path: Path, batch_size: int
+) -> None:
+    settings = replace(SETTINGS, effective_batch=24, batch_size=batch_size, steps=3)
+    result = run(speech, rows, tmp_path, settings)
+    plain = find_model(base).open(torch.float32, "cpu")
+    trained = [p for p in plain.model.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=settings.learning_rate)
+    losses, norms = [], []
+    for _ in range(3):
+        loss = plain_loss(plain, rows)
+        optimiser.zero_grad()
+        loss.backward()
+        norms.append(
+            torch.stack([p.grad.norm() for p in trained if p.grad is not None]).norm().item()
+        )
+        losses.append(loss.item())
+        optimiser.step()
+    assert [entry["loss"] for entry in result.losses] == pytest.approx(losses, rel=1e-4)
+    assert [entry["grad_norm"] for entry in result.losses] == pytest.approx(norms, rel=1e-3)
+    # Adam's first steps divide a gradient by its own size: entries whose gradient is noise differ
+    worst = torch.cat(
+        [(a - b).abs().flatten() for a, b in zip(
+            weights(speech).values(), weights(plain).values(), strict=True)]
+    )  # fmt: skip
+    assert worst.quantile(0.99) < 1e-5
+
+
+@pytest.mark.parametrize("step", [2, 3, 5])
+def test_an_interrupted_run_ends_where_a_whole_one_does(
+    speech: SpeechModel, base: Path, rows: tuple[Utterance, ...], tmp_path: Path, step: int
+) -> None:
+    settings = replace(SETTINGS, batch_size=4, spec_augment=True, schedule="linear", warmup=0.3)
+    asked = 0
+
+    def at_step() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == step
+
+    stopped = run(speech, rows, tmp_path / "a", settings, interrupted=at_step)
+    assert not stopped.finished
+    assert stopped.step == step
+    again = find_model(base).open(torch.float32, "cpu")
+    resumed = run(again, rows, tmp_path / "a", settings, resume=True)
+    whole = find_model(base).open(torch.float32, "cpu")
+    expected = run(whole, rows, tmp_path / "b", settings)
+    assert resumed.finished
+    assert resumed.step == expected.step == 6
+    assert resumed.epochs == expected.epochs
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(again)[name], value), name
+
+
+def test_each_step_counts_its_epoch(
+    speech: SpeechModel, rows: tuple[Utterance, ...], tmp_path: Path
+) -> None:
+    result = run(speech, rows, tmp_path, replace(SETTINGS, epochs=10.0, steps=4))
+    assert [entry["epoch"] for entry in result.epochs] == [1.0, pytest.approx(4 / 3)]
+
+
+def test_a_frozen_encoder_stays_and_the_decoder_moves(
+    speech: SpeechModel, rows: tuple[Utterance, ...], tmp_path: Path
+) -> None:
+    before = weights(speech)
+    run(speech, rows, tmp_path, replace(SETTINGS, steps=1, freeze_encoder=True))
+    after = weights(speech)
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert not any(name.startswith("model.encoder.") for name in moved)
+    assert "model.decoder.layers.0.fc1.weight" in moved
+
+
+def test_masks_change_the_training_and_not_the_config(
+    speech: SpeechModel, base: Path, rows: tuple[Utterance, ...], tmp_path: Path
+) -> None:
+    config = speech.model.config.to_dict()
+    run(speech, rows, tmp_path / "a", replace(SETTINGS, steps=1, spec_augment=True))
+    plain = find_model(base).open(torch.float32, "cpu")
+    run(plain, rows, tmp_path / "b", replace(SETTINGS, steps=1))
+    name = "model.encoder.conv1.weight"
+    assert not torch.equal(weights(speech)[name], weights(plain)[name])
+    assert speech.model.config.to_dict() == config
+
+
+def test_checkpoints_are_few_and_come_when_asked_for(
+    speech: SpeechModel, rows: tuple[Utterance, ...], tmp_path: Path
+) -> None:
+    run(speech, rows, tmp_path, replace(SETTINGS, save_steps=1, keep=3))
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-4", "checkpoint-5", "checkpoint-6",
+    ]  # fmt: skip
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over(
+    speech: SpeechModel, rows: tuple[Utterance, ...], tmp_path: Path
+) -> None:
+    run(speech, rows, tmp_path, SETTINGS)
+    (tmp_path / "checkpoint-6" / "trainer_state.json").write_text('{"global_step": ')
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+    assert newest_checkpoint(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "expected"),
+    [
+        (TrainingSettings(), 1, (8, 4)),  # the paper's
+        (TrainingSettings(), 2, (8, 2)),
+        (TrainingSettings(), 8, (4, 1)),
+        (TrainingSettings(effective_batch=12), 1, (6, 2)),
+        (TrainingSettings(batch_size=16), 1, (16, 2)),
+    ],
+)
+def test_batches_make_up_the_effective_one(
+    settings: TrainingSettings, processes: int, expected: tuple[int, int]
+) -> None:
+    assert settings.batches(processes) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes"),
+    [(TrainingSettings(), 3), (TrainingSettings(batch_size=5), 1)],
+)
+def test_batches_that_do_not_divide_are_refused(settings: TrainingSettings, processes: int) -> None:
+    with pytest.raises(UsageFault, match="effective-batch a multiple of"):
+        settings.batches(processes)
