@@ -31,16 +31,27 @@ FACTORS = {  # of the random weights: at 1 it says one word for ever, whatever i
     "conv1.weight": 20.0,
     "_proj.weight": 10.0,
     "fc": 10.0,
-    "decoder.embed_positions": 20.0,
-    "decoder.layer_norm.weight": 20.0,
+    "decoder.embed_positions": 30.0,
+    "decoder.embed_tokens": 3.0,
+    "decoder.layer_norm.weight": 7.0,
     "encoder_attn.out_proj.weight": 3.0,
 }
+ENDING = 0.18  # spread of the embedding of the end, zero in a new model: texts of many lengths
 MIXED = [("ca", "asr"), ("de", "st"), ("de", "asr"), ("zh", "asr"), ("ca", "st")]
 
 
-def make_whisper(folder: Path, *, seed: int = 0, suppress: tuple[int, ...] = ()) -> Path:
-    """A model folder of random weights; which words it says depends on sound and prompt."""
+def make_whisper(
+    folder: Path, *, seed: int = 0, suppress: tuple[int, ...] = (), spells: bool = False
+) -> Path:
+    """A model folder of random weights; which words it says depends on sound and prompt.
+
+    One that `spells` has tokens for letters too, without which no text can be learnt.
+    """
     tokens = [_bytes("" if word in "好界" else " ") + _bytes(word) for word in WORDS] + SPECIAL
+    longest = LONGEST
+    if spells:
+        tokens += sorted(set(_bytes(" ".join(WORDS))))
+        longest = 64
     ids = {token: number for number, token in enumerate(tokens)}
     tokenizer = WhisperTokenizer(
         vocab=ids, merges=[], unk_token="<|endoftext|>", bos_token="<|endoftext|>",
@@ -57,7 +68,7 @@ def make_whisper(folder: Path, *, seed: int = 0, suppress: tuple[int, ...] = ())
             vocab_size=len(tokens), num_mel_bins=80, d_model=32, encoder_layers=1,
             decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
             encoder_ffn_dim=32, decoder_ffn_dim=32, max_source_positions=64,
-            max_target_positions=LONGEST, pad_token_id=end, bos_token_id=end, eos_token_id=end,
+            max_target_positions=longest, pad_token_id=end, bos_token_id=end, eos_token_id=end,
             decoder_start_token_id=start, suppress_tokens=None, begin_suppress_tokens=None,
         )
     )  # fmt: skip
@@ -66,13 +77,14 @@ def make_whisper(folder: Path, *, seed: int = 0, suppress: tuple[int, ...] = ())
             for part, factor in FACTORS.items():
                 if part in name and weight.requires_grad:
                     weight.mul_(factor)
+        model.model.decoder.embed_tokens.weight[end].normal_(std=ENDING)
         said = torch.randint(len(tokens), (16, LONGEST))
         heard = torch.randn(16, 80, 128)
         usual = model.eval().model(heard, decoder_input_ids=said).last_hidden_state.mean((0, 1))
         model.model.decoder.layer_norm.bias.sub_(usual)
     model.generation_config = GenerationConfig(
         bos_token_id=end, eos_token_id=end, pad_token_id=end, decoder_start_token_id=start,
-        max_length=LONGEST, is_multilingual=True, return_timestamps=False,
+        max_length=longest, is_multilingual=True, return_timestamps=False,
         lang_to_id={f"<|{code}|>": ids[f"<|{code}|>"] for code in LANGUAGES},
         task_to_id={task: ids[f"<|{task}|>"] for task in ("translate", "transcribe")},
         no_timestamps_token_id=ids["<|notimestamps|>"], begin_suppress_tokens=[],

@@ -31,7 +31,7 @@ State = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_whisper(tmp_path_factory.mktemp("training") / "base")
+    return make_whisper(tmp_path_factory.mktemp("training") / "base", spells=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,321 @@
+"""`lorsmerge finetune`, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from speech_models import make_test_set, make_whisper
+from transformers import WhisperForConditionalGeneration
+
+BUNDLE = Path(__file__).parents[2] / "examples/demo/bundle"
+LINE = "lorsmerge finetune base --data train.jsonl --dev dev.jsonl -o out --lr 1e-3 --effective-batch 8"
+Command = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finetune")
+    make_whisper(folder / "base", spells=True)
+    make_test_set(folder / "a", count=16, seed=1)
+    make_test_set(folder / "b", count=10, seed=2)
+    for name, where in (("train", "a"), ("dev", "b")):
+        text = (folder / where / "test.jsonl").read_text()
+        text = text.replace('"audio_filepath": "', f'"audio_filepath": "{folder / where}/')
+        (folder / f"{name}.jsonl").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `base`, `train.jsonl` and `dev.jsonl`."""
+    for path in prepared.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def rewrite(name: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the first row of a manifest."""
+    path = Path(name)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    change(rows[0])
+    path.unlink()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def process(line: str, *, launcher: tuple[str, ...] = ()) -> list[str]:
+    return [sys.executable, *(launcher or ("-m",)), "lorsmerge_cli", *line.split()[1:]]
+
+
+def test_it_writes_a_model_its_delta_and_how_it_was_made(here: Path, succeed: Command) -> None:
+    ended = succeed(f"{LINE} --epochs 2 --delta out.delta")
+    assert "before: ca_asr" in ended.out
+    assert not Path("out.training").exists()
+    run = json.loads(Path("out/run.json").read_text())
+    assert run["settings"]["learning_rate"] == 1e-3
+    assert [entry["epoch"] for entry in run["epochs"]] == [1.0, 2.0]
+    assert set(run["before"]) == set(run["after"]) == {
+        "score", "ca_asr", "de_asr", "zh_asr", "ca_st", "de_st",
+    }  # fmt: skip
+    best = max(run["epochs"], key=lambda entry: entry["score"])
+    assert run["chosen"] == [best["epoch"]]
+    assert run["after"]["score"] == best["score"]
+    model = WhisperForConditionalGeneration.from_pretrained("out")
+    assert model.dtype == torch.float32
+    succeed("lorsmerge delta base out -o again.delta")
+    ours, again = load_file("out.delta"), load_file("again.delta")
+    assert ours.keys() == again.keys()
+    assert all(torch.equal(ours[name], again[name]) for name in ours)
+
+
+def test_scores_are_those_of_eval(here: Path, succeed: Command) -> None:
+    succeed(f"{LINE} --epochs 1")
+    run = json.loads(Path("out/run.json").read_text())
+    succeed("lorsmerge eval out --data dev.jsonl --beam 1 -o results.json")
+    records = json.loads(Path("results.json").read_text())["records"]
+    for record in records:
+        name = f"{record['language']}_{record['task']}"
+        if name != "zh_asr":
+            assert run["after"][name] == pytest.approx(record["score"]), name
+
+
+@pytest.mark.parametrize(("option", "chosen"), [("--average-last 2", [2.0, 3.0])])
+def test_the_mean_of_epochs_is_their_mean(
+    here: Path, succeed: Command, option: str, chosen: list[float]
+) -> None:
+    succeed(f"{LINE} --epochs 3 {option}")
+    succeed(f"{LINE.replace('-o out', '-o last')} --epochs 3 --average-last 1")
+    succeed(f"{LINE.replace('-o out', '-o two')} --steps 4 --average-last 1")
+    assert json.loads(Path("out/run.json").read_text())["chosen"] == chosen
+    mean, two, three = weights("out"), weights("two"), weights("last")
+    for name in mean:
+        torch.testing.assert_close(mean[name], (two[name] + three[name]) / 2, rtol=0, atol=1e-7)
+
+
+def test_a_dry_run_writes_nothing(here: Path, succeed: Command) -> None:
+    before = sorted(here.iterdir())
+    ended = succeed(f"{LINE} --epochs 3 --dry-run")
+    assert "steps: 6 of 8 utterances (8 at a time x 1 x 1 processes)" in ended.out
+    assert "train: 16 utterances" in ended.out
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_single_language_is_set_for_generation(here: Path, succeed: Command) -> None:
+    for name in ("train.jsonl", "dev.jsonl"):
+        path = Path(name)
+        rows = [line for line in path.read_text().splitlines() if '"ca", "taskname": "st"' in line]
+        path.unlink()
+        path.write_text("\n".join(rows) + "\n")
+    succeed(f"{LINE} --epochs 1")
+    generation = json.loads(Path("out/generation_config.json").read_text())
+    assert (generation["language"], generation["task"]) == ("ca", "translate")
+
+
+def test_a_recipe_gives_defaults_and_the_command_line_wins(here: Path, succeed: Command) -> None:
+    Path("r.toml").write_text('learning_rate = 1e-4\nepochs = 7\nschedule = "linear"\nseed = 3\n')
+    line = "lorsmerge finetune base --data train.jsonl --dev dev.jsonl -o out --dry-run --json"
+    plan = json.loads(succeed(f"{line} --recipe r.toml --epochs 2").out)
+    settings = plan["settings"]
+    assert settings["learning_rate"] == 1e-4
+    assert settings["epochs"] == 2
+    assert settings["schedule"] == "linear"
+    assert settings["seed"] == 3
+
+
+def test_a_recipe_may_name_everything(here: Path, succeed: Command) -> None:
+    Path("r.toml").write_text(
+        'base = "base"\ndata = ["train.jsonl"]\ndev = "dev.jsonl"\noutput = "out"\n'
+    )
+    assert "would write out" in succeed("lorsmerge finetune --recipe r.toml --dry-run").out
+
+
+def test_killed_and_resumed_it_ends_where_a_whole_run_does(here: Path, succeed: Command) -> None:
+    line = f"{LINE} --epochs 4 --save-steps 1 --spec-augment"
+    running = subprocess.Popen(process(line), stderr=subprocess.PIPE)
+    try:
+        wait_for(lambda: list(Path("out.training").glob("checkpoint-*/trainer_state.json")))
+    finally:
+        running.kill()
+        running.communicate()
+    assert not Path("out").exists()
+    succeed(f"{line} --resume")
+    succeed(f"{line.replace('-o out', '-o whole')}")
+    resumed, whole = weights("out"), weights("whole")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    a, b = (json.loads(Path(name, "run.json").read_text()) for name in ("out", "whole"))
+    assert a["epochs"] == b["epochs"]
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "the run did not get there"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_run_to_go_on_with(here: Path, number: int, shell: Command) -> None:
+    line = f"{LINE} --epochs 1000 --save-steps 1"
+    running = subprocess.Popen(process(line), stderr=subprocess.PIPE, encoding="utf-8")
+    wait_for(lambda: list(Path("out.training").glob("checkpoint-*/trainer_state.json")))
+    running.send_signal(number)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert re.search(r"Interrupted after step \d+ of 2000.*--resume", err)
+    assert "Traceback" not in err
+    refused = shell(line)
+    assert refused.code == 1
+    assert "out.training holds a run that was interrupted" in refused.err
+    other = shell(f"{line} --resume --schedule linear")
+    assert other.code == 1
+    assert "settings schedule was constant and is linear" in other.err
+    assert list(Path("out.training").glob("checkpoint-*"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(here: Path, succeed: Command) -> None:
+    line = f"{LINE} --epochs 3 --batch-size 4"
+    succeed(line)
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
+    two = process(line.replace("-o out", "-o two"), launcher=launcher)
+    done = subprocess.run(two, capture_output=True, encoding="utf-8", timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("two: epoch") == 1
+    a, b = (json.loads(Path(name, "run.json").read_text()) for name in ("out", "two"))
+    losses = [[entry["loss"] for entry in run["losses"]] for run in (a, b)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert len(losses[0]) >= 3
+
+
+@pytest.mark.slow
+def test_it_lowers_the_word_error_rate_of_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, succeed: Command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    succeed(
+        f"lorsmerge finetune {BUNDLE}/base --data {BUNDLE}/it_asr.train.jsonl "
+        f"--dev {BUNDLE}/it_asr.dev.jsonl -o ft --recipe {BUNDLE.parent}/finetune.toml"
+    )
+    succeed(f"lorsmerge eval {BUNDLE}/base ft --data {BUNDLE}/it_asr.test.jsonl --beam 1 -o r.json")
+    before, after = json.loads(Path("r.json").read_text())["records"]
+    assert after["score"] < 0.8 * before["score"]
+
+
+def bad_weights() -> None:
+    tensors = {name: value.clone() for name, value in weights("base").items()}
+    tensors["model.encoder.conv1.bias"][0] = torch.nan
+    copy_base()
+    save_file(tensors, "base/model.safetensors", metadata={"format": "pt"})
+
+
+def copy_base(without: str = "") -> None:
+    files = {
+        p.name: p.read_bytes()
+        for p in Path("base").iterdir()
+        if without not in p.name or not without
+    }
+    Path("base").unlink()
+    Path("base").mkdir()
+    for name, held in files.items():
+        Path("base", name).write_bytes(held)
+
+
+def no_row_is_usable() -> None:
+    path = Path("train.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.unlink()
+    path.write_text("".join(json.dumps(row | {"text": " "}) + "\n" for row in rows))
+
+
+def make_output() -> None:
+    Path("out").mkdir()
+    Path("out/mine.txt").write_text("kept")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "code", "message"),
+    [
+        (None, "--schedule sawtooth", 2, "no schedule 'sawtooth'.*constant, linear, cosine"),
+        (None, "--dtype int8", 2, "no dtype 'int8'"),
+        (None, "--lr -1", 2, "learning rate of -1 is not between 0 and 1"),
+        (None, "--batch-size 3", 2, "does not divide an effective batch of 8"),
+        (None, "--device cuda:1", 2, "CUDA_VISIBLE_DEVICES=1"),
+        (None, "--device gpu", 2, "no device 'gpu'"),
+        (None, "--average-best 2 --average-last 2", 2, "not both"),
+        (None, "--data nowhere.jsonl", 1, "no data set nowhere.jsonl"),
+        (lambda: rewrite("train.jsonl", lambda row: row.update(source_lang="xx")), "", 2, "no language 'xx'"),
+        (lambda: copy_base(without="token"), "", 1, "holds no tokenizer"),
+        (lambda: copy_base(without="config.json"), "", 1, "holds no config.json"),
+        (bad_weights, "", 1, "holds a NaN"),
+        (no_row_is_usable, "", 1, "No row of train.jsonl can be used: 16 empty text"),
+        (make_output, "", 1, "out exists.*--force"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_message_and_loses_nothing(
+    here: Path,
+    shell: Command,
+    spoil: Callable[[], None] | None,
+    options: str,
+    code: int,
+    message: str,
+) -> None:
+    if spoil:
+        spoil()
+    ended = shell(f"{LINE} {options}")
+    text = " ".join(ended.err.split())
+    assert ended.code == code, text
+    assert re.search(message, text), text
+    assert not Path("out/model.safetensors").exists()
+    if spoil is make_output:
+        assert Path("out/mine.txt").read_text() == "kept"
+
+
+def test_a_recipe_with_a_wrong_name_is_refused(here: Path, shell: Command) -> None:
+    Path("r.toml").write_text("learning_rat = 1e-4\n")
+    ended = shell(f"{LINE} --recipe r.toml")
+    assert ended.code == 2
+    assert "learning_rate" in ended.err
+
+
+def test_rows_that_do_not_fit_are_dropped_and_counted(here: Path, succeed: Command) -> None:
+    rewrite("train.jsonl", lambda row: row.update(text="the girl " * 20))
+    ended = succeed(f"{LINE} --dry-run --verbose")
+    assert "train: 15 utterances" in ended.out
+    assert "1 text longer than the decoder" in ended.err
+    assert "dropped u0: text longer than the decoder" in ended.err
+
+
+def test_a_dev_set_that_was_trained_on_is_told(here: Path, succeed: Command) -> None:
+    line = LINE.replace("dev.jsonl", "train.jsonl")
+    assert "16 of the dev set's rows are in the training data" in succeed(f"{line} --dry-run").err
+
+
+def test_a_training_that_diverges_is_told(
+    here: Path, shell: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorsmerge_cli.speech import training
+
+    def diverging(outputs: Any, labels: torch.Tensor, **rest: Any) -> torch.Tensor:
+        return outputs.logits.sum() * torch.nan
+
+    monkeypatch.setattr(training, "token_loss", diverging)
+    ended = shell(f"{LINE} --epochs 2")
+    assert ended.code == 1
+    assert "The training diverged" in ended.err
+    assert "--learning-rate" in ended.err
+    assert not Path("out").exists()
