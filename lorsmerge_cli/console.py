@@ -7,6 +7,7 @@ warnings, notes, errors) goes to stderr.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import unicodedata
@@ -24,8 +25,12 @@ _settings = {"quiet": False, "json": False, "debug": False}
 
 
 def configure(*, quiet: bool, as_json: bool, debug: bool) -> None:
-    """Set what is shown, for the command that runs."""
-    _settings.update(quiet=quiet, json=as_json, debug=debug)
+    """Set what is shown, for the command that runs; under torchrun the first process speaks."""
+    _settings.update(quiet=quiet or not _first(), json=as_json, debug=debug)
+
+
+def _first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def debugging() -> bool:
@@ -84,7 +89,8 @@ def note(text: str) -> None:
 
 def warning(text: str) -> None:
     """Something that may be wrong."""
-    _message("warning", text, "yellow")
+    if _first():
+        _message("warning", text, "yellow")
 
 
 def error(text: str) -> None:

@@ -15,7 +15,7 @@ from types import FrameType
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from torch import Tensor
 
 from lorsmerge_cli import __version__
@@ -133,7 +133,8 @@ class _Run:
         self, interrupted: Callable[[], bool], progress: Callable[[int, int], None]
     ) -> TrainingResult:
         plan = self.plan
-        plan.speech.model.to(resolve_device(process_device(plan.device, self.state)))
+        device = resolve_device(process_device(plan.device, self.state))
+        plan.speech.model.to(device)
         # every process reads what is there before one of them changes it
         kept = interrupted_run(plan)
         self.state.wait_for_everyone()
@@ -150,7 +151,7 @@ class _Run:
         try:
             return train(
                 plan.speech, plan.train.utterances, plan.settings, plan.folder,
-                device=plan.device, hooks=hooks, resume=bool(kept),
+                device=device.type, hooks=hooks, resume=bool(kept),
             )  # fmt: skip
         except torch.OutOfMemoryError:
             size, _ = plan.settings.batches(plan.processes)
@@ -209,10 +210,14 @@ class _Run:
         self, chosen: Sequence[dict[str, float]], epochs: Sequence[dict[str, float]]
     ) -> dict[str, float]:
         """Put the mean of the chosen epochs into the model; its scores."""
-        files = [Checkpoint(self._epoch_file(entry["epoch"])) for entry in chosen]
         weights = self.plan.speech.model.state_dict()
-        for name in files[0].float_specs:
-            weights[name].copy_(_mean([file.read(name) for file in files]))
+        if self.state.is_main_process:
+            files = [Checkpoint(self._epoch_file(entry["epoch"])) for entry in chosen]
+            for name in files[0].float_specs:
+                weights[name].copy_(_mean([file.read(name) for file in files]))
+        if self.state.num_processes > 1:
+            for value in weights.values():
+                broadcast(value)
         if self.plan.dev is None:
             return {}
         if len(chosen) > 1:

@@ -196,7 +196,7 @@ def train(
         utterances: to learn from, with labels that fit the model.
         settings: how.
         folder: for checkpoints.
-        device: `auto`, `cpu`, `cuda` or `mps`.
+        device: `cpu`, `cuda` (under torchrun each process has one of its own) or `mps`.
         hooks: what the caller does meanwhile.
         resume: go on from the newest whole checkpoint in the folder, if there is one.
     """
@@ -256,7 +256,7 @@ def _arguments(
 ) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
-        use_cpu=device == "cpu",
+        use_cpu=device == "cpu",  # accelerate forgets the other processes where it finds this out
         optim="adamw_torch",  # without decay of the weights it is Adam
         weight_decay=0.0,
         learning_rate=settings.learning_rate,
