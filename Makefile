@@ -8,8 +8,8 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test slow lint completions check-completions clean
 
-demo: $(READY)  ## the whole pipeline on a model of Whisper small's size
-	PATH="$(abspath $(BIN)):$$PATH" examples/demo.sh
+demo: $(READY)  ## fine-tune, merge and score a small Whisper in five languages
+	PATH="$(abspath $(BIN)):$$PATH" examples/demo/demo.sh
 
 test: $(READY)  ## every test but the slow ones and those that need a GPU
 	$(BIN)/python -m pytest

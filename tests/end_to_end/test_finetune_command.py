@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from speech_models import make_test_set, make_whisper
 from transformers import WhisperForConditionalGeneration
 
 BUNDLE = Path(__file__).parents[2] / "examples/demo/bundle"
+RECIPES = sorted((BUNDLE.parents[1] / "recipes/finetune").glob("*.toml"))
 LINE = "lorsmerge finetune base --data train.jsonl --dev dev.jsonl -o out --lr 1e-3 --effective-batch 8"
 Command = Callable[..., Any]
 
@@ -319,3 +321,19 @@ def test_a_training_that_diverges_is_told(
     assert "The training diverged" in ended.err
     assert "--learning-rate" in ended.err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_the_papers_recipes_are_settings_that_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, succeed: Command, recipe: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = recipe.stem.replace("multilingual", "fr")
+    plan = json.loads(
+        succeed(
+            f"lorsmerge finetune {BUNDLE}/base --data {BUNDLE}/{name}.train.jsonl -o out "
+            f"--recipe {recipe} --dry-run --json"
+        ).out
+    )
+    assert plan["settings"]["learning_rate"] == tomllib.loads(recipe.read_text())["learning_rate"]
+    assert plan["steps"] == 70  # 10 epochs of 200 utterances, 32 at a time
