@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,8 @@ from accelerate.utils import gather_object
 from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
 from lorsmerge_cli.checkpoint.model_writer import write_json
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.errors import LorsmergeError, OutputFault, UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.metrics.bootstrap import Comparison
 from lorsmerge_cli.metrics.normalisation import NORMALISATIONS
 from lorsmerge_cli.operations.eval_files import (
@@ -27,7 +29,7 @@ from lorsmerge_cli.operations.eval_files import (
     read_hypotheses,
     write_trn,
 )
-from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring, compare, score
+from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring, compare, finite, score
 from lorsmerge_cli.operations.speech_model import (
     ModelSource,
     parse_speech_dtype,
@@ -77,7 +79,7 @@ class EvalReport:
             "records": [record.to_dict() for record in self.records],
             "comparisons": [
                 {"a": a.model, "b": b.model, "dataset": a.dataset, "language": a.language,
-                 "task": a.task, "metric": a.metric, **asdict(found)}
+                 "task": a.task, "metric": a.metric, **finite(asdict(found))}
                 for a, b, found in self.comparisons
             ],
         }  # fmt: skip
@@ -120,9 +122,14 @@ def evaluate(
         LorsmergeError: see the subclasses; what was decoded stays in `hypotheses`.
     """
     names = [model.name for model in models]
-    faults = _faults(names, scoring, output, force, compared)
+    inputs = [path for model in models for path in model.files]
+    inputs += [] if hypotheses is None else [hypotheses]
+    faults = _faults(names, scoring, output, force, compared, inputs)
+    if hypotheses is not None and not hypotheses.resolve().parent.is_dir():
+        faults.append(OutputFault(f"The folder of {hypotheses} does not exist.", "Make it first."))
     raise_all(faults)
-    state = PartialState()
+    # without a GPU, accelerate joins the processes of torchrun only when told to stay on the CPU
+    state = PartialState(cpu=resolve_device(device).type == "cpu")
     decoding = DecodingSettings(beam, batch_size, max_tokens)
     file = HypothesesFile(hypotheses)
     count = len(models) * sum(len(test_set.utterances) for test_set in test_sets)
@@ -154,7 +161,8 @@ def rescore(
     rows = [row for row, _ in read_hypotheses(hypotheses)]
     if not rows:
         raise UnreadableFile(f"{hypotheses} holds no hypotheses.", "Run eval --hypotheses first.")
-    raise_all(_faults(list({row.model: 0 for row in rows}), scoring, output, force, compared))
+    names = list({row.model: 0 for row in rows})
+    raise_all(_faults(names, scoring, output, force, compared, [hypotheses]))
     settings = _settings(None, scoring, None)
     return _report(rows, scoring, settings, {}, output, trn, compared, True)
 
@@ -184,18 +192,19 @@ class _Run:
         decoding = decoding.with_lists_of(self._speech)
         made_by = (
             f"{self.source.identity()}|beam:{decoding.beam}|{self.dtype}|max:{decoding.max_tokens}"
-            f"|suppress:{len(decoding.suppress or ())}"
+            f"|suppress:{_digest(decoding.suppress, decoding.begin_suppress)}"
         )
         known = self.file.known(self.source.name, test_set.name, made_by)
-        wanted = [row for row in test_set.utterances if row.id not in known]
+        texts = {row.id: known[key] for row in test_set.utterances if (key := _key(row)) in known}
+        wanted = [row for row in test_set.utterances if row.id not in texts]
         progress(len(test_set.utterances) - len(wanted))
         mine = wanted[self.state.process_index :: self.state.num_processes]
         began = time.perf_counter()
-        texts = self._decode(mine, test_set, decoding, made_by, progress)
+        texts |= self._decode(mine, test_set, decoding, made_by, progress)
         self.elapsed += time.perf_counter() - began
         self.decoded_seconds += sum(row.duration or 0.0 for row in wanted)
-        found = known | {row.id: self._hypothesis(row, texts[row.id], test_set) for row in wanted}
-        return [found[row.id] for row in test_set.utterances], decoding
+        rows = [self._hypothesis(row, texts[row.id], test_set) for row in test_set.utterances]
+        return rows, decoding
 
     def _decode(
         self,
@@ -245,12 +254,22 @@ class _Run:
             torch.cuda.empty_cache()
 
 
+def _key(row: Utterance) -> tuple[str, str, str]:
+    return row.id, row.language, row.task
+
+
+def _digest(*lists: Sequence[int] | None) -> str:
+    """A few characters that tell lists of tokens apart."""
+    return hashlib.sha256(repr(lists).encode()).hexdigest()[:8]
+
+
 def _faults(
     names: Sequence[str],
     scoring: Scoring,
     output: Path | None,
     force: bool,
     compared: tuple[str, str] | None,
+    inputs: Sequence[Path],
 ) -> list[LorsmergeError]:
     faults: list[LorsmergeError] = []
     if scoring.normalisation not in NORMALISATIONS:
@@ -269,7 +288,7 @@ def _faults(
                 UsageFault(f"--compare names no model {name!r}.", f"There are: {', '.join(names)}.")
             )
     if output is not None:
-        faults += check_output(output, inputs=[], size=1 << 20, force=force)
+        faults += check_output(output, inputs=inputs, size=1 << 20, force=force)
     return faults
 
 

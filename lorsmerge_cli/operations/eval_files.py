@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -23,21 +24,20 @@ class HypothesesFile:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._known: dict[tuple[str, str, str], tuple[Hypothesis, str]] = {}
+        self._mended = False
+        self._known: list[tuple[Hypothesis, str]] = []
         if path is not None and path.is_file():
-            for hypothesis, made_by in read_hypotheses(path):
-                key = (hypothesis.model, hypothesis.dataset, hypothesis.id)
-                self._known[key] = (hypothesis, made_by)
+            self._known = read_hypotheses(path)
 
-    def known(self, model: str, dataset: str, made_by: str) -> dict[str, Hypothesis]:
-        """Utterance id -> hypothesis of an earlier run.
+    def known(self, model: str, dataset: str, made_by: str) -> dict[tuple[str, str, str], str]:
+        """(Utterance id, language, task) -> what was said to it in an earlier run.
 
         Raises:
             Mismatch: they were made by other weights or settings.
         """
         found = {}
-        for (its_model, its_dataset, name), (hypothesis, its_maker) in self._known.items():
-            if (its_model, its_dataset) != (model, dataset):
+        for row, its_maker in self._known:
+            if (row.model, row.dataset) != (model, dataset):
                 continue
             if its_maker != made_by:
                 raise Mismatch(
@@ -45,7 +45,7 @@ class HypothesesFile:
                     f"decoding settings ({its_maker}, now {made_by}).",
                     "Give another --hypotheses file, or remove this one.",
                 )
-            found[name] = hypothesis
+            found[row.id, row.language, row.task] = row.hypothesis
         return found
 
     def add(self, hypotheses: Iterable[Hypothesis], made_by: str) -> None:
@@ -57,9 +57,11 @@ class HypothesesFile:
             for row in hypotheses
         ]
         try:
-            whole = not self.path.is_file() or self.path.read_bytes()[-1:] in (b"\n", b"")
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(lines) if whole else "\n" + "".join(lines))
+            if not self._mended:
+                _drop_cut_line(self.path)
+                self._mended = True
+            with self.path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write("".join(lines))
         except OSError as error:
             raise OutputFault(
                 f"{self.path} cannot be written ({error.strerror}).", "Choose another file."
@@ -73,8 +75,8 @@ def read_hypotheses(path: Path) -> list[tuple[Hypothesis, str]]:
         UnreadableFile: it is no such file.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_bytes().split(b"\n")  # texts may hold what str.splitlines splits at
+    except OSError as error:
         raise UnreadableFile(f"{path} cannot be read ({error}).", "Check the path.") from None
     found = []
     for number, line in enumerate(lines, 1):
@@ -92,6 +94,22 @@ def read_hypotheses(path: Path) -> list[tuple[Hypothesis, str]]:
                 "Give a file that `eval --hypotheses` wrote.",
             ) from None
     return found
+
+
+def _drop_cut_line(path: Path) -> None:
+    """End a file with its last whole line, so that what is added starts a line of its own."""
+    if not path.is_file():
+        return
+    raw = path.read_bytes()
+    whole = raw.rfind(b"\n") + 1
+    try:
+        json.loads(raw[whole:])
+    except ValueError:
+        if whole < len(raw):
+            os.truncate(path, whole)
+    else:  # whole but for its end of line
+        with path.open("ab") as file:
+            file.write(b"\n")
 
 
 def write_trn(folder: Path, records: Sequence[Record]) -> list[Path]:

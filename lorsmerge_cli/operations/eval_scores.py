@@ -89,7 +89,7 @@ class Record:
             for row in self.rows
         ]  # fmt: skip
         document = record | {"utterances": len(rows), "seconds": self.seconds, "rows": rows}
-        return {key: _finite(value) for key, value in document.items()}
+        return {key: finite(value) for key, value in document.items()}
 
 
 def unit_of(language: str) -> str:
@@ -138,8 +138,8 @@ def _transcription(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
         signature=wer_signature(normalisation=scoring.normalisation, unit=unit),
         details={
             **asdict(total(counts)),
-            "cer" if other == "char" else "wer": _finite(100 * other_rate),
-            "normalisations": {how: _finite(entry) for how, entry in stored.items()},
+            "cer" if other == "char" else "wer": finite(100 * other_rate),
+            "normalisations": {how: finite(entry) for how, entry in stored.items()},
         },
         rows=tuple(rows),
     )
@@ -203,7 +203,8 @@ def average(records: Sequence[Record]) -> tuple[float, float]:
     return mean, math.sqrt(squares) / len(records)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """NaN and infinities as None, which JSON has a word for."""
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from lorsmerge_cli.checkpoint.task_vector import (
     check_names,
     open_task_vector,
 )
+from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.device import resolve_device
-from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
+from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import add_to_base, is_finite
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, non_finite, raise_all
 from lorsmerge_cli.speech.model import (
@@ -53,6 +54,11 @@ class ModelSource:
         """Seconds of audio that the encoder takes."""
         return window_of(self.folder)
 
+    @property
+    def files(self) -> list[Path]:
+        """Every file that is read and must not be written."""
+        return [*self.checkpoint.files, *(vector.path for vector, _ in self.applied)]
+
     def identity(self) -> str:
         """Digest of the weights, whatever files they are in."""
         parts = [base_fingerprint(self.checkpoint).digest]
@@ -74,14 +80,21 @@ class ModelSource:
         value = self.checkpoint.read(name)
         if not self.checkpoint.specs[name].is_float:
             return value
-        if self.applied:  # rounded as a merge on disk would be
-            update = torch.zeros_like(accumulable(value))
-            for vector, scale in self.applied:
-                update += scale * dense(vector.read(name))
-            value, _ = add_to_base(value, update, value.dtype)
         if not is_finite(value):
             raise non_finite(self.checkpoint.path, name)
+        if self.applied:  # summed and rounded as a merge on disk would be
+            update = COMBINERS["sum"](self._deltas(name))
+            value, _ = add_to_base(value, update, value.dtype)
+            if not is_finite(value):
+                raise non_finite(self.name, name)
         return value
+
+    def _deltas(self, name: str) -> Iterator[tuple[Tensor, float]]:
+        for vector, scale in self.applied:
+            delta = dense(vector.read(name))
+            if not is_finite(delta):
+                raise non_finite(vector.path, name)
+            yield delta, scale
 
 
 def find_model(

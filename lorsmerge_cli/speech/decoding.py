@@ -123,8 +123,9 @@ def generate(
         num_beams=settings.beam,
         do_sample=False,
         max_length=min(limit, speech.longest_label),
-        suppress_tokens=list(settings.suppress or ()) or None,
-        begin_suppress_tokens=list(settings.begin_suppress or ()) or None,
+        # an empty list says none; transformers takes None for the model's own
+        suppress_tokens=list(settings.suppress or ()),
+        begin_suppress_tokens=list(settings.begin_suppress or ()),
         pad_token_id=model.config.pad_token_id,
         bos_token_id=model.config.bos_token_id,
         eos_token_id=model.config.eos_token_id,

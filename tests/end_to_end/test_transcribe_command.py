@@ -1,0 +1,119 @@
+"""`lorsmerge transcribe` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+from speech_models import make_clip, make_test_set, make_tuned, make_whisper
+
+WORK, USAGE = 1, 2  # exit codes
+SETTINGS = " --language ca --device cpu --beam 2"
+
+
+@pytest.fixture(scope="module")
+def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("speech")
+    make_whisper(folder / "base")
+    make_tuned(folder / "base", folder / "ca", seed=1, step=0.5)
+    shutil.copy(folder / "base" / "model.safetensors", folder / "bare.safetensors")
+    make_clip(folder / "clip.wav", 1, 1.2)
+    make_clip(folder / "long.wav", 2, 2.5)
+    (folder / "text.wav").write_text("no sound")
+    return folder
+
+
+@pytest.fixture
+def files(speech_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: base/, ca/, bare.safetensors, clip.wav, long.wav and text.wav."""
+    folder = tmp_path / "work"
+    shutil.copytree(speech_files, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def heard(succeed: Callable, line: str) -> dict[tuple[str, str], str]:
+    document = json.loads(succeed(line + " --json").out)
+    return {(item["model"], item["audio"]): item["text"] for item in document["transcripts"]}
+
+
+def test_two_models_are_shown_side_by_side(files: Path, succeed: Callable) -> None:
+    line = "lorsmerge transcribe base ca --audio clip.wav" + SETTINGS
+    texts = heard(succeed, line)
+    base, tuned = texts["base", "clip.wav"], texts["ca", "clip.wav"]
+    assert base
+    assert base != tuned
+    ended = succeed(line)
+    rows = [line.split() for line in ended.out.splitlines()]
+    assert ["base", *base.split()] in rows
+    assert ["ca", *tuned.split()] in rows
+    assert "longer" not in ended.err
+
+
+def test_a_clip_longer_than_the_window_is_a_warning(files: Path, succeed: Callable) -> None:
+    line = "lorsmerge transcribe base ca -a clip.wav -a long.wav" + SETTINGS
+    ended = succeed(line)
+    for model in ("base", "ca"):
+        assert f"long.wav is longer than {model}'s window: its start is heard" in ended.err
+    assert "clip.wav is longer" not in ended.err
+    assert ended.err.count("warning") == 2
+    samples, rate = soundfile.read("long.wav", dtype="float32")
+    soundfile.write("long.wav", samples[: 2 * rate], rate, subtype="FLOAT")
+    assert "longer" not in succeed(line).err
+    assert succeed(line).out == ended.out
+
+
+def test_texts_are_those_of_eval(files: Path, succeed: Callable) -> None:
+    make_test_set(files / "data", count=5)
+    succeed(
+        "lorsmerge eval base --data data/test.jsonl --device cpu --beam 2 --samples 20 -o r.json"
+    )
+    for record in json.loads(Path("r.json").read_text())["records"]:
+        for row in record["rows"]:
+            clip = f"data/{row['id'][1:]}.wav"
+            texts = heard(
+                succeed,
+                f"lorsmerge transcribe base -a {clip} --language {record['language']} "
+                f"--task {record['task']} --device cpu --beam 2",
+            )
+            assert texts == {("base", clip): row["hypothesis"]}
+
+
+def test_a_bare_file_takes_a_config(files: Path, succeed: Callable) -> None:
+    line = "lorsmerge transcribe {} --config base -a clip.wav" + SETTINGS
+    (bare,) = heard(succeed, line.format("bare.safetensors")).values()
+    (folder,) = heard(succeed, line.format("base")).values()
+    assert bare == folder != ""
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("base -a clip.wav --language klingon", USAGE, "no language 'klingon'"),
+        ("base -a clip.wav --language fr", USAGE, "base has no token <|fr|>"),
+        ("base -a clip.wav --language ca --task sing", USAGE, "no task 'sing'"),
+        ("base -a nowhere.wav --language ca", WORK, "no audio file nowhere.wav"),
+        ("base -a text.wav --language ca", WORK, "text.wav cannot be read as audio"),
+        ("bare.safetensors -a clip.wav --language ca", WORK, "holds no config.json"),
+        ("nowhere -a clip.wav --language ca", WORK, "nowhere"),
+        ("base -a clip.wav", USAGE, "--language"),
+        ("base --language ca", USAGE, "--audio"),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    files: Path, shell: Callable, contents: Callable, line: str, code: int, words: str
+) -> None:
+    before = contents(files)
+    ended = shell(f"lorsmerge transcribe {line} --device cpu")
+    message = " ".join(re.sub("[│╭╮╰╯─]", " ", ended.err).split())
+    assert ended.code == code, ended.err
+    assert words in message
+    assert ended.out == ""
+    for unkind in ("Traceback", "bug in lorsmerge"):
+        assert unkind not in ended.err
+    assert contents(files) == before

@@ -1,0 +1,503 @@
+"""`eval` and `transcribe` as operations: scores of jiwer and sacreBLEU, runs that go on, deltas applied."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import pytest
+import sacrebleu
+import soundfile
+import torch
+from operation_calls import load, run_merge, same_bits, take_delta
+from safetensors.torch import load_file, save_file
+from speech_models import make_clip, make_test_set, make_tuned, make_whisper
+
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, NonFinite, OutputFault, UnreadableFile
+from lorsmerge_cli.metrics.normalisation import NORMALISATIONS, normalise
+from lorsmerge_cli.operations import eval as operation
+from lorsmerge_cli.operations.data import load_data
+from lorsmerge_cli.operations.eval import EvalReport, TestSet, evaluate, rescore
+from lorsmerge_cli.operations.eval_files import HypothesesFile, read_hypotheses, write_trn
+from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring, average, score
+from lorsmerge_cli.operations.speech_model import ModelSource, find_model, parse_speech_dtype
+from lorsmerge_cli.operations.transcribe import transcribe
+
+SCORING = Scoring(samples=20)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base/, ca/, de/, their deltas, and data/test.jsonl. Read only."""
+    folder = tmp_path_factory.mktemp("eval")
+    make_whisper(folder / "base")
+    for seed, name in enumerate(("ca", "de"), 1):
+        make_tuned(folder / "base", folder / name, seed=seed)
+        take_delta(folder / "base", folder / name, folder / f"{name}.delta", language=name)
+    make_test_set(folder / "data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def test_set(folder: Path) -> TestSet:
+    rows = load_data([folder / "data" / "test.jsonl"], max_seconds=2.0).utterances
+    return TestSet("test", rows)
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> ModelSource:
+    return find_model(folder / "base", name="base")
+
+
+def run(models: list[ModelSource], *tests: TestSet, **changes: Any) -> EvalReport:
+    settings: dict[str, Any] = {"scoring": SCORING, "beam": 1, "device": "cpu"}
+    return evaluate(models, tests, **settings | changes)
+
+
+def texts(report: EvalReport) -> dict[tuple[str, str], str]:
+    return {(row.model, row.id): row.hypothesis for record in report.records for row in record.rows}
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of the utterances that are really decoded."""
+    seen: list[str] = []
+    real = operation.decode
+
+    def record(speech: Any, rows: Any, *rest: Any) -> dict[str, str]:
+        seen.extend(row.id for row in rows)
+        return real(speech, rows, *rest)
+
+    monkeypatch.setattr(operation, "decode", record)
+    return seen
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path, test_set: TestSet, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The results file of two models."""
+    models = [find_model(folder / name, name=name) for name in ("base", "ca")]
+    output = tmp_path_factory.mktemp("results") / "results.json"
+    run(models, test_set, beam=3, output=output)
+    return json.loads(output.read_text())
+
+
+def pairs(record: dict, how: str) -> tuple[list[str], list[str]]:
+    rows = record["rows"]
+    return tuple([normalise(row[key], how) for row in rows] for key in ("reference", "hypothesis"))
+
+
+@pytest.mark.parametrize("how", NORMALISATIONS)
+def test_error_rates_are_jiwers(results: dict, how: str) -> None:
+    records = [record for record in results["records"] if record["metric"] == "WER"]
+    assert len(records) == 4
+    for record in records:
+        words = jiwer.process_words(*pairs(record, how))
+        stored = record["details"]["normalisations"][how]
+        assert stored["rate"] == pytest.approx(100 * words.wer)
+        for kind in ("hits", "substitutions", "deletions", "insertions"):
+            assert stored[kind] == getattr(words, kind)
+    assert any(record["details"]["hits"] for record in records)
+
+
+def test_the_reported_rates_are_of_the_chosen_normalisation(results: dict) -> None:
+    for record in results["records"]:
+        if record["task"] == "asr":
+            references, hypotheses = pairs(record, "basic")
+            close = [[t.replace(" ", "") for t in side] for side in (references, hypotheses)]
+            rates = {"WER": jiwer.wer(references, hypotheses), "CER": jiwer.cer(*close)}
+            other = "wer" if record["metric"] == "CER" else "cer"
+            assert record["score"] == pytest.approx(100 * rates[record["metric"]])
+            assert record["details"][other] == pytest.approx(100 * rates[other.upper()])
+            assert "norm:basic" in record["signature"]
+
+
+def test_bleu_and_chrf_are_sacrebleus(results: dict) -> None:
+    records = [record for record in results["records"] if record["task"] == "st"]
+    assert len(records) == 4
+    for record in records:
+        rows = record["rows"]
+        hypotheses = [row["hypothesis"] for row in rows]
+        references = [[row["reference"] for row in rows]]
+        bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
+        assert record["score"] == bleu.corpus_score(hypotheses, references).score
+        assert record["signature"] == str(bleu.get_signature())
+        assert record["details"]["chrf2"] == chrf.corpus_score(hypotheses, references).score
+        assert record["details"]["chrf2_signature"] == str(chrf.get_signature())
+    assert any(record["details"]["chrf2"] for record in records)
+
+
+def test_languages_without_spaces_are_scored_in_characters(results: dict) -> None:
+    metrics = {(r["language"], r["task"]): r["metric"] for r in results["records"]}
+    assert metrics == {
+        ("ca", "asr"): "WER", ("de", "asr"): "WER", ("zh", "asr"): "CER",
+        ("ca", "st"): "BLEU", ("de", "st"): "BLEU",
+    }  # fmt: skip
+
+
+def test_results_hold_every_utterance_and_what_scores_depend_on(
+    results: dict, test_set: TestSet
+) -> None:
+    for model in ("base", "ca"):
+        rows = [r for record in results["records"] if record["model"] == model
+                for r in record["rows"]]  # fmt: skip
+        assert {row["id"]: row["reference"] for row in rows} == {
+            row.id: row.text for row in test_set.utterances
+        }
+        assert sum(row["seconds"] for row in rows) == pytest.approx(
+            sum(row.duration or 0 for row in test_set.utterances)
+        )
+    assert results["settings"]["decoding"] == {
+        "beam": 3, "batch_size": None, "max_tokens": None, "suppress": [], "begin_suppress": [],
+        "dtype": "float32",
+    }  # fmt: skip
+    assert results["settings"]["versions"]["jiwer"] in results["settings"]["signature"]
+
+
+def test_an_average_adds_independent_errors_in_squares() -> None:
+    row = Hypothesis("m", "d", "u", "ca", "asr", "a b", "a", 1.0)
+    record = score([row], SCORING)
+    two = [
+        replace(record, score=10.0, standard_error=3.0),
+        replace(record, score=20.0, standard_error=4.0),
+    ]
+    assert average(two) == (15.0, 2.5)
+
+
+def test_one_list_of_suppressed_tokens_holds_for_all_models(
+    folder: Path, test_set: TestSet, tmp_path: Path, base: ModelSource
+) -> None:
+    alone = texts(run([base], test_set))
+    listed = sorted(range(30))
+    own = find_model(make_whisper(tmp_path / "own", suppress=tuple(listed)), name="own")
+    both = texts(run([base, own], test_set))
+    assert {key[1]: text for key, text in both.items() if key[0] == "own"} == {
+        key[1]: text for key, text in alone.items()
+    }
+    other = run([own, base], test_set)
+    assert other.settings["decoding"]["suppress"] == tuple(listed)
+    assert {text for key, text in texts(other).items() if key[0] == "base"} != set(alone.values())
+
+
+# --- going on -------------------------------------------------------------------------------------
+
+
+def spoil(file: Path) -> None:
+    """Cut a file as a kill in mid write would, inside a letter of two bytes if there is one."""
+    raw = file.read_bytes()
+    last = raw.rfind(b"\n", 0, -1) + 1
+    wide = next((at for at in range(last, len(raw)) if raw[at] >= 0x80), last + 20)
+    file.write_bytes(raw[: wide + 1])
+
+
+def test_hypotheses_there_already_are_not_decoded_again(
+    base: ModelSource, test_set: TestSet, tmp_path: Path, decoded: list[str]
+) -> None:
+    file = tmp_path / "h.jsonl"
+    half = TestSet("test", test_set.utterances[:4])
+    run([base], half, hypotheses=file)
+    decoded.clear()
+    resumed = run([base], test_set, hypotheses=file)
+    assert sorted(decoded) == sorted(row.id for row in test_set.utterances[4:])
+    assert resumed.records == run([base], test_set).records
+    decoded.clear()
+    again = run([base], test_set, hypotheses=file)
+    assert decoded == []
+    assert again.records == resumed.records
+    assert again.speed == {}
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["cut", "without its end of line"])
+def test_a_last_line_cut_short_is_done_again_and_leaves_no_trace(
+    base: ModelSource, test_set: TestSet, tmp_path: Path, decoded: list[str], whole: bool
+) -> None:
+    file = tmp_path / "h.jsonl"
+    expected = run([base], test_set, hypotheses=file)
+    complete = file.read_bytes()
+    if whole:
+        file.write_bytes(complete[:-1])
+    else:
+        spoil(file)
+    decoded.clear()
+    assert run([base], test_set, hypotheses=file).records == expected.records
+    assert len(decoded) == (0 if whole else 1)
+    more = TestSet("more", test_set.utterances[:2])
+    run([base], test_set, more, hypotheses=file)
+    assert file.read_bytes().startswith(complete)  # or a third run stumbles over the rest of it
+    assert len(read_hypotheses(file)) == len(test_set.utterances) + 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"beam": 2}, {"max_tokens": 8}, {"dtype": "bfloat16"}, {"model": "ca"}, {"lists": 1}],
+)
+def test_other_weights_or_settings_are_refused(
+    folder: Path,
+    base: ModelSource,
+    test_set: TestSet,
+    tmp_path: Path,
+    changes: dict[str, Any],
+) -> None:
+    file = tmp_path / "h.jsonl"
+    model: ModelSource = base
+    if "lists" in changes:  # as many tokens, and others
+        model = find_model(make_whisper(tmp_path / "a", suppress=(1, 2)), name="base")
+    run([model], test_set, hypotheses=file)
+    before = file.read_bytes()
+    if changes.pop("lists", None):
+        model = find_model(make_whisper(tmp_path / "b", suppress=(3, 4)), name="base")
+    if "model" in changes:
+        model = find_model(folder / changes.pop("model"), name="base")
+    with pytest.raises(Mismatch, match=r"h\.jsonl holds hypotheses of 'base' on 'test' by other"):
+        run([model], test_set, hypotheses=file, **changes)
+    assert file.read_bytes() == before
+
+
+def test_another_batch_size_is_no_other_setting(
+    base: ModelSource, test_set: TestSet, tmp_path: Path, decoded: list[str]
+) -> None:
+    run([base], test_set, hypotheses=tmp_path / "h.jsonl", batch_size=2)
+    decoded.clear()
+    run([base], test_set, hypotheses=tmp_path / "h.jsonl", batch_size=5)
+    assert decoded == []
+
+
+def test_a_corrected_reference_is_the_one_scored(
+    base: ModelSource, test_set: TestSet, tmp_path: Path, decoded: list[str]
+) -> None:
+    file = tmp_path / "h.jsonl"
+    run([base], test_set, hypotheses=file)
+    corrected = TestSet(
+        "test", tuple(replace(row, text=f"{row.text} today") for row in test_set.utterances)
+    )
+    decoded.clear()
+    assert run([base], corrected, hypotheses=file).records == run([base], corrected).records
+    assert decoded == [row.id for row in test_set.utterances]  # by the run without a file
+
+
+def test_an_utterance_in_another_language_is_decoded_again(
+    base: ModelSource, test_set: TestSet, tmp_path: Path, decoded: list[str]
+) -> None:
+    file = tmp_path / "h.jsonl"
+    run([base], test_set, hypotheses=file)
+    german = TestSet("test", tuple(replace(row, language="de") for row in test_set.utterances))
+    expected = run([base], german)
+    decoded.clear()
+    assert run([base], german, hypotheses=file).records == expected.records
+    changed = [row.id for row in test_set.utterances if row.language != "de"]
+    assert sorted(decoded) == sorted(changed)
+
+
+def test_a_run_that_is_stopped_keeps_what_was_decoded(
+    base: ModelSource, test_set: TestSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "h.jsonl"
+    real = HypothesesFile.add
+    calls = iter(range(100))
+
+    def stop(self: HypothesesFile, rows: Any, made_by: str) -> None:
+        real(self, rows, made_by)
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(HypothesesFile, "add", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run([base], test_set, hypotheses=file, batch_size=2)
+    assert len(read_hypotheses(file)) == 6
+
+
+ODD = ["line\u2028separator", "next\u0085line", "form\x0cfeed", 'quote " and \\', "né\nnew"]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_any_text_comes_back_from_a_hypotheses_file(tmp_path: Path, text: str) -> None:
+    row = Hypothesis("m", "d", "u", "ca", "asr", text, text, 1.0)
+    file = HypothesesFile(tmp_path / "h.jsonl")
+    for _ in range(2):
+        file.add([row], "x")
+    assert read_hypotheses(tmp_path / "h.jsonl") == [(row, "x")] * 2
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "h.jsonl"
+    HypothesesFile(file).add([Hypothesis("m", "d", "u", "ca", "asr", "a", "b", 1.0)], "x")
+    line = file.read_bytes()
+    file.write_bytes(line + b'{"model": "m"}\n' + line)
+    with pytest.raises(UnreadableFile, match=r"h\.jsonl, line 2 is no hypothesis"):
+        read_hypotheses(file)
+
+
+# --- scoring again --------------------------------------------------------------------------------
+
+
+def test_rescoring_gives_the_same_records(folder: Path, test_set: TestSet, tmp_path: Path) -> None:
+    models = [find_model(folder / name, name=name) for name in ("base", "ca")]
+    file = tmp_path / "h.jsonl"
+    first = run(models, test_set, hypotheses=file, compared=("base", "ca"))
+    again = rescore(file, scoring=SCORING, compared=("base", "ca"))
+    groups = [
+        {(r.model, r.language, r.task): r for r in report.records} for report in (first, again)
+    ]
+    assert groups[0].keys() == groups[1].keys()
+    for key, record in groups[0].items():
+        other = groups[1][key]
+        assert (record.score, record.details) == (other.score, other.details)
+        assert record.signature == other.signature
+        assert set(record.rows) == set(other.rows)
+    assert len(again.comparisons) == len(first.comparisons) == 5
+
+
+def test_rescoring_normalises_otherwise(
+    base: ModelSource, test_set: TestSet, tmp_path: Path
+) -> None:
+    run([base], test_set, hypotheses=tmp_path / "h.jsonl")
+    for how in NORMALISATIONS:
+        report = rescore(tmp_path / "h.jsonl", scoring=replace(SCORING, normalisation=how))
+        for record in report.records:
+            if record.task == "asr":
+                assert record.score == record.details["normalisations"][how]["rate"]
+
+
+def test_a_comparison_of_one_utterance_is_json(
+    folder: Path, test_set: TestSet, tmp_path: Path
+) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    models = [find_model(folder / name, name=name) for name in ("base", "ca")]
+    output = tmp_path / "r.json"
+    run(models, TestSet("one", test_set.utterances[:1]), output=output, compared=("base", "ca"))
+    (found,) = json.loads(output.read_text(), parse_constant=refuse)["comparisons"]
+    assert found["p_value"] is None
+    assert found["interval"] == {"low": None, "high": None, "standard_error": None}
+
+
+def test_systems_of_other_utterances_are_not_compared(tmp_path: Path) -> None:
+    rows = [Hypothesis(model, "d", name, "ca", "asr", "a", "b", 1.0)
+            for model, name in (("a", "1"), ("a", "2"), ("b", "1"), ("b", "3"))]  # fmt: skip
+    HypothesesFile(tmp_path / "h.jsonl").add(rows, "x")
+    with pytest.raises(LorsmergeError, match="a and b were not scored on the same utterances"):
+        rescore(tmp_path / "h.jsonl", scoring=SCORING, compared=("a", "b"))
+
+
+# --- transcripts ----------------------------------------------------------------------------------
+
+
+def test_trn_lines_are_text_and_speaker_with_utterance(tmp_path: Path) -> None:
+    rows = (
+        Hypothesis("m/1", "d", "u 1/a", "ca", "asr", "el (riu) nen", "a/b {c;d}", 1.0, "s-1"),
+        Hypothesis("m/1", "d", "u2", "ca", "asr", "els  ocells", "", 1.0),
+    )
+    record: Record = score(rows, SCORING)
+    paths = write_trn(tmp_path / "new", [record])
+    assert [path.name for path in paths] == ["m_1-d-ca-asr.ref.trn", "m_1-d-ca-asr.hyp.trn"]
+    reference, hypothesis = (path.read_text().splitlines() for path in paths)
+    assert [" ".join(line.split()) for line in reference] == [
+        "el riu nen (s_1-u_1_a)", "els ocells (u2-u2)",
+    ]  # fmt: skip
+    assert [" ".join(line.split()) for line in hypothesis] == ["a b c d (s_1-u_1_a)", "(u2-u2)"]
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [0.15, -1.0, 0.0])
+@pytest.mark.parametrize("names", [("ca",), ("ca", "de")])
+def test_deltas_applied_are_the_merge_on_disk_to_the_last_bit(
+    folder: Path, test_set: TestSet, tmp_path: Path, names: tuple[str, ...], scale: float
+) -> None:
+    deltas = [folder / f"{name}.delta" for name in names]
+    run_merge(folder / "base", list(deltas), tmp_path / "merged", scale=scale)
+    source = find_model(folder / "base", name="m", deltas=deltas, scale=scale)
+    state = {name: source._read(name) for name in source.checkpoint.specs}
+    assert same_bits(state, load(tmp_path / "merged"))
+    merged = find_model(tmp_path / "merged", name="m")
+    assert run([source], test_set).records == run([merged], test_set).records
+
+
+def test_a_bare_file_takes_its_config_from_a_folder(
+    folder: Path, test_set: TestSet, tmp_path: Path, base: ModelSource
+) -> None:
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(folder / "base" / "model.safetensors"), bare)
+    source = find_model(bare, name="base", companions=folder / "base")
+    assert source.identity() == base.identity()
+    assert run([source], test_set).records == run([base], test_set).records
+    with pytest.raises(UnreadableFile, match=r"holds no config\.json.*--config"):
+        find_model(bare)
+
+
+def test_identity_is_of_weights_deltas_and_scale(folder: Path) -> None:
+    def identity(name: str = "base", deltas: tuple[str, ...] = (), scale: float = 1.0) -> str:
+        paths = [folder / delta for delta in deltas]
+        return find_model(folder / name, deltas=paths, scale=scale).identity()
+
+    found = [identity(), identity("ca"), identity(deltas=("ca.delta",)),
+             identity(deltas=("ca.delta",), scale=0.5), identity(deltas=("de.delta",))]  # fmt: skip
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["base", "delta"])
+def test_a_number_that_is_none_is_blamed_on_its_file(
+    folder: Path, tmp_path: Path, place: str, bad: float
+) -> None:
+    name = "model.decoder.layers.1.fc1.weight"
+    make_whisper(tmp_path / "base")
+    (tmp_path / "ca").mkdir()
+    spoilt = (folder / "base" if place == "base" else folder / "ca") / "model.safetensors"
+    state = load_file(spoilt)
+    state[name][3, 4] = bad
+    path = tmp_path / ("base" if place == "base" else "ca") / "model.safetensors"
+    save_file(state, path, metadata={"format": "pt"})
+    deltas = [] if place == "base" else [tmp_path / "ca"]
+    source = find_model(tmp_path / "base", deltas=deltas)
+    with pytest.raises(NonFinite, match=rf"/{'base' if place == 'base' else 'ca'}: '{name}' holds"):
+        source.open(torch.float32, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("fp32", torch.float32), ("float16", torch.float16), ("bf16", torch.bfloat16)],
+)
+def test_dtypes_have_short_names(name: str, dtype: torch.dtype) -> None:
+    assert parse_speech_dtype(name) == dtype
+
+
+@pytest.mark.parametrize("target", ["model", "delta", "hypotheses"])
+def test_inputs_are_never_written(
+    folder: Path, test_set: TestSet, tmp_path: Path, target: str
+) -> None:
+    make_whisper(tmp_path / "base")
+    delta = tmp_path / "ca.delta"
+    delta.write_bytes((folder / "ca.delta").read_bytes())
+    source = find_model(tmp_path / "base", name="m", deltas=[delta])
+    file = tmp_path / "h.jsonl"
+    run([source], test_set, hypotheses=file)
+    output = {"model": tmp_path / "base" / "model.safetensors", "delta": delta,
+              "hypotheses": file}[target]  # fmt: skip
+    before = output.read_bytes()
+    with pytest.raises(OutputFault, match="is or holds the input"):
+        run([source], test_set, hypotheses=file, output=output, force=True)
+    assert output.read_bytes() == before
+
+
+# --- transcribe -----------------------------------------------------------------------------------
+
+
+def test_a_long_clip_is_heard_as_far_as_the_window(base: ModelSource, tmp_path: Path) -> None:
+    long = make_clip(tmp_path / "long.wav", 5, 3.0)
+    samples, rate = soundfile.read(long, dtype="float32")
+    start = tmp_path / "start.wav"
+    soundfile.write(start, samples[: 2 * rate], rate, subtype="FLOAT")
+    settings: dict[str, Any] = {"language": "Catalan", "task": "transcribe", "beam": 2,
+                                "dtype": "float32", "device": "cpu"}  # fmt: skip
+    heard, whole = transcribe([base], [long, start], **settings)
+    assert heard.text == whole.text != ""
+    assert (heard.cut, whole.cut) == (True, False)
+    assert (heard.audio, heard.model) == (long, "base")

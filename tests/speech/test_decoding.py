@@ -1,0 +1,289 @@
+"""Decoding says what transformers says to each utterance by itself, and survives small memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from speech_models import LONGEST, MIXED, make_clip, make_tuned, make_whisper
+from torch import Tensor
+from transformers.cache_utils import EncoderDecoderCache
+
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
+from lorsmerge_cli.operations.speech_model import find_model
+from lorsmerge_cli.speech import decoding
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.languages import WHISPER_TASKS
+from lorsmerge_cli.speech.model import SpeechModel, audio_of
+from lorsmerge_cli.speech.utterance import Utterance
+
+Generate = Callable[..., Tensor]
+REORDER = EncoderDecoderCache.reorder_cache
+
+
+def opened(folder: Path, name: str = "") -> SpeechModel:
+    return find_model(folder, name=name).open(torch.float32, "cpu")
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> SpeechModel:
+    return opened(make_whisper(tmp_path_factory.mktemp("model") / "whisper"), "tiny")
+
+
+@pytest.fixture(scope="module")
+def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
+    """Ten clips of 0.3 to 1.9 s, of five pairs of language and task."""
+    folder = tmp_path_factory.mktemp("clips")
+    found = []
+    for number in range(10):
+        seconds = 0.3 + 0.17 * ((3 * number) % 10)
+        clip = make_clip(folder / f"{number}.wav", number, seconds)
+        found.append(Utterance(f"u{number}", clip, "", *MIXED[number % 5], seconds))
+    return found
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The tokens of every batch that is decoded, as they come."""
+    seen: list[Tensor] = []
+    real = decoding.generate
+
+    def record(*arguments: Any) -> Tensor:
+        seen.append(real(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(decoding, "generate", record)
+    return seen
+
+
+def in_order(utterances: list[Utterance]) -> list[Utterance]:
+    return sorted(utterances, key=lambda row: (-(row.duration or 0), row.id))
+
+
+def said(tokens: Tensor, end: int, prompt: int = 4) -> list[int]:
+    """The tokens between the prompt and the end."""
+    text = tokens[prompt:].tolist()
+    return text[: text.index(end)] if end in text else text
+
+
+def plain_tokens(speech: SpeechModel, row: Utterance, beam: int) -> list[int]:
+    """What transformers' own call makes of one utterance."""
+    model, end = speech.model, speech.model.config.eos_token_id
+    tokens = model.generate(
+        speech.features([audio_of(row)]), language=row.language, task=WHISPER_TASKS[row.task],
+        num_beams=beam, do_sample=False,
+    )[0]  # fmt: skip
+    prompt = speech.prompt(row.language, row.task)
+    return said(tokens, end, 4 if tokens[:4].tolist() == prompt else 0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 10])
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_mixed_batch_says_token_for_token_what_transformers_says_alone(
+    speech: SpeechModel,
+    utterances: list[Utterance],
+    batches: list[Tensor],
+    beam: int,
+    batch_size: int,
+) -> None:
+    texts = decode(speech, utterances, DecodingSettings(beam, batch_size))
+    end = speech.model.config.eos_token_id
+    found = [said(row, end) for batch in batches for row in batch]
+    expected = [plain_tokens(speech, row, beam) for row in in_order(utterances)]
+    assert found == expected
+    assert len({tuple(tokens) for tokens in expected}) > 5  # or the test says nothing
+    assert len({len(tokens) for tokens in expected}) > 1
+    ids = [row.id for row in in_order(utterances)]
+    spoken = speech.texts(torch.nn.utils.rnn.pad_sequence(list(map(torch.tensor, expected)),
+                                                          batch_first=True, padding_value=end))  # fmt: skip
+    assert texts == dict(zip(ids, spoken, strict=True))
+
+
+def test_beams_matter(speech: SpeechModel, utterances: list[Utterance]) -> None:
+    greedy, wide = (decode(speech, utterances, DecodingSettings(beam)) for beam in (1, 4))
+    assert greedy != wide
+
+
+@pytest.mark.parametrize("changes", [{"language": "ca"}, {"task": "st"}])
+def test_language_and_task_matter(
+    speech: SpeechModel, utterances: list[Utterance], changes: dict[str, str]
+) -> None:
+    rows = [replace(row, language="de", task="asr") for row in utterances]
+    others = [replace(row, **changes) for row in rows]
+    assert decode(speech, rows, DecodingSettings(1)) != decode(speech, others, DecodingSettings(1))
+
+
+def test_cross_attention_left_in_place_says_what_transformers_reordering_says(
+    speech: SpeechModel,
+    utterances: list[Utterance],
+    batches: list[Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moved: list[bool] = []
+    real = EncoderDecoderCache.reorder_cache
+
+    def watched(self: Any, beams: Tensor) -> None:
+        moved.append(not beams.equal(torch.arange(len(beams))))
+        real(self, beams)
+
+    monkeypatch.setattr(EncoderDecoderCache, "reorder_cache", watched)
+    settings = DecodingSettings(4, 5)
+    ours = decode(speech, utterances, settings)
+    assert not moved  # the patch was in place ...
+    assert EncoderDecoderCache.reorder_cache is watched  # ... and is undone
+    definite = settings.with_lists_of(speech)
+    rows = in_order(utterances)
+    for number, start in enumerate(range(0, len(rows), 5)):
+        part = rows[start : start + 5]
+        features = speech.features([audio_of(row) for row in part])
+        prompts = torch.tensor([speech.prompt(row.language, row.task) for row in part])
+        assert decoding.generate(speech, features, prompts, definite).equal(batches[number])
+    assert any(moved)  # beams did change places
+    assert len(ours) == len(rows)
+
+
+def test_the_patch_is_undone_after_an_error(speech: SpeechModel, tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFile, match=r"no audio file .*gone\.wav"):
+        decode(speech, [Utterance("a", tmp_path / "gone.wav", "", "ca", "asr", 1.0)],
+               DecodingSettings(4))  # fmt: skip
+    assert EncoderDecoderCache.reorder_cache is REORDER
+
+
+def test_progress_is_told_every_utterance_longest_first(
+    speech: SpeechModel, utterances: list[Utterance]
+) -> None:
+    told: list[tuple[str, str]] = []
+    texts = decode(
+        speech, utterances, DecodingSettings(1, 3), lambda row, text: told.append((row.id, text))
+    )
+    assert [name for name, _ in told] == [row.id for row in in_order(utterances)]
+    assert dict(told) == texts
+
+
+def test_nothing_to_decode(speech: SpeechModel) -> None:
+    assert decode(speech, [], DecodingSettings(4)) == {}
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Let batches over a size run out of memory; the list has the sizes that were tried."""
+
+    def limit(largest: int) -> list[int]:
+        tried: list[int] = []
+        real = decoding.generate
+
+        def generate(speech: SpeechModel, features: Tensor, *rest: Any) -> Tensor:
+            tried.append(len(features))
+            if len(features) > largest:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return real(speech, features, *rest)
+
+        monkeypatch.setattr(decoding, "generate", generate)
+        return tried
+
+    return limit
+
+
+def test_out_of_memory_halves_the_batch_and_changes_nothing(
+    speech: SpeechModel, utterances: list[Utterance], small_memory: Callable
+) -> None:
+    expected = decode(speech, utterances, DecodingSettings(4))
+    tried = small_memory(3)
+    told: list[str] = []
+    found = decode(
+        speech, utterances, DecodingSettings(4, 8), lambda row, text: told.append(row.id)
+    )
+    assert found == expected
+    assert tried == [8, 4, 2, 2, 2, 2, 2]
+    assert sorted(told) == sorted(expected)
+
+
+def test_too_little_memory_for_one_utterance_is_an_error(
+    speech: SpeechModel, utterances: list[Utterance], small_memory: Callable
+) -> None:
+    tried = small_memory(0)
+    with pytest.raises(LorsmergeError, match=r"tiny does not fit into memory.*smaller --beam"):
+        decode(speech, utterances, DecodingSettings(4, 4))
+    assert tried == [4, 2, 1]
+    assert EncoderDecoderCache.reorder_cache is REORDER
+
+
+@pytest.mark.parametrize(("beam", "pages"), [(1, 10**6), (20, 10**6), (20, 2000), (20, 0)])
+def test_a_fitting_batch_keeps_to_its_share_of_memory(
+    speech: SpeechModel, monkeypatch: pytest.MonkeyPatch, beam: int, pages: int
+) -> None:
+    free = {"SC_AVPHYS_PAGES": pages, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("os.sysconf", lambda name: free[name])
+    size = decoding.fitting_batch(speech, beam)
+    each = 2 * 2 * 64 * 32 * 4 * beam  # keys and values, layers, positions, units, bytes
+    allowed = 0.3 * 4096 * pages
+    assert 1 <= size <= 64
+    assert size == 1 or size * each <= allowed
+    assert size == 64 or (size + 1) * each > allowed
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_suppressed_tokens_are_never_said(
+    speech: SpeechModel, utterances: list[Utterance], batches: list[Tensor], beam: int
+) -> None:
+    decode(speech, utterances, DecodingSettings(beam))
+    end, free = speech.model.config.eos_token_id, batches.pop()
+    never = max(said(free[0], end), key=said(free[0], end).count)
+    firsts = tuple({int(row[4]) for row in free})
+    decode(speech, utterances, DecodingSettings(beam, suppress=(never,), begin_suppress=firsts))
+    assert never in free[:, 4:]
+    assert never not in batches[0][:, 4:]
+    assert not {int(row[4]) for row in batches[0]} & set(firsts)
+    assert set(batches[0][:, 5:].flatten().tolist()) & (set(firsts) - {never})
+
+
+def test_lists_left_open_are_the_models_own(tmp_path: Path) -> None:
+    speech = opened(make_whisper(tmp_path / "whisper", suppress=(1, 5)))
+    filled = DecodingSettings(begin_suppress=(7,)).with_lists_of(speech)
+    assert (filled.suppress, filled.begin_suppress) == ((1, 5), (7,))
+
+
+def test_an_empty_list_is_not_filled_up_from_the_model(
+    tmp_path: Path, speech: SpeechModel, utterances: list[Utterance]
+) -> None:
+    texts = decode(speech, utterances, DecodingSettings(1))
+    words = {word for text in texts.values() for word in text.split()}
+    known = speech.processor.tokenizer.get_vocab()
+    common = tuple(number for token, number in known.items() if token.removeprefix("Ġ") in words)
+    own = opened(make_whisper(tmp_path / "whisper", suppress=common))
+    assert decode(own, utterances, DecodingSettings(1)) != texts
+    assert decode(own, utterances, DecodingSettings(1, suppress=(), begin_suppress=())) == texts
+
+
+@pytest.mark.parametrize("max_tokens", [6, LONGEST, 400])
+def test_max_tokens_counts_the_prompt_and_ends_at_the_models_limit(
+    speech: SpeechModel, utterances: list[Utterance], batches: list[Tensor], max_tokens: int
+) -> None:
+    decode(speech, utterances, DecodingSettings(1, max_tokens=max_tokens))
+    assert batches[0].shape[1] == min(max_tokens, LONGEST)
+
+
+def test_a_language_that_the_model_lacks_is_named(
+    speech: SpeechModel, utterances: list[Utterance]
+) -> None:
+    with pytest.raises(UsageFault, match=r"tiny has no token <\|fr\|>"):
+        decode(speech, [replace(utterances[0], language="fr")], DecodingSettings(1))
+
+
+def test_a_fine_tune_says_something_else(
+    speech: SpeechModel, utterances: list[Utterance], tmp_path: Path
+) -> None:
+    make_whisper(tmp_path / "base")
+    tuned = opened(make_tuned(tmp_path / "base", tmp_path / "tuned", seed=1))
+    settings = DecodingSettings(1)
+    assert decode(tuned, utterances, settings) != decode(speech, utterances, settings)
