@@ -11,7 +11,7 @@ folder=${1:-demo-long}
 bundle=$(realpath "${2:-$here/bundle}")
 seed=${3:-0}
 languages=(ca de es fr it)
-ratios=(--svp 0.05 --mp 0.1)
+ratios=(--svp 0.05 --mp 0.2)
 
 run() {
     printf '\n$ %s\n' "$*"
@@ -40,8 +40,8 @@ for task in asr st; do
         --recipe "$here/finetune.toml" --steps 96 --seed "$seed" --resume -o "ft/joint_$task"
 
     run lorsmerge merge base *_$task.delta --method wa -o "merged/wa_$task" --force
-    run lorsmerge merge base *_$task.delta -o "merged/ta_$task" --force
-    run lorsmerge merge base *_$task.delta "${ratios[@]}" -o "merged/lors_$task" --force
+    run lorsmerge merge base *_$task.delta --scale 0.2 -o "merged/ta_$task" --force
+    run lorsmerge merge base *_$task.delta "${ratios[@]}" --scale 0.2 -o "merged/lors_$task" --force
 
     said=said_$task.jsonl
     run lorsmerge eval pretrained=base "${tests[@]}" --beam 1 --hypotheses "$said" --quiet
@@ -55,8 +55,8 @@ for task in asr st; do
 done
 
 # one model for five languages and both tasks: half of lambda, because there are twice the deltas
-run lorsmerge merge base *_asr.delta *_st.delta --scale 0.075 -o merged/ta_ten --force
-run lorsmerge merge base *_asr.delta *_st.delta --scale 0.075 "${ratios[@]}" -o merged/lors_ten --force
+run lorsmerge merge base *_asr.delta *_st.delta --scale 0.1 -o merged/ta_ten --force
+run lorsmerge merge base *_asr.delta *_st.delta --scale 0.1 "${ratios[@]}" -o merged/lors_ten --force
 for task in asr st; do
     tests=()
     for language in "${languages[@]}"; do
