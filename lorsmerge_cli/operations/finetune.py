@@ -16,6 +16,7 @@ from types import FrameType
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast, gather_object
+from safetensors import SafetensorError
 from torch import Tensor
 
 from lorsmerge_cli import __version__
@@ -93,7 +94,7 @@ def finetune(
     """
     state = PartialState()
     run = _Run(plan, state, told)
-    with _stoppable() as interrupted:
+    with _stoppable() as interrupted, _run_kept(plan.folder):
         result = run.train(interrupted, progress)
     if not result.finished:
         raise Interrupted(
@@ -104,7 +105,8 @@ def finetune(
     chosen = run.chosen(result.epochs)
     after = run.install(chosen, result.epochs)
     if state.is_main_process:
-        run.write(result, chosen, after)
+        with _run_kept(plan.folder):
+            run.write(result, chosen, after)
         shutil.rmtree(plan.folder)
         if plan.delta is not None:
             language, task = plan.single() or ("", "")
@@ -158,11 +160,6 @@ class _Run:
             raise LorsmergeError(
                 f"Memory is too small for {size} utterances at a time.",
                 "A smaller --batch-size gives the same result; --dtype bfloat16 takes less.",
-            ) from None
-        except OSError as error:
-            raise OutputFault(
-                f"{plan.folder} cannot be written ({error.strerror or error}).",
-                "Free some space; the same command with --resume goes on from the last checkpoint.",
             ) from None
 
     def _evaluate(self, epoch: float) -> dict[str, float]:
@@ -320,6 +317,19 @@ def _warnings(before: dict[str, float], after: dict[str, float]) -> list[str]:
         "The fine-tune is no better than its base on the dev set: try another --learning-rate, or "
         "more data."
     ]
+
+
+@contextmanager
+def _run_kept(folder: Path) -> Iterator[None]:
+    """Say of a disk that filled up, in whatever words a library has for it, how to go on."""
+    try:
+        yield
+    except (OSError, OutputFault, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise  # torch.save has no exception of its own
+        what = error.what if isinstance(error, OutputFault) else f"{folder} cannot be written."
+        how = f"Free some space; the run is kept in {folder}: --resume goes on with it."
+        raise OutputFault(what, how) from error
 
 
 @contextmanager

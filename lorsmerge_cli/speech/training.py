@@ -200,7 +200,12 @@ def train(
         hooks: what the caller does meanwhile.
         resume: go on from the newest whole checkpoint in the folder, if there is one.
     """
-    arguments = _arguments(settings, folder, device, len(utterances))
+    checkpoint = newest_checkpoint(folder) if resume else None
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step >= state.max_steps:  # Trainer would go one step too far
+            return _result(state, finished=True)
+    arguments = _arguments(settings, folder, device)
     model = speech.model
     model.model.encoder.requires_grad_(not settings.freeze_encoder)
     model.model.encoder.embed_positions.requires_grad_(False)  # sinusoids, as Whisper has them
@@ -221,7 +226,6 @@ def train(
     )
     trainer.hooks = hooks
     trainer.remove_callback(PrinterCallback)
-    checkpoint = newest_checkpoint(folder) if resume else None
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
@@ -229,14 +233,7 @@ def train(
             if name in before:
                 setattr(config, name, before[name])
         model.eval()
-    state = trainer.state
-    return TrainingResult(
-        epochs=_epochs(state),
-        losses=[entry for entry in state.log_history if "loss" in entry],
-        step=state.global_step,
-        steps=state.max_steps,
-        finished=not control.stopped,
-    )
+    return _result(trainer.state, finished=not control.stopped)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -251,9 +248,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _arguments(
-    settings: TrainingSettings, folder: Path, device: str, utterances: int
-) -> TrainingArguments:
+def _result(state: TrainerState, *, finished: bool) -> TrainingResult:
+    losses = [entry for entry in state.log_history if "loss" in entry]
+    return TrainingResult(_epochs(state), losses, state.global_step, state.max_steps, finished)
+
+
+def _arguments(settings: TrainingSettings, folder: Path, device: str) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
         use_cpu=device == "cpu",  # accelerate forgets the other processes where it finds this out

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from speech_models import make_test_set, make_whisper
 from transformers import WhisperForConditionalGeneration
@@ -337,3 +338,29 @@ def test_the_papers_recipes_are_settings_that_exist(
     )
     assert plan["settings"]["learning_rate"] == tomllib.loads(recipe.read_text())["learning_rate"]
     assert plan["steps"] == 70  # 10 epochs of 200 utterances, 32 at a time
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "error"),
+    [
+        ("operations.finetune", "copy_companions", OSError(28, "No space left on device")),
+        ("operations.finetune", "copy_companions", SafetensorError("No space left on device")),
+        ("speech.training", "collate", RuntimeError("[enforce fail at inline_container.cc:672]")),
+    ],
+)
+def test_a_full_disk_costs_nothing(
+    here: Path, succeed: Command, shell: Command, monkeypatch: pytest.MonkeyPatch, module: str,
+    name: str, error: Exception,
+) -> None:  # fmt: skip
+    def fail(*arguments: Any, **rest: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(f"lorsmerge_cli.{module}.{name}", fail)
+        ended = shell(f"{LINE} --steps 3")
+    assert ended.code == 1
+    assert "Free some space; the run is kept in out.training: --resume" in ended.err
+    succeed(f"{LINE} --steps 3 --resume")
+    succeed(f"{LINE.replace('-o out', '-o whole')} --steps 3")
+    again, whole = weights("out"), weights("whole")
+    assert all(torch.equal(again[name], whole[name]) for name in whole)

@@ -363,6 +363,15 @@ def test_rescoring_normalises_otherwise(
                 assert record.score == record.details["normalisations"][how]["rate"]
 
 
+@pytest.mark.parametrize(("how", "words"), [("raw", 3), ("basic", 0), ("marks", 0)])
+def test_references_and_hypotheses_are_both_normalised(how: str, words: int) -> None:
+    for reference, said in (("Hola, Món! és", "hola món és."), ("hola món és.", "Hola, Món! és")):
+        row = Hypothesis("m", "d", "u", "ca", "asr", reference, said, 1.0)
+        record = score([row], replace(SCORING, normalisation=how))
+        assert record.score == pytest.approx(100 * words / 3)
+        assert record.details["substitutions"] == words
+
+
 def test_a_comparison_of_one_utterance_is_json(
     folder: Path, test_set: TestSet, tmp_path: Path
 ) -> None:
