@@ -154,12 +154,19 @@ def evaluate(
             console.note(f"wrote {output}")
 
 
-def _named(text: str) -> tuple[str, Path]:
-    """`NAME=PATH`, or a path under its own last part."""
-    name, equals, path = text.partition("=")
-    if equals and not Path(text).exists():
-        return name, Path(path)
-    return Path(text).name or str(Path(text).resolve().name), Path(text)
+def _named(texts: Sequence[str]) -> list[tuple[str, Path]]:
+    """Name and path of each `NAME=PATH`; a bare path has its last part for a name, if one can tell
+    it from the others by that, else all of it."""
+    split = []
+    for text in texts:
+        name, equals, path = text.partition("=")
+        given = bool(equals) and not Path(text).exists()
+        split.append((name, Path(path)) if given else ("", Path(text)))
+    last = [name or path.name or path.resolve().name for name, path in split]
+    return [
+        (name or (short if last.count(short) == 1 else str(path)), path)
+        for (name, path), short in zip(split, last, strict=True)
+    ]
 
 
 def _models(
@@ -169,11 +176,9 @@ def _models(
 
     if deltas and len(texts) > 1:
         raise typer.BadParameter("--apply takes one MODEL, the base of the deltas.")
-    named = [_named(text) for text in texts]
-    names = [name for name, _ in named]
     sources = []
-    for name, path in named:
-        shown = str(path) if names.count(name) > 1 else name
+    for name, path in _named(texts):
+        shown = name
         if deltas:
             shown = f"{shown}+{'+'.join(delta.stem for delta in deltas)}@{scale:g}"
         sources.append(
@@ -199,8 +204,7 @@ def _test_sets(
 
     tests = []
     window = min(source.window for source in sources)
-    for text in texts:
-        name, path = _named(text)
+    for name, path in _named(texts):
         loaded = load_data(
             [path], split=split, language=language, task=task, format=format, hours=hours,
             seed=seed, max_seconds=window, empty_text=True,
@@ -209,7 +213,7 @@ def _test_sets(
             console.warning(warning)
         if verbose:
             list_drops(loaded)
-        tests.append(TestSet(name, loaded.utterances, loaded.drops))
+        tests.append(TestSet(name, loaded.utterances, loaded.drops, path))
     return tests
 
 
@@ -281,7 +285,7 @@ def _details(report: EvalReport) -> None:
 
 
 def _worst(report: EvalReport, scoring: Scoring, count: int) -> None:
-    from lorsmerge_cli.operations.eval_scores import count_rows, unit_of
+    from lorsmerge_cli.operations.eval_scores import count_rows
 
     for model in dict.fromkeys(record.model for record in report.records):
         found = [
@@ -289,7 +293,7 @@ def _worst(report: EvalReport, scoring: Scoring, count: int) -> None:
             for record in report.records
             if record.model == model
             for errors, row in zip(
-                count_rows(record.rows, scoring.normalisation, unit_of(record.language)),
+                count_rows(record.rows, scoring.normalisation, record.unit),
                 record.rows,
                 strict=True,
             )

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
 from lorsmerge_cli.checkpoint.model_writer import write_json
-from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.errors import LorsmergeError, OutputFault, UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.metrics.bootstrap import Comparison
 from lorsmerge_cli.metrics.normalisation import NORMALISATIONS
@@ -34,6 +34,7 @@ from lorsmerge_cli.operations.speech_model import (
     ModelSource,
     parse_speech_dtype,
     process_device,
+    processes,
 )
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.model import SpeechModel
@@ -42,13 +43,14 @@ from lorsmerge_cli.speech.utterance import Drop, Utterance
 
 @dataclass(frozen=True)
 class TestSet:
-    """Utterances under a name."""
+    """Utterances under a name, and where they were read from."""
 
     __test__ = False  # not one of pytest's
 
     name: str
     utterances: tuple[Utterance, ...]
     drops: tuple[Drop, ...] = ()
+    path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,15 @@ def evaluate(
     """
     names = [model.name for model in models]
     inputs = [path for model in models for path in model.files]
+    inputs += [test_set.path for test_set in test_sets if test_set.path]
     inputs += [] if hypotheses is None else [hypotheses]
     faults = _faults(names, scoring, output, force, compared, inputs)
     if hypotheses is not None and not hypotheses.resolve().parent.is_dir():
         faults.append(OutputFault(f"The folder of {hypotheses} does not exist.", "Make it first."))
     raise_all(faults)
     # without a GPU, accelerate joins the processes of torchrun only when told to stay on the CPU
-    state = PartialState(cpu=resolve_device(device).type == "cpu")
+    state = processes(device)
+    dtype = dtype_name(parse_speech_dtype(dtype))
     decoding = DecodingSettings(beam, batch_size, max_tokens)
     file = HypothesesFile(hypotheses)
     count = len(models) * sum(len(test_set.utterances) for test_set in test_sets)

@@ -77,6 +77,11 @@ class Record:
     rows: tuple[Hypothesis, ...]
 
     @property
+    def unit(self) -> str:
+        """What errors are counted in; translations are English."""
+        return "word" if self.task == "st" else unit_of(self.language)
+
+    @property
     def seconds(self) -> float:
         """Of audio."""
         return sum(row.seconds for row in self.rows)
@@ -181,10 +186,9 @@ def compare(a: Record, b: Record, scoring: Scoring) -> Comparison:
             samples=scoring.samples,
             seed=scoring.seed,
         )
-    unit = unit_of(a.language)
     return compare_wer(
-        count_rows(a.rows, scoring.normalisation, unit),
-        count_rows(b.rows, scoring.normalisation, unit),
+        count_rows(a.rows, scoring.normalisation, a.unit),
+        count_rows(b.rows, scoring.normalisation, a.unit),
         [row.speaker for row in a.rows],
         samples=scoring.samples,
         seed=scoring.seed,

@@ -37,7 +37,7 @@ from lorsmerge_cli.metrics.wer import total
 from lorsmerge_cli.operations.delta import delta as write_delta
 from lorsmerge_cli.operations.eval_scores import Hypothesis, count_rows, unit_of
 from lorsmerge_cli.operations.finetune_plan import STATE, FinetunePlan, interrupted_run
-from lorsmerge_cli.operations.speech_model import process_device
+from lorsmerge_cli.operations.speech_model import process_device, processes
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.languages import WHISPER_TASKS
 from lorsmerge_cli.speech.training import TrainingHooks, TrainingResult, train
@@ -92,7 +92,7 @@ def finetune(
         NonFinite: the training diverged.
         LorsmergeError: memory or disk were too small; the state of the last epoch is kept.
     """
-    state = PartialState()
+    state = processes(plan.device)
     run = _Run(plan, state, told)
     with _stoppable() as interrupted, _run_kept(plan.folder):
         result = run.train(interrupted, progress)

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from lorsmerge_cli.checkpoint.atomic import check_output
 from lorsmerge_cli.checkpoint.model_writer import check_companions
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
@@ -23,7 +21,12 @@ from lorsmerge_cli.errors import (
     raise_all,
 )
 from lorsmerge_cli.operations.data import DataReport, drop_warnings, load_data
-from lorsmerge_cli.operations.speech_model import ModelSource, find_model, parse_speech_dtype
+from lorsmerge_cli.operations.speech_model import (
+    ModelSource,
+    find_model,
+    parse_speech_dtype,
+    processes,
+)
 from lorsmerge_cli.speech.manifests import manifest_splits
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.training import SCHEDULES, TrainingSettings
@@ -233,11 +236,11 @@ def plan_finetune(
         warnings.append("There is no dev set to choose an epoch by: the last is taken. See --dev.")
     else:
         warnings += _shared_rows(found, held_out)
-    state = PartialState()
-    settings.batches(state.num_processes)
+    count = processes(device).num_processes
+    settings.batches(count)
     return FinetunePlan(
         source, speech, found, held_out, settings, averaging, dev_beam, device, output, delta, resume,
-        force, state.num_processes, warnings,
+        force, count, warnings,
     )  # fmt: skip
 
 

@@ -133,6 +133,14 @@ def find_model(
     return ModelSource(name or str(path), checkpoint, folder, tuple(applied))
 
 
+def processes(device: str) -> PartialState:
+    """This process among those of torchrun.
+
+    Without a GPU accelerate has to be told so, or each of them takes itself for the only one.
+    """
+    return PartialState(cpu=resolve_device(device).type == "cpu")
+
+
 def process_device(device: str, state: PartialState) -> str:
     """The device of one of several processes: under torchrun each has a GPU of its own."""
     if device == "auto" and state.num_processes > 1 and torch.cuda.is_available():

@@ -126,6 +126,11 @@ def generate(
         # an empty list says none; transformers takes None for the model's own
         suppress_tokens=list(settings.suppress or ()),
         begin_suppress_tokens=list(settings.begin_suppress or ()),
+        # what is left unset, transformers takes from each model's own config
+        length_penalty=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        early_stopping=False,
         pad_token_id=model.config.pad_token_id,
         bos_token_id=model.config.bos_token_id,
         eos_token_id=model.config.eos_token_id,

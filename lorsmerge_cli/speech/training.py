@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -22,11 +21,11 @@ from transformers import (
 )
 
 from lorsmerge_cli.errors import UsageFault
-from lorsmerge_cli.speech.model import SpeechModel, audio_of
+from lorsmerge_cli.speech.batches import IGNORED, SpeechDataset, collate
+from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.utterance import Utterance
 
 SCHEDULES = ("constant", "linear", "cosine")
-IGNORED = -100  # label of what does not count, as cross_entropy has it
 LOG_STEPS = 5
 LARGEST_BATCH = 8  # the paper's
 # shares of the input that a fine-tune with SpecAugment masks (Park et al. 2019), in time and mel bins
@@ -127,41 +126,6 @@ class TrainingResult:
     step: int
     steps: int
     finished: bool
-
-
-class SpeechDataset(Dataset[dict[str, Any]]):
-    """Utterances as features and labels, made when they are asked for."""
-
-    def __init__(self, speech: SpeechModel, utterances: Sequence[Utterance]) -> None:
-        self.speech, self.utterances = speech, utterances
-        self.labels = [speech.labels(row) for row in utterances]
-
-    def __len__(self) -> int:
-        return len(self.utterances)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        features = self.speech.features([audio_of(self.utterances[index])])[0]
-        return {"features": features, "labels": self.labels[index]}
-
-
-def collate(items: Sequence[Mapping[str, Any]], start: int, pad: int) -> dict[str, Tensor]:
-    """A batch: labels are padded by their length, because Whisper's padding token ends a text too.
-
-    Args:
-        items: of a `SpeechDataset`.
-        start: token that the decoder begins with; labels follow it by one.
-        pad: token where a row has ended.
-    """
-    longest = max(len(item["labels"]) for item in items)
-    labels = torch.full((len(items), longest), IGNORED)
-    inputs = torch.full((len(items), longest), pad)
-    for row, item in enumerate(items):
-        tokens = torch.tensor(item["labels"])
-        labels[row, : len(tokens)] = tokens
-        inputs[row, 0] = start
-        inputs[row, 1 : len(tokens)] = tokens[:-1]
-    features = torch.stack([item["features"] for item in items])
-    return {"input_features": features, "decoder_input_ids": inputs, "labels": labels}
 
 
 def token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int) -> Tensor:

@@ -13,13 +13,12 @@ from speech_models import make_test_set, make_whisper
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.operations.data import load_data
 from lorsmerge_cli.operations.speech_model import find_model
+from lorsmerge_cli.speech.batches import SpeechDataset, collate
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.training import (
-    SpeechDataset,
     TrainingHooks,
     TrainingResult,
     TrainingSettings,
-    collate,
     newest_checkpoint,
     train,
 )

@@ -39,7 +39,7 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance]:
     """The utterances of a file; relative audio paths start at the file's folder."""
     utterances = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line ends
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, error) from None
     for number, line in enumerate(lines, 1):

@@ -1,0 +1,50 @@
+"""What a training step is fed with: features and labels, made from audio when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lorsmerge_cli.speech.model import SpeechModel, audio_of
+from lorsmerge_cli.speech.utterance import Utterance
+
+IGNORED = -100  # label of what does not count, as cross_entropy has it
+
+
+class SpeechDataset(Dataset[dict[str, Any]]):
+    """Utterances as features and labels, made when they are asked for."""
+
+    def __init__(self, speech: SpeechModel, utterances: Sequence[Utterance]) -> None:
+        self.speech, self.utterances = speech, utterances
+        self.labels = [speech.labels(row) for row in utterances]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        features = self.speech.features([audio_of(self.utterances[index])])[0]
+        return {"features": features, "labels": self.labels[index]}
+
+
+def collate(items: Sequence[Mapping[str, Any]], start: int, pad: int) -> dict[str, Tensor]:
+    """A batch: labels are padded by their length, because Whisper's padding token ends a text too.
+
+    Args:
+        items: of a `SpeechDataset`.
+        start: token that the decoder begins with; labels follow it by one.
+        pad: token where a row has ended.
+    """
+    longest = max(len(item["labels"]) for item in items)
+    labels = torch.full((len(items), longest), IGNORED)
+    inputs = torch.full((len(items), longest), pad)
+    for row, item in enumerate(items):
+        tokens = torch.tensor(item["labels"])
+        labels[row, : len(tokens)] = tokens
+        inputs[row, 0] = start
+        inputs[row, 1 : len(tokens)] = tokens[:-1]
+    features = torch.stack([item["features"] for item in items])
+    return {"input_features": features, "decoder_input_ids": inputs, "labels": labels}
