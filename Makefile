@@ -12,7 +12,7 @@ demo: $(READY)  ## fine-tune, merge and score a small Whisper in five languages
 	PATH="$(abspath $(BIN)):$$PATH" examples/demo/demo.sh
 
 test: $(READY)  ## every test but the slow ones and those that need a GPU
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # on tiny tensors threads cost more than they bring
 
 slow: $(READY)  ## those that take more than a few seconds
 	$(BIN)/python -m pytest -m slow

@@ -3,7 +3,7 @@
 #
 #     examples/demo/long.sh [FOLDER [BUNDLE [SEED]]]
 #
-# LONG_TIME on two cores with the bundle of the repository. One with more test clips:
+# About half an hour on two cores with the bundle of the repository. One with more test clips:
 #     python examples/demo/make_bundle.py examples/demo/bundle/base big --test 1000
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
