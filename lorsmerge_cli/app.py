@@ -43,8 +43,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Merge several fine-tunes of one speech model into one model, without training again.\n\n"
-    "A pipeline of files: `delta` takes what a fine-tune changed, `prune` keeps a low-rank and a "
-    "sparse part of it, `merge` adds the deltas to the base.",
+    "A pipeline of files: `finetune` trains a model on a language and task, `delta` takes what that "
+    "changed, `prune` keeps a low-rank and a sparse part of it, `merge` adds the deltas to the base, "
+    "`eval` scores the result.",
     epilog="\b\nExample: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4",
 )
 

@@ -25,7 +25,7 @@ MANY_RECORDS = 20
 def evaluate(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]...",
+        typer.Argument(metavar="MODEL",
                        help="Model folders or .safetensors files; NAME=PATH gives one a name."),
     ] = None,
     datasets: Annotated[
