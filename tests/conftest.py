@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("ca", "de"), 1):
         make_finetune(folder / "base", folder / name, seed=seed)
     return folder
+
+
+def pytest_sessionstart() -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job: commands
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # that tests run would inherit it
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -18,6 +18,7 @@ from lorsmerge_cli.metrics.bootstrap import (
 from lorsmerge_cli.metrics.language import share_not_english
 from lorsmerge_cli.metrics.normalisation import CHARACTER_LANGUAGES, NORMALISATIONS, normalise
 from lorsmerge_cli.metrics.wer import ErrorCounts, count_errors, total, wer_signature
+from lorsmerge_cli.speech.utterance import Utterance
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,26 @@ def average(records: Sequence[Record]) -> tuple[float, float]:
     mean = sum(record.score for record in records) / len(records)
     squares = sum(record.standard_error**2 for record in records)
     return mean, math.sqrt(squares) / len(records)
+
+
+def dev_scores(rows: Sequence[Utterance], texts: dict[str, str]) -> dict[str, float]:
+    """Scores of each language and task, and as `score` the mean of what is the better the more."""
+    groups: dict[str, list[Hypothesis]] = {}
+    for row in rows:
+        groups.setdefault(f"{row.language}_{row.task}", []).append(
+            Hypothesis("", "", row.id, row.language, row.task, row.text, texts[row.id], 0.0)
+        )
+    scores, goodness = {}, []
+    for name, group in groups.items():
+        if group[0].task == "st":
+            found = bleu([row.hypothesis for row in group], [row.reference for row in group])
+            scores[name] = found.score
+            goodness.append(found.score)
+        else:
+            counts = count_rows(group, "basic", unit_of(group[0].language))
+            scores[name] = 100 * total(counts).rate
+            goodness.append(100 - scores[name])
+    return {"score": sum(goodness) / len(goodness), **scores}
 
 
 def finite(value: Any) -> Any:

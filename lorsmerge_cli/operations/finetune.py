@@ -32,16 +32,13 @@ from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, NonFinite, OutputFault
-from lorsmerge_cli.metrics.bleu import bleu
-from lorsmerge_cli.metrics.wer import total
 from lorsmerge_cli.operations.delta import delta as write_delta
-from lorsmerge_cli.operations.eval_scores import Hypothesis, count_rows, unit_of
+from lorsmerge_cli.operations.eval_scores import dev_scores
 from lorsmerge_cli.operations.finetune_plan import STATE, FinetunePlan, interrupted_run
 from lorsmerge_cli.operations.speech_model import process_device, processes
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.languages import WHISPER_TASKS
 from lorsmerge_cli.speech.training import TrainingHooks, TrainingResult, train
-from lorsmerge_cli.speech.utterance import Utterance
 
 MAX_SHARD = 5 * 10**9  # bytes, as transformers has it
 
@@ -264,26 +261,6 @@ class _Run:
             _write_weights(partial, plan.source.checkpoint, weights.__getitem__, MAX_SHARD)
 
 
-def dev_scores(rows: Sequence[Utterance], texts: dict[str, str]) -> dict[str, float]:
-    """Scores of each language and task, and as `score` the mean of what is the better the more."""
-    groups: dict[str, list[Hypothesis]] = {}
-    for row in rows:
-        groups.setdefault(f"{row.language}_{row.task}", []).append(
-            Hypothesis("", "", row.id, row.language, row.task, row.text, texts[row.id], 0.0)
-        )
-    scores, goodness = {}, []
-    for name, group in groups.items():
-        if group[0].task == "st":
-            found = bleu([row.hypothesis for row in group], [row.reference for row in group])
-            scores[name] = found.score
-            goodness.append(found.score)
-        else:
-            counts = count_rows(group, "basic", unit_of(group[0].language))
-            scores[name] = 100 * total(counts).rate
-            goodness.append(100 - scores[name])
-    return {"score": sum(goodness) / len(goodness), **scores}
-
-
 def _mean(values: Sequence[Tensor]) -> Tensor:
     """In float64, so that the mean of equal weights is those weights."""
     return torch.stack([value.double() for value in values]).mean(0).to(values[0].dtype)
@@ -342,7 +319,8 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(signum)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield lambda: bool(asked)
     finally:
