@@ -2,7 +2,7 @@
 # The paper's Table 1 in miniature, from the audio: fine-tune five languages, merge, score.
 # Every line that it runs is shown, and is what you would type for models of your own.
 #
-#     examples/demo/demo.sh [FOLDER]           5 minutes on two cores
+#     examples/demo/demo.sh [FOLDER]           6 minutes on two cores
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-demo}
@@ -82,8 +82,8 @@ cat <<'END'
 
 finetuned is each language's own fine-tune: five models. Every row below it is one model; wa and ta are
 the same here, five deltas of 0.2 each.
-One merged model does about what the five do, and prunings are level with the task arithmetic
-of their norm, within the errors: examples/demo/README.md has the figures of three seeds.
+A merged model does about what the five do. Prunings are no better than the task arithmetic of their
+norm here, within the errors: examples/demo/README.md says what to make of it.
 END
 printf '\n%d minutes %d seconds. Hear for yourself, with any clip here or one of your own:\n\n' \
     $((SECONDS / 60)) $((SECONDS % 60))
