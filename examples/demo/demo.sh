@@ -88,4 +88,4 @@ END
 printf '\n%d minutes %d seconds. Hear for yourself, with any clip here or one of your own:\n\n' \
     $((SECONDS / 60)) $((SECONDS % 60))
 printf '    source .venv/bin/activate; cd %s\n' "$folder"
-printf '    lorsmerge transcribe base ft/ca_asr merged/lors --language ca --audio data/audio/ca/test/ca-test-0003.opus\n'
+printf '    lorsmerge transcribe base ft/ca_asr merged/lors --language ca --audio data/audio/ca/test/ca-test-0015.opus\n'
