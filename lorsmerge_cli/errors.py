@@ -96,6 +96,6 @@ def non_finite(where: object, tensor: str) -> NonFinite:
 def zero_delta(where: object) -> Mismatch:
     """The error for a delta with nothing in it."""
     return Mismatch(
-        f"{where} is zero throughout: the fine-tune equals its base.",
+        f"{where}: its delta is zero throughout; the fine-tune equals its base.",
         "Check that the training changed the weights, and that the right folder was given.",
     )

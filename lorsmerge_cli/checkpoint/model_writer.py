@@ -23,9 +23,10 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
 )
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 
+RUN = "run.json"  # what `finetune` says of itself in a model folder
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt",
            "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.delta")  # fmt: skip
-TRAINING_STATE = ("trainer_state.json", "run.json", "rng_state*", "optimizer*", "scheduler*",
+TRAINING_STATE = ("trainer_state.json", RUN, "rng_state*", "optimizer*", "scheduler*",
                   "checkpoint-*", "runs", "events.out.*", "wandb", "global_step*")  # fmt: skip
 NOT_THE_MODEL = ("README*", "lorsmerge.json", "model.sig", ".*")
 FORCED = ("forced_decoder_ids", "language", "task")  # what a single-language fine-tune sets

@@ -103,7 +103,10 @@ def refuse_other_formats(path: Path) -> None:
         UnreadableFile: no such file, a folder, empty, a pickle, or a Git LFS pointer.
     """
     if path.is_dir():
-        raise UnreadableFile(f"{path} is a folder where one file is needed.")
+        raise UnreadableFile(
+            f"{path} is a folder where one file is needed.",
+            "Give a .safetensors or .delta file; `lorsmerge delta` makes one of a model folder.",
+        )
     try:
         with path.open("rb") as file:
             start = file.read(64)

@@ -119,6 +119,8 @@ def evaluate(
     from lorsmerge_cli.operations.eval import rescore
     from lorsmerge_cli.operations.eval_scores import Scoring
 
+    if compare and any(name.startswith("--") for name in compare):
+        raise typer.BadParameter("--compare takes two names of models: --compare base merged.")
     scoring = Scoring(normalisation, samples, seed)
     if score_only:
         if hypotheses is None or models:

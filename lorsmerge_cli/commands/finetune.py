@@ -241,8 +241,10 @@ def finetune(
 
 
 def _scores(scores: dict[str, float]) -> str:
+    from lorsmerge_cli.operations.eval_scores import metric_of
+
     named = {k: v for k, v in scores.items() if k not in ("epoch", "step", "score")}
-    return ", ".join(f"{key} {value:.2f}" for key, value in named.items())
+    return ", ".join(f"{k} {metric_of(*k.split('_'))} {v:.2f}" for k, v in named.items())
 
 
 def _tell(scores: dict[str, float]) -> None:

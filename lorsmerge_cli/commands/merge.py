@@ -180,6 +180,7 @@ def _run(recipe: Recipe, output: Path | None, dry_run: bool, **settings: Any) ->
         console.warning(text)
     document = _plan_document(plan) | {
         "norms": list(report.norms),
+        "norms_kept": list(report.kept),
         "updated": report.rounding.updated,
         "lost_to_rounding": report.rounding.lost,
     }
@@ -225,17 +226,26 @@ def _total_scale(plan: MergePlan) -> float:
     return total / len(plan.recipe.deltas) if plan.method == "wa" else total
 
 
-def _show_deltas(plan: MergePlan, norms: tuple[float, ...] = ()) -> None:
-    def ratio(value: float | None) -> str:
-        return "-" if value is None else f"{value:g}"
+def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
+    """What is done with each delta; in parentheses the ratios it was pruned by before."""
 
-    rows = [
-        [entry.path, ratio(entry.svp), ratio(entry.mp), ratio(entry.scale)]
-        + ([f"{norms[number]:.4g}"] if norms else [])
-        for number, entry in enumerate(plan.recipe.deltas)
-    ]
-    rows.append(["total", "", "", f"{_total_scale(plan):g}"] + ([""] if norms else []))
-    console.table(["delta", "svp", "mp", "lambda"] + (["norm"] if norms else []), rows)
+    def ratio(value: float | None, stored: float | None) -> str:
+        if value is not None:
+            return f"{value:g}"
+        return "-" if stored is None else f"({stored:g})"
+
+    rows = []
+    for number, (entry, vector) in enumerate(zip(plan.recipe.deltas, plan.vectors, strict=True)):
+        file = getattr(vector, "file", None)
+        stored = file.provenance.pruning if file else {}
+        row = [entry.path, *(ratio(getattr(entry, k), stored.get(k)) for k in ("svp", "mp"))]
+        row.append(f"{entry.scale:g}" if entry.scale is not None else "-")
+        if report:
+            row += [f"{report.norms[number]:.4g}", f"{report.kept[number]:.4g}"]
+        rows.append(row)
+    norms = ["norm", "norm kept"] if report else []
+    rows.append(["total", "", "", f"{_total_scale(plan):g}", *("" for _ in norms)])
+    console.table(["delta", "svp", "mp", "lambda", *norms], rows)
 
 
 def _show_plan(plan: MergePlan) -> None:
@@ -249,7 +259,7 @@ def _show_plan(plan: MergePlan) -> None:
 
 
 def _show_report(plan: MergePlan, report: MergeReport) -> None:
-    _show_deltas(plan, report.norms)
+    _show_deltas(plan, report)
     console.line(_tensor_line(plan))
     updated, lost = report.rounding.updated, report.rounding.lost
     share = lost / updated if updated else 0.0

@@ -50,9 +50,10 @@ def transcribe(
         sources, audio, language=language, task=task, beam=beam, dtype="float32", device=device
     )
     for item in found:
-        if item.cut:
+        if item.heard < item.seconds:
             console.warning(
-                f"{item.audio} is longer than {item.model}'s window: its start is heard."
+                f"{item.audio} is {item.seconds:.1f} s long; {item.model} hears the first "
+                f"{item.heard:g} s, its window."
             )
     rows = [
         [*([str(item.audio)] if len(audio) > 1 else []), item.model, item.text] for item in found

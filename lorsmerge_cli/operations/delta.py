@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output, leftovers
 from lorsmerge_cli.checkpoint.delta_file import DeltaWriter, Provenance, total_norm
 from lorsmerge_cli.checkpoint.encodings import TensorLayout
+from lorsmerge_cli.checkpoint.model_writer import RUN
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.checkpoint.task_vector import (
@@ -24,8 +26,7 @@ from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, non_finite, raise_all, zero_delta
-
-TASKS = ("asr", "st")
+from lorsmerge_cli.speech.languages import parse_language, parse_task
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,13 @@ def delta(
         LorsmergeError: see the subclasses; nothing is written then.
     """
     faults: list[LorsmergeError] = []
-    if task not in ("", *TASKS):
-        faults.append(UsageFault(f"--task {task} is not asr or st."))
+    try:
+        task = parse_task(task) if task else ""
+        language = parse_language(language) if language else ""
+    except UsageFault as fault:
+        faults.append(fault)
     base, finetuned = _open_both(base_path, finetuned_path, faults)
+    faults += _swapped(base, finetuned)
     vector = FinetunedTaskVector(base, finetuned)
     faults += check_names(base, vector.specs, finetuned_path)
     layouts = {name: _layout(base, vector, name) for name in base.float_specs}
@@ -116,6 +121,20 @@ def _open_both(
     if len(opened) < 2:
         raise_all(faults)
     return opened[0], opened[1]
+
+
+def _swapped(base: Checkpoint, finetuned: Checkpoint) -> list[LorsmergeError]:
+    """What `finetune` wrote into the folder given as the base may say that it is not one."""
+    if base.folder is None:
+        return []
+    try:
+        parent = json.loads((base.folder / RUN).read_bytes())["base"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    if parent != base_fingerprint(finetuned).digest[:16]:
+        return []
+    what = f"{base.path} is a fine-tune of {finetuned.path}, says its {RUN}."
+    return [UsageFault(what, "Give the base first and the fine-tune second.")]
 
 
 def _layout(base: Checkpoint, vector: FinetunedTaskVector, name: str) -> TensorLayout:

@@ -98,6 +98,13 @@ class Record:
         return {key: finite(value) for key, value in document.items()}
 
 
+def metric_of(language: str, task: str) -> str:
+    """`BLEU` of a translation, `WER` or `CER` of a transcript."""
+    if task == "st":
+        return "BLEU"
+    return "CER" if unit_of(language) == "char" else "WER"
+
+
 def unit_of(language: str) -> str:
     """What errors are counted in: characters where a language writes no spaces."""
     return "char" if language in CHARACTER_LANGUAGES else "word"
@@ -115,6 +122,7 @@ def count_rows(rows: Sequence[Hypothesis], normalisation: str, unit: str) -> lis
 
 def score(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
     """Score the hypotheses of one model on one language and task of one data set."""
+    rows = sorted(rows, key=lambda row: row.id)  # the bootstrap draws alike whatever came first
     return _translation(rows, scoring) if rows[0].task == "st" else _transcription(rows, scoring)
 
 
@@ -136,7 +144,7 @@ def _transcription(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
         dataset=first.dataset,
         language=first.language,
         task=first.task,
-        metric="CER" if unit == "char" else "WER",
+        metric=metric_of(first.language, first.task),
         score=100 * total(counts).rate,
         low=100 * interval.low,
         high=100 * interval.high,
@@ -162,7 +170,7 @@ def _translation(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
         dataset=first.dataset,
         language=first.language,
         task=first.task,
-        metric="BLEU",
+        metric=metric_of(first.language, first.task),
         score=found.score,
         low=interval.low,
         high=interval.high,

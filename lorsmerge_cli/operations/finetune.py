@@ -23,6 +23,7 @@ from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.atomic import atomic_file, atomic_folder
 from lorsmerge_cli.checkpoint.model_writer import (
     GENERATION,
+    RUN,
     ModelWriter,
     copy_companions,
     write_json,
@@ -257,7 +258,7 @@ class _Run:
                 "versions": {name: version(name) for name in names}
                 | {"python": platform.python_version()},
             }  # fmt: skip
-            write_json(partial / "run.json", record)
+            write_json(partial / RUN, record)
             _write_weights(partial, plan.source.checkpoint, weights.__getitem__, MAX_SHARD)
 
 

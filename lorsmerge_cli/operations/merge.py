@@ -29,7 +29,7 @@ from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import NonFinite, non_finite, zero_delta
 from lorsmerge_cli.operations.merge_plan import MergePlan, Unit
-from lorsmerge_cli.operations.recipe import DeltaEntry, save
+from lorsmerge_cli.operations.recipe import save
 
 LOST_WARNING = 0.03  # of the updates
 NORM_SPREAD = 10.0  # between the largest and the smallest delta
@@ -44,6 +44,7 @@ class MergeReport:
         pruned, unpruned, copied: tensors by what was done with them.
         rounding: updates, and how many of them the output's dtype lost.
         norms: L2 norm of each delta as read, in the recipe's order.
+        kept: L2 norm of each after pruning.
         warnings: what the user should know.
     """
 
@@ -53,6 +54,7 @@ class MergeReport:
     copied: int
     rounding: Rounding
     norms: tuple[float, ...]
+    kept: tuple[float, ...]
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -85,6 +87,7 @@ def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
         copied=len(plan.base.specs) - len(plan.base.float_specs),
         rounding=run.rounding,
         norms=run.norms(),
+        kept=run.kept(),
         warnings=tuple(run.warnings()),
     )
 
@@ -97,6 +100,7 @@ class _Run:
         self.method = METHODS[plan.method]
         self.rounding = Rounding()
         self._squares: list[list[float]] = [[] for _ in plan.vectors]
+        self._dropped: list[list[float]] = [[] for _ in plan.vectors]  # energy lost by pruning
 
     def write_weights(self, partial: Path, progress: Callable[[int], None]) -> None:
         plan = self.plan
@@ -134,26 +138,27 @@ class _Run:
         for number, (vector, entry) in enumerate(
             zip(self.plan.vectors, self.plan.recipe.deltas, strict=True)
         ):
-            delta = self._delta(unit, vector, entry)
-            if not isinstance(vector, StoredTaskVector):
-                self._squares[number].append(energy(delta))  # list.append is atomic
+            delta = self._delta(unit, vector)
+            prunes = unit.name in self.plan.pruned and (entry.svp, entry.mp) != (None, None)
+            pruner = self.method.pruner if prunes else None
+            if pruner and not is_finite(delta):
+                raise self._non_finite(unit.name)
+            if isinstance(vector, StoredTaskVector):
+                before = vector.file.norms[unit.name] ** 2 if pruner else 0.0
+            else:
+                before = energy(delta)
+                self._squares[number].append(before)  # list.append is atomic
+            if pruner:
+                keep = budget(self.plan.base.specs[unit.name].shape, entry.svp, entry.mp)
+                delta = dense(prune(delta, pruner, keep))
+                self._dropped[number].append(before - energy(delta))
             yield delta, entry.scale if entry.scale is not None else self.method.scale
             del delta  # before the next one is made
 
-    def _delta(self, unit: Unit, vector: TaskVector, entry: DeltaEntry) -> Tensor:
-        if not unit.whole:
-            return vector.read_block(unit.name, unit.start, unit.stop)
-        prunes = unit.name in self.plan.pruned and (entry.svp is not None or entry.mp is not None)
-        if self.method.pruner is None or not prunes:
-            return self._matrix(unit, vector)
-        keep = budget(self.plan.base.specs[unit.name].shape, entry.svp, entry.mp)
-        return dense(prune(self._matrix(unit, vector, finite=True), self.method.pruner, keep))
-
-    def _matrix(self, unit: Unit, vector: TaskVector, finite: bool = False) -> Tensor:
-        delta = dense(vector.read(unit.name).to(self.plan.device))
-        if finite and not is_finite(delta):
-            raise self._non_finite(unit.name)
-        return delta
+    def _delta(self, unit: Unit, vector: TaskVector) -> Tensor:
+        if unit.whole:
+            return dense(vector.read(unit.name).to(self.plan.device))
+        return vector.read_block(unit.name, unit.start, unit.stop)
 
     def _non_finite(self, name: str) -> NonFinite:
         """Which of the inputs is not finite; the base first, a fine-tune's delta inherits it."""
@@ -172,6 +177,12 @@ class _Run:
         return tuple(
             vector.norm if isinstance(vector, StoredTaskVector) else math.fsum(squares) ** 0.5
             for vector, squares in zip(self.plan.vectors, self._squares, strict=True)
+        )
+
+    def kept(self) -> tuple[float, ...]:
+        return tuple(
+            max(0.0, norm**2 - math.fsum(dropped)) ** 0.5 if dropped else norm
+            for norm, dropped in zip(self.norms(), self._dropped, strict=True)
         )
 
     def _refuse_zero_deltas(self) -> None:

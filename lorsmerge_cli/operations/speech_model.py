@@ -61,7 +61,10 @@ class ModelSource:
 
     def identity(self) -> str:
         """Digest of the weights, whatever files they are in."""
-        parts = [base_fingerprint(self.checkpoint).digest]
+        own = base_fingerprint(self.checkpoint).digest
+        if not self.applied:
+            return own[:16]
+        parts = [own]
         parts += [f"{vector.identity()}*{scale!r}" for vector, scale in self.applied]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 

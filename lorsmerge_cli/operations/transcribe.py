@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorsmerge_cli.errors import UnreadableFile, raise_all
 from lorsmerge_cli.operations.speech_model import ModelSource, parse_speech_dtype
 from lorsmerge_cli.speech.audio import audio_seconds
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
@@ -15,12 +16,13 @@ from lorsmerge_cli.speech.utterance import Utterance
 
 @dataclass(frozen=True)
 class Transcript:
-    """What one model heard in one file; `cut` says that the file is longer than its window."""
+    """What one model heard in one file: the first `heard` of its `seconds`."""
 
     model: str
     audio: Path
     text: str
-    cut: bool
+    seconds: float
+    heard: float
 
 
 def transcribe(
@@ -40,6 +42,8 @@ def transcribe(
     """
     code, kind = parse_language(language), parse_task(task)
     lengths = [audio_seconds(path) for path in files]
+    empty = [path for path, seconds in zip(files, lengths, strict=True) if not seconds]
+    raise_all([UnreadableFile(f"{path} holds no samples.", "Record it again.") for path in empty])
     found = []
     for source in models:
         speech = source.open(parse_speech_dtype(dtype), device)
@@ -49,7 +53,7 @@ def transcribe(
         ]
         texts = decode(speech, rows, DecodingSettings(beam=beam))
         found += [
-            Transcript(source.name, path, texts[row.id], seconds > speech.window)
+            Transcript(source.name, path, texts[row.id], seconds, min(seconds, speech.window))
             for row, path, seconds in zip(rows, files, lengths, strict=True)
         ]
     return found

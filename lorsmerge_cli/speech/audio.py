@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from lorsmerge_cli.errors import UnreadableFile
 
+READ = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga")
 RATE = 16_000  # Hz, Whisper's
 
 
@@ -61,9 +63,16 @@ def load_audio(
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableFile:
+    if path.is_dir():
+        return UnreadableFile(f"{path} is a folder, and no audio file.", "Name a file in it.")
     if not path.is_file():
-        return UnreadableFile(f"There is no audio file {path}.", "Check the manifest's paths.")
+        return UnreadableFile(f"There is no audio file {path}.", "Check its path.")
+    if path.suffix.lower() in READ:
+        return UnreadableFile(
+            f"{path} cannot be read as audio ({error}).", "It is damaged: make or fetch it again."
+        )
+    old, new = shlex.quote(str(path)), shlex.quote(str(path.with_suffix(".flac")))
     return UnreadableFile(
         f"{path} cannot be read as audio ({error}).",
-        f"wav, flac, mp3 and ogg can be: `ffmpeg -i {path.name} {path.stem}.flac` converts others.",
+        f"wav, flac, mp3 and ogg can be: `ffmpeg -i {old} {new}` converts others.",
     )

@@ -116,7 +116,8 @@ def test_scores_of_hypotheses_alone_are_the_same(files: Path, succeed: Callable)
     def figures(file: str) -> dict[tuple[str, str, str], tuple[object, ...]]:
         return {
             (r["model"], r["language"], r["task"]): (
-                r["score"], r["details"], r["signature"], sorted(map(repr, r["rows"])),
+                r["score"], r["standard_error"], r["details"], r["signature"],
+                sorted(map(repr, r["rows"])),
             )
             for r in results(file)["records"]
         }  # fmt: skip
@@ -124,6 +125,8 @@ def test_scores_of_hypotheses_alone_are_the_same(files: Path, succeed: Callable)
     succeed(EVAL + "-o results.json --hypotheses h.jsonl")
     shutil.rmtree("base")
     shutil.rmtree("data")
+    lines = Path("h.jsonl").read_text().splitlines(keepends=True)
+    Path("h.jsonl").write_text("".join(reversed(lines)))
     succeed("lorsmerge eval --score-only --hypotheses h.jsonl --samples 20 -o again.json")
     assert figures("again.json") == figures("results.json")
     assert len(figures("again.json")) == 10
@@ -323,6 +326,9 @@ BAD: dict[str, tuple[str, Callable[[], None], int, tuple[str, ...]]] = {
     ),
     "score-only of nothing": (
         "lorsmerge eval --score-only", nothing, USAGE, ("--score-only takes --hypotheses",),
+    ),
+    "compare without a second model": (
+        BASE + "--compare base --beam 1", nothing, USAGE, ("takes two names",),
     ),
     "score-only with a model": (
         BASE + "--score-only --hypotheses data/test.jsonl", nothing, USAGE, ("no MODEL",),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -196,8 +198,32 @@ def test_tasks(tmp_path: Path, task: str) -> None:
 
 
 def test_an_unknown_task(models: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageFault, match="translate"):
-        take_delta(models / "base", models / "ca", tmp_path / "x.delta", task="translate")
+    with pytest.raises(UsageFault, match="sing"):
+        take_delta(models / "base", models / "ca", tmp_path / "x.delta", task="sing")
+
+
+@pytest.mark.parametrize(("given", "code"), [("ca", "ca"), ("Catalan", "ca"), ("ca-ES", "ca")])
+def test_languages(models: Path, tmp_path: Path, given: str, code: str) -> None:
+    take_delta(models / "base", models / "ca", tmp_path / "x.delta", language=given)
+    assert DeltaFile(tmp_path / "x.delta").provenance.language == code
+
+
+def test_an_unknown_language(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageFault, match="no language 'Klingon'"):
+        take_delta(models / "base", models / "ca", tmp_path / "x.delta", language="Klingon")
+    assert not (tmp_path / "x.delta").exists()
+
+
+def test_base_and_fine_tune_the_wrong_way_round(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "ca", tmp_path / "ca")
+    paths = models / "base", tmp_path / "ca"
+    digest = base_fingerprint(Checkpoint(paths[0])).digest
+    (paths[1] / "run.json").write_text(json.dumps({"base": digest[:16]}))
+    take_delta(*paths, tmp_path / "right.delta")
+    with pytest.raises(UsageFault, match="Give the base first"):
+        take_delta(paths[1], paths[0], tmp_path / "x.delta")
+    assert not (tmp_path / "x.delta").exists()
+    take_delta(paths[1], models / "de", tmp_path / "of_a_fine_tune.delta")
 
 
 @pytest.mark.parametrize("which", ["base", "ca"])

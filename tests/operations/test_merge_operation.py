@@ -259,7 +259,29 @@ class TestNumbers:
         ]
         assert report.norms == pytest.approx(norms, rel=1e-9)
         fly = run_merge(small / "base", [small / "ca", small / "de"], out(small), force=True)
-        assert fly.norms == pytest.approx(norms, rel=1e-9)
+        assert fly.norms == fly.kept == pytest.approx(norms, rel=1e-9)
+
+    @pytest.mark.parametrize("stored", [True, False])
+    def test_norms_after_pruning(self, small: Path, stored: bool) -> None:
+        wanted = []
+        for name in ("ca", "de"):
+            base, finetuned = load(small / "base"), load(small / name)
+            deltas = {n: finetuned[n].double() - base[n].double() for n in (FC1, FC2)}
+            whole = sum(
+                float((finetuned[n].double() - t.double()).square().sum())
+                for n, t in base.items()
+                if t.is_floating_point()
+            )
+            dropped = sum(
+                float(d.abs().flatten().sort().values[: d.numel() - math.floor(0.1 * d.numel())]
+                      .square().sum())
+                for d in deltas.values()
+            )  # fmt: skip
+            wanted.append(math.sqrt(whole - dropped))
+        paths = both(small) if stored else [small / "ca", small / "de"]
+        report = run_merge(small / "base", paths, out(small), mp=0.1)
+        assert report.kept == pytest.approx(wanted, rel=1e-6)
+        assert all(kept < norm for kept, norm in zip(report.kept, report.norms, strict=True))
 
 
 def ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
