@@ -9,24 +9,13 @@ from pathlib import Path
 import torch
 
 from lorsmerge_cli.checkpoint.atomic import check_output, leftovers
-from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
 from lorsmerge_cli.checkpoint.model_writer import check_companions
-from lorsmerge_cli.checkpoint.names import select_pruned
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
-from lorsmerge_cli.checkpoint.task_vector import (
-    FinetunedTaskVector,
-    StoredTaskVector,
-    base_fingerprint,
-    check_base,
-    check_names,
-    half_precision_note,
-    open_task_vector,
-)
 from lorsmerge_cli.core.device import resolve_device
-from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.parallel import default_threads
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UsageFault, raise_all
+from lorsmerge_cli.operations.merge_inputs import MergeInputs, check_inputs
 from lorsmerge_cli.operations.recipe import Recipe
 
 PRUNING_COPIES = 4  # of a matrix in float32 that pruning and combining hold at a time
@@ -54,16 +43,11 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class MergePlan:
+class MergePlan(MergeInputs):
     """A checked merge, ready to be carried out.
 
     Attributes:
         recipe: with every default written out.
-        base: the checkpoint the deltas are added to.
-        identity: the base's fingerprint.
-        vectors: the deltas, in the recipe's order.
-        vector_identities: their fingerprints.
-        pruned: names of the tensors that the method prunes.
         output: file or folder.
         as_folder: whether `output` is a model folder.
         output_specs: every tensor of the output.
@@ -72,15 +56,9 @@ class MergePlan:
         threads: tensors in flight.
         max_shard_size: bytes.
         save_recipe: where the recipe is written, None for nowhere.
-        warnings: what the user should know before the work.
     """
 
     recipe: Recipe
-    base: Checkpoint
-    identity: Fingerprint
-    vectors: tuple[StoredTaskVector | FinetunedTaskVector, ...]
-    vector_identities: tuple[str, ...]
-    pruned: frozenset[str]
     output: Path
     as_folder: bool
     output_specs: dict[str, TensorSpec]
@@ -89,7 +67,6 @@ class MergePlan:
     threads: int
     max_shard_size: int
     save_recipe: Path | None
-    warnings: tuple[str, ...]
 
     @property
     def method(self) -> str:
@@ -152,33 +129,29 @@ def plan_merge(
     """
     recipe = recipe.resolved()
     target_device = resolve_device(device)
-    base, vectors = _open(recipe)
     faults: list[LorsmergeError] = []
-    identity = base_fingerprint(base)
-    warnings = _check_vectors(base, vectors, identity, allow_other_base, faults)
-    pruned = _select(recipe, base, faults)
+    found = check_inputs(recipe, allow_other_base, faults)
+    base = found.base
     specs = output_specs(base, recipe.dtype)
     if output is None:
         output = Path("merged" if base.folder else "merged.safetensors")
     as_folder = output.suffix.lower() != ".safetensors"
     faults += _check_target(output, base, as_folder)
-    inputs = [*base.sources, *(file for vector in vectors for file in vector.files)]
-    inputs += [recipe.source] if recipe.source else []
+    inputs = found.files + ([recipe.source] if recipe.source else [])
     size = sum(spec.nbytes for spec in specs.values())
     faults += check_output(output, inputs=inputs, size=size, force=force, folder=as_folder)
     if save_recipe is not None:
         faults += check_output(save_recipe, inputs=[*inputs, output], size=0, force=force)
     raise_all(faults)
-    identities = tuple(vector.identity() for vector in vectors)
-    raise_all(_check_expected(recipe, base, vectors, (identity.digest, *identities)))
-    warnings += _repeated(vectors, identities) + leftovers(output)
+    raise_all(_check_expected(recipe, found))
     return MergePlan(
-        recipe=recipe,
         base=base,
-        identity=identity,
-        vectors=tuple(vectors),
-        vector_identities=identities,
-        pruned=pruned,
+        identity=found.identity,
+        vectors=found.vectors,
+        vector_identities=found.vector_identities,
+        pruned=found.pruned,
+        warnings=(*found.warnings, *leftovers(output)),
+        recipe=recipe,
         output=output,
         as_folder=as_folder,
         output_specs=specs,
@@ -187,78 +160,7 @@ def plan_merge(
         threads=threads or default_threads(),
         max_shard_size=max_shard_size,
         save_recipe=save_recipe,
-        warnings=tuple(warnings),
     )
-
-
-Vectors = list[StoredTaskVector | FinetunedTaskVector]
-
-
-def _open(recipe: Recipe) -> tuple[Checkpoint, Vectors]:
-    """Open every file of the recipe, and report all that cannot be opened at once."""
-    faults: list[LorsmergeError] = []
-    vectors: Vectors = []
-    try:
-        base: Checkpoint | None = Checkpoint(Path(recipe.base))
-    except LorsmergeError as error:
-        base = None
-        faults.append(error)
-    for entry in recipe.deltas:
-        try:
-            vectors.append(open_task_vector(Path(entry.path), base))
-        except LorsmergeError as error:
-            faults.append(error)
-    raise_all(faults)
-    if base is None:
-        raise ValueError("a base that failed to open left no fault")
-    return base, vectors
-
-
-def _check_vectors(
-    base: Checkpoint,
-    vectors: Vectors,
-    identity: Fingerprint,
-    allow_other_base: bool,
-    faults: list[LorsmergeError],
-) -> list[str]:
-    warnings = []
-    for vector in vectors:
-        faults += check_names(base, vector.specs, vector.path)
-        if isinstance(vector, StoredTaskVector):
-            fault = check_base(vector.file, base, identity)
-            if fault is not None and not allow_other_base:
-                faults.append(fault)
-            elif fault is not None:
-                warnings.append(fault.what)
-        note = half_precision_note(vector.path, vector.finetuned_dtype)
-        if note:
-            warnings.append(note)
-    return warnings
-
-
-def _select(recipe: Recipe, base: Checkpoint, faults: list[LorsmergeError]) -> frozenset[str]:
-    if METHODS[recipe.method or "ta"].pruner is None:
-        if recipe.include or recipe.exclude:
-            faults.append(
-                UsageFault(
-                    f"Method {recipe.method} prunes nothing, so include and exclude have no use.",
-                    "Give --svp or --mp as well, or leave the patterns out.",
-                )
-            )
-        return frozenset()
-    try:
-        pruned = select_pruned(base.float_specs, recipe.include, recipe.exclude)
-    except UsageFault as error:
-        faults.append(error)
-        return frozenset()
-    if not pruned:
-        faults.append(
-            UsageFault(
-                f"{base.path} has no tensor to prune: no 2-D weight of a linear layer.",
-                "Choose tensors with --include; `lorsmerge inspect` lists the names.",
-            )
-        )
-    return pruned
 
 
 def output_specs(base: Checkpoint, dtype: str | None) -> dict[str, TensorSpec]:
@@ -291,13 +193,13 @@ def _check_target(output: Path, base: Checkpoint, as_folder: bool) -> list[Lorsm
     return check_companions(base.folder) if as_folder and base.folder else []
 
 
-def _check_expected(
-    recipe: Recipe, base: Checkpoint, vectors: Vectors, found: tuple[str, ...]
-) -> list[LorsmergeError]:
+def _check_expected(recipe: Recipe, inputs: MergeInputs) -> list[LorsmergeError]:
     """Whether the files are those that a lorsmerge.json was written about."""
     if not recipe.expected:
         return []
-    paths = [base.path, *(vector.path for vector in vectors)]
+    vectors = inputs.vectors
+    found = (inputs.identity.digest, *inputs.vector_identities)
+    paths = [inputs.base.path, *(vector.path for vector in vectors)]
     if len(paths) != len(recipe.expected):
         return [
             UsageFault(
@@ -315,14 +217,3 @@ def _check_expected(
         for path, digest, wanted in zip(paths, found, recipe.expected, strict=True)
         if digest != wanted
     ]
-
-
-def _repeated(vectors: Vectors, identities: tuple[str, ...]) -> list[str]:
-    warnings = []
-    for number, identity in enumerate(identities):
-        first = identities.index(identity)
-        if first < number:
-            warnings.append(
-                f"{vectors[number].path} is the same delta as {vectors[first].path}: it counts twice."
-            )
-    return warnings

@@ -1,0 +1,154 @@
+"""What a merge reads: a base and deltas, opened and checked from their headers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
+from lorsmerge_cli.checkpoint.names import select_pruned
+from lorsmerge_cli.checkpoint.reader import Checkpoint
+from lorsmerge_cli.checkpoint.task_vector import (
+    FinetunedTaskVector,
+    StoredTaskVector,
+    base_fingerprint,
+    check_base,
+    check_names,
+    half_precision_note,
+    open_task_vector,
+)
+from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
+from lorsmerge_cli.operations.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class MergeInputs:
+    """What is merged, open and checked.
+
+    Attributes:
+        base: the checkpoint the deltas are added to.
+        identity: the base's fingerprint.
+        vectors: the deltas, in the recipe's order.
+        vector_identities: their fingerprints.
+        pruned: names of the tensors that the method prunes.
+        warnings: what the user should know before the work.
+    """
+
+    base: Checkpoint
+    identity: Fingerprint
+    vectors: tuple[StoredTaskVector | FinetunedTaskVector, ...]
+    vector_identities: tuple[str, ...]
+    pruned: frozenset[str]
+    warnings: tuple[str, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """Everything that must not be written."""
+        return [*self.base.sources, *(file for vector in self.vectors for file in vector.files)]
+
+
+def open_inputs(recipe: Recipe, *, allow_other_base: bool = False) -> MergeInputs:
+    """Open and check what a resolved recipe merges.
+
+    Raises:
+        LorsmergeError: everything that stands in the way, at once.
+    """
+    faults: list[LorsmergeError] = []
+    found = check_inputs(recipe, allow_other_base, faults)
+    raise_all(faults)
+    return found
+
+
+def check_inputs(
+    recipe: Recipe, allow_other_base: bool, faults: list[LorsmergeError]
+) -> MergeInputs:
+    """The same, with what stands in the way added to `faults` where the files could be opened."""
+    base, vectors = _open(recipe)
+    identity = base_fingerprint(base)
+    warnings = _check_vectors(base, vectors, identity, allow_other_base, faults)
+    pruned = _select(recipe, base, faults)
+    identities = tuple(vector.identity() for vector in vectors) if not faults else ()
+    warnings += _repeated(vectors, identities)
+    return MergeInputs(base, identity, tuple(vectors), identities, pruned, tuple(warnings))
+
+
+Vectors = list[StoredTaskVector | FinetunedTaskVector]
+
+
+def _open(recipe: Recipe) -> tuple[Checkpoint, Vectors]:
+    """Open every file of the recipe, and report all that cannot be opened at once."""
+    faults: list[LorsmergeError] = []
+    vectors: Vectors = []
+    try:
+        base: Checkpoint | None = Checkpoint(Path(recipe.base))
+    except LorsmergeError as error:
+        base = None
+        faults.append(error)
+    for entry in recipe.deltas:
+        try:
+            vectors.append(open_task_vector(Path(entry.path), base))
+        except LorsmergeError as error:
+            faults.append(error)
+    raise_all(faults)
+    if base is None:
+        raise ValueError("a base that failed to open left no fault")
+    return base, vectors
+
+
+def _check_vectors(
+    base: Checkpoint,
+    vectors: Vectors,
+    identity: Fingerprint,
+    allow_other_base: bool,
+    faults: list[LorsmergeError],
+) -> list[str]:
+    warnings = []
+    for vector in vectors:
+        faults += check_names(base, vector.specs, vector.path)
+        if isinstance(vector, StoredTaskVector):
+            fault = check_base(vector.file, base, identity)
+            if fault is not None and not allow_other_base:
+                faults.append(fault)
+            elif fault is not None:
+                warnings.append(fault.what)
+        note = half_precision_note(vector.path, vector.finetuned_dtype)
+        if note:
+            warnings.append(note)
+    return warnings
+
+
+def _select(recipe: Recipe, base: Checkpoint, faults: list[LorsmergeError]) -> frozenset[str]:
+    if METHODS[recipe.method or "ta"].pruner is None:
+        if recipe.include or recipe.exclude:
+            faults.append(
+                UsageFault(
+                    f"Method {recipe.method} prunes nothing, so include and exclude have no use.",
+                    "Give --svp or --mp as well, or leave the patterns out.",
+                )
+            )
+        return frozenset()
+    try:
+        pruned = select_pruned(base.float_specs, recipe.include, recipe.exclude)
+    except UsageFault as error:
+        faults.append(error)
+        return frozenset()
+    if not pruned:
+        faults.append(
+            UsageFault(
+                f"{base.path} has no tensor to prune: no 2-D weight of a linear layer.",
+                "Choose tensors with --include; `lorsmerge inspect` lists the names.",
+            )
+        )
+    return pruned
+
+
+def _repeated(vectors: Vectors, identities: tuple[str, ...]) -> list[str]:
+    warnings = []
+    for number, identity in enumerate(identities):
+        first = identities.index(identity)
+        if first < number:
+            warnings.append(
+                f"{vectors[number].path} is the same delta as {vectors[first].path}: it counts twice."
+            )
+    return warnings
