@@ -45,6 +45,7 @@ class Provenance:
         language: code such as `ca`, or empty.
         pruning: the ratios applied and the energy they kept; empty for a dense delta.
         history: one line per command that made it, oldest first.
+        training: data, rate and seed of the fine-tune, as far as they are known.
     """
 
     base_name: str
@@ -54,6 +55,7 @@ class Provenance:
     language: str = ""
     pruning: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, str]:
         """The `lorsmerge.*` strings, less those that describe tensors."""
@@ -67,6 +69,7 @@ class Provenance:
             f"{PREFIX}language": self.language,
             f"{PREFIX}pruning": json.dumps(dict(self.pruning)),
             f"{PREFIX}history": json.dumps(list(self.history)),
+            f"{PREFIX}training": json.dumps(dict(self.training)),
         }
 
 
@@ -240,4 +243,5 @@ def _provenance(metadata: Mapping[str, str]) -> Provenance:
         language=metadata.get(f"{PREFIX}language", ""),
         pruning=dict(json.loads(metadata.get(f"{PREFIX}pruning", "{}"))),
         history=tuple(json.loads(metadata.get(f"{PREFIX}history", "[]"))),
+        training=dict(json.loads(metadata.get(f"{PREFIX}training", "{}"))),
     )

@@ -26,6 +26,7 @@ from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, non_finite, raise_all, zero_delta
+from lorsmerge_cli.operations.provenance import training_of
 from lorsmerge_cli.speech.languages import parse_language, parse_task
 
 
@@ -98,6 +99,7 @@ def delta(
         task=task,
         language=language,
         history=(command,),
+        training=training_of(vector.finetuned.folder),
     )
     warnings = leftovers(output)
     with atomic_file(output) as partial, DeltaWriter(partial, layouts, provenance) as writer:

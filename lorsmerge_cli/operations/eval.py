@@ -6,7 +6,7 @@ import hashlib
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from lorsmerge_cli.operations.eval_files import (
     write_trn,
 )
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring, compare, finite, score
+from lorsmerge_cli.operations.provenance import made_from
 from lorsmerge_cli.operations.speech_model import (
     ModelSource,
     parse_speech_dtype,
@@ -63,6 +64,7 @@ class EvalReport:
         settings: all that the scores depend on.
         speed: model -> seconds of audio per second of decoding (RTFx); empty if none was decoded.
         main: whether this process is the one that prints.
+        models: name -> the identity of its weights and how they were made, as far as is known.
     """
 
     records: tuple[Record, ...]
@@ -71,12 +73,14 @@ class EvalReport:
     speed: dict[str, float]
     warnings: tuple[str, ...]
     main: bool
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The results file."""
         return {
             "lorsmerge": __version__,
             "settings": self.settings,
+            "models": self.models,
             "speed": self.speed,
             "records": [record.to_dict() for record in self.records],
             "comparisons": [
@@ -140,8 +144,10 @@ def evaluate(
     rows: list[Hypothesis] = []
     speed: dict[str, float] = {}
     settings: dict[str, Any] = {}
+    origins: dict[str, dict[str, Any]] = {}
     for model in models:
         run = _Run(model, dtype, process_device(device, state), file, state)
+        origins[model.name] = {"identity": run.identity, "made_from": made_from(model)}
         for test_set in test_sets:
             found, decoding = run.answer(test_set, decoding, lambda done: progress(done, count))
             rows += found
@@ -149,7 +155,8 @@ def evaluate(
         if run.decoded_seconds:
             speed[model.name] = run.decoded_seconds / run.elapsed
         run.close()
-    return _report(rows, scoring, settings, speed, output, trn, compared, state.is_main_process)
+    main = state.is_main_process
+    return _report(rows, scoring, settings, speed, output, trn, compared, main, origins)
 
 
 def rescore(
@@ -186,6 +193,7 @@ class _Run:
             source, dtype, device, file, state,
         )  # fmt: skip
         self.decoded_seconds = self.elapsed = 0.0
+        self.identity = source.identity()
         self._speech: SpeechModel | None = source.open(parse_speech_dtype(dtype), device)
 
     def answer(
@@ -195,7 +203,7 @@ class _Run:
         assert self._speech is not None
         decoding = decoding.with_lists_of(self._speech)
         made_by = (
-            f"{self.source.identity()}|beam:{decoding.beam}|{self.dtype}|max:{decoding.max_tokens}"
+            f"{self.identity}|beam:{decoding.beam}|{self.dtype}|max:{decoding.max_tokens}"
             f"|suppress:{_digest(decoding.suppress, decoding.begin_suppress)}"
         )
         known = self.file.known(self.source.name, test_set.name, made_by)
@@ -323,6 +331,7 @@ def _report(
     trn: Path | None,
     compared: tuple[str, str] | None,
     main: bool,
+    models: dict[str, dict[str, Any]] | None = None,
 ) -> EvalReport:
     records = tuple(score(group, scoring) for group in by_group(rows).values()) if main else ()
     comparisons = []
@@ -332,7 +341,7 @@ def _report(
             if same and (a.model, b.model) == compared:
                 check_same(a, b)
                 comparisons.append((a, b, compare(a, b, scoring)))
-    report = EvalReport(records, tuple(comparisons), settings, speed, (), main)
+    report = EvalReport(records, tuple(comparisons), settings, speed, (), main, models or {})
     if main and output is not None:
         with atomic_file(output) as partial:
             write_json(partial, report.to_dict())

@@ -36,6 +36,7 @@ from lorsmerge_cli.errors import Interrupted, LorsmergeError, NonFinite, OutputF
 from lorsmerge_cli.operations.delta import delta as write_delta
 from lorsmerge_cli.operations.eval_scores import dev_scores
 from lorsmerge_cli.operations.finetune_plan import STATE, FinetunePlan, interrupted_run
+from lorsmerge_cli.operations.provenance import trained_on
 from lorsmerge_cli.operations.speech_model import process_device, processes
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.languages import WHISPER_TASKS
@@ -250,6 +251,7 @@ class _Run:
             record = {
                 "lorsmerge": __version__,
                 **plan.describe(),
+                "trained_on": trained_on(plan.train),
                 "before": self.before,
                 "after": after,
                 "chosen": [entry["epoch"] for entry in chosen],

@@ -29,6 +29,7 @@ from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import NonFinite, non_finite, zero_delta
 from lorsmerge_cli.operations.merge_plan import MergePlan, Unit
+from lorsmerge_cli.operations.provenance import training_of
 from lorsmerge_cli.operations.recipe import save
 
 LOST_WARNING = 0.03  # of the updates
@@ -215,13 +216,7 @@ def made_from(plan: MergePlan) -> dict[str, Any]:
         "recipe": plan.recipe.to_dict(),
         "base": {"fingerprint": plan.identity.digest},
         "deltas": [
-            {
-                "fingerprint": vector_identity,
-                "task": vector.file.provenance.task,
-                "language": vector.file.provenance.language,
-            }
-            if isinstance(vector, StoredTaskVector)
-            else {"fingerprint": vector_identity}
+            {"fingerprint": vector_identity} | _about(vector)
             for vector, vector_identity in zip(plan.vectors, plan.vector_identities, strict=True)
         ],
         "device": plan.device.type,
@@ -229,6 +224,19 @@ def made_from(plan: MergePlan) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "numpy", "scipy", "safetensors")},
         },
+    }
+
+
+def _about(vector: TaskVector) -> dict[str, Any]:
+    """What is known of a delta beside its values."""
+    if not isinstance(vector, StoredTaskVector):
+        training = training_of(vector.path if vector.path.is_dir() else None)
+        return {"training": training} if training else {}
+    source = vector.file.provenance
+    return {"task": source.task, "language": source.language} | {
+        key: dict(value)
+        for key, value in (("pruning", source.pruning), ("training", source.training))
+        if value
     }
 
 

@@ -1,0 +1,179 @@
+"""A report: the paper's tables and figures from results files, in a folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lorsmerge_cli import __version__
+from lorsmerge_cli.checkpoint.atomic import atomic_folder, check_output
+from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.operations.eval_scores import finite
+from lorsmerge_cli.operations.report_figures import can_draw, draw, figures_of
+from lorsmerge_cli.operations.report_gains import bought
+from lorsmerge_cli.operations.report_pages import Page, write_pages
+from lorsmerge_cli.operations.report_results import Results, Row, read_results
+from lorsmerge_cli.operations.report_roles import Paper, Roles, find_roles, read_paper
+from lorsmerge_cli.operations.report_scores import average_score, cell_score
+from lorsmerge_cli.operations.report_tables import NONE, Cell, Table, Tables
+
+SIZE = 4 << 20  # bytes a report takes at most, or about that
+FIGURES = "figures"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        output: the folder.
+        files: in it.
+        tables: as they stand in it.
+        notes: on results that do not quite belong together.
+        warnings: what the user should know.
+        document: of report.json.
+    """
+
+    output: Path
+    files: tuple[str, ...]
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    document: dict[str, Any]
+
+
+def report(
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    title: str,
+    base: str | None,
+    finetuned: str | None,
+    against: str | None,
+    controls: Mapping[str, str],
+    held_out: Sequence[str],
+    paper: Path | None,
+    force: bool,
+) -> Report:
+    """Read results files, and write tables and figures.
+
+    Args:
+        paths: of `eval -o`.
+        output: the folder to write.
+        title: of the report.
+        base, finetuned, against: systems by name; None to find them out.
+        controls: pruned system -> task arithmetic of the same norm.
+        held_out: data sets that no delta was made for.
+        paper: a TOML file of published numbers to print beside the measured ones.
+        force: replace a folder that exists.
+
+    Raises:
+        LorsmergeError: see the subclasses; nothing is written then.
+    """
+    inputs = [*paths, *([paper] if paper else [])]
+    raise_all(check_output(output, inputs=inputs, size=SIZE, force=force, folder=True))
+    published = read_paper(paper) if paper else Paper()
+    results = read_results(paths)
+    roles = find_roles(
+        results, base=base, finetuned=finetuned, against=against, controls=controls,
+        held_out=held_out,
+    )  # fmt: skip
+    tables = Tables(results, roles, published)
+    made = (tables.scores(), *bought(tables), _systems(tables))
+    notes, warnings = results.notes, []
+    wanted = figures_of(tables)
+    if wanted and not can_draw():
+        warnings.append(
+            f"{len(wanted)} figures are left out, because matplotlib is not installed: "
+            "`pip install 'lorsmerge[plot]'`."
+        )
+        wanted = []
+    drawn = [draw(figure) for figure in wanted]
+    page = Page(
+        title, _about(results), notes, made, tuple(picture for picture, _ in drawn),
+        tuple(map(str, results.files)),
+    )  # fmt: skip
+    document = _document(tables, made, notes)
+    with atomic_folder(output, stale=FIGURES) as partial:
+        files = write_pages(partial, page, [file for _, found in drawn for file in found])
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        (partial / "report.json").write_text(text, encoding="utf-8")
+    return Report(output, (*files, "report.json"), made, notes, tuple(warnings), document)
+
+
+def _about(results: Results) -> tuple[str, ...]:
+    """How the scores were made, in words."""
+    sizes = [len(entry.record.rows) for entry in results.entries]
+    each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+    signatures = dict.fromkeys(entry.record.signature for entry in results.entries)
+    return (
+        f"{len(results.systems)} systems, {each} utterances for each score; intervals from "
+        f"{results.scoring.samples} draws of the bootstrap.",
+        f"lorsmerge {__version__}; {'; '.join(signatures)}",
+    )
+
+
+def _systems(tables: Tables) -> Table:
+    """How each system was made, as far as eval recorded it."""
+    rows = []
+    for row in tables.rows:
+        origin = row.origin
+        entries = [entry for run in row.runs.values() for entry in run.values()]
+        models = {entry.identity for entry in entries if entry.identity}
+        made_for = {pair for entry in entries for pair in entry.origin.covers or ()}
+        words = [
+            {"merge": f"merge ({origin.method})", "finetune": "fine-tune"}.get(origin.kind, NONE),
+            str(len(models) or NONE),
+            ", ".join(f"{language} {task}" for language, task in sorted(made_for)) or NONE,
+            *(f"{x:g}" if isinstance(x, float | int) else str(x or NONE)
+              for x in (row.hours, origin.svp, origin.mp, origin.scale)),
+        ]  # fmt: skip
+        rows.append((tables.label(row), False, tuple(map(Cell, words))))
+    heads = ("made by", "models", "made for", "hours each", "SVP", "MP", "lambda")
+    note = (
+        "From lorsmerge.json and run.json of the models. Ratios are what is kept; own: each delta "
+        "has its own."
+    )
+    return Table("systems", "The systems", note, tuple((head, "") for head in heads), tuple(rows))
+
+
+def _document(tables: Tables, made: Sequence[Table], notes: Sequence[str]) -> dict[str, Any]:
+    """Everything a report says, as numbers and as it stands in its tables."""
+    roles: Roles = tables.roles
+    return {
+        "lorsmerge": __version__,
+        "files": [str(path) for path in tables.results.files],
+        "notes": list(notes),
+        "roles": {
+            "base": roles.base, "finetuned": roles.finetuned, "against": roles.against,
+            "controls": dict(roles.controls), "held_out": sorted(roles.held_out),
+        },
+        "scores": [score for row in tables.rows for score in _numbers(tables, row)],
+        "tables": [asdict(table) for table in made],
+    }  # fmt: skip
+
+
+def _numbers(tables: Tables, row: Row) -> list[dict[str, Any]]:
+    """Scores of a row, over its runs, and their paired difference from the system compared against."""
+    found = []
+    for key in dict.fromkeys(key for run in row.runs.values() for key in run):
+        score = cell_score(row.runs, key)
+        against = tables.roles.against
+        test = None
+        if against is not None and against != row.system:
+            test = tables.tests.cell(row.runs, tables.results.runs(against), key)
+        found.append(
+            {"system": row.label, "dataset": key[0], "language": key[1], "task": key[2]}
+            | finite(asdict(score) if score else {})
+            | {"against": None if test is None else finite(asdict(test))}
+        )
+    for task in tables.tasks:
+        mean = average_score(tables.made_for(row, task), tables.columns(task))
+        if mean is not None and not math.isnan(mean.value):
+            found.append({"system": row.label, "language": "average", "task": task}
+                         | finite(asdict(mean)))  # fmt: skip
+    return found

@@ -1,0 +1,215 @@
+"""What merging bought: differences, equal-energy controls, gain kept, and what was forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lorsmerge_cli.operations.report_results import OWN, Key, Row
+from lorsmerge_cli.operations.report_scores import (
+    Difference,
+    Runs,
+    average_score,
+    cell_score,
+)
+from lorsmerge_cli.operations.report_tables import (
+    BETTER,
+    NONE,
+    WORSE,
+    Cell,
+    Table,
+    Tables,
+    difference_cell,
+    mark_of,
+    number,
+    score_cell,
+)
+
+
+def bought(tables: Tables) -> list[Table]:
+    """Every table here that the results have something for."""
+    found = [differences(tables), controls(tables), *gains(tables), retention(tables)]
+    return [table for table in found if table is not None and table.rows]
+
+
+def differences(tables: Tables) -> Table | None:
+    """Each system's average less the base's, and less that of the system compared against."""
+    others = [name for name in (tables.roles.base, tables.roles.against) if name is not None]
+    others = list(dict.fromkeys(others))
+    heads = [(f"less {tables.name(other)}", tables.block(task))
+             for task in tables.tasks for other in others]  # fmt: skip
+    rows = []
+    for row in tables.rows:
+        cells = []
+        for task in tables.tasks:
+            runs, keys = tables.made_for(row, task), tables.columns(task)
+            for other in others:
+                same = row.system == other
+                found = (
+                    None if same else tables.tests.average(runs, tables.results.runs(other), keys)
+                )
+                cells.append(difference_cell(found))
+        if any(cell.text != NONE for cell in cells):
+            rows.append((tables.label(row), tables.is_control(row), tuple(cells)))
+    note = (
+        "Average over the languages that both have, ± the standard error of the paired "
+        f"bootstrap. {BETTER} better, {WORSE} worse: more than 1.96 standard errors, in every run."
+    )
+    return Table(
+        "differences", "Against the base and the baseline", note, tuple(heads), tuple(rows)
+    )
+
+
+def controls(tables: Tables) -> Table | None:
+    """Each pruned system less task arithmetic of the same norm: what the pruning itself brought."""
+    rows = []
+    for row in tables.rows:
+        control = tables.roles.controls.get(row.system)
+        if control is None:
+            continue
+        cells: list[Cell] = []
+        for task in tables.tasks:
+            runs, keys = tables.made_for(row, task), tables.columns(task)
+            other = tables.results.runs(control)
+            have = {key for entries in runs.values() for key in entries}
+            keys = [key for key in keys if key in have]
+            paired = {run: other[run] for run in runs if run in other} or other
+            cells += [
+                score_cell(average_score(runs, keys)), score_cell(average_score(paired, keys)),
+                difference_cell(tables.tests.average(runs, other, keys)),
+            ]  # fmt: skip
+        rows.append((tables.label(row), False, (Cell(_scales(tables, control)), *cells)))
+    heads = [("control's lambda", "")]
+    heads += [(head, tables.block(task)) for task in tables.tasks
+              for head in ("pruned", "control", "difference")]  # fmt: skip
+    note = (
+        "Pruning also shrinks the step that a merge takes. A control is task arithmetic with the "
+        "lambda that takes a step of the same L2 norm; only a difference from it is the pruning's "
+        f"own. {BETTER} better, {WORSE} worse than the control."
+    )
+    return Table("controls", "Pruning against shrinking", note, tuple(heads), tuple(rows))
+
+
+def _scales(tables: Tables, system: str) -> str:
+    scales = {row.origin.scale for row in tables.rows if row.system == system} - {None}
+    scales |= {e.origin.scale for e in tables.results.entries if e.system == system} - {None}
+    numbers = sorted(scale for scale in scales if isinstance(scale, float | int))
+    if OWN in scales or not numbers:
+        return OWN if OWN in scales else NONE
+    low, high = f"{numbers[0]:.3g}", f"{numbers[-1]:.3g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def gains(tables: Tables) -> Iterable[Table]:
+    """(merged - base) / (fine-tuned - base) by language, and the gap between languages."""
+    base, finetuned = tables.roles.base, tables.roles.finetuned
+    if base is None or finetuned is None:
+        return
+    for task in tables.tasks:
+        keys = tables.columns(task)
+        base_runs, fine_runs = tables.results.runs(base), tables.results.runs(finetuned)
+        whole: list[Difference | None] = [
+            tables.tests.cell(fine_runs, base_runs, key) for key in keys
+        ]
+        whole.append(tables.tests.average(fine_runs, base_runs, keys))
+        divisors = [None if d is None else _Divisor(d.value, d.error, task) for d in whole]
+        if all(divisor is None for divisor in divisors):
+            continue
+        rows: list[tuple[str, bool, tuple[Cell, ...]]] = [
+            (f"{tables.name(finetuned)} less {tables.name(base)}", False,
+             (*(Cell(NONE) if d is None else Cell(f"{d.value:+.2f} ± {number(d.error)}")
+                for d in divisors), Cell("")))
+        ]  # fmt: skip
+        for row in tables.rows:
+            cells = _gain_cells(tables, row, task, keys, divisors)
+            if row.system == base or any(cell.text not in ("", NONE) for cell in cells):
+                rows.append((tables.label(row), tables.is_control(row), cells))
+        heads = [(name, tables.block(task)) for name in [*tables.heads(keys), "Avg.", "gap"]]
+        note = (
+            f"Share of the fine-tunes' gain that a system keeps: (system - {tables.name(base)}) / "
+            f"({tables.name(finetuned)} - {tables.name(base)}), in percent; the first row is the "
+            f"denominator ± its standard error. {NONE}: refused, because fine-tuning gained nothing "
+            "that stands out of its standard error. The gap is the worst language's score less the "
+            "best one's."
+        )
+        yield Table(f"gain_{task}", f"Gain kept, {task.upper()}", note, tuple(heads), tuple(rows))
+
+
+def _gain_cells(
+    tables: Tables, row: Row, task: str, keys: Sequence[Key], divisors: Sequence[_Divisor | None]
+) -> tuple[Cell, ...]:
+    runs = tables.made_for(row, task)
+    base = tables.results.runs(tables.roles.base or "")
+    tests = [tables.tests.cell(runs, base, key) for key in keys]
+    have = [key for key, test in zip(keys, tests, strict=True) if test is not None]
+    tests.append(tables.tests.average(runs, base, keys) if len(have) == len(keys) else None)
+    cells = [
+        Cell(NONE)
+        if test is None or divisor is None or not divisor.usable or row.system == tables.roles.base
+        else Cell(f"{100 * test.value / divisor.value:.0f} %")
+        for test, divisor in zip(tests, divisors, strict=True)
+    ]
+    scores = [score.value for key in keys if (score := cell_score(runs, key)) is not None]
+    gap = f"{max(scores) - min(scores):.2f}" if len(scores) > 1 else ""
+    return (*cells, Cell(gap))
+
+
+def retention(tables: Tables) -> Table | None:
+    """What no delta of a merge was made for, against the base."""
+    if tables.roles.base is None:
+        return None
+    base = tables.results.runs(tables.roles.base)
+    kept = {row: tables.not_made_for(row) for row in tables.rows}
+    shown = {key for row, runs in kept.items() if row.system != tables.roles.base
+             for entries in runs.values() for key in entries}  # fmt: skip
+    keys = sorted(shown & {key for entries in base.values() for key in entries},
+                  key=lambda key: (key[2], key[1], key[0]))  # fmt: skip
+    rows = []
+    for row in tables.rows:
+        runs = row.runs if row.system == tables.roles.base else kept[row]
+        if not any(key in entries for entries in runs.values() for key in keys):
+            continue
+        cells: list[Cell] = []
+        for task in ("asr", "st"):
+            own = [key for key in keys if key[2] == task]
+            cells += [_retained(tables, row, runs, base, key) for key in own]
+            if own:
+                change = tables.tests.average(runs, base, own)
+                cells.append(
+                    Cell(NONE) if row.system == tables.roles.base else difference_cell(change)
+                )
+        rows.append((tables.label(row), tables.is_control(row), tuple(cells)))
+    heads = []
+    for task in ("asr", "st"):
+        own = [key for key in keys if key[2] == task]
+        heads += [(head, tables.block(task)) for head in tables.heads(own)]
+        heads += [("change", tables.block(task))] if own else []
+    note = (
+        "Languages, tasks and test sets that none of a model's deltas was made for. "
+        f"{BETTER} better, {WORSE} worse than {tables.name(tables.roles.base)}; change: the average "
+        "less the base's, ± its standard error."
+    )
+    return (
+        Table("retention", "What was forgotten", note, tuple(heads), tuple(rows)) if keys else None
+    )
+
+
+def _retained(tables: Tables, row: Row, runs: Runs, base: Runs, key: Key) -> Cell:
+    score = cell_score(runs, key)
+    test = None if row.system == tables.roles.base else tables.tests.cell(runs, base, key)
+    return Cell(NONE) if score is None else Cell(f"{score.value:.2f}", mark=mark_of(test))
+
+
+@dataclass(frozen=True)
+class _Divisor:
+    """What fine-tuning changed, in a task's score."""
+
+    value: float
+    error: float
+    task: str
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is a gain that stands out of its standard error."""
+        gain = self.value if self.task == "st" else -self.value
+        return gain > self.error  # false for NaN

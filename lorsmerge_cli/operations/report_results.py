@@ -1,0 +1,341 @@
+"""Results files of `eval`, put together and checked: what `report` draws its tables from.
+
+A model's name is a system's, or `SYSTEM:RUN` where a system is several models that are to be
+averaged: seeds (`lors:seed0`, `lors:seed1`), combinations of languages (`lors:ca+de`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
+from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring
+
+RUN_MARK = ":"
+OWN = "own"  # in place of a ratio where each delta has its own
+SAME_HOURS = 1.25  # data sets whose hours differ by less than this factor are of one size
+
+Key = tuple[str, str, str]  # dataset, language, task
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a model was made.
+
+    Attributes:
+        kind: `merge`, `finetune`, or empty where nothing is known.
+        method: of a merge.
+        covers: languages and tasks it was made for; None where that is not known.
+        hours: of training data, on average over languages and tasks.
+        svp, mp: ratios kept, OWN where the deltas differ.
+        scale: lambda, OWN where the deltas differ.
+        deltas: fingerprints of what was merged.
+    """
+
+    kind: str = ""
+    method: str = ""
+    covers: frozenset[tuple[str, str]] | None = None
+    hours: float | None = None
+    svp: float | str | None = None
+    mp: float | str | None = None
+    scale: float | str | None = None
+    deltas: frozenset[str] = frozenset()
+
+    @property
+    def languages(self) -> int | None:
+        """How many it was made for."""
+        return None if self.covers is None else len({language for language, _ in self.covers})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record of a results file."""
+
+    file: Path
+    system: str
+    run: str
+    record: Record
+    identity: str
+    origin: Origin
+
+    @property
+    def key(self) -> Key:
+        return self.record.dataset, self.record.language, self.record.task
+
+    @property
+    def covered(self) -> bool:
+        """Whether the model was made for this language and task, as far as is known."""
+        covers = self.origin.covers
+        return covers is None or (self.record.language, self.record.task) in covers
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Models that are averaged: the runs of one system under one set of settings.
+
+    Attributes:
+        system: the name before the colon.
+        label: the name, and the settings that the system's rows differ in.
+        origin: of its first model.
+        hours: of training data, rounded so that data sets of one size have the same.
+        runs: run -> data set, language and task -> its record.
+    """
+
+    system: str
+    label: str
+    origin: Origin
+    hours: float | None
+    runs: Mapping[str, Mapping[Key, Entry]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that the files hold.
+
+    Attributes:
+        files: as given.
+        entries: each (system, run, data set, language, task) once.
+        rows: of tables, in order of appearance.
+        scoring: of the first file; paired tests are made under it.
+        notes: what a reader of a table has to know.
+    """
+
+    files: tuple[Path, ...]
+    entries: tuple[Entry, ...]
+    rows: tuple[Row, ...]
+    scoring: Scoring
+    notes: tuple[str, ...]
+
+    def runs(self, system: str) -> dict[str, dict[Key, Entry]]:
+        """Run -> data set, language and task -> record, of one system whatever its settings."""
+        found: dict[str, dict[Key, Entry]] = {}
+        for entry in self.entries:
+            if entry.system == system:
+                found.setdefault(entry.run, {})[entry.key] = entry
+        return found
+
+    @property
+    def systems(self) -> list[str]:
+        return list(dict.fromkeys(row.system for row in self.rows))
+
+
+def read_results(paths: Sequence[Path]) -> Results:
+    """Read results files and check that they can stand in one table.
+
+    Raises:
+        UnreadableFile: a file that `eval -o` did not write.
+        Mismatch: a model scored twice with other answers, or systems on other utterances.
+    """
+    faults: list[LorsmergeError] = []
+    documents: dict[Path, dict[str, Any]] = {}
+    entries: dict[tuple[str, str, Key], Entry] = {}
+    for path in dict.fromkeys(paths):
+        try:
+            document = _document(path)
+            found = list(_entries(path, document))
+        except LorsmergeError as fault:
+            faults.append(fault)
+            continue
+        documents[path] = document
+        for entry in found:
+            known = entries.setdefault((entry.system, entry.run, entry.key), entry)
+            if _answers(known) != _answers(entry):
+                faults.append(_twice(known, entry))
+    faults += _other_utterances(entries.values())
+    raise_all(faults)
+    if not entries:
+        raise UnreadableFile(f"{named([str(p) for p in paths])} hold no scores.", "Run eval -o.")
+    every = tuple(entries.values())
+    scoring = next(iter(documents.values()))["settings"]["scoring"]
+    notes = tuple(_mixed_settings(documents))
+    return Results(tuple(documents), every, tuple(_rows(every)), Scoring(**scoring), notes)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    remedy = "Give files that `lorsmerge eval -o results.json` wrote."
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UnreadableFile(f"{path} cannot be read ({error.strerror}).", remedy) from None
+    except ValueError as error:
+        raise UnreadableFile(f"{path} is no JSON, or was cut short ({error}).", remedy) from None
+    if not isinstance(document, dict) or not {"records", "settings"} <= document.keys():
+        raise UnreadableFile(f"{path} holds no results of eval.", remedy)
+    return document
+
+
+def _entries(path: Path, document: Mapping[str, Any]) -> Iterable[Entry]:
+    names = {field.name for field in fields(Record)} - {"rows"}
+    try:
+        Scoring(**document["settings"]["scoring"])
+        models = document.get("models", {})
+        for stored in document["records"]:
+            figures = {key: stored[key] for key in names}
+            for key in ("score", "low", "high", "standard_error"):  # null is NaN
+                figures[key] = math.nan if figures[key] is None else float(figures[key])
+            about = {key: stored[key] for key in ("model", "dataset", "language", "task")}
+            rows = tuple(Hypothesis(**about, **row) for row in stored["rows"])
+            system, _, run = stored["model"].partition(RUN_MARK)
+            model = models.get(stored["model"], {})
+            yield Entry(
+                path, system, run, Record(**figures, rows=rows), model.get("identity", ""),
+                origin_of(model.get("made_from", {})),
+            )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnreadableFile(
+            f"{path} holds a record that is not one of eval's ({type(error).__name__}: {error}).",
+            "Score again with `lorsmerge eval -o`.",
+        ) from None
+
+
+def origin_of(made_from: Mapping[str, Any]) -> Origin:
+    """The origin that `made_from` of a results file tells."""
+    if not made_from:
+        return Origin()
+    deltas = made_from.get("deltas", [])
+    parts = deltas or [made_from]
+    groups = [group for part in parts for group in part.get("trained_on", [])]
+    known = all(part.get("trained_on") for part in parts)
+    hours = [group["hours"] for group in groups if "hours" in group]
+    return Origin(
+        kind=made_from["kind"],
+        method=made_from.get("method", ""),
+        covers=frozenset((g["language"], g["task"]) for g in groups) if known else None,
+        hours=sum(hours) / len(hours) if hours else None,
+        svp=_one([delta.get("svp") for delta in deltas]),
+        mp=_one([delta.get("mp") for delta in deltas]),
+        scale=_one([delta.get("scale") for delta in deltas]),
+        deltas=frozenset(delta["fingerprint"] for delta in deltas),
+    )
+
+
+def _one(values: Sequence[float | None]) -> float | str | None:
+    found = set(values)
+    if len(found) > 1:
+        return OWN
+    return found.pop() if found else None
+
+
+def _answers(entry: Entry) -> list[tuple[str, str]]:
+    return [(row.id, row.hypothesis) for row in entry.record.rows]
+
+
+def _full(entry: Entry) -> str:
+    return " ".join((repr(entry.record.model), "on", *entry.key))
+
+
+def _twice(known: Entry, entry: Entry) -> Mismatch:
+    return Mismatch(
+        f"{_full(entry)} is in {known.file} and in {entry.file} with other hypotheses.",
+        f"Leave one file out, or name the models apart: {entry.system}2, or for runs that are to be "
+        f"averaged {entry.system}{RUN_MARK}seed0 and {entry.system}{RUN_MARK}seed1.",
+    )
+
+
+def _other_utterances(entries: Iterable[Entry]) -> list[LorsmergeError]:
+    """A fault for each column whose systems were not scored on the same utterances."""
+    faults: dict[Key, LorsmergeError] = {}
+    first: dict[Key, Entry] = {}
+    for entry in entries:
+        known = first.setdefault(entry.key, entry)
+        rows, others = known.record.rows, entry.record.rows
+        same = len(rows) == len(others) and all(
+            (a.id, a.reference) == (b.id, b.reference) for a, b in zip(rows, others, strict=True)
+        )
+        if not same and entry.key not in faults:
+            faults[entry.key] = Mismatch(
+                f"{_full(known)} ({len(rows)} utterances, {known.file}) and {_full(entry)} "
+                f"({len(others)}, {entry.file}) were not scored on the same utterances.",
+                "Score both on one test set, or give the test sets names of their own with "
+                "eval --data NAME=PATH.",
+            )
+    return list(faults.values())
+
+
+def _mixed_settings(documents: Mapping[Path, Mapping[str, Any]]) -> Iterable[str]:
+    """A note for everything that scores depend on and that differs between files."""
+    seen: dict[str, dict[str, list[str]]] = {}
+    for path, document in documents.items():
+        settings = document["settings"]
+        decoding = settings.get("decoding")
+        found = {"lorsmerge": document.get("lorsmerge"), **settings.get("versions", {})}
+        found |= {f"scoring {key}": value for key, value in settings["scoring"].items()}
+        if decoding is None:
+            found["decoding"] = "not recorded (eval --score-only)"
+        else:
+            found["decoding"] = "recorded"
+            found |= {key: value for key, value in decoding.items() if key != "batch_size"}
+        for key, value in found.items():
+            seen.setdefault(key, {}).setdefault(json.dumps(value), []).append(str(path))
+    for key, values in seen.items():
+        if len(values) > 1:
+            parts = [f"{_short(value)} in {_files(files)}" for value, files in values.items()]
+            yield f"Mixed settings: {key} is {'; '.join(parts)}."
+
+
+def _short(value: str) -> str:
+    """Lists of suppressed tokens by their length."""
+    found = json.loads(value)
+    return f"a list of {len(found)}" if isinstance(found, list) else str(found)
+
+
+def _files(files: Sequence[str]) -> str:
+    shown = ", ".join(files[:3])
+    return shown if len(files) <= 3 else f"{shown} and {len(files) - 3} more"
+
+
+def _rows(entries: Sequence[Entry]) -> Iterable[Row]:
+    """Entries by system and by the settings that tell its models apart."""
+    sizes = _sizes([e.origin.hours for e in entries if e.origin.hours is not None])
+    groups: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.system, *_settings(entry, sizes)), []).append(entry)
+    for (system, *settings), found in groups.items():
+        others = [key[1:] for key in groups if key[0] == system]
+        words = [
+            f"{word} {_number(value)}"
+            for word, value, column in zip(
+                ("languages", "hours", "SVP", "MP"),
+                settings,
+                zip(*others, strict=True),
+                strict=True,
+            )
+            if len(set(column)) > 1 and value is not None
+        ]
+        runs: dict[str, dict[Key, Entry]] = {}
+        for entry in found:
+            runs.setdefault(entry.run, {})[entry.key] = entry
+        hours = found[0].origin.hours
+        size = None if hours is None else sizes[hours]
+        label = f"{system} ({', '.join(words)})" if words else str(system)
+        yield Row(str(system), label, found[0].origin, size, runs)
+
+
+def _settings(entry: Entry, sizes: Mapping[float, float]) -> tuple[object, ...]:
+    origin = entry.origin
+    hours = None if origin.hours is None else sizes[origin.hours]
+    return origin.languages, hours, origin.svp, origin.mp
+
+
+def _number(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float | int) else str(value)
+
+
+def _sizes(hours: Sequence[float]) -> dict[float, float]:
+    """Hours -> the size of data that they count as: the mean of those near them."""
+    clusters: list[list[float]] = []
+    for value in sorted(set(hours)):
+        if clusters and value <= clusters[-1][0] * SAME_HOURS:
+            clusters[-1].append(value)
+        else:
+            clusters.append([value])
+    return {
+        value: float(f"{sum(cluster) / len(cluster):.2g}")
+        for cluster in clusters
+        for value in cluster
+    }

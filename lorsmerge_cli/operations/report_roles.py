@@ -1,0 +1,129 @@
+"""Which system of a report is the base, the fine-tunes, a control; and what the paper has for it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.operations.report_results import Results, Row
+
+CONTROL = "ta_as_"  # before the name of a pruned system: task arithmetic of the same norm
+BASE_NAMES, FINETUNED_NAMES = ("pretrained", "base"), ("finetuned", "finetune")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Published numbers: system -> its name there; (task, system) -> language or average -> number."""
+
+    about: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    scores: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
+
+    def beside(self, row: Row, task: str, column: str) -> str:
+        found = self.scores.get((task, row.system), {}).get(column)
+        return "" if found is None else f"{found:g}"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which system is what.
+
+    Attributes:
+        base, finetuned, against: None where there is none.
+        controls: pruned system -> task arithmetic of the same norm.
+        held_out: data sets that no delta was made for, whatever their language.
+    """
+
+    base: str | None
+    finetuned: str | None
+    against: str | None
+    controls: Mapping[str, str]
+    held_out: frozenset[str]
+
+
+def find_roles(
+    results: Results,
+    *,
+    base: str | None,
+    finetuned: str | None,
+    against: str | None,
+    controls: Mapping[str, str],
+    held_out: Sequence[str],
+) -> Roles:
+    """Take the roles that are named, and find out the others.
+
+    Raises:
+        UsageFault: a name that no result has.
+    """
+    systems = results.systems
+    faults: list[LorsmergeError] = []
+    named = [("--base", base), ("--finetuned", finetuned), ("--against", against)]
+    named += [("--control", name) for pair in controls.items() for name in pair]
+    for option, name in named:
+        if name is not None and name not in systems:
+            faults.append(
+                UsageFault(
+                    f"{option}: no result is of {name!r}.", f"There are: {', '.join(systems)}."
+                )
+            )
+    sets = list(dict.fromkeys(entry.record.dataset for entry in results.entries))
+    for name in held_out:
+        if name not in sets:
+            faults.append(
+                UsageFault(
+                    f"--held-out: no result is on {name!r}.", f"There are: {', '.join(sets)}."
+                )
+            )
+    raise_all(faults)
+    found = {name: CONTROL + name for name in systems if CONTROL + name in systems}
+    first_ta = next((row.system for row in results.rows if row.origin.method == "ta"), None)
+    own = next((row.system for row in results.rows if row.origin.kind == "finetune"
+                and all(e.origin.covers == frozenset({(e.record.language, e.record.task)})
+                        for run in row.runs.values() for e in run.values())), None)  # fmt: skip
+    return Roles(
+        base or _named(systems, BASE_NAMES) or _base_by_identity(results),
+        finetuned or _named(systems, FINETUNED_NAMES) or own,
+        against or _named(systems, ("ta",)) or first_ta or systems[0],
+        found | dict(controls),
+        frozenset(held_out),
+    )
+
+
+def _named(systems: Sequence[str], wanted: Sequence[str]) -> str | None:
+    return next((name for name in systems if name.lower() in wanted), None)
+
+
+def _base_by_identity(results: Results) -> str | None:
+    return next((row.system for row in results.rows if not row.origin.kind and any(
+        e.identity for run in row.runs.values() for e in run.values())), None)  # fmt: skip
+
+
+def read_paper(path: Path) -> Paper:
+    """Published numbers from a TOML file.
+
+    `about` says where they are from, `[names]` what the systems are called there, and `[asr.ta]`
+    (task, system) holds a number for each language and for the `average`.
+
+    Raises:
+        UnreadableFile: it is no such file.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        scores = {
+            (task, system): {column: float(value) for column, value in columns.items()}
+            for task in ("asr", "st")
+            for system, columns in found.get(task, {}).items()
+        }
+        unknown = found.keys() - {"about", "names", "asr", "st"}
+        if unknown:
+            raise ValueError(f"{sorted(unknown)[0]!r} is none of about, names, asr, st")
+        names = {str(key): str(value) for key, value in found.get("names", {}).items()}
+        return Paper(str(found.get("about", "published numbers")), names, scores)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UnreadableFile(
+            f"{path} holds no published numbers ({error}).",
+            "examples/paper/paper.toml shows how they are written.",
+        ) from None

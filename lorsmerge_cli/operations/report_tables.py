@@ -1,0 +1,223 @@
+"""The tables of a report: scores, equal-energy controls, gain kept, what was forgotten."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorsmerge_cli.operations.report_results import Key, Results, Row
+from lorsmerge_cli.operations.report_roles import Paper, Roles
+from lorsmerge_cli.operations.report_scores import (
+    Difference,
+    Runs,
+    Score,
+    Tests,
+    average_score,
+    cell_score,
+    restricted,
+)
+
+BETTER, WORSE = "†", "‡"
+NONE = "\N{EN DASH}"  # a cell that has no number
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table: `beside` is the paper's number, `best` is bold."""
+
+    text: str
+    best: bool = False
+    mark: str = ""
+    beside: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to be drawn in several formats.
+
+    Attributes:
+        name: for file names and references.
+        title, note: above and below it.
+        heads: of the columns after the first, each with the block it belongs to.
+        rows: label, whether it stands indented below the row above, and a cell for each head.
+    """
+
+    name: str
+    title: str
+    note: str
+    heads: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, bool, tuple[Cell, ...]], ...]
+
+
+class Tables:
+    """The tables of results under their roles."""
+
+    def __init__(self, results: Results, roles: Roles, paper: Paper) -> None:
+        self.results, self.roles, self.paper = results, roles, paper
+        self.tests = Tests(results)
+        self.rows = _ordered(results.rows, roles, paper)
+        self.every_key = list(dict.fromkeys(entry.key for entry in results.entries))
+        known = {e.key for e in results.entries if e.covered and e.system != roles.base}
+        self.keys = [k for k in self.every_key if k[0] not in roles.held_out
+                     and (k in known or len(results.systems) == 1)]  # fmt: skip
+        self.tasks = [t for t in ("asr", "st") if any(key[2] == t for key in self.keys)]
+
+    def columns(self, task: str) -> list[Key]:
+        """Data sets and languages of a task, by language."""
+        return sorted((k for k in self.keys if k[2] == task), key=lambda k: (k[1], k[0]))
+
+    def label(self, row: Row) -> str:
+        """A row's name: the paper's where it has one."""
+        name = self.paper.names.get(row.system)
+        return row.label if name is None else row.label.replace(row.system, name, 1)
+
+    def made_for(self, row: Row, task: str) -> Runs:
+        """A row's records on what the model was made for."""
+        keys = self.columns(task)
+        return restricted(row, lambda entry: entry.covered and entry.key in keys)
+
+    def not_made_for(self, row: Row) -> Runs:
+        """A row's records on languages, tasks and test sets that the model was not made for."""
+        held_out = self.roles.held_out
+        return restricted(row, lambda entry: not entry.covered or entry.key[0] in held_out)
+
+    def scores(self) -> Table:
+        """Systems x languages with the plain average, as the paper has them."""
+        many = any(len(row.runs) > 1 for row in self.rows)
+        heads: list[tuple[str, str]] = []
+        columns: list[list[Cell]] = []
+        for task in self.tasks:
+            keys = self.columns(task)
+            names = [*self.heads(keys), "Avg.", "±", *(["runs ±"] if many else [])]
+            heads += [(name, self.block(task)) for name in names]
+            columns += [self._score_column(task, key) for key in keys]
+            columns += self._average_columns(task, keys, many)
+        rows = [
+            (self.label(row), self.is_control(row), tuple(column[n] for column in columns))
+            for n, row in enumerate(self.rows)
+        ]
+        return Table("scores", "Scores", self._scores_note(many), tuple(heads), tuple(rows))
+
+    def block(self, task: str) -> str:
+        """`WER % ↓`, or `WER / CER % ↓`, or `BLEU ↑`."""
+        metrics = dict.fromkeys(e.record.metric for e in self.results.entries if e.key[2] == task)
+        return " / ".join(metrics) + (" % ↓" if task == "asr" else " ↑")
+
+    def heads(self, keys: Sequence[Key]) -> list[str]:
+        """Languages, with the data set where a language has several."""
+        languages = [language for _, language, _ in keys]
+        return [lang if languages.count(lang) == 1 else f"{lang} {data}" for data, lang, _ in keys]
+
+    def _score_column(self, task: str, key: Key) -> list[Cell]:
+        scores, marks = [], []
+        for row in self.rows:
+            runs = self.made_for(row, task)
+            scores.append(cell_score(runs, key))
+            marks.append(mark_of(self.tests.cell(runs, self.others(row), key)))
+        beside = [self.paper.beside(row, task, key[1]) for row in self.rows]
+        return _column(scores, marks, beside, [True] * len(scores), task)
+
+    def _average_columns(self, task: str, keys: Sequence[Key], many: bool) -> list[list[Cell]]:
+        scores, marks, whole, errors, spreads = [], [], [], [], []
+        for row in self.rows:
+            runs = self.made_for(row, task)
+            score = average_score(runs, keys)
+            scores.append(score)
+            marks.append(mark_of(self.tests.average(runs, self.others(row), keys)))
+            have = {key for entries in runs.values() for key in entries}
+            whole.append(len(have) == len(keys))
+            errors.append(Cell(NONE if score is None else number(score.error)))
+            spreads.append(Cell("" if score is None or score.runs < 2 else
+                                f"{score.spread:.2f} ({score.runs})"))  # fmt: skip
+        beside = [self.paper.beside(row, task, "average") for row in self.rows]
+        averages = _column(scores, marks, beside, whole, task)
+        return [averages, errors, *([spreads] if many else [])]
+
+    def others(self, row: Row) -> Runs:
+        """The runs that a row is tested against; none for those runs themselves."""
+        against = self.roles.against
+        return {} if against in (None, row.system) else self.results.runs(against)
+
+    def is_control(self, row: Row) -> bool:
+        return row.system in self.roles.controls.values()
+
+    def _scores_note(self, many: bool) -> str:
+        parts = ["Avg. is the plain mean over languages, ± its bootstrap standard error."]
+        if many:
+            parts.append("Rows of several runs are means; runs ± is their standard deviation "
+                         "(and their number).")  # fmt: skip
+        if self.roles.against:
+            parts.append(f"{BETTER} better and {WORSE} worse than {self.name(self.roles.against)} by the "
+                         "paired bootstrap (p < 0.05, in every run).")  # fmt: skip
+        parts.append("Bold: the best of a column.")
+        if self.roles.controls:
+            parts.append("Indented below a pruned merge: its control, task arithmetic with the step "
+                         "of the same norm.")  # fmt: skip
+        if self.paper.scores:
+            parts.append(f"In brackets: {self.paper.about}.")
+        return " ".join(parts)
+
+    def name(self, system: str) -> str:
+        """A system's name: the paper's where it has one."""
+        return self.paper.names.get(system, system)
+
+
+def _ordered(rows: Sequence[Row], roles: Roles, paper: Paper) -> list[Row]:
+    """The base, the fine-tunes, the others as the paper has them or as they came; controls last,
+    each below the system it belongs to."""
+    known = list(paper.names)
+    controls = set(roles.controls.values()) - {roles.against}
+
+    def place(row: Row) -> tuple[object, ...]:
+        rank = {roles.base: 0, roles.finetuned: 1}.get(row.system, 2)
+        return rank, known.index(row.system) if row.system in known else len(known)
+
+    ordered: list[Row] = []
+    for row in sorted((r for r in rows if r.system not in controls), key=place):
+        ordered.append(row)
+        last = row is [r for r in rows if r.system == row.system][-1]
+        if last and (control := roles.controls.get(row.system)) in controls:
+            ordered += [r for r in rows if r.system == control and r not in ordered]
+    return ordered + [row for row in rows if row not in ordered]
+
+
+def _column(
+    scores: Sequence[Score | None],
+    marks: Sequence[str],
+    beside: Sequence[str],
+    whole: Sequence[bool],
+    task: str,
+) -> list[Cell]:
+    """A column of scores, the best of the complete ones in bold."""
+    shown = [None if s is None else f"{s.value:.2f}" for s in scores]
+    known = [float(text) for text, all_of in zip(shown, whole, strict=True) if text and all_of]
+    known = [value for value in known if not math.isnan(value)]
+    best = (max if task == "st" else min)(known, default=math.nan)
+    return [
+        Cell(NONE, beside=paper)
+        if text is None
+        else Cell(text, all_of and float(text) == best and len(known) > 1, mark, paper)
+        for text, mark, paper, all_of in zip(shown, marks, beside, whole, strict=True)
+    ]
+
+
+def mark_of(found: Difference | None) -> str:
+    if found is None:
+        return ""
+    return BETTER if found.better else WORSE if found.worse else ""
+
+
+def score_cell(score: Score | None) -> Cell:
+    return Cell(NONE if score is None else f"{score.value:.2f}")
+
+
+def difference_cell(found: Difference | None) -> Cell:
+    if found is None:
+        return Cell(NONE)
+    spread = f", runs ± {found.spread:.2f}" if found.runs > 1 else ""
+    return Cell(f"{found.value:+.2f} ± {number(found.error)}{spread}", mark=mark_of(found))
+
+
+def number(value: float) -> str:
+    return NONE if math.isnan(value) else f"{value:.2f}"
