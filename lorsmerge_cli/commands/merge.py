@@ -181,6 +181,7 @@ def _run(recipe: Recipe, output: Path | None, dry_run: bool, **settings: Any) ->
     document = _plan_document(plan) | {
         "norms": list(report.norms),
         "norms_kept": list(report.kept),
+        "step_norm": report.step,
         "updated": report.rounding.updated,
         "lost_to_rounding": report.rounding.lost,
     }
@@ -264,8 +265,8 @@ def _show_report(plan: MergePlan, report: MergeReport) -> None:
     updated, lost = report.rounding.updated, report.rounding.lost
     share = lost / updated if updated else 0.0
     console.line(
-        f"{report.output}: {console.size(plan.output_size)}, method {plan.method}; "
-        f"{share:.2%} of {updated:,} updates lost to rounding"
+        f"{report.output}: {console.size(plan.output_size)}, method {plan.method}, step norm "
+        f"{report.step:.4g}; {share:.2%} of {updated:,} updates lost to rounding"
     )
 
 

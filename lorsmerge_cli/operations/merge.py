@@ -46,6 +46,7 @@ class MergeReport:
         rounding: updates, and how many of them the output's dtype lost.
         norms: L2 norm of each delta as read, in the recipe's order.
         kept: L2 norm of each after pruning.
+        step: L2 norm of what was added to the base, before rounding.
         warnings: what the user should know.
     """
 
@@ -56,6 +57,7 @@ class MergeReport:
     rounding: Rounding
     norms: tuple[float, ...]
     kept: tuple[float, ...]
+    step: float
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -89,6 +91,7 @@ def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
         rounding=run.rounding,
         norms=run.norms(),
         kept=run.kept(),
+        step=math.fsum(run.steps) ** 0.5,
         warnings=tuple(run.warnings()),
     )
 
@@ -100,6 +103,7 @@ class _Run:
         self.plan = plan
         self.method = METHODS[plan.method]
         self.rounding = Rounding()
+        self.steps: list[float] = []  # squared norms of what units add to the base
         self._squares: list[list[float]] = [[] for _ in plan.vectors]
         self._dropped: list[list[float]] = [[] for _ in plan.vectors]  # energy lost by pruning
 
@@ -128,6 +132,7 @@ class _Run:
             writer.write(unit.name, base, unit.start)
             return Rounding()
         update = COMBINERS[self.method.combiner](self._scaled_deltas(unit))
+        self.steps.append(energy(update))  # list.append is atomic
         dtype = self.plan.output_specs[unit.name].dtype
         merged, rounding = add_to_base(base, update.cpu(), dtype)
         if not is_finite(merged):
@@ -148,7 +153,7 @@ class _Run:
                 before = vector.file.norms[unit.name] ** 2 if pruner else 0.0
             else:
                 before = energy(delta)
-                self._squares[number].append(before)  # list.append is atomic
+                self._squares[number].append(before)
             if pruner:
                 keep = budget(self.plan.base.specs[unit.name].shape, entry.svp, entry.mp)
                 delta = dense(prune(delta, pruner, keep))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorsmerge_cli.operations.report_pages import Picture
 from lorsmerge_cli.operations.report_results import Key, Row
-from lorsmerge_cli.operations.report_scores import Runs, average_score
+from lorsmerge_cli.operations.report_scores import Runs, average_score, partner_of
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.report_tables import Tables
@@ -128,7 +128,7 @@ def _panel(
         control = tables.roles.controls.get(row.system)
         if "retained" in label and control is not None:
             own = tables.results.runs(control)
-            paired = {run: own[run] for run in runs if run in own}
+            paired = {run: found for run in runs if (found := partner_of(run, own))}
             if paired:
                 name = tables.name(control) + size
                 places.setdefault(name, []).append(_point(x, paired, keys))

@@ -11,9 +11,11 @@ from lorsmerge_cli.operations.report_scores import (
     Runs,
     average_score,
     cell_score,
+    partner_of,
 )
 from lorsmerge_cli.operations.report_tables import (
     BETTER,
+    MINUS,
     NONE,
     WORSE,
     Cell,
@@ -23,7 +25,10 @@ from lorsmerge_cli.operations.report_tables import (
     mark_of,
     number,
     score_cell,
+    signed,
 )
+
+REFUSED = "refused"
 
 
 def bought(tables: Tables) -> list[Table]:
@@ -73,7 +78,7 @@ def controls(tables: Tables) -> Table | None:
             other = tables.results.runs(control)
             have = {key for entries in runs.values() for key in entries}
             keys = [key for key in keys if key in have]
-            paired = {run: other[run] for run in runs if run in other} or other
+            paired = {run: found for run in runs if (found := partner_of(run, other))}
             cells += [
                 score_cell(average_score(runs, keys)), score_cell(average_score(paired, keys)),
                 difference_cell(tables.tests.average(runs, other, keys)),
@@ -117,20 +122,21 @@ def gains(tables: Tables) -> Iterable[Table]:
             continue
         rows: list[tuple[str, bool, tuple[Cell, ...]]] = [
             (f"{tables.name(finetuned)} less {tables.name(base)}", False,
-             (*(Cell(NONE) if d is None else Cell(f"{d.value:+.2f} ± {number(d.error)}")
+             (*(Cell(NONE) if d is None else Cell(f"{signed(d.value)} ± {number(d.error)}")
                 for d in divisors), Cell("")))
         ]  # fmt: skip
         for row in tables.rows:
             cells = _gain_cells(tables, row, task, keys, divisors)
-            if row.system == base or any(cell.text not in ("", NONE) for cell in cells):
+            if any(cell.text not in ("", NONE) for cell in cells):
                 rows.append((tables.label(row), tables.is_control(row), cells))
+        if not any(cell.text not in ("", NONE) for _, _, cells in rows[1:] for cell in cells[:-1]):
+            continue
         heads = [(name, tables.block(task)) for name in [*tables.heads(keys), "Avg.", "gap"]]
         note = (
             f"Share of the fine-tunes' gain that a system keeps: (system - {tables.name(base)}) / "
             f"({tables.name(finetuned)} - {tables.name(base)}), in percent; the first row is the "
-            f"denominator ± its standard error. {NONE}: refused, because fine-tuning gained nothing "
-            "that stands out of its standard error. The gap is the worst language's score less the "
-            "best one's."
+            f"denominator ± its standard error. {REFUSED}: fine-tuning gained nothing that stands out "
+            "of its standard error. The gap is the worst language's score less the best one's."
         )
         yield Table(f"gain_{task}", f"Gain kept, {task.upper()}", note, tuple(heads), tuple(rows))
 
@@ -143,15 +149,20 @@ def _gain_cells(
     tests = [tables.tests.cell(runs, base, key) for key in keys]
     have = [key for key, test in zip(keys, tests, strict=True) if test is not None]
     tests.append(tables.tests.average(runs, base, keys) if len(have) == len(keys) else None)
-    cells = [
-        Cell(NONE)
-        if test is None or divisor is None or not divisor.usable or row.system == tables.roles.base
-        else Cell(f"{100 * test.value / divisor.value:.0f} %")
-        for test, divisor in zip(tests, divisors, strict=True)
-    ]
+    if row.system in (tables.roles.base, tables.roles.finetuned):
+        tests = [None] * len(tests)
+    cells = [_gain(test, divisor) for test, divisor in zip(tests, divisors, strict=True)]
     scores = [score.value for key in keys if (score := cell_score(runs, key)) is not None]
     gap = f"{max(scores) - min(scores):.2f}" if len(scores) > 1 else ""
     return (*cells, Cell(gap))
+
+
+def _gain(test: Difference | None, divisor: _Divisor | None) -> Cell:
+    if test is None or divisor is None:
+        return Cell(NONE)
+    if not divisor.usable:
+        return Cell(REFUSED)
+    return Cell(f"{100 * test.value / divisor.value:.0f} %".replace("-", MINUS))
 
 
 def retention(tables: Tables) -> Table | None:

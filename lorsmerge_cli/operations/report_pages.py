@@ -90,7 +90,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "†": r"\textsuperscript{\textdagger}", "‡": r"\textsuperscript{\textdaggerdbl}",
-    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "\N{EN DASH}": "--", "<": r"$<$", ">": r"$>$",
+    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "\N{EN DASH}": "--", "\N{MINUS SIGN}": "$-$", "<": r"$<$", ">": r"$>$",
     "↳": r"$\hookrightarrow$",
 }  # fmt: skip
 
@@ -152,7 +152,7 @@ body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 76rem; color: var(
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .5rem; }
 h2 { font-size: 1.2rem; margin: 2.75rem 0 .6rem; }
 p, figcaption, li { max-width: 46rem; }
-.about { color: var(--soft); margin: 0 0 .25rem; }
+.about { color: var(--soft); margin: 0 0 .25rem; overflow-wrap: anywhere; }
 nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; margin: 1.25rem 0; }
 a { color: var(--accent); }
 .note { border-left: .25rem solid #b45309; background: #fdf6ec; padding: .6rem .9rem; margin: .75rem 0; max-width: 60rem; }
@@ -165,10 +165,11 @@ th { font-weight: 600; }
 thead tr:last-child th { border-bottom: 1px solid var(--ink); }
 th.block { text-align: center; border-bottom: 1px solid var(--line); }
 tbody th { text-align: left; font-weight: 400; position: sticky; left: 0; background: #fff; }
-thead th:first-child { position: sticky; left: 0; background: #fff; }
+thead th:first-child { position: sticky; left: 0; background: #fff; text-align: left; }
 tbody tr:hover th, tbody tr:hover td { background: var(--tint); }
 tr.control th { padding-left: 1.6rem; }
 tr.control th, tr.control td { color: var(--soft); }
+tr.control strong { color: var(--ink); }
 td.first, th.first { padding-left: 1.4rem; }
 sup { color: var(--accent); line-height: 0; margin-left: .1em; }
 .paper { color: var(--soft); font-size: .85em; margin-left: .35em; }

@@ -23,7 +23,9 @@ class Paper:
     scores: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
 
     def beside(self, row: Row, task: str, column: str) -> str:
-        found = self.scores.get((task, row.system), {}).get(column)
+        """The paper's number for a cell; empty for none, and where a system has several rows."""
+        own = self.scores.get((task, row.system), {}) if row.label == row.system else {}
+        found = own.get(column)
         return "" if found is None else f"{found:g}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -64,11 +64,11 @@ class Tests:
 
     def cell(self, runs: Runs, other: Runs, key: Key) -> Difference | None:
         """A system against another on one data set, language and task; None where either has none."""
-        found = []
-        for run, entries in runs.items():
-            partner = partner_of(run, other)
-            if key in entries and key in partner:
-                found.append(self.compare(partner[key], entries[key]))
+        found = [
+            self.compare(partner[key], entries[key])
+            for entries, partner in pairs(runs, other)
+            if key in entries and key in partner
+        ]
         if not found:
             return None
         unit = 1.0 if key[2] == "st" else 100.0
@@ -89,10 +89,8 @@ class Tests:
         if not keys:
             return None
         values, errors = [], []
-        for run, entries in runs.items():
-            partner = partner_of(run, other)
-            both = [key for key in keys if key in entries and key in partner]
-            cells = [self.cell({run: entries}, other, key) for key in both]
+        for entries, partner in pairs(runs, other):
+            cells = [self.cell({"": entries}, {"": partner}, key) for key in keys]
             known = [cell for cell in cells if cell is not None]
             if known:
                 values.append(fmean(cell.value for cell in known))
@@ -108,11 +106,24 @@ class Tests:
         )
 
 
+def pairs(runs: Runs, other: Runs) -> Iterator[tuple[Mapping[Key, Entry], Mapping[Key, Entry]]]:
+    """The runs of two systems that are compared with one another.
+
+    Those of one name, or of a name that the other goes on from (`seed0` and `seed0-ca+de`). A
+    system of one run without a name, such as the base, is compared with every one.
+    """
+    for run, entries in runs.items():
+        partner = partner_of(run, other)
+        if partner:
+            yield entries, partner
+        elif list(runs) == [""]:
+            yield from ((entries, each) for each in other.values())
+
+
 def partner_of(run: str, other: Runs) -> Mapping[Key, Entry]:
-    """The run of another system that a run is paired with: of the same name, else its only one."""
-    if run in other:
-        return other[run]
-    return next(iter(other.values())) if len(other) == 1 else {}
+    """The run of another system that a run is paired with; empty for none."""
+    near = [name for name in other if name in ("", run) or run.startswith(f"{name}-")]
+    return other[max(near, key=len)] if near else {}
 
 
 def cell_score(runs: Runs, key: Key) -> Score | None:

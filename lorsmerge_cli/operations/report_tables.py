@@ -20,6 +20,7 @@ from lorsmerge_cli.operations.report_scores import (
 
 BETTER, WORSE = "†", "‡"
 NONE = "\N{EN DASH}"  # a cell that has no number
+MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,12 @@ def difference_cell(found: Difference | None) -> Cell:
     if found is None:
         return Cell(NONE)
     spread = f", runs ± {found.spread:.2f}" if found.runs > 1 else ""
-    return Cell(f"{found.value:+.2f} ± {number(found.error)}{spread}", mark=mark_of(found))
+    return Cell(f"{signed(found.value)} ± {number(found.error)}{spread}", mark=mark_of(found))
+
+
+def signed(value: float) -> str:
+    """With a sign as wide as a plus."""
+    return f"{value:+.2f}".replace("-", MINUS)
 
 
 def number(value: float) -> str:

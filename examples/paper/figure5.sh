@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Figure 5: single ASR fine-tunes, pruned by SVP or by MP to a range of ratios, for three sizes of
+# training data; beside them, the same fine-tunes shrunk to the same norm. `figure5.sh` says what it takes.
+. "$(dirname "$0")/common.sh"
+[ -n "$demo" ] && whole=0.084 || whole=5 # hours of a training set
+scale=1
+
+evaluate_base
+for share in 0.25 0.5 1; do
+    part=()
+    size=_$share
+    [ $share = 1 ] && size= || part=(--hours "$(python3 -c "print($share * $whole)")")
+    for language in "${languages[@]}"; do
+        set=${language}_asr name=${language}_asr$size
+        results=$own/results/${script}_$name.json
+        [ ! -e "$results" ] || continue
+        finetune "$name" "$set" -- "${part[@]}"
+        models=("finetuned:$own-$share=$own/ft/$name")
+        merge "$script/ta_$name" ta "$name"
+        for ratio in svp=0.01 svp=0.05 svp=0.2 svp=0.5 mp=0.05 mp=0.1 mp=0.2 mp=0.4; do
+            kind=${ratio%=*} point=${ratio/=/}
+            step=$script/${point}_$name
+            merge_as "$step" "$own/delta/$name.delta:$ratio" --scale $scale
+            models+=("${kind}_one:$own-$share-$point=$own/merged/$step")
+            if [ $share = 1 ]; then
+                same=$(python3 -c "print(f'{$scale * $(step_norm "$step") / $(step_norm "$script/ta_$name"):.4f}')")
+                merge_as "$script/as_${point}_$name" "$own/delta/$name.delta" --scale "$same"
+                models+=("ta_as_${kind}_one:$own-$share-$point=$own/merged/$script/as_${point}_$name")
+            fi
+        done
+        evaluate "$results" "$set" -- "${models[@]}"
+        rm -r "$own/merged/$script"
+    done
+done
+report --against finetuned -- seed*/results/"$script"_*.json
