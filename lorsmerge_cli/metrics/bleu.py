@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,14 +72,17 @@ def sentence_statistics(
         As `bleu` does.
     """
     _check_pairs(hypotheses, references)
+    pairs = zip(hypotheses, references, strict=True)
+    rows = [_statistics(*pair, target_language) for pair in pairs]
+    return np.array(rows, dtype=np.float64)
+
+
+@lru_cache(maxsize=1 << 16)  # a report compares one system with several
+def _statistics(hypothesis: str, reference: str, target_language: str) -> tuple[int, ...]:
     # An effective order changes a sentence's score, which is not used here, and no counts;
     # without it sacreBLEU logs a warning per sentence.
-    metric = _metric(target_language, effective_order=True)
-    rows = []
-    for hypothesis, reference in zip(hypotheses, references, strict=True):
-        found = metric.sentence_score(hypothesis, [reference])
-        rows.append([found.sys_len, found.ref_len, *found.counts, *found.totals])
-    return np.array(rows, dtype=np.float64)
+    found = _metric(target_language, effective_order=True).sentence_score(hypothesis, [reference])
+    return found.sys_len, found.ref_len, *found.counts, *found.totals
 
 
 def score_of(statistics: NDArray[np.float64]) -> float:
@@ -94,6 +98,7 @@ def score_of(statistics: NDArray[np.float64]) -> float:
     return score.score
 
 
+@lru_cache
 def _metric(target_language: str, effective_order: bool = False) -> BLEU:
     language = target_language.partition("-")[0].lower()  # zh-CN is zh
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from lorsmerge_cli.metrics.bleu import bleu, chrf
@@ -196,12 +197,17 @@ def compare(a: Record, b: Record, scoring: Scoring) -> Comparison:
             seed=scoring.seed,
         )
     return compare_wer(
-        count_rows(a.rows, scoring.normalisation, a.unit),
-        count_rows(b.rows, scoring.normalisation, a.unit),
+        _counts(a.rows, scoring.normalisation, a.unit),
+        _counts(b.rows, scoring.normalisation, a.unit),
         [row.speaker for row in a.rows],
         samples=scoring.samples,
         seed=scoring.seed,
     )
+
+
+@lru_cache(maxsize=1024)  # a report compares one system with several
+def _counts(rows: tuple[Hypothesis, ...], normalisation: str, unit: str) -> list[ErrorCounts]:
+    return count_rows(rows, normalisation, unit)
 
 
 def average(records: Sequence[Record]) -> tuple[float, float]:

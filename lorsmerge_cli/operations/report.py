@@ -13,10 +13,11 @@ from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.atomic import atomic_folder, check_output
 from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.operations.eval_scores import finite
+from lorsmerge_cli.operations.report_entries import Row
 from lorsmerge_cli.operations.report_figures import can_draw, draw, figures_of
-from lorsmerge_cli.operations.report_gains import bought
+from lorsmerge_cli.operations.report_gains import bought, scales_of
 from lorsmerge_cli.operations.report_pages import Page, write_pages
-from lorsmerge_cli.operations.report_results import Results, Row, read_results
+from lorsmerge_cli.operations.report_results import Results, read_results
 from lorsmerge_cli.operations.report_roles import Paper, Roles, find_roles, read_paper
 from lorsmerge_cli.operations.report_scores import average_score, cell_score
 from lorsmerge_cli.operations.report_tables import NONE, Cell, Table, Tables
@@ -121,16 +122,16 @@ def _systems(tables: Tables) -> Table:
     """How each system was made, as far as eval recorded it."""
     rows = []
     for row in tables.rows:
-        origin = row.origin
-        entries = [entry for run in row.runs.values() for entry in run.values()]
-        models = {entry.identity for entry in entries if entry.identity}
-        made_for = {pair for entry in entries for pair in entry.origin.covers or ()}
+        models = {entry.identity for entry in row.entries if entry.identity}
+        made_for = {pair for entry in row.entries for pair in entry.origin.covers or ()}
+        kinds = {entry.origin.kind: entry.origin.method for entry in row.entries}
         words = [
-            {"merge": f"merge ({origin.method})", "finetune": "fine-tune"}.get(origin.kind, NONE),
+            ", ".join(f"{kind} {method}".strip() for kind, method in kinds.items()) or NONE,
             str(len(models) or NONE),
             ", ".join(f"{language} {task}" for language, task in sorted(made_for)) or NONE,
-            *(f"{x:g}" if isinstance(x, float | int) else str(x or NONE)
-              for x in (row.hours, origin.svp, origin.mp, origin.scale)),
+            *(f"{x:g}" if isinstance(x, float | int) else x or NONE
+              for x in (row.hours, row.svp, row.mp)),
+            scales_of(tables, row.system),
         ]  # fmt: skip
         rows.append((tables.label(row), False, tuple(map(Cell, words))))
     heads = ("made by", "models", "made for", "hours each", "SVP", "MP", "lambda")

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from lorsmerge_cli.operations.report_entries import Key, Row
 from lorsmerge_cli.operations.report_pages import Picture
-from lorsmerge_cli.operations.report_results import Key, Row
 from lorsmerge_cli.operations.report_scores import Runs, average_score, partner_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def figures_of(tables: Tables) -> list[Figure]:
             "languages", "Score against the number of languages",
             "Averaged over the languages that a model was made for and over all combinations of as "
             "many; small marks are single models. The paper's Figure 3.",
-            (("languages merged", lambda row: row.origin.languages),),
+            (("languages merged", lambda row: row.languages),),
         ),
         (
             "hours", "Score against hours of training data",
@@ -102,7 +102,7 @@ def figures_of(tables: Tables) -> list[Figure]:
 
 def _ratio(row: Row, own: str, other: str) -> float | None:
     """A row's place on an axis of ratios, if it was pruned by that one alone."""
-    ratio, second = getattr(row.origin, own), getattr(row.origin, other)
+    ratio, second = getattr(row, own), getattr(row, other)
     return ratio if isinstance(ratio, float) and second is None else None
 
 

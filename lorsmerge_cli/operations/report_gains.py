@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lorsmerge_cli.operations.report_results import OWN, Key, Row
+from lorsmerge_cli.operations.report_entries import OWN, Key, Row
 from lorsmerge_cli.operations.report_scores import (
     Difference,
     Runs,
@@ -83,7 +83,7 @@ def controls(tables: Tables) -> Table | None:
                 score_cell(average_score(runs, keys)), score_cell(average_score(paired, keys)),
                 difference_cell(tables.tests.average(runs, other, keys)),
             ]  # fmt: skip
-        rows.append((tables.label(row), False, (Cell(_scales(tables, control)), *cells)))
+        rows.append((tables.label(row), False, (Cell(scales_of(tables, control)), *cells)))
     heads = [("control's lambda", "")]
     heads += [(head, tables.block(task)) for task in tables.tasks
               for head in ("pruned", "control", "difference")]  # fmt: skip
@@ -95,9 +95,9 @@ def controls(tables: Tables) -> Table | None:
     return Table("controls", "Pruning against shrinking", note, tuple(heads), tuple(rows))
 
 
-def _scales(tables: Tables, system: str) -> str:
-    scales = {row.origin.scale for row in tables.rows if row.system == system} - {None}
-    scales |= {e.origin.scale for e in tables.results.entries if e.system == system} - {None}
+def scales_of(tables: Tables, system: str) -> str:
+    """Lambda of a system's models, or from the least to the largest."""
+    scales = {e.origin.scale for e in tables.results.entries if e.system == system} - {None}
     numbers = sorted(scale for scale in scales if isinstance(scale, float | int))
     if OWN in scales or not numbers:
         return OWN if OWN in scales else NONE

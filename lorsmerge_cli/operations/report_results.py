@@ -15,82 +15,7 @@ from typing import Any
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring
-
-RUN_MARK = ":"
-OWN = "own"  # in place of a ratio where each delta has its own
-SAME_HOURS = 1.25  # data sets whose hours differ by less than this factor are of one size
-
-Key = tuple[str, str, str]  # dataset, language, task
-
-
-@dataclass(frozen=True)
-class Origin:
-    """How a model was made.
-
-    Attributes:
-        kind: `merge`, `finetune`, or empty where nothing is known.
-        method: of a merge.
-        covers: languages and tasks it was made for; None where that is not known.
-        hours: of training data, on average over languages and tasks.
-        svp, mp: ratios kept, OWN where the deltas differ.
-        scale: lambda, OWN where the deltas differ.
-        deltas: fingerprints of what was merged.
-    """
-
-    kind: str = ""
-    method: str = ""
-    covers: frozenset[tuple[str, str]] | None = None
-    hours: float | None = None
-    svp: float | str | None = None
-    mp: float | str | None = None
-    scale: float | str | None = None
-    deltas: frozenset[str] = frozenset()
-
-    @property
-    def languages(self) -> int | None:
-        """How many it was made for."""
-        return None if self.covers is None else len({language for language, _ in self.covers})
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One record of a results file."""
-
-    file: Path
-    system: str
-    run: str
-    record: Record
-    identity: str
-    origin: Origin
-
-    @property
-    def key(self) -> Key:
-        return self.record.dataset, self.record.language, self.record.task
-
-    @property
-    def covered(self) -> bool:
-        """Whether the model was made for this language and task, as far as is known."""
-        covers = self.origin.covers
-        return covers is None or (self.record.language, self.record.task) in covers
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """Models that are averaged: the runs of one system under one set of settings.
-
-    Attributes:
-        system: the name before the colon.
-        label: the name, and the settings that the system's rows differ in.
-        origin: of its first model.
-        hours: of training data, rounded so that data sets of one size have the same.
-        runs: run -> data set, language and task -> its record.
-    """
-
-    system: str
-    label: str
-    origin: Origin
-    hours: float | None
-    runs: Mapping[str, Mapping[Key, Entry]]
+from lorsmerge_cli.operations.report_entries import RUN_MARK, Entry, Key, Row, origin_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -153,7 +78,7 @@ def read_results(paths: Sequence[Path]) -> Results:
     every = tuple(entries.values())
     scoring = next(iter(documents.values()))["settings"]["scoring"]
     notes = tuple(_mixed_settings(documents))
-    return Results(tuple(documents), every, tuple(_rows(every)), Scoring(**scoring), notes)
+    return Results(tuple(documents), every, tuple(rows_of(every)), Scoring(**scoring), notes)
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -191,34 +116,6 @@ def _entries(path: Path, document: Mapping[str, Any]) -> Iterable[Entry]:
             f"{path} holds a record that is not one of eval's ({type(error).__name__}: {error}).",
             "Score again with `lorsmerge eval -o`.",
         ) from None
-
-
-def origin_of(made_from: Mapping[str, Any]) -> Origin:
-    """The origin that `made_from` of a results file tells."""
-    if not made_from:
-        return Origin()
-    deltas = made_from.get("deltas", [])
-    parts = deltas or [made_from]
-    groups = [group for part in parts for group in part.get("trained_on", [])]
-    known = all(part.get("trained_on") for part in parts)
-    hours = [group["hours"] for group in groups if "hours" in group]
-    return Origin(
-        kind=made_from["kind"],
-        method=made_from.get("method", ""),
-        covers=frozenset((g["language"], g["task"]) for g in groups) if known else None,
-        hours=sum(hours) / len(hours) if hours else None,
-        svp=_one([delta.get("svp") for delta in deltas]),
-        mp=_one([delta.get("mp") for delta in deltas]),
-        scale=_one([delta.get("scale") for delta in deltas]),
-        deltas=frozenset(delta["fingerprint"] for delta in deltas),
-    )
-
-
-def _one(values: Sequence[float | None]) -> float | str | None:
-    found = set(values)
-    if len(found) > 1:
-        return OWN
-    return found.pop() if found else None
 
 
 def _answers(entry: Entry) -> list[tuple[str, str]]:
@@ -287,55 +184,3 @@ def _short(value: str) -> str:
 def _files(files: Sequence[str]) -> str:
     shown = ", ".join(files[:3])
     return shown if len(files) <= 3 else f"{shown} and {len(files) - 3} more"
-
-
-def _rows(entries: Sequence[Entry]) -> Iterable[Row]:
-    """Entries by system and by the settings that tell its models apart."""
-    sizes = _sizes([e.origin.hours for e in entries if e.origin.hours is not None])
-    groups: dict[tuple[object, ...], list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault((entry.system, *_settings(entry, sizes)), []).append(entry)
-    for (system, *settings), found in groups.items():
-        others = [key[1:] for key in groups if key[0] == system]
-        words = [
-            f"{word} {_number(value)}"
-            for word, value, column in zip(
-                ("languages", "hours", "SVP", "MP"),
-                settings,
-                zip(*others, strict=True),
-                strict=True,
-            )
-            if len(set(column)) > 1 and value is not None
-        ]
-        runs: dict[str, dict[Key, Entry]] = {}
-        for entry in found:
-            runs.setdefault(entry.run, {})[entry.key] = entry
-        hours = found[0].origin.hours
-        size = None if hours is None else sizes[hours]
-        label = f"{system} ({', '.join(words)})" if words else str(system)
-        yield Row(str(system), label, found[0].origin, size, runs)
-
-
-def _settings(entry: Entry, sizes: Mapping[float, float]) -> tuple[object, ...]:
-    origin = entry.origin
-    hours = None if origin.hours is None else sizes[origin.hours]
-    return origin.languages, hours, origin.svp, origin.mp
-
-
-def _number(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float | int) else str(value)
-
-
-def _sizes(hours: Sequence[float]) -> dict[float, float]:
-    """Hours -> the size of data that they count as: the mean of those near them."""
-    clusters: list[list[float]] = []
-    for value in sorted(set(hours)):
-        if clusters and value <= clusters[-1][0] * SAME_HOURS:
-            clusters[-1].append(value)
-        else:
-            clusters.append([value])
-    return {
-        value: float(f"{sum(cluster) / len(cluster):.2g}")
-        for cluster in clusters
-        for value in cluster
-    }

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
-from lorsmerge_cli.operations.report_results import Results, Row
+from lorsmerge_cli.operations.report_entries import Entry, Row
+from lorsmerge_cli.operations.report_results import Results
 
 CONTROL = "ta_as_"  # before the name of a pruned system: task arithmetic of the same norm
 BASE_NAMES, FINETUNED_NAMES = ("pretrained", "base"), ("finetuned", "finetune")
@@ -26,7 +27,7 @@ class Paper:
         """The paper's number for a cell; empty for none, and where a system has several rows."""
         own = self.scores.get((task, row.system), {}) if row.label == row.system else {}
         found = own.get(column)
-        return "" if found is None else f"{found:g}"
+        return "" if found is None else str(found)
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,8 @@ def find_roles(
             )
     raise_all(faults)
     found = {name: CONTROL + name for name in systems if CONTROL + name in systems}
-    first_ta = next((row.system for row in results.rows if row.origin.method == "ta"), None)
-    own = next((row.system for row in results.rows if row.origin.kind == "finetune"
-                and all(e.origin.covers == frozenset({(e.record.language, e.record.task)})
-                        for run in row.runs.values() for e in run.values())), None)  # fmt: skip
+    first_ta = next((e.system for e in results.entries if e.origin.method == "ta"), None)
+    own = next((row.system for row in results.rows if all(map(_on_its_own, row.entries))), None)
     return Roles(
         base or _named(systems, BASE_NAMES) or _base_by_identity(results),
         finetuned or _named(systems, FINETUNED_NAMES) or own,
@@ -98,9 +97,15 @@ def _named(systems: Sequence[str], wanted: Sequence[str]) -> str | None:
     return next((name for name in systems if name.lower() in wanted), None)
 
 
+def _on_its_own(entry: Entry) -> bool:
+    """Whether this is a fine-tune, scored on the one language and task it was trained on."""
+    pair = entry.record.language, entry.record.task
+    return entry.origin.kind == "finetune" and entry.origin.covers == frozenset({pair})
+
+
 def _base_by_identity(results: Results) -> str | None:
-    return next((row.system for row in results.rows if not row.origin.kind and any(
-        e.identity for run in row.runs.values() for e in run.values())), None)  # fmt: skip
+    """The first system of which eval recorded that it is no fine-tune and no merge."""
+    return next((e.system for e in results.entries if e.identity and not e.origin.kind), None)
 
 
 def read_paper(path: Path) -> Paper:

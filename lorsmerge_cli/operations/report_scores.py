@@ -9,7 +9,8 @@ from statistics import fmean, stdev
 
 from lorsmerge_cli.metrics.bootstrap import Comparison
 from lorsmerge_cli.operations.eval_scores import average, compare
-from lorsmerge_cli.operations.report_results import Entry, Key, Results, Row
+from lorsmerge_cli.operations.report_entries import Entry, Key, Row
+from lorsmerge_cli.operations.report_results import Results
 
 LEVEL = 0.05  # of the paired tests
 NORMAL_TAIL = 1.96  # standard errors, at that level

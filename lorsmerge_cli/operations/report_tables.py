@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lorsmerge_cli.operations.report_results import Key, Results, Row
+from lorsmerge_cli.operations.report_entries import Key, Row
+from lorsmerge_cli.operations.report_results import Results
 from lorsmerge_cli.operations.report_roles import Paper, Roles
 from lorsmerge_cli.operations.report_scores import (
     Difference,

@@ -1,0 +1,607 @@
+"""`report` as an operation: its numbers against jiwer, sacreBLEU and the bootstrap called directly."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, ClassVar
+
+import jiwer
+import pytest
+import sacrebleu
+from results_files import (
+    SCORING,
+    delta,
+    finetune,
+    hypotheses,
+    merge,
+    record,
+    write_results,
+)
+
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile, UsageFault
+from lorsmerge_cli.metrics.bootstrap import Comparison, compare_bleu, compare_wer
+from lorsmerge_cli.metrics.normalisation import normalise
+from lorsmerge_cli.operations import report_figures
+from lorsmerge_cli.operations.eval_scores import count_rows
+from lorsmerge_cli.operations.report import Report, report
+from lorsmerge_cli.operations.report_pages import latex
+from lorsmerge_cli.operations.report_tables import MINUS, NONE, Cell, Table
+
+ASR = [("ca", "ca", "asr"), ("de", "de", "asr"), ("fr", "fr", "asr")]
+ST = [("ca", "ca", "st"), ("de", "de", "st"), ("fr", "fr", "st")]
+WRONG = {  # share of the words
+    "pretrained": {"asr": 0.30, "st": 0.30},
+    "finetuned": {"asr": 0.15, "st": 0.28},
+    "ta": {"asr": 0.17, "st": 0.22},
+    "lors": {"asr": 0.12, "st": 0.22},
+    "ta_as_lors": {"asr": 0.20, "st": 0.20},
+}
+BOTH = ("ca_asr", "ca_st", "de_asr", "de_st")
+MADE = {
+    "pretrained": {},
+    "ta": merge("ta", *(delta(name) for name in BOTH)),
+    "lors": merge("lors", *(delta(name, svp=0.05, mp=0.2) for name in BOTH)),
+    "ta_as_lors": merge("ta", *(delta(name, scale=0.18) for name in BOTH)),
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Results of a base, merges of Catalan and German scored on French too, and fine-tunes."""
+    found = [
+        write_results(
+            tmp_path / f"{name}.json",
+            [record(name, cell, WRONG[name][cell[2]]) for cell in ASR + ST],
+            {name: made},
+        )
+        for name, made in MADE.items()
+    ]
+    for cell in [*ASR[:2], *ST[:2]]:  # a file for each fine-tune, all of one name
+        name = f"{cell[1]}_{cell[2]}"
+        made = {"finetuned": finetune(name)}
+        one = record("finetuned", cell, WRONG["finetuned"][cell[2]])
+        found.append(write_results(tmp_path / f"ft_{name}.json", [one], made))
+    return found
+
+
+def run(paths: list[Path], output: Path, **changes: Any) -> Report:
+    settings: dict[str, Any] = {
+        "title": "Test", "base": None, "finetuned": None, "against": None, "controls": {},
+        "held_out": [], "paper": None, "force": False,
+    }  # fmt: skip
+    return report(paths, output, **settings | changes)
+
+
+def table(found: Report, name: str) -> Table:
+    return next(table for table in found.tables if table.name == name)
+
+
+def cells(found: Report, name: str) -> dict[str, dict[tuple[str, str], Cell]]:
+    """Row -> (head, block) -> cell."""
+    drawn = table(found, name)
+    return {label: dict(zip(drawn.heads, row, strict=True)) for label, _, row in drawn.rows}
+
+
+def block(task: str) -> str:
+    return "BLEU ↑" if task == "st" else "WER % ↓"
+
+
+def direct(model: str, cell: tuple[str, str, str]) -> float:
+    """The score by jiwer or sacreBLEU."""
+    rows = hypotheses(model, cell, WRONG[model][cell[2]])
+    if cell[2] == "st":
+        return sacrebleu.corpus_bleu(
+            [r.hypothesis for r in rows], [[r.reference for r in rows]]
+        ).score
+    pair = [[normalise(getattr(row, side), "basic") for row in rows]
+            for side in ("reference", "hypothesis")]  # fmt: skip
+    return 100 * jiwer.wer(*pair)
+
+
+def bootstrap(a: str, b: str, cell: tuple[str, str, str]) -> Comparison:
+    one, other = (hypotheses(model, cell, WRONG[model][cell[2]]) for model in (a, b))
+    if cell[2] == "st":
+        said = ([row.hypothesis for row in rows] for rows in (one, other))
+        return compare_bleu(*said, [row.reference for row in one], samples=SCORING.samples)
+    counts = (count_rows(rows, "basic", "word") for rows in (one, other))
+    return compare_wer(*counts, [row.speaker for row in one], samples=SCORING.samples)
+
+
+def made_for(model: str) -> list[tuple[str, str, str]]:
+    """What stands in the table of scores: what a model was made for, and the base's all."""
+    return [*ASR[:2], *ST[:2]]
+
+
+# --- scores and tests -----------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_jiwer_and_sacrebleu(files: list[Path], tmp_path: Path) -> None:
+    found = cells(run(files, tmp_path / "out"), "scores")
+    assert list(found) == ["pretrained", "finetuned", "ta", "lors", "ta_as_lors"]
+    for model in WRONG:
+        for task, some in (("asr", ASR[:2]), ("st", ST[:2])):
+            own = [direct(model, cell) for cell in some]
+            shown = [found[model][cell[1], block(task)].text for cell in some]
+            assert shown == [f"{value:.2f}" for value in own]
+            assert found[model]["Avg.", block(task)].text == f"{fmean(own):.2f}"
+            errors = [record(model, cell, WRONG[model][task]).standard_error for cell in some]
+            error = math.sqrt(sum(e * e for e in errors)) / 2
+            assert found[model]["±", block(task)].text == f"{error:.2f}"
+
+
+def test_marks_are_the_paired_bootstrap_s(files: list[Path], tmp_path: Path) -> None:
+    found = cells(run(files, tmp_path / "out"), "scores")
+    seen = set()
+    for model in set(WRONG) - {"ta"}:
+        for cell in made_for(model):
+            test = bootstrap("ta", model, cell)
+            better = (test.difference > 0) == (cell[2] == "st")
+            mark = "" if test.p_value >= 0.05 else "†" if better else "‡"
+            assert found[model][cell[1], block(cell[2])].mark == mark
+            seen.add(mark)
+    assert seen == {"", "†", "‡"}
+    assert {cell.mark for cell in found["ta"].values()} == {""}
+
+
+@pytest.mark.parametrize("against", ["pretrained", "lors"])
+def test_the_system_compared_against_can_be_named(
+    files: list[Path], tmp_path: Path, against: str
+) -> None:
+    found = cells(run(files, tmp_path / "out", against=against), "scores")
+    assert {cell.mark for cell in found[against].values()} == {""}
+    test = bootstrap(against, "ta_as_lors", ST[0])
+    assert bool(found["ta_as_lors"]["ca", block("st")].mark) == (test.p_value < 0.05)
+
+
+def test_the_best_of_a_column_is_bold(files: list[Path], tmp_path: Path) -> None:
+    found = cells(run(files, tmp_path / "out"), "scores")
+    for task, best in (("asr", min), ("st", max)):
+        for head in ("ca", "de", "Avg."):
+            column = {model: row[head, block(task)] for model, row in found.items()}
+            value = best(float(cell.text) for cell in column.values())
+            assert [m for m, cell in column.items() if cell.best] == [
+                m for m, cell in column.items() if float(cell.text) == value
+            ]
+
+
+def test_an_average_over_fewer_languages_is_not_the_best(files: list[Path], tmp_path: Path) -> None:
+    one = [record("half", ASR[0], 0.01)]
+    files.append(write_results(tmp_path / "half.json", one, {"half": finetune("ca_asr")}))
+    found = cells(run(files, tmp_path / "out"), "scores")
+    assert found["half"]["ca", block("asr")].best
+    assert not found["half"]["Avg.", block("asr")].best
+
+
+def test_differences_are_averages_with_errors_in_squares(files: list[Path], tmp_path: Path) -> None:
+    found = cells(run(files, tmp_path / "out"), "differences")
+    for other in ("pretrained", "ta"):
+        tests = [bootstrap(other, "lors", cell) for cell in ASR[:2]]
+        mean = 100 * fmean(test.difference for test in tests)
+        error = 100 * math.sqrt(sum(test.interval.standard_error**2 for test in tests)) / 2
+        cell = found["lors"][f"less {other}", block("asr")]
+        assert cell.text == f"{mean:+.2f} ± {error:.2f}".replace("-", MINUS)
+        assert (cell.mark == "†") == (mean < -1.96 * error)
+
+
+# --- what it bought -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_pruned_system_stands_beside_its_control(
+    files: list[Path], tmp_path: Path, named: bool
+) -> None:
+    controls = {"lors": "ta"} if named else {}
+    found = run(files, tmp_path / "out", controls=controls, against="pretrained" if named else None)
+    control = "ta" if named else "ta_as_lors"
+    row = cells(found, "controls")["lors"]
+    tests = [bootstrap(control, "lors", cell) for cell in ASR[:2]]
+    difference = 100 * fmean(test.difference for test in tests)
+    assert row["difference", block("asr")].text.startswith(
+        f"{difference:+.2f} ±".replace("-", MINUS)
+    )
+    own = fmean(direct(control, cell) for cell in ASR[:2])
+    assert row["control", block("asr")].text == f"{own:.2f}"
+    assert row["control's lambda", ""].text == ("0.2" if named else "0.18")
+    scores = table(found, "scores").rows
+    place = [label for label, _, _ in scores].index("lors")
+    assert scores[place + 1][:2] == (control, True)
+
+
+def test_the_gain_kept_is_the_share_of_the_fine_tunes_gain(
+    files: list[Path], tmp_path: Path
+) -> None:
+    drawn = run(files, tmp_path / "out")
+    found = cells(drawn, "gain_asr")
+    for cell in ASR[:2]:
+        base, own = direct("pretrained", cell), direct("finetuned", cell)
+        first = found["finetuned less pretrained"][cell[1], block("asr")].text
+        assert first.startswith(f"{own - base:+.2f} ± ".replace("-", MINUS))
+        for model in ("ta", "lors"):
+            share = (direct(model, cell) - base) / (own - base)
+            assert found[model][cell[1], block("asr")].text == f"{100 * share:.0f} %"
+    scores = [direct("ta", cell) for cell in ASR[:2]]
+    assert found["ta"]["gap", block("asr")].text == f"{max(scores) - min(scores):.2f}"
+
+
+@pytest.mark.parametrize("wrong", [0.30, 0.5])
+def test_a_denominator_near_zero_or_negative_is_refused(
+    files: list[Path], tmp_path: Path, wrong: float
+) -> None:
+    # the fine-tune's errors are the base's (no gain at all), or more (a loss)
+    name = "pretrained" if wrong == 0.3 else "finetuned"
+    rows = hypotheses(name, ASR[0], wrong)
+    stored = json.loads((tmp_path / "ft_ca_asr.json").read_text())
+    stored["records"][0]["rows"] = [
+        {"id": r.id, "speaker": r.speaker, "seconds": r.seconds, "reference": r.reference,
+         "hypothesis": r.hypothesis} for r in rows
+    ]  # fmt: skip
+    (tmp_path / "ft_ca_asr.json").write_text(json.dumps(stored))
+    found = cells(run(files, tmp_path / "out"), "gain_asr")
+    assert found["ta"]["ca", block("asr")].text == "refused"
+    assert found["ta"]["de", block("asr")].text.endswith("%")
+
+
+def test_languages_without_a_delta_are_what_may_be_forgotten(
+    files: list[Path], tmp_path: Path
+) -> None:
+    found = run(files, tmp_path / "out")
+    kept = cells(found, "retention")
+    assert list(kept) == ["pretrained", "ta", "lors", "ta_as_lors"]
+    assert table(found, "retention").heads == (
+        ("fr", block("asr")), ("change", block("asr")), ("fr", block("st")), ("change", block("st")),
+    )  # fmt: skip
+    for cell in (ASR[2], ST[2]):
+        shown = kept["lors"]["fr", block(cell[2])]
+        assert shown.text == f"{direct('lors', cell):.2f}"
+        assert bool(shown.mark) == (bootstrap("pretrained", "lors", cell).p_value < 0.05)
+    assert "fr" not in [head for head, _ in table(found, "scores").heads]
+
+
+def test_a_held_out_set_is_one_whatever_its_language(files: list[Path], tmp_path: Path) -> None:
+    found = run(files, tmp_path / "out", held_out=["de"])
+    heads = [head for head, _ in table(found, "retention").heads]
+    assert heads == ["de", "fr", "change"] * 2
+    assert "de" not in [head for head, _ in table(found, "scores").heads]
+
+
+def test_old_results_without_origins_are_read(files: list[Path], tmp_path: Path) -> None:
+    for path in files:
+        stored = json.loads(path.read_text())
+        del stored["models"]
+        path.write_text(json.dumps(stored))
+    found = cells(run(files, tmp_path / "out"), "scores")
+    assert found["lors"]["fr", block("asr")].text == f"{direct('lors', ASR[2]):.2f}"
+    assert found["finetuned"]["fr", block("asr")].text == NONE
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seeds(tmp_path: Path) -> list[Path]:
+    """Three runs of two systems, and a base of one."""
+    found = [write_results(tmp_path / "base.json", [record("base", c, 0.3) for c in ASR[:2]],
+                           {"base": {}})]  # fmt: skip
+    for seed in range(3):
+        records, made = [], {}
+        for system, wrong in (("ta", 0.2 + 0.01 * seed), ("lors", 0.1)):
+            name = f"{system}:seed{seed}"
+            records += [record(name, cell, wrong) for cell in ASR[:2]]
+            made[name] = merge(system, delta("ca_asr"), delta("de_asr"))
+        found.append(write_results(tmp_path / f"seed{seed}.json", records, made))
+    return found
+
+
+def test_runs_are_averaged_and_their_spread_is_shown(seeds: list[Path], tmp_path: Path) -> None:
+    found = cells(run(seeds, tmp_path / "out"), "scores")
+    assert list(found) == ["base", "ta", "lors"]
+    each = [[record(f"ta:seed{seed}", cell, 0.2 + 0.01 * seed).score for cell in ASR[:2]]
+            for seed in range(3)]  # fmt: skip
+    means = [fmean(scores) for scores in each]
+    row = found["ta"]
+    assert row["ca", block("asr")].text == f"{fmean(scores[0] for scores in each):.2f}"
+    assert row["Avg.", block("asr")].text == f"{fmean(means):.2f}"
+    assert row["runs ±", block("asr")].text == f"{stdev(means):.2f} (3)"
+    assert found["base"]["runs ±", block("asr")].text == ""
+
+
+def test_runs_are_paired_by_their_names_and_marked_if_every_one_is(
+    seeds: list[Path], tmp_path: Path
+) -> None:
+    out = run(seeds, tmp_path / "out")
+    found = cells(out, "scores")
+    tests = []
+    for seed in range(3):
+        one, other = (
+            hypotheses(f"{system}:seed{seed}", ASR[0], wrong)
+            for system, wrong in (("ta", 0.2 + 0.01 * seed), ("lors", 0.1))
+        )
+        counts = (count_rows(rows, "basic", "word") for rows in (one, other))
+        tests.append(compare_wer(*counts, [r.speaker for r in one], samples=SCORING.samples))
+    assert (found["lors"]["ca", block("asr")].mark == "†") == all(t.p_value < 0.05 for t in tests)
+    score = next(
+        s for s in out.document["scores"] if (s["system"], s["language"]) == ("lors", "ca")
+    )
+    assert score["against"]["value"] == pytest.approx(100 * fmean(t.difference for t in tests))
+    assert score["against"]["runs"] == 3
+    # the base has but one run, which is compared with all three
+    base = next(s for s in out.document["scores"] if (s["system"], s["language"]) == ("base", "ca"))
+    assert base["against"]["runs"] == 3
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def combinations(tmp_path: Path) -> list[Path]:
+    """Merges of one, two and three languages, each scored on its own."""
+    found = [write_results(tmp_path / "pretrained.json",
+                           [record("pretrained", cell, 0.3) for cell in ASR], {"pretrained": {}})]  # fmt: skip
+    for cell in ASR:
+        one = record("finetuned", cell, 0.2)
+        made = {"finetuned": finetune(f"{cell[1]}_asr")}
+        found.append(write_results(tmp_path / f"ft_{cell[1]}.json", [one], made))
+    for chosen in (ASR[:2], ASR[1:], [ASR[0], ASR[2]], ASR):
+        name = "lors:" + "+".join(cell[1] for cell in chosen)
+        records = [record(name, cell, 0.1 * len(chosen)) for cell in chosen]
+        made = {name: merge("lors", *(delta(f"{cell[1]}_asr") for cell in chosen))}
+        found.append(write_results(tmp_path / f"{name[5:]}.json", records, made))
+    return found
+
+
+def test_the_figure_over_languages_averages_all_combinations(tmp_path: Path) -> None:
+    paths = combinations(tmp_path)
+    found = run(paths, tmp_path / "out")
+    assert {"figures/languages.svg", "figures/languages.png"} <= set(found.files)
+    pairs = []
+    for chosen in (ASR[:2], ASR[1:], [ASR[0], ASR[2]]):
+        name = "lors:" + "+".join(cell[1] for cell in chosen)
+        pairs.append(fmean(record(name, cell, 0.2).score for cell in chosen))
+    three = fmean(record("lors:ca+de+fr", cell, 0.1 * 3).score for cell in ASR)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert f"lors: {fmean(pairs):.2f} at 2, {three:.2f} at 3" in text
+    rows = cells(found, "scores")
+    assert {"lors (languages 2)", "lors (languages 3)"} <= set(rows)
+    assert rows["lors (languages 2)"]["Avg.", block("asr")].text == f"{fmean(pairs):.2f}"
+
+
+def test_the_figure_over_hours_joins_data_of_about_one_size(tmp_path: Path) -> None:
+    paths = []
+    for hours, exact in ((1.0, (0.97, 1.04)), (5.0, (4.8, 5.3))):
+        for cell, own in zip(ASR[:2], exact, strict=True):
+            name = f"finetuned:{hours:g}"
+            made = {name: finetune(f"{cell[1]}_asr", hours=own)}
+            records = [record(name, cell, 0.2 / hours)]
+            paths.append(write_results(tmp_path / f"{cell[1]}{hours}.json", records, made))
+    found = run(paths, tmp_path / "out", base="finetuned")
+    assert list(cells(found, "scores")) == ["finetuned (hours 1)", "finetuned (hours 5)"]
+    assert "figures/hours.png" not in found.files  # the base has no place on the axis
+    found = run(paths, tmp_path / "again")
+    assert "figures/hours.png" in found.files
+
+
+@pytest.mark.parametrize("kind", ["svp", "mp"])
+def test_the_figure_over_ratios_has_the_controls_too(tmp_path: Path, kind: str) -> None:
+    paths = []
+    for ratio in (0.05, 0.2):
+        for system, wrong in (("one", ratio), ("ta_as_one", 0.3)):
+            name = f"{system}:{ratio}"
+            pruned = {kind: ratio} if system == "one" else {"scale": ratio}
+            made = {name: merge(kind, delta("ca_asr", **pruned))}
+            path = tmp_path / f"{system}{ratio}.json"
+            paths.append(write_results(path, [record(name, ASR[0], wrong)], made))
+    found = run(paths, tmp_path / "out")
+    assert "figures/retain.svg" in found.files
+    text = (tmp_path / "out" / "report.md").read_text()
+    for system, wrong in (("one", None), ("ta\\_as\\_one", 0.3)):
+        points = [
+            record(f"{system.replace(chr(92), '')}:{ratio}", ASR[0], wrong or ratio).score
+            for ratio in (0.05, 0.2)
+        ]
+        assert f"{system}: {points[0]:.2f} at 0.05, {points[1]:.2f} at 0.2" in text
+
+
+def test_pictures_are_what_they_say(tmp_path: Path) -> None:
+    run(combinations(tmp_path), tmp_path / "out")
+    folder = tmp_path / "out" / "figures"
+    assert (folder / "languages.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (folder / "languages.svg").read_bytes()[:1000]
+
+
+def test_without_matplotlib_the_figures_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = combinations(tmp_path)
+    monkeypatch.setattr(report_figures, "find_spec", lambda name: None)
+    found = run(paths, tmp_path / "out")
+    assert len(found.warnings) == 1
+    assert "pip install 'lorsmerge[plot]'" in found.warnings[0]
+    assert not (tmp_path / "out" / "figures").exists()
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and collects what an element refers to."""
+
+    VOID: ClassVar = {"meta", "img", "br", "link"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.links += [value or "" for key, value in attrs if key in ("href", "src")]
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self.images += [found] if tag == "img" else []
+        assert tag not in ("script", "link", "iframe")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_refers_to_nothing_outside(tmp_path: Path) -> None:
+    run(combinations(tmp_path), tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.images
+    assert all(image["alt"] for image in page.images)
+    for link in page.links:
+        assert link.startswith("data:image/svg+xml;base64,") or link[1:] in page.ids
+    assert len(set(page.ids)) == len(page.ids)
+    assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_names_are_spelled_out_in_every_format(tmp_path: Path) -> None:
+    name = "50%_of <b>&\\~^{x}$#|*"
+    path = write_results(tmp_path / "r.json", [record(name, ASR[0], 0.1)])
+    run([path], tmp_path / "out")
+    assert "50%_of &lt;b&gt;&amp;\\~^{x}$#|*" in (tmp_path / "out" / "report.html").read_text()
+    tex = (tmp_path / "out" / "tables.tex").read_text()
+    assert (
+        r"50\%\_of $<$b$>$\&\textbackslash{}\textasciitilde{}\textasciicircum{}\{x\}\$\#|*" in tex
+    )
+    assert r"50%\_of &lt;b>&\\~^{x}$#\|\*" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_latex_rows_have_as_many_cells_as_columns(files: list[Path], tmp_path: Path) -> None:
+    run(files, tmp_path / "out")
+    tex = (tmp_path / "out" / "tables.tex").read_text()
+    for body in re.findall(r"\\begin\{tabular\}(.*?)\\end\{tabular\}", tex, re.DOTALL):
+        columns = len(re.match(r"\{l(r*)\}", body)[1])  # type: ignore[index]
+        for line in body.splitlines():
+            if line.endswith(r"\\") and "multicolumn" not in line:
+                assert len(re.findall(r"(?<!\\)&", line)) == columns
+    assert tex.count("{") == tex.count("}")
+    assert "†" not in tex
+    assert latex is not None
+
+
+def test_the_paper_s_numbers_stand_beside_the_measured_ones(
+    files: list[Path], tmp_path: Path
+) -> None:
+    paper = tmp_path / "paper.toml"
+    paper.write_text(
+        'about = "the paper"\n[names]\nlors = "LoRS-Merging"\n[asr]\nlors = {ca = 19.0, average = 18.85}\n'
+    )
+    found = cells(run(files, tmp_path / "out", paper=paper), "scores")
+    assert found["LoRS-Merging"]["ca", block("asr")].beside == "19.0"
+    assert found["LoRS-Merging"]["Avg.", block("asr")].beside == "18.85"
+    assert found["ta"]["ca", block("asr")].beside == ""
+    assert "(18.85)" in (tmp_path / "out" / "report.md").read_text()
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def test_files_that_are_no_results_are_all_named(files: list[Path], tmp_path: Path) -> None:
+    whole = files[0].read_bytes()
+    (tmp_path / "cut.json").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "other.json").write_text('{"deltas": []}')
+    stored = json.loads(whole)
+    del stored["records"][0]["score"]
+    (tmp_path / "record.json").write_text(json.dumps(stored))
+    names = ["cut.json", "other.json", "record.json", "missing.json"]
+    with pytest.raises(LorsmergeError) as caught:
+        run([*files, *(tmp_path / name for name in names)], tmp_path / "out")
+    assert all(name in str(caught.value) for name in names)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_scores_at_all_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFile, match="no scores"):
+        run([write_results(tmp_path / "empty.json", [])], tmp_path / "out")
+
+
+def test_a_model_scored_twice_with_other_answers_is_an_error(
+    files: list[Path], tmp_path: Path
+) -> None:
+    other = write_results(tmp_path / "again.json", [record("ta", ASR[0], 0.9)])
+    with pytest.raises(
+        Mismatch, match=r"ta\.json and in .*again\.json with other hypotheses.*ta:seed0"
+    ):
+        run([*files, other], tmp_path / "out")
+    same = write_results(tmp_path / "again.json", [record("ta", ASR[0], WRONG["ta"]["asr"])])
+    run([*files, files[1], same], tmp_path / "out")
+
+
+@pytest.mark.parametrize("count", [29, 31])
+def test_systems_on_other_utterances_are_an_error(
+    files: list[Path], tmp_path: Path, count: int
+) -> None:
+    other = write_results(tmp_path / "other.json", [record("x", ASR[0], 0.1, count=count)])
+    with pytest.raises(
+        Mismatch, match=f"'x' on ca ca asr .{count}.*not scored on the same utterances"
+    ):
+        run([*files, other], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"beam": 20}, "Mixed settings: beam is 1 in "),
+        ({"normalisation": "raw"}, "scoring normalisation is basic in "),
+        ({"version": "0.2.0"}, "lorsmerge is 0.1.0 in "),
+    ],
+)
+def test_mixed_settings_are_noted_in_every_format(
+    files: list[Path], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    other = write_results(tmp_path / "other.json", [record("x", ASR[0], 0.1)], **changes)
+    assert run(files, tmp_path / "clean").notes == ()
+    found = run([*files, other], tmp_path / "out")
+    assert len(found.notes) == 1
+    assert said in found.notes[0]
+    assert "other.json" in found.notes[0]
+    for name in ("report.html", "report.json"):
+        assert said in (tmp_path / "out" / name).read_text()
+
+
+@pytest.mark.parametrize("option", ["base", "finetuned", "against"])
+def test_a_system_that_is_not_there(files: list[Path], tmp_path: Path, option: str) -> None:
+    with pytest.raises(UsageFault, match=f"--{option}: no result is of 'nobody'.*pretrained"):
+        run(files, tmp_path / "out", **{option: "nobody"})
+
+
+def test_a_control_or_data_set_that_is_not_there(files: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageFault, match="--control: no result is of 'nobody'"):
+        run(files, tmp_path / "out", controls={"lors": "nobody"})
+    with pytest.raises(UsageFault, match="--held-out: no result is on 'nothing'"):
+        run(files, tmp_path / "out", held_out=["nothing"])
+
+
+@pytest.mark.parametrize("text", ["[asr]\nta = 3", "[asr.ta]\nca = 'x'", "[wer.ta]\nca = 1", "= 3"])
+def test_published_numbers_that_are_none(files: list[Path], tmp_path: Path, text: str) -> None:
+    (tmp_path / "paper.toml").write_text(text)
+    with pytest.raises(UnreadableFile, match=r"paper\.toml holds no published numbers"):
+        run(files, tmp_path / "out", paper=tmp_path / "paper.toml")
+
+
+def test_an_output_that_exists_or_holds_an_input_is_refused(
+    files: list[Path], tmp_path: Path
+) -> None:
+    run(files, tmp_path / "out")
+    with pytest.raises(OutputFault, match="exists"):
+        run(files, tmp_path / "out")
+    with pytest.raises(OutputFault, match="holds the input"):
+        run(files, tmp_path, force=True)
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    run(combinations(tmp_path), tmp_path / "out", force=True)
+    assert (tmp_path / "out" / "figures").is_dir()
+    run(files, tmp_path / "out", force=True)
+    assert not (tmp_path / "out" / "figures").exists()  # stale pictures of another report
+    assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
