@@ -131,7 +131,7 @@ def _systems(tables: Tables) -> Table:
             ", ".join(f"{language} {task}" for language, task in sorted(made_for)) or NONE,
             *(f"{x:g}" if isinstance(x, float | int) else x or NONE
               for x in (row.hours, row.svp, row.mp)),
-            scales_of(tables, row.system),
+            scales_of(row.runs),
         ]  # fmt: skip
         rows.append((tables.label(row), False, tuple(map(Cell, words))))
     heads = ("made by", "models", "made for", "hours each", "SVP", "MP", "lambda")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,15 @@ class Row:
     svp: float | str | None
     mp: float | str | None
     runs: Mapping[str, Mapping[Key, Entry]]
+
+    @property
+    def order(self) -> tuple[float, ...]:
+        """For sorting a system's rows: unknown settings first, mixed ones last."""
+        values = (self.languages, self.hours, self.svp, self.mp)
+        return tuple(
+            -math.inf if value is None else math.inf if isinstance(value, str) else value
+            for value in values
+        )
 
     @property
     def entries(self) -> list[Entry]:

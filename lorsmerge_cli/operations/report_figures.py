@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lorsmerge_cli.operations.report_entries import Key, Row
+from lorsmerge_cli.operations.report_entries import Row
 from lorsmerge_cli.operations.report_pages import Picture
-from lorsmerge_cli.operations.report_scores import Runs, average_score, partner_of
+from lorsmerge_cli.operations.report_scores import Runs, average_score, partners
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.report_tables import Tables
@@ -19,8 +18,11 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which the colour-blind tell apart, and a marker for each
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"),
           ("#56B4E9", "P"), ("#000000", "X"))  # fmt: skip
-LEVELS = ("#6b7280", "--"), ("#6b7280", ":")  # of the base and the fine-tunes
-INCHES = (4.6, 3.5)  # a panel
+LEVELS = ("-.", ":")  # of the base and the fine-tunes
+LEVEL_COLOUR = "#6b7280"
+INCHES = (4.6, 3.7)  # a panel
+COLUMNS = 4  # of the legend
+RATIOS = ("svp", "mp")
 
 
 @dataclass(frozen=True)
@@ -39,19 +41,30 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A system over an axis; a control is drawn in the colour of the system it belongs to."""
+
+    name: str
+    points: tuple[Point, ...]
+    control_of: str = ""
+
+
+@dataclass(frozen=True)
 class Panel:
     """One pair of axes.
 
     Attributes:
         x_label, y_label: of the axes.
-        lines: name -> points.
+        lines: with two points or more.
         levels: name -> a score that has no place on the axis.
+        ratios: whether the axis is of ratios retained.
     """
 
     x_label: str
     y_label: str
-    lines: dict[str, tuple[Point, ...]]
+    lines: tuple[Line, ...]
     levels: dict[str, float]
+    ratios: bool
 
 
 @dataclass(frozen=True)
@@ -71,20 +84,18 @@ def figures_of(tables: Tables) -> list[Figure]:
             "languages", "Score against the number of languages",
             "Averaged over the languages that a model was made for and over all combinations of as "
             "many; small marks are single models. The paper's Figure 3.",
-            (("languages merged", lambda row: row.languages),),
+            (("languages merged", "languages"),),
         ),
         (
             "hours", "Score against hours of training data",
             "Hours of each language, averaged over languages. The paper's Figure 4.",
-            (("hours of training data of each language", lambda row: row.hours),),
+            (("hours of training data of each language", "hours"),),
         ),
         (
             "retain", "Score against the ratio retained",
-            "Share that pruning keeps; 1 is unpruned. Averaged over languages. The paper's Figure 5.",
-            (
-                ("singular values retained (SVP)", lambda row: _ratio(row, "svp", "mp")),
-                ("entries retained (MP)", lambda row: _ratio(row, "mp", "svp")),
-            ),
+            "Share that pruning keeps; at 1, the fine-tunes themselves. Averaged over languages. "
+            "Dashed: shrunk to the same norm, unpruned. The paper's Figure 5.",
+            (("singular values retained (SVP)", "svp"), ("entries retained (MP)", "mp")),
         ),
     )  # fmt: skip
     found = []
@@ -92,64 +103,85 @@ def figures_of(tables: Tables) -> list[Figure]:
         panels = [
             panel
             for task in tables.tasks
-            for label, place in axes
-            if (panel := _panel(tables, task, label, place)) is not None
+            for label, axis in axes
+            if (panel := _panel(tables, task, label, axis)) is not None
         ]
         if panels:
             found.append(Figure(name, title, note, tuple(panels)))
     return found
 
 
-def _ratio(row: Row, own: str, other: str) -> float | None:
-    """A row's place on an axis of ratios, if it was pruned by that one alone."""
-    ratio, second = getattr(row, own), getattr(row, other)
-    return ratio if isinstance(ratio, float) and second is None else None
-
-
-def _panel(
-    tables: Tables, task: str, label: str, place: Callable[[Row], float | None]
-) -> Panel | None:
+def _panel(tables: Tables, task: str, label: str, axis: str) -> Panel | None:
     """Lines of the systems that have two places on an axis; None where there is none."""
-    keys = tables.columns(task)
-    places: dict[str, list[Point]] = {}
-    flat: dict[str, float] = {}
+    ratios = axis in RATIOS
+    lines: dict[str, list[Point]] = {}
+    controls: dict[str, str] = {}
+    levels: dict[str, float] = {}
     for row in tables.rows:
-        runs, x = tables.made_for(row, task), place(row)
-        score = average_score(runs, keys)
-        if score is None:
+        runs = tables.made_for(row, task)
+        level = average_score(runs, tables.columns(task))
+        if level is not None and row.system in (tables.roles.base, tables.roles.finetuned):
+            levels[tables.label(row)] = level.value
+        x = _place(tables, row, axis)
+        if level is None or x is None:
             continue
-        if row.system in (tables.roles.base, tables.roles.finetuned):
-            flat[tables.label(row)] = score.value
-        if x is None or row.system == tables.roles.base:
-            continue
-        several = "retained" in label and _varies(tables.rows, row.system)
+        several = ratios and _varies(tables, row, "hours")
         size = f", {row.hours:g} h" if several else ""
-        places.setdefault(tables.name(row.system) + size, []).append(_point(x, runs, keys))
+        name = tables.name(row.system) + size
+        points = lines.setdefault(name, [])
+        points.append(_point(tables, task, x, runs))
+        if ratios and _is_whole(runs) and 1.0 not in [point.x for point in points]:
+            whole = partners(runs, tables.results.runs(tables.roles.finetuned or ""))
+            points += [_point(tables, task, 1.0, whole)] if whole else []
         control = tables.roles.controls.get(row.system)
-        if "retained" in label and control is not None:
-            own = tables.results.runs(control)
-            paired = {run: found for run in runs if (found := partner_of(run, own))}
-            if paired:
-                name = tables.name(control) + size
-                places.setdefault(name, []).append(_point(x, paired, keys))
-    lines = {
-        name: tuple(sorted(points, key=lambda point: point.x))
-        for name, points in places.items()
+        paired = partners(runs, tables.results.runs(control or "")) if ratios else {}
+        if control is not None and paired:
+            own = tables.name(control) + size
+            lines.setdefault(own, []).append(_point(tables, task, x, paired))
+            controls[own] = name
+    drawn = tuple(
+        Line(name, tuple(sorted(points, key=lambda p: p.x)), controls.get(name, ""))
+        for name, points in lines.items()
         if len({point.x for point in points}) > 1
-    }
-    drawn = {tables.name(tables.roles.finetuned or "")} & lines.keys()
-    levels = {name: level for name, level in flat.items() if not name.startswith(tuple(drawn))}
-    return Panel(label, tables.block(task), lines, levels) if lines else None
+    )
+    if any(line.points[-1].x == 1 for line in drawn) or axis == "hours":
+        levels = {
+            name: y for name, y in levels.items() if name == tables.name(tables.roles.base or "")
+        }
+    return Panel(label, tables.block(task), drawn, levels, ratios) if drawn else None
 
 
-def _point(x: float, runs: Runs, keys: Sequence[Key]) -> Point:
+def _place(tables: Tables, row: Row, axis: str) -> float | None:
+    """Where a row stands on an axis; None where it has no place there.
+
+    A system whose rows differ in something else has none, but for hours on an axis of ratios.
+    """
+    value = getattr(row, axis)
+    pruned = [key for key in RATIOS if getattr(row, key) is not None]
+    if not isinstance(value, float | int) or (axis in RATIOS and pruned != [axis]):
+        return None
+    free = {axis, "hours"} if axis in RATIOS else {axis}
+    others = {"languages", "hours", *RATIOS} - free
+    if row.system == tables.roles.base or any(_varies(tables, row, other) for other in others):
+        return None
+    return float(value)
+
+
+def _varies(tables: Tables, row: Row, setting: str) -> bool:
+    return len({getattr(other, setting) for other in tables.rows if other.system == row.system}) > 1
+
+
+def _is_whole(runs: Runs) -> bool:
+    """Whether these are single deltas at lambda 1, which unpruned would be the fine-tunes."""
+    origins = [entry.origin for entries in runs.values() for entry in entries.values()]
+    return all(len(origin.deltas) == 1 and origin.scale == 1 for origin in origins)
+
+
+def _point(tables: Tables, task: str, x: float, runs: Runs) -> Point:
+    keys = tables.columns(task)
     each = [average_score({run: entries}, keys) for run, entries in runs.items()]
     known = [score.value for score in each if score is not None]
-    return Point(float(x), fmean(known), tuple(known))
-
-
-def _varies(rows: Sequence[Row], system: str) -> bool:
-    return len({row.hours for row in rows if row.system == system}) > 1
+    return Point(x, fmean(known), tuple(known))
 
 
 def can_draw() -> bool:
@@ -171,8 +203,15 @@ def draw(figure: Figure) -> tuple[Picture, list[tuple[str, bytes]]]:
     with matplotlib.rc_context(settings):
         canvas = Canvas((INCHES[0] * len(figure.panels), INCHES[1]), layout="constrained")
         axes = canvas.subplots(1, len(figure.panels), squeeze=False)[0]
+        handles: dict[str, Any] = {}
         for panel, axis in zip(figure.panels, axes, strict=True):
             _draw_panel(panel, axis)
+            drawn, names = axis.get_legend_handles_labels()
+            handles = dict(zip(names, drawn, strict=True)) | handles
+        canvas.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=COLUMNS,
+            fontsize="small",
+        )  # fmt: skip
         files = []
         for suffix, extra in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 200})):
             buffer = io.BytesIO()
@@ -183,25 +222,29 @@ def draw(figure: Figure) -> tuple[Picture, list[tuple[str, bytes]]]:
 
 
 def _draw_panel(panel: Panel, axis: Any) -> None:
-    for (name, level), (colour, dashes) in zip(panel.levels.items(), LEVELS * 4, strict=False):
-        axis.axhline(level, color=colour, linestyle=dashes, linewidth=1.2, label=name)
-    for number, (name, points) in enumerate(panel.lines.items()):
-        colour, marker = STYLES[number % len(STYLES)]
-        xs = [point.x for point in points]
-        axis.plot(xs, [point.y for point in points], color=colour, marker=marker, markersize=5.5,
-                  linewidth=1.6, label=name)  # fmt: skip
-        singles = [(p.x, y) for p in points if len(p.each) > 1 for y in p.each]
-        if singles:
+    for (name, level), dashes in zip(panel.levels.items(), LEVELS * 4, strict=False):
+        axis.axhline(level, color=LEVEL_COLOUR, linestyle=dashes, linewidth=1.2, label=name)
+    systems = [line.name for line in panel.lines if not line.control_of]
+    for line in panel.lines:
+        control = line.control_of in systems
+        colour, marker = STYLES[
+            systems.index(line.control_of if control else line.name) % len(STYLES)
+        ]
+        xs = [point.x for point in line.points]
+        axis.plot(xs, [point.y for point in line.points], color=colour, marker=marker, markersize=5.5,
+                  linewidth=1.6, linestyle="--" if control else "-", label=line.name,
+                  markerfacecolor="white" if control else colour)  # fmt: skip
+        singles = [(p.x, y) for p in line.points if len(p.each) > 1 for y in p.each]
+        if singles and not panel.ratios:
             axis.plot(*zip(*singles, strict=True), color=colour, marker=marker, linestyle="none",
                       markersize=2.5, alpha=0.35)  # fmt: skip
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
-    places = sorted({point.x for points in panel.lines.values() for point in points})
-    if "retained" in panel.x_label:
+    places = sorted({point.x for line in panel.lines for point in line.points})
+    if panel.ratios:
         axis.set_xscale("log")
     axis.set_xticks(places, [f"{x:g}" for x in places])
     axis.minorticks_off()
-    axis.legend(fontsize="small")
 
 
 def _words(figure: Figure) -> str:
@@ -209,8 +252,8 @@ def _words(figure: Figure) -> str:
     parts = []
     for panel in figure.panels:
         lines = [
-            f"{name}: " + ", ".join(f"{point.y:.2f} at {point.x:g}" for point in points)
-            for name, points in panel.lines.items()
+            f"{line.name}: " + ", ".join(f"{p.y:.2f} at {p.x:g}" for p in line.points)
+            for line in panel.lines
         ]
         lines += [f"{name}: {level:.2f}" for name, level in panel.levels.items()]
         parts.append(f"{panel.y_label} against {panel.x_label}. " + "; ".join(lines) + ".")

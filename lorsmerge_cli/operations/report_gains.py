@@ -11,7 +11,7 @@ from lorsmerge_cli.operations.report_scores import (
     Runs,
     average_score,
     cell_score,
-    partner_of,
+    partners,
 )
 from lorsmerge_cli.operations.report_tables import (
     BETTER,
@@ -72,18 +72,19 @@ def controls(tables: Tables) -> Table | None:
         control = tables.roles.controls.get(row.system)
         if control is None:
             continue
-        cells: list[Cell] = []
+        paired = partners(row.runs, tables.results.runs(control))
+        if not paired:
+            continue
+        cells = [Cell(scales_of(paired))]
         for task in tables.tasks:
-            runs, keys = tables.made_for(row, task), tables.columns(task)
-            other = tables.results.runs(control)
+            runs = tables.made_for(row, task)
             have = {key for entries in runs.values() for key in entries}
-            keys = [key for key in keys if key in have]
-            paired = {run: found for run in runs if (found := partner_of(run, other))}
+            keys = [key for key in tables.columns(task) if key in have]
             cells += [
                 score_cell(average_score(runs, keys)), score_cell(average_score(paired, keys)),
-                difference_cell(tables.tests.average(runs, other, keys)),
+                difference_cell(tables.tests.average(runs, paired, keys)),
             ]  # fmt: skip
-        rows.append((tables.label(row), False, (Cell(scales_of(tables, control)), *cells)))
+        rows.append((tables.label(row), False, tuple(cells)))
     heads = [("control's lambda", "")]
     heads += [(head, tables.block(task)) for task in tables.tasks
               for head in ("pruned", "control", "difference")]  # fmt: skip
@@ -95,9 +96,9 @@ def controls(tables: Tables) -> Table | None:
     return Table("controls", "Pruning against shrinking", note, tuple(heads), tuple(rows))
 
 
-def scales_of(tables: Tables, system: str) -> str:
-    """Lambda of a system's models, or from the least to the largest."""
-    scales = {e.origin.scale for e in tables.results.entries if e.system == system} - {None}
+def scales_of(runs: Runs) -> str:
+    """Lambda of models, or from the least to the largest."""
+    scales = {e.origin.scale for entries in runs.values() for e in entries.values()} - {None}
     numbers = sorted(scale for scale in scales if isinstance(scale, float | int))
     if OWN in scales or not numbers:
         return OWN if OWN in scales else NONE
@@ -112,24 +113,22 @@ def gains(tables: Tables) -> Iterable[Table]:
         return
     for task in tables.tasks:
         keys = tables.columns(task)
-        base_runs, fine_runs = tables.results.runs(base), tables.results.runs(finetuned)
-        whole: list[Difference | None] = [
-            tables.tests.cell(fine_runs, base_runs, key) for key in keys
-        ]
-        whole.append(tables.tests.average(fine_runs, base_runs, keys))
-        divisors = [None if d is None else _Divisor(d.value, d.error, task) for d in whole]
-        if all(divisor is None for divisor in divisors):
-            continue
-        rows: list[tuple[str, bool, tuple[Cell, ...]]] = [
-            (f"{tables.name(finetuned)} less {tables.name(base)}", False,
-             (*(Cell(NONE) if d is None else Cell(f"{signed(d.value)} ± {number(d.error)}")
-                for d in divisors), Cell("")))
-        ]  # fmt: skip
+        rows: list[tuple[str, bool, tuple[Cell, ...]]] = []
         for row in tables.rows:
-            cells = _gain_cells(tables, row, task, keys, divisors)
-            if any(cell.text not in ("", NONE) for cell in cells):
-                rows.append((tables.label(row), tables.is_control(row), cells))
-        if not any(cell.text not in ("", NONE) for _, _, cells in rows[1:] for cell in cells[:-1]):
+            if row.system == finetuned:
+                whole = _divisors(tables, tables.made_for(row, task), task, keys)
+                cells = [
+                    Cell(NONE if d is None else f"{signed(d.value)} ± {number(d.error)}")
+                    for d in whole
+                ]
+                label = f"{tables.label(row)} less {tables.name(base)}"
+                rows.append((label, False, (*cells, Cell(""))))
+        denominators = len(rows)
+        for row in tables.rows:
+            shown = _gain_cells(tables, row, task, keys)
+            if any(cell.text not in ("", NONE) for cell in shown):
+                rows.append((tables.label(row), tables.is_control(row), shown))
+        if all(cell.text == NONE for row in rows[denominators:] for cell in row[2][:-1]):
             continue
         heads = [(name, tables.block(task)) for name in [*tables.heads(keys), "Avg.", "gap"]]
         note = (
@@ -141,20 +140,28 @@ def gains(tables: Tables) -> Iterable[Table]:
         yield Table(f"gain_{task}", f"Gain kept, {task.upper()}", note, tuple(heads), tuple(rows))
 
 
-def _gain_cells(
-    tables: Tables, row: Row, task: str, keys: Sequence[Key], divisors: Sequence[_Divisor | None]
-) -> tuple[Cell, ...]:
-    runs = tables.made_for(row, task)
+def _divisors(
+    tables: Tables, finetuned: Runs, task: str, keys: Sequence[Key]
+) -> list[_Divisor | None]:
+    """What fine-tuning changed, by language and on average."""
     base = tables.results.runs(tables.roles.base or "")
-    tests = [tables.tests.cell(runs, base, key) for key in keys]
-    have = [key for key, test in zip(keys, tests, strict=True) if test is not None]
-    tests.append(tables.tests.average(runs, base, keys) if len(have) == len(keys) else None)
-    if row.system in (tables.roles.base, tables.roles.finetuned):
-        tests = [None] * len(tests)
-    cells = [_gain(test, divisor) for test, divisor in zip(tests, divisors, strict=True)]
+    tests = [tables.tests.cell(finetuned, base, key) for key in keys]
+    tests.append(tables.tests.average(finetuned, base, keys))
+    return [None if test is None else _Divisor(test.value, test.error, task) for test in tests]
+
+
+def _gain_cells(tables: Tables, row: Row, task: str, keys: Sequence[Key]) -> tuple[Cell, ...]:
+    runs, roles = tables.made_for(row, task), tables.roles
     scores = [score.value for key in keys if (score := cell_score(runs, key)) is not None]
-    gap = f"{max(scores) - min(scores):.2f}" if len(scores) > 1 else ""
-    return (*cells, Cell(gap))
+    gap = Cell(f"{max(scores) - min(scores):.2f}" if len(scores) > 1 else "")
+    if row.system in (roles.base, roles.finetuned):
+        return (*(Cell(NONE) for _ in [*keys, "average"]), gap)
+    base = tables.results.runs(roles.base or "")
+    finetuned = partners(runs, tables.results.runs(roles.finetuned or ""))
+    tests = [tables.tests.cell(runs, base, key) for key in keys]
+    tests.append(tables.tests.average(runs, base, keys) if None not in tests else None)
+    divisors = _divisors(tables, finetuned, task, keys)
+    return (*(_gain(test, d) for test, d in zip(tests, divisors, strict=True)), gap)
 
 
 def _gain(test: Difference | None, divisor: _Divisor | None) -> Cell:

@@ -124,7 +124,14 @@ def pairs(runs: Runs, other: Runs) -> Iterator[tuple[Mapping[Key, Entry], Mappin
 def partner_of(run: str, other: Runs) -> Mapping[Key, Entry]:
     """The run of another system that a run is paired with; empty for none."""
     near = [name for name in other if name in ("", run) or run.startswith(f"{name}-")]
-    return other[max(near, key=len)] if near else {}
+    if near:
+        return other[max(near, key=len)]
+    return next(iter(other.values())) if run == "" and len(other) == 1 else {}
+
+
+def partners(runs: Runs, other: Runs) -> Runs:
+    """The runs of another system that some runs are paired with, under the names of the latter."""
+    return {run: partner for run in runs if (partner := partner_of(run, other))}
 
 
 def cell_score(runs: Runs, key: Key) -> Score | None:

@@ -58,7 +58,7 @@ class Tables:
     def __init__(self, results: Results, roles: Roles, paper: Paper) -> None:
         self.results, self.roles, self.paper = results, roles, paper
         self.tests = Tests(results)
-        self.rows = _ordered(results.rows, roles, paper)
+        self.rows = _ordered(results, roles, paper)
         self.every_key = list(dict.fromkeys(entry.key for entry in results.entries))
         known = {e.key for e in results.entries if e.covered and e.system != roles.base}
         self.keys = [k for k in self.every_key if k[0] not in roles.held_out
@@ -165,23 +165,28 @@ class Tables:
         return self.paper.names.get(system, system)
 
 
-def _ordered(rows: Sequence[Row], roles: Roles, paper: Paper) -> list[Row]:
-    """The base, the fine-tunes, the others as the paper has them or as they came; controls last,
-    each below the system it belongs to."""
+def _ordered(results: Results, roles: Roles, paper: Paper) -> list[Row]:
+    """The base, the fine-tunes, the others as the paper has them or else as they came, each
+    system's rows by their settings and followed by its control's.
+
+    Where a pruned system has several rows, its control has a model for each, and no row of its own.
+    """
     known = list(paper.names)
-    controls = set(roles.controls.values()) - {roles.against}
+    controls = {
+        control: system for system, control in roles.controls.items() if control != roles.against
+    }
 
-    def place(row: Row) -> tuple[object, ...]:
-        rank = {roles.base: 0, roles.finetuned: 1}.get(row.system, 2)
-        return rank, known.index(row.system) if row.system in known else len(known)
+    def place(system: str) -> tuple[int, int]:
+        rank = {roles.base: 0, roles.finetuned: 1}.get(system, 2)
+        return rank, known.index(system) if system in known else len(known)
 
-    ordered: list[Row] = []
-    for row in sorted((r for r in rows if r.system not in controls), key=place):
-        ordered.append(row)
-        last = row is [r for r in rows if r.system == row.system][-1]
-        if last and (control := roles.controls.get(row.system)) in controls:
-            ordered += [r for r in rows if r.system == control and r not in ordered]
-    return ordered + [row for row in rows if row not in ordered]
+    systems = sorted((name for name in results.systems if name not in controls), key=place)
+    ordered = []
+    for name in systems:
+        ordered += [name, *(control for control, system in controls.items() if system == name)]
+    many = {row.system for row in results.rows if row.label != row.system}
+    shown = [row for row in results.rows if controls.get(row.system) not in many]
+    return sorted(shown, key=lambda row: (ordered.index(row.system), row.order))
 
 
 def _column(
