@@ -12,6 +12,8 @@ from pathlib import Path
 
 from lorsmerge_cli.operations.report_tables import Cell, Table
 
+WIDE = 9  # columns from which on a table is set smaller
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -42,6 +44,11 @@ class Page:
     pictures: tuple[Picture, ...]
     sources: tuple[str, ...]
 
+    @property
+    def entries(self) -> list[Table | Picture]:
+        """The first table, the figures, the other tables."""
+        return [*self.tables[:1], *self.pictures, *self.tables[1:]]
+
 
 # --- Markdown -------------------------------------------------------------------------------------
 
@@ -50,14 +57,13 @@ def markdown(page: Page) -> str:
     """Tables in GitHub's Markdown, and links to the figures' files."""
     parts = [f"# {_md(page.title)}", *map(_md, page.about)]
     parts += [f"> **Note.** {_md(note)}" for note in page.notes]
-    for table in page.tables:
-        parts += [f"## {_md(table.title)}", _md_table(table), _md(table.note)]
-    for picture in page.pictures:
-        parts += [
-            f"## {_md(picture.title)}",
-            f"![{_md(picture.alt)}](figures/{picture.name}.png)",
-            _md(picture.note),
-        ]
+    for entry in page.entries:
+        drawn = (
+            _md_table(entry)
+            if isinstance(entry, Table)
+            else f"![{_md(entry.alt)}](figures/{entry.name}.png)"
+        )
+        parts += [f"## {_md(entry.title)}", drawn, _md(entry.note)]
     parts += ["## Made from", "\n".join(f"- {_md(line)}" for line in page.sources)]
     return "\n\n".join(parts) + "\n"
 
@@ -173,6 +179,10 @@ tr.control strong { color: var(--ink); }
 td.first, th.first { padding-left: 1.4rem; }
 sup { color: var(--accent); line-height: 0; margin-left: .1em; }
 .paper { color: var(--soft); font-size: .85em; margin-left: .35em; }
+.wide { font-size: .88rem; }
+.wide th, .wide td { padding: .28rem .4rem; }
+.wide td.first, .wide th.first { padding-left: 1rem; }
+.wide .paper { display: block; margin: -.25em 0 0; }
 .below { color: var(--soft); font-size: .92rem; margin: .6rem 0 0; }
 figure { margin: 0; }
 figure img { max-width: 100%; height: auto; }
@@ -185,8 +195,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); color: var(--soft)
 
 def html_page(page: Page) -> str:
     """The whole report in one file: style and figures are inside, nothing is fetched."""
-    entries: list[Table | Picture] = [*page.tables, *page.pictures]
-    links = "".join(f'<li><a href="#{e.name}">{_html(e.title)}</a></li>' for e in entries)
+    links = "".join(f'<li><a href="#{e.name}">{_html(e.title)}</a></li>' for e in page.entries)
     body = [
         "<header>",
         f"<h1>{_html(page.title)}</h1>",
@@ -195,8 +204,7 @@ def html_page(page: Page) -> str:
         *(f'<p class="note"><strong>Note.</strong> {_html(note)}</p>' for note in page.notes),
         "</header>",
         "<main>",
-        *(line for table in page.tables for line in _html_table(table)),
-        *(line for picture in page.pictures for line in _html_picture(picture)),
+        *(line for entry in page.entries for line in _html_entry(entry)),
         "</main>",
         "<footer><h2>Made from</h2><ul>",
         *(f"<li>{_html(line)}</li>" for line in page.sources),
@@ -219,11 +227,16 @@ def html_page(page: Page) -> str:
     )
 
 
+def _html_entry(entry: Table | Picture) -> Iterator[str]:
+    return _html_table(entry) if isinstance(entry, Table) else _html_picture(entry)
+
+
 def _html_table(table: Table) -> Iterator[str]:
     yield f'<section id="{table.name}" aria-labelledby="{table.name}-title">'
     yield f'<h2 id="{table.name}-title">{_html(table.title)}</h2>'
     yield f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{table.name}-title">'
-    yield f'<table aria-describedby="{table.name}-note"><thead>'
+    wide = ' class="wide"' if len(table.heads) > WIDE else ""
+    yield f'<table{wide} aria-describedby="{table.name}-note"><thead>'
     starts = _starts(table)
     blocks = _blocks(table)
     if any(block for block, _ in blocks):

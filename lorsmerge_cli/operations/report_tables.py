@@ -222,7 +222,7 @@ def score_cell(score: Score | None) -> Cell:
 def difference_cell(found: Difference | None) -> Cell:
     if found is None:
         return Cell(NONE)
-    spread = f", runs ± {found.spread:.2f}" if found.runs > 1 else ""
+    spread = f" ({found.spread:.2f})" if found.runs > 1 else ""
     return Cell(f"{signed(found.value)} ± {number(found.error)}{spread}", mark=mark_of(found))
 
 
