@@ -1,10 +1,8 @@
-"""`lorsmerge report` as a user types it, and the scripts of examples/paper that use it."""
+"""`lorsmerge report` as a user types it."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +12,6 @@ from results_files import delta, finetune, merge, record, write_results
 
 WORK, USAGE = 1, 2  # exit codes
 CELLS = [("ca", "ca", "asr"), ("de", "de", "asr"), ("ca", "ca", "st")]
-PAPER = Path(__file__).parents[2] / "examples" / "paper"
 
 
 @pytest.fixture
@@ -80,31 +77,3 @@ def test_wrong_commands_say_so(
     assert ended.code == code
     assert said in " ".join(ended.err.split())
     assert not Path("out").exists()
-
-
-# --- examples/paper -------------------------------------------------------------------------------
-
-
-def test_the_paper_s_numbers_add_up() -> None:
-    found = tomllib.loads((PAPER / "paper.toml").read_text())
-    for task in ("asr", "st"):
-        for system, columns in found[task].items():
-            assert system in found["names"]
-            mean = fmean(columns[language] for language in ("ca", "de", "es", "fr", "it"))
-            assert columns["average"] == pytest.approx(mean, abs=0.13)
-    assert found["asr"].keys() == found["st"].keys()
-
-
-@pytest.mark.parametrize("script", sorted(PAPER.glob("*.sh")), ids=lambda path: path.name)
-def test_the_scripts_parse(script: Path) -> None:
-    subprocess.run(["bash", "-n", script], check=True, timeout=20)
-
-
-def test_the_scripts_say_what_they_take(tmp_path: Path) -> None:
-    script = PAPER / "table1.sh"
-    for arguments in ([], ["work", "--nothing"], ["work", "more"]):
-        done = subprocess.run(["bash", script, *arguments], cwd=tmp_path, capture_output=True,
-                              text=True, timeout=20, check=False)  # fmt: skip
-        assert done.returncode == USAGE
-        assert "usage: examples/paper/table1.sh FOLDER" in done.stderr
-    assert list(tmp_path.iterdir()) == []

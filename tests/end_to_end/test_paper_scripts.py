@@ -1,0 +1,211 @@
+"""examples/paper from end to end, with stand-ins for all commands but `report`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+PAPER = Path(__file__).parents[2] / "examples" / "paper"
+USAGE = 2
+Call = Callable[..., list[list[str]]]
+PATIENCE = 300  # seconds of a script
+LANGUAGES = ("ca", "de", "es", "fr", "it")
+STAND_IN = """
+import hashlib, json, os, sys
+from pathlib import Path
+
+command, *words = sys.argv[1:]
+options, places = {}, []
+while words:
+    word = words.pop(0)
+    if word in ("--quiet", "--resume", "--force", "--json"):
+        options[word] = []
+    elif word.startswith("-"):
+        options.setdefault(word, []).append(words.pop(0))
+    else:
+        places.append(word)
+with open("calls", "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+
+def groups(paths):
+    return [dict(zip(("language", "task"), Path(p).name.split(".")[0].split("_")), hours=hours) for p in paths]
+
+hours = float(options.get("--hours", ["0.084"])[0])
+if command == "finetune":
+    made = {"kind": "finetune", "base": "0", "trained_on": groups(options["--data"])}
+    output = Path(options["-o"][0])
+    output.mkdir()
+    (output / "made").write_text(json.dumps(made))
+    Path(options["--delta"][0]).write_text(json.dumps(made))
+elif command == "merge":
+    base, *deltas = places
+    ratios = [dict(part.split("=") for part in d.partition(":")[2].split(",") if part) for d in deltas]
+    method = options.get("--method", ["".join(sorted(ratios[0]))])[0] or "ta"
+    scale = float(options.get("--scale", ["1"])[0])
+    made = {"kind": "merge", "method": {"mpsvp": "lors"}.get(method, method), "deltas": [
+        {"fingerprint": d, "scale": scale, "trained_on": json.load(open(d.partition(":")[0]))["trained_on"]}
+        | {key: float(value) for key, value in ratio.items()} for d, ratio in zip(deltas, ratios)]}
+    output = Path(options["-o"][0])
+    output.mkdir()
+    (output / "made").write_text(json.dumps(made))
+    print(json.dumps({"step_norm": scale * (0.5 if ratios[0] else 1.0)}))
+elif command == "eval":
+    records, models = [], {}
+    for name, path in (place.split("=", 1) for place in places):
+        made = Path(path, "made")
+        models[name] = {"identity": path, "made_from": json.loads(made.read_text()) if made.exists() else {}}
+        for data in options["--data"]:
+            dataset, _, file = data.partition("=")
+            language, task = Path(file).name.split(".")[0].split("_")
+            score = 10 + int(hashlib.md5((name + data).encode()).hexdigest(), 16) % 1000 / 100
+            records.append({
+                "model": name, "dataset": dataset, "language": language, "task": task,
+                "metric": "BLEU" if task == "st" else "WER", "score": score, "low": score - 1,
+                "high": score + 1, "standard_error": 0.5, "signature": "made up", "details": {},
+                "rows": [{"id": str(n), "speaker": None, "seconds": 1.0, "reference": "a b c d e f",
+                          "hypothesis": " ".join("a b c d e f".split()[: 6 - (n * int(100 * score)) % 4])}
+                         for n in range(4)]})
+    Path(options["-o"][0]).write_text(json.dumps({
+        "lorsmerge": "0", "models": models, "records": records,
+        "settings": {"scoring": {"normalisation": "basic", "samples": 10, "seed": 0},
+                     "decoding": {"beam": options["--beam"][0]}}}))
+elif command == "report":
+    os.execv(sys.executable, [sys.executable, "-m", "lorsmerge_cli", *sys.argv[1:]])
+"""
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Call:
+    """Run a script in a folder where `lorsmerge` is the stand-in; the commands it ran."""
+    (tmp_path / "bin").mkdir()
+    stand_in = tmp_path / "bin" / "lorsmerge"
+    stand_in.write_text(f"#!{sys.executable}\n{STAND_IN}")
+    stand_in.chmod(0o755)
+    settings = os.environ | {"PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
+
+    def run(name: str, *arguments: str) -> list[list[str]]:
+        log = tmp_path / "work" / "calls"
+        log.unlink(missing_ok=True)
+        done = subprocess.run(
+            ["bash", PAPER / f"{name}.sh", "work", "--demo", *arguments], cwd=tmp_path,
+            env=settings, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+        return [json.loads(line) for line in log.read_text().splitlines()]
+
+    return run
+
+
+def rows(tmp_path: Path, name: str) -> list[str]:
+    """Labels of the table of scores."""
+    document = json.loads((tmp_path / "work" / name / "report.json").read_text())
+    scores = next(table for table in document["tables"] if table["name"] == "scores")
+    return [label for label, _, _ in scores["rows"]]
+
+
+def of(calls: list[list[str]], command: str) -> list[str]:
+    return [shlex.join(call) for call in calls if call[0] == command]
+
+
+@pytest.mark.parametrize(
+    ("name", "task"), [("table1", "asr"), pytest.param("table2", "st", marks=pytest.mark.slow)]
+)
+def test_tables_1_and_2_have_every_system(call: Call, tmp_path: Path, name: str, task: str) -> None:
+    calls = call(name)
+    assert rows(tmp_path, name) == [
+        "Pretrained", "Finetuned", "Multi-lingual training", "Weight Averaging", "Task Arithmetic",
+        "MP-Merging", "TA, same norm as MP", "SVP-Merging", "TA, same norm as SVP", "LoRS-Merging",
+        "TA, same norm as LoRS",
+    ]  # fmt: skip
+    tuned = of(calls, "finetune")
+    assert len(tuned) == 6
+    assert " --steps 21 " in tuned[0]  # finetune.toml's
+    assert " --steps 105 " in tuned[-1]
+    assert tuned[-1].count(f"_{task}.train.jsonl") == 5
+    # the stand-in's pruned merges have half of the norm
+    assert sum(" --scale 0.1000 " in line for line in of(calls, "merge")) == 3
+    scores = json.loads((tmp_path / "work" / name / "report.json").read_text())["scores"]
+    assert {s["task"] for s in scores if s["system"] != "pretrained"} == {task}
+    assert [call[0] for call in call(name)] == ["report"]  # all else is there
+    again = call(name, "--seed", "1")
+    assert sum("--seed 1" in line for line in of(again, "finetune")) == 6
+    assert "pretrained" not in " ".join(of(again, "eval"))
+    document = json.loads((tmp_path / "work" / name / "report.json").read_text())
+    assert {s["runs"] for s in document["scores"] if s["system"] == "lors"} == {2}
+
+
+@pytest.mark.slow
+def test_table_3_merges_the_tasks_of_each_language(call: Call, tmp_path: Path) -> None:
+    calls = call("table3")
+    found = rows(tmp_path, "table3")
+    assert found[:3] == ["Pretrained", "Finetuned", "Multi-task training"]
+    assert len(found) == 11
+    assert len(of(calls, "finetune")) == 15
+    assert len(of(calls, "merge")) == 8 * 5
+
+
+@pytest.mark.slow
+def test_table_4_has_the_four_combinations(call: Call, tmp_path: Path) -> None:
+    calls = call("table4")
+    found = rows(tmp_path, "table4")
+    assert len(found) == 5 + 3 * 3
+    published = tomllib.loads((PAPER / "paper.toml").read_text())["names"].values()
+    assert set(found) <= set(published)
+    steps = [line.partition("--steps ")[2].split()[0] for line in of(calls, "finetune")]
+    assert sorted(map(int, steps)) == [21] * 10 + [42] * 5 + [105] * 2 + [210]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "figure", "lines"),
+    [
+        ("figure3", "languages", ("Task Arithmetic", "LoRS-Merging")),
+        ("figure4", "hours", ("Finetuned", "Multi-lingual training", "Task Arithmetic", "LoRS-Merging")),
+        ("figure5", "retain", ("SVP of each fine-tune, 0.084 h", "shrunk to the norm of MP, 0.084 h")),
+    ],
+)  # fmt: skip
+def test_figures_are_drawn(
+    call: Call, tmp_path: Path, name: str, figure: str, lines: tuple[str, ...]
+) -> None:
+    call(name)
+    folder = tmp_path / "work" / name
+    assert (folder / "figures" / f"{figure}.png").is_file()
+    text = (folder / "report.md").read_text()
+    assert all(f"{line}: " in text for line in lines)
+    assert [command[0] for command in call(name)] == ["report"]
+
+
+def test_the_paper_s_numbers_add_up() -> None:
+    found = tomllib.loads((PAPER / "paper.toml").read_text())
+    for task in ("asr", "st"):
+        for system, columns in found[task].items():
+            assert system in found["names"]
+            mean = fmean(columns[language] for language in LANGUAGES)
+            assert columns["average"] == pytest.approx(mean, abs=0.13)
+    assert found["asr"].keys() == found["st"].keys()
+
+
+def test_the_scripts_say_what_they_take(tmp_path: Path) -> None:
+    script = PAPER / "table1.sh"
+    for arguments in ([], ["work", "--nothing"], ["work", "more"]):
+        done = subprocess.run(["bash", script, *arguments], cwd=tmp_path, capture_output=True,
+                              text=True, timeout=20, check=False)  # fmt: skip
+        assert done.returncode == USAGE
+        assert "usage: examples/paper/table1.sh FOLDER" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_other_data_is_refused(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "made-of").write_text("whisper\n")
+    with pytest.raises(AssertionError, match="was made of other data"):
+        call("table1")
