@@ -168,6 +168,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
   border-top: 2px solid var(--ink); border-bottom: 2px solid var(--ink); }
 th, td { padding: .32rem .6rem; text-align: right; white-space: nowrap; }
 th { font-weight: 600; }
+thead th { white-space: normal; vertical-align: bottom; max-width: 11rem; }
 thead tr:last-child th { border-bottom: 1px solid var(--ink); }
 th.block { text-align: center; border-bottom: 1px solid var(--line); }
 tbody th { text-align: left; font-weight: 400; position: sticky; left: 0; background: #fff; }

@@ -11,6 +11,7 @@ from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, rai
 from lorsmerge_cli.operations.report_entries import Entry, Row
 from lorsmerge_cli.operations.report_results import Results
 
+AVERAGE = "average"  # the column of a plain mean over languages
 CONTROL = "ta_as_"  # before the name of a pruned system: task arithmetic of the same norm
 BASE_NAMES, FINETUNED_NAMES = ("pretrained", "base"), ("finetuned", "finetune")
 
@@ -27,7 +28,9 @@ class Paper:
         """The paper's number for a cell; empty for none, and where a system has several rows."""
         own = self.scores.get((task, row.system), {}) if row.label == row.system else {}
         found = own.get(column)
-        return "" if found is None else str(found)
+        if found is None:
+            return ""
+        return f"{found:.2f}" if column == AVERAGE else str(found)
 
 
 @dataclass(frozen=True)

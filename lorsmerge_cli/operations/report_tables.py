@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lorsmerge_cli.operations.report_entries import Key, Row
 from lorsmerge_cli.operations.report_results import Results
-from lorsmerge_cli.operations.report_roles import Paper, Roles
+from lorsmerge_cli.operations.report_roles import AVERAGE, Paper, Roles
 from lorsmerge_cli.operations.report_scores import (
     Difference,
     Runs,
@@ -132,7 +132,7 @@ class Tables:
             errors.append(Cell(NONE if score is None else number(score.error)))
             spreads.append(Cell("" if score is None or score.runs < 2 else
                                 f"{score.spread:.2f} ({score.runs})"))  # fmt: skip
-        beside = [self.paper.beside(row, task, "average") for row in self.rows]
+        beside = [self.paper.beside(row, task, AVERAGE) for row in self.rows]
         averages = _column(scores, marks, beside, whole, task)
         return [averages, errors, *([spreads] if many else [])]
 
@@ -145,7 +145,8 @@ class Tables:
         return row.system in self.roles.controls.values()
 
     def _scores_note(self, many: bool) -> str:
-        parts = ["Avg. is the plain mean over languages, ± its bootstrap standard error."]
+        parts = ["Avg. is the plain mean over languages, ± its bootstrap standard error; its marks "
+                 "mean more than 1.96 standard errors of the difference."]  # fmt: skip
         if many:
             parts.append("Rows of several runs are means; runs ± is their standard deviation "
                          "(and their number).")  # fmt: skip

@@ -78,6 +78,8 @@ elif command == "eval":
         "lorsmerge": "0", "models": models, "records": records,
         "settings": {"scoring": {"normalisation": "basic", "samples": 10, "seed": 0},
                      "decoding": {"beam": options["--beam"][0]}}}))
+elif command == "data":
+    Path(options["-o"][0]).touch()
 elif command == "report":
     os.execv(sys.executable, [sys.executable, "-m", "lorsmerge_cli", *sys.argv[1:]])
 """
@@ -90,13 +92,14 @@ def call(tmp_path: Path) -> Call:
     stand_in = tmp_path / "bin" / "lorsmerge"
     stand_in.write_text(f"#!{sys.executable}\n{STAND_IN}")
     stand_in.chmod(0o755)
-    settings = os.environ | {"PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
 
-    def run(name: str, *arguments: str) -> list[list[str]]:
+    def run(name: str, *arguments: str, demo: bool = True) -> list[list[str]]:
+        settings = os.environ | {"PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
+        kind = ["--demo"] if demo else []
         log = tmp_path / "work" / "calls"
         log.unlink(missing_ok=True)
         done = subprocess.run(
-            ["bash", PAPER / f"{name}.sh", "work", "--demo", *arguments], cwd=tmp_path,
+            ["bash", PAPER / f"{name}.sh", "work", *kind, *arguments], cwd=tmp_path,
             env=settings, capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr
@@ -202,6 +205,30 @@ def test_the_scripts_say_what_they_take(tmp_path: Path) -> None:
         assert done.returncode == USAGE
         assert "usage: examples/paper/table1.sh FOLDER" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_without_demo_the_settings_are_the_paper_s(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "whisper").mkdir()
+    monkeypatch.setenv("WHISPER", str(tmp_path / "whisper"))
+    monkeypatch.setenv("COMMON_VOICE", "cv")
+    calls = call("table2", demo=False)
+    data = of(calls, "data")
+    assert len(data) == 5 * 2 * 3
+    assert data[0] == (
+        "data cv/ca --language ca --task asr --split train --hours 5 -o data/ca_asr.train.jsonl"
+    )
+    tuned = of(calls, "finetune")
+    assert "recipes/finetune/ca_st.toml" in tuned[0]
+    assert "--learning-rate 5e-9 --schedule constant --epochs 10" in tuned[-1]
+    lors = next(line for line in of(calls, "merge") if "svp=" in line and "mp=" in line)
+    recipe = tomllib.loads((PAPER.parent / "recipes" / "paper-st.toml").read_text())
+    for delta in recipe["deltas"]:
+        assert f"/{delta['path']}:svp={delta['svp']},mp={delta['mp']}" in lors
+    assert "--scale 0.15 " in lors
+    assert all("--beam 20" in line for line in of(calls, "eval"))
 
 
 def test_a_folder_of_other_data_is_refused(call: Call, tmp_path: Path) -> None:
