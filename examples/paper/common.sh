@@ -41,6 +41,11 @@ run() {
     "$@"
 }
 
+absolute() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
+if [ -z "$demo" ]; then
+    WHISPER=$(absolute "${WHISPER:?is to be the folder of openai/whisper-small, or give --demo}")
+    COMMON_VOICE=$(absolute "${COMMON_VOICE:?is to be the folder that holds ca/ de/ es/ fr/ it/}")
+fi
 mkdir -p "$folder"
 cd "$folder"
 kind=${demo:+demo $bundle}
@@ -61,13 +66,13 @@ if [ -n "$demo" ]; then
     beam=1
     about=(--title "The paper's experiments in miniature")
 else
-    ln -sfn "$(realpath "${WHISPER:?is the folder of openai/whisper-small}")" base
+    ln -sfn "$WHISPER" base
     mkdir -p data
     for language in "${languages[@]}"; do
         for task in asr st; do
             for split in train:5 dev:1 test:1; do # hours
                 file=data/${language}_$task.${split%:*}.jsonl
-                [ -e "$file" ] || run lorsmerge data "${COMMON_VOICE:?holds ca/ de/ es/ fr/ it/}/$language" \
+                [ -e "$file" ] || run lorsmerge data "$COMMON_VOICE/$language" \
                     --language "$language" --task "$task" --split "${split%:*}" --hours "${split#*:}" -o "$file"
             done
         done

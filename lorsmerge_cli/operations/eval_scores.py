@@ -205,7 +205,7 @@ def compare(a: Record, b: Record, scoring: Scoring) -> Comparison:
     )
 
 
-@lru_cache(maxsize=1024)  # a report compares one system with several
+@lru_cache(maxsize=4096)  # a report compares one system with several
 def _counts(rows: tuple[Hypothesis, ...], normalisation: str, unit: str) -> list[ErrorCounts]:
     return count_rows(rows, normalisation, unit)
 

@@ -112,7 +112,7 @@ def _about(results: Results) -> tuple[str, ...]:
     each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
     signatures = dict.fromkeys(entry.record.signature for entry in results.entries)
     return (
-        f"{len(results.systems)} systems, {each} utterances for each score; intervals from "
+        f"Systems: {len(results.systems)}; {each} utterances for each score; intervals from "
         f"{results.scoring.samples} draws of the bootstrap.",
         f"lorsmerge {__version__}; {'; '.join(signatures)}",
     )

@@ -90,7 +90,7 @@ def find_roles(
     return Roles(
         base or _named(systems, BASE_NAMES) or _base_by_identity(results),
         finetuned or _named(systems, FINETUNED_NAMES) or own,
-        against or _named(systems, ("ta",)) or first_ta or systems[0],
+        against or _named(systems, ("ta",)) or first_ta or (systems[0] if systems[1:] else None),
         found | dict(controls),
         frozenset(held_out),
     )

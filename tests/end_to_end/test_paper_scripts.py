@@ -218,7 +218,7 @@ def test_without_demo_the_settings_are_the_paper_s(
     data = of(calls, "data")
     assert len(data) == 5 * 2 * 3
     assert data[0] == (
-        "data cv/ca --language ca --task asr --split train --hours 5 -o data/ca_asr.train.jsonl"
+        f"data {tmp_path}/cv/ca --language ca --task asr --split train --hours 5 -o data/ca_asr.train.jsonl"
     )
     tuned = of(calls, "finetune")
     assert "recipes/finetune/ca_st.toml" in tuned[0]
