@@ -181,6 +181,7 @@ def _run(recipe: Recipe, output: Path | None, dry_run: bool, **settings: Any) ->
     document = _plan_document(plan) | {
         "norms": list(report.norms),
         "norms_kept": list(report.kept),
+        "step_norm": report.step,
         "updated": report.rounding.updated,
         "lost_to_rounding": report.rounding.lost,
     }
@@ -261,6 +262,7 @@ def _show_plan(plan: MergePlan) -> None:
 def _show_report(plan: MergePlan, report: MergeReport) -> None:
     _show_deltas(plan, report)
     console.line(_tensor_line(plan))
+    console.line(f"a step of norm {report.step:.4g} from the base")
     updated, lost = report.rounding.updated, report.rounding.lost
     share = lost / updated if updated else 0.0
     console.line(

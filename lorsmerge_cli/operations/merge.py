@@ -45,6 +45,8 @@ class MergeReport:
         rounding: updates, and how many of them the output's dtype lost.
         norms: L2 norm of each delta as read, in the recipe's order.
         kept: L2 norm of each after pruning.
+        step: L2 norm of the step from the base, lambda and all; a merge without pruning that takes
+            as long a step is the control for what pruning does beside shrinking.
         warnings: what the user should know.
     """
 
@@ -55,6 +57,7 @@ class MergeReport:
     rounding: Rounding
     norms: tuple[float, ...]
     kept: tuple[float, ...]
+    step: float
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -88,6 +91,7 @@ def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
         rounding=run.rounding,
         norms=run.norms(),
         kept=run.kept(),
+        step=math.fsum(run.steps) ** 0.5,
         warnings=tuple(run.warnings()),
     )
 
@@ -99,6 +103,7 @@ class _Run:
         self.plan = plan
         self.method = METHODS[plan.method]
         self.rounding = Rounding()
+        self.steps: list[float] = []  # energy of each unit's update
         self._squares: list[list[float]] = [[] for _ in plan.vectors]
         self._dropped: list[list[float]] = [[] for _ in plan.vectors]  # energy lost by pruning
 
@@ -127,6 +132,7 @@ class _Run:
             writer.write(unit.name, base, unit.start)
             return Rounding()
         update = COMBINERS[self.method.combiner](self._scaled_deltas(unit))
+        self.steps.append(energy(update))
         dtype = self.plan.output_specs[unit.name].dtype
         merged, rounding = add_to_base(base, update.cpu(), dtype)
         if not is_finite(merged):
