@@ -27,7 +27,7 @@ VARIANTS = ("m1", "m2", "m3", "m4", "f1", "f2")
 BATCH = 64
 # name, steps, learning rate, weight of CTC, share of clips with acoustics
 PHASES = (("align", 1000, 1.2e-3, 0.5, 0.0), ("plain", 450, 6e-4, 0.0, 0.0),
-          ("wide", 900, 6e-4, 0.0, 1.0), ("wider", 900, 6e-4, 0.0, 1.0))  # fmt: skip
+          ("wide", 900, 6e-4, 0.0, 1.0))  # fmt: skip
 
 
 def speak() -> tuple[np.ndarray, list[tuple[str, str, str]]]:
