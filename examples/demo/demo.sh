@@ -14,10 +14,9 @@ run() {
     "$@"
 }
 
-trap 'cat errors.txt >&2 2> /dev/null' ERR
-
-norm() { # of the step that a merge takes from the base
-    lorsmerge delta base "$1" -o "$1.delta" --json 2> errors.txt | python -c 'import json, sys; print(json.load(sys.stdin)["norm"])'
+merge() { # and note how long a step it takes from the base
+    run lorsmerge merge base *_asr.delta "$@" | tee merge.txt
+    step=$(sed -n 's/^a step of norm \(.*\) from the base$/\1/p' merge.txt)
 }
 
 if [ -e "$folder" ] && [ ! -e "$folder/made-by-demo" ]; then
@@ -48,23 +47,23 @@ for language in "${languages[@]}"; do
 done
 
 echo
-echo "2. Look at what pruning keeps of a delta. (--delta above has done `lorsmerge delta base ft/ca_asr -o ca_asr.delta`)"
+echo "2. Look at what pruning keeps of a delta (--delta above: the same as lorsmerge delta base ft/ca_asr)."
 run lorsmerge prune ca_asr.delta -o ca_asr.lors.delta --svp 0.05 --mp 0.2
 
 echo
-echo "3. Merge the five by each method."
-run lorsmerge merge base *_asr.delta --method wa -o merged/wa
-run lorsmerge merge base *_asr.delta --scale $scale -o merged/ta
-run lorsmerge merge base *_asr.delta --scale $scale --mp 0.2 -o merged/mp
-run lorsmerge merge base *_asr.delta --scale $scale --svp 0.05 -o merged/svp
-run lorsmerge merge base *_asr.delta --scale $scale --svp 0.05 --mp 0.2 -o merged/lors
-
-echo
-echo "Pruning also shrinks. Beside each pruned merge, task arithmetic (ta) of the same norm:"
-whole=$(norm merged/ta)
+echo "3. Merge the five by each method. Pruning also shrinks: beside each pruned merge, task arithmetic"
+echo "   (ta) that takes a step of the same length."
+merge --method wa -o merged/wa
+merge --scale $scale -o merged/ta
+whole=$step
 for method in mp svp lors; do
-    same=$(python -c "print(f'{$scale * $(norm merged/$method) / $whole:.4f}')")
-    run lorsmerge merge base *_asr.delta --scale "$same" -o "merged/ta_as_$method"
+    case $method in
+        mp) ratios=(--mp 0.2) ;;
+        svp) ratios=(--svp 0.05) ;;
+        lors) ratios=(--svp 0.05 --mp 0.2) ;;
+    esac
+    merge --scale $scale "${ratios[@]}" -o merged/$method
+    merge --scale "$(python -c "print(f'{$scale * $step / $whole:.4f}')")" -o "merged/ta_as_$method"
 done
 
 echo

@@ -262,11 +262,12 @@ def _show_plan(plan: MergePlan) -> None:
 def _show_report(plan: MergePlan, report: MergeReport) -> None:
     _show_deltas(plan, report)
     console.line(_tensor_line(plan))
+    console.line(f"a step of norm {report.step:.4g} from the base")
     updated, lost = report.rounding.updated, report.rounding.lost
     share = lost / updated if updated else 0.0
     console.line(
-        f"{report.output}: {console.size(plan.output_size)}, method {plan.method}, step norm "
-        f"{report.step:.4g}; {share:.2%} of {updated:,} updates lost to rounding"
+        f"{report.output}: {console.size(plan.output_size)}, method {plan.method}; "
+        f"{share:.2%} of {updated:,} updates lost to rounding"
     )
 
 

@@ -46,7 +46,8 @@ class MergeReport:
         rounding: updates, and how many of them the output's dtype lost.
         norms: L2 norm of each delta as read, in the recipe's order.
         kept: L2 norm of each after pruning.
-        step: L2 norm of what was added to the base, before rounding.
+        step: L2 norm of the step from the base, lambda and all; a merge without pruning that takes
+            as long a step is the control for what pruning does beside shrinking.
         warnings: what the user should know.
     """
 
@@ -103,7 +104,7 @@ class _Run:
         self.plan = plan
         self.method = METHODS[plan.method]
         self.rounding = Rounding()
-        self.steps: list[float] = []  # squared norms of what units add to the base
+        self.steps: list[float] = []  # energy of each unit's update
         self._squares: list[list[float]] = [[] for _ in plan.vectors]
         self._dropped: list[list[float]] = [[] for _ in plan.vectors]  # energy lost by pruning
 
@@ -132,7 +133,7 @@ class _Run:
             writer.write(unit.name, base, unit.start)
             return Rounding()
         update = COMBINERS[self.method.combiner](self._scaled_deltas(unit))
-        self.steps.append(energy(update))  # list.append is atomic
+        self.steps.append(energy(update))
         dtype = self.plan.output_specs[unit.name].dtype
         merged, rounding = add_to_base(base, update.cpu(), dtype)
         if not is_finite(merged):
@@ -153,7 +154,7 @@ class _Run:
                 before = vector.file.norms[unit.name] ** 2 if pruner else 0.0
             else:
                 before = energy(delta)
-                self._squares[number].append(before)
+                self._squares[number].append(before)  # list.append is atomic
             if pruner:
                 keep = budget(self.plan.base.specs[unit.name].shape, entry.svp, entry.mp)
                 delta = dense(prune(delta, pruner, keep))

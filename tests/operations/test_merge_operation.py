@@ -283,6 +283,17 @@ class TestNumbers:
         assert report.kept == pytest.approx(wanted, rel=1e-6)
         assert all(kept < norm for kept, norm in zip(report.kept, report.norms, strict=True))
 
+    @pytest.mark.parametrize("settings", [{"method": "wa"}, {"svp": 0.1, "mp": 0.2}])
+    def test_the_step_is_as_long_as_it_is(self, small: Path, settings: dict[str, Any]) -> None:
+        report = run_merge(small / "base", both(small), out(small), dtype="float32", **settings)
+        base, found = load(small / "base"), load(out(small))
+        squares = [
+            (found[name].double() - tensor.double()).square().sum().item()
+            for name, tensor in base.items()
+            if tensor.is_floating_point()
+        ]
+        assert report.step == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
+
 
 def ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Distance of neighbours in `dtype` at values in float64."""
