@@ -119,9 +119,8 @@ def of(calls: list[list[str]], command: str) -> list[str]:
     return [shlex.join(call) for call in calls if call[0] == command]
 
 
-@pytest.mark.parametrize(
-    ("name", "task"), [("table1", "asr"), pytest.param("table2", "st", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "task"), [("table1", "asr"), ("table2", "st")])
 def test_tables_1_and_2_have_every_system(call: Call, tmp_path: Path, name: str, task: str) -> None:
     calls = call(name)
     assert rows(tmp_path, name) == [
