@@ -22,6 +22,7 @@ from lorsmerge_cli.commands.finetune import finetune
 from lorsmerge_cli.commands.inspect import inspect_files
 from lorsmerge_cli.commands.merge import merge
 from lorsmerge_cli.commands.prune import prune
+from lorsmerge_cli.commands.search import search
 from lorsmerge_cli.commands.transcribe import transcribe
 from lorsmerge_cli.errors import LorsmergeError
 
@@ -119,6 +120,7 @@ _register("finetune", finetune)
 _register("delta", delta)
 _register("prune", prune)
 _register("merge", merge)
+_register("search", search)
 _register("eval", evaluate)
 _register("inspect", inspect_files)
 _register("data", data)
