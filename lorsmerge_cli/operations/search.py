@@ -33,7 +33,7 @@ from lorsmerge_cli.operations.speech_model import parse_speech_dtype
 POLL = 1.0  # seconds between looks at what the other workers do
 PATIENCE = 120.0  # seconds that a worker waits for the study to be made
 KEPT_MERGES, KEPT_FEATURES = 0.25, 0.25  # of the free memory
-SCORES, SAME, PART = "scores", "same", "part"  # attributes of a trial
+RESULT = "result"  # attribute of a trial: `scores`, of which `part`, and the `same` one
 
 
 def search(
@@ -178,20 +178,19 @@ class _Run:
                 self.told(f"{shown(self.plan.study)}: {reason(error)}; trying again.")
 
     def _progress(self, trials: Sequence[FrozenTrial]) -> None:
-        count = sum(trial.state in studies.FINISHED for trial in trials)
+        count = len(studies.finished(trials))
         self.progress(count - self._reported, self.total)
         self._reported = count
 
     def _do_one(self) -> None:
         trial = studies.ask(self.study)
         try:
-            earlier = [t for t in studies.live(self.study) if t.number < trial.number]
-            if len(earlier) >= self.total:  # another worker was faster
-                trial.set_user_attr(studies.SURPLUS, True)
-                self.study.tell(trial, state=TrialState.FAIL)
+            trials = studies.live(self.study)
+            if sum(t.number < trial.number for t in trials) >= self.total:  # another was faster
+                studies.let_be(self.study, trial)
                 return
             with studies.signs_of_life(self.storage, trial):
-                values = self._try(trial)
+                values = self._try(trial, studies.finished(trials))
         except STORAGE_ERRORS:
             raise
         except BaseException:
@@ -199,22 +198,16 @@ class _Run:
                 studies.give_up(self.study, self.study.get_trials(deepcopy=False)[trial.number])
             raise
         state = TrialState.PRUNED if values is None else None
-        self.study.tell(trial, values, state, skip_if_finished=True)
+        self.done(self._row(self.study.tell(trial, values, state, skip_if_finished=True)))
         self.own += 1
-        self.done(self._row(self.study.get_trials(deepcopy=False)[trial.number]))
 
-    def _try(self, trial: Trial) -> tuple[float, ...] | None:
+    def _try(self, trial: Trial, finished: Sequence[FrozenTrial]) -> tuple[float, ...] | None:
         """Values of the objectives; None for a trial that is stopped early."""
         point = studies.suggest(trial, self.plan.space)
-        twin = self._twin(point)
+        wanted = self._point(point)
+        twin = next((t for t in finished if self._point(t.params) == wanted), None)
         if twin is not None:
-            for key in (SCORES, PART):
-                trial.set_user_attr(key, twin.user_attrs[key])
-            trial.set_user_attr(SAME, studies.place_of(self.study, twin) + 1)
-            if len(self.plan.goal.tasks) == 1:
-                for step, value in twin.intermediate_values.items():
-                    trial.report(value, step)
-            return None if twin.state == TrialState.PRUNED else tuple(twin.values)
+            return self._repeat(trial, twin)
         self.scorer.load(self.plan.space.recipe(point))
         parts = self.plan.parts
         values: tuple[float, ...] = ()
@@ -225,17 +218,19 @@ class _Run:
                 trial.report(values[0], step)
             stopped = not last and trial.should_prune()
             if last or stopped:
-                trial.set_user_attr(SCORES, scores)
-                trial.set_user_attr(PART, len(parts[step - 1]) / len(parts[-1]))
+                part = len(parts[step - 1]) / len(parts[-1])
+                trial.set_user_attr(RESULT, {"scores": scores, "part": part})
             if stopped:
                 return None
         return values
 
-    def _twin(self, point: Point) -> FrozenTrial | None:
-        """The first finished trial that tried the same."""
-        wanted = self._point(point)
-        found = (t for t in studies.finished(self.study) if self._point(t.params) == wanted)
-        return next(found, None)
+    def _repeat(self, trial: Trial, twin: FrozenTrial) -> tuple[float, ...] | None:
+        """The result of a finished trial that tried the same."""
+        same = studies.place_of(self.study, twin) + 1
+        trial.set_user_attr(RESULT, {"same": same} | twin.user_attrs[RESULT])
+        for step, value in twin.intermediate_values.items():
+            trial.report(value, step)
+        return None if twin.state == TrialState.PRUNED else tuple(twin.values or ())
 
     def _point(self, params: Mapping[str, Any]) -> Point:
         """As it stands in a recipe."""
@@ -243,21 +238,21 @@ class _Run:
         return {name: None if value is None else rounded(value) for name, value in point.items()}
 
     def _row(self, trial: FrozenTrial) -> TrialRow:
-        point = self._point(trial.params)
+        point, result = self._point(trial.params), trial.user_attrs[RESULT]
         return TrialRow(
             number=studies.place_of(self.study, trial) + 1,
             title=self._titles.get(tuple(point.items()), ""),
             stopped=trial.state == TrialState.PRUNED,
-            part=trial.user_attrs[PART],
+            part=result["part"],
             point=point,
             values=tuple(trial.values or ()),
-            scores=trial.user_attrs[SCORES],
-            same_as=trial.user_attrs.get(SAME),
+            scores=result["scores"],
+            same_as=result.get("same"),
         )
 
     def rows(self) -> tuple[TrialRow, ...]:
         """The finished trials."""
-        return tuple(self._row(trial) for trial in studies.finished(self.study))
+        return tuple(self._row(trial) for trial in studies.finished(studies.live(self.study)))
 
     def finalists(self) -> tuple[Finalist, ...]:
         """The best trials, scored as `eval` does, the best of them first."""

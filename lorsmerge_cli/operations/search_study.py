@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,7 +37,9 @@ SAMPLERS = ("grid", "tpe", "cmaes")
 # The median looks at finished trials alone. Hyperband goes by a trial's number, and halving by
 # what lost trials had reached: both would decide otherwise after a kill.
 PRUNERS: dict[str, Callable[[], BasePruner]] = {"median": MedianPruner, "none": NopPruner}
-PLACE, WORKER, AGAIN, SURPLUS = "place", "worker", "again", "surplus"  # attributes of a trial
+WORK = (
+    "work"  # attribute of a trial: its `place`, its `worker`, and whether it is `again`, `surplus`
+)
 INPUTS, TRIALS = "inputs", "trials"  # attributes of a study
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -94,21 +96,23 @@ def join_study(
 
 def live(study: Study) -> list[FrozenTrial]:
     """The trials that count: finished, running, or waiting to be done again; by place."""
-    trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
-    return sorted(trials, key=lambda trial: place_of(study, trial))
+    trials = study.get_trials(deepcopy=False)
+    counted = [trial for trial in trials if trial.state != TrialState.FAIL]
+    return sorted(counted, key=lambda trial: place_of(study, trial))
 
 
-def finished(study: Study) -> list[FrozenTrial]:
-    """The trials that have a result, by place."""
-    return [trial for trial in live(study) if trial.state in FINISHED]
+def finished(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Those that have a result."""
+    return [trial for trial in trials if trial.state in FINISHED]
 
 
 def place_of(study: Study, trial: FrozenTrial) -> int:
     """0, 1, 2, ... as the trials were begun, not counting those that were done again."""
-    if PLACE in trial.user_attrs:
-        return int(trial.user_attrs[PLACE])
+    work = trial.user_attrs.get(WORK)
+    if work is not None:
+        return int(work["place"])
     earlier = (t for t in study.get_trials(deepcopy=False) if t.number < trial.number)
-    return sum(not {AGAIN, SURPLUS} & t.user_attrs.keys() for t in earlier)
+    return sum(not {"again", "surplus"} & t.user_attrs.get(WORK, {}).keys() for t in earlier)
 
 
 def do_again(study: Study, trial: FrozenTrial) -> None:
@@ -118,9 +122,16 @@ def do_again(study: Study, trial: FrozenTrial) -> None:
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs={PLACE: place_of(study, trial), AGAIN: True},
+            user_attrs={WORK: {"place": place_of(study, trial), "again": True}},
         )
     )
+
+
+def let_be(study: Study, trial: Trial) -> None:
+    """End a trial that is one too many."""
+    found = study.get_trials(deepcopy=False)[trial.number]
+    trial.set_user_attr(WORK, found.user_attrs[WORK] | {"surplus": True})
+    study.tell(trial, state=TrialState.FAIL)
 
 
 def give_up(study: Study, trial: FrozenTrial) -> None:
@@ -141,7 +152,7 @@ def recover(study: Study) -> None:
         warnings.simplefilter("ignore", ExperimentalWarning)
         fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        worker = trial.user_attrs.get(WORKER)
+        worker = trial.user_attrs.get(WORK, {}).get("worker")
         if worker is None:  # killed before it could say who it was
             began = trial.datetime_start or datetime.now()
             lost = datetime.now() - began > timedelta(seconds=GRACE)
@@ -233,8 +244,8 @@ class Sampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         self._place = place_of(study, trial)
-        for key, value in ((PLACE, self._place), (WORKER, this_process())):
-            study._storage.set_trial_user_attr(trial._trial_id, key, value)
+        work = trial.user_attrs.get(WORK, {}) | {"place": self._place, "worker": this_process()}
+        study._storage.set_trial_user_attr(trial._trial_id, WORK, work)
         digest = hashlib.sha256(f"{self.seed} {self._place}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big")
         with warnings.catch_warnings():
@@ -261,8 +272,9 @@ class Sampler(BaseSampler):
     ) -> dict[str, Any]:
         if self._given is not None:
             return {}
-        trial = copy.copy(trial)
-        trial.number = self._place  # CMA-ES seeds by it
+        if self.kind == "cmaes":  # it seeds by the number
+            trial = copy.copy(trial)
+            trial.number = self._place
         return self._inner.sample_relative(study, trial, search_space)
 
     def sample_independent(
