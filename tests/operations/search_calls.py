@@ -75,6 +75,7 @@ class Formula:
 
 def _never_sync(connection: Any, record: object) -> None:
     connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("PRAGMA journal_mode = MEMORY")
 
 
 @pytest.fixture
