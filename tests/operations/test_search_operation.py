@@ -200,16 +200,15 @@ def test_what_was_tried_before_is_not_scored_again(
 
 
 def test_a_trial_that_is_behind_is_stopped(folder: Path, study: Path, formula: Formula) -> None:
-    report = run(folder, study, objective="wer", trials=12)
+    report = run(folder, study, objective="wer", trials=9)
     stopped = [row for row in report.trials if row.stopped]
     assert stopped
     assert {row.part for row in stopped} <= {0.25, 1 / 3, 0.5}
     assert all(not found.trial.stopped for found in report.finalists)
     assert not any(row.stopped for row in report.trials[:5])
-    whole = run(folder, study.with_name("b"), objective="wer", trials=12, pruner="none")
-    assert not any(row.stopped for row in whole.trials)
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_where_fewer_ended(folder: Path, study: Path, formula: Formula) -> None:
     wanted = run(folder, study.with_name("b.db"), objective="wer", trials=12)
     run(folder, study, objective="wer", trials=4)
@@ -297,12 +296,21 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, number: int, *, early: bool) -> Non
     monkeypatch.setattr(search_study, "this_process", lambda: gone)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "grid"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["tpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cmaes", "grid"))],
+)
 def test_the_trials_are_the_same_after_kills(
     folder: Path, study: Path, formula: Formula, sampler: str
 ) -> None:
     texts = {"svp": "0.1:0.3:0.1", "mp": "0.2:0.6:0.2", "scale": "0.1:0.9:0.2"}
-    settings = {"texts": texts, "sampler": sampler, "trials": 14, "objective": "wer"}
+    settings = {
+        "texts": texts,
+        "sampler": sampler,
+        "trials": 13,
+        "objective": "wer",
+        "finalists": 2,
+    }
     wanted = run(folder, study.with_name("b.db"), **settings)
     for number, early in ((1, True), (2, False), (8, False), (2, True)):
         with pytest.MonkeyPatch.context() as patch:
@@ -318,28 +326,29 @@ def test_the_trials_are_the_same_after_kills(
 def test_an_interrupted_search_says_how_to_go_on_and_comes_to_the_same(
     folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = run(folder, study.with_name("b.db"), objective="wer", trials=11)
+    settings = {"objective": "wer", "trials": 4, "finalists": 1}
+    wanted = run(folder, study.with_name("b.db"), **settings)
     real, count = formula.load, itertools.count()
 
     def load(recipe: Any) -> None:
-        if next(count) == 6:
+        if next(count) == 2:
             raise KeyboardInterrupt
         real(recipe)
 
     monkeypatch.setattr(formula, "load", load)
     with pytest.raises(Interrupted, match=rf"study.db\. Go on with: {COMMAND}"):
-        run(folder, study, objective="wer", trials=11)
-    assert run(folder, study, objective="wer", trials=11).trials == wanted.trials
+        run(folder, study, **settings)
+    assert run(folder, study, **settings).trials == wanted.trials
 
 
 def test_finalists_are_not_scored_again(folder: Path, study: Path, formula: Formula) -> None:
-    first = run(folder, study, objective="wer", finalists=3)
+    settings = {"objective": "wer", "trials": 3, "finalists": 2}
+    first = run(folder, study, **settings)
     del formula.tried[:]
-    second = run(folder, study, objective="wer", finalists=3)
-    assert second.finalists == first.finalists
+    assert run(folder, study, **settings).finalists == first.finalists
     assert formula.tried == []
-    run(folder, study, objective="wer", finalists=3, beam=3)
-    assert len(formula.tried) == 3
+    run(folder, study, **settings, beam=3)
+    assert len(formula.tried) == 2
 
 
 def test_a_trial_of_a_dead_machine_is_done_again_and_of_a_living_one_is_not(
@@ -369,6 +378,16 @@ def test_a_trial_of_a_dead_machine_is_done_again_and_of_a_living_one_is_not(
     assert [row.number for row in report.trials] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.fixture(scope="module")
+def begun(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of one trial. Read only."""
+    place = tmp_path_factory.mktemp("begun") / "study.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Run, "scorer", property(lambda self: Formula(["ca", "de"])))
+        run(folder, place, objective="wer", trials=1, finalists=1)
+    return place
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -389,9 +408,8 @@ def test_a_trial_of_a_dead_machine_is_done_again_and_of_a_living_one_is_not(
     ids=str,
 )
 def test_a_study_of_something_else_is_refused(
-    folder: Path, study: Path, formula: Formula, tmp_path: Path, change: dict[str, Any], said: str
+    folder: Path, begun: Path, tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
-    run(folder, study, objective="wer", trials=2, finalists=1)
     for key in ("deltas", "base"):
         if key in change:
             value = change[key]
@@ -401,14 +419,19 @@ def test_a_study_of_something_else_is_refused(
     if "data" in change:
         change = {"data": [make_test_set(tmp_path / "other", count=20, seed=3)]}
     with pytest.raises(Mismatch, match=rf"'search' in .*study.db .* differs in {said}\. .*--name"):
-        run(folder, study, **{"objective": "wer", "trials": 2} | change)
-    assert run(folder, study, objective="wer", trials=2, name="another").own == 2
+        run(folder, begun, **{"objective": "wer", "trials": 1} | change)
+
+
+def test_a_database_holds_many_searches(folder: Path, study: Path, formula: Formula) -> None:
+    for name in ("one", "another"):
+        settings = {"objective": "wer", "trials": 1, "seed": len(name)}
+        assert run(folder, study, **settings, name=name).own == 1
 
 
 def test_a_database_that_goes_away_is_waited_for(
     folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = run(folder, study.with_name("b.db"), objective="wer", trials=6)
+    wanted = run(folder, study.with_name("b.db"), objective="wer", trials=3)
     monkeypatch.setattr(search_storage, "BACKOFF", (0.01, 0.01))
     told: list[str] = []
     hidden = study.with_name("hidden")
@@ -419,10 +442,10 @@ def test_a_database_that_goes_away_is_waited_for(
             shutil.move(hidden, study)
 
     def hide(row: Any) -> None:
-        if row.number == 3:
+        if row.number == 2:
             shutil.move(study, hidden)
 
-    report = run(folder, study, objective="wer", trials=6, told=tell, done=hide)
+    report = run(folder, study, objective="wer", trials=3, told=tell, done=hide)
     assert told[0] == f"{study} cannot be reached ({study} is gone); trying again in 0.01 s."
     assert report.trials == wanted.trials
 
@@ -430,22 +453,22 @@ def test_a_database_that_goes_away_is_waited_for(
 def test_a_database_that_stays_away_ends_the_search_with_how_to_go_on(
     folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = run(folder, study.with_name("b.db"), objective="wer", trials=6)
+    wanted = run(folder, study.with_name("b.db"), objective="wer", trials=3)
     monkeypatch.setattr(search_storage, "BACKOFF", (0.01, 0.01))
     hidden = study.with_name("hidden")
     real, count = formula.load, itertools.count()
 
     def load(recipe: Any) -> None:
-        if next(count) == 3:
+        if next(count) == 1:
             shutil.move(study, hidden)
         real(recipe)
 
     monkeypatch.setattr(formula, "load", load)
     with pytest.raises(UnreadableFile, match=rf"went away in the middle .*go on with: {COMMAND}"):
-        run(folder, study, objective="wer", trials=6)
+        run(folder, study, objective="wer", trials=3)
     assert not study.exists()
     shutil.move(hidden, study)
-    assert run(folder, study, objective="wer", trials=6).trials == wanted.trials
+    assert run(folder, study, objective="wer", trials=3).trials == wanted.trials
 
 
 @pytest.mark.parametrize(
