@@ -2,8 +2,8 @@
 
 A merge in memory, loaded into the model that stays loaded, is timed for a point of each sort: the
 first one, which decomposes; another pair of ratios; another lambda. The full merge is the `merge`
-operation in the same process, which reads the same mapped files and writes 967 MB. Rounds take
-turns, and ratios are of medians.
+operation in the same process, which reads the same mapped files and writes its output. Seconds are
+the processor's, which other work on the machine changes little, and ratios are of medians.
 
     python benchmarks/search.py --rounds 3 -o benchmarks/search.md
 """
@@ -57,9 +57,9 @@ def measure(folder: Path, threads: int, results: dict[str, list[float]]) -> None
     """One round, with nothing kept from the one before."""
 
     def timed(name: str, work: Callable[[], object]) -> None:
-        began = time.perf_counter()
+        began = time.process_time()
         work()
-        results[name].append(time.perf_counter() - began)
+        results[name].append(time.process_time() - began)
         print(f"{NAMES[name]}: {results[name][-1]:.2f} s", flush=True)
 
     first = recipe_of(folder, 0.03, 0.4, 0.15)
@@ -91,7 +91,7 @@ def report(results: dict[str, list[float]], size: str, threads: int) -> str:
         f"{len(results['merge'])} rounds, warm page cache, imports not counted. Made by "
         "`python benchmarks/search.py`.",
         "",
-        "| | seconds | from - to | share of a full merge |",
+        "| | CPU seconds | from - to | share of a full merge |",
         "| --- | ---: | ---: | ---: |",
     ]
     for name, seconds in results.items():
