@@ -157,10 +157,10 @@ def plan_search(
     recipe = space.largest_recipe().resolved()
     inputs = open_inputs(recipe, allow_other_base=settings.allow_other_base)
     source = find_model(Path(space.base), name="the merge", companions=settings.companions)
-    raise_all(_output_faults(settings, [*inputs.files, *data, *test]))
     notes: list[str] = []
     rows = _load(data, "dev", reading, source.window, notes)
     goal = Goal(_tasks(settings.objective, rows), settings.rank_by)
+    raise_all(_output_faults(settings, goal, [*inputs.files, *data, *test]))
     rows = tuple(row for row in rows if row.task in goal.tasks)
     without = empty_groups(rows)
     if without:
@@ -231,6 +231,13 @@ def _setting_faults(space: Space, settings: SearchSettings) -> list[LorsmergeErr
         faults.append(UsageFault("A --worker needs --study, the database that it takes part in."))
     if not settings.worker and settings.output is None:
         faults.append(UsageFault("There is no output.", "Write -o best.toml."))
+    if settings.output is not None and settings.output.suffix != ".toml":
+        faults.append(
+            UsageFault(
+                f"{settings.output}: a recipe is written as .toml.",
+                f"Write -o {settings.output.with_suffix('.toml')}.",
+            )
+        )
     parse_speech_dtype(settings.dtype)
     return faults
 
@@ -244,12 +251,14 @@ def recipe_files(settings: SearchSettings) -> list[Path]:
     return [settings.output, *(settings.output.with_name(name) for name in others)]
 
 
-def _output_faults(settings: SearchSettings, inputs: Sequence[Path]) -> list[LorsmergeError]:
+def _output_faults(
+    settings: SearchSettings, goal: Goal, inputs: Sequence[Path]
+) -> list[LorsmergeError]:
     faults: list[LorsmergeError] = []
     inputs = list(inputs)
     if settings.study is not None and not is_url(settings.study):
         inputs.append(Path(settings.study))
-    written = recipe_files(settings) if settings.objective == "both" else recipe_files(settings)[:1]
+    written = recipe_files(settings)[: None if len(goal.tasks) > 1 else 1]
     for path in [*written, *([settings.csv] if settings.csv else [])]:
         faults += check_output(path, inputs=inputs, size=0, force=settings.force)
     if settings.plot is not None:

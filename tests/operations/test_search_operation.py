@@ -546,6 +546,14 @@ def test_both_objectives_give_a_front_and_a_recipe_for_each_of_it(
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
+def test_no_recipe_of_a_front_replaces_a_file(folder: Path, study: Path) -> None:
+    study.with_name("study.3.toml").write_text("mine")
+    with pytest.raises(LorsmergeError, match=r"study.3.toml exists. Give --force"):
+        plan(folder, study)
+    plan(folder, study, finalists=2)
+    plan(folder, study, objective="wer")
+
+
 # --- settings that are wrong ----------------------------------------------------------------------
 
 
@@ -561,6 +569,7 @@ def test_both_objectives_give_a_front_and_a_recipe_for_each_of_it(
         ({"sampler": "grid"}, "--sampler grid needs a step for --mp"),
         ({"objective": "both", "data": []}, "no asr utterances"),
         ({"output": None}, "There is no output"),
+        ({"output": Path("best.json")}, r"best.json: a recipe .* -o best.toml"),
         ({"worker": True, "output": Path("x.toml")}, "A --worker writes nothing"),
         ({"worker": True, "study": None}, "A --worker needs --study"),
         ({"dtype": "int8"}, "no dtype 'int8'"),
