@@ -23,6 +23,7 @@ from lorsmerge_cli.commands.inspect import inspect_files
 from lorsmerge_cli.commands.merge import merge
 from lorsmerge_cli.commands.prune import prune
 from lorsmerge_cli.commands.report import report
+from lorsmerge_cli.commands.search import search
 from lorsmerge_cli.commands.transcribe import transcribe
 from lorsmerge_cli.errors import LorsmergeError
 
@@ -120,6 +121,7 @@ _register("finetune", finetune)
 _register("delta", delta)
 _register("prune", prune)
 _register("merge", merge)
+_register("search", search)
 _register("eval", evaluate)
 _register("report", report)
 _register("inspect", inspect_files)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,12 +14,12 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import EncoderDecoderCache
 
 from lorsmerge_cli.errors import LorsmergeError
-from lorsmerge_cli.speech.model import SpeechModel, audio_of
+from lorsmerge_cli.speech.features import Features
+from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.utterance import Utterance
 
 LARGEST_BATCH = 64
 MEMORY_SHARE = 0.3  # of what is free, for the cross-attention's keys and values
-READERS = 4  # threads that read audio ahead
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ def decode(
     utterances: Sequence[Utterance],
     settings: DecodingSettings,
     progress: Callable[[Utterance, str], None] = lambda utterance, text: None,
+    features: Features | None = None,
 ) -> dict[str, str]:
     """Decode utterances in batches of like length.
 
@@ -67,6 +67,7 @@ def decode(
         utterances: with durations; language and task make each one's prompt.
         settings: of the search.
         progress: told each utterance and its text as soon as a batch is done.
+        features: where they are kept from one decoding to the next.
 
     Returns:
         Utterance id -> text.
@@ -76,21 +77,22 @@ def decode(
         LorsmergeError: memory is too small for one utterance.
     """
     settings = settings.with_lists_of(speech)
+    features = features or Features(speech)
     prompts = {
         pair: speech.prompt(*pair) for pair in {(row.language, row.task) for row in utterances}
     }
     size = settings.batch_size or fitting_batch(speech, settings.beam)
     order = sorted(utterances, key=lambda row: (-(row.duration or 0.0), row.id))
     texts: dict[str, str] = {}
-    with _self_attention_alone_reordered(), ThreadPoolExecutor(READERS) as pool:
+    with _self_attention_alone_reordered():
         start = 0
         while start < len(order):
             rows = order[start : start + size]
-            waves = list(pool.map(audio_of, rows))
+            heard = features.of(rows)
             try:
                 tokens = generate(
                     speech,
-                    speech.features(waves),
+                    heard,
                     torch.tensor([prompts[row.language, row.task] for row in rows]),
                     settings,
                 )

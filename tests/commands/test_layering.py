@@ -27,7 +27,7 @@ MAY_IMPORT = {  # room -> the rooms it may import beside itself and errors
     "errors": set(),
 }
 HEAVY = {"torch", "transformers", "scipy", "numpy", "safetensors", "matplotlib", "accelerate",
-         "soundfile", "soxr", "jiwer", "sacrebleu"}  # fmt: skip
+         "soundfile", "soxr", "jiwer", "sacrebleu", "optuna", "sqlalchemy"}  # fmt: skip
 LIGHT_ROOMS = {"app", "commands", "options", "console", "errors", "__main__", "__init__"}
 LONGEST_FUNCTION = 70  # lines
 LONGEST_FILE = 350

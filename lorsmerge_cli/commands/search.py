@@ -1,0 +1,274 @@
+"""`lorsmerge search`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lorsmerge_cli import console, options
+
+if TYPE_CHECKING:
+    from lorsmerge_cli.operations.search_report import SearchReport, TrialRow
+
+SPACE = "What may be chosen"
+SEARCH = "Search"
+SCORES = "Scores"
+SHOWN = 10  # trials in the table
+
+
+def search(
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="The pretrained model: folder or file.")
+    ],
+    deltas: Annotated[
+        list[str],
+        typer.Argument(metavar="DELTA", help="Delta files, or fine-tuned checkpoints."),
+    ],
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", metavar="DATA", rich_help_panel=options.DATA,
+                     help="Dev set that merges are scored on (may be repeated)."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="TOML", rich_help_panel=options.OUTPUT,
+                     help="The best recipe, for `merge --recipe`."),
+    ] = None,
+    svp: Annotated[
+        str | None,
+        typer.Option("--svp", metavar="VALUES", rich_help_panel=SPACE,
+                     help="Singular value ratios: a list (0.01,0.03,none), LOW:HIGH or "
+                     "LOW:HIGH:STEP. Not pruned by SVP without."),
+    ] = None,
+    mp: Annotated[
+        str | None,
+        typer.Option("--mp", metavar="VALUES", rich_help_panel=SPACE,
+                     help="Magnitude ratios, likewise."),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option("--scale", metavar="VALUES", rich_help_panel=SPACE,
+                          help="Lambdas, likewise."),
+    ] = "0.05:0.5",
+    per_delta: Annotated[
+        str, typer.Option("--per-delta", metavar="KINDS", rich_help_panel=SPACE,
+                          help="Of svp, mp and scale, separated by commas: what each delta has "
+                          "a value of its own for."),
+    ] = "",
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", metavar="N", min=1, rich_help_panel=SEARCH,
+                     help="Merges to try, those of all workers and of earlier runs counted; 60, "
+                     "or the whole grid."),
+    ] = None,
+    sampler: Annotated[
+        str, typer.Option("--sampler", metavar="NAME", rich_help_panel=SEARCH,
+                          help="grid, tpe, or cmaes where all values are ranges."),
+    ] = "tpe",
+    study: Annotated[
+        str | None,
+        typer.Option("--study", metavar="DB", rich_help_panel=SEARCH,
+                     help="Where trials are kept, and the search goes on from: a file, or a "
+                     "database URL for workers on several machines. By default beside the output."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", rich_help_panel=SEARCH,
+                          help="Of this search in the study's database."),
+    ] = "search",
+    worker: Annotated[
+        bool, typer.Option("--worker", rich_help_panel=SEARCH,
+                           help="Do trials of a search that runs elsewhere: the same command "
+                           "without -o."),
+    ] = False,
+    pruner: Annotated[
+        str, typer.Option("--pruner", metavar="NAME", rich_help_panel=SEARCH,
+                          help="median stops trials that are behind on a part of the dev set; "
+                          "none does not."),
+    ] = "median",
+    objective: Annotated[
+        str | None,
+        typer.Option("--objective", metavar="NAME", rich_help_panel=SCORES,
+                     help="wer, bleu, or both (a Pareto front); by default what the data has."),
+    ] = None,
+    rank_by: Annotated[
+        str, typer.Option("--rank-by", metavar="HOW", rich_help_panel=SCORES,
+                          help="greedy or beam decoding, or the loss of the reference texts, for "
+                          "every trial."),
+    ] = "greedy",
+    finalists: Annotated[
+        int, typer.Option("--finalists", metavar="N", min=1, rich_help_panel=SCORES,
+                          help="Best trials that are scored by --beam on the whole dev set."),
+    ] = 5,
+    beam: Annotated[
+        int, typer.Option("--beam", metavar="N", min=1, rich_help_panel=SCORES,
+                          help="Hypotheses kept for the finalists; eval's default."),
+    ] = 20,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", metavar="N", min=1, rich_help_panel=SCORES,
+                     help="Longest hypothesis; the model's limit by default."),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", metavar="N", min=1, rich_help_panel=SCORES,
+                     help="Utterances at a time; by memory, and halved when it runs out."),
+    ] = None,
+    test: Annotated[
+        list[Path] | None,
+        typer.Option("--test", metavar="DATA", rich_help_panel=options.DATA,
+                     help="Test set to score the best recipe on, once (may be repeated)."),
+    ] = None,
+    language: options.Language = None,
+    task: options.Task = None,
+    hours: options.Hours = None,
+    format: options.Format = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="CSV", rich_help_panel=options.OUTPUT,
+                     help="The table of trials."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="PNG", rich_help_panel=options.OUTPUT,
+                     help="Draw the objectives against lambda, r and p (needs matplotlib)."),
+    ] = None,
+    companions: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FOLDER", rich_help_panel=options.MACHINE,
+                     help="Model folder with config and tokenizer, for a bare .safetensors base."),
+    ] = None,
+    dtype: options.ComputeDtype = "float32",
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    seed: options.Seed = 0,
+    allow_other_base: Annotated[
+        bool, typer.Option("--allow-other-base", rich_help_panel=options.MACHINE,
+                           help="Take deltas of another checkpoint."),
+    ] = False,
+    verbose: options.Verbose = False,
+    force: options.Force = False,
+) -> None:  # fmt: skip
+    """Search the ratios and scales of a merge that score best on a dev set.
+
+    Merges are made in memory. Trials are kept in a database as they end: a search that was killed
+    goes on with the same command, and `search --worker` on other machines takes part in it.
+
+    Example: lorsmerge search base/ ca.delta de.delta --data dev.jsonl --svp 0.01,0.03 --mp 0.2,0.4 -o best.toml
+    """
+    from lorsmerge_cli.operations.search_space import make_space
+
+    texts = {"svp": svp, "mp": mp, "scale": scale}
+    space = make_space(base, deltas, texts, per_delta, include or (), exclude or ())
+    from lorsmerge_cli.operations.search import search as operation
+    from lorsmerge_cli.operations.search_files import document, write_report
+    from lorsmerge_cli.operations.search_plan import DataSettings, SearchSettings, plan_search
+
+    settings = SearchSettings(
+        study=study, name=name, worker=worker, trials=trials, sampler=sampler, seed=seed,
+        pruner=pruner, objective=objective, rank_by=rank_by, finalists=finalists,
+        beam=beam, batch_size=batch_size, max_tokens=max_tokens, dtype=dtype, device=device,
+        threads=threads, output=output, csv=csv, plot=plot, force=force,
+        allow_other_base=allow_other_base, companions=companions,
+    )  # fmt: skip
+    reading = DataSettings(language, task, format, hours, seed)
+    plan = plan_search(space, data, test or [], reading, settings)
+    for text in plan.warnings:
+        console.warning(text)
+    with console.progress("search", "trials") as progress:
+        report = operation(
+            plan, command=_command(study), progress=progress, told=console.note,
+            done=lambda row: _tell(plan.goal.names(ranking=True), row),
+        )  # fmt: skip
+    written = [] if worker else write_report(report)
+    console.result(document(report), lambda: _show(report, verbose))
+    for path in written:
+        console.note(f"wrote {path}")
+
+
+def _command(study: str | None) -> str:
+    """What was typed, without the password of a database."""
+    from lorsmerge_cli.operations.search_storage import shown
+
+    words = ["lorsmerge", *sys.argv[1:]]
+    return shlex.join([shown(word) if word == study else word for word in words])
+
+
+def _tell(names: Sequence[str], row: TrialRow) -> None:
+    found = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, row.values, strict=True))
+    what = ", ".join(f"{name} {_value(value)}" for name, value in row.point.items())
+    stopped = f", stopped after {row.part:.0%}" if row.stopped else ""
+    console.note(f"trial {row.number}: {found} at {what}{stopped}")
+
+
+def _value(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
+
+
+def _show(report: SearchReport, verbose: bool) -> None:
+    stopped = sum(row.stopped for row in report.trials)
+    if report.plan.settings.worker:
+        console.line(
+            f"{report.own} trials done here, {len(report.trials)} in all ({stopped} stopped early)"
+        )
+        return
+    rows = report.trials if verbose else _best_trials(report)
+    _show_trials(report, rows)
+    if report.plan.goal.rank_by != "beam":
+        _show_finalists(report)
+    best = report.finalists[0]
+    names = report.plan.goal.names(ranking=False)
+    found = ", ".join(f"{n} {v:.2f}" for n, v in zip(names, best.values, strict=True))
+    same = sum(row.same_as is not None for row in report.trials)
+    repeated = f", {same} repeated" if same else ""
+    console.line(
+        f"best: trial {best.trial.number} of {len(report.trials)} ({stopped} stopped early"
+        f"{repeated}): {found}"
+    )
+    if report.test is not None:
+        values = report.plan.goal.values(report.test)
+        found = ", ".join(f"{n} {v:.2f}" for n, v in zip(names, values, strict=True))
+        console.line(f"on the test set: {found} ({len(report.plan.test)} utterances)")
+
+
+def _best_trials(report: SearchReport) -> list[TrialRow]:
+    """Those that were scored on all of the dev set, the best first, and the known settings."""
+    goal = report.plan.goal
+    whole = [row for row in report.trials if not row.stopped and row.same_as is None]
+    whole.sort(key=lambda row: sum(goal.costs(row.values, ranking=True)))
+    return whole[:SHOWN] + [row for row in whole[SHOWN:] if row.title]
+
+
+def _show_trials(report: SearchReport, rows: Sequence[TrialRow]) -> None:
+    goal, parameters = report.plan.goal, list(report.plan.space.parameters)
+    heads = ["trial", *parameters, *goal.names(ranking=True), "known as"]
+    cells = []
+    for row in rows:
+        cell = [str(row.number), *(_value(value) for value in row.point.values())]
+        cell += [f"{value:.4g}" for value in row.values]
+        extra = f"stopped after {row.part:.0%}" if row.stopped else ""
+        cells.append([*cell, row.title or extra or (f"= {row.same_as}" if row.same_as else "")])
+    how = "" if goal.rank_by == "loss" else f" by {goal.rank_by} decoding"
+    console.table(heads, cells, title=f"trials{how}")
+
+
+def _show_finalists(report: SearchReport) -> None:
+    goal, beam = report.plan.goal, report.plan.settings.beam
+    groups = list(report.finalists[0].scores)
+    both = len(goal.tasks) == 2
+    heads = ["trial", *goal.names(ranking=False), *groups, *(["front"] if both else [])]
+    rows = [
+        [
+            str(found.trial.number),
+            *(f"{value:.2f}" for value in found.values),
+            *(f"{found.scores[group]:.2f}" for group in groups),
+            *(["*" if found.on_front else ""] if both else []),
+        ]
+        for found in report.finalists
+    ]
+    console.table(heads, rows, title=f"finalists on the whole dev set, beam {beam}")

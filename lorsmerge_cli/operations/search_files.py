@@ -1,0 +1,122 @@
+"""What a search writes: recipes, the table of its trials, its report as a document."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from lorsmerge_cli.checkpoint.atomic import atomic_file
+from lorsmerge_cli.operations.eval_scores import finite
+from lorsmerge_cli.operations.search_plan import recipe_files
+from lorsmerge_cli.operations.search_plot import plot_search
+from lorsmerge_cli.operations.search_report import Finalist, SearchReport, TrialRow
+from lorsmerge_cli.operations.search_storage import shown
+
+
+def write_report(report: SearchReport) -> list[Path]:
+    """Write the recipes, and the table and the picture where they are asked for.
+
+    Returns:
+        The files.
+
+    Raises:
+        OutputFault: one of them cannot be written.
+    """
+    written = []
+    settings = report.plan.settings
+    for path, finalist in zip(recipe_files(settings), report.front, strict=False):
+        recipe = report.plan.space.recipe(finalist.trial.point).resolved()
+        with atomic_file(path) as partial:
+            partial.write_text(_heading(report, finalist) + recipe.to_toml(), encoding="utf-8")
+        written.append(path)
+    if settings.csv is not None:
+        with atomic_file(settings.csv) as partial:
+            partial.write_text(trials_csv(report), encoding="utf-8", newline="")
+        written.append(settings.csv)
+    if settings.plot is not None:
+        plot_search(report, settings.plot)
+        written.append(settings.plot)
+    return written
+
+
+def _heading(report: SearchReport, finalist: Finalist) -> str:
+    names = report.plan.goal.names(ranking=False)
+    found = ", ".join(
+        f"{name} {value:.2f}" for name, value in zip(names, finalist.values, strict=True)
+    )
+    return (
+        f"# lorsmerge search: trial {finalist.trial.number} of {len(report.trials)}, {found} on "
+        f"{len(report.plan.rows)} utterances (beam {report.plan.settings.beam})\n"
+    )
+
+
+def trials_csv(report: SearchReport) -> str:
+    """One line a trial: what was tried, its scores, and those of the finalists by beam search."""
+    goal = report.plan.goal
+    ranked, final = goal.names(ranking=True), goal.names(ranking=False)
+    groups = list(dict.fromkeys(key for row in report.trials for key in row.scores))
+    beam = f"beam {report.plan.settings.beam}"
+    how = goal.rank_by if goal.rank_by != "beam" else beam
+    heads = ["trial", "title", "state", "part", "same as", *report.plan.space.parameters]
+    # a loss says so itself
+    ranked = tuple(name if goal.rank_by == "loss" else f"{name} ({how})" for name in ranked)
+    heads += [*ranked, *groups]
+    if goal.rank_by != "beam":
+        heads += [f"{name} ({beam})" for name in final]
+    finals = {finalist.trial.number: finalist.values for finalist in report.finalists}
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(heads)
+    for row in report.trials:
+        line: list[Any] = [row.number, row.title, _state(row), f"{row.part:.4g}", row.same_as or ""]
+        line += ["none" if value is None else value for value in row.point.values()]
+        line += [*row.values, *(row.scores.get(group, "") for group in groups)]
+        if goal.rank_by != "beam":
+            line += finals.get(row.number, [""] * len(final))
+        table.writerow(line)
+    return text.getvalue()
+
+
+def _state(row: TrialRow) -> str:
+    return "stopped" if row.stopped else "finished"
+
+
+def document(report: SearchReport) -> dict[str, Any]:
+    """The report for --json."""
+    plan = report.plan
+    settings, goal, space = plan.settings, plan.goal, plan.space
+    best = report.finalists[0] if report.finalists else None
+    return {
+        "study": shown(plan.study),
+        "name": settings.name,
+        "sampler": settings.sampler,
+        "seed": settings.seed,
+        "rank_by": goal.rank_by,
+        "beam": settings.beam,
+        "objectives": list(goal.names(ranking=False)),
+        "utterances": len(plan.rows),
+        "trials": [_trial(row) for row in report.trials],
+        "finalists": [
+            {**_trial(found.trial), "values": list(found.values), "scores": finite(found.scores),
+             "on_front": found.on_front}
+            for found in report.finalists
+        ],
+        "best": best and space.recipe(best.trial.point).resolved().to_dict(),
+        "test": finite(report.test) if report.test else None,
+        "own_trials": report.own,
+    }  # fmt: skip
+
+
+def _trial(row: TrialRow) -> dict[str, Any]:
+    return {
+        "trial": row.number,
+        "title": row.title,
+        "state": _state(row),
+        "part": row.part,
+        "point": row.point,
+        "values": [finite(value) for value in row.values],
+        "scores": finite(row.scores),
+        "same_as": row.same_as,
+    }

@@ -1,0 +1,148 @@
+"""Many merges of the same deltas, in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from lorsmerge_cli.core.combining.sum import sum_
+from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
+from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.core.parallel import run_parallel
+from lorsmerge_cli.core.pruning.budget import Budget, budget
+from lorsmerge_cli.core.pruning.repeated import RepeatedPruning
+from lorsmerge_cli.errors import NonFinite, non_finite
+from lorsmerge_cli.operations.merge_inputs import MergeInputs
+from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
+
+
+class RepeatedMerge:
+    """Merges of one base and its deltas by many recipes.
+
+    A matrix of a delta is decomposed once, at the largest rank, and its largest entries are
+    selected once for each pair of ratios, as far as `cache` goes. Where all deltas share their
+    scale, what is kept is their sum, so that another lambda costs one addition to the base.
+
+    The weights are those of `merge` but for the order of the sum and the rank of the
+    decomposition: a few roundings of float32 of the update. An entry whose magnitude equals the
+    threshold of MP to within such a rounding can fall on its other side.
+
+    Args:
+        inputs: base and deltas, checked; `inputs.pruned` names the tensors that are pruned.
+        largest_svp: of any recipe to come.
+        device: where matrices are pruned.
+        threads: tensors in flight.
+        cache: bytes of pruned deltas kept.
+    """
+
+    def __init__(
+        self,
+        inputs: MergeInputs,
+        largest_svp: float | None,
+        device: torch.device,
+        threads: int,
+        cache: int,
+    ) -> None:
+        self.inputs, self.device, self.threads = inputs, device, threads
+        specs = inputs.base.specs
+        self._prunings = {
+            (name, number): RepeatedPruning(budget(specs[name].shape, largest_svp, None).rank)
+            for name in inputs.pruned
+            for number in range(len(inputs.vectors))
+        }
+        self._cache = _Cache(cache)
+
+    def weights(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
+        """Name and merged value of every tensor of the base, in the base's dtype.
+
+        Args:
+            recipe: a sum, with deltas in the order of the inputs.
+
+        Raises:
+            NonFinite: an input, or the merge, is not finite.
+        """
+        deltas = recipe.resolved().deltas
+        yield from run_parallel(
+            lambda name: self._merged(name, deltas), self.inputs.base.specs, self.threads
+        )
+
+    def _merged(self, name: str, deltas: tuple[DeltaEntry, ...]) -> Tensor:
+        spec = self.inputs.base.specs[name]
+        base = self.inputs.base.read(name)
+        if not spec.is_float:
+            return base
+        prunes = name in self.inputs.pruned
+        keeps = tuple(
+            budget(spec.shape, entry.svp, entry.mp) if prunes and (entry.svp or entry.mp) else None
+            for entry in deltas
+        )
+        scales = [entry.scale or 0.0 for entry in deltas]
+        if len(set(scales)) == 1:
+            update = self._cache.get((name, keeps), lambda: self._sum(name, keeps))
+            merged = torch.add(accumulable(base), update, alpha=scales[0])
+        else:
+            pairs = zip(self._each(name, keeps), scales, strict=True)
+            merged = torch.add(accumulable(base), sum_(pairs))
+        merged = merged.to(base.dtype)
+        if not is_finite(merged):
+            raise self._non_finite(name)
+        return merged
+
+    def _sum(self, name: str, keeps: tuple[Budget | None, ...]) -> Tensor:
+        return sum_((self._pruned(name, n, keep), 1.0) for n, keep in enumerate(keeps))
+
+    def _each(self, name: str, keeps: tuple[Budget | None, ...]) -> Iterator[Tensor]:
+        for number, keep in enumerate(keeps):
+            key = (name, number, keep)
+            yield self._cache.get(key, lambda n=number, k=keep: self._pruned(name, n, k))  # type: ignore[misc]
+
+    def _pruned(self, name: str, number: int, keep: Budget | None) -> Tensor:
+        vector = self.inputs.vectors[number]
+        delta = dense(vector.read(name))
+        if keep is None:
+            return delta
+        if not is_finite(delta):
+            raise non_finite(vector.path, name)
+        return dense(self._prunings[name, number].prune(delta.to(self.device), keep)).cpu()
+
+    def _non_finite(self, name: str) -> NonFinite:
+        if not is_finite(self.inputs.base.read(name)):
+            return non_finite(self.inputs.base.path, name)
+        for vector in self.inputs.vectors:
+            if not is_finite(dense(vector.read(name))):
+                return non_finite(vector.path, name)
+        return NonFinite(
+            f"{name!r} overflows {self.inputs.base.specs[name].dtype} in a merge of the search.",
+            "Lower the upper end of --scale.",
+        )
+
+
+class _Cache:
+    """Tensors by key; the one that was not used for longest goes first."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._held: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._used = 0
+        self._lock = Lock()
+
+    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What is held under a key, or else is made now; not to be changed."""
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+        value = make()
+        nbytes = value.numel() * value.element_size()
+        if nbytes <= self.size:
+            with self._lock:
+                self._held[key] = value
+                self._used += nbytes
+                while self._used > self.size:
+                    _, old = self._held.popitem(last=False)
+                    self._used -= old.numel() * old.element_size()
+        return value

@@ -1,0 +1,195 @@
+"""Scores of the merges of a search: the one model that stays loaded, and the dev set it hears."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from lorsmerge_cli.metrics.normalisation import normalise
+from lorsmerge_cli.operations.eval_scores import dev_scores
+from lorsmerge_cli.operations.recipe import Recipe
+from lorsmerge_cli.operations.search_merge import RepeatedMerge
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.features import Features
+from lorsmerge_cli.speech.loss import token_losses
+from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.utterance import Utterance
+
+RANKINGS = ("greedy", "beam", "loss")
+OBJECTIVES = {"wer": ("asr",), "bleu": ("st",), "both": ("asr", "st")}
+PARTS = (0.25, 0.5, 1.0)  # of the dev set, after which a trial may be stopped
+
+Scores = dict[str, float]  # `ca_asr` -> its WER (or CER) in percent, its BLEU, or its loss
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is to become better.
+
+    Attributes:
+        tasks: of each objective, `asr` (average error rate) or `st` (average BLEU).
+        rank_by: what a trial is scored by: `greedy` or `beam` decoding, or `loss`.
+    """
+
+    tasks: tuple[str, ...]
+    rank_by: str
+
+    def names(self, *, ranking: bool) -> tuple[str, ...]:
+        """Of the objectives, of trials or else of finalists."""
+        if ranking and self.rank_by == "loss":
+            return tuple(f"{task} loss" for task in self.tasks)
+        return tuple("WER" if task == "asr" else "BLEU" for task in self.tasks)
+
+    def directions(self, *, ranking: bool) -> tuple[str, ...]:
+        """`minimize` or `maximize`, of each objective."""
+        if ranking and self.rank_by == "loss":
+            return ("minimize",) * len(self.tasks)
+        return tuple("minimize" if task == "asr" else "maximize" for task in self.tasks)
+
+    def values(self, scores: Mapping[str, float]) -> tuple[float, ...]:
+        """Plain means over the languages, as in the paper's tables."""
+        return tuple(
+            _mean(value for key, value in scores.items() if key.rpartition("_")[2] == task)
+            for task in self.tasks
+        )
+
+    def costs(self, values: Sequence[float], *, ranking: bool) -> tuple[float, ...]:
+        """Values of which less is better."""
+        directions = self.directions(ranking=ranking)
+        return tuple(
+            value if direction == "minimize" else -value
+            for value, direction in zip(values, directions, strict=True)
+        )
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = [value for value in values if not math.isnan(value)]
+    return math.fsum(found) / len(found) if found else math.inf
+
+
+def parts_of(rows: Sequence[Utterance], shares: Sequence[float]) -> list[list[Utterance]]:
+    """Growing parts of a dev set, each with about the same share of every language and task."""
+    groups: dict[tuple[str, str], list[Utterance]] = {}
+    for row in rows:
+        groups.setdefault((row.language, row.task), []).append(row)
+    for group in groups.values():  # any order that is none, and the same one everywhere
+        group.sort(key=lambda row: hashlib.sha256(row.id.encode()).digest())
+    return [
+        [row for group in groups.values() for row in group[: math.ceil(share * len(group))]]
+        for share in shares
+    ]
+
+
+def empty_groups(rows: Sequence[Utterance]) -> list[str]:
+    """Languages whose references have no word between them, and so no error rate."""
+    words: dict[str, bool] = {}
+    for row in rows:
+        if row.task == "asr":
+            said = bool(normalise(row.text, "basic").strip())
+            words[row.language] = words.get(row.language, False) or said
+    return [language for language, found in words.items() if not found]
+
+
+class Scorer:
+    """Scores recipes by the model they make.
+
+    Args:
+        speech: the model whose weights are replaced.
+        merge: of the same base.
+        rank_by: how trials are scored, of RANKINGS.
+        decoding: of the finalists, and of trials ranked by `beam`.
+        kept: bytes of features that are kept.
+    """
+
+    def __init__(
+        self,
+        speech: SpeechModel,
+        merge: RepeatedMerge,
+        rank_by: str,
+        decoding: DecodingSettings,
+        kept: int,
+    ) -> None:
+        self.speech, self.merge, self.rank_by = speech, merge, rank_by
+        self.decoding = decoding.with_lists_of(speech)
+        self.features = Features(speech, kept)
+
+    def load(self, recipe: Recipe) -> None:
+        """Make the model that a recipe stands for.
+
+        Raises:
+            NonFinite: an input, or the merge, is not finite.
+        """
+        model = self.speech.model
+        held = dict(model.named_parameters()) | dict(model.named_buffers())
+        with torch.no_grad():
+            for name, value in self.merge.weights(recipe):
+                if name in held:  # not a second name of a tied tensor
+                    held[name].copy_(value)
+
+    def rank(self, parts: Sequence[Sequence[Utterance]]) -> Iterable[Scores]:
+        """Scores of the loaded model on growing parts, by what is cheap."""
+        if self.rank_by == "loss":
+            losses: dict[str, tuple[float, int]] = {}
+            for rows in parts:
+                new = [row for row in rows if row.id not in losses]
+                losses |= token_losses(self.speech, new, self.features)
+                yield _loss_scores(rows, losses)
+            return
+        settings = self.decoding if self.rank_by == "beam" else replace(self.decoding, beam=1)
+        texts: dict[str, str] = {}
+        for rows in parts:
+            new = [row for row in rows if row.id not in texts]
+            texts |= decode(self.speech, new, settings, features=self.features)
+            yield _text_scores(rows, texts)
+
+    def score(self, rows: Sequence[Utterance]) -> Scores:
+        """Scores of the loaded model as `eval` has them."""
+        return _text_scores(rows, decode(self.speech, rows, self.decoding, features=self.features))
+
+
+def _text_scores(rows: Sequence[Utterance], texts: dict[str, str]) -> Scores:
+    scores = dev_scores(rows, texts)
+    del scores["score"]
+    return scores
+
+
+def _loss_scores(rows: Sequence[Utterance], losses: Mapping[str, tuple[float, int]]) -> Scores:
+    """Nats per token of each language and task."""
+    sums: dict[str, list[float]] = {}
+    for row in rows:
+        total, count = losses[row.id]
+        entry = sums.setdefault(f"{row.language}_{row.task}", [0.0, 0.0])
+        entry[0] += total
+        entry[1] += count
+    return {key: total / count for key, (total, count) in sums.items()}
+
+
+def ordered(costs: Sequence[Sequence[float]]) -> list[int]:
+    """Indices, the best first: by Pareto front, and in it by the sum of their ranks."""
+    ranks = [0] * len(costs)
+    for objective in zip(*costs, strict=True):
+        for rank, n in enumerate(sorted(range(len(costs)), key=lambda n: objective[n])):
+            ranks[n] += rank
+    return [n for front in pareto(costs) for n in sorted(front, key=lambda n: ranks[n])]
+
+
+def pareto(costs: Sequence[Sequence[float]]) -> list[list[int]]:
+    """Indices by front: none of a front is worse in all than another of it or of a later one.
+
+    Args:
+        costs: of each candidate, of which less is better.
+    """
+    left, fronts = list(range(len(costs))), []
+    while left:
+        front = [i for i in left if not any(_dominates(costs[j], costs[i]) for j in left)]
+        fronts.append(front)
+        left = [i for i in left if i not in front]
+    return fronts
+
+
+def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)

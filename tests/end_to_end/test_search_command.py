@@ -1,0 +1,221 @@
+"""`lorsmerge search` as a user types it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from speech_models import make_test_set, make_tuned, make_whisper
+
+from lorsmerge_cli.operations.delta import delta
+
+WORK, USAGE = 1, 2  # exit codes
+PATIENCE = 180  # seconds
+SEARCH = "lorsmerge search base/ ca.delta de.delta --data data/test.jsonl --device cpu --beam 2 "
+SPACE = "--svp 0.1,0.2,0.3 --mp 0.2,0.4,none --scale 0.1:0.9 "
+
+
+@pytest.fixture(scope="module")
+def search_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("search")
+    make_whisper(folder / "base")
+    for seed, name in enumerate(("ca", "de"), 1):
+        make_tuned(folder / "base", folder / name, seed=seed, step=0.5)
+        delta(
+            folder / "base", folder / name, folder / f"{name}.delta", task="asr", language=name,
+            command="", force=False, threads=1, progress=lambda done, total: None,
+        )  # fmt: skip
+    make_test_set(folder / "data", count=20)
+    return folder
+
+
+@pytest.fixture
+def files(search_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: base/, ca/, de/, ca.delta, de.delta and data/test.jsonl."""
+    folder = tmp_path / "work"
+    shutil.copytree(search_files, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_merging_by_the_best_recipe_has_the_score_that_was_reported(
+    files: Path, succeed: Callable
+) -> None:
+    """Through the search's files, and the other commands."""
+    ended = succeed(
+        SEARCH + SPACE + "--trials 5 --objective wer --pruner none --finalists 2 -o best.toml "
+        "--csv trials.csv --plot trials.png --json --test data/test.jsonl"
+    )
+    found = json.loads(ended.out)
+    assert "12 of the 12 test utterances are in the dev set too" in ended.err
+    succeed("lorsmerge merge --recipe best.toml -o merged")
+    succeed("lorsmerge eval merged --data data/test.jsonl --beam 2 --samples 2 -o results.json")
+    records = json.loads(Path("results.json").read_text())["records"]
+    wers = [record["score"] for record in records if record["task"] == "asr"]
+    best = found["finalists"][0]
+    assert best["values"] == [pytest.approx(sum(wers) / len(wers), abs=1e-9)]
+    assert best["values"][0] == min(finalist["values"][0] for finalist in found["finalists"])
+    heading = Path("best.toml").read_text().splitlines()[0]
+    assert heading.startswith(f"# lorsmerge search: trial {best['trial']} of 5, WER ")
+    rows = list(csv.DictReader(Path("trials.csv").read_text().splitlines()))
+    assert [row["trial"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert float(rows[best["trial"] - 1]["WER (beam 2)"]) == best["values"][0]
+    assert Path("trials.png").read_bytes()[:4] == b"\x89PNG"
+    assert Path("best.db").is_file()
+
+
+def test_a_second_run_goes_on_and_the_table_names_the_best(files: Path, succeed: Callable) -> None:
+    line = SEARCH + "--scale 0.1:0.9 --objective bleu --pruner none --finalists 1 --rank-by loss "
+    first = succeed(line + "--trials 2 -o best.toml")
+    assert first.err.count("note: trial") == 2
+    second = succeed(line + "--trials 3 -o best.toml --force")
+    assert re.findall(r"note: trial (\d+): st loss", second.err) == ["3"]
+    assert re.search(r"^best: trial \d of 3 \(0 stopped early\): BLEU \d+\.\d\d$", second.out, re.M)
+    assert "paper" in second.out
+    assert "1/T" in second.out
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ("--scale nan -o best.toml", USAGE, "--scale 'nan': 'nan' is no finite number."),
+        ("--svp 0.3:0.1 -o best.toml", USAGE, "--svp '0.3:0.1' is an empty range."),
+        ("--mp , -o best.toml", USAGE, "--mp ',': '' is no finite number."),
+        ("--sampler grid -o best.toml", USAGE, "--sampler grid needs a step for --scale."),
+        ("", USAGE, "There is no output. Write -o best.toml."),
+        ("-o ca.delta", USAGE, "ca.delta: a recipe is written as .toml."),
+        ("-o there.toml", WORK, "there.toml exists. Give --force"),
+        ("-o no/best.toml", WORK, "/no does not exist"),
+        ("-o best.toml --csv ca.delta --plot x.gif", USAGE, "ca.delta is or holds the input"),
+        ("--worker -o best.toml --study s.db", USAGE, "A --worker writes nothing."),
+        ("-o best.toml --data none.jsonl", WORK, "none.jsonl"),
+        ("-o best.toml --objective cer", USAGE, "--objective cer: unknown. Use wer, bleu, both."),
+        ("-o best.toml --study there.toml", WORK, "there.toml cannot be opened: file is not a"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_before_any_work(
+    files: Path, shell: Callable, contents: Callable, change: str, code: int, said: str
+) -> None:
+    Path("there.toml").write_text("mine " * 200)
+    before = contents(files)
+    ended = shell(SEARCH + change)
+    assert ended.code == code
+    assert re.search(said if "|" in said else re.escape(said), ended.err), ended.err
+    assert ended.out == ""
+    assert contents(files) == before
+
+
+def test_deltas_of_another_base_and_missing_ones_are_named(files: Path, shell: Callable) -> None:
+    ended = shell(SEARCH.replace("base/", "ca/") + "-o best.toml")
+    assert ended.code == WORK
+    assert "ca.delta was taken from another model" in ended.err
+    ended = shell(SEARCH.replace("de.delta", "no.delta") + "-o best.toml")
+    assert ended.code == WORK
+    assert "no.delta" in ended.err
+
+
+def test_a_study_of_other_deltas_is_refused(
+    files: Path, succeed: Callable, shell: Callable
+) -> None:
+    line = SEARCH + "--scale 0.1,0.2 --trials 1 --finalists 1 --objective wer --study s.db "
+    succeed(line + "-o best.toml")
+    ended = shell(line.replace("ca.delta de.delta", "de.delta ca.delta") + "-o other.toml")
+    assert ended.code == WORK
+    assert (
+        "The study 'search' in s.db is about other inputs: it differs in the deltas." in ended.err
+    )
+    assert "--name" in ended.err
+    assert not Path("other.toml").exists()
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    running: list[subprocess.Popen[str]] = []
+
+    def begin(line: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "lorsmerge_cli", *line.split()[1:]]
+        process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def finished_trials(study: str) -> int:
+    """How far a search has come, as its database says."""
+    try:
+        with sqlite3.connect(f"file:{study}?mode=ro", uri=True, timeout=30) as connection:
+            states = connection.execute("select state from trials").fetchall()
+    except sqlite3.OperationalError:
+        return 0
+    finally:
+        if "connection" in locals():
+            connection.close()
+    return sum(state in ("COMPLETE", "PRUNED") for (state,) in states)
+
+
+def ended_well(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.mark.slow
+def test_the_table_is_the_same_after_kill_9_and_the_same_command_again(
+    files: Path, start: Callable
+) -> None:
+    line = SEARCH + SPACE + "--trials 13 --objective wer --finalists 2 "
+    ended_well(start(line + "--study whole.db -o whole.toml --csv whole.csv"))
+    killed = line + "--study killed.db -o killed.toml --csv killed.csv"
+    for number in (0, 11):
+        process = start(killed)
+        deadline = time.monotonic() + PATIENCE
+        while finished_trials("killed.db") <= number and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not Path("killed.toml").exists()
+    ended_well(start(killed))
+    assert Path("killed.csv").read_bytes() == Path("whole.csv").read_bytes()
+    whole, again = (Path(name).read_text() for name in ("whole.toml", "killed.toml"))
+    assert again == whole
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_grid_and_do_no_point_twice(files: Path, start: Callable) -> None:
+    line = SEARCH + "--svp 0.1,0.2,0.3 --mp 0.2,0.4,none --scale 0.2,0.4 --sampler grid "
+    line += "--objective wer --pruner none --finalists 1 --study s.db --json "
+    worker = start(line + "--worker")  # waits for the study
+    found = json.loads(ended_well(start(line + "-o best.toml")))
+    own = json.loads(ended_well(worker))["own_trials"]
+    points = [tuple(trial["point"].values()) for trial in found["trials"]]
+    assert len(points) == len(set(points)) == 18
+    assert own > 0
+    assert found["own_trials"] > 0
+    assert own + found["own_trials"] == 18
+    with sqlite3.connect("s.db") as connection:
+        states = [state for (state,) in connection.execute("select state from trials")]
+    connection.close()
+    assert states.count("COMPLETE") == 18
