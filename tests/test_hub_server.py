@@ -52,7 +52,10 @@ def test_a_pull_request_leaves_the_branch_alone(hub: Hub) -> None:
     assert hub.files("you/model", "refs/pr/1") == {"README.md": b"new"}
 
 
-def test_a_download_that_breaks_off_is_gone_on_with(hub: Hub) -> None:
+def test_a_download_that_breaks_off_is_gone_on_with(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)  # bytes, not 10 MB
     hub.add_repo("you/model", {"model.safetensors": WEIGHTS})
     hub.fail("GET", "/resolve/", drop_after=1000)
     folder = Path(snapshot_download("you/model"))
