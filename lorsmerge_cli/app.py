@@ -22,6 +22,7 @@ from lorsmerge_cli.commands.finetune import finetune
 from lorsmerge_cli.commands.inspect import inspect_files
 from lorsmerge_cli.commands.merge import merge
 from lorsmerge_cli.commands.prune import prune
+from lorsmerge_cli.commands.push import push
 from lorsmerge_cli.commands.transcribe import transcribe
 from lorsmerge_cli.errors import LorsmergeError
 
@@ -123,6 +124,7 @@ _register("eval", evaluate)
 _register("inspect", inspect_files)
 _register("data", data)
 _register("transcribe", transcribe)
+_register("push", push)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -105,6 +105,11 @@ def traceback() -> None:
     standard.print_exc()
 
 
+def shows_progress() -> bool:
+    """Whether somebody is there to see a progress bar."""
+    return not _settings["quiet"] and sys.stderr.isatty()
+
+
 @contextmanager
 def progress(label: str, unit: str = "bytes") -> Iterator[Callable[[int, int], None]]:
     """A bar over bytes or other units, shown from the third second on where stderr is a terminal.

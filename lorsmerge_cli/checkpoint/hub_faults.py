@@ -36,10 +36,13 @@ def hub_faults(repo: str, revision: str | None = None, token: str | None = None)
     try:
         yield
     except Exception as error:
-        fault = _fault(_cause(error), repo, revision, token or get_token())
-        if fault is None:
-            raise
-        raise fault from error
+        said: BaseException | None = error
+        while said is not None:  # uploads and downloads wrap what the network raised
+            fault = _fault(said, repo, revision, token or get_token())
+            if fault is not None:
+                raise fault from error
+            said = said.__cause__
+        raise
 
 
 def log_in() -> str:
@@ -48,13 +51,6 @@ def log_in() -> str:
         f"Make a token that may write at {constants.ENDPOINT}/settings/tokens and log in with "
         "`hf auth login`, or set HF_TOKEN."
     )
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error that says most: uploads and downloads wrap what the network raised."""
-    while not isinstance(error, HfHubHTTPError | OfflineModeIsEnabled) and error.__cause__:
-        error = error.__cause__
-    return error
 
 
 def _fault(

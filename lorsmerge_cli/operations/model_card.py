@@ -1,0 +1,248 @@
+"""The model card: what was merged and how, scores, and code to use it, as the Hub reads it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from lorsmerge_cli import __version__
+from lorsmerge_cli.checkpoint.hub_faults import hub_faults
+from lorsmerge_cli.errors import HubFault
+from lorsmerge_cli.operations.model_card_scores import model_index, score_table
+from lorsmerge_cli.operations.push_source import CARD, Source
+from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
+from lorsmerge_cli.speech.languages import WHISPER_TASKS
+
+HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)@[0-9a-f]{40}(?::.*)?$")
+SPEECH = "automatic-speech-recognition"
+METHODS_IN_WORDS = {
+    "lors": "LoRS-Merging (low-rank and sparse model merging)",
+    "svp": "merging with singular value pruning",
+    "mp": "merging with magnitude pruning",
+    "ta": "task arithmetic",
+    "wa": "weight averaging",
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a card is written about.
+
+    Attributes:
+        source: what is pushed.
+        repo: where to.
+        base: the base's Hub id, None where it is not known.
+        license: an id such as `apache-2.0`, None where it is not known.
+        records: scores, of `read_results`.
+    """
+
+    source: Source
+    repo: str
+    base: str | None
+    license: Mapping[str, str]
+    records: list[dict[str, Any]]
+
+    @property
+    def is_speech(self) -> bool:
+        """Whether it is, or belongs to, a Whisper."""
+        return self.source.config.get("model_type") == "whisper" or bool(self.pairs)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Languages and tasks that were trained for, in order."""
+        if self.source.delta is not None:
+            found = [(self.source.delta.language, self.source.delta.task)]
+        else:
+            made = self.source.merge.get("deltas") or [self.source.run]
+            rows = [row for about in made for row in (about, *_trained_on(about))]
+            found = [(row.get("language") or "", row.get("task") or "") for row in rows]
+        return list(dict.fromkeys(pair for pair in found if any(pair)))
+
+
+def _trained_on(about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = about.get("trained_on") or about.get("training", {}).get("trained_on") or []
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def hub_id(text: str) -> str | None:
+    """`org/name` of a Hub id as provenance records it, with its commit; None for a path."""
+    match = HUB_ID.match(text)
+    return match["id"] if match else None
+
+
+def base_of(source: Source) -> str:
+    """What the base was called when the source was made; empty where nothing is known."""
+    if source.delta is not None:
+        return source.delta.base_name
+    recipe = source.merge.get("recipe", {})
+    return str(recipe.get("base", "") or source.run.get("base", "") or "")
+
+
+def license_of(base: str, base_id: str | None, token: str | None) -> dict[str, str]:
+    """`license` and what goes with it from the base's own card, wherever that can be read."""
+    local = Path(base) / CARD if base else None
+    try:
+        if local is not None and local.is_file():
+            data = ModelCard.load(local).data.to_dict()
+        elif base_id is not None:
+            with hub_faults(base_id, token=token):
+                data = ModelCard.load(base_id, token=token).data.to_dict()
+        else:
+            return {}
+    except (HubFault, ValueError, OSError):  # a card that is not there, or no card at all
+        return {}
+    keys = ("license", "license_name", "license_link")
+    return {key: str(data[key]) for key in keys if data.get(key)}
+
+
+def write_card(subject: Subject) -> str:
+    """The card's text: a YAML block, then Markdown."""
+    source = subject.source
+    name = subject.repo.rpartition("/")[2]
+    languages = sorted({language for language, _ in subject.pairs if language})
+    merged_ids = [hub_id(entry["path"]) for entry in _recipe(source).get("deltas", [])]
+    bases = [item for item in dict.fromkeys([subject.base, *merged_ids]) if item]
+    tags = ["merge"] if source.merge else []
+    fields: dict[str, Any] = dict(subject.license) | {
+        "language": languages or None,
+        "library_name": "lorsmerge" if source.kind == "delta" else "transformers",
+        "pipeline_tag": SPEECH if subject.is_speech else None,
+        "tags": [*tags, "lorsmerge", *(["whisper"] if subject.is_speech else [])],
+    }
+    if bases:
+        relation = "adapter" if source.kind == "delta" else "merge" if source.merge else "finetune"
+        fields |= {"base_model": bases, "base_model_relation": relation}
+    if subject.records:
+        fields |= {"model_name": name, "eval_results": model_index(subject.records)}
+    data = ModelCardData(**fields)
+    parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", *_body(subject)]
+    return str(ModelCard("\n\n".join(parts) + "\n"))
+
+
+def _body(subject: Subject) -> Iterator[str]:
+    source = subject.source
+    if source.delta is not None:
+        yield from _delta_body(subject)
+    elif source.merge:
+        yield _merge_line(subject)
+    elif subject.base:
+        yield f"A fine-tune of [{subject.base}](https://huggingface.co/{subject.base})."
+    usage = _usage(subject)
+    if usage:
+        yield f"## Use\n\n{usage}"
+    if subject.records:
+        yield f"## Scores\n\n{score_table(subject.records)}"
+    if source.merge:
+        yield from _recipe_part(subject)
+
+
+def _merge_line(subject: Subject) -> str:
+    recipe = _recipe(subject.source)
+    method = METHODS_IN_WORDS.get(str(recipe.get("method")), "merging")
+    base = f"[{subject.base}](https://huggingface.co/{subject.base})" if subject.base else "a base"
+    count = len(recipe.get("deltas", []))
+    fine_tunes = "one fine-tune" if count == 1 else f"{count} fine-tunes"
+    return f"{base} with what {fine_tunes} of it learnt added, without training again: {method}."
+
+
+def _recipe(source: Source) -> dict[str, Any]:
+    found = source.merge.get("recipe", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _recipe_part(subject: Subject) -> Iterator[str]:
+    """The inputs as a table, and the recipe that makes the merge again."""
+    made = subject.source.merge
+    fields = _recipe(subject.source)
+    entries = tuple(DeltaEntry(**entry) for entry in fields.get("deltas", ()))
+    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    recipe = Recipe(**fields | {"deltas": entries})
+    if subject.base and hub_id(recipe.base) is None:
+        recipe = replace(recipe, base=subject.base)
+    yield "## How it was made"
+    rows = ["| delta | language | task | svp | mp | lambda | fingerprint |",
+            "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    for entry, about in zip(entries, made.get("deltas", ()), strict=False):
+        ratios = " | ".join(
+            "" if v is None else f"{v:g}" for v in (entry.svp, entry.mp, entry.scale)
+        )
+        rows.append(
+            f"| {Path(entry.path).name} | {about.get('language', '')} | {about.get('task', '')} "
+            f"| {ratios} | {str(about.get('fingerprint', ''))[:12]} |"
+        )
+    yield "\n".join(rows)
+    versions = made.get("versions", {})
+    yield (
+        f"To make it again with lorsmerge {made.get('lorsmerge', __version__)} and PyTorch "
+        f"{versions.get('torch', '')}, save this card as `card.md`:"
+    )
+    yield "```sh\nlorsmerge merge --recipe card.md -o merged/\n```"
+    local = [entry.path for entry in entries if hub_id(entry.path) is None]
+    if local:
+        yield (
+            "It reads files that are not on the Hub under these names: "
+            + ", ".join(f"`{Path(path).name}`" for path in local)
+            + "."
+        )
+    yield f"```toml\n{recipe.to_toml().strip()}\n```"
+
+
+def _delta_body(subject: Subject) -> Iterator[str]:
+    delta = subject.source.delta
+    assert delta is not None
+    base = (
+        f"[{subject.base}](https://huggingface.co/{subject.base})" if subject.base else "its base"
+    )
+    what = ", ".join(part for part in (delta.language, delta.task) if part)
+    yield (
+        f"What a fine-tune{f' ({what})' if what else ''} changed in {base}: a *delta*, to be added to "
+        "it, alone or with others."
+    )
+    if delta.pruning:
+        ratios = ", ".join(
+            f"{key} {delta.pruning[key]:g}" for key in ("svp", "mp") if key in delta.pruning
+        )
+        kept = delta.pruning.get("energy_kept")
+        share = f"; {kept:.1%} of its energy is kept" if isinstance(kept, float) else ""
+        yield f"It was pruned ({ratios}){share}."
+
+
+def _usage(subject: Subject) -> str:
+    source, base = subject.source, subject.base
+    if source.delta is not None:
+        return (
+            "```sh\n"
+            f"lorsmerge merge {base or 'BASE'} {subject.repo} --scale 1 -o finetuned/   # the fine-tune itself\n"
+            f"lorsmerge merge {base or 'BASE'} {subject.repo} OTHER.delta -o merged/    # with others\n```"
+        )
+    if not subject.is_speech:
+        return ""
+    if source.kind == "checkpoint":
+        if base is None:
+            return ""
+        file = next(iter(source.files))
+        return (
+            "```python\n"
+            "from huggingface_hub import hf_hub_download\n"
+            "from safetensors.torch import load_file\n"
+            "from transformers import WhisperForConditionalGeneration\n\n"
+            f'model = WhisperForConditionalGeneration.from_pretrained("{base}")\n'
+            f'weights = load_file(hf_hub_download("{subject.repo}", "{file}"))\n'
+            "model.load_state_dict(weights, strict=False)  # the output layer is the embedding\n```"
+        )
+    language, task = next(iter(subject.pairs), ("en", "asr"))
+    return (
+        "```python\n"
+        "import soundfile\n"
+        "from transformers import pipeline\n\n"
+        f'recognizer = pipeline("{SPEECH}", model="{subject.repo}")\n'
+        'audio, rate = soundfile.read("clip.wav", dtype="float32")  # one channel, 16 kHz\n'
+        f'options = {{"language": "{language or "en"}", "task": "{WHISPER_TASKS.get(task, "transcribe")}"}}\n'
+        'said = recognizer({"raw": audio, "sampling_rate": rate}, generate_kwargs=options)\n'
+        'print(said["text"])\n```'
+    )

@@ -1,0 +1,104 @@
+"""What can be pushed: a model folder, one checkpoint file, or a delta."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from lorsmerge_cli.checkpoint.delta_file import DeltaFile, Provenance
+from lorsmerge_cli.checkpoint.model_writer import CONFIG, RUN, TRAINING_STATE
+from lorsmerge_cli.checkpoint.reader import DELTA_MARK, Checkpoint
+from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile
+from lorsmerge_cli.checkpoint.task_vector import base_fingerprint
+from lorsmerge_cli.errors import UnreadableFile
+
+CARD = "README.md"
+MERGE = "lorsmerge.json"
+LEFT_OUT = (*(pattern for pattern in TRAINING_STATE if pattern != RUN), ".*", "__pycache__")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checked source, and what its files say of how it was made.
+
+    Attributes:
+        path: as given.
+        kind: `model`, `checkpoint` or `delta`.
+        files: path in a repository -> file.
+        identity: start of the weights' fingerprint, as `eval` records it.
+        merge: the contents of `lorsmerge.json`; empty for what is no merge.
+        run: the contents of `run.json`, which `finetune` writes.
+        config: the model's.
+        delta: where a delta comes from.
+    """
+
+    path: Path
+    kind: str
+    files: Mapping[str, Path]
+    identity: str
+    merge: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    delta: Provenance | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.stat().st_size for file in self.files.values())
+
+
+def find_source(path: Path) -> Source:
+    """Find out what is to be pushed, from headers.
+
+    Raises:
+        UnreadableFile: it is neither a model folder nor a checkpoint nor a delta.
+    """
+    if path.is_file() and path.suffix not in (".safetensors", ".delta"):
+        raise UnreadableFile(
+            f"{path} is no model folder, no .safetensors file and no .delta.",
+            "Push one of the three; `hf upload` takes any file.",
+        )
+    if path.is_file() and DELTA_MARK in SafetensorsFile(path).metadata:
+        delta = DeltaFile(path)
+        return Source(path, "delta", {path.name: path}, "", delta=delta.provenance)
+    checkpoint = Checkpoint(path)
+    identity = base_fingerprint(checkpoint).digest[:16]
+    if path.is_file():
+        merge = _table(SafetensorsFile(path).metadata.get("lorsmerge", "{}"))
+        return Source(path, "checkpoint", {path.name: path}, identity, merge)
+    if not (path / CONFIG).is_file():
+        raise UnreadableFile(
+            f"{path} has weights but no {CONFIG}, so nothing could open it as a model.",
+            "Push the .safetensors file itself, or add the base's config and tokenizer.",
+        )
+    texts = {name: _text(path / name) for name in (MERGE, RUN, CONFIG)}
+    merge, run, config = (_table(texts[name]) for name in (MERGE, RUN, CONFIG))
+    return Source(path, "model", _files(path), identity, merge, run, config)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Everything but hidden files and the state of a training."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        parts = file.relative_to(folder).parts
+        left_out = any(fnmatchcase(part, pattern) for part in parts for pattern in LEFT_OUT)
+        if file.is_file() and not left_out:
+            found["/".join(parts)] = file
+    return found
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else "{}"
+
+
+def _table(text: str) -> dict[str, Any]:
+    """A JSON object, empty for anything else: a card is written with what is known."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
