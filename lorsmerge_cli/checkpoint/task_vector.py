@@ -1,4 +1,4 @@
-"""A task vector to be merged: a delta file, or a fine-tuned checkpoint less its base."""
+"""A task vector to be merged: a delta file, a LoRA adapter, or a fine-tune less its base."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from lorsmerge_cli.checkpoint.adapter import AdapterTaskVector
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, total_norm
+from lorsmerge_cli.checkpoint.encodings import TensorLayout
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint, fingerprint
-from lorsmerge_cli.checkpoint.reader import DELTA_MARK, Checkpoint
-from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, SafetensorsFile, TensorSpec
+from lorsmerge_cli.checkpoint.reader import Checkpoint, is_adapter, is_delta
+from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
 
@@ -90,6 +93,16 @@ class FinetunedTaskVector:
         self.finetuned_dtype = DTYPE_CODES[finetuned.dtype]
         self.specs: Mapping[str, TensorSpec] = finetuned.float_specs
 
+    @property
+    def layouts(self) -> dict[str, TensorLayout]:
+        """How a delta file holds each of the base's tensors: whole."""
+        layouts = {}
+        for name, spec in self.base.float_specs.items():
+            wide = torch.float64 in (spec.dtype, self.specs.get(name, spec).dtype)
+            dtype = torch.float64 if wide else torch.float32
+            layouts[name] = TensorLayout("dense", spec.shape, dtype)
+        return layouts
+
     def read(self, name: str) -> Tensor:
         shape = self.specs[name].shape
         return accumulable(self.finetuned.read(name)) - accumulable(self.base.read(name)).view(
@@ -108,21 +121,32 @@ class FinetunedTaskVector:
         return base_fingerprint(self.finetuned).digest
 
 
-def open_task_vector(path: Path, base: Checkpoint | None) -> StoredTaskVector | FinetunedTaskVector:
-    """Open a delta file or, with `base`, anything that is a checkpoint.
+def open_task_vector(path: Path, base: Checkpoint | None) -> TaskVector:
+    """Open a delta file or, with `base`, a fine-tune: a whole checkpoint or a LoRA adapter.
 
     Raises:
-        UnreadableFile: neither can be read there, or a checkpoint stands there without a base.
+        UnreadableFile: neither can be read there, or a fine-tune stands there without a base.
+        Mismatch: an adapter that is not the base's, or of another kind than LoRA.
     """
-    if path.is_file() and DELTA_MARK in SafetensorsFile(path).metadata:
+    if is_delta(path):
         return StoredTaskVector(DeltaFile(path))
-    finetuned = Checkpoint(path)
     if base is None:
         raise UnreadableFile(
-            f"{path} is a checkpoint, and without its base it has no delta.",
+            f"{path} is no delta, and without its base it has none.",
             "Take its delta first with `lorsmerge delta BASE FINETUNED -o x.delta`.",
         )
-    return FinetunedTaskVector(base, finetuned)
+    return finetuned_vector(path, base)
+
+
+def finetuned_vector(path: Path, base: Checkpoint) -> FinetunedTaskVector | AdapterTaskVector:
+    """What a fine-tune changed, by itself or as a LoRA adapter.
+
+    Raises:
+        LorsmergeError: as `Checkpoint` and `AdapterTaskVector`.
+    """
+    if is_adapter(path):
+        return AdapterTaskVector(path, path, base)
+    return FinetunedTaskVector(base, Checkpoint(path))
 
 
 def check_names(

@@ -13,8 +13,8 @@ from torch import Tensor
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, Provenance
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
 from lorsmerge_cli.checkpoint.names import is_linear_weight, kind, room, without_layer
-from lorsmerge_cli.checkpoint.reader import DELTA_MARK, Checkpoint
-from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile, TensorSpec, dtype_name
+from lorsmerge_cli.checkpoint.reader import Checkpoint, is_delta
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, dtype_name
 from lorsmerge_cli.checkpoint.task_vector import base_fingerprint
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
@@ -200,8 +200,7 @@ def _open(paths: Sequence[Path]) -> list[Checkpoint | DeltaFile]:
     opened: list[Checkpoint | DeltaFile] = []
     for path in paths:
         try:
-            is_delta = path.is_file() and DELTA_MARK in SafetensorsFile(path).metadata
-            opened.append(DeltaFile(path) if is_delta else Checkpoint(path))
+            opened.append(DeltaFile(path) if is_delta(path) else Checkpoint(path))
         except LorsmergeError as error:
             faults.append(error)
     raise_all(faults)

@@ -9,8 +9,8 @@ from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
 from lorsmerge_cli.checkpoint.names import select_pruned
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.task_vector import (
-    FinetunedTaskVector,
     StoredTaskVector,
+    TaskVector,
     base_fingerprint,
     check_base,
     check_names,
@@ -37,7 +37,7 @@ class MergeInputs:
 
     base: Checkpoint
     identity: Fingerprint
-    vectors: tuple[StoredTaskVector | FinetunedTaskVector, ...]
+    vectors: tuple[TaskVector, ...]
     vector_identities: tuple[str, ...]
     pruned: frozenset[str]
     warnings: tuple[str, ...]
@@ -73,13 +73,10 @@ def check_inputs(
     return MergeInputs(base, identity, tuple(vectors), identities, pruned, tuple(warnings))
 
 
-Vectors = list[StoredTaskVector | FinetunedTaskVector]
-
-
-def _open(recipe: Recipe) -> tuple[Checkpoint, Vectors]:
+def _open(recipe: Recipe) -> tuple[Checkpoint, list[TaskVector]]:
     """Open every file of the recipe, and report all that cannot be opened at once."""
     faults: list[LorsmergeError] = []
-    vectors: Vectors = []
+    vectors: list[TaskVector] = []
     try:
         base: Checkpoint | None = Checkpoint(Path(recipe.base))
     except LorsmergeError as error:
@@ -98,7 +95,7 @@ def _open(recipe: Recipe) -> tuple[Checkpoint, Vectors]:
 
 def _check_vectors(
     base: Checkpoint,
-    vectors: Vectors,
+    vectors: list[TaskVector],
     identity: Fingerprint,
     allow_other_base: bool,
     faults: list[LorsmergeError],
@@ -143,7 +140,7 @@ def _select(recipe: Recipe, base: Checkpoint, faults: list[LorsmergeError]) -> f
     return pruned
 
 
-def _repeated(vectors: Vectors, identities: tuple[str, ...]) -> list[str]:
+def _repeated(vectors: list[TaskVector], identities: tuple[str, ...]) -> list[str]:
     warnings = []
     for number, identity in enumerate(identities):
         first = identities.index(identity)

@@ -13,7 +13,7 @@ import torch
 
 from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output, leftovers
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter, total_norm
-from lorsmerge_cli.checkpoint.encodings import ENCODINGS, TensorLayout
+from lorsmerge_cli.checkpoint.encodings import TensorLayout, stored_size
 from lorsmerge_cli.checkpoint.names import kind, select_pruned
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name, parse_dtype
 from lorsmerge_cli.core.device import resolve_device
@@ -170,12 +170,7 @@ class _Run:
             else replace(layout, dtype=stored or layout.dtype)
             for name, layout in file.layouts.items()
         }
-        self.nbytes = {
-            name: sum(
-                spec.nbytes for spec in ENCODINGS[layout.encoding].specs(name, layout).values()
-            )
-            for name, layout in self.layouts.items()
-        }
+        self.nbytes = {name: stored_size(name, item) for name, item in self.layouts.items()}
 
     @property
     def size(self) -> int:
