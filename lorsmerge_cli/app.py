@@ -18,6 +18,7 @@ from lorsmerge_cli import __version__, console, options
 from lorsmerge_cli.commands.data import data
 from lorsmerge_cli.commands.delta import delta
 from lorsmerge_cli.commands.eval import evaluate
+from lorsmerge_cli.commands.export import export
 from lorsmerge_cli.commands.finetune import finetune
 from lorsmerge_cli.commands.inspect import inspect_files
 from lorsmerge_cli.commands.merge import merge
@@ -125,6 +126,7 @@ _register("inspect", inspect_files)
 _register("data", data)
 _register("transcribe", transcribe)
 _register("push", push)
+_register("export", export)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

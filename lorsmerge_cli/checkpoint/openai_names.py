@@ -38,3 +38,11 @@ def from_openai(name: str) -> str:
     for theirs, ours in RENAMED.items():
         name = name.replace(theirs, ours)
     return PREFIX + name
+
+
+def to_openai(name: str) -> str:
+    """`model.encoder.layers.0.self_attn.q_proj.weight` as `encoder.blocks.0.attn.query.weight`."""
+    name = name.removeprefix(PREFIX)
+    for theirs, ours in RENAMED.items():
+        name = name.replace(ours, theirs)
+    return name

@@ -57,6 +57,8 @@ def find_source(path: Path) -> Source:
     Raises:
         UnreadableFile: it is neither a model folder nor a checkpoint nor a delta.
     """
+    if not path.exists():
+        raise UnreadableFile(f"{path}: no such file or folder.", "Check the path.")
     if path.is_file() and path.suffix not in (".safetensors", ".delta"):
         raise UnreadableFile(
             f"{path} is no model folder, no .safetensors file and no .delta.",
