@@ -23,13 +23,9 @@ from torch import Tensor
 
 from lorsmerge_cli.checkpoint.encodings import TensorLayout
 from lorsmerge_cli.checkpoint.fingerprint import BFLOAT16_STEP, fingerprint
-from lorsmerge_cli.checkpoint.reader import (
-    ADAPTER_CONFIG,
-    ADAPTER_FILES,
-    TIED,
-    Checkpoint,
-    open_weights,
-)
+from lorsmerge_cli.checkpoint.model_files import ADAPTER_CONFIG, ADAPTER_FILES
+from lorsmerge_cli.checkpoint.reader import TIED, Checkpoint, open_weights
+from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable, dense
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
@@ -58,8 +54,9 @@ class AdapterTaskVector:
         Mismatch: an adapter of another kind than LoRA, or of another model than the base.
     """
 
-    def __init__(self, path: Path, folder: Path, base: Checkpoint) -> None:
+    def __init__(self, path: Path, base: Checkpoint) -> None:
         self.path = path
+        folder = local_path(path)
         self.base = base
         config_file = folder / ADAPTER_CONFIG
         weights = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
@@ -237,7 +234,7 @@ class AdapterTaskVector:
         a, b = self._file.specs[key_a].shape, self._file.specs[key_b].shape
         return len(a) == len(b) == 2 and a[0] == b[1]
 
-    def _shape(self, key_a: str, key_b: str) -> tuple[int, int]:
+    def _shape(self, key_a: str, key_b: str) -> tuple[int, ...]:
         """Of the product of two factors."""
         rows, columns = self._file.specs[key_b].shape[0], self._file.specs[key_a].shape[1]
         return (columns, rows) if self._is_transposed(key_a) else (rows, columns)

@@ -9,7 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lorsmerge_cli.checkpoint.model_files import (
+    INDEX_FILE,
+    PICKLED_FILE,
+    PICKLED_INDEX,
+    SINGLE_FILE,
+    is_adapter,
+)
 from lorsmerge_cli.checkpoint.pickled_file import PickledFile
+from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import (
     SafetensorsFile,
     TensorSpec,
@@ -18,12 +26,6 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
 )
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-PICKLED_FILE = "pytorch_model.bin"
-PICKLED_INDEX = "pytorch_model.bin.index.json"
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 DELTA_MARK = "lorsmerge.format_version"
 
 # A name that repeats another tensor: Whisper's output projection is its token embedding.
@@ -36,7 +38,7 @@ class Checkpoint:
     """Named tensors that are read one at a time.
 
     Attributes:
-        path: what the user gave.
+        path: what the user gave, which may be a Hub id.
         folder: the model folder that holds config and tokenizer, None for a bare file.
         specs: name -> shape and dtype; a tied copy is left out and listed in `tied`.
         tied: name of the copy -> name of the tensor it repeats.
@@ -44,13 +46,15 @@ class Checkpoint:
 
     Raises:
         UnreadableFile: nothing at the path, or files that are damaged, missing or of another kind.
+        HubFault: nothing on the Hub, or nothing that can be had from it.
         Mismatch: a tied copy that differs from the tensor it should repeat.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.folder = path if path.is_dir() else None
-        shards = _open_shards(path)
+        local = local_path(path)
+        self.folder = local if local.is_dir() else None
+        shards = _open_shards(local)
         self.files = [shard.path for shard in shards]
         self._holder = {name: shard for shard in shards for name in shard.specs}
         self.specs: dict[str, TensorSpec] = {
@@ -126,25 +130,16 @@ def open_weights(path: Path) -> WeightFile:
 
 
 def is_delta(path: Path) -> bool:
-    """Whether a file is a delta.
+    """Whether a path or a Hub id leads to a delta.
 
     Raises:
-        UnreadableFile: it holds no tensors by name.
+        LorsmergeError: it leads nowhere, or to a file that holds no tensors by name.
     """
-    return path.is_file() and DELTA_MARK in open_weights(path).metadata
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds a PEFT adapter in place of a model."""
-    names = (INDEX_FILE, SINGLE_FILE, PICKLED_INDEX, PICKLED_FILE)
-    return (folder / ADAPTER_CONFIG).is_file() and not any(
-        (folder / name).is_file() for name in names
-    )
+    file = local_path(path)
+    return file.is_file() and DELTA_MARK in open_weights(file).metadata
 
 
 def _open_shards(path: Path) -> list[WeightFile]:
-    if not path.exists():
-        raise UnreadableFile(f"{path}: no such file or folder.", "Check the path.")
     if path.is_file():
         return [open_weights(path)]
     for index, single in ((INDEX_FILE, SINGLE_FILE), (PICKLED_INDEX, PICKLED_FILE)):
@@ -171,6 +166,11 @@ def _open_indexed(index: Path) -> list[WeightFile]:
     shards: list[WeightFile] = []
     for file_name in file_names:
         try:
+            if not (folder / file_name).exists():
+                raise UnreadableFile(
+                    f"{folder / file_name}: no such file, and {index.name} lists it.",
+                    "Copy or download the folder again.",
+                )
             shards.append(open_weights(folder / file_name))
         except UnreadableFile as error:
             faults.append(error)

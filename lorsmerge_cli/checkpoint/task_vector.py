@@ -13,7 +13,9 @@ from lorsmerge_cli.checkpoint.adapter import AdapterTaskVector
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, total_norm
 from lorsmerge_cli.checkpoint.encodings import TensorLayout
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint, fingerprint
-from lorsmerge_cli.checkpoint.reader import Checkpoint, is_adapter, is_delta
+from lorsmerge_cli.checkpoint.model_files import is_adapter
+from lorsmerge_cli.checkpoint.reader import Checkpoint, is_delta
+from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
@@ -57,7 +59,7 @@ class StoredTaskVector:
     def __init__(self, file: DeltaFile) -> None:
         self.file = file
         self.path = file.path
-        self.files = [file.path]
+        self.files = [file.local]
         self.finetuned_dtype = file.provenance.finetuned_dtype
         self.specs: Mapping[str, TensorSpec] = file.specs
 
@@ -144,8 +146,8 @@ def finetuned_vector(path: Path, base: Checkpoint) -> FinetunedTaskVector | Adap
     Raises:
         LorsmergeError: as `Checkpoint` and `AdapterTaskVector`.
     """
-    if is_adapter(path):
-        return AdapterTaskVector(path, path, base)
+    if is_adapter(local_path(path)):
+        return AdapterTaskVector(path, base)
     return FinetunedTaskVector(base, Checkpoint(path))
 
 

@@ -26,7 +26,7 @@ def evaluate(
     models: Annotated[
         list[str] | None,
         typer.Argument(metavar="MODEL",
-                       help="Model folders or .safetensors files; NAME=PATH gives one a name."),
+                       help="Model folders, files of weights, or Hub ids; NAME=PATH gives one a name."),
     ] = None,
     datasets: Annotated[
         list[str] | None,
@@ -62,7 +62,7 @@ def evaluate(
     companions: Annotated[
         Path | None,
         typer.Option("--config", metavar="FOLDER", rich_help_panel=MODELS,
-                     help="Model folder with config and tokenizer, for bare .safetensors files."),
+                     help="Model folder or Hub id with config and tokenizer, for bare files of weights."),
     ] = None,
     apply: Annotated[
         list[Path] | None,
@@ -174,19 +174,13 @@ def _named(texts: Sequence[str]) -> list[tuple[str, Path]]:
 def _models(
     texts: Sequence[str], companions: Path | None, deltas: Sequence[Path], scale: float
 ) -> list[ModelSource]:
-    from lorsmerge_cli.operations.speech_model import find_model
+    from lorsmerge_cli.operations.speech_model import find_models
 
     if deltas and len(texts) > 1:
         raise typer.BadParameter("--apply takes one MODEL, the base of the deltas.")
-    sources = []
-    for name, path in _named(texts):
-        shown = name
-        if deltas:
-            shown = f"{shown}+{'+'.join(delta.stem for delta in deltas)}@{scale:g}"
-        sources.append(
-            find_model(path, name=shown, companions=companions, deltas=deltas, scale=scale)
-        )
-    return sources
+    added = f"+{'+'.join(delta.stem for delta in deltas)}@{scale:g}" if deltas else ""
+    named = [(name + added, path) for name, path in _named(texts)]
+    return find_models(named, companions=companions, deltas=deltas, scale=scale)
 
 
 def _test_sets(

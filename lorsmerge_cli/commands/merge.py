@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,19 +16,20 @@ if TYPE_CHECKING:
     from lorsmerge_cli.operations.merge_plan import MergePlan
     from lorsmerge_cli.operations.recipe import Recipe
 
+COMMIT = re.compile(r"@([0-9a-f]{10})[0-9a-f]{30}")
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 Base = Annotated[
     str | None,
-    typer.Argument(metavar="BASE", help="The pretrained checkpoint: file or folder."),
+    typer.Argument(metavar="BASE", help="The pretrained checkpoint: file, folder or Hub id."),
 ]
 Deltas = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="DELTA",
-        help="Delta files, or fine-tuned checkpoints whose delta is then taken. Settings of "
-        "one delta follow a colon: ca.delta:svp=0.05,mp=0.4,scale=0.2",
+        help="Deltas, or fine-tunes (checkpoints, LoRA adapters) whose delta is then taken: files, "
+        "folders or Hub ids. Settings of one follow a colon: ca.delta:svp=0.05,mp=0.4,scale=0.2",
     ),
 ]
 Output = Annotated[
@@ -204,10 +206,12 @@ def parse_size(text: str) -> int:
 
 
 def _plan_document(plan: MergePlan) -> dict[str, Any]:
+    from lorsmerge_cli.operations.merge_inputs import pinned_recipe
+
     floats = len(plan.base.float_specs)
     return {
         "output": str(plan.output),
-        "recipe": plan.recipe.to_dict(),
+        "recipe": pinned_recipe(plan.recipe).to_dict(),
         "scale_total": _total_scale(plan),
         "tensors": {
             "pruned": len(plan.pruned),
@@ -238,7 +242,10 @@ def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
     for number, (entry, vector) in enumerate(zip(plan.recipe.deltas, plan.vectors, strict=True)):
         file = getattr(vector, "file", None)
         stored = file.provenance.pruning if file else {}
-        row = [entry.path, *(ratio(getattr(entry, k), stored.get(k)) for k in ("svp", "mp"))]
+        row = [
+            COMMIT.sub(r"@\1", entry.path),
+            *(ratio(getattr(entry, k), stored.get(k)) for k in ("svp", "mp")),
+        ]
         row.append(f"{entry.scale:g}" if entry.scale is not None else "-")
         if report:
             row += [f"{report.norms[number]:.4g}", f"{report.kept[number]:.4g}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from lorsmerge_cli.checkpoint.adapter import AdapterTaskVector
 from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output, leftovers
 from lorsmerge_cli.checkpoint.delta_file import DeltaWriter, Provenance, total_norm
 from lorsmerge_cli.checkpoint.encodings import stored_size
+from lorsmerge_cli.checkpoint.model_files import is_adapter
 from lorsmerge_cli.checkpoint.model_writer import RUN
-from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint, is_adapter
+from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
+from lorsmerge_cli.checkpoint.references import check_hub_ids, local_path, pinned
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.checkpoint.task_vector import (
     FinetunedTaskVector,
@@ -67,7 +69,7 @@ def delta(
     """Write the delta of a fine-tune.
 
     Args:
-        base_path, finetuned_path: two checkpoints of one model.
+        base_path, finetuned_path: two checkpoints of one model, or one and a LoRA adapter of it.
         output: the delta file.
         task: `asr`, `st` or empty.
         language: code such as `ca`, or empty.
@@ -93,12 +95,12 @@ def delta(
     faults += check_output(output, inputs=[*base.sources, *vector.files], size=nbytes, force=force)
     raise_all(faults)
     provenance = Provenance(
-        base_name=base_path.name or str(base_path),
+        base_name=pinned(base_path) or base_path.name or str(base_path),
         base=base_fingerprint(base),
         finetuned_dtype=vector.finetuned_dtype,
         task=task,
         language=language,
-        history=(command,),
+        history=(_with_commits(command, [base_path, finetuned_path]),),
     )
     warnings = leftovers(output)
     total = sum(TensorSpec(item.shape, item.dtype).nbytes for item in layouts.values())
@@ -114,6 +116,8 @@ def delta(
 def _open_both(
     base_path: Path, finetuned_path: Path, faults: list[LorsmergeError]
 ) -> tuple[Checkpoint, Vector]:
+    if missing := check_hub_ids([base_path, finetuned_path]):
+        raise_all(faults + missing)
     base = None
     try:
         base = Checkpoint(base_path)
@@ -122,12 +126,18 @@ def _open_both(
     try:
         if base is not None:
             return base, finetuned_vector(finetuned_path, base)
-        if not is_adapter(finetuned_path):
+        if not is_adapter(local_path(finetuned_path)):
             Checkpoint(finetuned_path)  # what is wrong with it, too
     except LorsmergeError as error:
         faults.append(error)
     raise_all(faults)
     raise ValueError("a file that failed to open left no fault")
+
+
+def _with_commits(command: str, paths: Sequence[Path]) -> str:
+    """The command, and in a comment the commits of what it took from the Hub."""
+    commits = [name for path in paths if (name := pinned(path))]
+    return f"{command}  # {', '.join(commits)}" if commits else command
 
 
 def _swapped(base: Checkpoint, vector: Vector) -> list[LorsmergeError]:

@@ -28,6 +28,7 @@ from lorsmerge_cli.core.pruning import prune
 from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import NonFinite, non_finite, zero_delta
+from lorsmerge_cli.operations.merge_inputs import pinned_recipe
 from lorsmerge_cli.operations.merge_plan import MergePlan, Unit
 from lorsmerge_cli.operations.recipe import save
 
@@ -79,7 +80,7 @@ def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
         with atomic_file(plan.output) as partial:
             run.write_weights(partial, progress)
     if plan.save_recipe is not None:
-        save(plan.recipe, plan.save_recipe)
+        save(pinned_recipe(plan.recipe), plan.save_recipe)
     return MergeReport(
         output=plan.output,
         pruned=len(plan.pruned),
@@ -212,7 +213,7 @@ def made_from(plan: MergePlan) -> dict[str, Any]:
     """How an output was made: enough to make its bytes again."""
     return {
         "lorsmerge": __version__,
-        "recipe": plan.recipe.to_dict(),
+        "recipe": pinned_recipe(plan.recipe).to_dict(),
         "base": {"fingerprint": plan.identity.digest},
         "deltas": [
             {

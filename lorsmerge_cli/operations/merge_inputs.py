@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
 from lorsmerge_cli.checkpoint.names import select_pruned
 from lorsmerge_cli.checkpoint.reader import Checkpoint
+from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, pinned
 from lorsmerge_cli.checkpoint.task_vector import (
     StoredTaskVector,
     TaskVector,
@@ -48,6 +49,14 @@ class MergeInputs:
         return [*self.base.sources, *(file for vector in self.vectors for file in vector.files)]
 
 
+def pinned_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with the commit of everything that it takes from the Hub."""
+    deltas = [
+        replace(entry, path=pinned(Path(entry.path)) or entry.path) for entry in recipe.deltas
+    ]
+    return replace(recipe, base=pinned(Path(recipe.base)) or recipe.base, deltas=tuple(deltas))
+
+
 def open_inputs(recipe: Recipe, *, allow_other_base: bool = False) -> MergeInputs:
     """Open and check what a resolved recipe merges.
 
@@ -75,16 +84,20 @@ def check_inputs(
 
 def _open(recipe: Recipe) -> tuple[Checkpoint, list[TaskVector]]:
     """Open every file of the recipe, and report all that cannot be opened at once."""
-    faults: list[LorsmergeError] = []
+    base_path, *paths = [Path(recipe.base), *(Path(entry.path) for entry in recipe.deltas)]
+    faults = check_hub_ids([base_path, *paths])
+    if faults:  # nothing is downloaded in vain, but what is here is looked at
+        paths = [path for path in paths if not is_hub_id(path)]
+    base: Checkpoint | None = None
     vectors: list[TaskVector] = []
     try:
-        base: Checkpoint | None = Checkpoint(Path(recipe.base))
+        if not (faults and is_hub_id(base_path)):
+            base = Checkpoint(base_path)
     except LorsmergeError as error:
-        base = None
         faults.append(error)
-    for entry in recipe.deltas:
+    for path in paths:
         try:
-            vectors.append(open_task_vector(Path(entry.path), base))
+            vectors.append(open_task_vector(path, base))
         except LorsmergeError as error:
             faults.append(error)
     raise_all(faults)

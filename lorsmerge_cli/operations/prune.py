@@ -127,7 +127,7 @@ def prune(
     if not chosen:
         raise UsageFault(f"{source} has no tensor to prune.", "Choose some with --include.")
     run = _Run(file, method, svp, mp, chosen, stored, target)
-    raise_all(check_output(output, inputs=[source], size=run.size, force=force))
+    raise_all(check_output(output, inputs=[file.local], size=run.size, force=force))
     ratios = {key: value for key, value in (("svp", svp), ("mp", mp)) if value is not None}
     old = file.provenance
     provenance = replace(old, pruning={"method": method, **ratios}, history=(*old.history, command))
