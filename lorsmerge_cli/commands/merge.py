@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lorsmerge_cli import console, options
-from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.commands.push import send, show_report
+from lorsmerge_cli.errors import LorsmergeError, UsageFault
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.merge import MergeReport
     from lorsmerge_cli.operations.merge_plan import MergePlan
+    from lorsmerge_cli.operations.push import PushReport
+    from lorsmerge_cli.operations.push_target import Target
     from lorsmerge_cli.operations.recipe import Recipe
 
 COMMIT = re.compile(r"@([0-9a-f]{10})[0-9a-f]{30}")
@@ -68,8 +72,8 @@ RecipeFile = Annotated[
         "--recipe",
         metavar="FILE",
         rich_help_panel="Recipe",
-        help="Take base, deltas and settings from a TOML recipe, or from the lorsmerge.json of "
-        "an earlier merge.",
+        help="Take base, deltas and settings from a TOML recipe, from a model card that holds one "
+        "(.md), or from the lorsmerge.json of an earlier merge.",
     ),
 ]
 SaveRecipe = Annotated[
@@ -98,6 +102,15 @@ AllowOtherBase = Annotated[
         help="Apply deltas to another checkpoint than they were taken from.",
     ),
 ]
+Push = Annotated[
+    str | None,
+    typer.Option(
+        "--push",
+        metavar="ORG/NAME",
+        rich_help_panel=options.OUTPUT,
+        help="Upload what was written to the Hub; `lorsmerge push` has more options.",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(
@@ -124,6 +137,7 @@ def merge(
     dtype: options.Dtype = None,
     max_shard_size: ShardSize = "5GB",
     allow_other_base: AllowOtherBase = False,
+    push: Push = None,
     dry_run: DryRun = False,
     force: options.Force = False,
     device: options.Device = "auto",
@@ -160,15 +174,18 @@ def merge(
     shard_size = parse_size(max_shard_size)
     wanted.resolved()  # a mistake in the settings shows before PyTorch is loaded
     _run(
-        wanted, output, dry_run, save_recipe=save_recipe, device=device, threads=threads,
+        wanted, output, push, dry_run, save_recipe=save_recipe, device=device, threads=threads,
         max_shard_size=shard_size, force=force, allow_other_base=allow_other_base,
     )  # fmt: skip
 
 
-def _run(recipe: Recipe, output: Path | None, dry_run: bool, **settings: Any) -> None:
+def _run(
+    recipe: Recipe, output: Path | None, repo: str | None, dry_run: bool, **settings: Any
+) -> None:
     from lorsmerge_cli.operations.merge import merge as operation
     from lorsmerge_cli.operations.merge_plan import plan_merge
 
+    target = None if repo is None else _target(repo)
     plan = plan_merge(recipe, output, **settings)
     for text in plan.warnings:
         console.warning(text)
@@ -186,7 +203,32 @@ def _run(recipe: Recipe, output: Path | None, dry_run: bool, **settings: Any) ->
         "updated": report.rounding.updated,
         "lost_to_rounding": report.rounding.lost,
     }
-    console.result(document, lambda: _show_report(plan, report))
+    pushed = None if target is None else _push(plan.output, target)
+    if pushed is not None:
+        document["push"] = asdict(pushed)
+    console.result(document, lambda: _show_report(plan, report, target, pushed))
+
+
+def _target(repo: str) -> Target:
+    """The repository, if it may be written: found out before the work is done."""
+    from lorsmerge_cli.operations.push_target import open_target
+
+    return open_target(repo)
+
+
+def _push(output: Path, target: Target) -> PushReport:
+    from lorsmerge_cli.operations.push import plan_push
+
+    try:
+        plan = plan_push(output, target)
+        for text in plan.notes:
+            console.note(text)
+        return send(plan, None)
+    except LorsmergeError as error:
+        again = f"`lorsmerge push {output} {target.repo}` sends it."
+        raise type(error)(
+            f"{output} is written, but not uploaded. {error.what}", f"{error.remedy} {again}"
+        ) from error
 
 
 def parse_size(text: str) -> int:
@@ -265,7 +307,9 @@ def _show_plan(plan: MergePlan) -> None:
     )
 
 
-def _show_report(plan: MergePlan, report: MergeReport) -> None:
+def _show_report(
+    plan: MergePlan, report: MergeReport, target: Target | None, pushed: PushReport | None
+) -> None:
     _show_deltas(plan, report)
     console.line(_tensor_line(plan))
     updated, lost = report.rounding.updated, report.rounding.lost
@@ -274,6 +318,8 @@ def _show_report(plan: MergePlan, report: MergeReport) -> None:
         f"{report.output}: {console.size(plan.output_size)}, method {plan.method}; "
         f"{share:.2%} of {updated:,} updates lost to rounding"
     )
+    if target is not None and pushed is not None:
+        show_report(pushed, target)
 
 
 def _tensor_line(plan: MergePlan) -> str:

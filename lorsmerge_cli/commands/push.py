@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,7 +97,7 @@ def push(
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
     report = send(plan, message)
-    console.result(report_document(report), lambda: show_report(report, target))
+    console.result(asdict(report), lambda: show_report(report, target))
 
 
 def send(plan: PushPlan, message: str | None) -> PushReport:
@@ -104,17 +105,6 @@ def send(plan: PushPlan, message: str | None) -> PushReport:
     from lorsmerge_cli.operations.push import push as operation
 
     return operation(plan, message, show_progress=console.shows_progress())
-
-
-def report_document(report: PushReport) -> dict[str, Any]:
-    """A push, for --json."""
-    return {
-        "url": report.url,
-        "commit": report.commit,
-        "uploaded": report.uploaded,
-        "unchanged": report.unchanged,
-        "removed": report.removed,
-    }
 
 
 def show_report(report: PushReport, target: Target) -> None:

@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
 from lorsmerge_cli.checkpoint.hub_faults import hub_faults
-from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
+from lorsmerge_cli.errors import Interrupted, LorsmergeError, UsageFault, raise_all
 from lorsmerge_cli.operations.model_card import (
     Subject,
     base_of,
@@ -157,6 +157,7 @@ def push(plan: PushPlan, message: str | None, *, show_progress: bool = False) ->
 
     Raises:
         HubFault: the Hub refused, or the connection broke.
+        Interrupted: by a signal.
     """
     target = plan.target
     api = HfApi(token=target.token)
@@ -169,17 +170,23 @@ def push(plan: PushPlan, message: str | None, *, show_progress: bool = False) ->
     if plan.card is not None:
         additions = [item for item in additions if item.path_in_repo != CARD]
         additions.append(CommitOperationAdd(CARD, plan.card.encode()))
-    with hub_faults(target.repo, target.revision, target.token):
-        if not target.exists:
-            api.create_repo(target.repo, private=target.private or None, exist_ok=True)
-        commit = api.create_commit(
-            target.repo,
-            [*additions, *(CommitOperationDelete(path) for path in plan.stale)],
-            commit_message=message or f"Upload {plan.source.path.name} with lorsmerge",
-            revision=target.revision,
-            create_pr=target.create_pr,
-        )
-        now = listed(api, target.repo, commit.oid)
+    try:
+        with hub_faults(target.repo, target.revision, target.token):
+            if not target.exists:
+                api.create_repo(target.repo, private=target.private or None, exist_ok=True)
+            commit = api.create_commit(
+                target.repo,
+                [*additions, *(CommitOperationDelete(path) for path in plan.stale)],
+                commit_message=message or f"Upload {plan.source.path.name} with lorsmerge",
+                revision=target.revision,
+                create_pr=target.create_pr,
+            )
+            now = listed(api, target.repo, commit.oid)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"The upload to {target.repo} was interrupted.",
+            "Push again to go on: what arrived is not sent again.",
+        ) from None
     paths = [item.path_in_repo for item in additions]
     uploaded = tuple(path for path in paths if now.get(path) != target.files.get(path))
     return PushReport(
