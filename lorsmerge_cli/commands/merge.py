@@ -11,7 +11,7 @@ import typer
 
 from lorsmerge_cli import console, options
 from lorsmerge_cli.commands.push import send, show_report
-from lorsmerge_cli.errors import LorsmergeError, UsageFault
+from lorsmerge_cli.errors import HubFault, Interrupted, LorsmergeError, UsageFault
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.merge import MergeReport
@@ -225,9 +225,10 @@ def _push(output: Path, target: Target) -> PushReport:
             console.note(text)
         return send(plan, None)
     except LorsmergeError as error:
-        again = f"`lorsmerge push {output} {target.repo}` sends it."
-        raise type(error)(
-            f"{output} is written, but not uploaded. {error.what}", f"{error.remedy} {again}"
+        kind = Interrupted if isinstance(error, Interrupted) else HubFault
+        raise kind(
+            f"{output} is written, but not uploaded. {error.what}",
+            f"{error.remedy} `lorsmerge push {output} {target.repo}` sends it.",
         ) from error
 
 

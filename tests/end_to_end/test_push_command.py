@@ -322,6 +322,75 @@ def test_no_secret_is_printed_or_written(
         assert secret.encode() not in written
 
 
+# merge --push, and the merge made again
+
+
+def test_a_merge_is_pushed_in_one_go(hub: Hub, work: Path, succeed: Callable[[str], Ended]) -> None:
+    ended = succeed(f"lorsmerge merge base ca.delta de.delta --svp 0.05 -o new --push {REPO}")
+    assert "8 of 8 files uploaded" in ended.out
+    assert "method svp" in ended.out
+    assert hub.files(REPO)["model.safetensors"] == (work / "new" / "model.safetensors").read_bytes()
+    again = f"lorsmerge merge base ca.delta -o one.safetensors --push {REPO} --json"
+    assert json.loads(succeed(again).out)["push"]["uploaded"] == ["one.safetensors"]
+
+
+def test_whether_it_may_be_pushed_is_known_before_the_merge(
+    hub: Hub, work: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = "lorsmerge merge base ca.delta --svp 0.05 -o new --push"
+    for repo, token, said in (
+        ("other/x", WRITER, "may not write to other"),
+        (REPO, READER, "may only read"),
+        (REPO, "", "hf auth login"),
+        ("nonsense", WRITER, "no id of a repository"),
+    ):
+        monkeypatch.setenv("HF_TOKEN", token)
+        ended = shell(f"{command} {repo}")
+        assert ended.code != 0
+        assert said in ended.err
+        assert not (work / "new").exists()
+
+
+def test_a_merge_that_could_not_be_pushed_is_kept(hub: Hub, work: Path, shell: Shell) -> None:
+    hub.fail("PUT", "/lfs/", 500, times=6)
+    ended = shell(f"lorsmerge merge base ca.delta --svp 0.05 -o new --push {REPO}")
+    assert ended.code == 1
+    assert "new is written, but not uploaded." in ended.err
+    assert f"`lorsmerge push new {REPO}` sends it." in ended.err
+    assert (work / "new" / "model.safetensors").is_file()
+
+
+def test_the_card_alone_makes_the_merge_again(
+    hub: Hub, work: Path, succeed: Callable[[str], Ended]
+) -> None:
+    hub.add_repo(BASE, work / "base")
+    succeed(f"lorsmerge delta {BASE} ft-ca -o ca.hub.delta --task asr --language ca")
+    succeed("lorsmerge push ca.hub.delta you/ca")
+    assert card_of(hub, "you/ca").data.base_model == [BASE]
+    succeed(f"lorsmerge merge {BASE} you/ca --svp 0.05 --mp 0.4 -o from-hub --push {REPO}")
+    card = card_of(hub)
+    assert card.data.base_model == [BASE, "you/ca"]
+    elsewhere = work / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "card.md").write_bytes(hub.files(REPO)["README.md"])
+    command = card.text.split("```sh\n")[1].split("```")[0].strip()
+    with chdir(elsewhere):
+        succeed(command)
+    made = (elsewhere / "merged" / "model.safetensors").read_bytes()
+    assert made == hub.files(REPO)["model.safetensors"]
+
+
+def test_an_interrupted_push_says_how_to_go_on(
+    hub: Hub, work: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", interrupt)
+    ended = shell(f"lorsmerge push merged {REPO}")
+    assert (ended.code, "Push again to go on" in ended.err) == (130, True)
+
+
 # bad input
 
 
