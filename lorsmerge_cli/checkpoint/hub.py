@@ -24,7 +24,14 @@ from huggingface_hub.errors import (
 
 from lorsmerge_cli.checkpoint.hub_faults import hub_faults
 from lorsmerge_cli.checkpoint.model_files import companion_files, files_needed
-from lorsmerge_cli.errors import HubFault, LorsmergeError, OutputFault, UnreadableFile, named
+from lorsmerge_cli.errors import (
+    HubFault,
+    LorsmergeError,
+    OutputFault,
+    UnreadableFile,
+    named,
+    raise_all,
+)
 
 TIMEOUT = 10.0  # seconds to wait for an answer
 UNKNOWN_TOKEN, TOO_MANY, SERVER_ERROR = 401, 429, 500  # status codes
@@ -36,7 +43,8 @@ class HubFiles:
 
     Attributes:
         repo: `org/name`.
-        commit: the revision's.
+        revision: as asked for; None for the main branch.
+        commit: the revision's, when it was looked up.
         files: names in the repository.
         single: the one file that is meant; None for the folder of all of them.
         missing: bytes that are not in the cache yet.
@@ -44,6 +52,7 @@ class HubFiles:
     """
 
     repo: str
+    revision: str | None
     commit: str
     files: tuple[str, ...]
     single: str | None
@@ -82,7 +91,7 @@ def find_files(repo: str, revision: str | None, file: str | None, weights: bool)
         for name in files
         if not isinstance(try_to_load_from_cache(repo, name, revision=commit), str)
     )
-    return HubFiles(repo, commit, tuple(files), single, missing, reachable)
+    return HubFiles(repo, revision, commit, tuple(files), single, missing, reachable)
 
 
 def _listed(repo: str, revision: str | None) -> tuple[str, dict[str, int], bool]:
@@ -114,6 +123,8 @@ def _not_here(repo: str, fault: HubFault) -> HubFault:
     """The fault, told to somebody who may have meant a path, and who reads and does not write."""
     error = fault.__cause__
     what, remedy = fault.what, fault.remedy
+    if isinstance(error, GatedRepoError):
+        return fault
     if isinstance(error, RevisionNotFoundError):
         remedy = f"{constants.ENDPOINT}/{repo}/refs lists its branches and tags."
     elif _may_be_there(error):
@@ -121,7 +132,7 @@ def _not_here(repo: str, fault: HubFault) -> HubFault:
         what = f"{repo} is no file or folder here, nor in {constants.HF_HUB_CACHE}; {reason}"
         if not isinstance(error, OfflineModeIsEnabled):
             remedy = "Check the network and try again later, or give a local path."
-    elif isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+    elif isinstance(error, RepositoryNotFoundError):
         what = f"{repo} is no file or folder here. {what}"
     elif isinstance(error, HfHubHTTPError) and error.response.status_code == UNKNOWN_TOKEN:
         remedy = "Log in anew with `hf auth login`, or set HF_TOKEN."
@@ -170,13 +181,26 @@ def download(found: HubFiles) -> Path:
         OutputFault: the disk is too small.
         HubFault: the network broke, or the Hub refuses after all.
     """
-    for fault in check_space([found]):
-        raise fault
-    with hub_faults(found.repo, found.commit):
-        folder = snapshot_download(
+    raise_all(check_space([found]))
+    try:
+        with hub_faults(found.repo, found.revision):
+            folder = _snapshot(found, found.revision) if found.reachable else None
+            if folder is None or folder.name != found.commit:  # the branch has moved on since
+                folder = _snapshot(found, found.commit)
+            return folder
+    except HubFault as fault:
+        if not _may_be_there(fault.__cause__):
+            raise
+        remedy = "Check the network and run the command again: what arrived whole is kept."
+        raise HubFault(fault.what, remedy) from fault.__cause__
+
+
+def _snapshot(found: HubFiles, revision: str | None) -> Path:
+    return Path(
+        snapshot_download(
             found.repo,
-            revision=found.commit,
+            revision=revision,
             allow_patterns=[glob.escape(name) for name in found.files],
             local_files_only=not found.reachable,
         )
-    return Path(folder)
+    )

@@ -67,7 +67,8 @@ def _fault(
             f"{repo} is gated, and you have not been let in.",
             f"Ask for access at {url}, then log in with `hf auth login`.",
         )
-    if isinstance(error, RepositoryNotFoundError):
+    unknown = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
+    if isinstance(error, RepositoryNotFoundError) or (unknown and token is None):
         who = "without a token" if token is None else "with this token"
         return HubFault(
             f"There is no repository {repo} at {constants.ENDPOINT}, or none that can be seen {who}.",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lorsmerge_cli.checkpoint.hub import HubFiles
 
 REFERENCE = re.compile(
-    r"(?P<repo>(?!.*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?",
+    r"(?P<repo>(?![^@:]*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?",
     re.ASCII,
 )
 
