@@ -195,7 +195,7 @@ def _test_sets(
     verbose: bool,
 ) -> list[TestSet]:
     from lorsmerge_cli.commands.data import list_drops
-    from lorsmerge_cli.operations.data import drop_warnings, load_data
+    from lorsmerge_cli.operations.data import drop_warnings, has_splits, load_data
     from lorsmerge_cli.operations.eval import TestSet
 
     tests = []
@@ -209,7 +209,8 @@ def _test_sets(
             console.warning(warning)
         if verbose:
             list_drops(loaded)
-        tests.append(TestSet(name, loaded.utterances, loaded.drops, path))
+        part = split if has_splits(path, format) else None
+        tests.append(TestSet(name, loaded.utterances, loaded.drops, path, part))
     return tests
 
 

@@ -232,6 +232,25 @@ def test_the_card_says_what_is_known(hub: Hub, work: Path, succeed: Callable[[st
     assert "99" not in card.text  # the score of the other model
 
 
+def test_results_of_eval_are_shown_with_their_split(
+    hub: Hub, work: Path, succeed: Callable[[str], Ended]
+) -> None:
+    (work / "data" / "test").mkdir(parents=True)
+    make_clip(work / "data" / "test" / "0.wav", seed=1, seconds=1.0)
+    (work / "data" / "test" / "metadata.csv").write_text("file_name,text\n0.wav,the red boy\n")
+    scored = "--language ca --task asr --beam 1 --samples 5 --device cpu -o results.json"
+    succeed(f"lorsmerge eval merged base --data clips=data {scored}")
+    results = json.loads((work / "results.json").read_text())
+    results.setdefault("models", {"merged": {"identity": identity_of(work / "merged")}})
+    (work / "results.json").write_text(json.dumps(results))
+    succeed(f"lorsmerge push merged {REPO} --results results.json")
+    (found,) = card_of(hub).data.eval_results
+    record = next(r for r in results["records"] if r["model"] == "merged")
+    assert (found.dataset_name, found.dataset_split) == ("clips", "test")
+    assert found.metric_value == round(record["score"], 2)
+    assert found.metric_args == {"signature": record["signature"]}
+
+
 def test_a_card_claims_nothing_that_is_not_known(
     hub: Hub, work: Path, succeed: Callable[[str], Ended]
 ) -> None:
