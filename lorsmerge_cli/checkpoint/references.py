@@ -20,6 +20,7 @@ REFERENCE = re.compile(
     r"(?P<repo>(?![^@:]*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?",
     re.ASCII,
 )
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def local_path(path: Path, *, weights: bool = True) -> Path:
@@ -53,6 +54,14 @@ def pinned(path: Path) -> str | None:
     match = REFERENCE.fullmatch(str(path))
     file = f":{match['file']}" if match and match["file"] else ""
     return f"{found.repo}@{found.commit}{file}"
+
+
+def pinned_parts(name: str) -> tuple[str, str] | None:
+    """Repository and commit of an id as `pinned` writes it; None for any other name."""
+    match = REFERENCE.fullmatch(name)
+    if match is None or not COMMIT.fullmatch(match["revision"] or ""):
+        return None
+    return match["repo"], match["revision"]
 
 
 def is_hub_id(path: Path) -> bool:

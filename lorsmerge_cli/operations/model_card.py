@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +11,13 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.hub_faults import hub_faults
+from lorsmerge_cli.checkpoint.references import pinned_parts
 from lorsmerge_cli.errors import HubFault
 from lorsmerge_cli.operations.model_card_scores import model_index, score_table
 from lorsmerge_cli.operations.push_source import CARD, Source
 from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
 from lorsmerge_cli.speech.languages import WHISPER_TASKS
 
-HUB_ID = re.compile(r"^(?P<id>[\w.-]+/[\w.-]+)@[0-9a-f]{40}(?::.*)?$")
 SPEECH = "automatic-speech-recognition"
 METHODS_IN_WORDS = {
     "lors": "LoRS-Merging (low-rank and sparse model merging)",
@@ -71,8 +70,8 @@ def _trained_on(about: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def hub_id(text: str) -> str | None:
     """`org/name` of a Hub id as provenance records it, with its commit; None for a path."""
-    match = HUB_ID.match(text)
-    return match["id"] if match else None
+    parts = pinned_parts(text)
+    return parts[0] if parts else None
 
 
 def base_of(source: Source) -> str:

@@ -15,6 +15,7 @@ from lorsmerge_cli.checkpoint.delta_file import DeltaFile
 from lorsmerge_cli.checkpoint.model_files import ADAPTER_CONFIG, ADAPTER_FILES
 from lorsmerge_cli.checkpoint.model_writer import write_json
 from lorsmerge_cli.checkpoint.names import is_linear_weight
+from lorsmerge_cli.checkpoint.references import pinned_parts
 from lorsmerge_cli.checkpoint.safetensors_file import (
     SafetensorsWriter,
     TensorSpec,
@@ -152,10 +153,13 @@ def _config(file: DeltaFile, ranks: dict[str, int]) -> dict[str, Any]:
     """PEFT's adapter_config.json: scaling is lora_alpha / r, 1 in every module."""
     rank = max(ranks.values())
     others = {module: value for module, value in ranks.items() if value != rank}
+    name = file.provenance.base_name
+    base, revision = pinned_parts(name) or (name, None)
     return {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": file.provenance.base_name,
+        "base_model_name_or_path": base,
+        "revision": revision,
         "r": rank,
         "lora_alpha": rank,
         "rank_pattern": others,

@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
 from lorsmerge_cli.checkpoint.hub_faults import hub_faults
-from lorsmerge_cli.errors import Interrupted, LorsmergeError, UsageFault, raise_all
+from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.operations.model_card import (
     Subject,
     base_of,
@@ -141,7 +141,13 @@ def _card(
         notes.append(f"The card names no base model: it is {called}; --base-model ORG/NAME does.")
     if not terms:
         notes.append("The card names no license: the base's is not known; --license ID does.")
-    return write_card(Subject(source, target.repo, base_id, terms, records)), notes
+    try:
+        return write_card(Subject(source, target.repo, base_id, terms, records)), notes
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnreadableFile(
+            f"{source.path} says of its making what no merge writes ({type(error).__name__}: {error}).",
+            f"Write a {CARD} of your own into it, or restore its lorsmerge.json.",
+        ) from error
 
 
 def push(plan: PushPlan, message: str | None, *, show_progress: bool = False) -> PushReport:

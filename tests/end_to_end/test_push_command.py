@@ -420,6 +420,7 @@ def test_an_interrupted_push_says_how_to_go_on(
         ("notes.txt you/x", 1, ["notes.txt is no model folder, no .safetensors file and no .delta"]),
         ("empty you/x", 1, ["empty holds neither model.safetensors"]),
         ("bare you/x", 1, ["bare has weights but no config.json"]),
+        ("broken you/x", 1, ["broken says of its making what no merge writes", "README.md"]),
         ("merged x", 2, ["'x' is no id of a repository", "ORG/NAME"]),
         ("merged you/x/y", 2, ["'you/x/y' is no id of a repository"]),
         ("merged 'you/a b'", 2, ["'you/a b' is no id of a repository"]),
@@ -446,6 +447,8 @@ def test_bad_input_is_told_before_anything_is_sent(
 ) -> None:
     (work / "notes.txt").write_text("notes")
     (work / "empty").mkdir()
+    shutil.copytree(work / "merged", work / "broken")
+    (work / "broken" / "lorsmerge.json").write_text('{"recipe": {"deltas": [3]}}')
     (work / "bare").mkdir()
     shutil.copy(work / "merged" / "model.safetensors", work / "bare")
     hub.add_repo("you/there", {"config.json": "{}"})
