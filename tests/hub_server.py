@@ -29,6 +29,7 @@ USERS = {  # token -> who it belongs to and what it may do
     READER: {"name": "you", "orgs": ["lab"], "role": "read"},
     ADMIN: {"name": "other", "orgs": [], "role": "write"},
 }
+LICENSES = ("apache-2.0", "mit", "cc-by-4.0")  # of the many that the Hub knows
 REPO = r"(?P<repo>[^/]+/[^/]+)"
 
 
@@ -380,6 +381,10 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, answer, {}
 
     def validate(self) -> tuple[int, Any, dict[str, str]]:
+        found = re.search(r"^license: (.+)$", json.loads(self.body)["content"], re.MULTILINE)
+        if found and found[1] not in LICENSES:
+            message = f'"license" must be one of [{", ".join(LICENSES)}]'
+            return 400, {"errors": [{"message": message}], "warnings": []}, {}
         return 200, {"errors": [], "warnings": []}, {}
 
     def info(self, repo: str, revision: str = "main") -> tuple[int, Any, dict[str, str]]:

@@ -20,7 +20,7 @@ def export(
     format: Annotated[
         str,
         typer.Option("--format", metavar="NAME",
-                     help="ct2 (faster-whisper; needs `lorsmerge[ct2]`) or openai (openai-whisper)."),
+                     help="ct2 (for faster-whisper; needs ctranslate2) or openai (openai-whisper)."),
     ],
     dtype: Annotated[
         str | None,

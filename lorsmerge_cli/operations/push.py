@@ -187,7 +187,7 @@ def push(plan: PushPlan, message: str | None, *, show_progress: bool = False) ->
                 revision=target.revision,
                 create_pr=target.create_pr,
             )
-            now = listed(api, target.repo, commit.oid)
+            now = listed(api, target.repo, commit.pr_revision or commit.oid)
     except KeyboardInterrupt:
         raise Interrupted(
             f"The upload to {target.repo} was interrupted.",

@@ -430,6 +430,7 @@ def test_an_interrupted_push_says_how_to_go_on(
         ("merged you/there --revision gone", 1, ["you/there has no revision 'gone'", "hf repos"]),
         ("merged you/x --revision trial", 1, ["There is no repository you/x"]),
         ("merged you/x --create-pr", 1, ["There is no repository you/x to open a pull request"]),
+        ("merged you/there --replace-card --license none", 1, ["error 400", '"license" must be one']),
         ("merged you/there --create-pr --revision trial", 2, ["--revision is trial"]),
         ("merged you/there --private", 1, ["exists and is public, so --private would not hold"]),
         ("merged you/x --results other.json", 1, ["other.json holds no score of merged"]),
