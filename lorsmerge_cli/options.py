@@ -65,6 +65,15 @@ Dtype = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Companions = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FOLDER",
+        help="Model folder or Hub id to take config and tokenizer from, for a bare file of weights.",
+        rich_help_panel=MACHINE,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

@@ -41,6 +41,7 @@ class Checkpoint:
         path: what the user gave, which may be a Hub id.
         folder: the model folder that holds config and tokenizer, None for a bare file.
         specs: name -> shape and dtype; a tied copy is left out and listed in `tied`.
+        dims: what a file of OpenAI's says of its model, empty for others.
         tied: name of the copy -> name of the tensor it repeats.
         files: every weight file, for size and overwrite checks.
 
@@ -56,6 +57,7 @@ class Checkpoint:
         self.folder = local if local.is_dir() else None
         shards = _open_shards(local)
         self.files = [shard.path for shard in shards]
+        self.dims = shards[0].dims if isinstance(shards[0], PickledFile) else {}
         self._holder = {name: shard for shard in shards for name in shard.specs}
         self.specs: dict[str, TensorSpec] = {
             name: shard.specs[name] for name, shard in self._holder.items()

@@ -59,11 +59,7 @@ def evaluate(
     ] = None,
     dtype: options.ComputeDtype = "float32",
     device: options.Device = "auto",
-    companions: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FOLDER", rich_help_panel=MODELS,
-                     help="Model folder or Hub id with config and tokenizer, for bare files of weights."),
-    ] = None,
+    companions: options.Companions = None,
     apply: Annotated[
         list[Path] | None,
         typer.Option("--apply", metavar="DELTA", rich_help_panel=MODELS,

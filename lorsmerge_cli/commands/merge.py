@@ -134,6 +134,7 @@ def merge(
     recipe: RecipeFile = None,
     save_recipe: SaveRecipe = None,
     output: Output = None,
+    companions: options.Companions = None,
     dtype: options.Dtype = None,
     max_shard_size: ShardSize = "5GB",
     allow_other_base: AllowOtherBase = False,
@@ -174,8 +175,8 @@ def merge(
     shard_size = parse_size(max_shard_size)
     wanted.resolved()  # a mistake in the settings shows before PyTorch is loaded
     _run(
-        wanted, output, push, dry_run, save_recipe=save_recipe, device=device, threads=threads,
-        max_shard_size=shard_size, force=force, allow_other_base=allow_other_base,
+        wanted, output, push, dry_run, companions=companions, save_recipe=save_recipe, device=device,
+        threads=threads, max_shard_size=shard_size, force=force, allow_other_base=allow_other_base,
     )  # fmt: skip
 
 

@@ -33,11 +33,7 @@ def transcribe(
         int, typer.Option("--beam", metavar="N", min=1, help="Hypotheses kept in the search."),
     ] = 5,
     device: options.Device = "auto",
-    companions: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FOLDER",
-                     help="Model folder or Hub id with config and tokenizer, for bare files of weights."),
-    ] = None,
+    companions: options.Companions = None,
 ) -> None:  # fmt: skip
     """Hear what models make of a sound file, side by side.
 

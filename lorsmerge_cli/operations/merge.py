@@ -234,6 +234,6 @@ def made_from(plan: MergePlan) -> dict[str, Any]:
 
 
 def _fill_folder(plan: MergePlan, partial: Path) -> None:
-    if plan.base.folder is not None:
-        copy_companions(plan.base.folder, partial, plan.dtype)
+    if plan.companions is not None:
+        copy_companions(plan.companions, partial, plan.dtype)
     write_json(partial / "lorsmerge.json", made_from(plan))

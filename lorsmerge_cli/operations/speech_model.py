@@ -22,6 +22,7 @@ from lorsmerge_cli.checkpoint.task_vector import (
     check_names,
     open_task_vector,
 )
+from lorsmerge_cli.checkpoint.whisper_config import config_faults
 from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import dense
@@ -152,6 +153,8 @@ def find_model(
     folder = local_path(companions, weights=False) if companions else own
     processor = processor_folder(folder)
     faults: list[LorsmergeError] = check_model_folder(folder, processor)
+    if companions is not None:
+        faults += config_faults(checkpoint, folder)
     applied = []
     for delta in deltas:
         vector = open_task_vector(delta, checkpoint)

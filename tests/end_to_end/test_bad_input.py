@@ -464,7 +464,7 @@ OPTIONS = {
     "a size that is no number": Case(
         "lorsmerge merge base ca.delta --max-shard-size nanGB", USAGE, ("nanGB",)
     ),
-    "no output": Case("lorsmerge prune ca.delta --svp 0.5", USAGE, ("--output",)),
+    "no output": Case("lorsmerge prune ca.delta --svp 0.5", USAGE, ("Give -o",)),
     "an unknown option": Case(MERGE + "ca.delta --svd 0.5", USAGE, ("--svd",)),
     "no threads": Case(MERGE + "ca.delta --threads 0", USAGE, ("--threads",)),
     "a plot of checkpoints": Case(
