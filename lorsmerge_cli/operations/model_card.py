@@ -171,7 +171,7 @@ def _recipe_part(subject: Subject) -> Iterator[str]:
             "" if v is None else f"{v:g}" for v in (entry.svp, entry.mp, entry.scale)
         )
         rows.append(
-            f"| {Path(entry.path).name} | {about.get('language', '')} | {about.get('task', '')} "
+            f"| {_link(entry.path)} | {about.get('language', '')} | {about.get('task', '')} "
             f"| {ratios} | {str(about.get('fingerprint', ''))[:12]} |"
         )
     yield "\n".join(rows)
@@ -183,12 +183,15 @@ def _recipe_part(subject: Subject) -> Iterator[str]:
     yield "```sh\nlorsmerge merge --recipe card.md -o merged/\n```"
     local = [entry.path for entry in entries if hub_id(entry.path) is None]
     if local:
-        yield (
-            "It reads files that are not on the Hub under these names: "
-            + ", ".join(f"`{Path(path).name}`" for path in local)
-            + "."
-        )
+        listed = ", ".join(f"`{path}`" for path in local)
+        yield f"Not on the Hub, and to be put where the recipe has them: {listed}."
     yield f"```toml\n{recipe.to_toml().strip()}\n```"
+
+
+def _link(name: str) -> str:
+    """A repository of the Hub as a link, a local file by its name."""
+    repo = hub_id(name)
+    return f"[{repo}](https://huggingface.co/{repo})" if repo else Path(name).name
 
 
 def _delta_body(subject: Subject) -> Iterator[str]:
@@ -209,6 +212,8 @@ def _delta_body(subject: Subject) -> Iterator[str]:
         kept = delta.pruning.get("energy_kept")
         share = f"; {kept:.1%} of its energy is kept" if isinstance(kept, float) else ""
         yield f"It was pruned ({ratios}){share}."
+    if delta.history:
+        yield "It was made by:\n\n```sh\n" + "\n".join(delta.history) + "\n```"
 
 
 def _usage(subject: Subject) -> str:

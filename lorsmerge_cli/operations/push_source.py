@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, Provenance
+from lorsmerge_cli.checkpoint.model_files import is_adapter
 from lorsmerge_cli.checkpoint.model_writer import CONFIG, RUN, TRAINING_STATE
 from lorsmerge_cli.checkpoint.reader import DELTA_MARK, Checkpoint
 from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile
@@ -67,6 +68,10 @@ def find_source(path: Path) -> Source:
     if path.is_file() and DELTA_MARK in SafetensorsFile(path).metadata:
         delta = DeltaFile(path)
         return Source(path, "delta", {path.name: path}, "", delta=delta.provenance)
+    if is_adapter(path):
+        raise UnreadableFile(
+            f"{path} is a PEFT adapter.", f"`hf upload ORG/NAME {path}` puts it on the Hub."
+        )
     checkpoint = Checkpoint(path)
     identity = base_fingerprint(checkpoint).digest[:16]
     if path.is_file():

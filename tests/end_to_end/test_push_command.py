@@ -31,11 +31,11 @@ def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as in `work`; read only."""
     folder = tmp_path_factory.mktemp("speech")
     base = make_whisper(folder / "base")
-    (base / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# The base\n")
     for seed, (name, task) in enumerate((("ca", "asr"), ("de", "st")), 1):
         make_tuned(base, folder / f"ft-{name}", seed=seed)
         with chdir(folder):
             quietly(f"delta base ft-{name} -o {name}.delta --task {task} --language {name}")
+    (base / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# The base\n")
     with chdir(folder):
         quietly("merge base ca.delta de.delta --svp 0.05 --mp 0.4 -o merged")
         quietly("merge base ca.delta de.delta --svp 0.05 --mp 0.4 -o merged.safetensors")
@@ -191,6 +191,7 @@ def test_one_file_and_a_delta_are_repositories_of_their_own(
     card = card_of(hub, "you/file")
     assert (card.data.base_model, card.data.base_model_relation) == ([BASE], "merge")
     assert 'hf_hub_download("you/file", "merged.safetensors")' in card.text
+    succeed("lorsmerge delta base ft-ca -o ca.delta --task asr --language ca --force")
     succeed(f"lorsmerge push ca.delta you/ca --base-model {BASE}")
     files = hub.files("you/ca")
     assert files["ca.delta"] == (work / "ca.delta").read_bytes()
@@ -198,6 +199,7 @@ def test_one_file_and_a_delta_are_repositories_of_their_own(
     assert (card.data.base_model, card.data.base_model_relation) == ([BASE], "adapter")
     assert card.data.language == ["ca"]
     assert f"lorsmerge merge {BASE} you/ca" in card.text
+    assert "delta base ft-ca -o ca.delta" in card.text  # how it was made
 
 
 def test_it_works_as_a_process_where_the_server_has_no_xet(
@@ -271,6 +273,18 @@ def test_the_license_of_a_base_on_the_hub_is_carried_over(
     assert card_of(hub).data.license == "mit"
     succeed(f"lorsmerge push merged {REPO} --license apache-2.0 --replace-card")
     assert card_of(hub).data.license == "apache-2.0"
+
+
+def test_a_fine_tune_is_told_from_a_merge(
+    hub: Hub, work: Path, succeed: Callable[[str], Ended]
+) -> None:
+    trained = [{"language": "ca", "task": "asr", "hours": 5.0}]
+    run = {"base": f"{BASE}@{'0' * 40}", "trained_on": trained}
+    (work / "ft-ca" / "run.json").write_text(json.dumps(run))
+    succeed(f"lorsmerge push ft-ca {REPO}")
+    data = card_of(hub).data
+    assert (data.base_model, data.base_model_relation) == ([BASE], "finetune")
+    assert (data.language, data.tags) == (["ca"], ["lorsmerge", "whisper"])
 
 
 def test_a_card_that_is_there_is_kept_unless_told(
@@ -420,6 +434,7 @@ def test_an_interrupted_push_says_how_to_go_on(
         ("notes.txt you/x", 1, ["notes.txt is no model folder, no .safetensors file and no .delta"]),
         ("empty you/x", 1, ["empty holds neither model.safetensors"]),
         ("bare you/x", 1, ["bare has weights but no config.json"]),
+        ("adapter you/x", 1, ["adapter is a PEFT adapter", "hf upload"]),
         ("broken you/x", 1, ["broken says of its making what no merge writes", "README.md"]),
         ("merged x", 2, ["'x' is no id of a repository", "ORG/NAME"]),
         ("merged you/x/y", 2, ["'you/x/y' is no id of a repository"]),
@@ -448,6 +463,8 @@ def test_bad_input_is_told_before_anything_is_sent(
 ) -> None:
     (work / "notes.txt").write_text("notes")
     (work / "empty").mkdir()
+    (work / "adapter").mkdir()
+    (work / "adapter" / "adapter_config.json").write_text("{}")
     shutil.copytree(work / "merged", work / "broken")
     (work / "broken" / "lorsmerge.json").write_text('{"recipe": {"deltas": [3]}}')
     (work / "bare").mkdir()
