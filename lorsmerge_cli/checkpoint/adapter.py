@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lorsmerge_cli.checkpoint.adapter_config import read_adapter_config
 from lorsmerge_cli.checkpoint.encodings import TensorLayout
 from lorsmerge_cli.checkpoint.fingerprint import BFLOAT16_STEP, fingerprint
 from lorsmerge_cli.checkpoint.model_files import ADAPTER_CONFIG, ADAPTER_FILES
@@ -33,17 +31,6 @@ from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
 PREFIX = "base_model.model."
 EMBEDDING = (".lora_embedding_A", ".lora_embedding_B")
 FACTORS = ((".lora_A.weight", ".lora_B.weight"), EMBEDDING)  # what follows a module's name
-# Settings that the saved numbers already show, or that only training needs. Any other one that is set
-# makes a delta of another form.
-HARMLESS = {
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config",
-    "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
-    "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core",
-    "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
-    "runtime_config", "target_modules", "task_type", "use_rslora",
-}  # fmt: skip
-# Beginnings of training that leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ) change it.
-PLAIN_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 class AdapterTaskVector:
@@ -65,10 +52,9 @@ class AdapterTaskVector:
                 f"{path} holds {ADAPTER_CONFIG}, but no {ADAPTER_FILES[0]}.",
                 "Copy or download the folder again.",
             )
-        self.config = _read_config(config_file)
+        self.config = read_adapter_config(config_file, path)
         self.files = [config_file, weights, folder]
         self._file = open_weights(weights)
-        raise_all(self._unlike_lora())
         self._factors, self._whole = self._sort()
         raise_all(self._misfits())
         whole = [self._file.specs[key].dtype for key in self._whole.values()]
@@ -105,7 +91,7 @@ class AdapterTaskVector:
             return LowRankSparse(sparse=torch.zeros(layout.shape, dtype=layout.dtype), mask=mask)
         key_a, key_b = self._factors[name]
         a, b = (self._file.read(key).to(layout.dtype) for key in (key_a, key_b))
-        b = b * self.scaling(_module(name), a.shape[0])
+        b = b * self._scaling(name)
         if self._is_transposed(key_a):
             return LowRankSparse(a.T.contiguous(), b.T.contiguous())
         return LowRankSparse(b, a)
@@ -128,48 +114,16 @@ class AdapterTaskVector:
     def identity(self) -> str:
         """Digest of the stored numbers and of the scalings that they are taken with."""
         stored = fingerprint(self._file.specs, self._file.read).digest
-        scalings = {
-            name: self.scaling(_module(name), self._layout(name).rank) for name in self._factors
-        }
-        text = json.dumps([stored, sorted(scalings.items())])
+        text = json.dumps([stored, sorted((name, self._scaling(name)) for name in self._factors)])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def scaling(self, module: str, rank: int) -> float:
-        """What a module's B @ A is multiplied by."""
-        alpha = float(self.config.get("lora_alpha", 8))
-        for pattern, value in (self.config.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                alpha = float(value)
-                break
-        return alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
+    def _scaling(self, name: str) -> float:
+        rank = self._file.specs[self._factors[name][0]].shape[0]
+        return self.config.scaling(name.removesuffix(".weight"), rank)
 
     def _is_transposed(self, key: str) -> bool:
         """Whether B @ A is the transpose of the weight: PEFT has embeddings so, and Conv1D layers."""
-        return key.endswith(EMBEDDING) or bool(self.config.get("fan_in_fan_out"))
-
-    def _unlike_lora(self) -> list[LorsmergeError]:
-        config = self.config
-        kind = str(config.get("peft_type"))
-        odd = [] if kind == "LORA" else [f"peft_type = {kind}"]
-        begun = config.get("init_lora_weights", True)
-        odd += [] if begun in PLAIN_BEGINNINGS else [f"init_lora_weights = {begun}"]
-        if kind == "LORA":
-            odd += [
-                f"{key} = {value}" for key, value in config.items() if value and key not in HARMLESS
-            ]
-        if not odd:
-            return []
-        name = config.get("base_model_name_or_path") or "BASE"
-        return [
-            Mismatch(
-                f"{self.path} is a PEFT adapter of another kind than plain LoRA ({', '.join(odd)}), "
-                "whose change of the base is not the product of its factors.",
-                "Merge it with peft, and take the delta of what comes out: `from peft import "
-                "PeftModel; from transformers import WhisperForConditionalGeneration as W; "
-                f"PeftModel.from_pretrained(W.from_pretrained('{name}'), '{self.path}')"
-                ".merge_and_unload().save_pretrained('merged-adapter')`.",
-            )
-        ]
+        return key.endswith(EMBEDDING) or self.config.transposed
 
     def _sort(self) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
         """Base tensor -> its two factors' keys, and base tensor -> key of the one that replaces it."""
@@ -211,8 +165,7 @@ class AdapterTaskVector:
         ]
         fitting = not (absent or untied or reshaped)
         other = [name for name in sorted(self._copies) if fitting and not self._is_copy(name)]
-        trained = self.config.get("base_model_name_or_path") or "which it does not name"
-        its_base = f"Give the base it was trained on ({trained})."
+        its_base = f"Give the base it was trained on ({self.config.trained_on or 'which it does not name'})."
         return [
             Mismatch(f"{self.path} {problem}: {named(names)}.", remedy)
             for problem, names, remedy in (
@@ -232,7 +185,7 @@ class AdapterTaskVector:
     def _have_a_product(self, key_a: str, key_b: str) -> bool:
         """Not so the factors of convolutions."""
         a, b = self._file.specs[key_a].shape, self._file.specs[key_b].shape
-        return len(a) == len(b) == 2 and a[0] == b[1]
+        return len(a) == len(b) == 2 and a[0] == b[1] > 0
 
     def _shape(self, key_a: str, key_b: str) -> tuple[int, ...]:
         """Of the product of two factors."""
@@ -248,21 +201,3 @@ def _partner(key: str) -> tuple[str, str]:
                 module = key.removesuffix(own)
                 return module, module + other
     return "", ""
-
-
-def _module(name: str) -> str:
-    return name.removesuffix(".weight")
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-        for pattern in config.get("alpha_pattern") or {}:
-            re.compile(pattern)
-        float(config.get("lora_alpha", 8))
-    except (OSError, ValueError, AttributeError, TypeError, re.error) as error:
-        raise UnreadableFile(
-            f"{path} is no adapter config that can be read ({error}).", "Copy or download it again."
-        ) from None
-    assert isinstance(config, dict)
-    return config

@@ -24,7 +24,7 @@ WHOLE_MODELS = (
     (PICKLED_INDEX, "pytorch_model-*-of-*.bin"),
     (PICKLED_FILE,),
 )
-WEIGHTS = (*WHOLE_MODELS, (ADAPTER_CONFIG, *ADAPTER_FILES))
+ADAPTERS = tuple((name, ADAPTER_CONFIG) for name in ADAPTER_FILES)
 TRAINER_CHECKPOINT = re.compile(r"checkpoint-\d+")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", DELTA)
 
@@ -66,9 +66,10 @@ def files_needed(
             there = f"It has {named(weights)}." if weights else "It has no weights at all."
             raise UnreadableFile(f"{where} has no file {file!r}.", there)
         return [file, *([] if file.endswith(DELTA) else companions)], file
-    for patterns in WEIGHTS:
+    for patterns in (*WHOLE_MODELS, *ADAPTERS):
         if patterns[0] in names:
-            return [*_matching(names, patterns), *companions], None
+            found = _matching(names, patterns)
+            return found if patterns in ADAPTERS else [*found, *companions], None
     deltas = [name for name in weights if name.endswith(DELTA)]
     if len(deltas) == 1:
         return deltas, deltas[0]

@@ -15,7 +15,7 @@ from lorsmerge_cli.checkpoint.encodings import TensorLayout
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint, fingerprint
 from lorsmerge_cli.checkpoint.model_files import is_adapter
 from lorsmerge_cli.checkpoint.reader import Checkpoint, is_delta
-from lorsmerge_cli.checkpoint.references import local_path
+from lorsmerge_cli.checkpoint.references import local_path, pinned
 from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
@@ -206,11 +206,19 @@ def base_fingerprint(base: Checkpoint) -> Fingerprint:
     return fingerprint(base.float_specs, base.read)
 
 
-def half_precision_note(path: Path, dtype: str) -> str | None:
-    """A warning where a fine-tune's updates were rounded when it was saved."""
-    if dtype not in HALF:
-        return None
-    return (
-        f"{path} is a fine-tune stored in {dtype}: updates smaller than half of its rounding step "
-        "were lost when it was saved. Fine-tune in float32 and save in float32 if you can."
-    )
+def notes_on(vector: TaskVector, base: Checkpoint) -> list[str]:
+    """Warnings: updates that were rounded when a fine-tune was saved, an adapter of another base."""
+    notes = []
+    if vector.finetuned_dtype in HALF:
+        notes.append(
+            f"{vector.path} is a fine-tune stored in {vector.finetuned_dtype}: updates smaller than "
+            "half of its rounding step were lost when it was saved. Fine-tune in float32 and save in "
+            "float32 if you can."
+        )
+    given = pinned(base.path)
+    trained_on = vector.config.trained_on if isinstance(vector, AdapterTaskVector) else ""
+    if given and trained_on and trained_on != given.partition("@")[0]:  # their shapes may agree
+        notes.append(
+            f"{vector.path} was trained on {trained_on}, says its config, and not on {base.path}."
+        )
+    return notes

@@ -22,7 +22,7 @@ from lorsmerge_cli.checkpoint.task_vector import (
     base_fingerprint,
     check_names,
     finetuned_vector,
-    half_precision_note,
+    notes_on,
 )
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
@@ -108,8 +108,7 @@ def delta(
         norms, base_norm = _write(
             vector, writer, threads or default_threads(), lambda done: progress(done, total)
         )
-    if note := half_precision_note(finetuned_path, vector.finetuned_dtype):
-        warnings.append(note)
+    warnings += notes_on(vector, base)
     return DeltaReport(output, len(layouts), total_norm(norms), base_norm, nbytes, tuple(warnings))
 
 

@@ -15,7 +15,7 @@ from lorsmerge_cli.checkpoint.task_vector import (
     base_fingerprint,
     check_base,
     check_names,
-    half_precision_note,
+    notes_on,
     open_task_vector,
 )
 from lorsmerge_cli.core.methods import METHODS
@@ -122,9 +122,7 @@ def _check_vectors(
                 faults.append(fault)
             elif fault is not None:
                 warnings.append(fault.what)
-        note = half_precision_note(vector.path, vector.finetuned_dtype)
-        if note:
-            warnings.append(note)
+        warnings += notes_on(vector, base)
     return warnings
 
 

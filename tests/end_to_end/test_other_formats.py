@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_server import Hub
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from speech_models import make_clip, make_tuned, make_whisper
@@ -156,6 +157,25 @@ def test_an_adapter_in_place_of_a_model(files: Path, shell: Callable) -> None:
         assert ended.code == WORK
         assert "adapter is a PEFT adapter" in ended.err
         assert "lorsmerge delta BASE ADAPTER" in ended.err
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize(("trained_on", "warned"), [("org/whisper", False), ("org/v2", True)])
+def test_an_adapter_from_the_hub_names_its_base(
+    files: Path, hub: Hub, succeed: Callable, trained_on: str, warned: bool
+) -> None:
+    make_adapter(Path("base"), Path("adapter"), r=2)
+    config = json.loads(Path("adapter/adapter_config.json").read_text())
+    config["base_model_name_or_path"] = trained_on
+    Path("adapter/adapter_config.json").write_text(json.dumps(config))
+    shutil.copy("base/tokenizer.json", "adapter")
+    hub.add_repo("org/whisper", Path("base"))
+    hub.add_repo("me/adapter", Path("adapter"))
+    ended = succeed("lorsmerge merge org/whisper@main me/adapter:scale=1 -o merged")
+    assert ("me/adapter was trained on org/v2" in ended.err) == warned
+    assert_close(Path("merged/model.safetensors"), Path("unloaded/model.safetensors"))
+    fetched = {call.path.split("/")[-1] for call in hub.seen("GET", "me/adapter/resolve")}
+    assert fetched == {"adapter_config.json", "adapter_model.safetensors"}
 
 
 # --- a Trainer's checkpoint-N ---------------------------------------------------------------------
