@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -79,7 +79,9 @@ def _fault(
             f"{repo} has no revision {revision!r}.",
             f"{url}/tree/main lists its branches; `hf repos branch create {repo} {revision}` makes one.",
         )
-    if isinstance(error, HfHubHTTPError) and not isinstance(error, EntryNotFoundError):
+    if isinstance(error, RemoteEntryNotFoundError):
+        return HubFault(f"{repo} has no such file: {error.response.url}.", "Check its name.")
+    if isinstance(error, HfHubHTTPError):
         return _refusal(error, repo)
     if _is_network(error) or isinstance(error, LocalEntryNotFoundError):
         return HubFault(

@@ -47,11 +47,6 @@ class Subject:
     records: list[dict[str, Any]]
 
     @property
-    def is_speech(self) -> bool:
-        """Whether it is, or belongs to, a Whisper."""
-        return self.source.config.get("model_type") == "whisper" or bool(self.pairs)
-
-    @property
     def pairs(self) -> list[tuple[str, str]]:
         """Languages and tasks that were trained for, in order."""
         if self.source.delta is not None:
@@ -110,8 +105,8 @@ def write_card(subject: Subject) -> str:
     fields: dict[str, Any] = dict(subject.license) | {
         "language": languages or None,
         "library_name": "lorsmerge" if source.kind == "delta" else "transformers",
-        "pipeline_tag": SPEECH if subject.is_speech else None,
-        "tags": [*tags, "lorsmerge", *(["whisper"] if subject.is_speech else [])],
+        "pipeline_tag": SPEECH if source.is_whisper else None,
+        "tags": [*tags, "lorsmerge", *(["whisper"] if source.is_whisper else [])],
     }
     if bases:
         relation = "adapter" if source.kind == "delta" else "merge" if source.merge else "finetune"
@@ -224,7 +219,7 @@ def _usage(subject: Subject) -> str:
             f"lorsmerge merge {base or 'BASE'} {subject.repo} --scale 1 -o finetuned/   # the fine-tune itself\n"
             f"lorsmerge merge {base or 'BASE'} {subject.repo} OTHER.delta -o merged/    # with others\n```"
         )
-    if not subject.is_speech:
+    if not source.is_whisper:
         return ""
     if source.kind == "checkpoint":
         if base is None:

@@ -19,6 +19,8 @@ from lorsmerge_cli.errors import UnreadableFile
 
 CARD = "README.md"
 MERGE = "lorsmerge.json"
+WHISPERS_OWN = {"model.encoder.embed_positions.weight", "model.encoder.conv1.weight",
+                "model.decoder.embed_positions.weight"}  # fmt: skip
 LEFT_OUT = (*(pattern for pattern in TRAINING_STATE if pattern != RUN), ".*", "__pycache__")
 
 
@@ -33,8 +35,8 @@ class Source:
         identity: start of the weights' fingerprint, as `eval` records it.
         merge: the contents of `lorsmerge.json`; empty for what is no merge.
         run: the contents of `run.json`, which `finetune` writes.
-        config: the model's.
         delta: where a delta comes from.
+        is_whisper: whether it is, or belongs to, a Whisper.
     """
 
     path: Path
@@ -43,8 +45,8 @@ class Source:
     identity: str
     merge: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
     delta: Provenance | None = None
+    is_whisper: bool = False
 
     @property
     def size(self) -> int:
@@ -67,24 +69,27 @@ def find_source(path: Path) -> Source:
         )
     if path.is_file() and DELTA_MARK in SafetensorsFile(path).metadata:
         delta = DeltaFile(path)
-        return Source(path, "delta", {path.name: path}, "", delta=delta.provenance)
+        return Source(
+            path, "delta", {path.name: path}, "",
+            delta=delta.provenance, is_whisper=delta.specs.keys() >= WHISPERS_OWN,
+        )  # fmt: skip
     if is_adapter(path):
         raise UnreadableFile(
             f"{path} is a PEFT adapter.", f"`hf upload ORG/NAME {path}` puts it on the Hub."
         )
     checkpoint = Checkpoint(path)
     identity = base_fingerprint(checkpoint).digest[:16]
+    is_whisper = checkpoint.specs.keys() >= WHISPERS_OWN
     if path.is_file():
         merge = _table(SafetensorsFile(path).metadata.get("lorsmerge", "{}"))
-        return Source(path, "checkpoint", {path.name: path}, identity, merge)
+        return Source(path, "checkpoint", {path.name: path}, identity, merge, is_whisper=is_whisper)
     if not (path / CONFIG).is_file():
         raise UnreadableFile(
             f"{path} has weights but no {CONFIG}, so nothing could open it as a model.",
             "Push the .safetensors file itself, or add the base's config and tokenizer.",
         )
-    texts = {name: _text(path / name) for name in (MERGE, RUN, CONFIG)}
-    merge, run, config = (_table(texts[name]) for name in (MERGE, RUN, CONFIG))
-    return Source(path, "model", _files(path), identity, merge, run, config)
+    merge, run = (_table(_text(path / name)) for name in (MERGE, RUN))
+    return Source(path, "model", _files(path), identity, merge, run, is_whisper=is_whisper)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -36,7 +36,7 @@ class Target:
     revision: str
     create_pr: bool
     private: bool
-    token: str | None
+    token: str | None = field(repr=False)
 
     @property
     def url(self) -> str:

@@ -265,12 +265,16 @@ def test_a_card_claims_nothing_that_is_not_known(
 
 
 def test_the_license_of_a_base_on_the_hub_is_carried_over(
-    hub: Hub, work: Path, succeed: Callable[[str], Ended]
+    hub: Hub, work: Path, succeed: Callable[[str], Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (work / "base" / "README.md").unlink()
     hub.add_repo(BASE, {"README.md": "---\nlicense: mit\n---\n"})
     succeed(f"lorsmerge push merged {REPO} --base-model {BASE}")
     assert card_of(hub).data.license == "mit"
+    hub.add_repo("lab/gated", {"README.md": "---\nlicense: mit\n---\n"}, gated=True)
+    monkeypatch.setitem(USERS, WRITER, {"name": "you", "orgs": [], "role": "write"})
+    ended = succeed("lorsmerge push merged you/other --base-model lab/gated")
+    assert "--license ID" in ended.err  # nobody who is not let in can know
     succeed(f"lorsmerge push merged {REPO} --license apache-2.0 --replace-card")
     assert card_of(hub).data.license == "apache-2.0"
 
