@@ -14,11 +14,10 @@ from lorsmerge_cli.checkpoint.hub_faults import hub_faults
 from lorsmerge_cli.checkpoint.references import pinned_parts
 from lorsmerge_cli.errors import HubFault
 from lorsmerge_cli.operations.model_card_scores import model_index, score_table
+from lorsmerge_cli.operations.model_card_usage import SPEECH, usage_of
 from lorsmerge_cli.operations.push_source import CARD, Source
-from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
-from lorsmerge_cli.speech.languages import WHISPER_TASKS
+from lorsmerge_cli.operations.recipe import RATIOS, DeltaEntry, Recipe
 
-SPEECH = "automatic-speech-recognition"
 METHODS_IN_WORDS = {
     "lors": "LoRS-Merging (low-rank and sparse model merging)",
     "svp": "merging with singular value pruning",
@@ -126,7 +125,7 @@ def _body(subject: Subject) -> Iterator[str]:
         yield _merge_line(subject)
     elif subject.base:
         yield f"A fine-tune of [{subject.base}](https://huggingface.co/{subject.base})."
-    usage = _usage(subject)
+    usage = usage_of(source, subject.repo, subject.base, subject.pairs)
     if usage:
         yield f"## Use\n\n{usage}"
     if subject.records:
@@ -137,11 +136,20 @@ def _body(subject: Subject) -> Iterator[str]:
 
 def _merge_line(subject: Subject) -> str:
     recipe = _recipe(subject.source)
-    method = METHODS_IN_WORDS.get(str(recipe.get("method")), "merging")
+    method = METHODS_IN_WORDS.get(_method(subject.source), "merging")
     base = f"[{subject.base}](https://huggingface.co/{subject.base})" if subject.base else "a base"
     count = len(recipe.get("deltas", []))
     fine_tunes = "one fine-tune" if count == 1 else f"{count} fine-tunes"
     return f"{base} with what {fine_tunes} of it learnt added, without training again: {method}."
+
+
+def _method(source: Source) -> str:
+    """The recipe's; a plain sum of deltas that `prune` had pruned is named after the pruning."""
+    method = str(_recipe(source).get("method"))
+    made = source.merge.get("deltas", ())
+    ratios = {key for about in made for key in RATIOS if key in about.get("pruning", {})}
+    pruned = {1: next(iter(ratios), ""), 2: "lors"}.get(len(ratios), method)
+    return pruned if method == "ta" else method
 
 
 def _recipe(source: Source) -> dict[str, Any]:
@@ -162,9 +170,13 @@ def _recipe_part(subject: Subject) -> Iterator[str]:
     rows = ["| delta | language | task | svp | mp | lambda | fingerprint |",
             "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for entry, about in zip(entries, made.get("deltas", ()), strict=False):
-        ratios = " | ".join(
-            "" if v is None else f"{v:g}" for v in (entry.svp, entry.mp, entry.scale)
+        before = about.get("pruning", {})
+        given = (
+            entry.svp if entry.svp is not None else before.get("svp"),
+            entry.mp if entry.mp is not None else before.get("mp"),
+            entry.scale,
         )
+        ratios = " | ".join("" if value is None else f"{value:g}" for value in given)
         rows.append(
             f"| {_link(entry.path)} | {about.get('language', '')} | {about.get('task', '')} "
             f"| {ratios} | {str(about.get('fingerprint', ''))[:12]} |"
@@ -202,46 +214,10 @@ def _delta_body(subject: Subject) -> Iterator[str]:
     )
     if delta.pruning:
         ratios = ", ".join(
-            f"{key} {delta.pruning[key]:g}" for key in ("svp", "mp") if key in delta.pruning
+            f"{key} {delta.pruning[key]:g}" for key in RATIOS if key in delta.pruning
         )
         kept = delta.pruning.get("energy_kept")
         share = f"; {kept:.1%} of its energy is kept" if isinstance(kept, float) else ""
         yield f"It was pruned ({ratios}){share}."
     if delta.history:
         yield "It was made by:\n\n```sh\n" + "\n".join(delta.history) + "\n```"
-
-
-def _usage(subject: Subject) -> str:
-    source, base = subject.source, subject.base
-    if source.delta is not None:
-        return (
-            "```sh\n"
-            f"lorsmerge merge {base or 'BASE'} {subject.repo} --scale 1 -o finetuned/   # the fine-tune itself\n"
-            f"lorsmerge merge {base or 'BASE'} {subject.repo} OTHER.delta -o merged/    # with others\n```"
-        )
-    if not source.is_whisper:
-        return ""
-    if source.kind == "checkpoint":
-        if base is None:
-            return ""
-        file = next(iter(source.files))
-        return (
-            "```python\n"
-            "from huggingface_hub import hf_hub_download\n"
-            "from safetensors.torch import load_file\n"
-            "from transformers import WhisperForConditionalGeneration\n\n"
-            f'model = WhisperForConditionalGeneration.from_pretrained("{base}")\n'
-            f'weights = load_file(hf_hub_download("{subject.repo}", "{file}"))\n'
-            "model.load_state_dict(weights, strict=False)  # the output layer is the embedding\n```"
-        )
-    language, task = next(iter(subject.pairs), ("en", "asr"))
-    return (
-        "```python\n"
-        "import soundfile\n"
-        "from transformers import pipeline\n\n"
-        f'recognizer = pipeline("{SPEECH}", model="{subject.repo}")\n'
-        'audio, rate = soundfile.read("clip.wav", dtype="float32")  # one channel, 16 kHz\n'
-        f'options = {{"language": "{language or "en"}", "task": "{WHISPER_TASKS.get(task, "transcribe")}"}}\n'
-        'said = recognizer({"raw": audio, "sampling_rate": rate}, generate_kwargs=options)\n'
-        'print(said["text"])\n```'
-    )

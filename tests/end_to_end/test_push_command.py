@@ -9,12 +9,14 @@ import shutil
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from conftest import Ended, Shell
 from hub_server import ADMIN, READER, USERS, WRITER, Hub
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from speech_models import make_clip, make_tuned, make_whisper
 from typer.testing import CliRunner
 
@@ -190,7 +192,13 @@ def test_one_file_and_a_delta_are_repositories_of_their_own(
     assert files["merged.safetensors"] == (work / "merged.safetensors").read_bytes()
     card = card_of(hub, "you/file")
     assert (card.data.base_model, card.data.base_model_relation) == ([BASE], "merge")
-    assert 'hf_hub_download("you/file", "merged.safetensors")' in card.text
+    snippet = card.text.split("```python\n")[1].split("```")[0]
+    hub.add_repo(BASE, work / "base")
+    pasted: dict[str, Any] = {}
+    exec(snippet, pasted)
+    merged = load_file(work / "merged.safetensors")
+    loaded = pasted["model"].state_dict()
+    assert all(loaded[name].equal(merged[name]) for name in merged)
     succeed("lorsmerge delta base ft-ca -o ca.delta --task asr --language ca --force")
     succeed(f"lorsmerge push ca.delta you/ca --base-model {BASE}")
     files = hub.files("you/ca")
@@ -277,6 +285,22 @@ def test_the_license_of_a_base_on_the_hub_is_carried_over(
     assert "--license ID" in ended.err  # nobody who is not let in can know
     succeed(f"lorsmerge push merged {REPO} --license apache-2.0 --replace-card")
     assert card_of(hub).data.license == "apache-2.0"
+
+
+def test_a_sum_of_pruned_deltas_is_named_after_the_pruning(
+    hub: Hub, work: Path, succeed: Callable[[str], Ended]
+) -> None:
+    succeed("lorsmerge merge base ca.delta de.delta -o sum")
+    succeed("lorsmerge push sum you/sum")
+    assert "task arithmetic" in card_of(hub, "you/sum").text
+    record = json.loads((work / "sum" / "lorsmerge.json").read_text())
+    for about in record["deltas"]:
+        about["pruning"] = {"method": "lors", "svp": 0.05, "mp": 0.4}
+    (work / "sum" / "lorsmerge.json").write_text(json.dumps(record))
+    succeed("lorsmerge push sum you/lors")
+    card = card_of(hub, "you/lors").text
+    assert "LoRS-Merging" in card
+    assert "| ca.delta | ca | asr | 0.05 | 0.4 | 0.15 |" in card
 
 
 def test_a_fine_tune_is_told_from_a_merge(
@@ -415,6 +439,12 @@ def test_the_card_alone_makes_the_merge_again(
         succeed(command)
     made = (elsewhere / "merged" / "model.safetensors").read_bytes()
     assert made == hub.files(REPO)["model.safetensors"]
+
+
+def test_a_card_without_a_recipe_is_none(work: Path, shell: Shell) -> None:
+    (work / "card.md").write_text("# A model\n\n```sh\nls\n```\n")
+    ended = shell("lorsmerge merge --recipe card.md -o again")
+    assert (ended.code, "the card holds no block of TOML" in ended.err) == (1, True)
 
 
 def test_an_interrupted_push_says_how_to_go_on(
