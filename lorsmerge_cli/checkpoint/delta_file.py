@@ -87,7 +87,7 @@ class DeltaFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.local = local_path(path)
+        self.local = local_path(path, "delta")
         self._file = SafetensorsFile(self.local)
         metadata = self._file.metadata
         version = metadata.get(f"{PREFIX}format_version")

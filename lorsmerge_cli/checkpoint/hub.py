@@ -8,11 +8,11 @@ from __future__ import annotations
 import glob
 import shutil
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,7 +23,8 @@ from huggingface_hub.errors import (
 )
 
 from lorsmerge_cli.checkpoint.hub_faults import hub_faults
-from lorsmerge_cli.checkpoint.model_files import companion_files, files_needed
+from lorsmerge_cli.checkpoint.model_files import DELTA, companion_files, files_needed
+from lorsmerge_cli.checkpoint.references import Kind
 from lorsmerge_cli.errors import (
     HubFault,
     LorsmergeError,
@@ -56,36 +57,39 @@ class HubFiles:
     commit: str
     files: tuple[str, ...]
     single: str | None
-    missing: int
+    missing: int = field(compare=False)
     reachable: bool
 
 
-@cache  # one commit for a whole run
-def find_files(repo: str, revision: str | None, file: str | None, weights: bool) -> HubFiles:
+def find_files(repo: str, revision: str | None, file: str | None, kind: Kind) -> HubFiles:
     """What a Hub id stands for, by the Hub's own list of files.
 
     Args:
         repo: `org/name`.
         revision: branch, tag or commit; None for the main branch.
         file: the one that is meant; None for the model, the adapter or the only delta.
-        weights: False for config, tokenizer and feature extractor alone.
+        kind: as in `local_path`.
 
     Raises:
         UnreadableFile: a repository without what is needed, or that is not to be trusted.
         HubFault: no such repository or revision, no access, or no network and nothing in the cache.
     """
-    commit, sizes, reachable = _listed(repo, revision)
+    commit, sizes, reachable = list_files(repo, revision)
     outside = [name for name in sizes if _leads_out(name)]
     if outside:
         raise UnreadableFile(
             f"{repo} has files whose names lead out of its folder ({named(outside)}).",
             "Do not use this repository.",
         )
-    single = None
-    if weights:
-        files, single = files_needed(list(sizes), file, repo)
+    if kind == "companions":
+        files, single = companion_files(sizes), None
     else:
-        files = companion_files(sizes)
+        files, single = files_needed(list(sizes), file, repo)
+    if kind == "delta" and not (single and single.endswith(DELTA)):
+        raise UnreadableFile(
+            f"{repo} is a model, and a delta is needed here.",
+            f"`lorsmerge delta BASE {repo} -o x.delta` makes one of a fine-tune.",
+        )
     missing = sum(
         sizes[name]
         for name in files
@@ -94,7 +98,8 @@ def find_files(repo: str, revision: str | None, file: str | None, weights: bool)
     return HubFiles(repo, revision, commit, tuple(files), single, missing, reachable)
 
 
-def _listed(repo: str, revision: str | None) -> tuple[str, dict[str, int], bool]:
+@cache  # one commit for a whole run
+def list_files(repo: str, revision: str | None) -> tuple[str, dict[str, int], bool]:
     """The commit, the size of every file, and whether the Hub was asked; else it is the cache."""
     try:
         with hub_faults(repo, revision):
@@ -123,6 +128,7 @@ def _not_here(repo: str, fault: HubFault) -> HubFault:
     """The fault, told to somebody who may have meant a path, and who reads and does not write."""
     error = fault.__cause__
     what, remedy = fault.what, fault.remedy
+    refused = isinstance(error, HfHubHTTPError) and error.response.status_code == UNKNOWN_TOKEN
     if isinstance(error, GatedRepoError):
         return fault
     if isinstance(error, RevisionNotFoundError):
@@ -132,9 +138,9 @@ def _not_here(repo: str, fault: HubFault) -> HubFault:
         what = f"{repo} is no file or folder here, nor in {constants.HF_HUB_CACHE}; {reason}"
         if not isinstance(error, OfflineModeIsEnabled):
             remedy = "Check the network and try again later, or give a local path."
-    elif isinstance(error, RepositoryNotFoundError):
+    elif isinstance(error, RepositoryNotFoundError) or (refused and get_token() is None):
         what = f"{repo} is no file or folder here. {what}"
-    elif isinstance(error, HfHubHTTPError) and error.response.status_code == UNKNOWN_TOKEN:
+    elif refused:
         remedy = "Log in anew with `hf auth login`, or set HF_TOKEN."
     return HubFault(what, remedy)
 

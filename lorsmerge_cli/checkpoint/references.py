@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 
@@ -23,17 +23,21 @@ REFERENCE = re.compile(
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def local_path(path: Path, *, weights: bool = True) -> Path:
+Kind = Literal["any", "delta", "companions"]  # what is wanted of a repository
+
+
+def local_path(path: Path, kind: Kind = "any") -> Path:
     """Where on this machine an input lies; what a Hub id stands for is downloaded if need be.
 
     Args:
         path: a path, or a Hub id.
-        weights: False for config, tokenizer and feature extractor alone.
+        kind: `delta` where nothing else will do, `companions` for config, tokenizer and feature
+            extractor alone.
 
     Raises:
         LorsmergeError: there is no such thing, it cannot be had, or the disk is too small.
     """
-    found = _on_hub(path, weights)
+    found = _on_hub(path, kind)
     if found is None:
         return path
     from lorsmerge_cli.checkpoint.hub import download
@@ -87,7 +91,7 @@ def check_hub_ids(paths: Iterable[Path]) -> list[LorsmergeError]:
     return faults
 
 
-def _on_hub(path: Path, weights: bool = True) -> HubFiles | None:
+def _on_hub(path: Path, kind: Kind = "any") -> HubFiles | None:
     """What a Hub id stands for; None for a path on this machine."""
     if path.exists():
         return None
@@ -100,4 +104,4 @@ def _on_hub(path: Path, weights: bool = True) -> HubFiles | None:
     # which takes a while to load
     from lorsmerge_cli.checkpoint.hub import find_files
 
-    return find_files(match["repo"], match["revision"], match["file"], weights)
+    return find_files(match["repo"], match["revision"], match["file"], kind)

@@ -204,7 +204,7 @@ def _companions(
         )
         return None
     try:
-        folder = local_path(given, weights=False)
+        folder = local_path(given, "companions")
     except LorsmergeError as error:
         faults.append(error)
         return None

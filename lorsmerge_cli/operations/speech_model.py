@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lorsmerge_cli.checkpoint.model_files import processor_folder
 from lorsmerge_cli.checkpoint.reader import Checkpoint
-from lorsmerge_cli.checkpoint.references import check_hub_ids, local_path
+from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_path
 from lorsmerge_cli.checkpoint.task_vector import (
     StoredTaskVector,
     TaskVector,
@@ -150,9 +150,11 @@ def find_model(
     """
     checkpoint = Checkpoint(path)
     own = checkpoint.folder or checkpoint.files[0].parent
-    folder = local_path(companions, weights=False) if companions else own
+    folder = local_path(companions, "companions") if companions else own
     processor = processor_folder(folder)
-    faults: list[LorsmergeError] = check_model_folder(folder, processor)
+    given = companions or path
+    called = given if is_hub_id(given) else folder
+    faults: list[LorsmergeError] = check_model_folder(folder, processor, called)
     if companions is not None:
         faults += config_faults(checkpoint, folder)
     applied = []

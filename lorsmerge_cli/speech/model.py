@@ -104,15 +104,23 @@ def audio_of(utterance: Utterance) -> NDArray[np.float32]:
     return load_audio(utterance.audio, start=utterance.start, duration=utterance.duration)
 
 
-def check_model_folder(folder: Path, processor: Path | None = None) -> list[LorsmergeError]:
-    """What keeps a folder's config from being used, and tokenizer and extractor in `processor`."""
+def check_model_folder(
+    folder: Path, processor: Path | None = None, called: Path | None = None
+) -> list[LorsmergeError]:
+    """What keeps a model's config, tokenizer and feature extractor from being used.
+
+    Args:
+        folder: with the config.
+        processor: the folder with tokenizer and extractor, where it is another one.
+        called: what the user knows it as; the folder by default.
+    """
+    called = called or folder
     config = folder / "config.json"
     if not config.is_file():
         return [
             UnreadableFile(
-                f"{folder} holds no config.json.",
-                "Give a model folder, or with a bare .safetensors file --config and the folder of "
-                "its base.",
+                f"{called} holds no config.json.",
+                "Give a model folder, or with a bare file --config and the folder or Hub id of its base.",
             )
         ]
     try:
@@ -121,15 +129,16 @@ def check_model_folder(folder: Path, processor: Path | None = None) -> list[Lors
         return [UnreadableFile(f"{config} is no JSON config.", "Copy or download it again.")]
     if kind != "whisper":
         return [
-            Mismatch(f"{folder} is a {kind} model.", "finetune, eval and transcribe know Whisper.")
+            Mismatch(f"{called} is a {kind} model.", "finetune, eval and transcribe know Whisper.")
         ]
     faults: list[LorsmergeError] = []
     for what, files in (("tokenizer", TOKENIZER_FILES), ("feature extractor", EXTRACTOR_FILES)):
         if not any(((processor or folder) / file).is_file() for file in files):
             faults.append(
                 UnreadableFile(
-                    f"{folder} holds no {what} ({' or '.join(files)}).",
-                    "Copy the file from the model it was fine-tuned from.",
+                    f"{called} holds no {what} ({' or '.join(files)}).",
+                    "Copy the file from the model it was fine-tuned from, or name that model with "
+                    "--config (eval, transcribe).",
                 )
             )
     return faults

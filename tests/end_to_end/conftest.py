@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from lorsmerge_cli.app import app
-from lorsmerge_cli.checkpoint.hub import download, find_files
+from lorsmerge_cli.checkpoint.hub import download, list_files
 
 PATIENCE = 60  # seconds that a command of a test may take at most
 
@@ -46,7 +46,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
     """Run a command line in this process, where PyTorch is loaded already."""
 
     def run(line: str) -> Ended:
-        for remembered in (find_files, download):  # of the Hub, for as long as a process runs
+        for remembered in (list_files, download):  # of the Hub, for as long as a process runs
             remembered.cache_clear()
         monkeypatch.setattr(sys, "argv", shlex.split(line))  # what a delta's history records
         result = CliRunner().invoke(app, arguments_of(line))

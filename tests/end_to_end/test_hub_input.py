@@ -7,10 +7,10 @@ import shutil
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import Ended
 from hub_server import READER, WRITER, Hub
 from huggingface_hub import constants
 from safetensors import safe_open
@@ -251,7 +251,7 @@ def test_nothing_shows_in_a_pipe(stocked: Hub, process: Callable) -> None:
 # --- bad input --------------------------------------------------------------------------------
 
 
-def refused(ended: Ended, *words: str) -> None:
+def refused(ended: Any, *words: str) -> None:
     """One paragraph that says all the words, and no secret."""
     assert ended.code == WORK, ended.out
     assert ended.out == ""
@@ -391,6 +391,24 @@ def test_a_delta_of_another_base(stocked: Hub, shell: Callable, succeed: Callabl
         f"'org/base@{commit_of(stocked, 'org/base')}'",
         "--allow-other-base",
     )
+
+
+def test_a_model_where_a_delta_is_needed(stocked: Hub, shell: Callable) -> None:
+    refused(
+        shell("lorsmerge prune org/base -o x.delta" + RATIOS),
+        "org/base is a model, and a delta is needed",
+        "lorsmerge delta BASE org/base",
+    )
+    assert downloaded(stocked) == set()
+
+
+def test_a_model_that_cannot_be_asked(hub: Hub, shell: Callable, tmp_path: Path) -> None:
+    base = make_whisper(tmp_path / "base")
+    files = {name: (base / name).read_bytes() for name in ("config.json", "model.safetensors")}
+    hub.add_repo("me/tuned", files)
+    make_clip(tmp_path / "clip.wav", 1, 0.5)
+    line = f"lorsmerge transcribe me/tuned --audio {tmp_path / 'clip.wav'} --language ca"
+    refused(shell(line), "me/tuned holds no tokenizer", "me/tuned holds no feature", "--config")
 
 
 def test_a_pickle_with_code_is_not_run(stocked: Hub, shell: Callable) -> None:
