@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorsmerge_cli import console, options
-from lorsmerge_cli.commands.push import send, show_report
+from lorsmerge_cli.commands.push import show_report
 from lorsmerge_cli.errors import HubFault, Interrupted, LorsmergeError, UsageFault
 
 if TYPE_CHECKING:
@@ -219,12 +219,13 @@ def _target(repo: str) -> Target:
 
 def _push(output: Path, target: Target) -> PushReport:
     from lorsmerge_cli.operations.push import plan_push
+    from lorsmerge_cli.operations.push import push as operation
 
     try:
         plan = plan_push(output, target)
         for text in plan.notes:
             console.note(text)
-        return send(plan, None)
+        return operation(plan, None)
     except LorsmergeError as error:
         kind = Interrupted if isinstance(error, Interrupted) else HubFault
         raise kind(

@@ -84,6 +84,7 @@ def push(
     Example: lorsmerge push merged/ you/whisper-small-babel --private --results results.json
     """
     from lorsmerge_cli.operations.push import plan_push
+    from lorsmerge_cli.operations.push import push as operation
     from lorsmerge_cli.operations.push_target import open_target
 
     target = open_target(repo, revision=revision, create_pr=create_pr, private=private, token=token)
@@ -96,15 +97,8 @@ def push(
     if dry_run:
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
-    report = send(plan, message)
+    report = operation(plan, message)
     console.result(asdict(report), lambda: show_report(report, target))
-
-
-def send(plan: PushPlan, message: str | None) -> PushReport:
-    """Upload, with huggingface_hub's bars where they can be seen."""
-    from lorsmerge_cli.operations.push import push as operation
-
-    return operation(plan, message, show_progress=console.shows_progress())
 
 
 def show_report(report: PushReport, target: Target) -> None:

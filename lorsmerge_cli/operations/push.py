@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
 from lorsmerge_cli.checkpoint.hub_faults import hub_faults
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile, UsageFault, raise_all
@@ -150,7 +149,7 @@ def _card(
         ) from error
 
 
-def push(plan: PushPlan, message: str | None, *, show_progress: bool = False) -> PushReport:
+def push(plan: PushPlan, message: str | None) -> PushReport:
     """Carry out a plan.
 
     Files that the repository has already are not sent again, nor are those that arrived before
@@ -159,7 +158,6 @@ def push(plan: PushPlan, message: str | None, *, show_progress: bool = False) ->
     Args:
         plan: of `plan_push`.
         message: of the commit.
-        show_progress: let huggingface_hub draw its bars.
 
     Raises:
         HubFault: the Hub refused, or the connection broke.
@@ -167,8 +165,6 @@ def push(plan: PushPlan, message: str | None, *, show_progress: bool = False) ->
     """
     target = plan.target
     api = HfApi(token=target.token)
-    if not show_progress:
-        disable_progress_bars()
     logging.getLogger("huggingface_hub.hf_api").setLevel(logging.ERROR)  # "nothing to commit"
     if constants.ENDPOINT != XET_HOST:  # other servers have none, and hf_xet does not fall back
         constants.HF_HUB_DISABLE_XET = True

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import Ended, Shell
 from hub_server import ADMIN, READER, USERS, WRITER, Hub
@@ -427,7 +428,13 @@ def test_the_card_alone_makes_the_merge_again(
     hub.add_repo(BASE, work / "base")
     succeed(f"lorsmerge delta {BASE} ft-ca -o ca.hub.delta --task asr --language ca")
     succeed("lorsmerge push ca.hub.delta you/ca")
-    assert card_of(hub, "you/ca").data.base_model == [BASE]
+    delta_card = card_of(hub, "you/ca")
+    assert delta_card.data.base_model == [BASE]
+    first_use = delta_card.text.split("## Use\n\n```sh\n")[1].split("#")[0].strip()
+    succeed(first_use)
+    tuned = load_file(work / "ft-ca" / "model.safetensors")
+    made = load_file(work / "finetuned" / "model.safetensors")
+    assert all(torch.allclose(made[name], tuned[name], atol=1e-6) for name in made)
     succeed(f"lorsmerge merge {BASE} you/ca --svp 0.05 --mp 0.4 -o from-hub --push {REPO}")
     card = card_of(hub)
     assert card.data.base_model == [BASE, "you/ca"]
