@@ -16,6 +16,7 @@ from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -34,6 +35,7 @@ from lorsmerge_cli.errors import (
     raise_all,
 )
 
+MORE_SPACE = "Free some space (`hf cache prune`), or set HF_HOME to a folder on a larger disk."
 TIMEOUT = 10.0  # seconds to wait for an answer
 UNKNOWN_TOKEN, TOO_MANY, SERVER_ERROR = 401, 429, 500  # status codes
 
@@ -112,6 +114,10 @@ def list_files(repo: str, revision: str | None) -> tuple[str, dict[str, int], bo
         if cached is not None:
             return *cached, False
         raise _not_here(repo, fault) from fault.__cause__
+    except HFValidationError:
+        raise UnreadableFile(
+            f"{repo}: no such file or folder, and no id that the Hub would take.", "Check the name."
+        ) from None
     if info.sha is None:
         raise HubFault(f"{repo}: the Hub names no commit.", "Try again later.")
     return info.sha, {item.rfilename: item.size or 0 for item in info.siblings or ()}, True
@@ -174,7 +180,7 @@ def check_space(wanted: Collection[HubFiles]) -> list[LorsmergeError]:
         OutputFault(
             f"{named([found.repo for found in wanted if found.missing])}: {size:,} bytes to download, "
             f"and {cache_folder} has {free:,} bytes free.",
-            "Free some space (`hf cache prune`), or set HF_HOME to a folder on a larger disk.",
+            MORE_SPACE,
         )
     ]
 
@@ -199,6 +205,10 @@ def download(found: HubFiles) -> Path:
             raise
         remedy = "Check the network and run the command again: what arrived whole is kept."
         raise HubFault(fault.what, remedy) from fault.__cause__
+    except OSError as error:
+        raise OutputFault(
+            f"{constants.HF_HUB_CACHE} could not be written: {error.strerror or error}.", MORE_SPACE
+        ) from error
 
 
 def _snapshot(found: HubFiles, revision: str | None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections import namedtuple
@@ -270,6 +271,7 @@ IDS = {
     "characters that no id has": ("org/ba se", ("org/ba se: no such file", "ORG/NAME")),
     "a delta for a base": ("org/ca", ("org/ca is a delta", "checkpoint")),
     "several deltas": ("org/many", ("org/many", "2 deltas", "org/many:ca.delta")),
+    "an id that ends wrongly": ("org/base-", ("org/base-", "no id that the Hub would take")),
     "an empty revision": ("org/base@", ("no such file",)),
 }
 
@@ -380,6 +382,18 @@ def test_a_disk_too_small_is_told_before(
         "HF_HOME",
     )
     assert downloaded(stocked) == set()
+
+
+def test_a_disk_that_fills_up(
+    stocked: Hub, shell: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorsmerge_cli.checkpoint import hub
+
+    def fill(*arguments: object, **settings: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub, "snapshot_download", fill)
+    refused(shell(MERGE.format("org/base")), constants.HF_HUB_CACHE, "No space left", "HF_HOME")
 
 
 def test_a_delta_of_another_base(stocked: Hub, shell: Callable, succeed: Callable) -> None:
