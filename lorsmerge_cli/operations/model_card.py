@@ -73,7 +73,7 @@ def base_of(source: Source) -> str:
     if source.delta is not None:
         return source.delta.base_name
     recipe = source.merge.get("recipe", {})
-    return str(recipe.get("base", "") or source.run.get("base", "") or "")
+    return str(recipe.get("base", "") or source.run.get("base_name", "") or "")
 
 
 def license_of(base: str, base_id: str | None, token: str | None) -> dict[str, str]:

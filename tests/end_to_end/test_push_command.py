@@ -308,7 +308,7 @@ def test_a_fine_tune_is_told_from_a_merge(
     hub: Hub, work: Path, succeed: Callable[[str], Ended]
 ) -> None:
     trained = [{"language": "ca", "task": "asr", "hours": 5.0}]
-    run = {"base": f"{BASE}@{'0' * 40}", "trained_on": trained}
+    run = {"base_name": f"{BASE}@{'0' * 40}", "trained_on": trained}
     (work / "ft-ca" / "run.json").write_text(json.dumps(run))
     succeed(f"lorsmerge push ft-ca {REPO}")
     data = card_of(hub).data
