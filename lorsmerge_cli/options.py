@@ -71,7 +71,6 @@ Companions = Annotated[
         "--config",
         metavar="FOLDER",
         help="Model folder or Hub id to take config and tokenizer from, for a bare file of weights.",
-        rich_help_panel=MACHINE,
     ),
 ]
 Device = Annotated[

@@ -21,8 +21,6 @@ REFERENCE = re.compile(
     re.ASCII,
 )
 COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
 Kind = Literal["any", "delta", "companions"]  # what is wanted of a repository
 
 
@@ -58,6 +56,12 @@ def pinned(path: Path) -> str | None:
     match = REFERENCE.fullmatch(str(path))
     file = f":{match['file']}" if match and match["file"] else ""
     return f"{found.repo}@{found.commit}{file}"
+
+
+def with_commits(command: str, paths: Iterable[Path]) -> str:
+    """A command for a file's history, and in a comment the commits of what it took from the Hub."""
+    commits = [name for path in paths if (name := pinned(path))]
+    return f"{command}  # {', '.join(commits)}" if commits else command
 
 
 def pinned_parts(name: str) -> tuple[str, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,12 @@ from lorsmerge_cli.checkpoint.encodings import stored_size
 from lorsmerge_cli.checkpoint.model_files import is_adapter
 from lorsmerge_cli.checkpoint.model_writer import RUN
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
-from lorsmerge_cli.checkpoint.references import check_hub_ids, local_path, pinned
+from lorsmerge_cli.checkpoint.references import (
+    check_hub_ids,
+    local_path,
+    pinned,
+    with_commits,
+)
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.checkpoint.task_vector import (
     FinetunedTaskVector,
@@ -100,7 +105,7 @@ def delta(
         finetuned_dtype=vector.finetuned_dtype,
         task=task,
         language=language,
-        history=(_with_commits(command, [base_path, finetuned_path]),),
+        history=(with_commits(command, [base_path, finetuned_path]),),
     )
     warnings = leftovers(output)
     total = sum(TensorSpec(item.shape, item.dtype).nbytes for item in layouts.values())
@@ -131,12 +136,6 @@ def _open_both(
         faults.append(error)
     raise_all(faults)
     raise ValueError("a file that failed to open left no fault")
-
-
-def _with_commits(command: str, paths: Sequence[Path]) -> str:
-    """The command, and in a comment the commits of what it took from the Hub."""
-    commits = [name for path in paths if (name := pinned(path))]
-    return f"{command}  # {', '.join(commits)}" if commits else command
 
 
 def _swapped(base: Checkpoint, vector: Vector) -> list[LorsmergeError]:

@@ -149,8 +149,18 @@ def plan_merge(
     if output is None:
         output = Path("merged" if base.folder or companions else "merged.safetensors")
     as_folder = output.suffix.lower() != ".safetensors"
-    folder = _companions(base, companions, as_folder, faults)
-    faults += _check_target(output, base, as_folder, folder)
+    folder = None
+    if wrong := _check_suffix(output):
+        faults += wrong
+    elif as_folder:
+        folder = _companions(output, base, companions, faults)
+    elif companions is not None:
+        faults.append(
+            UsageFault(
+                f"--config {companions} has no use where one file is written.",
+                "Leave it out, or write -o NAME/ for a model folder.",
+            )
+        )
     inputs = found.files + ([recipe.source] if recipe.source else [])
     size = sum(spec.nbytes for spec in specs.values())
     faults += check_output(output, inputs=inputs, size=size, force=force, folder=as_folder)
@@ -189,53 +199,44 @@ def output_specs(base: Checkpoint, dtype: str | None) -> dict[str, TensorSpec]:
     }
 
 
-def _companions(
-    base: Checkpoint, given: Path | None, as_folder: bool, faults: list[LorsmergeError]
-) -> Path | None:
-    """The folder whose config and tokenizer the output gets, if it is to get any."""
-    if given is None:
-        return base.folder
-    if not as_folder:
-        faults.append(
-            UsageFault(
-                f"--config {given} has no use where one file is written.",
-                "Leave it out, or write -o NAME/ for a model folder.",
-            )
-        )
-        return None
-    try:
-        folder = local_path(given, "companions")
-    except LorsmergeError as error:
-        faults.append(error)
-        return None
-    if not (folder / CONFIG).is_file():
-        faults.append(
-            UnreadableFile(f"--config {given} has no {CONFIG}.", "Give the base's model folder.")
-        )
-    faults += config_faults(base, folder)
-    return folder
-
-
-def _check_target(
-    output: Path, base: Checkpoint, as_folder: bool, companions: Path | None
-) -> list[LorsmergeError]:
-    if output.suffix in WEIGHT_SUFFIXES:
-        return [
-            OutputFault(
-                f"{output}: a merged model is written as .safetensors or as a folder.",
-                f"Write -o {output.with_suffix('.safetensors')} or -o {output.with_suffix('')}/.",
-            )
-        ]
-    if not as_folder or companions is not None:
-        return check_companions(companions) if as_folder and companions else []
+def _check_suffix(output: Path) -> list[LorsmergeError]:
+    if output.suffix not in WEIGHT_SUFFIXES:
+        return []
     return [
         OutputFault(
-            f"{output} is to be a model folder, and the base {base.path} is a bare file without "
-            "config and tokenizer.",
-            "Take both from its model folder or Hub id with --config (for OpenAI's small.pt: --config "
-            "openai/whisper-small), or write -o NAME.safetensors.",
+            f"{output}: a merged model is written as .safetensors or as a folder.",
+            f"Write -o {output.with_suffix('.safetensors')} or -o {output.with_suffix('')}/.",
         )
     ]
+
+
+def _companions(
+    output: Path, base: Checkpoint, given: Path | None, faults: list[LorsmergeError]
+) -> Path | None:
+    """The folder whose config and tokenizer an output folder gets."""
+    folder = base.folder
+    if given is not None:
+        try:
+            folder = local_path(given, "companions")
+        except LorsmergeError as error:
+            faults.append(error)
+            return None
+        if not (folder / CONFIG).is_file():
+            what = f"--config {given} has no {CONFIG}."
+            faults.append(UnreadableFile(what, "Give the base's model folder."))
+        faults += config_faults(base, folder)
+    if folder is None:
+        faults.append(
+            OutputFault(
+                f"{output} is to be a model folder, and the base {base.path} is a bare file without "
+                "config and tokenizer.",
+                "Take both from its model folder or Hub id with --config (for OpenAI's small.pt: "
+                "--config openai/whisper-small), or write -o NAME.safetensors.",
+            )
+        )
+        return None
+    faults += check_companions(folder)
+    return folder
 
 
 def _check_expected(recipe: Recipe, inputs: MergeInputs) -> list[LorsmergeError]:

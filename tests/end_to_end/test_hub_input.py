@@ -112,6 +112,9 @@ def test_other_commands_take_ids_too(stocked: Hub, succeed: Callable) -> None:
     assert "org/base: checkpoint" in ended.out
     assert "org/many:de.delta: delta" in ended.out
     succeed("lorsmerge prune org/ca -o theirs.delta" + RATIOS)
+    with safe_open("theirs.delta", "pt") as file:
+        made_by = json.loads(file.metadata()["lorsmerge.history"])[-1]
+    assert made_by.endswith(f"  # org/ca@{commit_of(stocked, 'org/ca')}")
     succeed("lorsmerge prune ca.delta -o ours.delta" + RATIOS)
     ours, theirs = load_file("ours.delta"), load_file("theirs.delta")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

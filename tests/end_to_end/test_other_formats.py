@@ -94,7 +94,7 @@ CONFIGS = {
     "none for a folder": ("-o x", WORK, ("x is to be a model folder", "--config openai/whisper-small")),
     "one for a file": ("-o x.safetensors --config base", USAGE, ("no use", "-o NAME/")),
     "a folder that has none": ("-o x --config empty", WORK, ("empty has no config.json",)),
-    "a folder that is not there": ("-o x --config gone", WORK, ("gone: no such file",)),
+    "a folder that is not there": ("-o x --config gone", WORK, ("error: gone: no such file",)),
     "other sizes": ("-o x --config wide", WORK, ("base.pt", "d_model is 48 and has to be 32")),
     "other heads": ("-o x --config heads", WORK,
                     ("decoder_attention_heads is 4 and has to be 2",)),
