@@ -18,10 +18,12 @@ from lorsmerge_cli import __version__, console, options
 from lorsmerge_cli.commands.data import data
 from lorsmerge_cli.commands.delta import delta
 from lorsmerge_cli.commands.eval import evaluate
+from lorsmerge_cli.commands.export import export
 from lorsmerge_cli.commands.finetune import finetune
 from lorsmerge_cli.commands.inspect import inspect_files
 from lorsmerge_cli.commands.merge import merge
 from lorsmerge_cli.commands.prune import prune
+from lorsmerge_cli.commands.push import push
 from lorsmerge_cli.commands.report import report
 from lorsmerge_cli.commands.search import search
 from lorsmerge_cli.commands.transcribe import transcribe
@@ -127,6 +129,8 @@ _register("report", report)
 _register("inspect", inspect_files)
 _register("data", data)
 _register("transcribe", transcribe)
+_register("push", push)
+_register("export", export)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

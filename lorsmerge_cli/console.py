@@ -27,6 +27,9 @@ _settings = {"quiet": False, "json": False, "debug": False}
 def configure(*, quiet: bool, as_json: bool, debug: bool) -> None:
     """Set what is shown, for the command that runs; under torchrun the first process speaks."""
     _settings.update(quiet=quiet or not _first(), json=as_json, debug=debug)
+    if not shows_progress():
+        # huggingface_hub, which has bars of its own, reads it when it is loaded
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _first() -> bool:
@@ -103,6 +106,11 @@ def traceback() -> None:
     import traceback as standard
 
     standard.print_exc()
+
+
+def shows_progress() -> bool:
+    """Whether somebody is there to see a progress bar."""
+    return not _settings["quiet"] and sys.stderr.isatty()
 
 
 @contextmanager

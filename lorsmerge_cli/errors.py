@@ -6,6 +6,7 @@ LorsmergeError              the work failed: exit 1
 ├── Mismatch                files that do not belong together: names, shapes, ancestry
 ├── NonFinite               a NaN or an infinity in a tensor
 ├── OutputFault             the target exists, is an input, or cannot be written
+├── HubFault                the Hub cannot be reached, refuses, or lacks what was asked for
 ├── DeviceFault             the device asked for is not there
 ├── Interrupted             stopped by a signal, and to be gone on with: exit 130
 └── Faults                  several of the above, found together
@@ -49,6 +50,10 @@ class NonFinite(LorsmergeError):
 
 class OutputFault(LorsmergeError):
     """A target that must not or cannot be written."""
+
+
+class HubFault(LorsmergeError):
+    """What the Hugging Face Hub refuses or lacks, or a network that is not there."""
 
 
 class DeviceFault(LorsmergeError):

@@ -65,6 +65,14 @@ Dtype = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Companions = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FOLDER",
+        help="Model folder or Hub id to take config and tokenizer from, for a bare file of weights.",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hub_server import Hub
 from make_models import make_base, make_finetune
 
 TEXT_TOKENS = 300  # 256 bytes and a few more: a vocabulary of about 2,000 with special tokens
@@ -20,6 +24,56 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("ca", "de"), 1):
         make_finetune(folder / "base", folder / name, seed=seed)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reaches the real Hub, or finds what was downloaded from it before."""
+    from huggingface_hub import constants
+
+    from lorsmerge_cli.checkpoint.hub import download, list_files
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.getbasetemp() / "no_cache"))
+    list_files.cache_clear()
+    download.cache_clear()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub that huggingface_hub in this process, and processes it starts, take for the real one.
+
+    They are logged in as `you`, who may write, and their cache is empty. Waits before a retry are
+    left out.
+    """
+    from huggingface_hub import constants, file_download
+    from huggingface_hub.utils import _http, close_session
+
+    home = tmp_path / "hf_home"
+    with Hub() as server:
+        for name in ("HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_TOKEN_PATH", "HF_HUB_CACHE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in server.environment(home).items():
+            monkeypatch.setenv(name, value)
+        # read from the environment when huggingface_hub was imported
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in {
+            "ENDPOINT": server.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HF_HOME": str(home),
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_TOKEN_PATH": str(home / "token"),
+            "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_OFFLINE": False,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        hasty = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+        for module in (_http, file_download):
+            monkeypatch.setattr(module, "time", hasty)
+        yield server
+        close_session()
 
 
 def pytest_sessionstart() -> None:

@@ -17,6 +17,7 @@ import torch
 
 from lorsmerge_cli.checkpoint.encodings import ENCODINGS, TensorLayout
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
+from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import (
     DTYPE_CODES,
     DTYPES,
@@ -77,7 +78,8 @@ class DeltaFile:
     """A delta file open for reading.
 
     Attributes:
-        path: the file.
+        path: what the user gave, which may be a Hub id.
+        local: the file itself.
         layouts: tensor name -> how it is stored.
         norms: tensor name -> L2 norm of the stored delta.
         provenance: where it comes from.
@@ -87,8 +89,9 @@ class DeltaFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = SafetensorsFile(path)
         self.path = path
+        self.local = local_path(path, "delta")
+        self._file = SafetensorsFile(self.local)
         metadata = self._file.metadata
         version = metadata.get(f"{PREFIX}format_version")
         if version != FORMAT_VERSION:

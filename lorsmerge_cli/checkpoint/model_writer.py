@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.checkpoint.reader import INDEX_FILE, SINGLE_FILE
+from lorsmerge_cli.checkpoint.model_files import INDEX_FILE, SINGLE_FILE, inherited_files
 from lorsmerge_cli.checkpoint.safetensors_file import (
     SafetensorsWriter,
     TensorSpec,
@@ -152,6 +152,8 @@ def copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
         dirs_exist_ok=True,
         ignore=shutil.ignore_patterns(*WEIGHTS, *TRAINING_STATE, *NOT_THE_MODEL),
     )
+    for file in inherited_files(source):
+        shutil.copy(file, target)
     for copied in (target, *target.rglob("*")):  # a base may be read-only, its copy is not
         copied.chmod(copied.stat().st_mode | stat.S_IWUSR)
     config_file = target / CONFIG

@@ -1,4 +1,4 @@
-"""A checkpoint on disk: one safetensors file, a model folder, or a sharded model folder."""
+"""A checkpoint: one file of weights, a model folder, or a sharded one, here or on the Hub."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile, TensorSpec
+from lorsmerge_cli.checkpoint.model_files import (
+    INDEX_FILE,
+    PICKLED_FILE,
+    PICKLED_INDEX,
+    SINGLE_FILE,
+    is_adapter,
+)
+from lorsmerge_cli.checkpoint.pickled_file import PickledFile
+from lorsmerge_cli.checkpoint.references import local_path
+from lorsmerge_cli.checkpoint.safetensors_file import (
+    SafetensorsFile,
+    TensorSpec,
+    check_readable,
+    is_pickle,
+)
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 DELTA_MARK = "lorsmerge.format_version"
 
 # A name that repeats another tensor: Whisper's output projection is its token embedding.
@@ -26,22 +38,26 @@ class Checkpoint:
     """Named tensors that are read one at a time.
 
     Attributes:
-        path: what the user gave.
+        path: what the user gave, which may be a Hub id.
         folder: the model folder that holds config and tokenizer, None for a bare file.
         specs: name -> shape and dtype; a tied copy is left out and listed in `tied`.
+        dims: what a file of OpenAI's says of its model, empty for others.
         tied: name of the copy -> name of the tensor it repeats.
         files: every weight file, for size and overwrite checks.
 
     Raises:
         UnreadableFile: nothing at the path, or files that are damaged, missing or of another kind.
+        HubFault: nothing on the Hub, or nothing that can be had from it.
         Mismatch: a tied copy that differs from the tensor it should repeat.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.folder = path if path.is_dir() else None
-        shards = _open_shards(path)
+        local = local_path(path)
+        self.folder = local if local.is_dir() else None
+        shards = _open_shards(local)
         self.files = [shard.path for shard in shards]
+        self.dims = shards[0].dims if isinstance(shards[0], PickledFile) else {}
         self._holder = {name: shard for shard in shards for name in shard.specs}
         self.specs: dict[str, TensorSpec] = {
             name: shard.specs[name] for name, shard in self._holder.items()
@@ -102,23 +118,42 @@ def blocks_of(tensor: Tensor) -> Iterator[Tensor]:
     return iter(tensor.reshape(-1).split(BLOCK))
 
 
-def _open_shards(path: Path) -> list[SafetensorsFile]:
-    if not path.exists():
-        hint = "Check the path."
-        if len(path.parts) == 2 and not path.is_absolute():
-            hint += f" For a model on the Hub: `hf download {path} --local-dir {path.name}` first."
-        raise UnreadableFile(f"{path}: no such file or folder.", hint)
+WeightFile = SafetensorsFile | PickledFile
+
+
+def open_weights(path: Path) -> WeightFile:
+    """A file of tensors by name, in either format.
+
+    Raises:
+        UnreadableFile: it is neither, or damaged.
+    """
+    check_readable(path)
+    return PickledFile(path) if is_pickle(path) else SafetensorsFile(path)
+
+
+def is_delta(path: Path) -> bool:
+    """Whether a path or a Hub id leads to a delta.
+
+    Raises:
+        LorsmergeError: it leads nowhere, or to a file that holds no tensors by name.
+    """
+    file = local_path(path)
+    return file.is_file() and DELTA_MARK in open_weights(file).metadata
+
+
+def _open_shards(path: Path) -> list[WeightFile]:
     if path.is_file():
-        return [SafetensorsFile(path)]
-    if (path / INDEX_FILE).is_file():
-        return _open_indexed(path)
-    if (path / SINGLE_FILE).is_file():
-        return [SafetensorsFile(path / SINGLE_FILE)]
+        return [open_weights(path)]
+    for index, single in ((INDEX_FILE, SINGLE_FILE), (PICKLED_INDEX, PICKLED_FILE)):
+        if (path / index).is_file():
+            return _open_indexed(path / index)
+        if (path / single).is_file():
+            return [open_weights(path / single)]
     raise _no_weights(path)
 
 
-def _open_indexed(folder: Path) -> list[SafetensorsFile]:
-    index = folder / INDEX_FILE
+def _open_indexed(index: Path) -> list[WeightFile]:
+    folder = index.parent
     try:
         weight_map: Mapping[str, str] = json.loads(index.read_text())["weight_map"]
         file_names = sorted(set(weight_map.values()))
@@ -130,10 +165,15 @@ def _open_indexed(folder: Path) -> list[SafetensorsFile]:
     if inside != file_names:
         raise UnreadableFile(f"{index} names files outside of its folder.", "Download it again.")
     faults: list[LorsmergeError] = []
-    shards: list[SafetensorsFile] = []
+    shards: list[WeightFile] = []
     for file_name in file_names:
         try:
-            shards.append(SafetensorsFile(folder / file_name))
+            if not (folder / file_name).exists():
+                raise UnreadableFile(
+                    f"{folder / file_name}: no such file, and {index.name} lists it.",
+                    "Copy or download the folder again.",
+                )
+            shards.append(open_weights(folder / file_name))
         except UnreadableFile as error:
             faults.append(error)
     raise_all(faults)
@@ -148,17 +188,13 @@ def _open_indexed(folder: Path) -> list[SafetensorsFile]:
 
 
 def _no_weights(folder: Path) -> UnreadableFile:
-    if (folder / "adapter_config.json").is_file():
+    if is_adapter(folder):
         return UnreadableFile(
-            f"{folder} is a PEFT adapter, not a whole model.",
-            "Merge it into its base with peft's `merge_and_unload()` and save that.",
-        )
-    if any(folder.glob("pytorch_model*.bin")):
-        return UnreadableFile(
-            f"{folder} holds its weights as a pickle (pytorch_model.bin), not as safetensors.",
-            "Load it with transformers' `from_pretrained` and `save_pretrained` it.",
+            f"{folder} is a PEFT adapter, and a whole model is needed here.",
+            "It stands where a fine-tune or a delta does: `lorsmerge delta BASE ADAPTER -o x.delta`, "
+            "`lorsmerge merge BASE ADAPTER`, `lorsmerge eval BASE --apply ADAPTER --scale 1`.",
         )
     return UnreadableFile(
-        f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}.",
-        "Give a model folder, or the .safetensors file itself.",
+        f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}, nor {PICKLED_FILE}.",
+        "Give a model folder, or the file of weights itself.",
     )

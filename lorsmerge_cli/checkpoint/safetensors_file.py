@@ -96,11 +96,19 @@ class SafetensorsFile:
         return tensor
 
 
-def refuse_other_formats(path: Path) -> None:
-    """Tell what a file is when it is not safetensors, by its first bytes.
+def is_pickle(path: Path) -> bool:
+    """Whether a file begins as PyTorch's .bin and .pt do."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    # a header of 640 bytes begins as a pickle does, and goes on with a brace
+    return start.startswith(PICKLES) and start[8:9] != b"{"
+
+
+def check_readable(path: Path) -> None:
+    """Tell what stands in place of a file.
 
     Raises:
-        UnreadableFile: no such file, a folder, empty, a pickle, or a Git LFS pointer.
+        UnreadableFile: no such file, a folder, unreadable, empty, or a Git LFS pointer.
     """
     if path.is_dir():
         raise UnreadableFile(
@@ -116,17 +124,24 @@ def refuse_other_formats(path: Path) -> None:
         raise UnreadableFile(f"{path} cannot be read: {error.strerror}.") from error
     if not start:
         raise UnreadableFile(f"{path} is empty (0 bytes).", "Copy or download it again.")
-    # a header of 640 bytes begins as a pickle does, and goes on with a brace
-    if start.startswith(PICKLES) and start[8:9] != b"{":
-        raise UnreadableFile(
-            f"{path} is a pickle (PyTorch's .bin or .pt), which can run code when it is opened.",
-            "Convert it: `safetensors.torch.save_file(torch.load(PATH, weights_only=True), OUT)`, "
-            "or load the model with transformers and `save_pretrained` it.",
-        )
     if start.startswith(b"version https://git-lfs"):
         raise UnreadableFile(
             f"{path} is a Git LFS pointer, not the weights.",
             "Run `git lfs pull` in its repository.",
+        )
+
+
+def refuse_other_formats(path: Path) -> None:
+    """Tell what a file is when it is not safetensors, by its first bytes.
+
+    Raises:
+        UnreadableFile: as `check_readable`, or a pickle.
+    """
+    check_readable(path)
+    if is_pickle(path):
+        raise UnreadableFile(
+            f"{path} is a pickle (PyTorch's .bin or .pt), and a safetensors file is needed.",
+            "Of a fine-tune saved so `lorsmerge delta BASE FINETUNED -o x.delta` makes a delta.",
         )
 
 

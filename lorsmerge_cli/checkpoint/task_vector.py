@@ -1,4 +1,4 @@
-"""A task vector to be merged: a delta file, or a fine-tuned checkpoint less its base."""
+"""A task vector to be merged: a delta file, a LoRA adapter, or a fine-tune less its base."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from lorsmerge_cli.checkpoint.adapter import AdapterTaskVector
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, total_norm
+from lorsmerge_cli.checkpoint.encodings import TensorLayout
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint, fingerprint
-from lorsmerge_cli.checkpoint.reader import DELTA_MARK, Checkpoint
-from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, SafetensorsFile, TensorSpec
+from lorsmerge_cli.checkpoint.model_files import is_adapter
+from lorsmerge_cli.checkpoint.reader import Checkpoint, is_delta
+from lorsmerge_cli.checkpoint.references import local_path, pinned
+from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
 
@@ -54,7 +59,7 @@ class StoredTaskVector:
     def __init__(self, file: DeltaFile) -> None:
         self.file = file
         self.path = file.path
-        self.files = [file.path]
+        self.files = [file.local]
         self.finetuned_dtype = file.provenance.finetuned_dtype
         self.specs: Mapping[str, TensorSpec] = file.specs
 
@@ -90,6 +95,16 @@ class FinetunedTaskVector:
         self.finetuned_dtype = DTYPE_CODES[finetuned.dtype]
         self.specs: Mapping[str, TensorSpec] = finetuned.float_specs
 
+    @property
+    def layouts(self) -> dict[str, TensorLayout]:
+        """How a delta file holds each of the base's tensors: whole."""
+        layouts = {}
+        for name, spec in self.base.float_specs.items():
+            wide = torch.float64 in (spec.dtype, self.specs.get(name, spec).dtype)
+            dtype = torch.float64 if wide else torch.float32
+            layouts[name] = TensorLayout("dense", spec.shape, dtype)
+        return layouts
+
     def read(self, name: str) -> Tensor:
         shape = self.specs[name].shape
         return accumulable(self.finetuned.read(name)) - accumulable(self.base.read(name)).view(
@@ -108,21 +123,32 @@ class FinetunedTaskVector:
         return base_fingerprint(self.finetuned).digest
 
 
-def open_task_vector(path: Path, base: Checkpoint | None) -> StoredTaskVector | FinetunedTaskVector:
-    """Open a delta file or, with `base`, anything that is a checkpoint.
+def open_task_vector(path: Path, base: Checkpoint | None) -> TaskVector:
+    """Open a delta file or, with `base`, a fine-tune: a whole checkpoint or a LoRA adapter.
 
     Raises:
-        UnreadableFile: neither can be read there, or a checkpoint stands there without a base.
+        UnreadableFile: neither can be read there, or a fine-tune stands there without a base.
+        Mismatch: an adapter that is not the base's, or of another kind than LoRA.
     """
-    if path.is_file() and DELTA_MARK in SafetensorsFile(path).metadata:
+    if is_delta(path):
         return StoredTaskVector(DeltaFile(path))
-    finetuned = Checkpoint(path)
     if base is None:
         raise UnreadableFile(
-            f"{path} is a checkpoint, and without its base it has no delta.",
+            f"{path} is no delta, and without its base it has none.",
             "Take its delta first with `lorsmerge delta BASE FINETUNED -o x.delta`.",
         )
-    return FinetunedTaskVector(base, finetuned)
+    return finetuned_vector(path, base)
+
+
+def finetuned_vector(path: Path, base: Checkpoint) -> FinetunedTaskVector | AdapterTaskVector:
+    """What a fine-tune changed, by itself or as a LoRA adapter.
+
+    Raises:
+        LorsmergeError: as `Checkpoint` and `AdapterTaskVector`.
+    """
+    if is_adapter(local_path(path)):
+        return AdapterTaskVector(path, base)
+    return FinetunedTaskVector(base, Checkpoint(path))
 
 
 def check_names(
@@ -180,11 +206,19 @@ def base_fingerprint(base: Checkpoint) -> Fingerprint:
     return fingerprint(base.float_specs, base.read)
 
 
-def half_precision_note(path: Path, dtype: str) -> str | None:
-    """A warning where a fine-tune's updates were rounded when it was saved."""
-    if dtype not in HALF:
-        return None
-    return (
-        f"{path} is a fine-tune stored in {dtype}: updates smaller than half of its rounding step "
-        "were lost when it was saved. Fine-tune in float32 and save in float32 if you can."
-    )
+def notes_on(vector: TaskVector, base: Checkpoint) -> list[str]:
+    """Warnings: updates that were rounded when a fine-tune was saved, an adapter of another base."""
+    notes = []
+    if vector.finetuned_dtype in HALF:
+        notes.append(
+            f"{vector.path} is a fine-tune stored in {vector.finetuned_dtype}: updates smaller than "
+            "half of its rounding step were lost when it was saved. Fine-tune in float32 and save in "
+            "float32 if you can."
+        )
+    given = pinned(base.path)
+    trained_on = vector.config.trained_on if isinstance(vector, AdapterTaskVector) else ""
+    if given and trained_on and trained_on != given.partition("@")[0]:  # their shapes may agree
+        notes.append(
+            f"{vector.path} was trained on {trained_on}, says its config, and not on {base.path}."
+        )
+    return notes

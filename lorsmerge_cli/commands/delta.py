@@ -13,8 +13,12 @@ from lorsmerge_cli import console, options
 
 
 def delta(
-    base: Annotated[Path, typer.Argument(help="The pretrained checkpoint: file or folder.")],
-    finetuned: Annotated[Path, typer.Argument(help="A fine-tune of it: file or folder.")],
+    base: Annotated[
+        Path, typer.Argument(help="The pretrained checkpoint: file, folder or Hub id.")
+    ],
+    finetuned: Annotated[
+        Path, typer.Argument(help="A fine-tune of it, or a LoRA adapter: the same.")
+    ],
     output: options.Output,
     task: Annotated[
         str, typer.Option("--task", metavar="TASK", help="What it was tuned for: asr or st.")

@@ -26,7 +26,7 @@ def evaluate(
     models: Annotated[
         list[str] | None,
         typer.Argument(metavar="MODEL",
-                       help="Model folders or .safetensors files; NAME=PATH gives one a name."),
+                       help="Model folders, files of weights, or Hub ids; NAME=PATH gives one a name."),
     ] = None,
     datasets: Annotated[
         list[str] | None,
@@ -59,11 +59,7 @@ def evaluate(
     ] = None,
     dtype: options.ComputeDtype = "float32",
     device: options.Device = "auto",
-    companions: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FOLDER", rich_help_panel=MODELS,
-                     help="Model folder with config and tokenizer, for bare .safetensors files."),
-    ] = None,
+    companions: options.Companions = None,
     apply: Annotated[
         list[Path] | None,
         typer.Option("--apply", metavar="DELTA", rich_help_panel=MODELS,
@@ -174,19 +170,13 @@ def _named(texts: Sequence[str]) -> list[tuple[str, Path]]:
 def _models(
     texts: Sequence[str], companions: Path | None, deltas: Sequence[Path], scale: float
 ) -> list[ModelSource]:
-    from lorsmerge_cli.operations.speech_model import find_model
+    from lorsmerge_cli.operations.speech_model import find_models
 
     if deltas and len(texts) > 1:
         raise typer.BadParameter("--apply takes one MODEL, the base of the deltas.")
-    sources = []
-    for name, path in _named(texts):
-        shown = name
-        if deltas:
-            shown = f"{shown}+{'+'.join(delta.stem for delta in deltas)}@{scale:g}"
-        sources.append(
-            find_model(path, name=shown, companions=companions, deltas=deltas, scale=scale)
-        )
-    return sources
+    added = f"+{'+'.join(delta.stem for delta in deltas)}@{scale:g}" if deltas else ""
+    named = [(name + added, path) for name, path in _named(texts)]
+    return find_models(named, companions=companions, deltas=deltas, scale=scale)
 
 
 def _test_sets(
@@ -201,7 +191,7 @@ def _test_sets(
     verbose: bool,
 ) -> list[TestSet]:
     from lorsmerge_cli.commands.data import list_drops
-    from lorsmerge_cli.operations.data import drop_warnings, load_data
+    from lorsmerge_cli.operations.data import drop_warnings, has_splits, load_data
     from lorsmerge_cli.operations.eval import TestSet
 
     tests = []
@@ -215,7 +205,8 @@ def _test_sets(
             console.warning(warning)
         if verbose:
             list_drops(loaded)
-        tests.append(TestSet(name, loaded.utterances, loaded.drops, path))
+        part = split if has_splits(path, format) else None
+        tests.append(TestSet(name, loaded.utterances, loaded.drops, path, part))
     return tests
 
 

@@ -51,7 +51,7 @@ def _apply_recipe(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def finetune(
-    base: Annotated[Path, typer.Argument(help="The pretrained Whisper: a model folder.")],
+    base: Annotated[Path, typer.Argument(help="The pretrained Whisper: a model folder or a Hub id.")],
     datasets: Annotated[
         list[Path],
         typer.Option("--data", metavar="DATA", rich_help_panel=options.DATA,

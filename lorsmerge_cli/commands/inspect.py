@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def inspect_files(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="Checkpoints (file or folder), deltas.")
+        list[Path], typer.Argument(metavar="FILE", help="Checkpoints and deltas: files, folders or Hub ids.")
     ],
     plot: Annotated[
         Path | None,

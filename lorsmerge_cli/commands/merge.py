@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lorsmerge_cli import console, options
-from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.commands.push import show_report
+from lorsmerge_cli.errors import HubFault, Interrupted, LorsmergeError, UsageFault
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.merge import MergeReport
     from lorsmerge_cli.operations.merge_plan import MergePlan
+    from lorsmerge_cli.operations.push import PushReport
+    from lorsmerge_cli.operations.push_target import Target
     from lorsmerge_cli.operations.recipe import Recipe
 
+COMMIT = re.compile(r"@([0-9a-f]{10})[0-9a-f]{30}")
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 Base = Annotated[
     str | None,
-    typer.Argument(metavar="BASE", help="The pretrained checkpoint: file or folder."),
+    typer.Argument(metavar="BASE", help="The pretrained checkpoint: file, folder or Hub id."),
 ]
 Deltas = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="DELTA",
-        help="Delta files, or fine-tuned checkpoints whose delta is then taken. Settings of "
-        "one delta follow a colon: ca.delta:svp=0.05,mp=0.4,scale=0.2",
+        help="Deltas, or fine-tunes (checkpoints, LoRA adapters) whose delta is then taken: files, "
+        "folders or Hub ids. Settings of one follow a colon: ca.delta:svp=0.05,mp=0.4,scale=0.2",
     ),
 ]
 Output = Annotated[
@@ -66,8 +72,8 @@ RecipeFile = Annotated[
         "--recipe",
         metavar="FILE",
         rich_help_panel="Recipe",
-        help="Take base, deltas and settings from a TOML recipe, or from the lorsmerge.json of "
-        "an earlier merge.",
+        help="Take base, deltas and settings from a TOML recipe, from a model card that holds one "
+        "(.md), or from the lorsmerge.json of an earlier merge.",
     ),
 ]
 SaveRecipe = Annotated[
@@ -96,6 +102,15 @@ AllowOtherBase = Annotated[
         help="Apply deltas to another checkpoint than they were taken from.",
     ),
 ]
+Push = Annotated[
+    str | None,
+    typer.Option(
+        "--push",
+        metavar="ORG/NAME",
+        rich_help_panel=options.OUTPUT,
+        help="Upload what was written to the Hub; `lorsmerge push` has more options.",
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(
@@ -119,9 +134,11 @@ def merge(
     recipe: RecipeFile = None,
     save_recipe: SaveRecipe = None,
     output: Output = None,
+    companions: options.Companions = None,
     dtype: options.Dtype = None,
     max_shard_size: ShardSize = "5GB",
     allow_other_base: AllowOtherBase = False,
+    push: Push = None,
     dry_run: DryRun = False,
     force: options.Force = False,
     device: options.Device = "auto",
@@ -158,15 +175,18 @@ def merge(
     shard_size = parse_size(max_shard_size)
     wanted.resolved()  # a mistake in the settings shows before PyTorch is loaded
     _run(
-        wanted, output, dry_run, save_recipe=save_recipe, device=device, threads=threads,
-        max_shard_size=shard_size, force=force, allow_other_base=allow_other_base,
+        wanted, output, push, dry_run, companions=companions, save_recipe=save_recipe, device=device,
+        threads=threads, max_shard_size=shard_size, force=force, allow_other_base=allow_other_base,
     )  # fmt: skip
 
 
-def _run(recipe: Recipe, output: Path | None, dry_run: bool, **settings: Any) -> None:
+def _run(
+    recipe: Recipe, output: Path | None, repo: str | None, dry_run: bool, **settings: Any
+) -> None:
     from lorsmerge_cli.operations.merge import merge as operation
     from lorsmerge_cli.operations.merge_plan import plan_merge
 
+    target = None if repo is None else _target(repo)
     plan = plan_merge(recipe, output, **settings)
     for text in plan.warnings:
         console.warning(text)
@@ -185,7 +205,34 @@ def _run(recipe: Recipe, output: Path | None, dry_run: bool, **settings: Any) ->
         "updated": report.rounding.updated,
         "lost_to_rounding": report.rounding.lost,
     }
-    console.result(document, lambda: _show_report(plan, report))
+    pushed = None if target is None else _push(plan.output, target)
+    if pushed is not None:
+        document["push"] = asdict(pushed)
+    console.result(document, lambda: _show_report(plan, report, target, pushed))
+
+
+def _target(repo: str) -> Target:
+    """The repository, if it may be written: found out before the work is done."""
+    from lorsmerge_cli.operations.push_target import open_target
+
+    return open_target(repo)
+
+
+def _push(output: Path, target: Target) -> PushReport:
+    from lorsmerge_cli.operations.push import plan_push
+    from lorsmerge_cli.operations.push import push as operation
+
+    try:
+        plan = plan_push(output, target)
+        for text in plan.notes:
+            console.note(text)
+        return operation(plan, None)
+    except LorsmergeError as error:
+        kind = Interrupted if isinstance(error, Interrupted) else HubFault
+        raise kind(
+            f"{output} is written, but not uploaded. {error.what}",
+            f"{error.remedy} `lorsmerge push {output} {target.repo}` sends it.",
+        ) from error
 
 
 def parse_size(text: str) -> int:
@@ -205,10 +252,12 @@ def parse_size(text: str) -> int:
 
 
 def _plan_document(plan: MergePlan) -> dict[str, Any]:
+    from lorsmerge_cli.operations.merge_inputs import pinned_recipe
+
     floats = len(plan.base.float_specs)
     return {
         "output": str(plan.output),
-        "recipe": plan.recipe.to_dict(),
+        "recipe": pinned_recipe(plan.recipe).to_dict(),
         "scale_total": _total_scale(plan),
         "tensors": {
             "pruned": len(plan.pruned),
@@ -239,7 +288,10 @@ def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
     for number, (entry, vector) in enumerate(zip(plan.recipe.deltas, plan.vectors, strict=True)):
         file = getattr(vector, "file", None)
         stored = file.provenance.pruning if file else {}
-        row = [entry.path, *(ratio(getattr(entry, k), stored.get(k)) for k in ("svp", "mp"))]
+        row = [
+            COMMIT.sub(r"@\1", entry.path),
+            *(ratio(getattr(entry, k), stored.get(k)) for k in ("svp", "mp")),
+        ]
         row.append(f"{entry.scale:g}" if entry.scale is not None else "-")
         if report:
             row += [f"{report.norms[number]:.4g}", f"{report.kept[number]:.4g}"]
@@ -259,7 +311,9 @@ def _show_plan(plan: MergePlan) -> None:
     )
 
 
-def _show_report(plan: MergePlan, report: MergeReport) -> None:
+def _show_report(
+    plan: MergePlan, report: MergeReport, target: Target | None, pushed: PushReport | None
+) -> None:
     _show_deltas(plan, report)
     console.line(_tensor_line(plan))
     console.line(f"a step of norm {report.step:.4g} from the base")
@@ -269,6 +323,8 @@ def _show_report(plan: MergePlan, report: MergeReport) -> None:
         f"{report.output}: {console.size(plan.output_size)}, method {plan.method}; "
         f"{share:.2%} of {updated:,} updates lost to rounding"
     )
+    if target is not None and pushed is not None:
+        show_report(pushed, target)
 
 
 def _tensor_line(plan: MergePlan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +14,16 @@ from lorsmerge_cli.commands.delta import command_line
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.prune import Kept, PruneReport
+    from lorsmerge_cli.operations.prune_lora import LoraReport
 
 
 def prune(
-    source: Annotated[Path, typer.Argument(metavar="DELTA", help="A delta file.")],
-    output: options.Output,
+    source: Annotated[Path, typer.Argument(metavar="DELTA", help="A delta: a file, or a Hub id.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", rich_help_panel=options.OUTPUT,
+                     help="The pruned delta; may be left out beside --as-lora."),
+    ] = None,
     svp: options.Svp = None,
     mp: options.Mp = None,
     method: Annotated[
@@ -32,10 +38,15 @@ def prune(
     include: options.Include = None,
     exclude: options.Exclude = None,
     dtype: options.Dtype = None,
+    as_lora: Annotated[
+        Path | None,
+        typer.Option("--as-lora", metavar="FOLDER", rich_help_panel=options.OUTPUT,
+                     help="Write the low-rank part as a PEFT adapter, too."),
+    ] = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     force: options.Force = False,
-) -> None:
+) -> None:  # fmt: skip
     """Prune a delta to a low-rank part plus a sparse part.
 
     L keeps the top singular triplets of each attention and MLP matrix, S the largest entries of
@@ -45,26 +56,52 @@ def prune(
     Example: lorsmerge prune ca_asr.delta -o ca_asr.lors.delta --svp 0.05 --mp 0.4
     """  # fmt: skip
     from lorsmerge_cli.operations.prune import prune as operation
+    from lorsmerge_cli.operations.prune_lora import check_adapter, open_low_rank, write_lora
 
-    with console.progress("prune") as progress:
-        report = operation(
-            source,
-            output,
-            svp=svp,
-            mp=mp,
-            method=method,
-            include=tuple(include or ()),
-            exclude=tuple(exclude or ()),
-            dtype=dtype,
-            device=device,
-            command=command_line(),
-            force=force,
-            threads=threads,
-            progress=progress,
+    ratios = (svp, mp) != (None, None)
+    if output is None and (as_lora is None or ratios):
+        raise typer.BadParameter(
+            "Give -o for the pruned delta; --as-lora alone takes a pruned one."
         )
-    for text in report.warnings:
-        console.warning(text)
-    console.result(_document(report), lambda: _show(report))
+    if as_lora is not None and output is not None and svp is None:
+        raise typer.BadParameter("--as-lora writes the low-rank part: give --svp as well.")
+    document: dict[str, object] = {}
+    shows: list[Callable[[], None]] = []
+    if as_lora is not None:
+        check_adapter(as_lora, [source, *([output] if output else [])], force)
+    if output is not None:
+        with console.progress("prune") as progress:
+            report = operation(
+                source,
+                output,
+                svp=svp,
+                mp=mp,
+                method=method,
+                include=tuple(include or ()),
+                exclude=tuple(exclude or ()),
+                dtype=dtype,
+                device=device,
+                command=command_line(),
+                force=force,
+                threads=threads,
+                progress=progress,
+            )
+        for text in report.warnings:
+            console.warning(text)
+        document |= _document(report)
+        shows.append(lambda: _show(report))
+    if as_lora is not None:
+        file = open_low_rank(output or source)
+        with console.progress("adapter") as progress:
+            adapter = write_lora(file, as_lora, force=force, progress=progress)
+        document["adapter"] = asdict(adapter)
+        shows.append(lambda: _show_adapter(adapter))
+
+    def show() -> None:
+        for part in shows:
+            part()
+
+    console.result(document, show)
 
 
 def _document(report: PruneReport) -> dict[str, object]:
@@ -96,3 +133,19 @@ def _show(report: PruneReport) -> None:
     ]
     console.table(["tensors", "count", "energy kept", "size", "of dense float32"], rows)
     console.line(f"{report.output}: method {report.method}")
+
+
+def _show_adapter(report: LoraReport) -> None:
+    console.line(
+        f"{report.output}: a PEFT adapter of rank {report.rank} for {report.modules} modules, "
+        f"{console.size(report.nbytes)}, with {report.low_rank:.1%} of the delta's energy"
+    )
+    left_out = []
+    if report.sparse_entries:
+        left_out.append(
+            f"{report.sparse_entries:,} entries of the sparse part ({report.sparse:.1%} of the energy)"
+        )
+    if report.other_tensors:
+        left_out.append(f"{report.other_tensors} other tensors ({report.others:.1%})")
+    if left_out:
+        console.line(f"left out: {' and '.join(left_out)}")

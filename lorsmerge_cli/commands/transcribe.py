@@ -13,7 +13,8 @@ from lorsmerge_cli import console, options
 
 def transcribe(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL", help="Model folders or .safetensors files.")
+        list[Path],
+        typer.Argument(metavar="MODEL", help="Model folders, files of weights, or Hub ids."),
     ],
     audio: Annotated[
         list[Path],
@@ -32,20 +33,16 @@ def transcribe(
         int, typer.Option("--beam", metavar="N", min=1, help="Hypotheses kept in the search."),
     ] = 5,
     device: options.Device = "auto",
-    companions: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FOLDER",
-                     help="Model folder with config and tokenizer, for bare .safetensors files."),
-    ] = None,
+    companions: options.Companions = None,
 ) -> None:  # fmt: skip
     """Hear what models make of a sound file, side by side.
 
     Example: lorsmerge transcribe base/ ft/ca_asr merged/ --audio clip.wav --language ca
     """
-    from lorsmerge_cli.operations.speech_model import find_model
+    from lorsmerge_cli.operations.speech_model import find_models
     from lorsmerge_cli.operations.transcribe import transcribe as operation
 
-    sources = [find_model(path, companions=companions) for path in models]
+    sources = find_models([(str(path), path) for path in models], companions=companions)
     found = operation(
         sources, audio, language=language, task=task, beam=beam, dtype="float32", device=device
     )

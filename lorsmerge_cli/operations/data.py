@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
 from lorsmerge_cli.errors import LorsmergeError, raise_all
-from lorsmerge_cli.speech.manifests import read_manifest
+from lorsmerge_cli.speech.manifests import manifest_splits, read_manifest
 from lorsmerge_cli.speech.selection import select
 from lorsmerge_cli.speech.utterance import Drop, Utterance, with_unique_ids
 
@@ -107,6 +107,11 @@ def load_data(
         utterances += found.utterances
         drops += found.drops
     return DataReport(tuple(with_unique_ids(utterances)), tuple(drops))
+
+
+def has_splits(path: Path, format: str | None) -> bool:
+    """Whether a data set has several, rather than being one file of one split."""
+    return bool(manifest_splits(path, format))
 
 
 def drop_warnings(report: DataReport) -> list[str]:

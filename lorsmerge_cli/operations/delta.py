@@ -8,19 +8,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from lorsmerge_cli.checkpoint.adapter import AdapterTaskVector
 from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output, leftovers
 from lorsmerge_cli.checkpoint.delta_file import DeltaWriter, Provenance, total_norm
-from lorsmerge_cli.checkpoint.encodings import TensorLayout
+from lorsmerge_cli.checkpoint.encodings import stored_size
+from lorsmerge_cli.checkpoint.model_files import is_adapter
 from lorsmerge_cli.checkpoint.model_writer import RUN
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
+from lorsmerge_cli.checkpoint.references import (
+    check_hub_ids,
+    local_path,
+    pinned,
+    with_commits,
+)
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.checkpoint.task_vector import (
     FinetunedTaskVector,
     base_fingerprint,
     check_names,
-    half_precision_note,
+    finetuned_vector,
+    notes_on,
 )
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
@@ -28,6 +35,8 @@ from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, non_finite, raise_all, zero_delta
 from lorsmerge_cli.operations.provenance import training_of
 from lorsmerge_cli.speech.languages import parse_language, parse_task
+
+Vector = FinetunedTaskVector | AdapterTaskVector
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ def delta(
     """Write the delta of a fine-tune.
 
     Args:
-        base_path, finetuned_path: two checkpoints of one model.
+        base_path, finetuned_path: two checkpoints of one model, or one and a LoRA adapter of it.
         output: the delta file.
         task: `asr`, `st` or empty.
         language: code such as `ca`, or empty.
@@ -84,51 +93,60 @@ def delta(
         language = parse_language(language) if language else ""
     except UsageFault as fault:
         faults.append(fault)
-    base, finetuned = _open_both(base_path, finetuned_path, faults)
-    faults += _swapped(base, finetuned)
-    vector = FinetunedTaskVector(base, finetuned)
+    base, vector = _open_both(base_path, finetuned_path, faults)
+    faults += _swapped(base, vector)
     faults += check_names(base, vector.specs, finetuned_path)
-    layouts = {name: _layout(base, vector, name) for name in base.float_specs}
-    nbytes = sum(TensorSpec(item.shape, item.dtype).nbytes for item in layouts.values())
+    layouts = vector.layouts
+    nbytes = sum(stored_size(name, layout) for name, layout in layouts.items())
     faults += check_output(output, inputs=[*base.sources, *vector.files], size=nbytes, force=force)
     raise_all(faults)
     provenance = Provenance(
-        base_name=base_path.name or str(base_path),
+        base_name=pinned(base_path) or base_path.name or str(base_path),
         base=base_fingerprint(base),
         finetuned_dtype=vector.finetuned_dtype,
         task=task,
         language=language,
-        history=(command,),
-        training=training_of(vector.finetuned.folder),
+        history=(with_commits(command, [base_path, finetuned_path]),),
+        training=training_of(vector.finetuned.folder)
+        if isinstance(vector, FinetunedTaskVector)
+        else {},
     )
     warnings = leftovers(output)
+    total = sum(TensorSpec(item.shape, item.dtype).nbytes for item in layouts.values())
     with atomic_file(output) as partial, DeltaWriter(partial, layouts, provenance) as writer:
         norms, base_norm = _write(
-            vector, writer, threads or default_threads(), lambda done: progress(done, nbytes)
+            vector, writer, threads or default_threads(), lambda done: progress(done, total)
         )
-    if note := half_precision_note(finetuned_path, vector.finetuned_dtype):
-        warnings.append(note)
+    warnings += notes_on(vector, base)
     return DeltaReport(output, len(layouts), total_norm(norms), base_norm, nbytes, tuple(warnings))
 
 
 def _open_both(
     base_path: Path, finetuned_path: Path, faults: list[LorsmergeError]
-) -> tuple[Checkpoint, Checkpoint]:
-    opened = []
-    for path in (base_path, finetuned_path):
-        try:
-            opened.append(Checkpoint(path))
-        except LorsmergeError as error:
-            faults.append(error)
-    if len(opened) < 2:
-        raise_all(faults)
-    return opened[0], opened[1]
+) -> tuple[Checkpoint, Vector]:
+    if missing := check_hub_ids([base_path, finetuned_path]):
+        raise_all(faults + missing)
+    base = None
+    try:
+        base = Checkpoint(base_path)
+    except LorsmergeError as error:
+        faults.append(error)
+    try:
+        if base is not None:
+            return base, finetuned_vector(finetuned_path, base)
+        if not is_adapter(local_path(finetuned_path)):
+            Checkpoint(finetuned_path)  # what is wrong with it, too
+    except LorsmergeError as error:
+        faults.append(error)
+    raise_all(faults)
+    raise ValueError("a file that failed to open left no fault")
 
 
-def _swapped(base: Checkpoint, finetuned: Checkpoint) -> list[LorsmergeError]:
+def _swapped(base: Checkpoint, vector: Vector) -> list[LorsmergeError]:
     """What `finetune` wrote into the folder given as the base may say that it is not one."""
-    if base.folder is None:
+    if base.folder is None or isinstance(vector, AdapterTaskVector):
         return []
+    finetuned = vector.finetuned
     try:
         parent = json.loads((base.folder / RUN).read_bytes())["base"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -139,14 +157,8 @@ def _swapped(base: Checkpoint, finetuned: Checkpoint) -> list[LorsmergeError]:
     return [UsageFault(what, "Give the base first and the fine-tune second.")]
 
 
-def _layout(base: Checkpoint, vector: FinetunedTaskVector, name: str) -> TensorLayout:
-    dtypes = (base.specs[name].dtype, vector.specs[name].dtype if name in vector.specs else None)
-    wide = torch.float64 in dtypes
-    return TensorLayout("dense", base.specs[name].shape, torch.float64 if wide else torch.float32)
-
-
 def _write(
-    vector: FinetunedTaskVector,
+    vector: Vector,
     writer: DeltaWriter,
     threads: int,
     progress: Callable[[int], None],
@@ -155,16 +167,21 @@ def _write(
         name, start, stop = block
         values = vector.read_block(name, start, stop)
         base = vector.base.read(name).reshape(-1)[start:stop]
-        for checkpoint, part in ((vector.base, base), (vector.finetuned, values)):
+        for path, part in ((vector.base.path, base), (vector.path, values)):
             if not is_finite(part):
-                raise non_finite(checkpoint.path, name)
-        writer.write_block(name, values, start)
+                raise non_finite(path, name)
+        if vector.is_pruned(name):
+            writer.write(name, vector.read(name))
+        elif layouts[name].encoding == "dense":  # else nothing: an adapter leaves it alone
+            writer.write_block(name, values, start)
         return energy(values), energy(base), values.numel() * values.element_size()
 
+    layouts = vector.layouts
     blocks = (
-        (name, start, min(start + BLOCK, spec.numel))
+        (name, start, min(start + step, spec.numel))
         for name, spec in vector.base.float_specs.items()
-        for start in range(0, spec.numel, BLOCK)
+        for step in [max(1, spec.numel) if vector.is_pruned(name) else BLOCK]
+        for start in range(0, spec.numel, step)
     )
     squares: dict[str, list[float]] = {name: [] for name in vector.base.float_specs}
     base_squares: list[float] = []

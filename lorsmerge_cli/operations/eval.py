@@ -44,7 +44,7 @@ from lorsmerge_cli.speech.utterance import Drop, Utterance
 
 @dataclass(frozen=True)
 class TestSet:
-    """Utterances under a name, and where they were read from."""
+    """Utterances under a name, where they were read from, and which split of it they are."""
 
     __test__ = False  # not one of pytest's
 
@@ -52,6 +52,7 @@ class TestSet:
     utterances: tuple[Utterance, ...]
     drops: tuple[Drop, ...] = ()
     path: Path | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ def evaluate(
         for test_set in test_sets:
             found, decoding = run.answer(test_set, decoding, lambda done: progress(done, count))
             rows += found
-        settings = _settings(decoding, scoring, dtype)
+        splits = {test_set.name: test_set.split for test_set in test_sets if test_set.split}
+        settings = _settings(decoding, scoring, dtype) | {"splits": splits}
         if run.decoded_seconds:
             speed[model.name] = run.decoded_seconds / run.elapsed
         run.close()

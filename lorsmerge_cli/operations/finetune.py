@@ -29,6 +29,7 @@ from lorsmerge_cli.checkpoint.model_writer import (
     write_json,
 )
 from lorsmerge_cli.checkpoint.reader import Checkpoint
+from lorsmerge_cli.checkpoint.references import pinned
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.merging import is_finite
@@ -250,6 +251,7 @@ class _Run:
             )
             record = {
                 "lorsmerge": __version__,
+                "base_name": pinned(plan.source.checkpoint.path) or plan.source.name,
                 **plan.describe(),
                 "trained_on": trained_on(plan.train),
                 "before": self.before,

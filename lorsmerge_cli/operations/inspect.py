@@ -13,8 +13,9 @@ from torch import Tensor
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, Provenance
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
 from lorsmerge_cli.checkpoint.names import is_linear_weight, kind, room, without_layer
-from lorsmerge_cli.checkpoint.reader import DELTA_MARK, Checkpoint
-from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile, TensorSpec, dtype_name
+from lorsmerge_cli.checkpoint.reader import Checkpoint, is_delta
+from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, dtype_name
 from lorsmerge_cli.checkpoint.task_vector import base_fingerprint
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
@@ -173,7 +174,7 @@ def inspect_files(
     deltas = [item for item in opened if isinstance(item, DeltaFile)]
     _check_same_tensors(deltas)
     if plot is not None:
-        inputs = [path for path in paths if path.is_file()]
+        inputs = [item.local for item in deltas]
         inputs += [path for item in opened if isinstance(item, Checkpoint) for path in item.sources]
         check_plot(plot, inputs, len(deltas), force=force)
     total = sum(spec.nbytes for file in deltas for spec in file.specs.values())
@@ -196,12 +197,12 @@ def inspect_files(
 
 
 def _open(paths: Sequence[Path]) -> list[Checkpoint | DeltaFile]:
-    faults: list[LorsmergeError] = []
+    faults = check_hub_ids(paths)
+    wanted = [path for path in paths if not (faults and is_hub_id(path))]
     opened: list[Checkpoint | DeltaFile] = []
-    for path in paths:
+    for path in wanted:
         try:
-            is_delta = path.is_file() and DELTA_MARK in SafetensorsFile(path).metadata
-            opened.append(DeltaFile(path) if is_delta else Checkpoint(path))
+            opened.append(DeltaFile(path) if is_delta(path) else Checkpoint(path))
         except LorsmergeError as error:
             faults.append(error)
     raise_all(faults)

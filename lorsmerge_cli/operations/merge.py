@@ -18,7 +18,11 @@ from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.atomic import atomic_file, atomic_folder
 from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions, write_json
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
-from lorsmerge_cli.checkpoint.task_vector import StoredTaskVector, TaskVector
+from lorsmerge_cli.checkpoint.task_vector import (
+    FinetunedTaskVector,
+    StoredTaskVector,
+    TaskVector,
+)
 from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Rounding, add_to_base, is_finite
@@ -28,6 +32,7 @@ from lorsmerge_cli.core.pruning import prune
 from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import NonFinite, non_finite, zero_delta
+from lorsmerge_cli.operations.merge_inputs import pinned_recipe
 from lorsmerge_cli.operations.merge_plan import MergePlan, Unit
 from lorsmerge_cli.operations.provenance import training_of
 from lorsmerge_cli.operations.recipe import save
@@ -83,7 +88,7 @@ def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
         with atomic_file(plan.output) as partial:
             run.write_weights(partial, progress)
     if plan.save_recipe is not None:
-        save(plan.recipe, plan.save_recipe)
+        save(pinned_recipe(plan.recipe), plan.save_recipe)
     return MergeReport(
         output=plan.output,
         pruned=len(plan.pruned),
@@ -219,7 +224,7 @@ def made_from(plan: MergePlan) -> dict[str, Any]:
     """How an output was made: enough to make its bytes again."""
     return {
         "lorsmerge": __version__,
-        "recipe": plan.recipe.to_dict(),
+        "recipe": pinned_recipe(plan.recipe).to_dict(),
         "base": {"fingerprint": plan.identity.digest},
         "deltas": [
             {"fingerprint": vector_identity} | _about(vector)
@@ -236,7 +241,9 @@ def made_from(plan: MergePlan) -> dict[str, Any]:
 def _about(vector: TaskVector) -> dict[str, Any]:
     """What is known of a delta beside its values."""
     if not isinstance(vector, StoredTaskVector):
-        training = training_of(vector.path if vector.path.is_dir() else None)
+        if not isinstance(vector, FinetunedTaskVector):
+            return {}
+        training = training_of(vector.finetuned.folder)
         return {"training": training} if training else {}
     source = vector.file.provenance
     return {"task": source.task, "language": source.language} | {
@@ -247,6 +254,6 @@ def _about(vector: TaskVector) -> dict[str, Any]:
 
 
 def _fill_folder(plan: MergePlan, partial: Path) -> None:
-    if plan.base.folder is not None:
-        copy_companions(plan.base.folder, partial, plan.dtype)
+    if plan.companions is not None:
+        copy_companions(plan.companions, partial, plan.dtype)
     write_json(partial / "lorsmerge.json", made_from(plan))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
 from lorsmerge_cli.checkpoint.names import select_pruned
 from lorsmerge_cli.checkpoint.reader import Checkpoint
+from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, pinned
 from lorsmerge_cli.checkpoint.task_vector import (
-    FinetunedTaskVector,
     StoredTaskVector,
+    TaskVector,
     base_fingerprint,
     check_base,
     check_names,
-    half_precision_note,
+    notes_on,
     open_task_vector,
 )
 from lorsmerge_cli.core.methods import METHODS
@@ -37,7 +38,7 @@ class MergeInputs:
 
     base: Checkpoint
     identity: Fingerprint
-    vectors: tuple[StoredTaskVector | FinetunedTaskVector, ...]
+    vectors: tuple[TaskVector, ...]
     vector_identities: tuple[str, ...]
     pruned: frozenset[str]
     warnings: tuple[str, ...]
@@ -46,6 +47,14 @@ class MergeInputs:
     def files(self) -> list[Path]:
         """Everything that must not be written."""
         return [*self.base.sources, *(file for vector in self.vectors for file in vector.files)]
+
+
+def pinned_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with the commit of everything that it takes from the Hub."""
+    deltas = [
+        replace(entry, path=pinned(Path(entry.path)) or entry.path) for entry in recipe.deltas
+    ]
+    return replace(recipe, base=pinned(Path(recipe.base)) or recipe.base, deltas=tuple(deltas))
 
 
 def open_inputs(recipe: Recipe, *, allow_other_base: bool = False) -> MergeInputs:
@@ -73,21 +82,22 @@ def check_inputs(
     return MergeInputs(base, identity, tuple(vectors), identities, pruned, tuple(warnings))
 
 
-Vectors = list[StoredTaskVector | FinetunedTaskVector]
-
-
-def _open(recipe: Recipe) -> tuple[Checkpoint, Vectors]:
+def _open(recipe: Recipe) -> tuple[Checkpoint, list[TaskVector]]:
     """Open every file of the recipe, and report all that cannot be opened at once."""
-    faults: list[LorsmergeError] = []
-    vectors: Vectors = []
+    base_path, *paths = [Path(recipe.base), *(Path(entry.path) for entry in recipe.deltas)]
+    faults = check_hub_ids([base_path, *paths])
+    if faults:  # nothing is downloaded in vain, but what is here is looked at
+        paths = [path for path in paths if not is_hub_id(path)]
+    base: Checkpoint | None = None
+    vectors: list[TaskVector] = []
     try:
-        base: Checkpoint | None = Checkpoint(Path(recipe.base))
+        if not (faults and is_hub_id(base_path)):
+            base = Checkpoint(base_path)
     except LorsmergeError as error:
-        base = None
         faults.append(error)
-    for entry in recipe.deltas:
+    for path in paths:
         try:
-            vectors.append(open_task_vector(Path(entry.path), base))
+            vectors.append(open_task_vector(path, base))
         except LorsmergeError as error:
             faults.append(error)
     raise_all(faults)
@@ -98,7 +108,7 @@ def _open(recipe: Recipe) -> tuple[Checkpoint, Vectors]:
 
 def _check_vectors(
     base: Checkpoint,
-    vectors: Vectors,
+    vectors: list[TaskVector],
     identity: Fingerprint,
     allow_other_base: bool,
     faults: list[LorsmergeError],
@@ -112,9 +122,7 @@ def _check_vectors(
                 faults.append(fault)
             elif fault is not None:
                 warnings.append(fault.what)
-        note = half_precision_note(vector.path, vector.finetuned_dtype)
-        if note:
-            warnings.append(note)
+        warnings += notes_on(vector, base)
     return warnings
 
 
@@ -143,7 +151,7 @@ def _select(recipe: Recipe, base: Checkpoint, faults: list[LorsmergeError]) -> f
     return pruned
 
 
-def _repeated(vectors: Vectors, identities: tuple[str, ...]) -> list[str]:
+def _repeated(vectors: list[TaskVector], identities: tuple[str, ...]) -> list[str]:
     warnings = []
     for number, identity in enumerate(identities):
         first = identities.index(identity)

@@ -9,12 +9,21 @@ from pathlib import Path
 import torch
 
 from lorsmerge_cli.checkpoint.atomic import check_output, leftovers
-from lorsmerge_cli.checkpoint.model_writer import check_companions
+from lorsmerge_cli.checkpoint.model_writer import CONFIG, check_companions
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
+from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
+from lorsmerge_cli.checkpoint.whisper_config import config_faults
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.parallel import default_threads
-from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UsageFault, raise_all
+from lorsmerge_cli.errors import (
+    LorsmergeError,
+    Mismatch,
+    OutputFault,
+    UnreadableFile,
+    UsageFault,
+    raise_all,
+)
 from lorsmerge_cli.operations.merge_inputs import MergeInputs, check_inputs
 from lorsmerge_cli.operations.recipe import Recipe
 
@@ -48,6 +57,7 @@ class MergePlan(MergeInputs):
 
     Attributes:
         recipe: with every default written out.
+        companions: the folder whose config and tokenizer an output folder gets.
         output: file or folder.
         as_folder: whether `output` is a model folder.
         output_specs: every tensor of the output.
@@ -59,6 +69,7 @@ class MergePlan(MergeInputs):
     """
 
     recipe: Recipe
+    companions: Path | None
     output: Path
     as_folder: bool
     output_specs: dict[str, TensorSpec]
@@ -104,6 +115,7 @@ def plan_merge(
     recipe: Recipe,
     output: Path | None = None,
     *,
+    companions: Path | None = None,
     save_recipe: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -117,6 +129,7 @@ def plan_merge(
         recipe: what to merge.
         output: `x.safetensors` for one file, anything else for a model folder; None for
             `merged.safetensors` or, where the base is a folder, `merged`.
+        companions: a folder, or a Hub id, with config and tokenizer; None for the base's.
         save_recipe: a TOML file to write the recipe to.
         device: `auto`, `cpu`, `cuda[:n]` or `mps`.
         threads: tensors in flight; None for one per core.
@@ -134,9 +147,20 @@ def plan_merge(
     base = found.base
     specs = output_specs(base, recipe.dtype)
     if output is None:
-        output = Path("merged" if base.folder else "merged.safetensors")
+        output = Path("merged" if base.folder or companions else "merged.safetensors")
     as_folder = output.suffix.lower() != ".safetensors"
-    faults += _check_target(output, base, as_folder)
+    folder = None
+    if wrong := _check_suffix(output):
+        faults += wrong
+    elif as_folder:
+        folder = _companions(output, base, companions, faults)
+    elif companions is not None:
+        faults.append(
+            UsageFault(
+                f"--config {companions} has no use where one file is written.",
+                "Leave it out, or write -o NAME/ for a model folder.",
+            )
+        )
     inputs = found.files + ([recipe.source] if recipe.source else [])
     size = sum(spec.nbytes for spec in specs.values())
     faults += check_output(output, inputs=inputs, size=size, force=force, folder=as_folder)
@@ -152,6 +176,7 @@ def plan_merge(
         pruned=found.pruned,
         warnings=(*found.warnings, *leftovers(output)),
         recipe=recipe,
+        companions=folder,
         output=output,
         as_folder=as_folder,
         output_specs=specs,
@@ -174,23 +199,44 @@ def output_specs(base: Checkpoint, dtype: str | None) -> dict[str, TensorSpec]:
     }
 
 
-def _check_target(output: Path, base: Checkpoint, as_folder: bool) -> list[LorsmergeError]:
-    if output.suffix in WEIGHT_SUFFIXES:
-        return [
+def _check_suffix(output: Path) -> list[LorsmergeError]:
+    if output.suffix not in WEIGHT_SUFFIXES:
+        return []
+    return [
+        OutputFault(
+            f"{output}: a merged model is written as .safetensors or as a folder.",
+            f"Write -o {output.with_suffix('.safetensors')} or -o {output.with_suffix('')}/.",
+        )
+    ]
+
+
+def _companions(
+    output: Path, base: Checkpoint, given: Path | None, faults: list[LorsmergeError]
+) -> Path | None:
+    """The folder whose config and tokenizer an output folder gets."""
+    folder = base.folder
+    if given is not None:
+        try:
+            folder = local_path(given, "companions")
+        except LorsmergeError as error:
+            faults.append(error)
+            return None
+        if not (folder / CONFIG).is_file():
+            what = f"--config {given} has no {CONFIG}."
+            faults.append(UnreadableFile(what, "Give the base's model folder."))
+        faults += config_faults(base, folder)
+    if folder is None:
+        faults.append(
             OutputFault(
-                f"{output}: a merged model is written as .safetensors or as a folder.",
-                f"Write -o {output.with_suffix('.safetensors')} or -o {output.with_suffix('')}/.",
+                f"{output} is to be a model folder, and the base {base.path} is a bare file without "
+                "config and tokenizer.",
+                "Take both from its model folder or Hub id with --config (for OpenAI's small.pt: "
+                "--config openai/whisper-small), or write -o NAME.safetensors.",
             )
-        ]
-    if as_folder and base.folder is None:
-        return [
-            OutputFault(
-                f"{output} is to be a model folder, and the base {base.path} is a bare file "
-                "without config and tokenizer.",
-                "Give the base's folder, or write -o NAME.safetensors.",
-            )
-        ]
-    return check_companions(base.folder) if as_folder and base.folder else []
+        )
+        return None
+    faults += check_companions(folder)
+    return folder
 
 
 def _check_expected(recipe: Recipe, inputs: MergeInputs) -> list[LorsmergeError]:

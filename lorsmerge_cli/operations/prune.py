@@ -13,8 +13,9 @@ import torch
 
 from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output, leftovers
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter, total_norm
-from lorsmerge_cli.checkpoint.encodings import ENCODINGS, TensorLayout
+from lorsmerge_cli.checkpoint.encodings import TensorLayout, stored_size
 from lorsmerge_cli.checkpoint.names import kind, select_pruned
+from lorsmerge_cli.checkpoint.references import with_commits
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name, parse_dtype
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import Delta, dense
@@ -127,10 +128,10 @@ def prune(
     if not chosen:
         raise UsageFault(f"{source} has no tensor to prune.", "Choose some with --include.")
     run = _Run(file, method, svp, mp, chosen, stored, target)
-    raise_all(check_output(output, inputs=[source], size=run.size, force=force))
+    raise_all(check_output(output, inputs=[file.local], size=run.size, force=force))
     ratios = {key: value for key, value in (("svp", svp), ("mp", mp)) if value is not None}
-    old = file.provenance
-    provenance = replace(old, pruning={"method": method, **ratios}, history=(*old.history, command))
+    old, made_by = file.provenance, with_commits(command, [source])
+    provenance = replace(old, pruning={"method": method, **ratios}, history=(*old.history, made_by))
     warnings = leftovers(output)
     with atomic_file(output) as partial, DeltaWriter(partial, run.layouts, provenance) as writer:
         kept = run.write(writer, threads or default_threads(), progress)
@@ -170,12 +171,7 @@ class _Run:
             else replace(layout, dtype=stored or layout.dtype)
             for name, layout in file.layouts.items()
         }
-        self.nbytes = {
-            name: sum(
-                spec.nbytes for spec in ENCODINGS[layout.encoding].specs(name, layout).values()
-            )
-            for name, layout in self.layouts.items()
-        }
+        self.nbytes = {name: stored_size(name, item) for name, item in self.layouts.items()}
 
     @property
     def size(self) -> int:

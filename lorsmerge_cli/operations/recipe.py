@@ -20,6 +20,7 @@ RATIOS = ("svp", "mp")
 PATTERN_KEYS = ("include", "exclude")
 DELTA_KEYS = ("path", "svp", "mp", "scale")
 SETTINGS = re.compile(r"^(?P<path>.+?):(?P<settings>[A-Za-z_]+=[^:/]*)$")
+CARD_BLOCK = re.compile(r"^```toml\r?\n(?P<toml>.*?)^```", re.MULTILINE | re.DOTALL)
 TYPICAL = {"svp": "--svp 0.03", "mp": "--mp 0.4"}
 
 
@@ -156,7 +157,7 @@ def parse_delta(text: str) -> DeltaEntry:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a TOML recipe, or the `lorsmerge.json` that a merge left in its output.
+    """Read a TOML recipe, the one in a model card, or the `lorsmerge.json` that a merge left.
 
     Raises:
         UnreadableFile: no such file, or not TOML or JSON.
@@ -170,7 +171,7 @@ def load_recipe(path: Path) -> Recipe:
             records = [document["base"], *document["deltas"]]
             expected = tuple(str(record["fingerprint"]) for record in records)
         else:
-            table, expected = tomllib.loads(text), ()
+            table, expected = tomllib.loads(_toml_of(text, path)), ()
     except OSError as error:
         raise UnreadableFile(f"{path}: {error.strerror}.", "Check the path.") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -178,6 +179,16 @@ def load_recipe(path: Path) -> Recipe:
     if not isinstance(table, dict):
         raise UnreadableFile(f"{path} is no recipe: a table is needed.", "See examples/recipes/.")
     return replace(_recipe_of(table, path), expected=expected, source=path)
+
+
+def _toml_of(text: str, path: Path) -> str:
+    """A recipe's text; in a model card it is the first block of TOML."""
+    if path.suffix.lower() != ".md":
+        return text
+    block = CARD_BLOCK.search(text)
+    if block is None:
+        raise ValueError("the card holds no block of TOML")
+    return block["toml"]
 
 
 KEY_TYPES: dict[str, tuple[type, ...]] = {

@@ -11,7 +11,9 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from lorsmerge_cli.checkpoint.model_files import processor_folder
 from lorsmerge_cli.checkpoint.reader import Checkpoint
+from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_path
 from lorsmerge_cli.checkpoint.task_vector import (
     StoredTaskVector,
     TaskVector,
@@ -20,6 +22,7 @@ from lorsmerge_cli.checkpoint.task_vector import (
     check_names,
     open_task_vector,
 )
+from lorsmerge_cli.checkpoint.whisper_config import config_faults
 from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import dense
@@ -40,24 +43,29 @@ class ModelSource:
     Attributes:
         name: for tables.
         checkpoint: its weights.
-        folder: its config, tokenizer and feature extractor.
+        folder: its config.
+        processor: the folder of its tokenizer and feature extractor.
         applied: deltas to add, each with its scale.
     """
 
     name: str
     checkpoint: Checkpoint
     folder: Path
+    processor: Path
     applied: tuple[tuple[TaskVector, float], ...] = ()
 
     @property
     def window(self) -> float:
         """Seconds of audio that the encoder takes."""
-        return window_of(self.folder)
+        return window_of(self.processor)
 
     @property
     def files(self) -> list[Path]:
         """Every file that is read and must not be written."""
-        return [*self.checkpoint.files, *(vector.path for vector, _ in self.applied)]
+        return [
+            *self.checkpoint.files,
+            *(path for vector, _ in self.applied for path in vector.files),
+        ]
 
     def identity(self) -> str:
         """Digest of the weights, whatever files they are in."""
@@ -75,7 +83,7 @@ class ModelSource:
             NonFinite: a NaN or an infinity in the weights.
         """
         state = {name: self._read(name) for name in self.checkpoint.specs}
-        speech = build_model(self.name, self.folder, state, dtype)
+        speech = build_model(self.name, self.folder, state, dtype, self.processor)
         speech.model.to(resolve_device(device))
         return speech
 
@@ -100,6 +108,25 @@ class ModelSource:
             yield delta, scale
 
 
+def find_models(
+    named: Sequence[tuple[str, Path]],
+    *,
+    companions: Path | None = None,
+    deltas: Sequence[Path] = (),
+    scale: float = 1.0,
+) -> list[ModelSource]:
+    """Check several models, each with its name, and that all are there before one is downloaded.
+
+    Raises:
+        LorsmergeError: as `find_model`.
+    """
+    raise_all(check_hub_ids([*(path for _, path in named), *deltas]))
+    return [
+        find_model(path, name=name, companions=companions, deltas=deltas, scale=scale)
+        for name, path in named
+    ]
+
+
 def find_model(
     path: Path,
     *,
@@ -111,7 +138,7 @@ def find_model(
     """Check a model's files without reading its weights.
 
     Args:
-        path: a model folder or a .safetensors file.
+        path: a model folder, a file of weights, or a Hub id.
         name: for tables; the path by default.
         companions: a folder with config, tokenizer and feature extractor, for a bare file; the
             file's own folder by default.
@@ -122,8 +149,14 @@ def find_model(
         LorsmergeError: every fault found.
     """
     checkpoint = Checkpoint(path)
-    folder = companions or (path if path.is_dir() else path.parent)
-    faults: list[LorsmergeError] = check_model_folder(folder)
+    own = checkpoint.folder or checkpoint.files[0].parent
+    folder = local_path(companions, "companions") if companions else own
+    processor = processor_folder(folder)
+    given = companions or path
+    called = given if is_hub_id(given) else folder
+    faults: list[LorsmergeError] = check_model_folder(folder, processor, called)
+    if companions is not None:
+        faults += config_faults(checkpoint, folder)
     applied = []
     for delta in deltas:
         vector = open_task_vector(delta, checkpoint)
@@ -133,7 +166,7 @@ def find_model(
             faults += [other] if other else []
         applied.append((vector, scale))
     raise_all(faults)
-    return ModelSource(name or str(path), checkpoint, folder, tuple(applied))
+    return ModelSource(name or str(path), checkpoint, folder, processor, tuple(applied))
 
 
 def processes(device: str) -> PartialState:

@@ -104,15 +104,23 @@ def audio_of(utterance: Utterance) -> NDArray[np.float32]:
     return load_audio(utterance.audio, start=utterance.start, duration=utterance.duration)
 
 
-def check_model_folder(folder: Path) -> list[LorsmergeError]:
-    """What keeps a folder's config, tokenizer and feature extractor from being used."""
+def check_model_folder(
+    folder: Path, processor: Path | None = None, called: Path | None = None
+) -> list[LorsmergeError]:
+    """What keeps a model's config, tokenizer and feature extractor from being used.
+
+    Args:
+        folder: with the config.
+        processor: the folder with tokenizer and extractor, where it is another one.
+        called: what the user knows it as; the folder by default.
+    """
+    called = called or folder
     config = folder / "config.json"
     if not config.is_file():
         return [
             UnreadableFile(
-                f"{folder} holds no config.json.",
-                "Give a model folder, or with a bare .safetensors file --config and the folder of "
-                "its base.",
+                f"{called} holds no config.json.",
+                "Give a model folder, or with a bare file --config and the folder or Hub id of its base.",
             )
         ]
     try:
@@ -121,15 +129,16 @@ def check_model_folder(folder: Path) -> list[LorsmergeError]:
         return [UnreadableFile(f"{config} is no JSON config.", "Copy or download it again.")]
     if kind != "whisper":
         return [
-            Mismatch(f"{folder} is a {kind} model.", "finetune, eval and transcribe know Whisper.")
+            Mismatch(f"{called} is a {kind} model.", "finetune, eval and transcribe know Whisper.")
         ]
     faults: list[LorsmergeError] = []
     for what, files in (("tokenizer", TOKENIZER_FILES), ("feature extractor", EXTRACTOR_FILES)):
-        if not any((folder / file).is_file() for file in files):
+        if not any(((processor or folder) / file).is_file() for file in files):
             faults.append(
                 UnreadableFile(
-                    f"{folder} holds no {what} ({' or '.join(files)}).",
-                    "Copy the file from the model it was fine-tuned from.",
+                    f"{called} holds no {what} ({' or '.join(files)}).",
+                    "Copy the file from the model it was fine-tuned from, or name that model with "
+                    "--config (eval, transcribe).",
                 )
             )
     return faults
@@ -141,7 +150,11 @@ def window_of(folder: Path) -> float:
 
 
 def build_model(
-    name: str, folder: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
+    name: str,
+    folder: Path,
+    state: Mapping[str, Tensor],
+    dtype: torch.dtype | None = None,
+    processor_folder: Path | None = None,
 ) -> SpeechModel:
     """A model of given weights, with the config, tokenizer and extractor of a folder.
 
@@ -150,6 +163,7 @@ def build_model(
         folder: a Hugging Face model folder that passed `check_model_folder`.
         state: weights by name; `proj_out.weight` may be left out, it is tied.
         dtype: of the model; None for that of the weights.
+        processor_folder: of tokenizer and extractor, where it is another one.
 
     Raises:
         Mismatch: the weights are of another architecture.
@@ -157,7 +171,7 @@ def build_model(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(folder)
-    processor = WhisperProcessor.from_pretrained(folder)
+    processor = WhisperProcessor.from_pretrained(processor_folder or folder)
     if dtype is None:
         dtype = next(value.dtype for value in state.values() if value.is_floating_point())
     model: Any

@@ -160,9 +160,11 @@ def test_a_broken_sharded_folder(
 
 FOLDERS = {
     "empty folder": ((), "neither"),
-    "PEFT adapter": (("adapter_config.json", "adapter_model.safetensors"), "merge_and_unload"),
-    "pickled": (("config.json", "pytorch_model.bin"), "pickle"),
-    "pickled in shards": (("pytorch_model-00001-of-00002.bin",), "pickle"),
+    "PEFT adapter": (
+        ("adapter_config.json", "adapter_model.safetensors"),
+        "lorsmerge delta BASE ADAPTER",
+    ),
+    "a shard without its index": (("pytorch_model-00001-of-00002.bin",), "neither"),
     "other weights": (("tf_model.h5",), "neither"),
 }
 
@@ -176,12 +178,30 @@ def test_a_folder_without_a_whole_model(tmp_path: Path, files: tuple[str, ...], 
     assert str(tmp_path) in str(caught.value)
 
 
-def test_nothing_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match="no such file"):
         Checkpoint(tmp_path / "absent")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UnreadableFile, match="hf download openai/whisper-small"):
-        Checkpoint(Path("openai/whisper-small"))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_an_old_folder_is_read_as_a_new_one(tmp_path: Path, sharded: bool) -> None:
+    state = tensors()
+    if sharded:
+        names = sorted(state)
+        shards = {f"pytorch_model-{n}-of-2.bin": names[n - 1 :: 2] for n in (1, 2)}
+        index = {name: file for file, held in shards.items() for name in held}
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+    else:
+        shards = {"pytorch_model.bin": list(state)}
+    for file, held in shards.items():
+        torch.save({name: state[name] for name in held}, tmp_path / file)
+    checkpoint = Checkpoint(tmp_path)
+    assert {path.name for path in checkpoint.files} == set(shards)
+    assert checkpoint.folder == tmp_path
+    assert checkpoint.specs.keys() == state.keys()
+    assert all(torch.equal(checkpoint.read(name), state[name]) for name in state)
+    save_file(state, tmp_path / "model.safetensors")  # which is taken where both are there
+    assert [path.name for path in Checkpoint(tmp_path).files] == ["model.safetensors"]
 
 
 def test_a_delta_is_no_checkpoint(tmp_path: Path) -> None:

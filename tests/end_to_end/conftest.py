@@ -9,29 +9,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from commands_ended import Ended, Shell
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from lorsmerge_cli.app import app
+from lorsmerge_cli.checkpoint.hub import download, list_files
 
 PATIENCE = 60  # seconds that a command of a test may take at most
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command left: its exit code and both of its streams."""
-
-    code: int
-    out: str
-    err: str
-
-
-Shell = Callable[..., Ended]
 
 
 def arguments_of(line: str) -> list[str]:
@@ -45,6 +34,8 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
     """Run a command line in this process, where PyTorch is loaded already."""
 
     def run(line: str) -> Ended:
+        for remembered in (list_files, download):  # of the Hub, for as long as a process runs
+            remembered.cache_clear()
         monkeypatch.setattr(sys, "argv", shlex.split(line))  # what a delta's history records
         result = CliRunner().invoke(app, arguments_of(line))
         if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -181,6 +181,12 @@ def _drop(file: str, *tensors: str) -> Callable[[], None]:
     return lambda: _edit(file, **dict.fromkeys(t.replace(".", "__") for t in tensors))
 
 
+def _save_module(folder: Path) -> None:
+    """As `torch.save(model, ...)` does, in place of a folder's weights."""
+    (folder / "model.safetensors").unlink()
+    torch.save(torch.nn.Linear(2, 2), folder / "pytorch_model.bin")
+
+
 def _add(file: str, **tensors: torch.Tensor) -> Callable[[], None]:
     return lambda: _edit(file, **tensors)
 
@@ -324,7 +330,7 @@ MISFITS = {
     "a Hub id": Case(
         "lorsmerge merge openai/whisper-small ca.delta",
         WORK,
-        ("openai/whisper-small", "hf download"),
+        ("openai/whisper-small", "HF_HUB_OFFLINE", "no_cache"),
     ),
     "a folder without weights": Case(
         "lorsmerge merge base ca.delta",
@@ -335,13 +341,13 @@ MISFITS = {
     "a folder with a pickle": Case(
         "lorsmerge merge base ca.delta",
         WORK,
-        ("base", "pickle", "save_pretrained"),
-        lambda: Path("base/model.safetensors").rename("base/pytorch_model.bin"),
+        ("base", "was not opened", "save_pretrained"),
+        lambda: _save_module(Path("base")),
     ),
     "an adapter": Case(
         MERGE + "base",
         WORK,
-        ("base", "adapter", "merge_and_unload"),
+        ("base", "no adapter_model.safetensors"),
         lambda: Path("base/model.safetensors").rename("base/adapter_config.json"),
     ),
     "an index that lists a missing shard": Case(
@@ -458,7 +464,7 @@ OPTIONS = {
     "a size that is no number": Case(
         "lorsmerge merge base ca.delta --max-shard-size nanGB", USAGE, ("nanGB",)
     ),
-    "no output": Case("lorsmerge prune ca.delta --svp 0.5", USAGE, ("--output",)),
+    "no output": Case("lorsmerge prune ca.delta --svp 0.5", USAGE, ("Give -o",)),
     "an unknown option": Case(MERGE + "ca.delta --svd 0.5", USAGE, ("--svd",)),
     "no threads": Case(MERGE + "ca.delta --threads 0", USAGE, ("--threads",)),
     "a plot of checkpoints": Case(

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import SafetensorError
+from hub_server import Hub
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from speech_models import make_test_set, make_whisper
 from transformers import WhisperForConditionalGeneration
@@ -84,6 +85,19 @@ def test_it_writes_a_model_its_delta_and_how_it_was_made(here: Path, succeed: Co
     ours, again = load_file("out.delta"), load_file("again.delta")
     assert ours.keys() == again.keys()
     assert all(torch.equal(ours[name], again[name]) for name in ours)
+
+
+def test_a_base_from_the_hub_is_recorded_with_its_commit(
+    here: Path, hub: Hub, succeed: Command
+) -> None:
+    commit = hub.add_repo("org/whisper", Path("base").resolve())
+    succeed(f"{LINE.replace('finetune base', 'finetune org/whisper')} --steps 1 --delta out.delta")
+    run = json.loads(Path("out/run.json").read_text())
+    assert run["base_name"] == f"org/whisper@{commit}"
+    with safe_open("out.delta", "pt") as file:
+        assert file.metadata()["lorsmerge.base.name"] == f"org/whisper@{commit}"
+    assert succeed("lorsmerge merge base out.delta --scale 1 -o merged").code == 0  # the same base
+    torch.testing.assert_close(weights("merged"), weights("out"), rtol=0, atol=1e-6)
 
 
 def test_scores_are_those_of_eval(here: Path, succeed: Command) -> None:

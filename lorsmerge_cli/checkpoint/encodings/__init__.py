@@ -12,7 +12,7 @@ from lorsmerge_cli.checkpoint.encodings.layout import TensorLayout
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import Delta
 
-__all__ = ["ENCODINGS", "Encoding", "TensorLayout"]
+__all__ = ["ENCODINGS", "Encoding", "TensorLayout", "stored_size"]
 
 
 class Encoding(Protocol):
@@ -33,3 +33,8 @@ class Encoding(Protocol):
 
 
 ENCODINGS: dict[str, Encoding] = {"dense": dense, "lors": lors}
+
+
+def stored_size(name: str, layout: TensorLayout) -> int:
+    """Bytes that a tensor takes in a delta file."""
+    return sum(spec.nbytes for spec in ENCODINGS[layout.encoding].specs(name, layout).values())

@@ -6,12 +6,14 @@
     NAME.sparse.bitmask   (ceil(d*k/8),)    uint8, lowest bit first: where the values stand
     NAME.sparse.places    (kept,)           int32, or int64 past 2^31 entries: the same as a list
 
-A part that the delta does not have is absent. The bitmask is used where it is the smaller of
+A part that the delta does not have is absent, and without factors the tensor may have any shape: one
+that a LoRA adapter leaves alone takes no bytes. The bitmask is used where it is the smaller of
 the two, which is wherever at least one entry in 32 is kept.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -30,19 +32,20 @@ def specs(name: str, layout: TensorLayout) -> dict[str, TensorSpec]:
     """The stored tensors of one delta.
 
     Raises:
-        ValueError: the delta is no matrix.
+        ValueError: factors of what is no matrix.
     """
-    if len(layout.shape) != 2:
-        raise ValueError(f"{name!r} has the shape {list(layout.shape)} in a matrix's encoding")
-    d, k = layout.shape
     parts: dict[str, TensorSpec] = {}
     if layout.rank:
+        if len(layout.shape) != 2:
+            raise ValueError(f"{name!r} has the shape {list(layout.shape)} and a matrix's factors")
+        d, k = layout.shape
         parts[LEFT] = TensorSpec((d, layout.rank), layout.dtype)
         parts[RIGHT] = TensorSpec((layout.rank, k), layout.dtype)
     if layout.kept or not layout.rank:
         parts[VALUES] = TensorSpec((layout.kept,), layout.dtype)
-        places = TensorSpec((layout.kept,), torch.int32 if d * k < 2**31 else torch.int64)
-        bitmask = TensorSpec((-(-d * k // 8),), torch.uint8)
+        numel = math.prod(layout.shape)
+        places = TensorSpec((layout.kept,), torch.int32 if numel < 2**31 else torch.int64)
+        bitmask = TensorSpec((-(-numel // 8),), torch.uint8)
         if bitmask.nbytes <= places.nbytes:
             parts[BITMASK] = bitmask
         else:
@@ -93,18 +96,18 @@ def decode(name: str, layout: TensorLayout, read: Callable[[str], Tensor]) -> Lo
 
 
 def _mask(name: str, layout: TensorLayout, bitmask: Tensor | None, places: Tensor | None) -> Tensor:
-    d, k = layout.shape
+    numel = math.prod(layout.shape)
     if bitmask is not None:
-        bits = np.unpackbits(bitmask.numpy(), count=d * k, bitorder="little").view(np.bool_)
+        bits = np.unpackbits(bitmask.numpy(), count=numel, bitorder="little").view(np.bool_)
         if np.count_nonzero(bits) != layout.kept:
             raise ValueError(
                 f"{name!r} marks {np.count_nonzero(bits)} places for {layout.kept} values"
             )
-        return torch.from_numpy(bits).view(d, k)
-    mask = torch.zeros(d * k, dtype=torch.bool)
+        return torch.from_numpy(bits).view(layout.shape)
+    mask = torch.zeros(numel, dtype=torch.bool)
     if places is not None and places.numel():
         ascending = bool((places[1:] > places[:-1]).all())
-        if not ascending or places[0] < 0 or places[-1] >= d * k:
+        if not ascending or places[0] < 0 or places[-1] >= numel:
             raise ValueError(f"{name!r} lists places that are not ascending or lie outside of it")
         mask[places.long()] = True
-    return mask.view(d, k)
+    return mask.view(layout.shape)

@@ -1,0 +1,110 @@
+"""Which files a model consists of, in a folder or in a repository of the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from lorsmerge_cli.errors import UnreadableFile, named
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+PICKLED_FILE = "pytorch_model.bin"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+DELTA = ".delta"
+
+# Whichever of these is there first is read, and with it what the other patterns match.
+WHOLE_MODELS = (
+    (INDEX_FILE, "model-*-of-*.safetensors"),
+    (SINGLE_FILE,),
+    (PICKLED_INDEX, "pytorch_model-*-of-*.bin"),
+    (PICKLED_FILE,),
+)
+ADAPTERS = tuple((name, ADAPTER_CONFIG) for name in ADAPTER_FILES)
+TRAINER_CHECKPOINT = re.compile(r"checkpoint-\d+")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", DELTA)
+
+# config, generation config, tokenizer and feature extractor, by the names transformers gives them
+COMPANIONS = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "feature_extractor_config.json", "tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt",
+    "added_tokens.json", "special_tokens_map.json", "normalizer.json", "spiece.model", "*.tiktoken",
+    "chat_template.*",
+)  # fmt: skip
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter in place of a model."""
+    models = (folder / patterns[0] for patterns in WHOLE_MODELS)
+    return (folder / ADAPTER_CONFIG).is_file() and not any(path.is_file() for path in models)
+
+
+def files_needed(
+    names: Sequence[str], file: str | None, where: str
+) -> tuple[list[str], str | None]:
+    """What of a repository is read.
+
+    Args:
+        names: all its files.
+        file: the one that was asked for; None for the model, the adapter or the only delta.
+        where: the repository, for messages.
+
+    Returns:
+        The files, and which of them stands for all; None where their folder does.
+
+    Raises:
+        UnreadableFile: no such file, no weights, or several deltas.
+    """
+    companions = companion_files(names)
+    weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
+    if file is not None:
+        if file not in names:
+            there = f"It has {named(weights)}." if weights else "It has no weights at all."
+            raise UnreadableFile(f"{where} has no file {file!r}.", there)
+        return [file, *([] if file.endswith(DELTA) else companions)], file
+    for patterns in (*WHOLE_MODELS, *ADAPTERS):
+        if patterns[0] in names:
+            found = _matching(names, patterns)
+            return found if patterns in ADAPTERS else [*found, *companions], None
+    deltas = [name for name in weights if name.endswith(DELTA)]
+    if len(deltas) == 1:
+        return deltas, deltas[0]
+    what = f"none called {SINGLE_FILE}" if weights else "no weights that can be read"
+    what = f"{len(deltas)} deltas" if deltas else what
+    remedy = f"Name one of its files: {where}:{(deltas or weights)[0]}." if weights else ""
+    raise UnreadableFile(
+        f"{where} holds {what} (it has {named(weights or list(names))}).",
+        remedy or "Give a repository with safetensors weights, or a delta.",
+    )
+
+
+def inherited_files(folder: Path) -> list[Path]:
+    """What a Trainer's `checkpoint-N` leaves to the folder it lies in: tokenizer, feature extractor."""
+    place = folder.resolve()
+    if not TRAINER_CHECKPOINT.fullmatch(place.name):
+        return []
+    names = companion_files(sorted(file.name for file in place.parent.iterdir() if file.is_file()))
+    return [place.parent / name for name in names if not (place / name).is_file()]
+
+
+def processor_folder(folder: Path) -> Path:
+    """The folder that holds a model folder's tokenizer and feature extractor."""
+    inherited = inherited_files(folder)
+    return inherited[0].parent if inherited else folder
+
+
+def companion_files(names: Iterable[str]) -> list[str]:
+    """Config, tokenizer and feature extractor among a repository's files."""
+    return _matching(names, COMPANIONS)
+
+
+def _matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    return [
+        name
+        for name in names
+        if "/" not in name and any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]

@@ -1,0 +1,50 @@
+"""`lorsmerge export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorsmerge_cli import console, options
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A Whisper's model folder.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="PATH", rich_help_panel=options.OUTPUT,
+                     help="A folder for ct2, a .pt file for openai."),
+    ],
+    format: Annotated[
+        str,
+        typer.Option("--format", metavar="NAME",
+                     help="ct2 (for faster-whisper; needs ctranslate2) or openai (openai-whisper)."),
+    ],
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="DTYPE", rich_help_panel=options.OUTPUT,
+                     help="float32 or float16, with ct2 also int8 and others; the model's by default."),
+    ] = None,
+    force: options.Force = False,
+) -> None:  # fmt: skip
+    """Write a Whisper for faster-whisper (CTranslate2) or openai-whisper.
+
+    Example: lorsmerge export merged/ --format ct2 -o merged-ct2/ --dtype float16
+    """
+    from lorsmerge_cli.operations.export import export as operation
+
+    report = operation(model, output, format=format, dtype=dtype, force=force)
+    for text in report.warnings:
+        console.warning(text)
+    opened = {
+        "ct2": f'faster_whisper.WhisperModel("{report.output}")',
+        "openai": f'whisper.load_model("{report.output}")',
+    }[report.format]
+    console.result(
+        {"output": str(report.output), "format": report.format, "bytes": report.nbytes},
+        lambda: console.line(
+            f"{report.output}: {console.size(report.nbytes)}; opens with {opened}"
+        ),
+    )

@@ -1,0 +1,60 @@
+"""Code on a model card that works as pasted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lorsmerge_cli.operations.push_source import Source
+from lorsmerge_cli.speech.languages import WHISPER_TASKS
+
+SPEECH = "automatic-speech-recognition"  # transformers' and the Hub's name of the task
+
+DELTA = """```sh
+lorsmerge merge {base} {repo} --scale 1 -o finetuned/   # the fine-tune itself
+lorsmerge merge {base} {repo} OTHER.delta -o merged/    # with others
+```"""
+
+MODEL = """```python
+import soundfile
+from transformers import pipeline
+
+recognizer = pipeline("{speech}", model="{repo}")
+audio, rate = soundfile.read("clip.wav", dtype="float32")  # one channel, 16 kHz
+options = {{"language": "{language}", "task": "{task}"}}
+said = recognizer({{"raw": audio, "sampling_rate": rate}}, generate_kwargs=options)
+print(said["text"])
+```"""
+
+CHECKPOINT = """```python
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+from transformers import WhisperForConditionalGeneration
+
+model = WhisperForConditionalGeneration.from_pretrained("{base}")
+weights = load_file(hf_hub_download("{repo}", "{file}"))
+model.load_state_dict(weights, strict=False)  # the output layer is the embedding
+```"""
+
+
+def usage_of(source: Source, repo: str, base: str | None, pairs: Sequence[tuple[str, str]]) -> str:
+    """A snippet for what is pushed, empty where none can be sure to work.
+
+    Args:
+        source: what is pushed.
+        repo: where to.
+        base: the base's Hub id.
+        pairs: languages and tasks it was trained for; the first is shown.
+    """
+    if source.kind == "delta":
+        return DELTA.format(base=base or "BASE", repo=repo)
+    if not source.is_whisper or (source.kind == "checkpoint" and base is None):
+        return ""
+    if source.kind == "checkpoint":
+        return CHECKPOINT.format(base=base, repo=repo, file=next(iter(source.files)))
+    language, task = next(iter(pairs), ("", ""))
+    return MODEL.format(
+        speech=SPEECH,
+        repo=repo,
+        language=language or "en",
+        task=WHISPER_TASKS.get(task, "transcribe"),
+    )

@@ -1,0 +1,172 @@
+"""The low-rank part of a pruned delta as a PEFT adapter, and how much of the delta that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lorsmerge_cli.checkpoint.atomic import atomic_folder, check_output
+from lorsmerge_cli.checkpoint.delta_file import DeltaFile
+from lorsmerge_cli.checkpoint.model_files import ADAPTER_CONFIG, ADAPTER_FILES
+from lorsmerge_cli.checkpoint.model_writer import write_json
+from lorsmerge_cli.checkpoint.names import is_linear_weight
+from lorsmerge_cli.checkpoint.references import pinned_parts
+from lorsmerge_cli.checkpoint.safetensors_file import (
+    SafetensorsWriter,
+    TensorSpec,
+    metadata_size,
+)
+from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
+from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.core.statistics import energy
+from lorsmerge_cli.errors import UsageFault, non_finite, raise_all
+
+PREFIX = "base_model.model."  # what PEFT puts before a module's name
+METADATA = {"format": "pt"}
+
+
+@dataclass(frozen=True)
+class LoraReport:
+    """What an adapter holds of a delta.
+
+    Attributes:
+        output: the adapter's folder.
+        modules: with a low-rank part, which is in the adapter.
+        rank: the largest.
+        low_rank: share of the delta's energy (squared norm) that the low-rank parts have.
+        sparse: the same of the sparse parts, which are left out.
+        sparse_entries: in all sparse parts.
+        others: the same of all other tensors, which are left out.
+        other_tensors: how many of those change anything.
+        nbytes: of the weights file.
+    """
+
+    output: Path
+    modules: int
+    rank: int
+    low_rank: float
+    sparse: float
+    sparse_entries: int
+    others: float
+    other_tensors: int
+    nbytes: int
+
+
+def open_low_rank(source: Path) -> DeltaFile:
+    """A delta with low-rank parts.
+
+    Raises:
+        UsageFault: it has none.
+    """
+    file = DeltaFile(source)
+    if not any(
+        file.layouts[name].rank and is_linear_weight(name, spec)
+        for name, spec in file.specs.items()
+    ):
+        raise UsageFault(
+            f"{source} has no low-rank part for an adapter.",
+            "Prune it on the way: --svp 0.05 -o pruned.delta beside --as-lora.",
+        )
+    return file
+
+
+def check_adapter(output: Path, inputs: list[Path], force: bool) -> None:
+    """Raise OutputFault where the adapter's folder cannot be written."""
+    raise_all(check_output(output, inputs=inputs, size=0, force=force, folder=True))
+
+
+def write_lora(
+    file: DeltaFile, output: Path, *, force: bool, progress: Callable[[int, int], None]
+) -> LoraReport:
+    """Write the low-rank parts L = left @ right as LoRA factors B = left, A = right.
+
+    The adapter's scaling is 1: with it a model's weights are base + L.
+
+    Args:
+        file: of `open_low_rank`.
+        output: the adapter's folder.
+        force: replace one that exists.
+        progress: told the bytes done and the bytes in all.
+
+    Raises:
+        LorsmergeError: see the subclasses; nothing is written then.
+    """
+    check_adapter(output, [file.local], force)
+    stored: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    low_rank, sparse, others = [], [], []
+    total = sum(spec.nbytes for spec in file.specs.values())
+    for name, layout in file.layouts.items():
+        delta = file.read(name)
+        progress(file.specs[name].nbytes, total)
+        factors = _factors(name, file.specs[name], delta)
+        if factors is None:
+            others.append(file.norms[name] ** 2)
+            continue
+        module = name.removesuffix(".weight")
+        ranks[module] = layout.rank
+        left, right, rest = factors
+        stored[f"{PREFIX}{module}.lora_A.weight"] = right.contiguous()
+        stored[f"{PREFIX}{module}.lora_B.weight"] = left.contiguous()
+        product = accumulable(left) @ accumulable(right)
+        if not is_finite(product):
+            raise non_finite(file.path, name)
+        low_rank.append(energy(product))
+        sparse.append(0.0 if rest is None else energy(accumulable(rest)))
+    with atomic_folder(output) as partial:
+        specs = {name: TensorSpec(tuple(t.shape), t.dtype) for name, t in stored.items()}
+        size = metadata_size(METADATA)
+        with SafetensorsWriter(partial / ADAPTER_FILES[0], specs, size) as writer:
+            for name, factor in stored.items():
+                writer.write(name, factor)
+            writer.finish(METADATA)
+        write_json(partial / ADAPTER_CONFIG, _config(file, ranks))
+    whole = math.fsum(norm**2 for norm in file.norms.values()) or 1.0
+    return LoraReport(
+        output=output,
+        modules=len(ranks),
+        rank=max(ranks.values()),
+        low_rank=math.fsum(low_rank) / whole,
+        sparse=math.fsum(sparse) / whole,
+        sparse_entries=sum(file.layouts[f"{module}.weight"].kept for module in ranks),
+        others=math.fsum(others) / whole,
+        other_tensors=sum(value > 0 for value in others),
+        nbytes=(output / ADAPTER_FILES[0]).stat().st_size,
+    )
+
+
+def _factors(
+    name: str, spec: TensorSpec, delta: Delta
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """L's two factors and S; None where there is no L, or that of an embedding, which PEFT ties."""
+    if not isinstance(delta, LowRankSparse) or delta.left is None or delta.right is None:
+        return None
+    return (delta.left, delta.right, delta.sparse) if is_linear_weight(name, spec) else None
+
+
+def _config(file: DeltaFile, ranks: dict[str, int]) -> dict[str, Any]:
+    """PEFT's adapter_config.json: scaling is lora_alpha / r, 1 in every module."""
+    rank = max(ranks.values())
+    others = {module: value for module, value in ranks.items() if value != rank}
+    name = file.provenance.base_name
+    base, revision = pinned_parts(name) or (name, None)
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "revision": revision,
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": sorted(ranks),
+    }
