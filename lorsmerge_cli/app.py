@@ -49,7 +49,8 @@ app = typer.Typer(
     help="Merge several fine-tunes of one speech model into one model, without training again.\n\n"
     "A pipeline of files: `finetune` trains a model on a language and task, `delta` takes what that "
     "changed, `prune` keeps a low-rank and a sparse part of it, `merge` adds the deltas to the base, "
-    "`eval` scores the result.",
+    "`search` finds the ratios and scale, `eval` scores the result, `report` makes tables of scores, "
+    "`push` uploads a model.",
     epilog="\b\nExample: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4",
 )
 
