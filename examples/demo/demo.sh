@@ -29,7 +29,7 @@ cd "$folder"
 touch made-by-demo
 ln -s "$here/bundle" data
 ln -s "$here/bundle/base" base
-mkdir ft merged
+mkdir ft merged results
 lists=()
 for language in "${languages[@]}"; do
     lists+=(--data "$language=data/${language}_asr.test.jsonl")
@@ -69,22 +69,28 @@ done
 echo
 echo "4. Score them on 200 clips a language: word error rate, with a bootstrap's standard error."
 echo "Greedy search, for time; the paper's is --beam 20."
-run lorsmerge eval pretrained=base "${lists[@]}" --beam 1 --hypotheses said.jsonl --quiet
+run lorsmerge eval pretrained=base "${lists[@]}" --beam 1 --quiet -o results/pretrained.json
 for language in "${languages[@]}"; do
     run lorsmerge eval "finetuned=ft/${language}_asr" --data "$language=data/${language}_asr.test.jsonl" \
-        --beam 1 --hypotheses said.jsonl --quiet
+        --beam 1 --quiet -o "results/finetuned_$language.json"
 done
-run lorsmerge eval merged/wa merged/ta merged/{mp,ta_as_mp,svp,ta_as_svp,lors,ta_as_lors} \
-    "${lists[@]}" --beam 1 --hypotheses said.jsonl --quiet
-run lorsmerge eval --score-only --hypotheses said.jsonl --compare ta lors -o results.json
+run lorsmerge eval merged/{wa,ta,mp,ta_as_mp,svp,ta_as_svp,lors,ta_as_lors} "${lists[@]}" \
+    --beam 1 --quiet -o results/merged.json
+
+echo
+echo "5. Tables: each pruned merge beside its control, the gain that is kept, and what it was made of."
+echo "In brackets: the paper's own numbers, of Whisper small on CoVoST 2."
+run lorsmerge report results/*.json --paper "$here/../paper/paper.toml" -o report \
+    --title "Five languages, one model"
 cat <<'END'
 
-finetuned is each language's own fine-tune: five models. Every row below it is one model; wa and ta are
+Finetuned is each language's own fine-tune: five models. Every row below it is one model; WA and TA are
 the same here, five deltas of 0.2 each.
 A merged model does about what the five do. Prunings are no better than the task arithmetic of their
 norm here, within the errors: examples/demo/README.md says what to make of it.
 END
-printf '\n%d minutes %d seconds. Hear for yourself, with any clip here or one of your own:\n\n' \
-    $((SECONDS / 60)) $((SECONDS % 60))
+printf '\n%d minutes %d seconds. %s/report/report.html has the tables.\n' \
+    $((SECONDS / 60)) $((SECONDS % 60)) "$folder"
+printf 'Hear for yourself, with any clip here or one of your own:\n\n'
 printf '    source .venv/bin/activate; cd %s\n' "$folder"
 printf '    lorsmerge transcribe base ft/ca_asr merged/lors --language ca --audio data/audio/ca/test/ca-test-0015.opus\n'

@@ -57,7 +57,7 @@ class Checkpoint:
         self.folder = local if local.is_dir() else None
         shards = _open_shards(local)
         self.files = [shard.path for shard in shards]
-        self.dims = shards[0].dims if isinstance(shards[0], PickledFile) else {}
+        self.dims = next((shard.dims for shard in shards if isinstance(shard, PickledFile)), {})
         self._holder = {name: shard for shard in shards for name in shard.specs}
         self.specs: dict[str, TensorSpec] = {
             name: shard.specs[name] for name, shard in self._holder.items()

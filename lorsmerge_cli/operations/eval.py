@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from lorsmerge_cli.operations.eval_files import (
     write_trn,
 )
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring, compare, finite, score
+from lorsmerge_cli.operations.eval_settings import settings_of
 from lorsmerge_cli.operations.provenance import made_from
 from lorsmerge_cli.operations.speech_model import (
     ModelSource,
@@ -153,7 +152,7 @@ def evaluate(
             found, decoding = run.answer(test_set, decoding, lambda done: progress(done, count))
             rows += found
         splits = {test_set.name: test_set.split for test_set in test_sets if test_set.split}
-        settings = _settings(decoding, scoring, dtype) | {"splits": splits}
+        settings = settings_of(decoding, scoring, dtype) | {"splits": splits}
         if run.decoded_seconds:
             speed[model.name] = run.decoded_seconds / run.elapsed
         run.close()
@@ -176,7 +175,7 @@ def rescore(
         raise UnreadableFile(f"{hypotheses} holds no hypotheses.", "Run eval --hypotheses first.")
     names = list({row.model: 0 for row in rows})
     raise_all(_faults(names, scoring, output, force, compared, [hypotheses]))
-    settings = _settings(None, scoring, None)
+    settings = settings_of(None, scoring, None)
     return _report(rows, scoring, settings, {}, output, trn, compared, True)
 
 
@@ -304,24 +303,6 @@ def _faults(
     if output is not None:
         faults += check_output(output, inputs=inputs, size=1 << 20, force=force)
     return faults
-
-
-def _settings(
-    decoding: DecodingSettings | None, scoring: Scoring, dtype: str | None
-) -> dict[str, Any]:
-    versions = {name: version(name) for name in ("torch", "transformers", "jiwer", "sacrebleu")}
-    settings: dict[str, Any] = {
-        "scoring": asdict(scoring),
-        "versions": versions | {"python": platform.python_version()},
-    }
-    if decoding is not None:
-        settings["decoding"] = asdict(decoding) | {"dtype": dtype}
-        settings["signature"] = (
-            f"beam:{decoding.beam}|dtype:{dtype}|suppress:{len(decoding.suppress or ())}|"
-            f"norm:{scoring.normalisation}|jiwer:{versions['jiwer']}|"
-            f"transformers:{versions['transformers']}|lorsmerge:{__version__}"
-        )
-    return settings
 
 
 def _report(

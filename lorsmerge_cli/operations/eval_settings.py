@@ -1,0 +1,31 @@
+"""What the scores of an evaluation depend on, beside models and data."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from lorsmerge_cli import __version__
+from lorsmerge_cli.operations.eval_scores import Scoring
+from lorsmerge_cli.speech.decoding import DecodingSettings
+
+
+def settings_of(
+    decoding: DecodingSettings | None, scoring: Scoring, dtype: str | None
+) -> dict[str, Any]:
+    """Scoring, decoding (None where nothing was decoded), versions, and a signature of them."""
+    versions = {name: version(name) for name in ("torch", "transformers", "jiwer", "sacrebleu")}
+    settings: dict[str, Any] = {
+        "scoring": asdict(scoring),
+        "versions": versions | {"python": platform.python_version()},
+    }
+    if decoding is not None:
+        settings["decoding"] = asdict(decoding) | {"dtype": dtype}
+        settings["signature"] = (
+            f"beam:{decoding.beam}|dtype:{dtype}|suppress:{len(decoding.suppress or ())}|"
+            f"norm:{scoring.normalisation}|jiwer:{versions['jiwer']}|"
+            f"transformers:{versions['transformers']}|lorsmerge:{__version__}"
+        )
+    return settings
