@@ -40,9 +40,10 @@ def _output_faults(
     output: Path, inputs: Iterable[Path], size: int, force: bool, folder: bool
 ) -> list[LorsmergeError]:
     faults: list[LorsmergeError] = []
-    parent = output.resolve().parent
+    # folders that are missing are made on the way
+    parent = next(folder for folder in output.resolve().parents if folder.exists())
     if not parent.is_dir():
-        return [OutputFault(f"The folder {parent} does not exist.", f"`mkdir -p {parent}` first.")]
+        return [OutputFault(f"{parent} is a file, so {output} cannot be written in it.", ELSEWHERE)]
     if not os.access(parent, os.W_OK):
         return [OutputFault(f"The folder {parent} is not writable.", ELSEWHERE)]
     clash = next((path for path in inputs if _is_or_holds(output, path, folder)), None)
@@ -148,6 +149,7 @@ def _temporary_folder(target: Path) -> Iterator[Path]:
     try:
         # on the target's own file system, or the rename would be a copy
         prefix = _scratch_prefix(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=prefix, suffix=SUFFIX, dir=target.parent))
         yield scratch
     except OSError as error:

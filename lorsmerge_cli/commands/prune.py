@@ -61,11 +61,13 @@ def prune(
     ratios = (svp, mp) != (None, None)
     if output is None and (as_lora is None or ratios):
         raise typer.BadParameter(
-            "Give -o for the pruned delta; --as-lora alone takes a pruned one."
+            "Give -o for the pruned delta. Without -o, --as-lora takes a DELTA that is pruned already, "
+            "and no ratios."
         )
     if as_lora is not None and output is not None and svp is None:
         raise typer.BadParameter("--as-lora writes the low-rank part: give --svp as well.")
     document: dict[str, object] = {}
+    whole = None
     shows: list[Callable[[], None]] = []
     if as_lora is not None:
         check_adapter(as_lora, [source, *([output] if output else [])], force)
@@ -89,11 +91,12 @@ def prune(
         for text in report.warnings:
             console.warning(text)
         document |= _document(report)
+        whole = (report.pruned + report.unpruned).energy
         shows.append(lambda: _show(report))
     if as_lora is not None:
         file = open_low_rank(output or source)
         with console.progress("adapter") as progress:
-            adapter = write_lora(file, as_lora, force=force, progress=progress)
+            adapter = write_lora(file, as_lora, force=force, progress=progress, whole=whole)
         document["adapter"] = asdict(adapter)
         shows.append(lambda: _show_adapter(adapter))
 

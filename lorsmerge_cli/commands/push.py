@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorsmerge_cli import console, options
+from lorsmerge_cli.errors import HubFault
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.push import PushPlan, PushReport
@@ -85,9 +86,17 @@ def push(
     """
     from lorsmerge_cli.operations.push import plan_push
     from lorsmerge_cli.operations.push import push as operation
-    from lorsmerge_cli.operations.push_target import open_target
+    from lorsmerge_cli.operations.push_target import Target, open_target
 
-    target = open_target(repo, revision=revision, create_pr=create_pr, private=private, token=token)
+    try:
+        target = open_target(
+            repo, revision=revision, create_pr=create_pr, private=private, token=token
+        )
+    except HubFault as fault:
+        if not dry_run:
+            raise
+        console.warning(f"What {repo} holds is not known. {fault}")
+        target = Target(repo, False, {}, revision or "main", create_pr, private, token)
     plan = plan_push(
         source, target, results=results, base_model=base_model, license=license,
         replace_card=replace_card,

@@ -115,3 +115,4 @@ def _table(table: Table) -> None:
     ]  # fmt: skip
     title = f"{table.title}, {blocks[0]}" if len(blocks) == 1 else table.title
     console.table(["", *heads], rows, title=title)
+    console.line(f"{table.note}\n")

@@ -17,7 +17,7 @@ from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
 from lorsmerge_cli.checkpoint.model_writer import write_json
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
-from lorsmerge_cli.errors import LorsmergeError, OutputFault, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.metrics.bootstrap import Comparison
 from lorsmerge_cli.metrics.normalisation import NORMALISATIONS
 from lorsmerge_cli.operations.eval_files import (
@@ -132,8 +132,6 @@ def evaluate(
     inputs += [test_set.path for test_set in test_sets if test_set.path]
     inputs += [] if hypotheses is None else [hypotheses]
     faults = _faults(names, scoring, output, force, compared, inputs)
-    if hypotheses is not None and not hypotheses.resolve().parent.is_dir():
-        faults.append(OutputFault(f"The folder of {hypotheses} does not exist.", "Make it first."))
     raise_all(faults)
     # without a GPU, accelerate joins the processes of torchrun only when told to stay on the CPU
     state = processes(device)

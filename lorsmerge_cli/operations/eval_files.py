@@ -58,6 +58,7 @@ class HypothesesFile:
         ]
         try:
             if not self._mended:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 _drop_cut_line(self.path)
                 self._mended = True
             with self.path.open("a", encoding="utf-8", newline="\n") as file:

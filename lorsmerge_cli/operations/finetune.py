@@ -142,7 +142,7 @@ class _Run:
         self.state.wait_for_everyone()
         if self.state.is_main_process and not kept:
             shutil.rmtree(plan.folder, ignore_errors=True)
-            plan.folder.mkdir()
+            plan.folder.mkdir(parents=True)
         self.before = kept.get("before") or self._scores()
         if self.before:
             self.told({"epoch": 0, **self.before})

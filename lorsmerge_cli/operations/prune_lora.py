@@ -81,7 +81,12 @@ def check_adapter(output: Path, inputs: list[Path], force: bool) -> None:
 
 
 def write_lora(
-    file: DeltaFile, output: Path, *, force: bool, progress: Callable[[int, int], None]
+    file: DeltaFile,
+    output: Path,
+    *,
+    force: bool,
+    progress: Callable[[int, int], None],
+    whole: float | None = None,
 ) -> LoraReport:
     """Write the low-rank parts L = left @ right as LoRA factors B = left, A = right.
 
@@ -92,6 +97,8 @@ def write_lora(
         output: the adapter's folder.
         force: replace one that exists.
         progress: told the bytes done and the bytes in all.
+        whole: energy that the report's shares are of, where the file was pruned from a delta that
+            had more; the file's own by default.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
@@ -126,7 +133,7 @@ def write_lora(
                 writer.write(name, factor)
             writer.finish(METADATA)
         write_json(partial / ADAPTER_CONFIG, _config(file, ranks))
-    whole = math.fsum(norm**2 for norm in file.norms.values()) or 1.0
+    whole = whole or math.fsum(norm**2 for norm in file.norms.values()) or 1.0
     return LoraReport(
         output=output,
         modules=len(ranks),

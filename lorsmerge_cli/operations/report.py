@@ -13,7 +13,7 @@ from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.atomic import atomic_folder, check_output
 from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.operations.eval_scores import finite
-from lorsmerge_cli.operations.report_entries import Row
+from lorsmerge_cli.operations.report_entries import Row, mean_hours
 from lorsmerge_cli.operations.report_figures import can_draw, draw, figures_of
 from lorsmerge_cli.operations.report_gains import bought, scales_of
 from lorsmerge_cli.operations.report_pages import Page, write_pages
@@ -130,7 +130,7 @@ def _systems(tables: Tables) -> Table:
             str(len(models) or NONE),
             ", ".join(f"{language} {task}" for language, task in sorted(made_for)) or NONE,
             *(f"{x:g}" if isinstance(x, float | int) else x or NONE
-              for x in (row.hours, row.svp, row.mp)),
+              for x in (mean_hours(row.entries), row.svp, row.mp)),
             scales_of(row.runs),
         ]  # fmt: skip
         rows.append((tables.label(row), False, tuple(map(Cell, words))))

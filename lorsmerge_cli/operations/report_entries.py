@@ -139,7 +139,7 @@ def rows_of(entries: Sequence[Entry]) -> Iterable[Row]:
     runs: dict[tuple[str, str], dict[Key, Entry]] = {}
     for entry in entries:
         runs.setdefault((entry.system, entry.run), {})[entry.key] = entry
-    hours = {name: _hours(found.values()) for name, found in runs.items()}
+    hours = {name: mean_hours(found.values()) for name, found in runs.items()}
     sizes = _sizes([value for value in hours.values() if value is not None])
     rows: dict[tuple[str, Settings], dict[str, dict[Key, Entry]]] = {}
     for (system, run), found in runs.items():
@@ -168,7 +168,8 @@ def _settings(entries: Iterable[Entry], hours: float | None) -> Settings:
     )
 
 
-def _hours(entries: Iterable[Entry]) -> float | None:
+def mean_hours(entries: Iterable[Entry]) -> float | None:
+    """Of training data for each language and task; None where that is not known."""
     known = [entry.origin.hours for entry in entries if entry.origin.hours is not None]
     return sum(known) / len(known) if known else None
 

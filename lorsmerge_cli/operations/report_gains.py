@@ -209,7 +209,15 @@ def retention(tables: Tables) -> Table | None:
         "less the base's, ± its standard error."
     )
     return (
-        Table("retention", "What was forgotten", note, tuple(heads), tuple(rows)) if keys else None
+        Table(
+            "retention",
+            "Where no delta was made for it: forgotten or gained",
+            note,
+            tuple(heads),
+            tuple(rows),
+        )
+        if keys
+        else None
     )
 
 

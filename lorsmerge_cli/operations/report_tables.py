@@ -19,7 +19,7 @@ from lorsmerge_cli.operations.report_scores import (
     restricted,
 )
 
-BETTER, WORSE = "†", "‡"
+BETTER, WORSE, PARTIAL = "†", "‡", "*"
 NONE = "\N{EN DASH}"  # a cell that has no number
 MINUS = "\N{MINUS SIGN}"
 
@@ -126,9 +126,10 @@ class Tables:
             runs = self.made_for(row, task)
             score = average_score(runs, keys)
             scores.append(score)
-            marks.append(mark_of(self.tests.average(runs, self.others(row), keys)))
             have = {key for entries in runs.values() for key in entries}
             whole.append(len(have) == len(keys))
+            mark = mark_of(self.tests.average(runs, self.others(row), keys))
+            marks.append(mark if whole[-1] else mark + PARTIAL)
             errors.append(Cell(NONE if score is None else number(score.error)))
             spreads.append(Cell("" if score is None or score.runs < 2 else
                                 f"{score.spread:.2f} ({score.runs})"))  # fmt: skip
@@ -146,7 +147,8 @@ class Tables:
 
     def _scores_note(self, many: bool) -> str:
         parts = ["Avg. is the plain mean over languages, ± its bootstrap standard error; its marks "
-                 "mean more than 1.96 standard errors of the difference."]  # fmt: skip
+                 "mean more than 1.96 standard errors of the difference.",
+                 f"{PARTIAL} over the row's own languages only: no average to compare others with."]  # fmt: skip
         if many:
             parts.append("Rows of several runs are means; runs ± is their standard deviation "
                          "(and their number).")  # fmt: skip

@@ -22,6 +22,7 @@ from lorsmerge_cli.operations.search_report import Finalist, SearchReport, Trial
 from lorsmerge_cli.operations.search_scores import Scorer, Scores, ordered, pareto
 from lorsmerge_cli.operations.search_space import Point, rounded
 from lorsmerge_cli.operations.search_storage import (
+    GRACE,
     STORAGE_ERRORS,
     is_url,
     open_storage,
@@ -165,7 +166,10 @@ class _Run:
                     self._do_one()
                 elif TrialState.RUNNING in states and not self.plan.settings.worker:
                     if not waited:
-                        self.told("waiting for the trials of other workers")
+                        self.told(
+                            "waiting for the trials of other workers; those of one that died "
+                            f"are done again after {GRACE} s"
+                        )
                         waited = True
                     time.sleep(POLL)
                 else:

@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def open_storage(
     else:
         if "?" in str(file):
             raise UsageFault(f"--study {place} holds a question mark.", "Choose another name.")
+        with suppress(OSError):  # then it cannot be opened either, which is told below
+            file.parent.mkdir(parents=True, exist_ok=True)
         # each transaction opens the file anew, and so notices that it is gone
         arguments = {"poolclass": NullPool, "connect_args": {"timeout": LOCK_PATIENCE}}
         url = URL.create("sqlite", database=str(file)).render_as_string()

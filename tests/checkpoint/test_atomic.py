@@ -182,8 +182,18 @@ class TestCheckOutput:
         assert "is a file" in check(tmp_path / "file", folder=True, force=force)
         assert "is a folder" in check(tmp_path / "folder", force=force)
 
-    def test_no_parent_folder(self, tmp_path: Path) -> None:
-        assert "mkdir -p" in check(tmp_path / "absent" / "x")
+    def test_a_missing_parent_is_made(self, tmp_path: Path) -> None:
+        target = tmp_path / "absent" / "too" / "x"
+        assert check(target) == ""
+        assert not target.parent.exists()
+        with atomic_file(target) as partial:
+            partial.write_text("new")
+        assert target.read_text() == "new"
+
+    def test_a_parent_that_is_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        assert "is a file" in check(tmp_path / "file" / "x")
+        assert "is a file" in check(tmp_path / "file" / "y" / "x")
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
     def test_a_parent_that_is_not_writable(self, tmp_path: Path) -> None:

@@ -551,19 +551,6 @@ def _hub_cache() -> None:
 
 IS_INPUT = ("input",)
 OUTPUTS = {
-    "a missing folder": Case(MERGE + "ca.delta -o no/x.safetensors", WORK, ("no", "mkdir -p")),
-    "a missing folder, delta": Case(
-        "lorsmerge delta base/ ca.safetensors -o no/x.delta", WORK, ("no", "mkdir -p")
-    ),
-    "a missing folder, prune": Case(
-        "lorsmerge prune ca.delta -o no/x.delta" + RATIOS, WORK, ("no", "mkdir -p")
-    ),
-    "a missing folder, recipe": Case(
-        MERGE + "ca.delta --save-recipe no/r.toml", WORK, ("no", "mkdir -p")
-    ),
-    "a missing folder, plot": Case(
-        "lorsmerge inspect ca.delta --plot no/x.png", WORK, ("no", "mkdir -p")
-    ),
     "a file where a folder should be": Case(
         MERGE + "ca.delta -o config/x.safetensors",
         WORK,

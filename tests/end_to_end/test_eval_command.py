@@ -315,12 +315,6 @@ BAD: dict[str, tuple[str, Callable[[], None], int, tuple[str, ...]]] = {
     "an existing output": (
         BASE + "-o results.json", existing_output, WORK, ("results.json exists", "--force"),
     ),
-    "an output in no folder": (
-        BASE + "-o none/results.json", nothing, WORK, ("none", "does not exist"),
-    ),
-    "hypotheses in no folder": (
-        BASE + "--hypotheses none/h.jsonl", nothing, WORK, ("none/h.jsonl", "does not exist"),
-    ),
     "the model as output": (
         BASE + "--force -o base/model.safetensors", nothing, WORK, ("is or holds the input",),
     ),

@@ -65,7 +65,7 @@ def test_mixed_settings_are_a_note(results: Path, succeed: Callable) -> None:
         ("merged.json -o out --against nobody", USAGE, "no result is of 'nobody'"),
         ("merged.json -o out --control ta", USAGE, "write NAME=CONTROL"),
         ("missing.json -o out", WORK, "missing.json cannot be read"),
-        ("merged.json -o no/such/folder", WORK, "does not exist"),
+        ("merged.json -o merged.json/such/folder", WORK, "is a file"),
         ("merged.json -o merged.json", WORK, "is or holds the input"),
         ("merged.json -o out --paper missing.toml", WORK, "holds no published numbers"),
     ],

@@ -96,7 +96,6 @@ def test_a_second_run_goes_on_and_the_table_names_the_best(files: Path, succeed:
         ("", USAGE, "There is no output. Write -o best.toml."),
         ("-o ca.delta", USAGE, "ca.delta: a recipe is written as .toml."),
         ("-o there.toml", WORK, "there.toml exists. Give --force"),
-        ("-o no/best.toml", WORK, "/no does not exist"),
         ("-o best.toml --csv ca.delta --plot x.gif", USAGE, "ca.delta is or holds the input"),
         ("--worker -o best.toml --study s.db", USAGE, "A --worker writes nothing."),
         ("-o best.toml --data none.jsonl", WORK, "none.jsonl"),
