@@ -151,3 +151,5 @@ def main() -> None:
     except BrokenPipeError:  # `lorsmerge inspect ... | head`
         sys.stderr.close()
         sys.exit(1)
+    finally:  # all is said and done: an impatient Ctrl-C must not break what Python does on its way out
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

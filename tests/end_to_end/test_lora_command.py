@@ -130,3 +130,15 @@ def test_bad_input(work: Path, shell: Shell, arguments: str, code: int, said: st
     assert ended.code == code, ended.err
     assert said in " ".join(ended.err.replace("│", "").split()) or said == "--as-lora"
     assert sorted(path.name for path in work.iterdir()) == ["base", "ca.delta", "there"]
+
+
+def test_shares_are_of_the_delta_that_was_given(
+    work: Path, succeed: Callable[[str], Ended]
+) -> None:
+    line = "lorsmerge prune ca.delta -o ca.svp.delta --svp 0.2 --as-lora adapter --json"
+    adapter = json.loads(succeed(line).out)["adapter"]
+    total = sum(norm**2 for norm in DeltaFile(work / "ca.delta").norms.values())
+    parts = low_rank_of(work / "ca.svp.delta").values()
+    share = sum(float(part.double().square().sum()) for part in parts) / total
+    assert adapter["low_rank"] == pytest.approx(share, rel=1e-5)
+    assert adapter["low_rank"] + adapter["others"] < 0.99  # what pruning dropped is in neither

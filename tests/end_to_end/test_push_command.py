@@ -526,6 +526,9 @@ def test_no_token_no_network_and_offline(
     ended = shell(f"lorsmerge push merged {REPO}")
     assert (ended.code, "hf auth login" in ended.err) == (1, True)
     assert hub.calls == []
+    ended = shell(f"lorsmerge push merged {REPO} --dry-run")
+    assert (ended.code, "hf auth login" in ended.err) == (0, True)
+    assert "base_model_relation: merge" in ended.out
     monkeypatch.setenv("HF_TOKEN", WRITER)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody there
     ended = shell(f"lorsmerge push merged {REPO}")
