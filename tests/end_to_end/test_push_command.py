@@ -528,7 +528,7 @@ def test_no_token_no_network_and_offline(
     assert hub.calls == []
     ended = shell(f"lorsmerge push merged {REPO} --dry-run")
     assert (ended.code, "hf auth login" in ended.err) == (0, True)
-    assert "base_model_relation: merge" in ended.out
+    assert "[[deltas]]" in ended.out  # the card, with its recipe
     monkeypatch.setenv("HF_TOKEN", WRITER)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody there
     ended = shell(f"lorsmerge push merged {REPO}")
