@@ -99,7 +99,9 @@ class Tables:
             (self.label(row), self.is_control(row), tuple(column[n] for column in columns))
             for n, row in enumerate(self.rows)
         ]
-        return Table("scores", "Scores", self._scores_note(many), tuple(heads), tuple(rows))
+        partial = any(PARTIAL in cell.mark for column in columns for cell in column)
+        note = self._scores_note(many, partial)
+        return Table("scores", "Scores", note, tuple(heads), tuple(rows))
 
     def block(self, task: str) -> str:
         """`WER % ↓`, or `WER / CER % ↓`, or `BLEU ↑`."""
@@ -145,10 +147,11 @@ class Tables:
     def is_control(self, row: Row) -> bool:
         return row.system in self.roles.controls.values()
 
-    def _scores_note(self, many: bool) -> str:
+    def _scores_note(self, many: bool, partial: bool) -> str:
         parts = ["Avg. is the plain mean over languages, ± its bootstrap standard error; its marks "
-                 "mean more than 1.96 standard errors of the difference.",
-                 f"{PARTIAL} over the row's own languages only: no average to compare others with."]  # fmt: skip
+                 "mean more than 1.96 standard errors of the difference."]  # fmt: skip
+        if partial:
+            parts.append(f"{PARTIAL} over the row's own languages alone, and not to be compared.")
         if many:
             parts.append("Rows of several runs are means; runs ± is their standard deviation "
                          "(and their number).")  # fmt: skip
