@@ -24,8 +24,7 @@ from huggingface_hub.errors import (
 )
 
 from lorsmerge_cli.checkpoint.hub_faults import hub_faults
-from lorsmerge_cli.checkpoint.model_files import DELTA, companion_files, files_needed
-from lorsmerge_cli.checkpoint.references import Kind
+from lorsmerge_cli.checkpoint.model_files import DELTA, Kind, companion_files, files_needed
 from lorsmerge_cli.errors import (
     HubFault,
     LorsmergeError,

@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 
 from lorsmerge_cli.errors import UnreadableFile, named
+
+Kind = Literal["any", "delta", "companions"]  # what is wanted of a folder or a repository
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

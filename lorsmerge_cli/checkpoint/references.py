@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from lorsmerge_cli.checkpoint.model_files import Kind
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ REFERENCE = re.compile(
     re.ASCII,
 )
 COMMIT = re.compile(r"[0-9a-f]{40}")
-Kind = Literal["any", "delta", "companions"]  # what is wanted of a repository
 
 
 def local_path(path: Path, kind: Kind = "any") -> Path:
