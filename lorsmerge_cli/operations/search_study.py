@@ -108,8 +108,8 @@ def finished(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 
 def place_of(study: Study, trial: FrozenTrial) -> int:
     """0, 1, 2, ... as the trials were begun, not counting those that were done again."""
-    work = trial.user_attrs.get(WORK)
-    if work is not None:
+    work = trial.user_attrs.get(WORK, {})
+    if "place" in work:
         return int(work["place"])
     earlier = (t for t in study.get_trials(deepcopy=False) if t.number < trial.number)
     return sum(not {"again", "surplus"} & t.user_attrs.get(WORK, {}).keys() for t in earlier)
@@ -122,7 +122,13 @@ def do_again(study: Study, trial: FrozenTrial) -> None:
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs={WORK: {"place": place_of(study, trial), "again": True}},
+            user_attrs={
+                WORK: {
+                    "place": place_of(study, trial),
+                    "worker": this_process(),
+                    "again": True,
+                }
+            },
         )
     )
 
@@ -153,7 +159,7 @@ def recover(study: Study) -> None:
         fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         worker = trial.user_attrs.get(WORK, {}).get("worker")
-        if worker is None:  # killed before it could say who it was
+        if worker is None:  # killed between asking and signing, at one moment with another worker
             began = trial.datetime_start or datetime.now()
             lost = datetime.now() - began > timedelta(seconds=GRACE)
         else:
@@ -163,7 +169,18 @@ def recover(study: Study) -> None:
 
 
 def ask(study: Study) -> Trial:
-    """Begin a trial: a lost one first, else a new one."""
+    """Begin a trial: a lost one first, else a new one.
+
+    A new one is put into the queue and taken from there, so that it bears a worker's name from
+    its first moment: were this process killed before `before_trial` signs it, the next one would
+    not know whether it is lost, and would do it out of its turn.
+    """
+    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.add_trial(
+            optuna.create_trial(
+                state=TrialState.WAITING, user_attrs={WORK: {"worker": this_process()}}
+            )
+        )
     with warnings.catch_warnings():
         # Optuna's own loop gives signs of life; ours are below
         warnings.filterwarnings("ignore", message="Heartbeat of storage")

@@ -282,9 +282,10 @@ class Killed(BaseException):
     """In place of a SIGKILL."""
 
 
-def kill_at(monkeypatch: pytest.MonkeyPatch, number: int, *, early: bool) -> None:
-    """End the process as if by SIGKILL in its `number`-th trial, before or after its score."""
+def kill_at(monkeypatch: pytest.MonkeyPatch, number: int, when: str) -> None:
+    """End the process as if by SIGKILL in its `number`-th trial: unsigned, signed or scored."""
     real, count = module._Run._try, itertools.count(1)
+    sign, asked = search_study.Sampler.before_trial, itertools.count(1)
     give_up, dead = search_study.give_up, False
 
     def killed() -> None:
@@ -294,14 +295,20 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, number: int, *, early: bool) -> Non
 
     def attempt(self: Any, *rest: Any) -> Any:
         last = next(count) == number
-        if last and early:
+        if last and when == "signed":
             killed()
         found = real(self, *rest)
         if last:
             killed()
         return found
 
+    def before_trial(self: Any, *rest: Any) -> None:
+        if next(asked) == number and when == "unsigned":
+            killed()
+        sign(self, *rest)
+
     monkeypatch.setattr(module._Run, "_try", attempt)
+    monkeypatch.setattr(search_study.Sampler, "before_trial", before_trial)
     monkeypatch.setattr(search_study, "give_up", lambda *rest: dead or give_up(*rest))
     gone = f"{search_study._machine()} 4194999 1"
     monkeypatch.setattr(search_study, "this_process", lambda: gone)
@@ -323,9 +330,11 @@ def test_the_trials_are_the_same_after_kills(
         "finalists": 2,
     }
     wanted = run(folder, study.with_name("b.db"), **settings)
-    for number, early in ((1, True), (2, False), (8, False), (2, True)):
+    for number, when in (
+        (1, "signed"), (2, "scored"), (1, "unsigned"), (8, "scored"), (2, "signed"), (1, "unsigned")
+    ):  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
-            kill_at(patch, number, early=early)
+            kill_at(patch, number, when)
             with pytest.raises(Killed):
                 run(folder, study, **settings)
     report = run(folder, study, **settings)
@@ -368,7 +377,7 @@ def test_a_trial_of_a_dead_machine_is_done_again_and_of_a_living_one_is_not(
     """Elsewhere only signs of life tell."""
     settings = {"objective": "wer", "trials": 6, "finalists": 1}
     with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, 3, early=True)
+        kill_at(patch, 3, "signed")
         patch.setattr(search_study, "this_process", lambda: "elsewhere 1 1")
         with pytest.raises(Killed):
             run(folder, study, **settings)
