@@ -159,7 +159,7 @@ def finetune(
                            help="Go on with the run that was interrupted, if there is one."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", rich_help_panel=options.OUTPUT,
+        bool, typer.Option("--dry-run", "-n", rich_help_panel=options.OUTPUT,
                            help="Check everything, say what would be done, and stop."),
     ] = False,
     recipe: Annotated[

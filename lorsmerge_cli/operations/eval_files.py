@@ -41,8 +41,8 @@ class HypothesesFile:
                 continue
             if its_maker != made_by:
                 raise Mismatch(
-                    f"{self.path} holds hypotheses of {model!r} on {dataset!r} by other weights or "
-                    f"decoding settings ({its_maker}, now {made_by}).",
+                    f"{self.path} holds hypotheses of {model!r} on {dataset!r} that were made "
+                    f"otherwise: {_changed(its_maker, made_by)}.",
                     "Give another --hypotheses file, or remove this one.",
                 )
             found[row.id, row.language, row.task] = row.hypothesis
@@ -67,6 +67,13 @@ class HypothesesFile:
             raise OutputFault(
                 f"{self.path} cannot be written ({error.strerror}).", "Choose another file."
             ) from None
+
+
+def _changed(before: str, now: str) -> str:
+    """What differs between two makers, each `weights|setting:value|...`."""
+    (weights, *old), (others, *new) = before.split("|"), now.split("|")
+    parts = [f"{a}, now {b}" for a, b in zip(old, new, strict=False) if a != b]
+    return "; ".join(["by other weights"] * (weights != others) + parts)
 
 
 def read_hypotheses(path: Path) -> list[tuple[Hypothesis, str]]:

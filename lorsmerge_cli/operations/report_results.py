@@ -77,7 +77,7 @@ def read_results(paths: Sequence[Path]) -> Results:
         raise UnreadableFile(f"{named([str(p) for p in paths])} hold no scores.", "Run eval -o.")
     every = tuple(entries.values())
     scoring = next(iter(documents.values()))["settings"]["scoring"]
-    notes = tuple(_mixed_settings(documents))
+    notes = (*_mixed_settings(documents), *_same_weights(every))
     return Results(tuple(documents), every, tuple(rows_of(every)), Scoring(**scoring), notes)
 
 
@@ -152,6 +152,21 @@ def _other_utterances(entries: Iterable[Entry]) -> list[LorsmergeError]:
                 "eval --data NAME=PATH.",
             )
     return list(faults.values())
+
+
+def _same_weights(entries: Iterable[Entry]) -> Iterable[str]:
+    """A note for runs of a system that are one model, whose spread would be taken for something."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        found = runs.setdefault((entry.system, entry.identity), [])
+        if entry.run not in found:
+            found.append(entry.run)
+    for (system, identity), names in runs.items():
+        if identity and len(names) > 1:
+            yield (
+                f"Runs {', '.join(names)} of {system} have the same weights: they count as "
+                f"{len(names)} models in its mean and spread, and are one."
+            )
 
 
 def _mixed_settings(documents: Mapping[Path, Mapping[str, Any]]) -> Iterable[str]:

@@ -104,7 +104,7 @@ def _open(
             raise LorsmergeError(
                 f"--study {shown(place)} needs a driver that is not installed "
                 f"({error.__cause__ or error}).",
-                "Install it: psycopg2-binary for postgresql://, PyMySQL for mysql+pymysql://.",
+                "Install it: psycopg for postgresql+psycopg://, PyMySQL for mysql+pymysql://.",
             ) from None
         except (RuntimeError, *STORAGE_ERRORS) as error:
             problem = error

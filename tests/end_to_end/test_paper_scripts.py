@@ -46,6 +46,18 @@ if command == "finetune":
     output.mkdir()
     (output / "made").write_text(json.dumps(made))
     Path(options["--delta"][0]).write_text(json.dumps(made))
+elif command == "search":
+    base, *deltas = places
+    ratios = [option[2:] for option in ("--mp", "--svp") if option in options]
+    method = {(): "ta", ("mp",): "mp", ("svp",): "svp"}.get(tuple(ratios), "lors")
+    made = {"kind": "merge", "method": method, "deltas": [
+        {"fingerprint": d, "scale": 0.2, "trained_on": json.load(open(d))["trained_on"]}
+        | dict.fromkeys(ratios, 0.1) for d in deltas]}
+    Path(options["-o"][0]).write_text(json.dumps(made))
+elif command == "merge" and "--recipe" in options:
+    output = Path(options["-o"][0])
+    output.mkdir()
+    (output / "made").write_text(Path(options["--recipe"][0]).read_text())
 elif command == "merge":
     base, *deltas = places
     ratios = [dict(part.split("=") for part in d.partition(":")[2].split(",") if part) for d in deltas]
@@ -184,6 +196,35 @@ def test_figures_are_drawn(
     text = (folder / "report.md").read_text()
     assert all(f"{line}: " in text for line in lines)
     assert [command[0] for command in call(name)] == ["report"]
+
+
+@pytest.mark.slow
+def test_the_tuned_merges_are_chosen_on_dev_and_scored_on_test(call: Call, tmp_path: Path) -> None:
+    calls = call("tuned")
+    tuned = ["Task Arithmetic", "MP-Merging", "SVP-Merging", "LoRS-Merging"]
+    wanted = ["Pretrained", "Finetuned", *(f"{name}, tuned" for name in tuned)]
+    assert rows(tmp_path, "tuned") == rows(tmp_path, "tuned_poor") == wanted
+    searches = of(calls, "search")
+    assert len(searches) == 2 * 4
+    assert not [line for line in searches if "test" in line]
+    assert not [line for line in of(calls, "eval") if "dev" in line]
+    assert all("--scale 0.1:0.5:0.05" in line for line in searches)
+    poor = [line for line in of(calls, "finetune") if "--average-last 1" in line]
+    assert len(poor) == 5
+    assert all("--hours 0.021 " in line and "--steps 42 " in line for line in poor)
+    assert [call[0] for call in call("tuned")] == ["report"] * 2
+    before, after = (
+        [json.loads(line) for line in (tmp_path / "work" / path).read_text().splitlines()]
+        for path in ("data/de_asr.train.jsonl", "poor/de_asr.jsonl")
+    )
+    words = [
+        (row["text"].split(), other["text"].split())
+        for row, other in zip(before, after, strict=True)
+    ]
+    assert all(len(said) == len(now) for said, now in words)
+    wrong = fmean(a != b for said, now in words for a, b in zip(said, now, strict=True))
+    assert wrong == pytest.approx(1 / 3, abs=0.05)
+    assert all(Path(row["audio_filepath"]).is_file() for row in after)
 
 
 def test_the_paper_s_numbers_add_up() -> None:

@@ -569,6 +569,20 @@ def test_mixed_settings_are_noted_in_every_format(
         assert said in (tmp_path / "out" / name).read_text()
 
 
+def test_runs_of_one_model_are_noted(files: list[Path], tmp_path: Path) -> None:
+    paths = []
+    for seed in range(3):
+        name = f"x:seed{seed}"
+        paths.append(
+            write_results(tmp_path / f"{seed}.json", [record(name, ASR[0], 0.1)], {name: {}})
+        )
+    assert run([*files, *paths], tmp_path / "out").notes == ()
+    text = paths[1].read_text().replace("id of x:seed1", "id of x:seed0")
+    paths[1].write_text(text)
+    (note,) = run([*files, *paths], tmp_path / "again").notes
+    assert note.startswith("Runs seed0, seed1 of x have the same weights")
+
+
 @pytest.mark.parametrize("option", ["base", "finetuned", "against"])
 def test_a_system_that_is_not_there(files: list[Path], tmp_path: Path, option: str) -> None:
     with pytest.raises(UsageFault, match=f"--{option}: no result is of 'nobody'.*pretrained"):
