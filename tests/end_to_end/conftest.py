@@ -153,3 +153,12 @@ def tiny(tiny_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copytree(tiny_files, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def files(speech_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a copy of the test module's own `speech_files`."""
+    folder = tmp_path / "work"
+    shutil.copytree(speech_files, folder)
+    monkeypatch.chdir(folder)
+    return folder

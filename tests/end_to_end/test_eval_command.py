@@ -30,21 +30,13 @@ EVAL = "lorsmerge eval base/ ca/" + DATA + "--beam 2 "
 
 @pytest.fixture(scope="module")
 def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base/, ca/, de/, bare.safetensors (the base's) and data/test.jsonl."""
     folder = tmp_path_factory.mktemp("speech")
     make_whisper(folder / "base")
     make_tuned(folder / "base", folder / "ca", seed=1)
     make_tuned(folder / "base", folder / "de", seed=2)
     shutil.copy(folder / "base" / "model.safetensors", folder / "bare.safetensors")
     make_test_set(folder / "data")
-    return folder
-
-
-@pytest.fixture
-def files(speech_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: base/, ca/, de/, bare.safetensors (the base's) and data/test.jsonl."""
-    folder = tmp_path / "work"
-    shutil.copytree(speech_files, folder)
-    monkeypatch.chdir(folder)
     return folder
 
 

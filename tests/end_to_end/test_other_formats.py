@@ -25,21 +25,13 @@ PROCESSOR = ("tokenizer.json", "tokenizer_config.json", "processor_config.json")
 
 @pytest.fixture(scope="module")
 def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base/, ca/, base.pt, ca.pt, clip.wav."""
     folder = tmp_path_factory.mktemp("formats")
     base = make_whisper(folder / "base")
     make_tuned(base, folder / "ca", seed=1, step=0.5)
     make_clip(folder / "clip.wav", 1, 1.2)
     for name in ("base", "ca"):
         save_as_openai(folder / name, folder / f"{name}.pt")
-    return folder
-
-
-@pytest.fixture
-def files(speech_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: base/, ca/, base.pt, ca.pt, clip.wav."""
-    folder = tmp_path / "work"
-    shutil.copytree(speech_files, folder)
-    monkeypatch.chdir(folder)
     return folder
 
 

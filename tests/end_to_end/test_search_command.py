@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -27,7 +26,8 @@ SPACE = "--svp 0.1,0.2,0.3 --mp 0.2,0.4,none --scale 0.1:0.9 "
 
 
 @pytest.fixture(scope="module")
-def search_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base/, ca/, de/, ca.delta, de.delta and data/test.jsonl."""
     folder = tmp_path_factory.mktemp("search")
     make_whisper(folder / "base")
     for seed, name in enumerate(("ca", "de"), 1):
@@ -37,15 +37,6 @@ def search_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             command="", force=False, threads=1, progress=lambda done, total: None,
         )  # fmt: skip
     make_test_set(folder / "data", count=20)
-    return folder
-
-
-@pytest.fixture
-def files(search_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: base/, ca/, de/, ca.delta, de.delta and data/test.jsonl."""
-    folder = tmp_path / "work"
-    shutil.copytree(search_files, folder)
-    monkeypatch.chdir(folder)
     return folder
 
 

@@ -18,6 +18,7 @@ SETTINGS = " --language ca --device cpu --beam 2"
 
 @pytest.fixture(scope="module")
 def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base/, ca/, bare.safetensors, clip.wav, long.wav and what is no sound."""
     folder = tmp_path_factory.mktemp("speech")
     make_whisper(folder / "base")
     make_tuned(folder / "base", folder / "ca", seed=1, step=0.5)
@@ -27,15 +28,6 @@ def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text.wav").write_text("no sound")
     (folder / "a film.mkv").write_text("no sound")
     soundfile.write(folder / "empty.wav", [], 16_000)
-    return folder
-
-
-@pytest.fixture
-def files(speech_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: base/, ca/, bare.safetensors, clip.wav, long.wav and what is no sound."""
-    folder = tmp_path / "work"
-    shutil.copytree(speech_files, folder)
-    monkeypatch.chdir(folder)
     return folder
 
 
