@@ -239,15 +239,18 @@ finetune_each() { # TASK...
     done
 }
 
-# Tables and figures over all seeds in the folder: report OPTION... -- RESULTS...
+# Tables and figures over all seeds that this script has been run with: report OPTION... -- RESULTS...
 report() {
-    local options=()
+    local options=() files=() file
     while [ "$1" != -- ]; do
         options+=("$1")
         shift
     done
     shift
-    run lorsmerge report results/pretrained.json "$@" "${options[@]}" "${about[@]}" \
+    for file in "$@"; do # other scripts may have made fine-tunes of more seeds, and not their merges
+        if compgen -G "${file%%/*}/results/$script*.json" > /dev/null; then files+=("$file"); fi
+    done
+    run lorsmerge report results/pretrained.json "${files[@]}" "${options[@]}" "${about[@]}" \
         --paper "$paper/paper.toml" -o "$script" --force
     printf '\n%s, %d minutes %d seconds\n' "$PWD/$script/report.html" $((SECONDS / 60)) $((SECONDS % 60))
 }
