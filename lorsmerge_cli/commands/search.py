@@ -14,6 +14,7 @@ from lorsmerge_cli import console, options
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.search_report import SearchReport, TrialRow
+    from lorsmerge_cli.operations.search_scores import Goal
 
 SPACE = "What may be chosen"
 SEARCH = "Search"
@@ -221,19 +222,23 @@ def _show(report: SearchReport, verbose: bool) -> None:
     _show_trials(report, rows)
     if report.plan.goal.rank_by != "beam":
         _show_finalists(report)
-    best = report.finalists[0]
-    names = report.plan.goal.names(ranking=False)
-    found = ", ".join(f"{n} {v:.2f}" for n, v in zip(names, best.values, strict=True))
+    goal, best = report.plan.goal, report.finalists[0]
     same = sum(row.same_as is not None for row in report.trials)
     repeated = f", {same} repeated" if same else ""
     console.line(
         f"best: trial {best.trial.number} of {len(report.trials)} ({stopped} stopped early"
-        f"{repeated}): {found}"
+        f"{repeated}): {_named(goal, best.values)}"
     )
+    if report.base is not None:
+        console.line(f"the base as it is: {_named(goal, goal.values(report.base))}")
     if report.test is not None:
-        values = report.plan.goal.values(report.test)
-        found = ", ".join(f"{n} {v:.2f}" for n, v in zip(names, values, strict=True))
+        found = _named(goal, goal.values(report.test))
         console.line(f"on the test set: {found} ({len(report.plan.test)} utterances)")
+
+
+def _named(goal: Goal, values: Sequence[float]) -> str:
+    pairs = zip(goal.names(ranking=False), values, strict=True)
+    return ", ".join(f"{name} {value:.2f}" for name, value in pairs)
 
 
 def _best_trials(report: SearchReport) -> list[TrialRow]:

@@ -65,13 +65,14 @@ def search(
         run.join()
         run.do_trials()
         if plan.settings.worker:
-            return SearchReport(plan, run.rows(), (), None, run.own)
+            return SearchReport(plan, run.rows(), (), None, None, run.own)
         finalists = run.finalists()
+        base = run.by_beam("the base", lambda: run.scorer.load_base())
         test = None
         if plan.test:
             run.scorer.load(plan.space.recipe(finalists[0].trial.point))
             test = run.scorer.score(plan.test)
-        return SearchReport(plan, run.rows(), finalists, test, run.own)
+        return SearchReport(plan, run.rows(), finalists, base, test, run.own)
     except KeyboardInterrupt:
         raise Interrupted(
             f"Interrupted; what was finished is kept in {shown(plan.study)}.",
@@ -276,14 +277,18 @@ class _Run:
         return tuple(Finalist(chosen[n], values[n], scored[n], n in front) for n in order)
 
     def _final(self, row: TrialRow) -> Scores:
-        """From the study where an earlier run has got there."""
         if self.plan.goal.rank_by == "beam":
             return row.scores
-        key = f"final {row.number} beam {self.plan.settings.beam}"
+        recipe = self.plan.space.recipe(row.point)
+        return self.by_beam(f"trial {row.number}", lambda: self.scorer.load(recipe))
+
+    def by_beam(self, what: str, load: Callable[[], None]) -> Scores:
+        """Scores of a model as `eval` has them, from the study where an earlier run got there."""
+        key = f"{what} beam {self.plan.settings.beam}"
         known: Scores | None = self.study.user_attrs.get(key)
         if known is None:
-            self.told(f"beam search with trial {row.number}")
-            self.scorer.load(self.plan.space.recipe(row.point))
+            self.told(f"beam search with {what}")
+            load()
             known = self.scorer.score(self.plan.rows)
             self.study.set_user_attr(key, known)
         return known

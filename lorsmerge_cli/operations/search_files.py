@@ -104,6 +104,7 @@ def document(report: SearchReport) -> dict[str, Any]:
             for found in report.finalists
         ],
         "best": best and space.recipe(best.trial.point).resolved().to_dict(),
+        "base": finite(report.base) if report.base else None,
         "test": finite(report.test) if report.test else None,
         "own_trials": report.own,
     }  # fmt: skip

@@ -59,6 +59,7 @@ class SearchReport:
         plan: what was asked for.
         trials: by number.
         finalists: the best first; empty for a worker.
+        base: the untouched base's scores on the dev set; None for a worker.
         test: scores of the best on the test set; None without one.
         own: trials that this process did.
     """
@@ -66,6 +67,7 @@ class SearchReport:
     plan: SearchPlan
     trials: tuple[TrialRow, ...]
     finalists: tuple[Finalist, ...]
+    base: Scores | None
     test: Scores | None
     own: int
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from lorsmerge_cli.metrics.normalisation import normalise
 from lorsmerge_cli.operations.eval_scores import dev_scores
@@ -123,10 +124,18 @@ class Scorer:
         Raises:
             NonFinite: an input, or the merge, is not finite.
         """
+        self._replace_weights(self.merge.weights(recipe))
+
+    def load_base(self) -> None:
+        """Make the model that is merged into."""
+        base = self.merge.inputs.base
+        self._replace_weights((name, base.read(name)) for name in base.specs)
+
+    def _replace_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         model = self.speech.model
         held = dict(model.named_parameters()) | dict(model.named_buffers())
         with torch.no_grad():
-            for name, value in self.merge.weights(recipe):
+            for name, value in weights:
                 if name in held:  # not a second name of a tied tensor
                     held[name].copy_(value)
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from speech_models import make_test_set, make_tuned, make_whisper
@@ -51,11 +52,17 @@ def test_merging_by_the_best_recipe_has_the_score_that_was_reported(
     found = json.loads(ended.out)
     assert "12 of the 12 test utterances are in the dev set too" in ended.err
     succeed("lorsmerge merge --recipe best.toml -o merged")
-    succeed("lorsmerge eval merged --data data/test.jsonl --beam 2 --samples 2 -o results.json")
+    succeed(
+        "lorsmerge eval merged base --data data/test.jsonl --beam 2 --samples 2 -o results.json"
+    )
     records = json.loads(Path("results.json").read_text())["records"]
-    wers = [record["score"] for record in records if record["task"] == "asr"]
+    wers = {
+        name: [r["score"] for r in records if (r["model"], r["task"]) == (name, "asr")]
+        for name in ("merged", "base")
+    }
     best = found["finalists"][0]
-    assert best["values"] == [pytest.approx(sum(wers) / len(wers), abs=1e-9)]
+    assert best["values"] == [pytest.approx(fmean(wers["merged"]), abs=1e-9)]
+    assert [found["base"][f"{name}_asr"] for name in ("ca", "de", "zh")] == wers["base"]
     assert best["values"][0] == min(finalist["values"][0] for finalist in found["finalists"])
     heading = Path("best.toml").read_text().splitlines()[0]
     assert heading.startswith(f"# lorsmerge search: trial {best['trial']} of 5, WER ")

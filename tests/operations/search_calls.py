@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from lorsmerge_cli.operations import search as module
-from lorsmerge_cli.operations.recipe import Recipe
+from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
 from lorsmerge_cli.operations.search import search
 from lorsmerge_cli.operations.search_plan import (
     DataSettings,
@@ -72,6 +72,9 @@ class Formula:
     def load(self, recipe: Recipe) -> None:
         self.recipe = recipe.resolved()
         self.tried.append(tuple(x for d in self.recipe.deltas for x in (d.svp, d.mp, d.scale)))
+
+    def load_base(self) -> None:
+        self.recipe = Recipe("base", (DeltaEntry("ca", scale=0.0),)).resolved()
 
     def score(self, rows: object) -> dict[str, float]:
         found = {}
