@@ -175,12 +175,13 @@ merge() {
 
 # The command itself; what it reports is kept beside the model, for its step norm.
 merge_as() {
-    local name=$1
+    local name=$1 base=(base)
     shift
+    [ "$1" != --recipe ] || base=() # it names its own
     [ ! -e "$own/merged/$name" ] || [ ! -e "$own/merged/$name.json" ] || return 0
     mkdir -p "$(dirname "$own/merged/$name")"
-    printf '\n$ lorsmerge merge base %s -o %s\n' "$*" "$own/merged/$name"
-    lorsmerge merge base "$@" -o "$own/merged/$name" --force --json > "$own/merged/$name.json.part"
+    printf '\n$ lorsmerge merge %s -o %s\n' "${base[*]} $*" "$own/merged/$name"
+    lorsmerge merge "${base[@]}" "$@" -o "$own/merged/$name" --force --json > "$own/merged/$name.json.part"
     mv "$own/merged/$name.json.part" "$own/merged/$name.json"
 }
 

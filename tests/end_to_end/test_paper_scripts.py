@@ -53,11 +53,13 @@ elif command == "search":
     made = {"kind": "merge", "method": method, "deltas": [
         {"fingerprint": d, "scale": 0.2, "trained_on": json.load(open(d))["trained_on"]}
         | dict.fromkeys(ratios, 0.1) for d in deltas]}
-    Path(options["-o"][0]).write_text(json.dumps(made))
+    Path(options["-o"][0]).write_text("scale = 0.2\\n" + json.dumps(made))
 elif command == "merge" and "--recipe" in options:
     output = Path(options["-o"][0])
     output.mkdir()
-    (output / "made").write_text(Path(options["--recipe"][0]).read_text())
+    made = Path(options["--recipe"][0]).read_text().partition("\\n")[2]
+    (output / "made").write_text(made)
+    print(json.dumps({"step_norm": 0.2 if '"method": "ta"' in made else 0.1}))
 elif command == "merge":
     base, *deltas = places
     ratios = [dict(part.split("=") for part in d.partition(":")[2].split(",") if part) for d in deltas]
@@ -205,23 +207,34 @@ def test_figures_are_drawn(
 
 
 @pytest.mark.slow
-def test_the_tuned_merges_are_chosen_on_dev_and_scored_on_test(call: Call, tmp_path: Path) -> None:
-    calls = call("tuned")
-    tuned = ["Task Arithmetic", "MP-Merging", "SVP-Merging", "LoRS-Merging"]
-    wanted = ["Pretrained", "Finetuned", *(f"{name}, tuned" for name in tuned)]
-    assert rows(tmp_path, "tuned") == rows(tmp_path, "tuned_poor") == wanted
+@pytest.mark.parametrize("name", ["tuned", "overfit"])
+def test_merges_are_tuned_on_dev_and_scored_on_test(call: Call, tmp_path: Path, name: str) -> None:
+    calls = call(name)
+    assert rows(tmp_path, name) == [
+        "Pretrained", "Finetuned", "Task Arithmetic, tuned", "MP-Merging, tuned",
+        "TA, same norm as MP", "SVP-Merging, tuned", "TA, same norm as SVP",
+        "LoRS-Merging, tuned", "TA, same norm as LoRS",
+    ]  # fmt: skip
     searches = of(calls, "search")
-    assert len(searches) == 2 * 4
-    assert not [line for line in searches if "test" in line]
+    assert len(searches) == 4
+    assert all("--scale 0.1:0.5:0.025" in line and "test" not in line for line in searches)
     assert not [line for line in of(calls, "eval") if "dev" in line]
-    assert all("--scale 0.1:0.5:0.05" in line for line in searches)
-    poor = [line for line in of(calls, "finetune") if "--average-last 1" in line]
-    assert len(poor) == 5
-    assert all("--hours 0.021 " in line and "--steps 42 " in line for line in poor)
-    assert [call[0] for call in call("tuned")] == ["report"] * 2
+    # the stand-in's best lambda is 0.2, its pruned merges have half of the norm
+    assert sum(" --scale 0.1000 " in line for line in of(calls, "merge")) == 3
+    assert [call[0] for call in call(name)] == ["report"]
+
+
+@pytest.mark.slow
+def test_overfitted_fine_tunes_learn_from_few_clips_with_wrong_words(
+    call: Call, tmp_path: Path
+) -> None:
+    tuned = of(call("overfit"), "finetune")
+    assert len(tuned) == 5
+    wanted = ("--average-last 1", "--hours 0.021 ", "--steps 42 ")
+    assert all(part in line for part in wanted for line in tuned)
     before, after = (
         [json.loads(line) for line in (tmp_path / "work" / path).read_text().splitlines()]
-        for path in ("data/de_asr.train.jsonl", "poor/de_asr.jsonl")
+        for path in ("data/de_asr.train.jsonl", "wrong/de_asr.jsonl")
     )
     words = [
         (row["text"].split(), other["text"].split())
