@@ -197,7 +197,9 @@ def _command(study: str | None) -> str:
     from lorsmerge_cli.operations.search_storage import shown
 
     words = ["lorsmerge", *sys.argv[1:]]
-    return shlex.join([shown(word) if word == study else word for word in words])
+    if study is not None:  # as a word of its own, or in --study=URL
+        words = [word.replace(study, shown(study)) for word in words]
+    return shlex.join(words)
 
 
 def _tell(names: Sequence[str], row: TrialRow) -> None:

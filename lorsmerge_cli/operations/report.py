@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.atomic import atomic_folder, check_output
@@ -84,7 +85,8 @@ def report(
         held_out=held_out,
     )  # fmt: skip
     tables = Tables(results, roles, published)
-    made = (tables.scores(), *bought(tables), _systems(tables))
+    every = (tables.scores(), *bought(tables), _systems(tables))
+    made = tuple(table for table in every if table.heads)
     notes, warnings = results.notes, []
     wanted = figures_of(tables)
     if wanted and not can_draw():
@@ -93,7 +95,11 @@ def report(
             "`pip install 'lorsmerge[plot]'`."
         )
         wanted = []
-    drawn = [draw(figure) for figure in wanted]
+    with catch_warnings(record=True) as caught:
+        simplefilter("always")
+        drawn = [draw(figure) for figure in wanted]
+    if any("missing from font" in str(warning.message) for warning in caught):
+        warnings.append("The figures' font lacks letters of some systems' names, and has boxes.")
     page = Page(
         title, _about(results), notes, made, tuple(picture for picture, _ in drawn),
         tuple(map(str, results.files)),

@@ -27,6 +27,7 @@ class Origin:
     Attributes:
         kind: `merge`, `finetune`, or empty where nothing is known.
         method: of a merge.
+        base: identity of the model it was made from.
         covers: languages and tasks it was made for; None where that is not known.
         hours: of training data, on average over languages and tasks.
         svp, mp: ratios kept, OWN where the deltas differ.
@@ -36,6 +37,7 @@ class Origin:
 
     kind: str = ""
     method: str = ""
+    base: str = ""
     covers: frozenset[tuple[str, str]] | None = None
     hours: float | None = None
     svp: float | str | None = None
@@ -118,6 +120,7 @@ def origin_of(made_from: Mapping[str, Any]) -> Origin:
     return Origin(
         kind=made_from["kind"],
         method=made_from.get("method", ""),
+        base=made_from.get("base", ""),
         covers=frozenset((g["language"], g["task"]) for g in groups) if known else None,
         hours=sum(hours) / len(hours) if hours else None,
         svp=_one([delta.get("svp") for delta in deltas]),

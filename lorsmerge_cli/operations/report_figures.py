@@ -114,8 +114,7 @@ def figures_of(tables: Tables) -> list[Figure]:
 def _panel(tables: Tables, task: str, label: str, axis: str) -> Panel | None:
     """Lines of the systems that have two places on an axis; None where there is none."""
     ratios = axis in RATIOS
-    lines: dict[str, list[Point]] = {}
-    controls: dict[str, str] = {}
+    lines: dict[tuple[str, str], list[Point]] = {}  # of a name, and whose control it is
     levels: dict[str, float] = {}
     for row in tables.rows:
         runs = tables.made_for(row, task)
@@ -128,21 +127,21 @@ def _panel(tables: Tables, task: str, label: str, axis: str) -> Panel | None:
         several = ratios and _varies(tables, row, "hours")
         size = f", {row.hours:g} h" if several else ""
         name = tables.name(row.system) + size
-        points = lines.setdefault(name, [])
-        points.append(_point(tables, task, x, runs))
+        points = lines.setdefault((name, ""), [])
+        points += _points(tables, task, x, runs)
         if ratios and _is_whole(runs) and 1.0 not in [point.x for point in points]:
             whole = partners(runs, tables.results.runs(tables.roles.finetuned or ""))
-            points += [_point(tables, task, 1.0, whole)] if whole else []
+            points += _points(tables, task, 1.0, whole)
         control = tables.roles.controls.get(row.system)
         paired = partners(runs, tables.results.runs(control or "")) if ratios else {}
         if control is not None and paired:
             own = tables.name(control) + size
-            lines.setdefault(own, []).append(_point(tables, task, x, paired))
-            controls[own] = name
+            lines.setdefault((own, name), []).extend(_points(tables, task, x, paired))
+    long = {key: points for key, points in lines.items() if len({point.x for point in points}) > 1}
     drawn = tuple(
-        Line(name, tuple(sorted(points, key=lambda p: p.x)), controls.get(name, ""))
-        for name, points in lines.items()
-        if len({point.x for point in points}) > 1
+        Line(name, tuple(sorted(points, key=lambda p: p.x)), system)
+        for (name, system), points in long.items()
+        if not system or (system, "") in long
     )
     if any(line.points[-1].x == 1 for line in drawn) or axis == "hours":
         levels = {
@@ -177,11 +176,12 @@ def _is_whole(runs: Runs) -> bool:
     return all(len(origin.deltas) == 1 and origin.scale == 1 for origin in origins)
 
 
-def _point(tables: Tables, task: str, x: float, runs: Runs) -> Point:
+def _points(tables: Tables, task: str, x: float, runs: Runs) -> list[Point]:
+    """The one point of some runs; none where they were not scored on the task."""
     keys = tables.columns(task)
     each = [average_score({run: entries}, keys) for run, entries in runs.items()]
     known = [score.value for score in each if score is not None]
-    return Point(x, fmean(known), tuple(known))
+    return [Point(x, fmean(known), tuple(known))] if known else []
 
 
 def can_draw() -> bool:
@@ -198,7 +198,7 @@ def draw(figure: Figure) -> tuple[Picture, list[tuple[str, bytes]]]:
         "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False,
         "axes.edgecolor": "#5a6675", "axes.grid": True, "grid.color": "#e3e8ee",
         "axes.axisbelow": True, "svg.hashsalt": "lorsmerge", "svg.fonttype": "path",
-        "legend.frameon": False,
+        "legend.frameon": False, "text.parse_math": False,
     }  # fmt: skip
     with matplotlib.rc_context(settings):
         canvas = Canvas((INCHES[0] * len(figure.panels), INCHES[1]), layout="constrained")
@@ -226,10 +226,8 @@ def _draw_panel(panel: Panel, axis: Any) -> None:
         axis.axhline(level, color=LEVEL_COLOUR, linestyle=dashes, linewidth=1.2, label=name)
     systems = [line.name for line in panel.lines if not line.control_of]
     for line in panel.lines:
-        control = line.control_of in systems
-        colour, marker = STYLES[
-            systems.index(line.control_of if control else line.name) % len(STYLES)
-        ]
+        control = bool(line.control_of)
+        colour, marker = STYLES[systems.index(line.control_of or line.name) % len(STYLES)]
         xs = [point.x for point in line.points]
         axis.plot(xs, [point.y for point in line.points], color=colour, marker=marker, markersize=5.5,
                   linewidth=1.6, linestyle="--" if control else "-", label=line.name,

@@ -11,6 +11,7 @@ from lorsmerge_cli.operations.report_scores import (
     Runs,
     average_score,
     cell_score,
+    matched,
     partners,
 )
 from lorsmerge_cli.operations.report_tables import (
@@ -78,12 +79,11 @@ def controls(tables: Tables) -> Table | None:
             continue
         cells = [Cell(scales_of(paired))]
         for task in tables.tasks:
-            runs = tables.made_for(row, task)
-            have = {key for entries in runs.values() for key in entries}
-            keys = [key for key in tables.columns(task) if key in have]
+            keys = tables.columns(task)
+            pruned, shrunk = matched(tables.made_for(row, task), paired)
             cells += [
-                score_cell(average_score(runs, keys)), score_cell(average_score(paired, keys)),
-                difference_cell(tables.tests.average(runs, paired, keys)),
+                score_cell(average_score(pruned, keys)), score_cell(average_score(shrunk, keys)),
+                difference_cell(tables.tests.average(pruned, shrunk, keys)),
             ]  # fmt: skip
         rows.append((tables.label(row), False, tuple(cells)))
     heads = [("control's lambda", "")]
@@ -146,8 +146,7 @@ def _divisors(
 ) -> list[_Divisor | None]:
     """What fine-tuning changed, by language and on average."""
     base = tables.results.runs(tables.roles.base or "")
-    tests = [tables.tests.cell(finetuned, base, key) for key in keys]
-    tests.append(tables.tests.average(finetuned, base, keys))
+    tests = _tests(tables, finetuned, base, keys)
     return [None if test is None else _Divisor(test.value, test.error, task) for test in tests]
 
 
@@ -159,10 +158,16 @@ def _gain_cells(tables: Tables, row: Row, task: str, keys: Sequence[Key]) -> tup
         return (*(Cell(NONE) for _ in [*keys, "average"]), gap)
     base = tables.results.runs(roles.base or "")
     finetuned = partners(runs, tables.results.runs(roles.finetuned or ""))
-    tests = [tables.tests.cell(runs, base, key) for key in keys]
-    tests.append(tables.tests.average(runs, base, keys) if None not in tests else None)
+    runs = {run: entries for run, entries in runs.items() if run in finetuned}
+    tests = _tests(tables, runs, base, keys)
     divisors = _divisors(tables, finetuned, task, keys)
     return (*(_gain(test, d) for test, d in zip(tests, divisors, strict=True)), gap)
+
+
+def _tests(tables: Tables, runs: Runs, base: Runs, keys: Sequence[Key]) -> list[Difference | None]:
+    """Less the base, by language, and on average where there is none missing."""
+    tests = [tables.tests.cell(runs, base, key) for key in keys]
+    return [*tests, None if None in tests else tables.tests.average(runs, base, keys)]
 
 
 def _gain(test: Difference | None, divisor: _Divisor | None) -> Cell:
@@ -224,7 +229,7 @@ def retention(tables: Tables) -> Table | None:
 def _retained(tables: Tables, row: Row, runs: Runs, base: Runs, key: Key) -> Cell:
     score = cell_score(runs, key)
     test = None if row.system == tables.roles.base else tables.tests.cell(runs, base, key)
-    return Cell(NONE) if score is None else Cell(f"{score.value:.2f}", mark=mark_of(test))
+    return Cell(NONE) if score is None else Cell(number(score.value), mark=mark_of(test))
 
 
 @dataclass(frozen=True)

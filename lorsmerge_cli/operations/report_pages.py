@@ -126,7 +126,8 @@ def _latex_table(table: Table) -> str:
     lines += [" & " + " & ".join(_tex(head) for head, _ in table.heads) + r" \\", r"\midrule"]
     for label, indented, cells in table.rows:
         name = (r"\quad " if indented else "") + _tex(label)
-        lines.append(name + " & " + " & ".join(map(_tex_cell, cells)) + r" \\")
+        # {}: a label that begins with [ or * would be an argument of the line break before it
+        lines.append("{}" + name + " & " + " & ".join(map(_tex_cell, cells)) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table*}"])
 
 

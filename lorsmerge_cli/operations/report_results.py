@@ -118,8 +118,8 @@ def _entries(path: Path, document: Mapping[str, Any]) -> Iterable[Entry]:
         ) from None
 
 
-def _answers(entry: Entry) -> list[tuple[str, str]]:
-    return [(row.id, row.hypothesis) for row in entry.record.rows]
+def _answers(entry: Entry) -> list[tuple[str, str, str]]:
+    return [(row.id, row.reference, row.hypothesis) for row in entry.record.rows]
 
 
 def _full(entry: Entry) -> str:
@@ -128,7 +128,7 @@ def _full(entry: Entry) -> str:
 
 def _twice(known: Entry, entry: Entry) -> Mismatch:
     return Mismatch(
-        f"{_full(entry)} is in {known.file} and in {entry.file} with other hypotheses.",
+        f"{_full(entry)} is in {known.file} and in {entry.file} with other answers.",
         f"Leave one file out, or name the models apart: {entry.system}2, or for runs that are to be "
         f"averaged {entry.system}{RUN_MARK}seed0 and {entry.system}{RUN_MARK}seed1.",
     )

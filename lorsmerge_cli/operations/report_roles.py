@@ -75,6 +75,11 @@ def find_roles(
                     f"{option}: no result is of {name!r}.", f"There are: {', '.join(systems)}."
                 )
             )
+    faults += [
+        UsageFault(f"--control {name}={name}: a system cannot be its own control.", "Name another.")
+        for name, control in controls.items()
+        if name == control
+    ]
     sets = list(dict.fromkeys(entry.record.dataset for entry in results.entries))
     for name in held_out:
         if name not in sets:
@@ -107,8 +112,9 @@ def _on_its_own(entry: Entry) -> bool:
 
 
 def _base_by_identity(results: Results) -> str | None:
-    """The first system of which eval recorded that it is no fine-tune and no merge."""
-    return next((e.system for e in results.entries if e.identity and not e.origin.kind), None)
+    """The first system of what the others were made from."""
+    bases = {entry.origin.base for entry in results.entries} - {""}
+    return next((entry.system for entry in results.entries if entry.identity in bases), None)
 
 
 def read_paper(path: Path) -> Paper:

@@ -134,6 +134,15 @@ def partners(runs: Runs, other: Runs) -> Runs:
     return {run: partner for run in runs if (partner := partner_of(run, other))}
 
 
+def matched(runs: Runs, other: Runs) -> tuple[Runs, Runs]:
+    """The runs of two systems that are paired, each with what both were scored on."""
+    paired = partners(runs, other)
+    keys = {run: runs[run].keys() & paired[run].keys() for run in paired}
+    mine = {run: {k: runs[run][k] for k in runs[run] if k in keys[run]} for run in paired}
+    theirs = {run: {k: paired[run][k] for k in mine[run]} for run in paired}
+    return mine, theirs
+
+
 def cell_score(runs: Runs, key: Key) -> Score | None:
     """A system's score on one data set, language and task."""
     found = [entries[key].record for entries in runs.values() if key in entries]
@@ -154,7 +163,7 @@ def average_score(runs: Runs, keys: Sequence[Key]) -> Score | None:
 
 def score_of(values: Sequence[float], errors: Sequence[float]) -> Score:
     """Mean, root mean square error and spread of runs."""
-    spread = stdev(values) if len(values) > 1 else math.nan
+    spread = stdev(values) if len(values) > 1 and not any(map(math.isnan, values)) else math.nan
     return Score(fmean(values), math.sqrt(fmean(e * e for e in errors)), spread, len(values))
 
 

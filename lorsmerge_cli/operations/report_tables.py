@@ -128,12 +128,11 @@ class Tables:
             runs = self.made_for(row, task)
             score = average_score(runs, keys)
             scores.append(score)
-            have = {key for entries in runs.values() for key in entries}
-            whole.append(len(have) == len(keys))
+            whole.append(_is_whole(runs, keys))
             mark = mark_of(self.tests.average(runs, self.others(row), keys))
             marks.append(mark if whole[-1] else mark + PARTIAL)
             errors.append(Cell(NONE if score is None else number(score.error)))
-            spreads.append(Cell("" if score is None or score.runs < 2 else
+            spreads.append(Cell("" if score is None or math.isnan(score.spread) else
                                 f"{score.spread:.2f} ({score.runs})"))  # fmt: skip
         beside = [self.paper.beside(row, task, AVERAGE) for row in self.rows]
         averages = _column(scores, marks, beside, whole, task)
@@ -171,6 +170,21 @@ class Tables:
         return self.paper.names.get(system, system)
 
 
+def _is_whole(runs: Runs, keys: Sequence[Key]) -> bool:
+    """Whether a row's average is over all columns, in each run or, of models that were made for
+    some of them each, over the runs together."""
+    if {key for entries in runs.values() for key in entries} != set(keys):
+        return False
+    for entries in runs.values():
+        wanted = set(keys)
+        if len({entry.identity for entry in entries.values()}) == 1:
+            covers = next(iter(entries.values())).origin.covers
+            wanted = {key for key in keys if covers is None or key[1:] in covers}
+        if not wanted <= entries.keys():
+            return False
+    return True
+
+
 def _ordered(results: Results, roles: Roles, paper: Paper) -> list[Row]:
     """The base, the fine-tunes, the others as the paper has them or else as they came, each
     system's rows by their settings and followed by its control's.
@@ -203,9 +217,8 @@ def _column(
     task: str,
 ) -> list[Cell]:
     """A column of scores, the best of the complete ones in bold."""
-    shown = [None if s is None else f"{s.value:.2f}" for s in scores]
+    shown = [None if s is None or math.isnan(s.value) else f"{s.value:.2f}" for s in scores]
     known = [float(text) for text, all_of in zip(shown, whole, strict=True) if text and all_of]
-    known = [value for value in known if not math.isnan(value)]
     best = (max if task == "st" else min)(known, default=math.nan)
     return [
         Cell(NONE, beside=paper)
@@ -222,11 +235,11 @@ def mark_of(found: Difference | None) -> str:
 
 
 def score_cell(score: Score | None) -> Cell:
-    return Cell(NONE if score is None else f"{score.value:.2f}")
+    return Cell(NONE if score is None else number(score.value))
 
 
 def difference_cell(found: Difference | None) -> Cell:
-    if found is None:
+    if found is None or math.isnan(found.value):
         return Cell(NONE)
     spread = f" ({found.spread:.2f})" if found.runs > 1 else ""
     return Cell(f"{signed(found.value)} ± {number(found.error)}{spread}", mark=mark_of(found))
@@ -234,7 +247,7 @@ def difference_cell(found: Difference | None) -> Cell:
 
 def signed(value: float) -> str:
     """With a sign as wide as a plus."""
-    return f"{value:+.2f}".replace("-", MINUS)
+    return NONE if math.isnan(value) else f"{value:+.2f}".replace("-", MINUS)
 
 
 def number(value: float) -> str:

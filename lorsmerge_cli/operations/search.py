@@ -9,11 +9,12 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.core.device import free_memory, resolve_device
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile
 from lorsmerge_cli.operations import search_study as studies
 from lorsmerge_cli.operations.search_merge import RepeatedMerge
@@ -113,7 +114,7 @@ class _Run:
         device = resolve_device(settings.device)
         speech = plan.source.open(parse_speech_dtype(settings.dtype), settings.device)
         ratio = plan.space.values.get("svp")
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = free_memory()
         merge = RepeatedMerge(
             plan.inputs, ratio.largest if ratio else None, device, plan.threads,
             cache=int(KEPT_MERGES * free),
@@ -196,6 +197,9 @@ class _Run:
                 return
             with studies.signs_of_life(self.storage, trial):
                 values = self._try(trial, studies.finished(trials))
+        except UpdateFinishedTrialError:
+            self.told(f"trial {trial.number}: given up by another worker, as this one gave no sign")
+            return
         except STORAGE_ERRORS:
             raise
         except BaseException:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lorsmerge_cli.checkpoint.atomic import atomic_file
 from lorsmerge_cli.operations.eval_scores import finite
+from lorsmerge_cli.operations.merge_inputs import pinned_recipe
 from lorsmerge_cli.operations.search_plan import recipe_files
 from lorsmerge_cli.operations.search_plot import plot_search
 from lorsmerge_cli.operations.search_report import Finalist, SearchReport, TrialRow
@@ -27,7 +28,7 @@ def write_report(report: SearchReport) -> list[Path]:
     written = []
     settings = report.plan.settings
     for path, finalist in zip(recipe_files(settings), report.front, strict=False):
-        recipe = report.plan.space.recipe(finalist.trial.point).resolved()
+        recipe = pinned_recipe(report.plan.space.recipe(finalist.trial.point).resolved())
         with atomic_file(path) as partial:
             partial.write_text(_heading(report, finalist) + recipe.to_toml(), encoding="utf-8")
         written.append(path)

@@ -174,7 +174,8 @@ def _loss_scores(rows: Sequence[Utterance], losses: Mapping[str, tuple[float, in
         entry = sums.setdefault(f"{row.language}_{row.task}", [0.0, 0.0])
         entry[0] += total
         entry[1] += count
-    return {key: total / count for key, (total, count) in sums.items()}
+    means = {key: total / count for key, (total, count) in sums.items()}
+    return {key: math.inf if math.isnan(mean) else mean for key, mean in means.items()}
 
 
 def ordered(costs: Sequence[Sequence[float]]) -> list[int]:

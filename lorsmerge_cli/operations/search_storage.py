@@ -40,9 +40,11 @@ def shown(place: str) -> str:
     if not is_url(place):
         return place
     try:
-        return make_url(place).render_as_string(hide_password=True)
-    except SQLAlchemyError:
+        url = make_url(place)
+    except (SQLAlchemyError, ValueError):
         return place.partition("://")[0] + "://..."
+    secret = {key: "..." for key in url.query if "password" in key.lower()}
+    return url.update_query_dict(secret).render_as_string(hide_password=True)
 
 
 def open_storage(
@@ -68,6 +70,14 @@ def open_storage(
     file = None if is_url(place) else Path(place).absolute()
     arguments: dict[str, Any] = {"pool_pre_ping": True}
     if file is None:
+        try:
+            make_url(place)
+        except (SQLAlchemyError, ValueError):
+            raise UsageFault(
+                f"--study {shown(place)} is no database URL.",
+                "Write DIALECT+DRIVER://USER:PASSWORD@HOST/NAME, and special characters of a password "
+                "as %40 for @, %3A for : and so on.",
+            ) from None
         url = place
     else:
         if "?" in str(file):

@@ -18,15 +18,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
-from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, fail_stale_trials
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorsmerge_cli.errors import Mismatch
@@ -34,14 +35,34 @@ from lorsmerge_cli.operations.search_space import Point, Space
 from lorsmerge_cli.operations.search_storage import GRACE, HEARTBEAT, STORAGE_ERRORS, shown
 
 SAMPLERS = ("grid", "tpe", "cmaes")
-# The median looks at finished trials alone. Hyperband goes by a trial's number, and halving by
-# what lost trials had reached: both would decide otherwise after a kill.
-PRUNERS: dict[str, Callable[[], BasePruner]] = {"median": MedianPruner, "none": NopPruner}
-WORK = (
-    "work"  # attribute of a trial: its `place`, its `worker`, and whether it is `again`, `surplus`
-)
+COMPARED = 5  # finished trials that an early stop takes
+WORK = "work"  # attribute of a trial: its `place`, its `worker`; whether it is `signed`, `again`, `surplus`
 INPUTS, TRIALS = "inputs", "trials"  # attributes of a study
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class BehindTheMedian(BasePruner):
+    """Stops a trial whose score on a part of the dev set is behind the finished trials' median.
+
+    Optuna's own takes the best of the scores so far, which are of smaller parts and so of other
+    utterances. Hyperband goes by a trial's number, and halving by what lost trials had reached:
+    both would decide otherwise after a kill.
+    """
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        step = trial.last_step
+        if step is None:
+            return False
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        others = [t.intermediate_values[step] for t in trials if step in t.intermediate_values]
+        if len(others) < COMPARED:
+            return False
+        found, middle = trial.intermediate_values[step], median(others)
+        better = found >= middle if study.direction == StudyDirection.MAXIMIZE else found <= middle
+        return not better  # a NaN is not
+
+
+PRUNERS: dict[str, Callable[[], BasePruner]] = {"median": BehindTheMedian, "none": NopPruner}
 
 
 def join_study(
@@ -74,9 +95,7 @@ def join_study(
         if not create:
             return None
         with suppress(DuplicatedStudyError):  # another worker was faster
-            storage.create_new_study(
-                [optuna.study.StudyDirection[word.upper()] for word in directions], name
-            )
+            storage.create_new_study([StudyDirection[word.upper()] for word in directions], name)
     study = optuna.load_study(study_name=name, storage=storage)
     found = study.user_attrs.get(INPUTS)
     if found is None and not study.get_trials(deepcopy=False):
@@ -158,12 +177,12 @@ def recover(study: Study) -> None:
         warnings.simplefilter("ignore", ExperimentalWarning)
         fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        worker = trial.user_attrs.get(WORK, {}).get("worker")
-        if worker is None:  # killed between asking and signing, at one moment with another worker
+        work = trial.user_attrs.get(WORK, {})
+        worker = work.get("worker")
+        lost = worker is not None and (worker == this_process() or not _alive(worker))
+        if not work.get("signed"):  # nor is there a sign of life, by which Optuna tells stale ones
             began = trial.datetime_start or datetime.now()
-            lost = datetime.now() - began > timedelta(seconds=GRACE)
-        else:
-            lost = worker == this_process() or not _alive(worker)
+            lost |= datetime.now() - began > timedelta(seconds=GRACE)
         if lost:
             give_up(study, trial)
 
@@ -261,7 +280,10 @@ class Sampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         self._place = place_of(study, trial)
-        work = trial.user_attrs.get(WORK, {}) | {"place": self._place, "worker": this_process()}
+        work = trial.user_attrs.get(WORK, {})
+        work = work | {"place": self._place, "worker": this_process(), "signed": True}
+        if isinstance(study._storage, RDBStorage):
+            study._storage.record_heartbeat(trial._trial_id)
         study._storage.set_trial_user_attr(trial._trial_id, WORK, work)
         digest = hashlib.sha256(f"{self.seed} {self._place}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import EncoderDecoderCache
 
+from lorsmerge_cli.core.device import free_memory
 from lorsmerge_cli.errors import LorsmergeError
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.model import SpeechModel
@@ -156,11 +156,7 @@ def fitting_batch(speech: SpeechModel, beam: int) -> int:
     config = speech.model.config
     itemsize = speech.model.dtype.itemsize
     each = 2 * config.decoder_layers * config.max_source_positions * config.d_model
-    device = speech.model.device
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = free_memory(speech.model.device)
     return max(1, min(LARGEST_BATCH, int(MEMORY_SHARE * free / (each * itemsize * beam))))
 
 

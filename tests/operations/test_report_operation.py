@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import jiwer
 import pytest
 import sacrebleu
+from report_calls import cells, run, table
 from results_files import (
     SCORING,
     delta,
@@ -28,8 +29,7 @@ from lorsmerge_cli.metrics.bootstrap import Comparison, compare_bleu, compare_we
 from lorsmerge_cli.metrics.normalisation import normalise
 from lorsmerge_cli.operations import report_figures
 from lorsmerge_cli.operations.eval_scores import count_rows
-from lorsmerge_cli.operations.report import Report, report
-from lorsmerge_cli.operations.report_tables import MINUS, NONE, Cell, Table
+from lorsmerge_cli.operations.report_tables import MINUS, NONE
 
 ASR = [("ca", "ca", "asr"), ("de", "de", "asr"), ("fr", "fr", "asr")]
 ST = [("ca", "ca", "st"), ("de", "de", "st"), ("fr", "fr", "st")]
@@ -66,24 +66,6 @@ def files(tmp_path: Path) -> list[Path]:
         one = record("finetuned", cell, WRONG["finetuned"][cell[2]])
         found.append(write_results(tmp_path / f"ft_{name}.json", [one], made))
     return found
-
-
-def run(paths: list[Path], output: Path, **changes: Any) -> Report:
-    settings: dict[str, Any] = {
-        "title": "Test", "base": None, "finetuned": None, "against": None, "controls": {},
-        "held_out": [], "paper": None, "force": False,
-    }  # fmt: skip
-    return report(paths, output, **settings | changes)
-
-
-def table(found: Report, name: str) -> Table:
-    return next(table for table in found.tables if table.name == name)
-
-
-def cells(found: Report, name: str) -> dict[str, dict[tuple[str, str], Cell]]:
-    """Row -> (head, block) -> cell."""
-    drawn = table(found, name)
-    return {label: dict(zip(drawn.heads, row, strict=True)) for label, _, row in drawn.rows}
 
 
 def block(task: str) -> str:
@@ -530,7 +512,7 @@ def test_a_model_scored_twice_with_other_answers_is_an_error(
 ) -> None:
     other = write_results(tmp_path / "again.json", [record("ta", ASR[0], 0.9)])
     with pytest.raises(
-        Mismatch, match=r"ta\.json and in .*again\.json with other hypotheses.*ta:seed0"
+        Mismatch, match=r"ta\.json and in .*again\.json with other answers.*ta:seed0"
     ):
         run([*files, other], tmp_path / "out")
     same = write_results(tmp_path / "again.json", [record("ta", ASR[0], WRONG["ta"]["asr"])])

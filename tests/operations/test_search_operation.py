@@ -9,14 +9,15 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from operation_calls import run_merge, take_delta
 from search_calls import COMMAND, SPACE, Formula, formula, plan, quick_disk, run
 from speech_models import make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, Mismatch, UnreadableFile, UsageFault
+from lorsmerge_cli.operations import merge_inputs, search_storage, search_study
 from lorsmerge_cli.operations import search as module
-from lorsmerge_cli.operations import search_storage, search_study
 from lorsmerge_cli.operations.data import load_data
 from lorsmerge_cli.operations.eval import TestSet, evaluate
 from lorsmerge_cli.operations.eval_scores import Scoring, average
@@ -396,6 +397,62 @@ def test_a_trial_of_a_dead_machine_is_done_again_and_of_a_living_one_is_not(
     assert told[0].startswith("waiting for the trials of other workers")
     assert len(waits) == 3
     assert [row.number for row in report.trials] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_trial_that_another_machine_never_signed_is_done_again_after_a_while(
+    folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"objective": "wer", "trials": 4, "finalists": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, 2, "unsigned")
+        patch.setattr(search_study, "this_process", lambda: "elsewhere 1 1")
+        with pytest.raises(Killed):
+            run(folder, study, **settings)
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            with sqlite3.connect(study) as connection:
+                connection.execute("update trials set datetime_start = '2001-01-01 00:00:00'")
+            connection.close()
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    assert [row.number for row in run(folder, study, **settings).trials] == [1, 2, 3, 4]
+    assert len(waits) == 3
+
+
+def test_a_trial_that_others_gave_up_meanwhile_is_dropped(
+    folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a laptop slept with a trial in hand."""
+    settings = {"objective": "wer", "trials": 4, "finalists": 1}
+    wanted = run(folder, study.with_name("b.db"), **settings)
+    real, count = formula.load, itertools.count()
+
+    def load(recipe: Any) -> None:
+        if next(count) == 1:
+            found = optuna.load_study(study_name="search", storage=f"sqlite:///{study}")
+            search_study.give_up(found, found.get_trials()[1])
+        real(recipe)
+
+    monkeypatch.setattr(formula, "load", load)
+    told: list[str] = []
+    report = run(folder, study, **settings, told=told.append)
+    assert any("given up by another worker" in text for text in told)
+    assert report.trials == wanted.trials
+
+
+def test_a_recipe_names_the_commits_of_what_is_on_the_hub(
+    folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = run(folder, study, objective="wer", trials=1, finalists=1)
+    monkeypatch.setattr(merge_inputs, "pinned", lambda path: f"{path.name}@c0ffee")
+    (path,) = write_report(report)
+    recipe = load_recipe(path)
+    assert [recipe.base, *(entry.path for entry in recipe.deltas)] == [
+        "base@c0ffee", "ca.delta@c0ffee", "de.delta@c0ffee",
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
