@@ -169,10 +169,7 @@ def _numbers(tables: Tables, row: Row) -> list[dict[str, Any]]:
     found = []
     for key in dict.fromkeys(key for run in row.runs.values() for key in run):
         score = cell_score(row.runs, key)
-        against = tables.roles.against
-        test = None
-        if against is not None and against != row.system:
-            test = tables.tests.cell(row.runs, tables.results.runs(against), key)
+        test = tables.tests.cell(row.runs, tables.others(row), key)
         found.append(
             {"system": row.label, "dataset": key[0], "language": key[1], "task": key[2]}
             | finite(asdict(score) if score else {})

@@ -12,7 +12,7 @@ from lorsmerge_cli.operations.eval_scores import Record
 
 RUN_MARK = ":"
 OWN = "own"  # in place of a ratio where each delta has its own
-SAME_HOURS = 1.25  # data sets whose hours differ by less than this factor are of one size
+SAME_HOURS = 1.25  # sizes of data count as one where no gap between them is of this factor
 
 SETTINGS = ("languages", "hours", "SVP", "MP")
 
@@ -185,7 +185,7 @@ def _sizes(hours: Sequence[float]) -> dict[float, float]:
     """Hours -> the size of data that they count as: the mean of those near them."""
     clusters: list[list[float]] = []
     for value in sorted(set(hours)):
-        if clusters and value <= clusters[-1][0] * SAME_HOURS:
+        if clusters and value <= clusters[-1][-1] * SAME_HOURS:
             clusters[-1].append(value)
         else:
             clusters.append([value])

@@ -319,7 +319,8 @@ def test_runs_are_paired_by_their_names_and_marked_if_every_one_is(
 
 
 def combinations(tmp_path: Path) -> list[Path]:
-    """Merges of one, two and three languages, each scored on its own."""
+    """Merges of two and three languages, each scored on its own; their data differ in hours."""
+    hours = {"ca": 3.5, "de": 5.0, "fr": 7.0}
     found = [write_results(tmp_path / "pretrained.json",
                            [record("pretrained", cell, 0.3) for cell in ASR], {"pretrained": {}})]  # fmt: skip
     for cell in ASR:
@@ -329,7 +330,8 @@ def combinations(tmp_path: Path) -> list[Path]:
     for chosen in (ASR[:2], ASR[1:], [ASR[0], ASR[2]], ASR):
         name = "lors:" + "+".join(cell[1] for cell in chosen)
         records = [record(name, cell, 0.1 * len(chosen)) for cell in chosen]
-        made = {name: merge("lors", *(delta(f"{cell[1]}_asr") for cell in chosen))}
+        deltas = (delta(f"{cell[1]}_asr", hours=hours[cell[1]]) for cell in chosen)
+        made = {name: merge("lors", *deltas)}
         found.append(write_results(tmp_path / f"{name[5:]}.json", records, made))
     return found
 
