@@ -22,11 +22,9 @@ for share in 0.25 0.5 1; do
             step=$script/${point}_$name
             merge_as "$step" "$own/delta/$name.delta:$ratio" --scale $scale
             models+=("${kind}_one:$own-$share-$point=$own/merged/$step")
-            if [ $share = 1 ]; then
-                same=$(python3 -c "print(f'{$scale * $(step_norm "$step") / $(step_norm "$script/ta_$name"):.4f}')")
-                merge_as "$script/as_${point}_$name" "$own/delta/$name.delta" --scale "$same"
-                models+=("ta_as_${kind}_one:$own-$share-$point=$own/merged/$script/as_${point}_$name")
-            fi
+            same=$(python3 -c "print(f'{$scale * $(step_norm "$step") / $(step_norm "$script/ta_$name"):.4f}')")
+            merge_as "$script/as_${point}_$name" "$own/delta/$name.delta" --scale "$same"
+            models+=("ta_as_${kind}_one:$own-$share-$point=$own/merged/$script/as_${point}_$name")
         done
         evaluate "$results" "$set" -- "${models[@]}"
         rm -r "$own/merged/$script"

@@ -207,7 +207,7 @@ def draw(figure: Figure) -> tuple[Picture, list[tuple[str, bytes]]]:
         for panel, axis in zip(figure.panels, axes, strict=True):
             _draw_panel(panel, axis)
             drawn, names = axis.get_legend_handles_labels()
-            handles = dict(zip(names, drawn, strict=True)) | handles
+            handles |= {n: h for n, h in zip(names, drawn, strict=True) if n not in handles}
         canvas.legend(
             list(handles.values()), list(handles), loc="outside lower center", ncols=COLUMNS,
             fontsize="small",
