@@ -106,10 +106,7 @@ def _register(name: str, command: Callable[..., None]) -> None:
         except Exception as error:
             if console.debugging():
                 console.traceback()
-            console.error(
-                f"{type(error).__name__}: {error}. This is a bug in lorsmerge; please report it "
-                "with what --debug prints."
-            )
+            console.error(_said(error))
             raise typer.Exit(1) from None
 
     parameters = [*signature.parameters.values(), *common]
@@ -118,6 +115,16 @@ def _register(name: str, command: Callable[..., None]) -> None:
     # rich would keep the docstring's line breaks, wherever the terminal's are
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     app.command(name, help="\n\n".join(" ".join(text.split("\n")) for text in paragraphs))(run)
+
+
+def _said(error: Exception) -> str:
+    """What a file or a disk did, wherever it was met; anything else is our own fault."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}. Check the path, and who may use it."
+    return (
+        f"{type(error).__name__}: {error}. This is a bug in lorsmerge; please report it with what "
+        "--debug prints."
+    )
 
 
 _register("finetune", finetune)

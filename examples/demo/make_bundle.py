@@ -90,6 +90,8 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if not (arguments.base / "model.safetensors").is_file():
+        parser.error(f"{arguments.base} holds no model.safetensors")
     for language in LANGUAGES:
         for split in ("train", "dev", "test"):
             make_split(arguments.output, language, split, getattr(arguments, split), arguments.seed)

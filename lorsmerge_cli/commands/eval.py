@@ -66,9 +66,9 @@ def evaluate(
                      help="Score the one MODEL with this delta added (may be repeated)."),
     ] = None,
     scale: Annotated[
-        float, typer.Option("--scale", metavar="X", rich_help_panel=MODELS,
-                            help="Lambda of each applied delta."),
-    ] = 0.15,
+        float | None, typer.Option("--scale", metavar="X", rich_help_panel=MODELS,
+                                   help="Lambda of each applied delta; 0.15 by default."),
+    ] = None,
     normalisation: Annotated[
         str, typer.Option("--normalise", metavar="NAME", rich_help_panel=SCORING,
                           help="raw, basic (Whisper's) or marks (keeps vowel signs); all are stored."),
@@ -168,10 +168,14 @@ def _named(texts: Sequence[str]) -> list[tuple[str, Path]]:
 
 
 def _models(
-    texts: Sequence[str], companions: Path | None, deltas: Sequence[Path], scale: float
+    texts: Sequence[str], companions: Path | None, deltas: Sequence[Path], given: float | None
 ) -> list[ModelSource]:
+    from lorsmerge_cli.core.methods import PAPER_SCALE
     from lorsmerge_cli.operations.speech_model import find_models
 
+    if given is not None and not deltas:
+        raise typer.BadParameter("--scale is that of --apply, which is not there.")
+    scale = PAPER_SCALE if given is None else given
     if deltas and len(texts) > 1:
         raise typer.BadParameter("--apply takes one MODEL, the base of the deltas.")
     added = f"+{'+'.join(delta.stem for delta in deltas)}@{scale:g}" if deltas else ""
@@ -191,10 +195,10 @@ def _test_sets(
     verbose: bool,
 ) -> list[TestSet]:
     from lorsmerge_cli.commands.data import list_drops
-    from lorsmerge_cli.operations.data import drop_warnings, has_splits, load_data
+    from lorsmerge_cli.operations.data import drop_warnings, empty_groups, has_splits, load_data
     from lorsmerge_cli.operations.eval import TestSet
 
-    tests = []
+    tests: list[TestSet] = []
     window = min(source.window for source in sources)
     for name, path in _named(texts):
         loaded = load_data(
@@ -206,6 +210,10 @@ def _test_sets(
         if verbose:
             list_drops(loaded)
         part = split if has_splits(path, format) else None
+        for empty in empty_groups(loaded.utterances):
+            console.warning(f"{path}: the {empty} references have no words, so there is no score.")
+        if any((test.name, test.path) == (name, path) for test in tests):
+            raise typer.BadParameter(f"--data {path} is given twice.")
         tests.append(TestSet(name, loaded.utterances, loaded.drops, path, part))
     return tests
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
 from lorsmerge_cli.errors import LorsmergeError, raise_all
+from lorsmerge_cli.metrics.normalisation import normalise
 from lorsmerge_cli.speech.manifests import manifest_splits, read_manifest
 from lorsmerge_cli.speech.selection import select
 from lorsmerge_cli.speech.utterance import Drop, Utterance, with_unique_ids
@@ -175,3 +176,13 @@ def _row(utterance: Utterance, folder: Path) -> dict[str, object]:
     if utterance.speaker:
         row["speaker"] = utterance.speaker
     return row
+
+
+def empty_groups(rows: Iterable[Utterance]) -> list[str]:
+    """Languages whose references have no word between them, and so no error rate."""
+    words: dict[str, bool] = {}
+    for row in rows:
+        if row.task == "asr":
+            said = bool(normalise(row.text, "basic").strip())
+            words[row.language] = words.get(row.language, False) or said
+    return [language for language, found in words.items() if not found]

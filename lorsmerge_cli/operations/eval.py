@@ -293,6 +293,8 @@ def _faults(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         faults.append(UsageFault(f"Two models are called {twice[0]!r}.", "Give NAME=PATH."))
+    if compared is not None and compared[0] == compared[1]:
+        faults.append(UsageFault(f"--compare {compared[0]} with itself.", "Name two models."))
     for name in compared or ():
         if name not in names:
             faults.append(

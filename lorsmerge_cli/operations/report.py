@@ -18,7 +18,7 @@ from lorsmerge_cli.operations.report_entries import Row, mean_hours
 from lorsmerge_cli.operations.report_figures import can_draw, draw, figures_of
 from lorsmerge_cli.operations.report_gains import bought, scales_of
 from lorsmerge_cli.operations.report_pages import Page, write_pages
-from lorsmerge_cli.operations.report_results import Results, read_results
+from lorsmerge_cli.operations.report_results import read_results
 from lorsmerge_cli.operations.report_roles import Paper, Roles, find_roles, read_paper
 from lorsmerge_cli.operations.report_scores import average_score, cell_score
 from lorsmerge_cli.operations.report_tables import NONE, Cell, Table, Tables
@@ -101,7 +101,7 @@ def report(
     if any("missing from font" in str(warning.message) for warning in caught):
         warnings.append("The figures' font lacks letters of some systems' names, and has boxes.")
     page = Page(
-        title, _about(results), notes, made, tuple(picture for picture, _ in drawn),
+        title, _about(tables), notes, made, tuple(picture for picture, _ in drawn),
         tuple(map(str, results.files)),
     )  # fmt: skip
     document = _document(tables, made, notes)
@@ -112,8 +112,16 @@ def report(
     return Report(output, (*files, "report.json"), made, notes, tuple(warnings), document)
 
 
-def _about(results: Results) -> tuple[str, ...]:
+def _about(tables: Tables) -> tuple[str, ...]:
     """How the scores were made, in words."""
+    results = tables.results
+    alone = [key for key in tables.every_key if key not in tables.keys]
+    alone = [
+        key
+        for key in alone
+        if {e.system for e in results.entries if e.key == key} == {tables.roles.base}
+    ]
+    left = ", ".join(dict.fromkeys(f"{language} {task}" for _, language, task in alone))
     sizes = [len(entry.record.rows) for entry in results.entries]
     each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
     signatures = dict.fromkeys(entry.record.signature for entry in results.entries)
@@ -121,6 +129,11 @@ def _about(results: Results) -> tuple[str, ...]:
         f"Systems: {len(results.systems)}; {each} utterances for each score; intervals from "
         f"{results.scoring.samples} draws of the bootstrap.",
         f"lorsmerge {__version__}; {'; '.join(signatures)}",
+        *(
+            [f"Left out, as only {tables.name(tables.roles.base or '')} was scored on it: {left}."]
+            if left
+            else []
+        ),
     )
 
 
@@ -142,8 +155,8 @@ def _systems(tables: Tables) -> Table:
         rows.append((tables.label(row), False, tuple(map(Cell, words))))
     heads = ("made by", "models", "made for", "hours each", "SVP", "MP", "lambda")
     note = (
-        "From lorsmerge.json and run.json of the models. Ratios are what is kept; own: each delta "
-        "has its own."
+        "From lorsmerge.json and run.json of the models. Ratios are what is kept; own: deltas "
+        "or runs differ."
     )
     return Table("systems", "The systems", note, tuple((head, "") for head in heads), tuple(rows))
 

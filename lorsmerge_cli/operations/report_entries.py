@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from lorsmerge_cli.operations.eval_scores import Record
 
 RUN_MARK = ":"
+SEED = re.compile(r"seed\d+")  # a run of this name is one more of the same, whatever its settings
 OWN = "own"  # in place of a ratio where each delta has its own
 SAME_HOURS = 1.25  # sizes of data count as one where no gap between them is of this factor
 
@@ -138,16 +140,24 @@ def _one(values: Sequence[float | str | None]) -> float | str | None:
 
 
 def rows_of(entries: Sequence[Entry]) -> Iterable[Row]:
-    """Runs of one system and of the same settings; its other runs are rows of their own."""
+    """Runs of one system and of the same settings; its other runs are rows of their own.
+
+    Those named `seed0`, `seed1` and so on are one row, though ratios were chosen for each.
+    """
     runs: dict[tuple[str, str], dict[Key, Entry]] = {}
     for entry in entries:
         runs.setdefault((entry.system, entry.run), {})[entry.key] = entry
     hours = {name: mean_hours(found.values()) for name, found in runs.items()}
     sizes = _sizes([value for value in hours.values() if value is not None])
+    every: dict[tuple[str, str], Settings] = {}
+    for name, found in runs.items():
+        size = hours[name]
+        every[name] = _settings(found.values(), None if size is None else sizes[size])
     rows: dict[tuple[str, Settings], dict[str, dict[Key, Entry]]] = {}
     for (system, run), found in runs.items():
-        size = hours[system, run]
-        settings = _settings(found.values(), None if size is None else sizes[size])
+        settings = every[system, run]
+        if SEED.fullmatch(run):
+            settings = _shared([every[s, r] for s, r in runs if s == system and SEED.fullmatch(r)])
         rows.setdefault((system, settings), {})[run] = found
     for (system, settings), own in rows.items():
         columns = zip(*(other for name, other in rows if name == system), strict=True)
@@ -168,6 +178,17 @@ def _settings(entries: Iterable[Entry], hours: float | None) -> Settings:
         hours,
         _one([origin.svp for origin in origins]),
         _one([origin.mp for origin in origins]),
+    )
+
+
+def _shared(found: Sequence[Settings]) -> Settings:
+    """What runs have in common."""
+    languages, hours = {one[0] for one in found}, {one[1] for one in found}
+    return (
+        languages.pop() if len(languages) == 1 else None,
+        hours.pop() if len(hours) == 1 else None,
+        _one([one[2] for one in found]),
+        _one([one[3] for one in found]),
     )
 
 

@@ -59,7 +59,7 @@ def differences(tables: Tables) -> Table | None:
             rows.append((tables.label(row), tables.is_control(row), tuple(cells)))
     note = (
         "Average over the languages that both have, ± the standard error of the paired "
-        f"bootstrap (and the standard deviation over runs). {BETTER} better, {WORSE} worse: more than "
+        f"bootstrap, of one run (and the standard deviation over runs). {BETTER} better, {WORSE} worse: more than "
         "1.96 standard errors, in every run."
     )
     return Table(

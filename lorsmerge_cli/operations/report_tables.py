@@ -129,8 +129,11 @@ class Tables:
             score = average_score(runs, keys)
             scores.append(score)
             whole.append(_is_whole(runs, keys))
-            mark = mark_of(self.tests.average(runs, self.others(row), keys))
-            marks.append(mark if whole[-1] else mark + PARTIAL)
+            others = self.others(row) if whole[-1] else {}
+            mark = (
+                mark_of(self.tests.average(runs, others, keys)) if _is_whole(others, keys) else ""
+            )
+            marks.append(mark if whole[-1] else PARTIAL)
             errors.append(Cell(NONE if score is None else number(score.error)))
             spreads.append(Cell("" if score is None or math.isnan(score.spread) else
                                 f"{score.spread:.2f} ({score.runs})"))  # fmt: skip
@@ -152,8 +155,8 @@ class Tables:
         if partial:
             parts.append(f"{PARTIAL} over the row's own languages alone, and not to be compared.")
         if many:
-            parts.append("Rows of several runs are means; runs ± is their standard deviation "
-                         "(and their number).")  # fmt: skip
+            parts.append("Rows of several runs (seeds, or combinations of languages) are means, and ± "
+                         "is that of one run; runs ± is their standard deviation (and their number).")  # fmt: skip
         if self.roles.against:
             parts.append(f"{BETTER} better and {WORSE} worse than {self.name(self.roles.against)} by the "
                          "paired bootstrap (p < 0.05, in every run).")  # fmt: skip
@@ -175,12 +178,10 @@ def _is_whole(runs: Runs, keys: Sequence[Key]) -> bool:
     some of them each, over the runs together."""
     if {key for entries in runs.values() for key in entries} != set(keys):
         return False
+    single = all(len({e.identity for e in entries.values()}) == 1 for entries in runs.values())
     for entries in runs.values():
-        wanted = set(keys)
-        if len({entry.identity for entry in entries.values()}) == 1:
-            covers = next(iter(entries.values())).origin.covers
-            wanted = {key for key in keys if covers is None or key[1:] in covers}
-        if not wanted <= entries.keys():
+        covers = next(iter(entries.values())).origin.covers if single else None
+        if any(key not in entries for key in keys if covers is None or key[1:] in covers):
             return False
     return True
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lorsmerge_cli.checkpoint.atomic import check_output
 from lorsmerge_cli.core.parallel import default_threads
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
-from lorsmerge_cli.operations.data import drop_warnings, load_data
+from lorsmerge_cli.operations.data import drop_warnings, empty_groups, load_data
 from lorsmerge_cli.operations.inspect_plot import check_plot
 from lorsmerge_cli.operations.merge_inputs import MergeInputs, open_inputs
 from lorsmerge_cli.operations.search_scores import (
@@ -19,7 +19,6 @@ from lorsmerge_cli.operations.search_scores import (
     PARTS,
     RANKINGS,
     Goal,
-    empty_groups,
     parts_of,
 )
 from lorsmerge_cli.operations.search_space import Point, Space

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.metrics.normalisation import normalise
 from lorsmerge_cli.operations.eval_scores import dev_scores
 from lorsmerge_cli.operations.recipe import Recipe
 from lorsmerge_cli.operations.search_merge import RepeatedMerge
@@ -83,16 +82,6 @@ def parts_of(rows: Sequence[Utterance], shares: Sequence[float]) -> list[list[Ut
         [row for group in groups.values() for row in group[: math.ceil(share * len(group))]]
         for share in shares
     ]
-
-
-def empty_groups(rows: Sequence[Utterance]) -> list[str]:
-    """Languages whose references have no word between them, and so no error rate."""
-    words: dict[str, bool] = {}
-    for row in rows:
-        if row.task == "asr":
-            said = bool(normalise(row.text, "basic").strip())
-            words[row.language] = words.get(row.language, False) or said
-    return [language for language, found in words.items() if not found]
 
 
 class Scorer:

@@ -171,7 +171,7 @@ class Space:
         return self.recipe({name: values.largest for name, values in self.parameters.items()})
 
     def first_points(self) -> dict[str, Point]:
-        """Known settings by name, as near as the values allow.
+        """Known settings by name, or `near` it where the values allow no nearer.
 
         The paper's lambda with ratios from the middle of its Tables 5 and 6, 1 / T, what the
         authors have in their script, and task arithmetic as the control.
@@ -187,12 +187,16 @@ class Space:
         points: dict[str, Point] = {}
         for title, settings in known.items():
             wanted = dict(zip(KINDS, settings, strict=True))
-            point: Point = {}
-            for name, values in self.parameters.items():
+            asked: Point = {}
+            for name in self.parameters:
                 value = wanted[name.partition("[")[0]]
-                point[name] = None if value is None else values.nearest(rounded(value))
+                asked[name] = None if value is None else rounded(value)
+            point: Point = {
+                name: None if (value := asked[name]) is None else values.nearest(value)
+                for name, values in self.parameters.items()
+            }
             if point not in points.values():
-                points[title] = point
+                points[title if point == asked else f"near {title}"] = point
         return points
 
     def grid(self) -> list[Point]:

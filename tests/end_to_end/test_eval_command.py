@@ -391,3 +391,27 @@ def test_two_processes_write_the_records_of_one(files: Path, succeed: Callable) 
     assert done.stdout.count("signature: beam:2") == 1  # one process prints
     lines = [json.loads(line) for line in Path("h.jsonl").read_text().splitlines()]
     assert len(lines) == len({(line["model"], line["id"]) for line in lines}) == 20
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--data data/test.jsonl", "--data data/test.jsonl is given twice"),
+        ("--scale 0.5", "--scale is that of --apply, which is not there"),
+        ("--compare base base", "--compare base with itself"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_wrong_usage(
+    files: Path, shell: Callable, more: str, said: str
+) -> None:
+    ended = shell(BASE + more)
+    assert ended.code == USAGE
+    assert said in " ".join(re.sub(r"[│╭╮╰╯─]", " ", ended.err).split())
+
+
+def test_references_without_words_are_said_to_have_no_score(files: Path, succeed: Callable) -> None:
+    rows = [json.loads(line) for line in Path("data/test.jsonl").read_text().splitlines()]
+    lines = [json.dumps(row | {"text": ""} if row["source_lang"] == "ca" else row) for row in rows]
+    Path("data/empty.jsonl").write_text("\n".join(lines))
+    ended = succeed(BASE.replace("test.jsonl", "empty.jsonl"))
+    assert "empty.jsonl: the ca references have no words, so there is no score" in ended.err

@@ -135,6 +135,20 @@ def test_debug_shows_where_a_bug_came_from(
     assert "in fail" in shell(MERGE + "--debug").err
 
 
+def test_a_file_that_cannot_be_opened_is_no_bug(
+    tiny: Path, shell: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **settings: object) -> None:
+        raise PermissionError(13, "Permission denied", "rows.jsonl")
+
+    monkeypatch.setattr("lorsmerge_cli.operations.merge_plan.plan_merge", fail)
+    ended = shell(MERGE)
+    assert ended.code == 1
+    assert (
+        ended.err == "error: rows.jsonl: Permission denied. Check the path, and who may use it.\n"
+    )
+
+
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_odd_file_names_are_printed_as_they_are(
     tiny: Path, succeed: Callable, shell: Callable, name: str

@@ -253,7 +253,9 @@ def test_other_weights_or_settings_are_refused(
         model = find_model(make_whisper(tmp_path / "b", suppress=(3, 4)), name="base")
     if "model" in changes:
         model = find_model(folder / changes.pop("model"), name="base")
-    with pytest.raises(Mismatch, match=r"h\.jsonl holds hypotheses of 'base' on 'test' by other"):
+    with pytest.raises(
+        Mismatch, match=r"h\.jsonl holds hypotheses of 'base' on 'test' that were made other"
+    ):
         run([model], test_set, hypotheses=file, **changes)
     assert file.read_bytes() == before
 

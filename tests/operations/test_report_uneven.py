@@ -76,8 +76,37 @@ def test_a_run_that_lacks_languages_marks_the_average_of_its_row(tmp_path: Path)
     ]  # fmt: skip
     found = run(files, tmp_path / "out")
     average = cells(found, "scores")["lors"]["Avg.", "WER % ↓"]
-    assert "*" in average.mark
+    assert average.mark == "*"
     assert not average.best
+
+
+def test_a_seed_that_lacks_fine_tunes_marks_the_average_of_its_row(tmp_path: Path) -> None:
+    files = [base(tmp_path), results(tmp_path, "ta", TA, all_of(ASR, 0.2))]
+    for seed, scored in ((0, ASR), (1, ASR[:1])):
+        files += [
+            results(tmp_path, f"finetuned:seed{seed}", finetune(f"{c[1]}_asr"), {c: 0.1})
+            for c in scored
+        ]
+        for path in files[2:]:  # each is a model of its own
+            path.write_text(path.read_text().replace('"id of', f'"{path.name} id of'))
+    assert cells(run(files, tmp_path / "out"), "scores")["finetuned"]["Avg.", "WER % ↓"].mark == "*"
+
+
+def test_averages_are_not_marked_against_a_system_that_lacks_languages(tmp_path: Path) -> None:
+    files = [
+        base(tmp_path), results(tmp_path, "lors", LORS, all_of(ASR, 0.05)),
+        results(tmp_path, "ta", TA, {ASR[0]: 0.25}),
+    ]  # fmt: skip
+    found = cells(run(files, tmp_path / "out"), "scores")["lors"]
+    assert found["ca", "WER % ↓"].mark == "†"
+    assert found["Avg.", "WER % ↓"].mark == ""
+
+
+def test_what_the_base_alone_was_scored_on_is_said_to_be_left_out(tmp_path: Path) -> None:
+    files = [base(tmp_path, *ST), results(tmp_path, "ta", TA, all_of(ASR, 0.2))]
+    run(files, tmp_path / "out")
+    wanted = "Left out, as only pretrained was scored on it: ca st, de st, fr st."
+    assert wanted in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_models_made_for_some_languages_each_have_an_average_together(tmp_path: Path) -> None:
@@ -105,6 +134,16 @@ def test_a_model_of_unknown_origin_is_not_taken_for_the_base(tmp_path: Path) -> 
     made = TA | {"base": "id of from the Hub"}
     files[0] = results(tmp_path, "merged", made, all_of(ASR, 0.2))
     assert run(files, tmp_path / "again").document["roles"]["base"] == "from the Hub"
+
+
+def test_seeds_are_one_row_though_ratios_were_chosen_for_each(tmp_path: Path) -> None:
+    files = [base(tmp_path)]
+    for seed, value in enumerate((0.1, 0.1, 0.5)):
+        files.append(results(tmp_path, f"svp:seed{seed}", ratio(value), all_of(ASR, 0.2)))
+        files.append(results(tmp_path, f"svp:seed{seed}-x", ratio(value), all_of(ASR, 0.2)))
+    found = cells(run(files, tmp_path / "out"), "systems")
+    rows = {label: row["SVP", ""].text for label, row in found.items() if label.startswith("svp")}
+    assert rows == {"svp (SVP own)": "own", "svp (SVP 0.1)": "0.1", "svp (SVP 0.5)": "0.5"}
 
 
 def ratio(value: float) -> dict:

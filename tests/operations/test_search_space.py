@@ -97,9 +97,9 @@ def test_the_known_settings_are_tried_first() -> None:
     }
     control = space({"svp": "none,0.02", "mp": "0.3,none", "scale": "0.1,0.15"}).first_points()
     assert control["task arithmetic"] == {"svp": None, "mp": None, "scale": 0.15}
-    assert control["paper"] == {"svp": 0.02, "mp": 0.3, "scale": 0.15}
+    assert control["near paper"] == {"svp": 0.02, "mp": 0.3, "scale": 0.15}
     assert space({"scale": "0.3:0.4"}).first_points() == {
-        "paper": {"scale": 0.3}, "1/T": {"scale": 0.4},
+        "near paper": {"scale": 0.3}, "near 1/T": {"scale": 0.4},
     }  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def test_each_delta_may_have_values_of_its_own() -> None:
     point = {"svp": 0.05, "mp[1]": None, "mp[2]": 0.4, "scale[1]": 0.2, "scale[2]": 0.3}
     recipe = found.recipe(point).resolved()
     assert [(d.svp, d.mp, d.scale) for d in recipe.deltas] == [(0.05, None, 0.2), (0.05, 0.4, 0.3)]
-    assert found.first_points()["1/T"]["scale[2]"] == 0.5
+    assert found.first_points()["near 1/T"]["scale[2]"] == 0.5
 
 
 def test_a_point_without_pruning_is_task_arithmetic_and_has_no_patterns() -> None:
