@@ -20,6 +20,7 @@ MODELS = "Models"
 DECODING = "Decoding"
 SCORING = "Scoring"
 MANY_RECORDS = 20
+SCALE = 0.15  # lambda, the paper's
 
 
 def evaluate(
@@ -170,12 +171,11 @@ def _named(texts: Sequence[str]) -> list[tuple[str, Path]]:
 def _models(
     texts: Sequence[str], companions: Path | None, deltas: Sequence[Path], given: float | None
 ) -> list[ModelSource]:
-    from lorsmerge_cli.core.methods import PAPER_SCALE
     from lorsmerge_cli.operations.speech_model import find_models
 
     if given is not None and not deltas:
         raise typer.BadParameter("--scale is that of --apply, which is not there.")
-    scale = PAPER_SCALE if given is None else given
+    scale = SCALE if given is None else given
     if deltas and len(texts) > 1:
         raise typer.BadParameter("--apply takes one MODEL, the base of the deltas.")
     added = f"+{'+'.join(delta.stem for delta in deltas)}@{scale:g}" if deltas else ""

@@ -1,14 +1,10 @@
-"""Where tensors are computed, and the memory that is free there."""
+"""Where the matrices are pruned."""
 
 from __future__ import annotations
-
-import os
 
 import torch
 
 from lorsmerge_cli.errors import DeviceFault, UsageFault
-
-CPU = torch.device("cpu")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -37,14 +33,3 @@ def resolve_device(name: str) -> torch.device:
             "Use --device cpu, or check `nvidia-smi` and the PyTorch build.",
         )
     return device
-
-
-def free_memory(device: torch.device = CPU) -> int:
-    """Bytes that are free; on a CPU whose system does not tell, half of what there is."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:  # not on macOS
-        pages = os.sysconf("SC_AVPHYS_PAGES")
-    else:
-        pages = os.sysconf("SC_PHYS_PAGES") // 2
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from lorsmerge_cli.core.device import free_memory, resolve_device
+from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile
 from lorsmerge_cli.operations import search_study as studies
 from lorsmerge_cli.operations.search_merge import RepeatedMerge
@@ -31,6 +31,7 @@ from lorsmerge_cli.operations.search_storage import (
     shown,
 )
 from lorsmerge_cli.operations.speech_model import parse_speech_dtype
+from lorsmerge_cli.speech.decoding import free_memory
 
 POLL = 1.0  # seconds between looks at what the other workers do
 PATIENCE = 120.0  # seconds that a worker waits for the study to be made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,12 +13,12 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import EncoderDecoderCache
 
-from lorsmerge_cli.core.device import free_memory
 from lorsmerge_cli.errors import LorsmergeError
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.utterance import Utterance
 
+CPU = torch.device("cpu")
 LARGEST_BATCH = 64
 MEMORY_SHARE = 0.3  # of what is free, for the cross-attention's keys and values
 
@@ -158,6 +159,17 @@ def fitting_batch(speech: SpeechModel, beam: int) -> int:
     each = 2 * config.decoder_layers * config.max_source_positions * config.d_model
     free = free_memory(speech.model.device)
     return max(1, min(LARGEST_BATCH, int(MEMORY_SHARE * free / (each * itemsize * beam))))
+
+
+def free_memory(device: torch.device = CPU) -> int:
+    """Bytes that are free; on a CPU whose system does not tell, half of what there is."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if "SC_AVPHYS_PAGES" in os.sysconf_names:  # not on macOS
+        pages = os.sysconf("SC_AVPHYS_PAGES")
+    else:
+        pages = os.sysconf("SC_PHYS_PAGES") // 2
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _halved(size: int, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -227,6 +228,15 @@ def test_a_fitting_batch_keeps_to_its_share_of_memory(
     assert 1 <= size <= 64
     assert size == 1 or size * each <= allowed
     assert size == 64 or (size + 1) * each > allowed
+
+
+def test_free_memory_is_told_on_systems_that_do_not_count_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < decoding.free_memory() < whole
+    monkeypatch.setattr(os, "sysconf_names", {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 2})  # macOS's
+    assert decoding.free_memory() == pytest.approx(whole / 2, rel=1e-3)
 
 
 # --- settings -------------------------------------------------------------------------------------
