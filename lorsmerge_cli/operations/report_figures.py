@@ -21,7 +21,11 @@ STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")
 LEVELS = ("-.", ":")  # of the base and the fine-tunes
 LEVEL_COLOUR = "#6b7280"
 INCHES = (4.6, 3.7)  # a panel
-COLUMNS = 4  # of the legend
+COLUMNS, LETTER, MARK = (
+    4,
+    0.065,
+    0.65,
+)  # of the legend: how many; inches of a letter, and before them
 RATIOS = ("svp", "mp")
 
 
@@ -208,8 +212,10 @@ def draw(figure: Figure) -> tuple[Picture, list[tuple[str, bytes]]]:
             _draw_panel(panel, axis)
             drawn, names = axis.get_legend_handles_labels()
             handles |= {n: h for n, h in zip(names, drawn, strict=True) if n not in handles}
+        widest = MARK + LETTER * max(map(len, handles))
+        columns = min(COLUMNS, max(1, int(canvas.get_figwidth() / widest)))
         canvas.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=COLUMNS,
+            list(handles.values()), list(handles), loc="outside lower center", ncols=columns,
             fontsize="small",
         )  # fmt: skip
         files = []
