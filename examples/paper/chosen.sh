@@ -3,7 +3,6 @@
 # fine-tunes of Table 1, or to _overfit, for overfitted ones: made of a quarter of the clips, every third
 # word of their transcripts wrong, in twice as many steps, with the last weights in place of the best.
 . "$(dirname "$0")/common.sh"
-[ -n "$demo" ] && whole=0.084 || whole=5 # hours of a training set
 [ -n "$demo" ] && finals=(--finalists 1 --beam 1) || finals=()
 
 # Every third word of a manifest's transcripts is taken from another of its rows.

@@ -64,6 +64,7 @@ if [ -n "$demo" ]; then
     ln -sfn "$bundle" data
     ln -sfn "$bundle/base" base
     beam=1
+    whole=0.084 # hours of a training set
     about=(--title "The paper's experiments in miniature")
 else
     ln -sfn "$WHISPER" base
@@ -78,6 +79,7 @@ else
         done
     done
     beam=20
+    whole=5
     about=(--title "The paper's experiments")
 fi
 

@@ -2,7 +2,6 @@
 # Figure 4: score against hours of training data: a quarter, a half and all of it.
 # `figure4.sh` says what it takes.
 . "$(dirname "$0")/common.sh"
-[ -n "$demo" ] && whole=0.084 || whole=5 # hours of a training set
 
 evaluate_base
 for share in 0.25 0.5 1; do

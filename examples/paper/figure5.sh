@@ -2,7 +2,6 @@
 # Figure 5: single ASR fine-tunes, pruned by SVP or by MP to a range of ratios, for three sizes of
 # training data; beside them, the same fine-tunes shrunk to the same norm. `figure5.sh` says what it takes.
 . "$(dirname "$0")/common.sh"
-[ -n "$demo" ] && whole=0.084 || whole=5 # hours of a training set
 scale=1
 
 evaluate_base

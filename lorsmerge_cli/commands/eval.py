@@ -198,9 +198,13 @@ def _test_sets(
     from lorsmerge_cli.operations.data import drop_warnings, empty_groups, has_splits, load_data
     from lorsmerge_cli.operations.eval import TestSet
 
-    tests: list[TestSet] = []
+    tests = []
     window = min(source.window for source in sources)
-    for name, path in _named(texts):
+    named = _named(texts)
+    twice = [path for n, (name, path) in enumerate(named) if (name, path) in named[:n]]
+    if twice:
+        raise typer.BadParameter(f"--data {twice[0]} is given twice.")
+    for name, path in named:
         loaded = load_data(
             [path], split=split, language=language, task=task, format=format, hours=hours,
             seed=seed, max_seconds=window, empty_text=True,
@@ -212,8 +216,6 @@ def _test_sets(
         part = split if has_splits(path, format) else None
         for empty in empty_groups(loaded.utterances):
             console.warning(f"{path}: the {empty} references have no words, so there is no score.")
-        if any((test.name, test.path) == (name, path) for test in tests):
-            raise typer.BadParameter(f"--data {path} is given twice.")
         tests.append(TestSet(name, loaded.utterances, loaded.drops, path, part))
     return tests
 

@@ -86,17 +86,18 @@ def push(
     """
     from lorsmerge_cli.operations.push import plan_push
     from lorsmerge_cli.operations.push import push as operation
-    from lorsmerge_cli.operations.push_target import Target, open_target
+    from lorsmerge_cli.operations.push_target import new_target, open_target
 
+    where: Any = {
+        "revision": revision, "create_pr": create_pr, "private": private, "token": token,
+    }  # fmt: skip
     try:
-        target = open_target(
-            repo, revision=revision, create_pr=create_pr, private=private, token=token
-        )
+        target = open_target(repo, **where)
     except HubFault as fault:
         if not dry_run:
             raise
         console.warning(f"What {repo} holds is not known. {fault}")
-        target = Target(repo, False, {}, revision or "main", create_pr, private, token)
+        target = new_target(repo, **where)
     plan = plan_push(
         source, target, results=results, base_model=base_model, license=license,
         replace_card=replace_card,

@@ -78,7 +78,9 @@ def open_target(
             raise HubFault(
                 f"There is no repository {repo} to {what}.", "Push without the option first."
             )
-        return Target(repo, False, {}, branch, create_pr, private, token)
+        return new_target(
+            repo, revision=revision, create_pr=create_pr, private=private, token=token
+        )
     if private and not info.private:
         raise HubFault(
             f"{repo} exists and is public, so --private would not hold.",
@@ -87,6 +89,13 @@ def open_target(
     with hub_faults(repo, branch, token):
         files = listed(api, repo, branch)
     return Target(repo, True, files, branch, create_pr, private, token)
+
+
+def new_target(
+    repo: str, *, revision: str | None, create_pr: bool, private: bool, token: str | None
+) -> Target:
+    """A repository that is not there, as far as is known."""
+    return Target(repo, False, {}, revision or MAIN, create_pr, private, token)
 
 
 def check_id(repo: str, option: str = "") -> None:

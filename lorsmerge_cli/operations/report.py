@@ -115,13 +115,7 @@ def report(
 def _about(tables: Tables) -> tuple[str, ...]:
     """How the scores were made, in words."""
     results = tables.results
-    alone = [key for key in tables.every_key if key not in tables.keys]
-    alone = [
-        key
-        for key in alone
-        if {e.system for e in results.entries if e.key == key} == {tables.roles.base}
-    ]
-    left = ", ".join(dict.fromkeys(f"{language} {task}" for _, language, task in alone))
+    left = ", ".join(dict.fromkeys(f"{lang} {task}" for _, lang, task in tables.of_the_base_alone))
     sizes = [len(entry.record.rows) for entry in results.entries]
     each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
     signatures = dict.fromkeys(entry.record.signature for entry in results.entries)

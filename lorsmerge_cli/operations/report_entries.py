@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lorsmerge_cli.operations.eval_scores import Record
 
@@ -18,6 +18,7 @@ SAME_HOURS = 1.25  # sizes of data count as one where no gap between them is of 
 
 SETTINGS = ("languages", "hours", "SVP", "MP")
 
+T = TypeVar("T")
 Key = tuple[str, str, str]  # dataset, language, task
 Settings = tuple[int | None, float | None, float | str | None, float | str | None]
 
@@ -149,32 +150,33 @@ def rows_of(entries: Sequence[Entry]) -> Iterable[Row]:
         runs.setdefault((entry.system, entry.run), {})[entry.key] = entry
     hours = {name: mean_hours(found.values()) for name, found in runs.items()}
     sizes = _sizes([value for value in hours.values() if value is not None])
-    every: dict[tuple[str, str], Settings] = {}
+    settings: dict[tuple[str, str], Settings] = {}
     for name, found in runs.items():
         size = hours[name]
-        every[name] = _settings(found.values(), None if size is None else sizes[size])
+        settings[name] = _settings(found.values(), None if size is None else sizes[size])
+    for system in {name for name, _ in runs}:
+        seeds = [(name, run) for name, run in runs if name == system and SEED.fullmatch(run)]
+        if seeds:
+            shared = _shared([settings[name] for name in seeds])
+            settings |= dict.fromkeys(seeds, shared)
     rows: dict[tuple[str, Settings], dict[str, dict[Key, Entry]]] = {}
     for (system, run), found in runs.items():
-        settings = every[system, run]
-        if SEED.fullmatch(run):
-            settings = _shared([every[s, r] for s, r in runs if s == system and SEED.fullmatch(r)])
-        rows.setdefault((system, settings), {})[run] = found
-    for (system, settings), own in rows.items():
+        rows.setdefault((system, settings[system, run]), {})[run] = found
+    for (system, its), own in rows.items():
         columns = zip(*(other for name, other in rows if name == system), strict=True)
         words = [
             f"{word} {_number(value)}"
-            for word, value, column in zip(SETTINGS, settings, columns, strict=True)
+            for word, value, column in zip(SETTINGS, its, columns, strict=True)
             if len(set(column)) > 1 and value is not None
         ]
-        yield Row(system, f"{system} ({', '.join(words)})" if words else system, *settings, own)
+        yield Row(system, f"{system} ({', '.join(words)})" if words else system, *its, own)
 
 
 def _settings(entries: Iterable[Entry], hours: float | None) -> Settings:
     """What tells the rows of one system apart."""
     origins = [entry.origin for entry in entries]
-    languages = {origin.languages for origin in origins}
     return (
-        languages.pop() if len(languages) == 1 else None,
+        _common([origin.languages for origin in origins]),
         hours,
         _one([origin.svp for origin in origins]),
         _one([origin.mp for origin in origins]),
@@ -183,13 +185,16 @@ def _settings(entries: Iterable[Entry], hours: float | None) -> Settings:
 
 def _shared(found: Sequence[Settings]) -> Settings:
     """What runs have in common."""
-    languages, hours = {one[0] for one in found}, {one[1] for one in found}
     return (
-        languages.pop() if len(languages) == 1 else None,
-        hours.pop() if len(hours) == 1 else None,
-        _one([one[2] for one in found]),
-        _one([one[3] for one in found]),
+        _common([languages for languages, _, _, _ in found]),
+        _common([hours for _, hours, _, _ in found]),
+        _one([svp for _, _, svp, _ in found]),
+        _one([mp for _, _, _, mp in found]),
     )
+
+
+def _common(values: Sequence[T]) -> T | None:
+    return values[0] if len(set(values)) == 1 else None
 
 
 def mean_hours(entries: Iterable[Entry]) -> float | None:

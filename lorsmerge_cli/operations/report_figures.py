@@ -21,11 +21,8 @@ STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")
 LEVELS = ("-.", ":")  # of the base and the fine-tunes
 LEVEL_COLOUR = "#6b7280"
 INCHES = (4.6, 3.7)  # a panel
-COLUMNS, LETTER, MARK = (
-    4,
-    0.065,
-    0.65,
-)  # of the legend: how many; inches of a letter, and before them
+COLUMNS = 4  # of the legend, where its names are short
+LETTER, MARK = 0.065, 0.65  # inches of a letter in it, and of what is before a name
 RATIOS = ("svp", "mp")
 
 

@@ -65,6 +65,12 @@ class Tables:
                      and (k in known or len(results.systems) == 1)]  # fmt: skip
         self.tasks = [t for t in ("asr", "st") if any(key[2] == t for key in self.keys)]
 
+    @property
+    def of_the_base_alone(self) -> list[Key]:
+        """What no other system was scored on, and so no table has."""
+        others = {e.key for e in self.results.entries if e.system != self.roles.base}
+        return [key for key in self.every_key if key not in others and key not in self.keys]
+
     def columns(self, task: str) -> list[Key]:
         """Data sets and languages of a task, by language."""
         return sorted((k for k in self.keys if k[2] == task), key=lambda k: (k[1], k[0]))

@@ -10,6 +10,7 @@ from typing import Any
 from lorsmerge_cli.checkpoint.atomic import atomic_file
 from lorsmerge_cli.operations.eval_scores import finite
 from lorsmerge_cli.operations.merge_inputs import pinned_recipe
+from lorsmerge_cli.operations.recipe import Recipe
 from lorsmerge_cli.operations.search_plan import recipe_files
 from lorsmerge_cli.operations.search_plot import plot_search
 from lorsmerge_cli.operations.search_report import Finalist, SearchReport, TrialRow
@@ -28,9 +29,9 @@ def write_report(report: SearchReport) -> list[Path]:
     written = []
     settings = report.plan.settings
     for path, finalist in zip(recipe_files(settings), report.front, strict=False):
-        recipe = pinned_recipe(report.plan.space.recipe(finalist.trial.point).resolved())
+        text = _heading(report, finalist) + _recipe(report, finalist).to_toml()
         with atomic_file(path) as partial:
-            partial.write_text(_heading(report, finalist) + recipe.to_toml(), encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
         written.append(path)
     if settings.csv is not None:
         with atomic_file(settings.csv) as partial:
@@ -40,6 +41,10 @@ def write_report(report: SearchReport) -> list[Path]:
         plot_search(report, settings.plot)
         written.append(settings.plot)
     return written
+
+
+def _recipe(report: SearchReport, finalist: Finalist) -> Recipe:
+    return pinned_recipe(report.plan.space.recipe(finalist.trial.point).resolved())
 
 
 def _heading(report: SearchReport, finalist: Finalist) -> str:
@@ -87,7 +92,7 @@ def _state(row: TrialRow) -> str:
 def document(report: SearchReport) -> dict[str, Any]:
     """The report for --json."""
     plan = report.plan
-    settings, goal, space = plan.settings, plan.goal, plan.space
+    settings, goal = plan.settings, plan.goal
     best = report.finalists[0] if report.finalists else None
     return {
         "study": shown(plan.study),
@@ -104,7 +109,7 @@ def document(report: SearchReport) -> dict[str, Any]:
              "on_front": found.on_front}
             for found in report.finalists
         ],
-        "best": best and space.recipe(best.trial.point).resolved().to_dict(),
+        "best": best and _recipe(report, best).to_dict(),
         "base": finite(report.base) if report.base else None,
         "test": finite(report.test) if report.test else None,
         "own_trials": report.own,

@@ -186,11 +186,11 @@ class Space:
             known["task arithmetic"] = (None, None, PAPER_SCALE)
         points: dict[str, Point] = {}
         for title, settings in known.items():
-            wanted = dict(zip(KINDS, settings, strict=True))
-            asked: Point = {}
-            for name in self.parameters:
-                value = wanted[name.partition("[")[0]]
-                asked[name] = None if value is None else rounded(value)
+            wanted = {
+                kind: None if value is None else rounded(value)
+                for kind, value in zip(KINDS, settings, strict=True)
+            }
+            asked: Point = {name: wanted[name.partition("[")[0]] for name in self.parameters}
             point: Point = {
                 name: None if (value := asked[name]) is None else values.nearest(value)
                 for name, values in self.parameters.items()
