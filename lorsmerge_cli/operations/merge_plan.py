@@ -28,7 +28,8 @@ from lorsmerge_cli.operations.merge_inputs import MergeInputs, check_inputs
 from lorsmerge_cli.operations.recipe import Recipe
 
 PRUNING_COPIES = 4  # of a matrix in float32 that pruning and combining hold at a time
-THREAD_OVERHEAD = 32 << 20  # bytes: buffers of BLAS, slack of the allocator
+HEAP_SLACK = 2  # the allocator keeps up to as much again of what was freed
+THREAD_OVERHEAD = 32 << 20  # bytes: buffers of BLAS
 ANEW = "To merge something else, write a TOML recipe: `merge --save-recipe` makes one."
 WEIGHT_SUFFIXES = (".delta", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -92,7 +93,8 @@ class MergePlan(MergeInputs):
     def memory(self) -> int:
         """Bytes of working memory at most, less PyTorch itself and the mapped inputs."""
         matrices = [self.base.specs[name].numel for name in self.base.specs if self.is_whole(name)]
-        return self.threads * (PRUNING_COPIES * 4 * max([BLOCK, *matrices]) + THREAD_OVERHEAD)
+        held = PRUNING_COPIES * 4 * max([BLOCK, *matrices])
+        return self.threads * (HEAP_SLACK * held + THREAD_OVERHEAD)
 
     def is_whole(self, name: str) -> bool:
         """Whether a tensor has to be dealt with in one piece."""
