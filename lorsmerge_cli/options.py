@@ -109,7 +109,7 @@ Task = Annotated[
 ]  # fmt: skip
 Hours = Annotated[
     float | None,
-    typer.Option("--hours", metavar="H", min=0.0, rich_help_panel=DATA,
+    typer.Option("--hours", metavar="H", min=0.001, rich_help_panel=DATA,
                  help="Take about this much of each data set; the same rows every time."),
 ]  # fmt: skip
 Format = Annotated[

@@ -261,6 +261,8 @@ def _summary(records: Sequence[Record], task: str) -> None:
     metrics = " / ".join(dict.fromkeys(record.metric for record in records))
     title = f"{metrics} {'%' if task == 'asr' else ''}".strip()
     console.table(["model", *heads, "average", "+-", *extra], rows, title=title)
+    kinds = "; sub, del, ins: substituted, deleted, inserted, % of the reference"
+    console.line(f"+-: standard error of the average{kinds if task == 'asr' else ''}")
 
 
 def _extra(records: Sequence[Record], task: str) -> list[str]:

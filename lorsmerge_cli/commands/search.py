@@ -234,9 +234,10 @@ def _show(report: SearchReport, verbose: bool) -> None:
     )
     if report.base is not None:
         console.line(f"the base as it is: {_named(goal, goal.values(report.base))}")
-    if report.test is not None:
-        found = _named(goal, goal.values(report.test))
-        console.line(f"on the test set: {found} ({len(report.plan.test)} utterances)")
+    if report.test is not None and report.base_test is not None:
+        found, before = (_named(goal, goal.values(s)) for s in (report.test, report.base_test))
+        count = len(report.plan.test)
+        console.line(f"on the test set of {count} utterances: best {found}; the base {before}")
 
 
 def _named(goal: Goal, values: Sequence[float]) -> str:

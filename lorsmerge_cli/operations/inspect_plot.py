@@ -2,52 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
 from lorsmerge_cli.core.statistics import BINS, DECADES
-from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
-
-if TYPE_CHECKING:
-    from lorsmerge_cli.operations.inspect import DeltaFileReport
+from lorsmerge_cli.operations.inspect_report import DeltaFileReport
+from lorsmerge_cli.operations.pictures import save_picture
 
 INCHES = (11.0, 4.0)  # a delta
-FORMATS = (".png", ".svg", ".pdf")
-
-
-def check_plot(output: Path, inputs: Iterable[Path], deltas: int, *, force: bool) -> None:
-    """Everything that would keep a picture from being drawn, before any work is done.
-
-    Args:
-        output: the picture.
-        inputs: files and folders that must not be written.
-        deltas: how many there are to draw.
-        force: replace an output that exists.
-
-    Raises:
-        UsageFault: there is no delta to draw, or no such kind of picture.
-        LorsmergeError: matplotlib is not installed.
-        OutputFault: the file exists, is an input, or cannot be written.
-    """
-    faults: list[LorsmergeError] = []
-    if output.suffix.lower() not in FORMATS:
-        faults.append(
-            UsageFault(f"--plot {output}: not one of {', '.join(FORMATS)}.", "Write x.png, say.")
-        )
-    if not deltas:
-        faults.append(UsageFault("--plot draws deltas, and there is none among the files."))
-    if find_spec("matplotlib") is None:
-        faults.append(
-            LorsmergeError(
-                "--plot needs matplotlib.", "Install it with `pip install 'lorsmerge[plot]'`."
-            )
-        )
-    raise_all(faults + check_output(output, inputs=inputs, size=0, force=force))
 
 
 def plot_deltas(reports: Sequence[DeltaFileReport], output: Path) -> None:
@@ -55,7 +19,7 @@ def plot_deltas(reports: Sequence[DeltaFileReport], output: Path) -> None:
 
     Args:
         reports: with singular values and magnitudes.
-        output: a picture that `check_plot` found nothing against.
+        output: a picture that `check_picture` found nothing against.
 
     Raises:
         OutputFault: the disk filled up.
@@ -80,5 +44,4 @@ def plot_deltas(reports: Sequence[DeltaFileReport], output: Path) -> None:
         left.legend(fontsize="small", loc="upper left")
         right.set(xlabel="log10 |entry|", ylabel="entries, %",
                   title=f"{report.path.name}: magnitudes")  # fmt: skip
-    with atomic_file(output) as partial:
-        figure.savefig(partial, format=output.suffix[1:].lower(), dpi=120)
+    save_picture(figure, output)

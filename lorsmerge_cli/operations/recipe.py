@@ -20,6 +20,7 @@ RATIOS = ("svp", "mp")
 PATTERN_KEYS = ("include", "exclude")
 DELTA_KEYS = ("path", "svp", "mp", "scale")
 SETTINGS = re.compile(r"^(?P<path>.+?):(?P<settings>[A-Za-z_]+=[^:/]*)$")
+FORM = "Write DELTA:svp=0.05,mp=0.4,scale=0.2 with any of the three, without blanks."
 CARD_BLOCK = re.compile(r"^```toml\r?\n(?P<toml>.*?)^```", re.MULTILINE | re.DOTALL)
 TYPICAL = {"svp": "--svp 0.03", "mp": "--mp 0.4"}
 
@@ -131,12 +132,14 @@ def parse_delta(text: str) -> DeltaEntry:
     match = SETTINGS.match(text)
     if Path(text).exists():
         return DeltaEntry(text)
+    if match is not None and SETTINGS.match(match["path"]):
+        raise UsageFault(f"{text}: settings are separated by commas.", FORM)
     if match is None:
         path, colon, rest = text.rpartition(":")
         if colon and Path(path).exists():
             raise UsageFault(
                 f"{text}: {rest!r} is no setting of {path}.",
-                "Write DELTA:svp=0.05,mp=0.4,scale=0.2 with any of the three, without blanks.",
+                FORM,
             )
         return DeltaEntry(text)
     settings: dict[str, float] = {}
@@ -145,7 +148,7 @@ def parse_delta(text: str) -> DeltaEntry:
         if key not in DELTA_KEYS[1:]:
             raise UsageFault(
                 f"{text}: {key!r} is no setting of a delta.{_did_you_mean(key, DELTA_KEYS[1:])}",
-                "Write DELTA:svp=0.05,mp=0.4,scale=0.2 with any of the three.",
+                FORM,
             )
         if key in settings:
             raise UsageFault(f"{text}: {key!r} is given twice.")

@@ -14,8 +14,9 @@ from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.atomic import atomic_folder, check_output
 from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.operations.eval_scores import finite
+from lorsmerge_cli.operations.pictures import can_draw
 from lorsmerge_cli.operations.report_entries import Row, mean_hours
-from lorsmerge_cli.operations.report_figures import can_draw, draw, figures_of
+from lorsmerge_cli.operations.report_figures import draw, figures_of
 from lorsmerge_cli.operations.report_gains import bought, scales_of
 from lorsmerge_cli.operations.report_pages import Page, write_pages
 from lorsmerge_cli.operations.report_results import read_results

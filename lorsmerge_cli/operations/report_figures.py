@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from importlib.util import find_spec
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -183,11 +182,6 @@ def _points(tables: Tables, task: str, x: float, runs: Runs) -> list[Point]:
     each = [average_score({run: entries}, keys) for run, entries in runs.items()]
     known = [score.value for score in each if score is not None]
     return [Point(x, fmean(known), tuple(known))] if known else []
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    return find_spec("matplotlib") is not None
 
 
 def draw(figure: Figure) -> tuple[Picture, list[tuple[str, bytes]]]:

@@ -67,14 +67,17 @@ def search(
         run.join()
         run.do_trials()
         if plan.settings.worker:
-            return SearchReport(plan, run.rows(), (), None, None, run.own)
+            return SearchReport(plan, run.rows(), (), None, None, None, run.own)
         finalists = run.finalists()
         base = run.by_beam("the base", lambda: run.scorer.load_base())
-        test = None
+        test = base_test = None
         if plan.test:
+            told("beam search with the best and the base on the test set")
             run.scorer.load(plan.space.recipe(finalists[0].trial.point))
             test = run.scorer.score(plan.test)
-        return SearchReport(plan, run.rows(), finalists, base, test, run.own)
+            run.scorer.load_base()
+            base_test = run.scorer.score(plan.test)
+        return SearchReport(plan, run.rows(), finalists, base, test, base_test, run.own)
     except KeyboardInterrupt:
         raise Interrupted(
             f"Interrupted; what was finished is kept in {shown(plan.study)}.",

@@ -33,6 +33,9 @@ def write_report(report: SearchReport) -> list[Path]:
         with atomic_file(path) as partial:
             partial.write_text(text, encoding="utf-8")
         written.append(path)
+    if settings.force and len(report.plan.goal.tasks) > 1:  # of an earlier, larger front
+        for path in recipe_files(settings)[len(report.front) :]:
+            path.unlink(missing_ok=True)
     if settings.csv is not None:
         with atomic_file(settings.csv) as partial:
             partial.write_text(trials_csv(report), encoding="utf-8", newline="")
@@ -112,6 +115,7 @@ def document(report: SearchReport) -> dict[str, Any]:
         "best": best and _recipe(report, best).to_dict(),
         "base": finite(report.base) if report.base else None,
         "test": finite(report.test) if report.test else None,
+        "base_test": finite(report.base_test) if report.base_test else None,
         "own_trials": report.own,
     }  # fmt: skip
 

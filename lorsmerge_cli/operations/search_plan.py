@@ -12,8 +12,8 @@ from lorsmerge_cli.checkpoint.atomic import check_output
 from lorsmerge_cli.core.parallel import default_threads
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
 from lorsmerge_cli.operations.data import drop_warnings, empty_groups, load_data
-from lorsmerge_cli.operations.inspect_plot import check_plot
 from lorsmerge_cli.operations.merge_inputs import MergeInputs, open_inputs
+from lorsmerge_cli.operations.pictures import check_picture
 from lorsmerge_cli.operations.search_scores import (
     OBJECTIVES,
     PARTS,
@@ -261,10 +261,7 @@ def _output_faults(
     for path in [*written, *([settings.csv] if settings.csv else [])]:
         faults += check_output(path, inputs=inputs, size=0, force=settings.force)
     if settings.plot is not None:
-        try:
-            check_plot(settings.plot, inputs, 1, force=settings.force)
-        except LorsmergeError as fault:
-            faults.append(fault)
+        faults += check_picture(settings.plot, inputs, force=settings.force)
     return faults
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.checkpoint.atomic import atomic_file
+from lorsmerge_cli.operations.pictures import save_picture
 from lorsmerge_cli.operations.search_report import SearchReport, TrialRow
 
 INCHES = (4.2, 3.6)  # a panel
@@ -21,7 +21,7 @@ def plot_search(report: SearchReport, output: Path) -> None:
 
     Args:
         report: with at least one finalist.
-        output: a picture that `check_plot` found nothing against.
+        output: a picture that `check_picture` found nothing against.
 
     Raises:
         OutputFault: the disk filled up.
@@ -45,8 +45,7 @@ def plot_search(report: SearchReport, output: Path) -> None:
                 axes.legend(fontsize="small")
     if len(names) == 2:
         _front(figure.add_subplot(grid[rows - 1, :]), report)
-    with atomic_file(output) as partial:
-        figure.savefig(partial, format=output.suffix[1:].lower(), dpi=120)
+    save_picture(figure, output)
 
 
 def _against(axes: Any, report: SearchReport, objective: int, kind: str) -> None:

@@ -60,7 +60,7 @@ class SearchReport:
         trials: by number.
         finalists: the best first; empty for a worker.
         base: the untouched base's scores on the dev set; None for a worker.
-        test: scores of the best on the test set; None without one.
+        test, base_test: scores of the best and of the base on the test set; None without one.
         own: trials that this process did.
     """
 
@@ -69,6 +69,7 @@ class SearchReport:
     finalists: tuple[Finalist, ...]
     base: Scores | None
     test: Scores | None
+    base_test: Scores | None
     own: int
 
     @property

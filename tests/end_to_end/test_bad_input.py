@@ -432,6 +432,9 @@ OPTIONS = {
         MERGE + "ca.delta:svd=0.5", USAGE, ("ca.delta", "'svd'", "Did you mean 'svp'")
     ),
     "a setting that is no number": Case(MERGE + "ca.delta:svp=x", USAGE, ("svp", "number")),
+    "settings between colons": Case(
+        MERGE + "ca.delta:svp=0.1:mp=0.2", USAGE, ("commas", "svp=0.05,mp")
+    ),
     "a setting given twice": Case(MERGE + "ca.delta:svp=1,svp=1", USAGE, ("svp", "twice")),
     "patterns without pruning": Case(
         MERGE + "ca.delta --exclude *fc1*", USAGE, ("exclude", "--svp")

@@ -25,7 +25,8 @@ from safetensors.torch import load_file
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.errors import Faults, Mismatch, UnreadableFile
-from lorsmerge_cli.operations.inspect import TOP_RATIOS, inspect_files
+from lorsmerge_cli.operations.inspect import inspect_files
+from lorsmerge_cli.operations.inspect_report import TOP_RATIOS
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:

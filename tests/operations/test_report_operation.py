@@ -27,7 +27,7 @@ from results_files import (
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile, UsageFault
 from lorsmerge_cli.metrics.bootstrap import Comparison, compare_bleu, compare_wer
 from lorsmerge_cli.metrics.normalisation import normalise
-from lorsmerge_cli.operations import report_figures
+from lorsmerge_cli.operations import pictures
 from lorsmerge_cli.operations.eval_scores import count_rows
 from lorsmerge_cli.operations.report_tables import MINUS, NONE
 
@@ -399,7 +399,7 @@ def test_without_matplotlib_the_figures_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = combinations(tmp_path)
-    monkeypatch.setattr(report_figures, "find_spec", lambda name: None)
+    monkeypatch.setattr(pictures, "find_spec", lambda name: None)
     found = run(paths, tmp_path / "out")
     assert len(found.warnings) == 1
     assert "pip install 'lorsmerge[plot]'" in found.warnings[0]

@@ -99,12 +99,15 @@ def test_the_best_is_scored_once_more_on_a_test_set(
     output = tmp_path / "merged"
     run_merge(folder / "base", list(recipe.deltas), output, method=recipe.method)
     rows = load_data([other], max_seconds=2.0).utterances
+    models = [find_model(path, name=path.name) for path in (output, folder / "base")]
     records = evaluate(
-        [find_model(output, name="m")], [TestSet("t", rows)], scoring=Scoring(samples=2), beam=2,
-        device="cpu",
-    ).records  # fmt: skip
-    expected = {f"{r.language}_{r.task}": r.score for r in records if r.task == "asr"}
-    assert report.test == pytest.approx(expected, abs=1e-9)
+        models, [TestSet("t", rows)], scoring=Scoring(samples=2), beam=2, device="cpu"
+    ).records
+    for name, found in (("merged", report.test), ("base", report.base_test)):
+        own = [r for r in records if (r.model, r.task) == (name, "asr")]
+        expected = {f"{r.language}_{r.task}": r.score for r in own}
+        assert found == pytest.approx(expected, abs=1e-9)
+    assert report.test != report.base_test
     assert report.plan.warnings == ()
 
 
@@ -612,6 +615,17 @@ def test_both_objectives_give_a_front_and_a_recipe_for_each_of_it(
     assert len(lines) == 9
     assert lines[0].startswith("trial,title,state,part,same as,svp,mp[1],mp[2],scale,WER (greedy),")
     assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_smaller_front_leaves_no_recipe_of_the_larger_one_before(
+    folder: Path, study: Path, formula: Formula, tmp_path: Path
+) -> None:
+    formula.groups = ["ca_asr", "ca_st"]
+    earlier = tmp_path / "best.2.toml"
+    earlier.write_text("of an earlier search")
+    report = run(folder, study, trials=1, finalists=2, output=tmp_path / "best.toml", force=True)
+    write_report(report)
+    assert sorted(path.name for path in tmp_path.glob("best*.toml")) == ["best.toml"]
 
 
 def test_no_recipe_of_a_front_replaces_a_file(folder: Path, study: Path) -> None:

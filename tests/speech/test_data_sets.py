@@ -186,6 +186,10 @@ def test_a_row_that_contradicts_the_command_line(tmp_path: Path) -> None:
             ),
             "is a command, and commands are not run",
         ),
+        (
+            lambda folder: [write_rows(folder / f"{name}.jsonl", GOOD) for name in ("ca", "de")],
+            r"holds 2 JSON-lines manifests. Give those you mean: ca.jsonl, de.jsonl\.",
+        ),
     ],
 )
 def test_a_folder_that_is_not_what_it_seems(
@@ -194,6 +198,12 @@ def test_a_folder_that_is_not_what_it_seems(
     make(tmp_path)
     with pytest.raises(LorsmergeError, match=message):
         read_manifest(tmp_path, split="train", language="ca")
+
+
+def test_a_name_where_sets_have_none(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "ca.jsonl", GOOD)
+    with pytest.raises(LorsmergeError, match=rf"Only eval's sets have names: write {path} without"):
+        read_manifest(Path(f"ca={path}"))
 
 
 @pytest.mark.parametrize(("name", "code"), [("ca", "ca"), ("Catalan", "ca"), ("zh-CN", "zh"),

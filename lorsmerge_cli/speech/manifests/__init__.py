@@ -65,7 +65,7 @@ def manifest_splits(path: Path, format: str | None = None) -> tuple[str, ...]:
 
 def _reader(path: Path, format: str | None, task: str | None) -> ModuleType:
     if not path.exists():
-        raise UnreadableFile(f"There is no data set {path}.", "Check the path.")
+        raise UnreadableFile(f"There is no data set {path}.", _where_it_is(path))
     if format is not None:
         if format not in FORMATS:
             raise UsageFault(f"There is no format {format!r}.", f"Use {', '.join(FORMATS)}.")
@@ -75,7 +75,21 @@ def _reader(path: Path, format: str | None, task: str | None) -> ModuleType:
         return FORMATS["common-voice" if task == "asr" else "covost"]
     if len(found) > 1:
         raise UsageFault(f"{path} looks like {' and '.join(found)}.", "Choose one with --format.")
+    inside = sorted(path.glob("*.jsonl")) if path.is_dir() else []
+    if inside and not found:
+        names = ", ".join(file.name for file in inside[:5]) + (", ..." if inside[5:] else "")
+        raise UnreadableFile(
+            f"{path} holds {len(inside)} JSON-lines manifests.", f"Give those you mean: {names}."
+        )
     if not found:
         known = "; ".join(f"{name}: {reader.NEEDS}" for name, reader in FORMATS.items())
         raise UnreadableFile(f"{path} is no data set that is known.", f"The formats are {known}.")
     return FORMATS[found[0]]
+
+
+def _where_it_is(path: Path) -> str:
+    """What to do about a data set that is not there."""
+    name, _, rest = str(path).partition("=")
+    if rest and Path(rest).exists():
+        return f"Only eval's sets have names: write {rest} without {name}=."
+    return "Check the path."
