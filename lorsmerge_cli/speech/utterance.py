@@ -42,10 +42,16 @@ class Drop:
 
 
 def with_unique_ids(utterances: Sequence[Utterance]) -> list[Utterance]:
-    """The same utterances; an id that came before gets `#2`, `#3`, ... in their order."""
-    seen: dict[str, int] = {}
+    """The same utterances; an id that came before gets the next free of `#2`, `#3`, ..."""
+    taken: set[str] = set()
+    counts: dict[str, int] = {}
     unique = []
     for utterance in utterances:
-        count = seen[utterance.id] = seen.get(utterance.id, 0) + 1
-        unique.append(utterance if count == 1 else replace(utterance, id=f"{utterance.id}#{count}"))
+        name, count = utterance.id, counts.get(utterance.id, 1)
+        while name in taken:
+            count += 1
+            name = f"{utterance.id}#{count}"
+        counts[utterance.id] = count
+        taken.add(name)
+        unique.append(utterance if name == utterance.id else replace(utterance, id=name))
     return unique

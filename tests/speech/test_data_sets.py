@@ -16,7 +16,7 @@ from lorsmerge_cli.speech.audio import audio_seconds, load_audio
 from lorsmerge_cli.speech.languages import parse_language, parse_task
 from lorsmerge_cli.speech.manifests import read_manifest
 from lorsmerge_cli.speech.selection import select
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.speech.utterance import Utterance, with_unique_ids
 
 
 def tone(seconds: float, rate: int = 16_000, hertz: float = 440.0) -> np.ndarray:
@@ -198,6 +198,63 @@ def test_a_folder_that_is_not_what_it_seems(
     make(tmp_path)
     with pytest.raises(LorsmergeError, match=message):
         read_manifest(tmp_path, split="train", language="ca")
+
+
+BOTH = {"audio_filepath": "a.wav", "source_lang": "ca", "sentence": "hola", "translation": "hello"}
+
+
+@pytest.mark.parametrize(
+    ("row", "task", "expected"),
+    [
+        (BOTH, "st", ("st", "hello")),
+        (BOTH, "asr", ("asr", "hola")),
+        (BOTH | {"target_lang": "en"}, None, ("st", "hello")),
+        (BOTH | {"taskname": "asr"}, None, ("asr", "hola")),
+        ({key: BOTH[key] for key in BOTH if key != "sentence"}, None, ("st", "hello")),
+    ],
+)
+def test_each_task_has_its_own_text(
+    tmp_path: Path, row: dict[str, str], task: str | None, expected: tuple[str, str]
+) -> None:
+    found = [read_manifest(write_rows(tmp_path / "m.jsonl", row), task=task)[0]]
+    csv = {"file_name" if key == "audio_filepath" else key: value for key, value in row.items()}
+    write_rows(tmp_path / "metadata.csv", ",".join(csv), ",".join(csv.values()))
+    if "target_lang" not in row:  # a key of NeMo's
+        found += read_manifest(tmp_path / "metadata.csv", task=task)
+    assert [(utterance.task, utterance.text) for utterance in found] == [expected] * len(found)
+
+
+def test_a_transcript_and_a_translation_without_a_task(tmp_path: Path) -> None:
+    with pytest.raises(LorsmergeError, match=r"a sentence and a translation. Give --task"):
+        read_manifest(write_rows(tmp_path / "m.jsonl", BOTH))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_one_table_of_all_splits(tmp_path: Path, suffix: str) -> None:
+    names = ("train/a.wav", "validation/b.wav", "test/c.wav", "test/d.wav")
+    if suffix == "csv":
+        lines = ["file_name,text", *(f"{name},x" for name in names)]
+        write_rows(tmp_path / "metadata.csv", *lines)
+    else:
+        rows = [{"file_name": name, "text": "x"} for name in names]
+        write_rows(tmp_path / "metadata.jsonl", *rows)
+    found = {
+        split: [row.id for row in read_manifest(tmp_path, split=split, language="ca")]
+        for split in ("train", "dev", "test")
+    }
+    assert found == {"train": ["a"], "dev": ["b"], "test": ["c", "d"]}
+    with pytest.raises(
+        LorsmergeError, match=r"has several splits. Give --split with one of: train"
+    ):
+        read_manifest(tmp_path, language="ca")
+
+
+def test_ids_stay_unique_when_sets_are_put_together() -> None:
+    rows = [Utterance("0", Path("x"), "t", "ca", "asr") for _ in range(3)]
+    one = with_unique_ids(rows)
+    both = with_unique_ids([*one, *one])
+    assert [row.id for row in one] == ["0", "0#2", "0#3"]
+    assert len({row.id for row in both}) == 6
 
 
 def test_a_name_where_sets_have_none(tmp_path: Path) -> None:

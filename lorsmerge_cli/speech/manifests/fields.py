@@ -102,6 +102,31 @@ def language_and_task(
     return chosen_language, said_task or wanted_task or "asr"
 
 
+TRANSCRIPT = ("text", "sentence", "transcription", "answer")
+TRANSLATION = "translation"
+
+
+def task_by_texts(row: Mapping[str, object], default: str | None, where: str) -> str | None:
+    """The task of a row that does not say: `st` where there is a translation alone.
+
+    Raises:
+        UsageFault: it has a transcript and a translation, and there is no default.
+    """
+    if default is not None or row.get(TRANSLATION) is None:
+        return default
+    transcripts = [key for key in TRANSCRIPT if row.get(key) is not None]
+    if transcripts:
+        raise UsageFault(
+            f"{where} has a {transcripts[0]} and a translation.", "Give --task asr or --task st."
+        )
+    return "st"
+
+
+def text_keys(task: str) -> tuple[str, ...]:
+    """Where the text of a task is looked for, the surest first."""
+    return TRANSCRIPT if task == "asr" else (TRANSLATION, *TRANSCRIPT)
+
+
 def into_english(target: str | None, where: str) -> None:
     """Refuse a translation that Whisper cannot make.
 

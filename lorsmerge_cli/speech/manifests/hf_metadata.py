@@ -9,6 +9,8 @@ from lorsmerge_cli.speech.manifests.fields import (
     Defaults,
     language_and_task,
     read_csv,
+    task_by_texts,
+    text_keys,
     wrong_columns,
 )
 from lorsmerge_cli.speech.utterance import Utterance
@@ -41,27 +43,56 @@ def detects(path: Path) -> bool:
 
 
 def splits(path: Path) -> tuple[str, ...]:
-    """Folders that hold a table of their own."""
-    return tuple(_tables(path)) if path.is_dir() else ()
+    """Folders that hold a table of their own, or that the one table's files are in."""
+    if not path.is_dir():
+        return ()
+    table = _table(path)
+    if _tables(path) or table is None:
+        return tuple(_tables(path))
+    found = {_split(name) for name in _file_names(table)}
+    return tuple(split for split in FOLDERS if split in found)
+
+
+def _split(file_name: str) -> str | None:
+    """The split whose folder a file is in."""
+    folder = Path(file_name).parts[0] if file_name else ""
+    return next((split for split, folders in FOLDERS.items() if folder in folders), None)
+
+
+def _file_names(table: Path) -> list[str]:
+    if table.suffix == ".csv":
+        return [row["file_name"] for _, row in read_csv(table, ("file_name",))]
+    return [str(row.get("file_name", "")) for _, row in jsonl.objects(table)]
 
 
 def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance]:
-    """The rows of a table."""
-    tables = _tables(path) if path.is_dir() else {}
-    table = path if path.is_file() else (tables.get(split or "") or _table(path))
+    """The rows of a table; those of the split alone where one table has all."""
+    if path.is_file():
+        return _read(path, defaults)
+    table = _tables(path).get(split or "")
+    if table is not None:
+        return _read(table, defaults)
+    table = _table(path)
     assert table is not None  # `detects` found one
+    rows = _read(table, defaults)
+    if not splits(path):
+        return rows
+    return [row for row in rows if _split(str(row.audio.relative_to(table.parent))) == split]
+
+
+def _read(table: Path, defaults: Defaults) -> list[Utterance]:
     if table.suffix == ".jsonl":
         return jsonl.read(table, None, defaults)
     utterances = []
     for number, row in read_csv(table, ("file_name",)):
-        text = next((row[key] for key in jsonl.TEXT if key in row), None)
-        if text is None:
-            raise wrong_columns(table, list(row), ["text"])
+        where = f"{table}, line {number}"
         said = next((row[key] for key in jsonl.LANGUAGE if row.get(key)), None)
         task = next((row[key] for key in jsonl.TASK if row.get(key)), None)
-        if task is None and "translation" in row and "text" not in row and "sentence" not in row:
-            task = defaults.task or "st"
-        language, task = language_and_task(said, task, defaults, f"{table}, line {number}")
+        task = task or task_by_texts(row, defaults.task, where)
+        language, task = language_and_task(said, task, defaults, where)
+        text = next((row[key] for key in text_keys(task) if key in row), None)
+        if text is None:
+            raise wrong_columns(table, list(row), ["text"])
         utterances.append(
             Utterance(
                 id=Path(row["file_name"]).stem,

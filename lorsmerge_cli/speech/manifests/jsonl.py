@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lorsmerge_cli.speech.manifests.fields import (
     Defaults,
     into_english,
     language_and_task,
+    task_by_texts,
+    text_keys,
     unreadable,
     wrong_columns,
 )
@@ -19,7 +22,6 @@ from lorsmerge_cli.speech.utterance import Utterance
 
 NEEDS = "a .jsonl or .json file with audio_filepath and text in every line"
 AUDIO = ("audio_filepath", "audio", "file_name", "path")
-TEXT = ("text", "sentence", "transcription", "translation", "answer")
 LANGUAGE = ("source_lang", "language", "lang", "locale")
 TASK = ("taskname", "task")
 SPEAKER = ("speaker", "client_id", "speaker_id")
@@ -37,7 +39,15 @@ def splits(path: Path) -> tuple[str, ...]:
 
 def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance]:
     """The utterances of a file; relative audio paths start at the file's folder."""
-    utterances = []
+    return [_utterance(row, path, number, defaults) for number, row in objects(path)]
+
+
+def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line.
+
+    Raises:
+        UnreadableFile: a line is no JSON object.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line ends
     except (OSError, UnicodeDecodeError) as error:
@@ -54,8 +64,7 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance]:
                 f"{path}, line {number} is no JSON object ({error}).",
                 "A JSON-lines manifest has one {...} per line.",
             ) from None
-        utterances.append(_utterance(row, path, number, defaults))
-    return utterances
+        yield number, row
 
 
 def _first(row: dict[str, Any], keys: tuple[str, ...]) -> str | None:
@@ -63,17 +72,25 @@ def _first(row: dict[str, Any], keys: tuple[str, ...]) -> str | None:
     return None if value is None else str(value)
 
 
+def _lacks(row: dict[str, Any], path: Path, where: str, wanted: list[str]) -> UnreadableFile:
+    error = wrong_columns(path, list(row), wanted)
+    return UnreadableFile(f"{where}: {error.what}", error.remedy)
+
+
 def _utterance(row: dict[str, Any], path: Path, number: int, defaults: Defaults) -> Utterance:
     where = f"{path}, line {number}"
-    audio, text = _first(row, AUDIO), _first(row, TEXT)
-    if audio is None or text is None:
-        wanted = [keys[0] for keys, found in ((AUDIO, audio), (TEXT, text)) if found is None]
-        error = wrong_columns(path, list(row), wanted)
-        raise UnreadableFile(f"{where}: {error.what}", error.remedy)
+    audio, some_text = _first(row, AUDIO), _first(row, text_keys("st"))
+    if audio is None or some_text is None:
+        found = ((AUDIO[0], audio), ("text", some_text))
+        raise _lacks(row, path, where, [name for name, value in found if value is None])
     source, target, task = _first(row, LANGUAGE), _first(row, ("target_lang",)), _first(row, TASK)
     if task is None and source and target:
         task = "asr" if parse_language(source) == parse_language(target) else "st"
+    task = task or task_by_texts(row, defaults.task, where)
     language, task = language_and_task(source, task, defaults, where)
+    text = _first(row, text_keys(task))
+    if text is None:
+        raise _lacks(row, path, where, ["text"])
     if task == "st":
         into_english(target, where)
     try:

@@ -74,7 +74,7 @@ def _segment(path: Path, segments: dict[str, str], name: str) -> tuple[str, floa
 def _pairs(file: Path) -> dict[str, str]:
     """Key -> the rest of its line."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # as Kaldi has it
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(file, error) from None
     split = (line.split(maxsplit=1) for line in lines if line.strip())
