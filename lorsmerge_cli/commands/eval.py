@@ -12,7 +12,7 @@ import typer
 from lorsmerge_cli import console, options
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.eval import EvalReport, TestSet
+    from lorsmerge_cli.operations.eval_report import EvalReport, TestSet
     from lorsmerge_cli.operations.eval_scores import Record, Scoring
     from lorsmerge_cli.operations.speech_model import ModelSource
 
@@ -148,6 +148,8 @@ def evaluate(
                 progress=progress,
             )
     if report.main:
+        for text in report.warnings:
+            console.warning(text)
         console.result(report.to_dict(), lambda: _show(report, scoring, worst, verbose))
         if output is not None:
             console.note(f"wrote {output}")
@@ -196,7 +198,7 @@ def _test_sets(
 ) -> list[TestSet]:
     from lorsmerge_cli.commands.data import list_drops
     from lorsmerge_cli.operations.data import drop_warnings, empty_groups, has_splits, load_data
-    from lorsmerge_cli.operations.eval import TestSet
+    from lorsmerge_cli.operations.eval_report import TestSet
 
     tests = []
     window = min(source.window for source in sources)
@@ -209,7 +211,10 @@ def _test_sets(
             [path], split=split, language=language, task=task, format=format, hours=hours,
             seed=seed, max_seconds=window, empty_text=True,
         )  # fmt: skip
-        for warning in drop_warnings(loaded):
+        warnings = drop_warnings(loaded) or [
+            f"{path}: {count} not scored, {reason}." for reason, count in loaded.reasons.items()
+        ]
+        for warning in warnings:
             console.warning(warning)
         if verbose:
             list_drops(loaded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,10 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
 from lorsmerge_cli.checkpoint.model_writer import write_json
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
-from lorsmerge_cli.metrics.bootstrap import Comparison
 from lorsmerge_cli.metrics.normalisation import NORMALISATIONS
 from lorsmerge_cli.operations.eval_files import (
     HypothesesFile,
@@ -27,7 +25,8 @@ from lorsmerge_cli.operations.eval_files import (
     read_hypotheses,
     write_trn,
 )
-from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring, compare, finite, score
+from lorsmerge_cli.operations.eval_report import EvalReport, TestSet
+from lorsmerge_cli.operations.eval_scores import Hypothesis, Scoring, compare, score
 from lorsmerge_cli.operations.eval_settings import settings_of
 from lorsmerge_cli.operations.provenance import made_from
 from lorsmerge_cli.operations.speech_model import (
@@ -38,57 +37,7 @@ from lorsmerge_cli.operations.speech_model import (
 )
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.utterance import Drop, Utterance
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """Utterances under a name, where they were read from, and which split of it they are."""
-
-    __test__ = False  # not one of pytest's
-
-    name: str
-    utterances: tuple[Utterance, ...]
-    drops: tuple[Drop, ...] = ()
-    path: Path | None = None
-    split: str | None = None
-
-
-@dataclass(frozen=True)
-class EvalReport:
-    """Scores of every model on every language and task of every test set.
-
-    Attributes:
-        records: in the order of models, then test sets.
-        comparisons: of `--compare`, one per language and task.
-        settings: all that the scores depend on.
-        speed: model -> seconds of audio per second of decoding (RTFx); empty if none was decoded.
-        main: whether this process is the one that prints.
-        models: name -> the identity of its weights and how they were made, as far as is known.
-    """
-
-    records: tuple[Record, ...]
-    comparisons: tuple[tuple[Record, Record, Comparison], ...]
-    settings: dict[str, Any]
-    speed: dict[str, float]
-    warnings: tuple[str, ...]
-    main: bool
-    models: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The results file."""
-        return {
-            "lorsmerge": __version__,
-            "settings": self.settings,
-            "models": self.models,
-            "speed": self.speed,
-            "records": [record.to_dict() for record in self.records],
-            "comparisons": [
-                {"a": a.model, "b": b.model, "dataset": a.dataset, "language": a.language,
-                 "task": a.task, "metric": a.metric, **finite(asdict(found))}
-                for a, b, found in self.comparisons
-            ],
-        }  # fmt: skip
+from lorsmerge_cli.speech.utterance import Utterance
 
 
 def evaluate(
@@ -111,7 +60,8 @@ def evaluate(
     """Score models on test sets.
 
     Args:
-        models: by name; the first one's list of suppressed tokens holds for all.
+        models: by name; the first one's list of suppressed tokens holds for all that have its
+            vocabulary.
         test_sets: utterances with durations.
         scoring: how.
         beam, batch_size, max_tokens: as in `DecodingSettings`.
@@ -136,7 +86,9 @@ def evaluate(
     # without a GPU, accelerate joins the processes of torchrun only when told to stay on the CPU
     state = processes(device)
     dtype = dtype_name(parse_speech_dtype(dtype))
-    decoding = DecodingSettings(beam, batch_size, max_tokens)
+    asked = decoding = DecodingSettings(beam, batch_size, max_tokens)
+    vocabulary: dict[str, int] = {}
+    warnings: list[str] = []
     file = HypothesesFile(hypotheses)
     count = len(models) * sum(len(test_set.utterances) for test_set in test_sets)
     rows: list[Hypothesis] = []
@@ -145,17 +97,28 @@ def evaluate(
     origins: dict[str, dict[str, Any]] = {}
     for model in models:
         run = _Run(model, dtype, process_device(device, state), file, state)
+        vocabulary = vocabulary or run.vocabulary
+        if run.vocabulary != vocabulary:  # whose numbers mean other tokens, the end even
+            warnings.append(
+                f"{model.name} has another vocabulary than {models[0].name}, and so its own list "
+                "of tokens that are not said."
+            )
+        shared = decoding if run.vocabulary == vocabulary else asked
         origins[model.name] = {"identity": run.identity, "made_from": made_from(model)}
         for test_set in test_sets:
-            found, decoding = run.answer(test_set, decoding, lambda done: progress(done, count))
+            found, made = run.answer(test_set, shared, lambda done: progress(done, count))
+            decoding = made if run.vocabulary == vocabulary else decoding
             rows += found
         splits = {test_set.name: test_set.split for test_set in test_sets if test_set.split}
         settings = settings_of(decoding, scoring, dtype) | {"splits": splits}
+        if dropped := {test_set.name: test_set.dropped for test_set in test_sets if test_set.drops}:
+            settings["dropped"] = dropped
         if run.decoded_seconds:
             speed[model.name] = run.decoded_seconds / run.elapsed
         run.close()
     main = state.is_main_process
-    return _report(rows, scoring, settings, speed, output, trn, compared, main, origins)
+    report = _report(rows, scoring, settings, speed, output, trn, compared, main, origins)
+    return replace(report, warnings=tuple(warnings))
 
 
 def rescore(
@@ -168,7 +131,7 @@ def rescore(
     compared: tuple[str, str] | None = None,
 ) -> EvalReport:
     """Score hypotheses of an earlier run again, without a model."""
-    rows = [row for row, _ in read_hypotheses(hypotheses)]
+    rows = [known.row for known in read_hypotheses(hypotheses)]
     if not rows:
         raise UnreadableFile(f"{hypotheses} holds no hypotheses.", "Run eval --hypotheses first.")
     names = list({row.model: 0 for row in rows})
@@ -195,6 +158,12 @@ class _Run:
         self.identity = source.identity()
         self._speech: SpeechModel | None = source.open(parse_speech_dtype(dtype), device)
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Token -> its number."""
+        assert self._speech is not None
+        return self._speech.vocabulary
+
     def answer(
         self, test_set: TestSet, decoding: DecodingSettings, progress: Callable[[int], None]
     ) -> tuple[list[Hypothesis], DecodingSettings]:
@@ -205,8 +174,7 @@ class _Run:
             f"{self.identity}|beam:{decoding.beam}|{self.dtype}|max:{decoding.max_tokens}"
             f"|suppress:{_digest(decoding.suppress, decoding.begin_suppress)}"
         )
-        known = self.file.known(self.source.name, test_set.name, made_by)
-        texts = {row.id: known[key] for row in test_set.utterances if (key := _key(row)) in known}
+        texts = self.file.known(self.source.name, test_set.name, made_by, test_set.utterances)
         wanted = [row for row in test_set.utterances if row.id not in texts]
         progress(len(test_set.utterances) - len(wanted))
         mine = wanted[self.state.process_index :: self.state.num_processes]
@@ -230,7 +198,7 @@ class _Run:
 
         def keep(row: Utterance, text: str) -> None:
             if alone:
-                self.file.add([self._hypothesis(row, text, test_set)], made_by)
+                self.file.add([(self._hypothesis(row, text, test_set), row)], made_by)
             progress(self.state.num_processes)
 
         texts = decode(self._speech, mine, decoding, keep)
@@ -240,7 +208,10 @@ class _Run:
         if self.state.is_main_process:
             rows = {row.id: row for row in test_set.utterances}
             self.file.add(
-                [self._hypothesis(rows[name], text, test_set) for name, text in gathered.items()],
+                [
+                    (self._hypothesis(rows[name], text, test_set), rows[name])
+                    for name, text in gathered.items()
+                ],
                 made_by,
             )
         return gathered
@@ -263,10 +234,6 @@ class _Run:
         self._speech = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _key(row: Utterance) -> tuple[str, str, str]:
-    return row.id, row.language, row.task
 
 
 def _digest(*lists: Sequence[int] | None) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import NamedTuple
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Record
+from lorsmerge_cli.speech.utterance import Utterance
 
+MIDDLE = 4096  # bytes of an audio file that tell it from another
 _FIELDS = {field.name for field in fields(Hypothesis)}
 
 
@@ -25,36 +29,49 @@ class HypothesesFile:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._mended = False
-        self._known: list[tuple[Hypothesis, str]] = []
+        self._known: list[KnownHypothesis] = []
         if path is not None and path.is_file():
             self._known = read_hypotheses(path)
 
-    def known(self, model: str, dataset: str, made_by: str) -> dict[tuple[str, str, str], str]:
-        """(Utterance id, language, task) -> what was said to it in an earlier run.
+    def known(
+        self, model: str, dataset: str, made_by: str, utterances: Sequence[Utterance]
+    ) -> dict[str, str]:
+        """Utterance id -> what was said to it in an earlier run.
 
         Raises:
-            Mismatch: they were made by other weights or settings.
+            Mismatch: they were made by other weights or settings, or of other audio.
         """
         found = {}
-        for row, its_maker in self._known:
-            if (row.model, row.dataset) != (model, dataset):
+        wanted = {(row.id, row.language, row.task): row for row in utterances}
+        for row, its_maker, its_audio in self._known:
+            utterance = wanted.get((row.id, row.language, row.task))
+            if (row.model, row.dataset) != (model, dataset) or utterance is None:
                 continue
+            if its_audio != heard(utterance):
+                raise Mismatch(
+                    f"{self.path} holds what {model!r} said to other audio than {utterance.audio}, "
+                    f"under the same name: {row.id!r} of {dataset!r}.",
+                    "Give another --hypotheses file, or name the test set with --data NAME=PATH.",
+                )
             if its_maker != made_by:
                 raise Mismatch(
                     f"{self.path} holds hypotheses of {model!r} on {dataset!r} that were made "
                     f"otherwise: {_changed(its_maker, made_by)}.",
                     "Give another --hypotheses file, or remove this one.",
                 )
-            found[row.id, row.language, row.task] = row.hypothesis
+            found[row.id] = row.hypothesis
         return found
 
-    def add(self, hypotheses: Iterable[Hypothesis], made_by: str) -> None:
-        """Append, and see to it that the lines are on disk."""
+    def add(self, hypotheses: Iterable[tuple[Hypothesis, Utterance]], made_by: str) -> None:
+        """Append what was said to utterances, and see to it that the lines are on disk."""
         if self.path is None:
             return
         lines = [
-            json.dumps(asdict(row) | {"made_by": made_by}, ensure_ascii=False) + "\n"
-            for row in hypotheses
+            json.dumps(
+                asdict(row) | {"made_by": made_by, "heard": heard(utterance)}, ensure_ascii=False
+            )
+            + "\n"
+            for row, utterance in hypotheses
         ]
         try:
             if not self._mended:
@@ -76,8 +93,29 @@ def _changed(before: str, now: str) -> str:
     return "; ".join(["by other weights"] * (weights != others) + parts)
 
 
-def read_hypotheses(path: Path) -> list[tuple[Hypothesis, str]]:
-    """Hypotheses and what made each; a last line that was cut short by a kill is left out.
+def heard(utterance: Utterance) -> str:
+    """What tells an utterance's audio from any other: place and length, size and middle bytes."""
+    piece = f"{utterance.start:.3f}+{utterance.duration or 0.0:.3f}"
+    try:
+        size = utterance.audio.stat().st_size
+        with utterance.audio.open("rb") as file:
+            file.seek(max(0, size - MIDDLE) // 2)
+            middle = file.read(MIDDLE)
+    except OSError:  # decoding says so
+        return piece
+    return f"{piece}:{size}:{hashlib.sha256(middle).hexdigest()[:12]}"
+
+
+class KnownHypothesis(NamedTuple):
+    """A line of a file of hypotheses: what was said, by what, and to what."""
+
+    row: Hypothesis
+    made_by: str
+    heard: str
+
+
+def read_hypotheses(path: Path) -> list[KnownHypothesis]:
+    """Hypotheses, what made each and what of; a last line that was cut short by a kill is left out.
 
     Raises:
         UnreadableFile: it is no such file.
@@ -92,8 +130,8 @@ def read_hypotheses(path: Path) -> list[tuple[Hypothesis, str]]:
             continue
         try:
             row = json.loads(line)
-            made_by = row.pop("made_by", "")
-            found.append((Hypothesis(**{key: row[key] for key in _FIELDS}), made_by))
+            said = Hypothesis(**{key: row[key] for key in _FIELDS})
+            found.append(KnownHypothesis(said, row.get("made_by", ""), row.get("heard", "")))
         except (ValueError, KeyError, AttributeError, TypeError):
             if number == len(lines):
                 continue

@@ -129,17 +129,12 @@ def generate(
         # an empty list says none; transformers takes None for the model's own
         suppress_tokens=list(settings.suppress or ()),
         begin_suppress_tokens=list(settings.begin_suppress or ()),
-        # what is left unset, transformers takes from each model's own config
-        length_penalty=1.0,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        early_stopping=False,
         pad_token_id=model.config.pad_token_id,
         bos_token_id=model.config.bos_token_id,
         eos_token_id=model.config.eos_token_id,
         decoder_start_token_id=model.config.decoder_start_token_id,
     )
-    with torch.inference_mode():
+    with _without_generation_config(model), torch.inference_mode():
         # Whisper's own generate() takes one task per call and looks for timestamps
         tokens: Any = GenerationMixin.generate(
             model,
@@ -180,6 +175,17 @@ def _halved(size: int, name: str) -> int:
             "Use a smaller --beam, half precision, or another --device.",
         )
     return size // 2
+
+
+@contextmanager
+def _without_generation_config(model: Any) -> Iterator[None]:
+    """transformers takes what is left unset from each model's own: lengths, penalties, ..."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ class SpeechModel:
         """Seconds of audio that the encoder takes."""
         return float(self.processor.feature_extractor.chunk_length)
 
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Token -> its number; tokenizers take tens of milliseconds to list theirs."""
+        return dict(self.processor.tokenizer.get_vocab())
+
     @property
     def longest_label(self) -> int:
         """Tokens a decoder sequence may have."""
@@ -59,7 +65,6 @@ class SpeechModel:
         Raises:
             UsageFault: the model was made without the language or the task.
         """
-        tokenizer = self.processor.tokenizer
         words = ["<|startoftranscript|>", f"<|{language}|>", f"<|{WHISPER_TASKS[task]}|>",
                  "<|notimestamps|>"]  # fmt: skip
         if not getattr(self.model.generation_config, "is_multilingual", True):
@@ -69,7 +74,7 @@ class SpeechModel:
                     "Use the multilingual model of its size.",
                 )
             words = [words[0], words[3]]
-        known = tokenizer.get_vocab()
+        known = self.vocabulary
         missing = [word for word in words if word not in known]
         if missing:
             raise UsageFault(

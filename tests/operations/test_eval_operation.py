@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from lorsmerge_cli.errors import LorsmergeError, Mismatch, NonFinite, OutputFaul
 from lorsmerge_cli.metrics.normalisation import NORMALISATIONS, normalise
 from lorsmerge_cli.operations import eval as operation
 from lorsmerge_cli.operations.data import load_data
-from lorsmerge_cli.operations.eval import EvalReport, TestSet, evaluate, rescore
+from lorsmerge_cli.operations.eval import evaluate, rescore
 from lorsmerge_cli.operations.eval_files import HypothesesFile, read_hypotheses, write_trn
+from lorsmerge_cli.operations.eval_report import EvalReport, TestSet
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring, average, score
 from lorsmerge_cli.operations.speech_model import ModelSource, find_model, parse_speech_dtype
 from lorsmerge_cli.operations.transcribe import transcribe
+from lorsmerge_cli.speech.utterance import Drop, Utterance
 
 SCORING = Scoring(samples=20)
 
@@ -295,6 +298,53 @@ def test_an_utterance_in_another_language_is_decoded_again(
     assert sorted(decoded) == sorted(changed)
 
 
+def test_hypotheses_of_other_audio_under_the_same_names_are_refused(
+    base: ModelSource, test_set: TestSet, tmp_path: Path
+) -> None:
+    """The clean and the noisy form of a set, both in test.jsonl."""
+    file = tmp_path / "h.jsonl"
+    run([base], test_set, hypotheses=file)
+    noisy = []
+    for row in test_set.utterances:
+        samples, rate = soundfile.read(row.audio)
+        soundfile.write(tmp_path / row.audio.name, 0.5 * samples, rate)
+        noisy.append(replace(row, audio=tmp_path / row.audio.name))
+    with pytest.raises(Mismatch, match=r"said to other audio than .*u\d.*--data NAME=PATH"):
+        run([base], TestSet("test", tuple(noisy)), hypotheses=file)
+    moved = [
+        replace(row, audio=Path(shutil.copy(row.audio, tmp_path))) for row in test_set.utterances
+    ]
+    again = run([base], TestSet("test", tuple(moved)), hypotheses=file)
+    assert not again.speed  # nothing was decoded
+
+
+def test_what_is_not_scored_is_in_the_results(base: ModelSource, test_set: TestSet) -> None:
+    drops = tuple(Drop(name, Path(name), "missing audio") for name in "ab")
+    report = run([base], replace(test_set, drops=drops))
+    assert report.settings["dropped"] == {"test": {"missing audio": 2}}
+    assert "dropped" not in run([base], test_set).settings
+
+
+def test_a_model_of_another_vocabulary_has_its_own_list(
+    base: ModelSource, test_set: TestSet, tmp_path: Path
+) -> None:
+    """The first model's list names tokens by numbers, the other's end perhaps."""
+    ids = base.open(torch.float32, "cpu").vocabulary
+    other = make_whisper(tmp_path / "other", suppress=tuple(ids[f"Ġ{w}"] for w in ("the", "red")))
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["Ġsix"], vocabulary["Ġred"] = vocabulary["Ġred"], vocabulary["Ġsix"]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    first = find_model(other, name="other")
+    report = run([first, base], test_set)
+    expected = run([base], test_set)
+    assert texts(report).items() >= texts(expected).items()
+    assert report.warnings == (
+        "base has another vocabulary than other, and so its own list of tokens that are not said.",
+    )
+    assert not expected.warnings
+
+
 def test_a_run_that_is_stopped_keeps_what_was_decoded(
     base: ModelSource, test_set: TestSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +363,7 @@ def test_a_run_that_is_stopped_keeps_what_was_decoded(
     assert len(read_hypotheses(file)) == 6
 
 
+NOWHERE = Utterance("u", Path("nowhere.wav"), "", "ca", "asr", 1.0)
 ODD = ["line\u2028separator", "next\u0085line", "form\x0cfeed", 'quote " and \\', "né\nnew"]
 
 
@@ -321,13 +372,14 @@ def test_any_text_comes_back_from_a_hypotheses_file(tmp_path: Path, text: str) -
     row = Hypothesis("m", "d", "u", "ca", "asr", text, text, 1.0)
     file = HypothesesFile(tmp_path / "h.jsonl")
     for _ in range(2):
-        file.add([row], "x")
-    assert read_hypotheses(tmp_path / "h.jsonl") == [(row, "x")] * 2
+        file.add([(row, NOWHERE)], "x")
+    assert [known[:2] for known in read_hypotheses(tmp_path / "h.jsonl")] == [(row, "x")] * 2
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     file = tmp_path / "h.jsonl"
-    HypothesesFile(file).add([Hypothesis("m", "d", "u", "ca", "asr", "a", "b", 1.0)], "x")
+    row = Hypothesis("m", "d", "u", "ca", "asr", "a", "b", 1.0)
+    HypothesesFile(file).add([(row, NOWHERE)], "x")
     line = file.read_bytes()
     file.write_bytes(line + b'{"model": "m"}\n' + line)
     with pytest.raises(UnreadableFile, match=r"h\.jsonl, line 2 is no hypothesis"):
@@ -391,7 +443,7 @@ def test_a_comparison_of_one_utterance_is_json(
 def test_systems_of_other_utterances_are_not_compared(tmp_path: Path) -> None:
     rows = [Hypothesis(model, "d", name, "ca", "asr", "a", "b", 1.0)
             for model, name in (("a", "1"), ("a", "2"), ("b", "1"), ("b", "3"))]  # fmt: skip
-    HypothesesFile(tmp_path / "h.jsonl").add(rows, "x")
+    HypothesesFile(tmp_path / "h.jsonl").add([(row, NOWHERE) for row in rows], "x")
     with pytest.raises(LorsmergeError, match="a and b were not scored on the same utterances"):
         rescore(tmp_path / "h.jsonl", scoring=SCORING, compared=("a", "b"))
 

@@ -11,7 +11,8 @@ from operation_calls import prune_delta, run_merge, take_delta
 from speech_models import make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli.operations.data import load_data
-from lorsmerge_cli.operations.eval import TestSet, evaluate
+from lorsmerge_cli.operations.eval import evaluate
+from lorsmerge_cli.operations.eval_report import TestSet
 from lorsmerge_cli.operations.eval_scores import Scoring
 from lorsmerge_cli.operations.provenance import made_from, trained_on
 from lorsmerge_cli.operations.recipe import DeltaEntry

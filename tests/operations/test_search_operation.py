@@ -19,7 +19,8 @@ from lorsmerge_cli.errors import Interrupted, LorsmergeError, Mismatch, Unreadab
 from lorsmerge_cli.operations import merge_inputs, search_storage, search_study
 from lorsmerge_cli.operations import search as module
 from lorsmerge_cli.operations.data import load_data
-from lorsmerge_cli.operations.eval import TestSet, evaluate
+from lorsmerge_cli.operations.eval import evaluate
+from lorsmerge_cli.operations.eval_report import TestSet
 from lorsmerge_cli.operations.eval_scores import Scoring, average
 from lorsmerge_cli.operations.recipe import load_recipe
 from lorsmerge_cli.operations.search_files import trials_csv, write_report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,23 @@ def test_the_patch_is_undone_after_an_error(speech: SpeechModel, tmp_path: Path)
         decode(speech, [Utterance("a", tmp_path / "gone.wav", "", "ca", "asr", 1.0)],
                DecodingSettings(4))  # fmt: skip
     assert EncoderDecoderCache.reorder_cache is REORDER
+
+
+def test_limits_of_the_models_own_generation_config_change_nothing(
+    speech: SpeechModel, utterances: list[Utterance]
+) -> None:
+    before = decode(speech, utterances, DecodingSettings(2))
+    own = speech.model.generation_config
+    limits = {"max_new_tokens": 2, "min_length": 12, "num_return_sequences": 2,
+              "return_dict_in_generate": True, "length_penalty": 3.0}  # fmt: skip
+    try:
+        for name, value in limits.items():
+            speech.model.generation_config = deepcopy(own)
+            setattr(speech.model.generation_config, name, value)
+            assert decode(speech, utterances, DecodingSettings(2)) == before
+            assert getattr(speech.model.generation_config, name) == value
+    finally:
+        speech.model.generation_config = own
 
 
 def test_progress_is_told_every_utterance_longest_first(
