@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -159,7 +160,8 @@ class _Run:
             size, _ = plan.settings.batches(plan.processes)
             raise LorsmergeError(
                 f"Memory is too small for {size} utterances at a time.",
-                "A smaller --batch-size gives the same result; --dtype bfloat16 takes less.",
+                "Begin anew with --force and a smaller --batch-size, which gives the same result, or "
+                "with --dtype bfloat16.",
             ) from None
 
     def _evaluate(self, epoch: float) -> dict[str, float]:
@@ -180,7 +182,8 @@ class _Run:
             return {}
         rows = self.plan.dev.utterances
         mine = rows[self.state.process_index :: self.state.num_processes]
-        texts = decode(self.plan.speech, mine, DecodingSettings(beam=self.plan.dev_beam))
+        with _without_autocast(self.plan.speech.model):
+            texts = decode(self.plan.speech, mine, DecodingSettings(beam=self.plan.dev_beam))
         if self.state.num_processes > 1:
             texts = dict(gather_object(list(texts.items())))
         return dev_scores(rows, texts)
@@ -235,11 +238,10 @@ class _Run:
             single = plan.single()
             if single and (partial / GENERATION).is_file():
                 generation = json.loads((partial / GENERATION).read_bytes())
-                language, task = single
-                write_json(
-                    partial / GENERATION,
-                    generation | {"language": language, "task": WHISPER_TASKS[task]},
-                )
+                if generation.get("is_multilingual", True):  # another cannot be asked for either
+                    language, task = single
+                    generation |= {"language": language, "task": WHISPER_TASKS[task]}
+                    write_json(partial / GENERATION, generation)
             names = (
                 "torch",
                 "transformers",
@@ -264,6 +266,17 @@ class _Run:
             }  # fmt: skip
             write_json(partial / RUN, record)
             _write_weights(partial, plan.source.checkpoint, weights.__getitem__, MAX_SHARD)
+
+
+@contextmanager
+def _without_autocast(model: Any) -> Iterator[None]:
+    """As eval computes: accelerate puts a forward of its own onto a model that it trains."""
+    trained = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if trained is not None:
+            model.forward = trained
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,8 +20,10 @@ class SpeechDataset(Dataset[dict[str, Any]]):
     """Utterances as features and labels, made when they are asked for."""
 
     def __init__(self, speech: SpeechModel, utterances: Sequence[Utterance]) -> None:
-        self.speech, self.utterances = speech, utterances
         self.labels = [speech.labels(row) for row in utterances]
+        self.utterances = utterances
+        # workers that are not forked get a copy of this, and need no weights
+        self.speech = replace(speech, model=None)
 
     def __len__(self) -> int:
         return len(self.utterances)

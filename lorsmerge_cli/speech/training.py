@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def train(
         model=model,
         args=arguments,
         train_dataset=SpeechDataset(speech, utterances),
-        data_collator=lambda items: collate(items, start, pad),
+        data_collator=partial(collate, start=start, pad=pad),
         compute_loss_func=token_loss,
         callbacks=[control],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from speech_models import make_test_set, make_whisper
 from transformers import WhisperForConditionalGeneration
+
+from lorsmerge_cli.operations import finetune as operation
+from lorsmerge_cli.speech.decoding import decode
 
 BUNDLE = Path(__file__).parents[2] / "examples/demo/bundle"
 RECIPES = sorted((BUNDLE.parents[1] / "recipes/finetune").glob("*.toml"))
@@ -141,6 +145,40 @@ def test_a_single_language_is_set_for_generation(here: Path, succeed: Command) -
     succeed(f"{LINE} --epochs 1")
     generation = json.loads(Path("out/generation_config.json").read_text())
     assert (generation["language"], generation["task"]) == ("ca", "translate")
+
+
+def test_an_english_only_model_is_asked_for_no_language(here: Path, succeed: Command) -> None:
+    base = here / "english"
+    shutil.copytree((here / "base").resolve(), base)
+    generation = base / "generation_config.json"
+    own = json.loads(generation.read_text()) | {"is_multilingual": False}
+    for key in ("lang_to_id", "task_to_id"):
+        own.pop(key)
+    generation.write_text(json.dumps(own))
+    for name in ("train.jsonl", "dev.jsonl"):
+        rows = [json.loads(line) for line in Path(name).read_text().splitlines()]
+        path = Path(name)
+        path.unlink()
+        same = {"source_lang": "en", "target_lang": "en", "taskname": "asr"}
+        path.write_text("".join(json.dumps(row | same) + "\n" for row in rows))
+    succeed(LINE.replace("finetune base", "finetune english") + " --epochs 1")
+    written = json.loads(Path("out/generation_config.json").read_text())
+    assert {"language", "task"}.isdisjoint(written)
+
+
+def test_dev_scores_are_not_under_autocast(
+    here: Path, succeed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch is chosen by what its weights say, not by what half of their digits do."""
+    trained = []
+
+    def record(speech: Any, *arguments: Any) -> Any:
+        trained.append("forward" in vars(speech.model))  # accelerate's, which casts
+        return decode(speech, *arguments)
+
+    monkeypatch.setattr(operation, "decode", record)
+    succeed(f"{LINE} --epochs 2 --dtype bfloat16")
+    assert trained == [False] * 3
 
 
 def test_a_recipe_gives_defaults_and_the_command_line_wins(here: Path, succeed: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,18 @@ def test_an_interrupted_run_ends_where_a_whole_one_does(
     assert resumed.epochs == expected.epochs
     for name, value in weights(whole).items():
         assert torch.equal(weights(again)[name], value), name
+
+
+def test_data_for_workers_that_are_not_forked(
+    speech: SpeechModel, rows: tuple[Utterance, ...]
+) -> None:
+    """As Python 3.14 and macOS start them: the data set is pickled, without the weights."""
+    data = SpeechDataset(speech, rows)
+    pickled = pickle.dumps(data)
+    assert b"WhisperForConditionalGeneration" not in pickled
+    copy = pickle.loads(pickled)
+    assert torch.equal(copy[1]["features"], data[1]["features"])
+    assert copy[1]["labels"] == data[1]["labels"]
 
 
 def test_each_step_counts_its_epoch(
