@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -279,6 +279,23 @@ class _Trainer(Trainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """Without the rows that several processes hear twice so that all have as many batches."""
+        found: tuple[list[Any], Tensor | int | None] = super().get_batch_samples(
+            map(self._once, epoch_iterator), num_batches, device
+        )
+        return found
+
+    def _once(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The last batch of an epoch, accelerate's filling with rows of its beginning ignored."""
+        ending = self.accelerator.gradient_state
+        if ending.end_of_dataloader and ending.remainder > 0 and self.args.world_size > 1:
+            before = self.args.process_index * self.args.per_device_train_batch_size
+            batch["labels"][max(0, ending.remainder - before) :] = IGNORED
+        return batch
 
 
 class _Control(TrainerCallback):

@@ -243,7 +243,13 @@ def test_a_signal_leaves_a_run_to_go_on_with(here: Path, number: int, shell: Com
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(here: Path, succeed: Command) -> None:
+@pytest.mark.parametrize("rows", [16, 10, 14])
+def test_two_processes_train_as_one(here: Path, succeed: Command, rows: int) -> None:
+    """Where their batches come out even, and where one or both are left with fewer rows."""
+    path = Path("train.jsonl")
+    lines = path.read_text().splitlines(keepends=True)[:rows]
+    path.unlink()
+    path.write_text("".join(lines))
     line = f"{LINE} --epochs 3 --batch-size 4"
     succeed(line)
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
@@ -255,6 +261,10 @@ def test_two_processes_train_as_one(here: Path, succeed: Command) -> None:
     losses = [[entry["loss"] for entry in run["losses"]] for run in (a, b)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert len(losses[0]) >= 3
+    start, one, other = weights("base"), weights("out"), weights("two")
+    moved = max(float((one[name] - start[name]).abs().max()) for name in one)
+    apart = max(float((one[name] - other[name]).abs().max()) for name in one)
+    assert apart < 0.01 * moved
 
 
 @pytest.mark.slow
