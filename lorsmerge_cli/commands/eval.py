@@ -211,11 +211,8 @@ def _test_sets(
             [path], split=split, language=language, task=task, format=format, hours=hours,
             seed=seed, max_seconds=window, empty_text=True,
         )  # fmt: skip
-        warnings = drop_warnings(loaded) or [
-            f"{path}: {count} not scored, {reason}." for reason, count in loaded.reasons.items()
-        ]
-        for warning in warnings:
-            console.warning(warning)
+        for warning in drop_warnings(loaded, 0.0):  # a score is of all rows, or says so
+            console.warning(f"{path}: {warning}")
         if verbose:
             list_drops(loaded)
         part = split if has_splits(path, format) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from lorsmerge_cli.errors import LorsmergeError, raise_all
 from lorsmerge_cli.metrics.normalisation import normalise
 from lorsmerge_cli.speech.manifests import manifest_splits, read_manifest
 from lorsmerge_cli.speech.selection import select
-from lorsmerge_cli.speech.utterance import Drop, Utterance, with_unique_ids
+from lorsmerge_cli.speech.utterance import Drop, Utterance, listed, reasons, with_unique_ids
 
 MANY_DROPPED = 0.05  # share of the rows from which on it is a warning
 
@@ -53,7 +52,7 @@ class DataReport:
     @property
     def reasons(self) -> dict[str, int]:
         """Rows dropped, by reason."""
-        return dict(Counter(drop.reason for drop in self.drops))
+        return reasons(self.drops)
 
     @property
     def hours(self) -> float:
@@ -98,11 +97,9 @@ def load_data(
         rows = read_manifest(path, split=split, language=language, task=task, format=format)
         found = select(rows, max_seconds=max_seconds, hours=hours, seed=seed, empty_text=empty_text)
         if not found.utterances:
-            reasons = Counter(drop.reason for drop in found.drops)
-            listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
             example = f", the first {found.drops[0].audio}" if found.drops else ""
             raise LorsmergeError(
-                f"No row of {path} can be used: {listed or 'it has none'}{example}.",
+                f"No row of {path} can be used: {listed(found.drops) or 'it has none'}{example}.",
                 "Check the manifest's paths and texts.",
             )
         utterances += found.utterances
@@ -115,15 +112,14 @@ def has_splits(path: Path, format: str | None) -> bool:
     return bool(manifest_splits(path, format))
 
 
-def drop_warnings(report: DataReport) -> list[str]:
-    """A warning where more than 5% of the rows were dropped."""
+def drop_warnings(report: DataReport, share: float = MANY_DROPPED) -> list[str]:
+    """A warning where more than a share of the rows was dropped."""
     count = len(report.drops) + len(report.utterances)
-    if len(report.drops) <= MANY_DROPPED * count:
+    if len(report.drops) <= share * count:
         return []
-    listed = ", ".join(f"{number} {reason}" for reason, number in report.reasons.items())
     return [
-        f"{len(report.drops)} of {count} rows are dropped ({listed}); --verbose lists them, or "
-        "`lorsmerge data`."
+        f"{len(report.drops)} of {count} rows are dropped ({listed(report.drops)}); --verbose lists "
+        "them, or `lorsmerge data`."
     ]
 
 

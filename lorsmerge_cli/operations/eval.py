@@ -37,7 +37,7 @@ from lorsmerge_cli.operations.speech_model import (
 )
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.speech.utterance import Utterance, reasons
 
 
 def evaluate(
@@ -86,36 +86,37 @@ def evaluate(
     # without a GPU, accelerate joins the processes of torchrun only when told to stay on the CPU
     state = processes(device)
     dtype = dtype_name(parse_speech_dtype(dtype))
-    asked = decoding = DecodingSettings(beam, batch_size, max_tokens)
-    vocabulary: dict[str, int] = {}
+    asked = DecodingSettings(beam, batch_size, max_tokens)
     warnings: list[str] = []
     file = HypothesesFile(hypotheses)
     count = len(models) * sum(len(test_set.utterances) for test_set in test_sets)
     rows: list[Hypothesis] = []
     speed: dict[str, float] = {}
-    settings: dict[str, Any] = {}
     origins: dict[str, dict[str, Any]] = {}
+    first: tuple[dict[str, int], DecodingSettings] | None = None
     for model in models:
         run = _Run(model, dtype, process_device(device, state), file, state)
-        vocabulary = vocabulary or run.vocabulary
-        if run.vocabulary != vocabulary:  # whose numbers mean other tokens, the end even
+        own = run.speech.vocabulary, asked.with_lists_of(run.speech)
+        first = first or own
+        same = own[0] == first[0]  # or the lists' numbers mean other tokens, the end even
+        if not same:
             warnings.append(
                 f"{model.name} has another vocabulary than {models[0].name}, and so its own list "
                 "of tokens that are not said."
             )
-        shared = decoding if run.vocabulary == vocabulary else asked
+        decoding = first[1] if same else own[1]
         origins[model.name] = {"identity": run.identity, "made_from": made_from(model)}
         for test_set in test_sets:
-            found, made = run.answer(test_set, shared, lambda done: progress(done, count))
-            decoding = made if run.vocabulary == vocabulary else decoding
-            rows += found
-        splits = {test_set.name: test_set.split for test_set in test_sets if test_set.split}
-        settings = settings_of(decoding, scoring, dtype) | {"splits": splits}
-        if dropped := {test_set.name: test_set.dropped for test_set in test_sets if test_set.drops}:
-            settings["dropped"] = dropped
+            rows += run.answer(test_set, decoding, lambda done: progress(done, count))
         if run.decoded_seconds:
             speed[model.name] = run.decoded_seconds / run.elapsed
         run.close()
+    settings = settings_of(first[1] if first else asked, scoring, dtype)
+    settings["splits"] = {test_set.name: test_set.split for test_set in test_sets if test_set.split}
+    if dropped := {
+        test_set.name: reasons(test_set.drops) for test_set in test_sets if test_set.drops
+    }:
+        settings["dropped"] = dropped
     main = state.is_main_process
     report = _report(rows, scoring, settings, speed, output, trn, compared, main, origins)
     return replace(report, warnings=tuple(warnings))
@@ -159,17 +160,15 @@ class _Run:
         self._speech: SpeechModel | None = source.open(parse_speech_dtype(dtype), device)
 
     @property
-    def vocabulary(self) -> dict[str, int]:
-        """Token -> its number."""
+    def speech(self) -> SpeechModel:
+        """The model, until `close`."""
         assert self._speech is not None
-        return self._speech.vocabulary
+        return self._speech
 
     def answer(
         self, test_set: TestSet, decoding: DecodingSettings, progress: Callable[[int], None]
-    ) -> tuple[list[Hypothesis], DecodingSettings]:
-        """Hypotheses of a test set in its order, and the decoding settings made definite."""
-        assert self._speech is not None
-        decoding = decoding.with_lists_of(self._speech)
+    ) -> list[Hypothesis]:
+        """Hypotheses of a test set in its order; the decoding settings have their lists."""
         made_by = (
             f"{self.identity}|beam:{decoding.beam}|{self.dtype}|max:{decoding.max_tokens}"
             f"|suppress:{_digest(decoding.suppress, decoding.begin_suppress)}"
@@ -182,8 +181,7 @@ class _Run:
         texts |= self._decode(mine, test_set, decoding, made_by, progress)
         self.elapsed += time.perf_counter() - began
         self.decoded_seconds += sum(row.duration or 0.0 for row in wanted)
-        rows = [self._hypothesis(row, texts[row.id], test_set) for row in test_set.utterances]
-        return rows, decoding
+        return [self._hypothesis(row, texts[row.id], test_set) for row in test_set.utterances]
 
     def _decode(
         self,
@@ -193,7 +191,6 @@ class _Run:
         made_by: str,
         progress: Callable[[int], None],
     ) -> dict[str, str]:
-        assert self._speech is not None
         alone = self.state.num_processes == 1
 
         def keep(row: Utterance, text: str) -> None:
@@ -201,7 +198,7 @@ class _Run:
                 self.file.add([(self._hypothesis(row, text, test_set), row)], made_by)
             progress(self.state.num_processes)
 
-        texts = decode(self._speech, mine, decoding, keep)
+        texts = decode(self.speech, mine, decoding, keep)
         if alone:
             return texts
         gathered: dict[str, str] = dict(gather_object(list(texts.items())))

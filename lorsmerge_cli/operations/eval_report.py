@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,6 @@ class TestSet:
     drops: tuple[Drop, ...] = ()
     path: Path | None = None
     split: str | None = None
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """Rows that are not scored, by reason."""
-        return dict(Counter(drop.reason for drop in self.drops))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from lorsmerge_cli.operations.speech_model import (
 from lorsmerge_cli.speech.manifests import manifest_splits
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.training import SCHEDULES, TrainingSettings
-from lorsmerge_cli.speech.utterance import Drop
+from lorsmerge_cli.speech.utterance import Drop, listed
 
 STATE = "settings.json"
 FLOAT32 = 4  # bytes of an entry
@@ -294,8 +293,7 @@ def _fitting(speech: SpeechModel, report: DataReport) -> DataReport:
         else:
             kept.append(row)
     if not kept:
-        listed = ", ".join(f"{n} {why}" for why, n in Counter(d.reason for d in drops).items())
-        raise LorsmergeError(f"No row of the training data can be used: {listed}.")
+        raise LorsmergeError(f"No row of the training data can be used: {listed(drops)}.")
     return DataReport(tuple(kept), tuple(drops))
 
 

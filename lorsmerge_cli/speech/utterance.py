@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +40,16 @@ class Drop:
     id: str
     audio: Path
     reason: str
+
+
+def reasons(drops: Iterable[Drop]) -> dict[str, int]:
+    """How many rows were left out for each reason."""
+    return dict(Counter(drop.reason for drop in drops))
+
+
+def listed(drops: Iterable[Drop]) -> str:
+    """`3 missing audio, 1 empty text`."""
+    return ", ".join(f"{count} {reason}" for reason, count in reasons(drops).items())
 
 
 def with_unique_ids(utterances: Sequence[Utterance]) -> list[Utterance]:

@@ -415,3 +415,15 @@ def test_references_without_words_are_said_to_have_no_score(files: Path, succeed
     Path("data/empty.jsonl").write_text("\n".join(lines))
     ended = succeed(BASE.replace("test.jsonl", "empty.jsonl"))
     assert "empty.jsonl: the ca references have no words, so there is no score" in ended.err
+
+
+def test_one_row_that_cannot_be_scored_is_said(files: Path, succeed: Callable) -> None:
+    text = Path("data/test.jsonl").read_text()
+    rows = [
+        *10 * text.splitlines(),
+        json.dumps(json.loads(text.splitlines()[0]) | {"audio_filepath": "x"}),
+    ]
+    Path("data/few.jsonl").write_text("\n".join(rows))
+    ended = succeed(BASE.replace("test.jsonl", "few.jsonl") + "-o results.json")
+    assert "data/few.jsonl: 1 of 101 rows are dropped (1 missing audio)" in ended.err
+    assert results("results.json")["settings"]["dropped"] == {"few.jsonl": {"missing audio": 1}}

@@ -57,13 +57,21 @@ def weights(folder: str | Path) -> dict[str, torch.Tensor]:
     return load_file(Path(folder) / "model.safetensors")
 
 
+def rows_of(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(name).read_text().splitlines()]
+
+
+def write_rows(name: str, rows: list[dict[str, Any]]) -> None:
+    """Put a manifest in the place of the one that is linked to."""
+    Path(name).unlink()
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def rewrite(name: str, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the first row of a manifest."""
-    path = Path(name)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = rows_of(name)
     change(rows[0])
-    path.unlink()
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(name, rows)
 
 
 def process(line: str, *, launcher: tuple[str, ...] = ()) -> list[str]:
@@ -138,10 +146,8 @@ def test_a_dry_run_writes_nothing(here: Path, succeed: Command) -> None:
 
 def test_a_single_language_is_set_for_generation(here: Path, succeed: Command) -> None:
     for name in ("train.jsonl", "dev.jsonl"):
-        path = Path(name)
-        rows = [line for line in path.read_text().splitlines() if '"ca", "taskname": "st"' in line]
-        path.unlink()
-        path.write_text("\n".join(rows) + "\n")
+        pair = ("ca", "st")
+        write_rows(name, [r for r in rows_of(name) if (r["source_lang"], r["taskname"]) == pair])
     succeed(f"{LINE} --epochs 1")
     generation = json.loads(Path("out/generation_config.json").read_text())
     assert (generation["language"], generation["task"]) == ("ca", "translate")
@@ -156,11 +162,8 @@ def test_an_english_only_model_is_asked_for_no_language(here: Path, succeed: Com
         own.pop(key)
     generation.write_text(json.dumps(own))
     for name in ("train.jsonl", "dev.jsonl"):
-        rows = [json.loads(line) for line in Path(name).read_text().splitlines()]
-        path = Path(name)
-        path.unlink()
-        same = {"source_lang": "en", "target_lang": "en", "taskname": "asr"}
-        path.write_text("".join(json.dumps(row | same) + "\n" for row in rows))
+        english = {"source_lang": "en", "target_lang": "en", "taskname": "asr"}
+        write_rows(name, [row | english for row in rows_of(name)])
     succeed(LINE.replace("finetune base", "finetune english") + " --epochs 1")
     written = json.loads(Path("out/generation_config.json").read_text())
     assert {"language", "task"}.isdisjoint(written)
@@ -246,10 +249,7 @@ def test_a_signal_leaves_a_run_to_go_on_with(here: Path, number: int, shell: Com
 @pytest.mark.parametrize("rows", [16, 10, 14])
 def test_two_processes_train_as_one(here: Path, succeed: Command, rows: int) -> None:
     """Where their batches come out even, and where one or both are left with fewer rows."""
-    path = Path("train.jsonl")
-    lines = path.read_text().splitlines(keepends=True)[:rows]
-    path.unlink()
-    path.write_text("".join(lines))
+    write_rows("train.jsonl", rows_of("train.jsonl")[:rows])
     line = f"{LINE} --epochs 3 --batch-size 4"
     succeed(line)
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")

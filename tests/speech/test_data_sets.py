@@ -249,6 +249,14 @@ def test_one_table_of_all_splits(tmp_path: Path, suffix: str) -> None:
         read_manifest(tmp_path, language="ca")
 
 
+def test_a_file_outside_of_the_tables_folder_is_of_no_split(tmp_path: Path) -> None:
+    rows = [
+        {"audio": name, "text": "x"} for name in ("train/a.wav", "test/b.wav", "/far/train/c.wav")
+    ]
+    write_rows(tmp_path / "metadata.jsonl", *rows)
+    assert [row.id for row in read_manifest(tmp_path, split="train", language="ca")] == ["a"]
+
+
 def test_ids_stay_unique_when_sets_are_put_together() -> None:
     rows = [Utterance("0", Path("x"), "t", "ca", "asr") for _ in range(3)]
     one = with_unique_ids(rows)

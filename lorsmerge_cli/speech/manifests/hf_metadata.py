@@ -49,20 +49,20 @@ def splits(path: Path) -> tuple[str, ...]:
     table = _table(path)
     if _tables(path) or table is None:
         return tuple(_tables(path))
-    found = {_split(name) for name in _file_names(table)}
+    found = {_split(table.parent / name, table.parent) for name in _file_names(table)}
     return tuple(split for split in FOLDERS if split in found)
 
 
-def _split(file_name: str) -> str | None:
-    """The split whose folder a file is in."""
-    folder = Path(file_name).parts[0] if file_name else ""
-    return next((split for split, folders in FOLDERS.items() if folder in folders), None)
+def _split(audio: Path, root: Path) -> str | None:
+    """The split whose folder, right below the root, a file is in."""
+    below = audio.relative_to(root).parts[:1] if audio.is_relative_to(root) else ()
+    return next((s for s, folders in FOLDERS.items() if below and below[0] in folders), None)
 
 
 def _file_names(table: Path) -> list[str]:
     if table.suffix == ".csv":
         return [row["file_name"] for _, row in read_csv(table, ("file_name",))]
-    return [str(row.get("file_name", "")) for _, row in jsonl.objects(table)]
+    return [jsonl.first(row, jsonl.AUDIO) or "" for _, row in jsonl.objects(table)]
 
 
 def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance]:
@@ -75,9 +75,10 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance]:
     table = _table(path)
     assert table is not None  # `detects` found one
     rows = _read(table, defaults)
-    if not splits(path):
+    parts = [_split(row.audio, table.parent) for row in rows]
+    if not any(parts):
         return rows
-    return [row for row in rows if _split(str(row.audio.relative_to(table.parent))) == split]
+    return [row for row, part in zip(rows, parts, strict=True) if part == split]
 
 
 def _read(table: Path, defaults: Defaults) -> list[Utterance]:

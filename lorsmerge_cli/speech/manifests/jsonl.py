@@ -67,7 +67,8 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _first(row: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+def first(row: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    """The value of the first of some keys that a row has."""
     value = next((row[key] for key in keys if row.get(key) is not None), None)
     return None if value is None else str(value)
 
@@ -79,16 +80,16 @@ def _lacks(row: dict[str, Any], path: Path, where: str, wanted: list[str]) -> Un
 
 def _utterance(row: dict[str, Any], path: Path, number: int, defaults: Defaults) -> Utterance:
     where = f"{path}, line {number}"
-    audio, some_text = _first(row, AUDIO), _first(row, text_keys("st"))
+    audio, some_text = first(row, AUDIO), first(row, text_keys("st"))
     if audio is None or some_text is None:
         found = ((AUDIO[0], audio), ("text", some_text))
         raise _lacks(row, path, where, [name for name, value in found if value is None])
-    source, target, task = _first(row, LANGUAGE), _first(row, ("target_lang",)), _first(row, TASK)
+    source, target, task = first(row, LANGUAGE), first(row, ("target_lang",)), first(row, TASK)
     if task is None and source and target:
         task = "asr" if parse_language(source) == parse_language(target) else "st"
     task = task or task_by_texts(row, defaults.task, where)
     language, task = language_and_task(source, task, defaults, where)
-    text = _first(row, text_keys(task))
+    text = first(row, text_keys(task))
     if text is None:
         raise _lacks(row, path, where, ["text"])
     if task == "st":
@@ -108,5 +109,5 @@ def _utterance(row: dict[str, Any], path: Path, number: int, defaults: Defaults)
         task=task,
         duration=duration,
         start=start,
-        speaker=_first(row, SPEAKER),
+        speaker=first(row, SPEAKER),
     )
