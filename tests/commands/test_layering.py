@@ -1,4 +1,4 @@
-"""The house of the design: who may import whom, and how large a room gets."""
+"""The house of the design: who may import whom, and how long a function gets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import lorsmerge_cli
 
 PACKAGE = Path(lorsmerge_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-MAY_IMPORT = {  # room -> the rooms it may import beside itself and errors
+EVERYWHERE = {"errors", "inputs"}
+MAY_IMPORT = {  # room -> the rooms it may import beside itself and those
     "__main__": {"app"},
     "__init__": set(),
     "app": {"commands", "console", "options"},
@@ -25,12 +26,12 @@ MAY_IMPORT = {  # room -> the rooms it may import beside itself and errors
     "console": set(),
     "options": set(),
     "errors": set(),
+    "inputs": set(),
 }
 HEAVY = {"torch", "transformers", "scipy", "numpy", "safetensors", "matplotlib", "accelerate",
          "soundfile", "soxr", "jiwer", "sacrebleu", "optuna", "sqlalchemy"}  # fmt: skip
-LIGHT_ROOMS = {"app", "commands", "options", "console", "errors", "__main__", "__init__"}
+LIGHT_ROOMS = {"app", "commands", "options", "console", "errors", "inputs", "__main__", "__init__"}
 LONGEST_FUNCTION = 70  # lines
-LONGEST_FILE = 350
 
 
 def path_of(file: Path) -> str:
@@ -74,7 +75,7 @@ def test_imports_point_downwards(file: Path) -> None:
     room = room_of(file)
     parts = [name.split(".") for name in imports(file) if name.startswith("lorsmerge_cli")]
     imported = {part[1] for part in parts if len(part) > 1} - {"__version__"}
-    assert imported <= MAY_IMPORT[room] | {room, "errors"}
+    assert imported <= MAY_IMPORT[room] | {room} | EVERYWHERE
 
 
 @pytest.mark.parametrize("file", FILES, ids=path_of)
@@ -116,9 +117,8 @@ def test_only_the_console_prints(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=path_of)
-def test_nothing_is_too_long(file: Path) -> None:
+def test_no_function_is_too_long(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= LONGEST_FILE
     lines = {  # of bodies: a command's parameters are its table of options
         node.name: node.end_lineno - node.body[0].lineno + 1
         for node in ast.walk(ast.parse(text))

@@ -1,0 +1,134 @@
+"""Files that anyone may have written: only regular ones are opened, and documents have one reader each.
+
+A FIFO blocks whoever opens it, `/dev/zero` never ends, and JSON or TOML nested a hundred thousand
+levels deep ends Python's recursion: each is refused here, in words, before it does harm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lorsmerge_cli.errors import UnreadableFile
+
+MAX_DOCUMENT = 256 << 20  # bytes of a JSON or TOML file: a results file of 100,000 rows has 50 MB
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading, without waiting for what is none.
+
+    Raises:
+        UnreadableFile: a FIFO, a socket or a device.
+        OSError: as `open` does: no such file, a folder, no permission.
+    """
+    # without O_NONBLOCK the mere opening of a FIFO waits for a writer
+    descriptor = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(21, os.strerror(21), str(path))
+        raise UnreadableFile(
+            f"{path} is a {file_type(kind)}, not a file.", "Give the file itself, or a copy of it."
+        )
+    return os.fdopen(descriptor, "rb")
+
+
+def file_type(mode: int) -> str:
+    """Name what a mode of `stat` stands for: `file`, `folder`, `FIFO`, `socket` or `device`."""
+    for test, name in (
+        (stat.S_ISREG, "file"),
+        (stat.S_ISDIR, "folder"),
+        (stat.S_ISFIFO, "FIFO"),
+        (stat.S_ISSOCK, "socket"),
+    ):
+        if test(mode):
+            return name
+    return "device"
+
+
+def read_document(path: Path) -> bytes:
+    """Read a small file whole.
+
+    Raises:
+        UnreadableFile: no regular file, or one of more than 256 MiB.
+        OSError: as `open` does.
+    """
+    with open_regular(path) as file:
+        content = file.read(MAX_DOCUMENT + 1)
+    if len(content) > MAX_DOCUMENT:
+        raise UnreadableFile(
+            f"{path} is larger than {MAX_DOCUMENT >> 20} MiB, which no document of its kind is.",
+            "Check that it is the file you mean.",
+        )
+    return content
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON of any origin.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+
+    Example:
+        >>> parse_json("[" * 100_000)
+        Traceback (most recent call last):
+        ...
+        ValueError: it is nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of any origin.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+        UnreadableFile: as `read_document`.
+        OSError: as `open` does.
+    """
+    return parse_json(read_document(path))
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """Parse JSON that has to be an object.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    found = parse_json(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"an object is needed, and it is a {type(found).__name__}")
+    return found
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML of any origin.
+
+    Raises:
+        ValueError: it is no TOML, or nested too deeply.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file of any origin.
+
+    Raises:
+        ValueError: it is no TOML, nested too deeply, or not UTF-8.
+        UnreadableFile: as `read_document`.
+        OSError: as `open` does.
+    """
+    return parse_toml(read_document(path).decode("utf-8"))
