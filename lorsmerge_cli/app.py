@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lorsmerge_cli import __version__, console, options
+from lorsmerge_cli import __version__, console, options, outputs
 from lorsmerge_cli.commands.data import data
 from lorsmerge_cli.commands.delta import delta
 from lorsmerge_cli.commands.eval import evaluate
@@ -27,7 +27,7 @@ from lorsmerge_cli.commands.push import push
 from lorsmerge_cli.commands.report import report
 from lorsmerge_cli.commands.search import search
 from lorsmerge_cli.commands.transcribe import transcribe
-from lorsmerge_cli.errors import LorsmergeError
+from lorsmerge_cli.errors import LorsmergeError, named
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -89,15 +89,17 @@ def _register(name: str, command: Callable[..., None]) -> None:
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
         console.configure(**{item.name: arguments.pop(item.name) for item in common})
+        outputs.forget_written()
         try:
             command(**arguments)
         except LorsmergeError as error:
             if console.debugging():
                 console.traceback()
             console.error(str(error))
+            _tell_what_was_written(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            console.error("Interrupted; nothing was written.")
+            console.error(f"Interrupted; {_written()}.")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise
@@ -107,6 +109,7 @@ def _register(name: str, command: Callable[..., None]) -> None:
             if console.debugging():
                 console.traceback()
             console.error(_said(error))
+            _tell_what_was_written()
             raise typer.Exit(1) from None
 
     parameters = [*signature.parameters.values(), *common]
@@ -115,6 +118,17 @@ def _register(name: str, command: Callable[..., None]) -> None:
     # rich would keep the docstring's line breaks, wherever the terminal's are
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     app.command(name, help="\n\n".join(" ".join(text.split("\n")) for text in paragraphs))(run)
+
+
+def _written() -> str:
+    paths = [str(path) for path in outputs.written()]
+    return f"written: {named(paths, len(paths))}" if paths else "nothing was written"
+
+
+def _tell_what_was_written(message: str = "") -> None:
+    """Name the outputs that are in place although the command failed after all."""
+    if any(str(path) not in message for path in outputs.written()):
+        console.note(f"In spite of that, {_written()}.")
 
 
 def _said(error: Exception) -> str:

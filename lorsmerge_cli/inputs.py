@@ -2,6 +2,7 @@
 
 A FIFO blocks whoever opens it, `/dev/zero` never ends, and JSON or TOML nested a hundred thousand
 levels deep ends Python's recursion: each is refused here, in words, before it does harm.
+`FileIdentity` tells whether a file changed while it was read.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 import os
 import stat
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -132,3 +135,45 @@ def read_toml(path: Path) -> dict[str, Any]:
         OSError: as `open` does.
     """
     return parse_toml(read_document(path).decode("utf-8"))
+
+
+@dataclass(frozen=True)
+class FileIdentity:
+    """What tells a file from one that took its place, or from what it was before it was written to.
+
+    Attributes:
+        device, inode: of the file.
+        size: in bytes.
+        modified: time of the last change of its content, in nanoseconds.
+    """
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+    @staticmethod
+    def of(path: Path) -> FileIdentity:
+        """Identify a file, or what a link leads to.
+
+        Raises:
+            OSError: there is none.
+        """
+        status = path.stat()
+        return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def is_file_of(self, other: FileIdentity) -> bool:
+        """Whether both are one file, whatever was written to it."""
+        return (self.device, self.inode) == (other.device, other.inode)
+
+
+def changed(identities: Mapping[Path, FileIdentity]) -> list[Path]:
+    """List the files that were written to, replaced or removed since they were identified."""
+    found = []
+    for path, identity in identities.items():
+        try:
+            if FileIdentity.of(path) != identity:
+                found.append(path)
+        except OSError:
+            found.append(path)
+    return found

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
     metadata_size,
 )
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
+from lorsmerge_cli.outputs import write_json
 
 RUN = "run.json"  # what `finetune` says of itself in a model folder
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt",
@@ -167,8 +167,3 @@ def copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
     if generation_file.is_file():
         generation = json.loads(generation_file.read_bytes())
         write_json(generation_file, {k: v for k, v in generation.items() if k not in FORCED})
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Readable JSON, unescaped, with a newline at its end."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
 from lorsmerge_cli.errors import LorsmergeError, raise_all
 from lorsmerge_cli.metrics.normalisation import normalise
+from lorsmerge_cli.outputs import atomic_file, check_output
 from lorsmerge_cli.speech.manifests import manifest_splits, read_manifest
 from lorsmerge_cli.speech.selection import select
 from lorsmerge_cli.speech.utterance import Drop, Utterance, listed, reasons, with_unique_ids
@@ -150,7 +150,7 @@ def data(
     if output is None:
         return report
     lines = [json.dumps(_row(row, output.parent), ensure_ascii=False) for row in report.utterances]
-    with atomic_file(output) as partial:
+    with atomic_file(output, force=force) as partial:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return DataReport(report.utterances, report.drops, output)
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorsmerge_cli.checkpoint.adapter import AdapterTaskVector
-from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output, leftovers
 from lorsmerge_cli.checkpoint.delta_file import DeltaWriter, Provenance, total_norm
 from lorsmerge_cli.checkpoint.encodings import stored_size
 from lorsmerge_cli.checkpoint.model_files import is_adapter
@@ -34,6 +33,7 @@ from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, non_finite, raise_all, zero_delta
 from lorsmerge_cli.operations.provenance import training_of
+from lorsmerge_cli.outputs import atomic_file, check_output, leftovers
 from lorsmerge_cli.speech.languages import parse_language, parse_task
 
 Vector = FinetunedTaskVector | AdapterTaskVector
@@ -113,7 +113,10 @@ def delta(
     )
     warnings = leftovers(output)
     total = sum(TensorSpec(item.shape, item.dtype).nbytes for item in layouts.values())
-    with atomic_file(output) as partial, DeltaWriter(partial, layouts, provenance) as writer:
+    with (
+        atomic_file(output, force=force) as partial,
+        DeltaWriter(partial, layouts, provenance) as writer,
+    ):
         norms, base_norm = _write(
             vector, writer, threads or default_threads(), lambda done: progress(done, total)
         )

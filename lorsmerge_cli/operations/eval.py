@@ -13,8 +13,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
-from lorsmerge_cli.checkpoint.model_writer import write_json
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.metrics.normalisation import NORMALISATIONS
@@ -35,6 +33,7 @@ from lorsmerge_cli.operations.speech_model import (
     process_device,
     processes,
 )
+from lorsmerge_cli.outputs import atomic_file, check_output, write_json
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.utterance import Utterance, reasons
@@ -118,7 +117,7 @@ def evaluate(
     }:
         settings["dropped"] = dropped
     main = state.is_main_process
-    report = _report(rows, scoring, settings, speed, output, trn, compared, main, origins)
+    report = _report(rows, scoring, settings, speed, output, force, trn, compared, main, origins)
     return replace(report, warnings=tuple(warnings))
 
 
@@ -138,7 +137,7 @@ def rescore(
     names = list({row.model: 0 for row in rows})
     raise_all(_faults(names, scoring, output, force, compared, [hypotheses]))
     settings = settings_of(None, scoring, None)
-    return _report(rows, scoring, settings, {}, output, trn, compared, True)
+    return _report(rows, scoring, settings, {}, output, force, trn, compared, True)
 
 
 class _Run:
@@ -275,6 +274,7 @@ def _report(
     settings: dict[str, Any],
     speed: dict[str, float],
     output: Path | None,
+    force: bool,
     trn: Path | None,
     compared: tuple[str, str] | None,
     main: bool,
@@ -290,7 +290,7 @@ def _report(
                 comparisons.append((a, b, compare(a, b, scoring)))
     report = EvalReport(records, tuple(comparisons), settings, speed, (), main, models or {})
     if main and output is not None:
-        with atomic_file(output) as partial:
+        with atomic_file(output, force=force) as partial:
             write_json(partial, report.to_dict())
     if main and trn is not None:
         write_trn(trn, records)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from lorsmerge_cli.checkpoint.atomic import atomic_file, atomic_folder, check_output, leftovers
 from lorsmerge_cli.checkpoint.model_writer import CONFIG
 from lorsmerge_cli.checkpoint.openai_names import to_openai
 from lorsmerge_cli.checkpoint.reader import Checkpoint
@@ -25,6 +24,7 @@ from lorsmerge_cli.errors import (
     non_finite,
     raise_all,
 )
+from lorsmerge_cli.outputs import atomic_file, atomic_folder, check_output, leftovers
 from lorsmerge_cli.speech.model import check_model_folder
 
 WINDOW, VOCABULARIES = 1500, (51864, 51865, 51866)  # encoder positions, tokens: what OpenAI's have
@@ -102,7 +102,7 @@ def export(
     faults += check_output(output, inputs=inputs, size=size, force=force, folder=is_folder)
     raise_all(faults)
     warnings = (*_unlike_original(found, format), *leftovers(output))
-    write(found, output, dtype)
+    write(found, output, dtype, force)
     files = [path for path in output.rglob("*") if path.is_file()] if is_folder else [output]
     return ExportReport(output, format, sum(path.stat().st_size for path in files), warnings)
 
@@ -167,7 +167,7 @@ def _check_openai(model: _Model, output: Path, dtype: str | None) -> list[Lorsme
     return faults
 
 
-def _write_openai(model: _Model, output: Path, dtype: str | None) -> None:
+def _write_openai(model: _Model, output: Path, dtype: str | None, force: bool) -> None:
     target = parse_dtype(dtype) if dtype else None
     state = {}
     for name, spec in model.checkpoint.specs.items():
@@ -182,7 +182,7 @@ def _write_openai(model: _Model, output: Path, dtype: str | None) -> None:
         "dims": {theirs: int(model.config[ours]) for theirs, ours in DIMS.items()},
         "model_state_dict": state,
     }
-    with atomic_file(output) as partial:
+    with atomic_file(output, force=force) as partial:
         torch.save(content, partial)
 
 
@@ -216,7 +216,7 @@ def _check_ct2(model: _Model, output: Path, dtype: str | None) -> list[Lorsmerge
     return faults
 
 
-def _write_ct2(model: _Model, output: Path, dtype: str | None) -> None:
+def _write_ct2(model: _Model, output: Path, dtype: str | None, force: bool) -> None:
     from ctranslate2.converters import TransformersConverter
     from transformers import WhisperProcessor
     from transformers.utils import logging
@@ -226,7 +226,7 @@ def _write_ct2(model: _Model, output: Path, dtype: str | None) -> None:
             raise non_finite(model.path, name)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    with atomic_folder(output, stale="*") as partial:
+    with atomic_folder(output, force=force) as partial:
         converter = TransformersConverter(str(model.folder), copy_files=[TOKENIZER])
         converter.convert(str(partial), quantization=dtype, force=True)
         extractor = WhisperProcessor.from_pretrained(model.folder).feature_extractor
@@ -234,7 +234,7 @@ def _write_ct2(model: _Model, output: Path, dtype: str | None) -> None:
 
 
 Check = Callable[[_Model, Path, str | None], list[LorsmergeError]]
-Write = Callable[[_Model, Path, str | None], None]
+Write = Callable[[_Model, Path, str | None, bool], None]
 FORMATS: dict[str, tuple[bool, Check, Write]] = {  # name -> (is a folder, check, write)
     "ct2": (True, _check_ct2, _write_ct2),
     "openai": (False, _check_openai, _write_openai),

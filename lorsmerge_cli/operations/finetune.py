@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,13 +20,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lorsmerge_cli import __version__
-from lorsmerge_cli.checkpoint.atomic import atomic_file, atomic_folder
 from lorsmerge_cli.checkpoint.model_writer import (
     GENERATION,
     RUN,
     ModelWriter,
     copy_companions,
-    write_json,
 )
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import pinned
@@ -37,9 +34,15 @@ from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, NonFinite, OutputFault
 from lorsmerge_cli.operations.delta import delta as write_delta
 from lorsmerge_cli.operations.eval_scores import dev_scores
-from lorsmerge_cli.operations.finetune_plan import STATE, FinetunePlan, interrupted_run
+from lorsmerge_cli.operations.finetune_plan import (
+    STATE,
+    TRAINING_FILES,
+    FinetunePlan,
+    interrupted_run,
+)
 from lorsmerge_cli.operations.provenance import trained_on
 from lorsmerge_cli.operations.speech_model import process_device, processes
+from lorsmerge_cli.outputs import atomic_file, atomic_folder, remove_matching, write_json
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.languages import WHISPER_TASKS
 from lorsmerge_cli.speech.training import TrainingHooks, TrainingResult, train
@@ -108,7 +111,7 @@ def finetune(
     if state.is_main_process:
         with _run_kept(plan.folder):
             run.write(result, chosen, after)
-        shutil.rmtree(plan.folder)
+        remove_matching(plan.folder, TRAINING_FILES)
         if plan.delta is not None:
             language, task = plan.single() or ("", "")
             write_delta(
@@ -142,8 +145,8 @@ class _Run:
         kept = interrupted_run(plan)
         self.state.wait_for_everyone()
         if self.state.is_main_process and not kept:
-            shutil.rmtree(plan.folder, ignore_errors=True)
-            plan.folder.mkdir(parents=True)
+            remove_matching(plan.folder, TRAINING_FILES)
+            plan.folder.mkdir(parents=True, exist_ok=True)
         self.before = kept.get("before") or self._scores()
         if self.before:
             self.told({"epoch": 0, **self.before})
@@ -169,7 +172,7 @@ class _Run:
             path = self._epoch_file(epoch)
             path.parent.mkdir(exist_ok=True)
             weights = self.plan.speech.model.state_dict()
-            with atomic_file(path) as partial:
+            with atomic_file(path, force=True, intermediate=True) as partial:
                 _write_weights(partial, self.plan.source.checkpoint, weights.__getitem__, None)
         scores = self._scores() or {"score": epoch}  # without a dev set a later one is better
         if self.plan.dev:
@@ -233,7 +236,7 @@ class _Run:
         """The model folder."""
         plan = self.plan
         weights = plan.speech.model.state_dict()
-        with atomic_folder(plan.output) as partial:
+        with atomic_folder(plan.output, force=plan.force) as partial:
             copy_companions(plan.source.folder, partial, torch.float32)
             single = plan.single()
             if single and (partial / GENERATION).is_file():

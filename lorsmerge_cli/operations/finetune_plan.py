@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.checkpoint.atomic import check_output
 from lorsmerge_cli.checkpoint.model_writer import check_companions
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.errors import (
@@ -17,6 +16,7 @@ from lorsmerge_cli.errors import (
     OutputFault,
     UnreadableFile,
     UsageFault,
+    named,
     raise_all,
 )
 from lorsmerge_cli.operations.data import DataReport, drop_warnings, load_data
@@ -26,12 +26,35 @@ from lorsmerge_cli.operations.speech_model import (
     parse_speech_dtype,
     processes,
 )
+from lorsmerge_cli.outputs import check_output, others_in
 from lorsmerge_cli.speech.manifests import manifest_splits
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.training import SCHEDULES, TrainingSettings
 from lorsmerge_cli.speech.utterance import Drop, listed
 
 STATE = "settings.json"
+TRAINING_FILES = (  # all that a run writes into its training folder
+    STATE,
+    "losses.jsonl",
+    "epochs/*.safetensors",
+    "*.partial/*",
+    *(
+        f"checkpoint-*/{name}"
+        for name in (
+            "*.safetensors",
+            "*.safetensors.index.json",
+            "*.bin",
+            "*.bin.index.json",
+            "*.pt",
+            "*.pth",
+            "*.json",
+            "merges.txt",
+            "vocab.txt",
+            "*.model",
+            "*.jinja",
+        )
+    ),
+)
 FLOAT32 = 4  # bytes of an entry
 ADAM_COPIES = 4  # weight, gradient and two moments of each entry
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -223,6 +246,14 @@ def plan_finetune(
             OutputFault(
                 f"{folder} holds a run that was interrupted.",
                 "Go on with it by --resume, or begin anew with --force.",
+            )
+        )
+    elif folder.exists() and (others := others_in(folder, TRAINING_FILES)):
+        faults.append(
+            OutputFault(
+                f"{folder} is where the training keeps its state, and holds other files "
+                f"({named(others)}).",
+                "Move them away.",
             )
         )
     raise_all(faults)

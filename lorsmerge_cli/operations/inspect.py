@@ -86,7 +86,9 @@ def inspect_files(
         for item in opened
     )
     if plot is not None:
-        plot_deltas([item for item in reports if isinstance(item, DeltaFileReport)], plot)
+        plot_deltas(
+            [item for item in reports if isinstance(item, DeltaFileReport)], plot, force=force
+        )
     return InspectReport(reports, tuple(_compare(deltas, workers)))
 
 

@@ -14,7 +14,7 @@ from lorsmerge_cli.operations.pictures import save_picture
 INCHES = (11.0, 4.0)  # a delta
 
 
-def plot_deltas(reports: Sequence[DeltaFileReport], output: Path) -> None:
+def plot_deltas(reports: Sequence[DeltaFileReport], output: Path, *, force: bool) -> None:
     """Draw, for each delta, its singular values and its magnitudes by kind of tensor.
 
     Args:
@@ -44,4 +44,4 @@ def plot_deltas(reports: Sequence[DeltaFileReport], output: Path) -> None:
         left.legend(fontsize="small", loc="upper left")
         right.set(xlabel="log10 |entry|", ylabel="entries, %",
                   title=f"{report.path.name}: magnitudes")  # fmt: skip
-    save_picture(figure, output)
+    save_picture(figure, output, force=force)

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli import __version__
-from lorsmerge_cli.checkpoint.atomic import atomic_file, atomic_folder
-from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions, write_json
+from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.checkpoint.task_vector import (
     FinetunedTaskVector,
@@ -36,6 +35,7 @@ from lorsmerge_cli.operations.merge_inputs import pinned_recipe
 from lorsmerge_cli.operations.merge_plan import MergePlan, Unit
 from lorsmerge_cli.operations.provenance import training_of
 from lorsmerge_cli.operations.recipe import save
+from lorsmerge_cli.outputs import atomic_file, atomic_folder, write_json
 
 LOST_WARNING = 0.03  # of the updates
 NORM_SPREAD = 10.0  # between the largest and the smallest delta
@@ -81,14 +81,14 @@ def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
     """
     run = _Run(plan)
     if plan.as_folder:
-        with atomic_folder(plan.output) as partial:
+        with atomic_folder(plan.output, force=plan.force) as partial:
             _fill_folder(plan, partial)
             run.write_weights(partial, progress)
     else:
-        with atomic_file(plan.output) as partial:
+        with atomic_file(plan.output, force=plan.force) as partial:
             run.write_weights(partial, progress)
     if plan.save_recipe is not None:
-        save(pinned_recipe(plan.recipe), plan.save_recipe)
+        save(pinned_recipe(plan.recipe), plan.save_recipe, force=plan.force)
     return MergeReport(
         output=plan.output,
         pruned=len(plan.pruned),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from lorsmerge_cli.checkpoint.atomic import check_output, leftovers
 from lorsmerge_cli.checkpoint.model_writer import CONFIG, check_companions
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
 from lorsmerge_cli.checkpoint.references import local_path
@@ -26,6 +25,7 @@ from lorsmerge_cli.errors import (
 )
 from lorsmerge_cli.operations.merge_inputs import MergeInputs, check_inputs
 from lorsmerge_cli.operations.recipe import Recipe
+from lorsmerge_cli.outputs import check_output, leftovers
 
 PRUNING_COPIES = 4  # of a matrix in float32 that pruning and combining hold at a time
 HEAP_SLACK = 2  # the allocator keeps up to as much again of what was freed
@@ -66,6 +66,7 @@ class MergePlan(MergeInputs):
         device: where matrices are pruned.
         threads: tensors in flight.
         max_shard_size: bytes.
+        force: whether outputs that exist are replaced.
         save_recipe: where the recipe is written, None for nowhere.
     """
 
@@ -78,6 +79,7 @@ class MergePlan(MergeInputs):
     device: torch.device
     threads: int
     max_shard_size: int
+    force: bool
     save_recipe: Path | None
 
     @property
@@ -186,6 +188,7 @@ def plan_merge(
         device=target_device,
         threads=threads or default_threads(),
         max_shard_size=max_shard_size,
+        force=force,
         save_recipe=save_recipe,
     )
 

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
+from lorsmerge_cli.outputs import atomic_file, check_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,11 +43,11 @@ def check_picture(output: Path, inputs: Iterable[Path], *, force: bool) -> list[
     return faults + check_output(output, inputs=inputs, size=0, force=force)
 
 
-def save_picture(figure: Figure, output: Path) -> None:
-    """Write a figure in the format that its name asks for.
+def save_picture(figure: Figure, output: Path, *, force: bool) -> None:
+    """Write a figure in the format that its name asks for, over another only with `force`.
 
     Raises:
         OutputFault: the disk filled up.
     """
-    with atomic_file(output) as partial:
+    with atomic_file(output, force=force) as partial:
         figure.savefig(partial, format=output.suffix[1:].lower(), dpi=120)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from lorsmerge_cli.checkpoint.atomic import atomic_file, check_output, leftovers
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter, total_norm
 from lorsmerge_cli.checkpoint.encodings import TensorLayout, stored_size
 from lorsmerge_cli.checkpoint.names import kind, select_pruned
@@ -27,6 +26,7 @@ from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import NonFinite, UsageFault, non_finite, raise_all, zero_delta
 from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
+from lorsmerge_cli.outputs import atomic_file, check_output, leftovers
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,10 @@ def prune(
     old, made_by = file.provenance, with_commits(command, [source])
     provenance = replace(old, pruning={"method": method, **ratios}, history=(*old.history, made_by))
     warnings = leftovers(output)
-    with atomic_file(output) as partial, DeltaWriter(partial, run.layouts, provenance) as writer:
+    with (
+        atomic_file(output, force=force) as partial,
+        DeltaWriter(partial, run.layouts, provenance) as writer,
+    ):
         kept = run.write(writer, threads or default_threads(), progress)
         groups = _grouped(kept, chosen)
         writer.finish(

@@ -10,10 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lorsmerge_cli.checkpoint.atomic import atomic_folder, check_output
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile
 from lorsmerge_cli.checkpoint.model_files import ADAPTER_CONFIG, ADAPTER_FILES
-from lorsmerge_cli.checkpoint.model_writer import write_json
 from lorsmerge_cli.checkpoint.names import is_linear_weight
 from lorsmerge_cli.checkpoint.references import pinned_parts
 from lorsmerge_cli.checkpoint.safetensors_file import (
@@ -25,6 +23,7 @@ from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import UsageFault, non_finite, raise_all
+from lorsmerge_cli.outputs import atomic_folder, check_output, write_json
 
 PREFIX = "base_model.model."  # what PEFT puts before a module's name
 METADATA = {"format": "pt"}
@@ -125,7 +124,7 @@ def write_lora(
             raise non_finite(file.path, name)
         low_rank.append(energy(product))
         sparse.append(0.0 if rest is None else energy(accumulable(rest)))
-    with atomic_folder(output) as partial:
+    with atomic_folder(output, force=force) as partial:
         specs = {name: TensorSpec(tuple(t.shape), t.dtype) for name, t in stored.items()}
         size = metadata_size(METADATA)
         with SafetensorsWriter(partial / ADAPTER_FILES[0], specs, size) as writer:

@@ -12,9 +12,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.checkpoint.atomic import atomic_file
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.outputs import atomic_file
 
 RATIOS = ("svp", "mp")
 PATTERN_KEYS = ("include", "exclude")
@@ -332,11 +332,11 @@ def _method_faults(method: str, deltas: Sequence[DeltaEntry]) -> list[LorsmergeE
     return faults
 
 
-def save(recipe: Recipe, path: Path) -> None:
-    """Write a recipe as TOML.
+def save(recipe: Recipe, path: Path, *, force: bool) -> None:
+    """Write a recipe as TOML, in place of a file that exists only with `force`.
 
     Raises:
         OutputFault: the file cannot be written.
     """
-    with atomic_file(path) as partial:
+    with atomic_file(path, force=force) as partial:
         partial.write_text(recipe.to_toml(), encoding="utf-8")

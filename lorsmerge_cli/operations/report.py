@@ -11,7 +11,6 @@ from typing import Any
 from warnings import catch_warnings, simplefilter
 
 from lorsmerge_cli import __version__
-from lorsmerge_cli.checkpoint.atomic import atomic_folder, check_output
 from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.operations.eval_scores import finite
 from lorsmerge_cli.operations.pictures import can_draw
@@ -23,6 +22,7 @@ from lorsmerge_cli.operations.report_results import read_results
 from lorsmerge_cli.operations.report_roles import Paper, Roles, find_roles, read_paper
 from lorsmerge_cli.operations.report_scores import average_score, cell_score
 from lorsmerge_cli.operations.report_tables import NONE, Cell, Table, Tables
+from lorsmerge_cli.outputs import atomic_folder, check_output
 
 SIZE = 4 << 20  # bytes a report takes at most, or about that
 FIGURES = "figures"
@@ -106,7 +106,7 @@ def report(
         tuple(map(str, results.files)),
     )  # fmt: skip
     document = _document(tables, made, notes)
-    with atomic_folder(output, stale=FIGURES) as partial:
+    with atomic_folder(output, force=force) as partial:
         files = write_pages(partial, page, [file for _, found in drawn for file in found])
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         (partial / "report.json").write_text(text, encoding="utf-8")

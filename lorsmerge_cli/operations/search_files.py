@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.checkpoint.atomic import atomic_file
+from lorsmerge_cli.inputs import open_regular
 from lorsmerge_cli.operations.eval_scores import finite
 from lorsmerge_cli.operations.merge_inputs import pinned_recipe
 from lorsmerge_cli.operations.recipe import Recipe
@@ -15,6 +15,9 @@ from lorsmerge_cli.operations.search_plan import recipe_files
 from lorsmerge_cli.operations.search_plot import plot_search
 from lorsmerge_cli.operations.search_report import Finalist, SearchReport, TrialRow
 from lorsmerge_cli.operations.search_storage import shown
+from lorsmerge_cli.outputs import atomic_file
+
+HEADING = "# lorsmerge search:"
 
 
 def write_report(report: SearchReport) -> list[Path]:
@@ -30,20 +33,29 @@ def write_report(report: SearchReport) -> list[Path]:
     settings = report.plan.settings
     for path, finalist in zip(recipe_files(settings), report.front, strict=False):
         text = _heading(report, finalist) + _recipe(report, finalist).to_toml()
-        with atomic_file(path) as partial:
+        with atomic_file(path, force=settings.force) as partial:
             partial.write_text(text, encoding="utf-8")
         written.append(path)
     if settings.force and len(report.plan.goal.tasks) > 1:  # of an earlier, larger front
         for path in recipe_files(settings)[len(report.front) :]:
-            path.unlink(missing_ok=True)
+            if _is_of_a_search(path):
+                path.unlink()
     if settings.csv is not None:
-        with atomic_file(settings.csv) as partial:
+        with atomic_file(settings.csv, force=settings.force) as partial:
             partial.write_text(trials_csv(report), encoding="utf-8", newline="")
         written.append(settings.csv)
     if settings.plot is not None:
-        plot_search(report, settings.plot)
+        plot_search(report, settings.plot, force=settings.force)
         written.append(settings.plot)
     return written
+
+
+def _is_of_a_search(path: Path) -> bool:
+    """Whether a file begins as the recipes do that `search` writes."""
+    if not path.is_file():
+        return False
+    with open_regular(path) as file:
+        return file.read(len(HEADING)) == HEADING.encode()
 
 
 def _recipe(report: SearchReport, finalist: Finalist) -> Recipe:
@@ -56,7 +68,7 @@ def _heading(report: SearchReport, finalist: Finalist) -> str:
         f"{name} {value:.2f}" for name, value in zip(names, finalist.values, strict=True)
     )
     return (
-        f"# lorsmerge search: trial {finalist.trial.number} of {len(report.trials)}, {found} on "
+        f"{HEADING} trial {finalist.trial.number} of {len(report.trials)}, {found} on "
         f"{len(report.plan.rows)} utterances (beam {report.plan.settings.beam})\n"
     )
 

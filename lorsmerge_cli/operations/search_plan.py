@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorsmerge_cli.checkpoint.atomic import check_output
 from lorsmerge_cli.core.parallel import default_threads
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
 from lorsmerge_cli.operations.data import drop_warnings, empty_groups, load_data
@@ -25,6 +24,7 @@ from lorsmerge_cli.operations.search_space import Point, Space
 from lorsmerge_cli.operations.search_storage import is_url
 from lorsmerge_cli.operations.search_study import PRUNERS, SAMPLERS
 from lorsmerge_cli.operations.speech_model import ModelSource, find_model, parse_speech_dtype
+from lorsmerge_cli.outputs import check_output
 from lorsmerge_cli.speech.decoding import DecodingSettings
 from lorsmerge_cli.speech.utterance import Utterance
 

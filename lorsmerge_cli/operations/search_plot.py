@@ -14,7 +14,7 @@ BLUE, GREY, RED = "#3b6ea5", "#b5b5b5", "#c0392b"
 NONE = "none"
 
 
-def plot_search(report: SearchReport, output: Path) -> None:
+def plot_search(report: SearchReport, output: Path, *, force: bool) -> None:
     """Draw a row of panels for each objective: its value against lambda, r and p.
 
     With two objectives one more row has the one against the other, and the Pareto front.
@@ -45,7 +45,7 @@ def plot_search(report: SearchReport, output: Path) -> None:
                 axes.legend(fontsize="small")
     if len(names) == 2:
         _front(figure.add_subplot(grid[rows - 1, :]), report)
-    save_picture(figure, output)
+    save_picture(figure, output, force=force)
 
 
 def _against(axes: Any, report: SearchReport, objective: int, kind: str) -> None:

@@ -12,7 +12,7 @@ import lorsmerge_cli
 
 PACKAGE = Path(lorsmerge_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-EVERYWHERE = {"errors", "inputs"}
+EVERYWHERE = {"errors", "inputs", "outputs"}
 MAY_IMPORT = {  # room -> the rooms it may import beside itself and those
     "__main__": {"app"},
     "__init__": set(),
@@ -27,10 +27,21 @@ MAY_IMPORT = {  # room -> the rooms it may import beside itself and those
     "options": set(),
     "errors": set(),
     "inputs": set(),
+    "outputs": set(),
 }
 HEAVY = {"torch", "transformers", "scipy", "numpy", "safetensors", "matplotlib", "accelerate",
          "soundfile", "soxr", "jiwer", "sacrebleu", "optuna", "sqlalchemy"}  # fmt: skip
-LIGHT_ROOMS = {"app", "commands", "options", "console", "errors", "inputs", "__main__", "__init__"}
+LIGHT_ROOMS = {
+    "app",
+    "commands",
+    "options",
+    "console",
+    "errors",
+    "inputs",
+    "outputs",
+    "__main__",
+    "__init__",
+}
 LONGEST_FUNCTION = 70  # lines
 
 

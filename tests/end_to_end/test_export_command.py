@@ -20,6 +20,7 @@ from speech_models import make_whisper
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from lorsmerge_cli.checkpoint.reader import Checkpoint
+from lorsmerge_cli.outputs import MANIFEST
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo" / "bundle"
 CLIPS = 3
@@ -136,7 +137,7 @@ def test_a_ct2_folder_has_what_faster_whisper_reads(
     succeed(f"lorsmerge export {DEMO}/base --format ct2 -o {tmp_path}/ct2 --dtype int8")
     files = {path.name for path in (tmp_path / "ct2").iterdir()}
     assert files == {"model.bin", "config.json", "vocabulary.json", "tokenizer.json",
-                     "preprocessor_config.json"}  # fmt: skip
+                     "preprocessor_config.json", MANIFEST}  # fmt: skip
     extractor = json.loads((tmp_path / "ct2" / "preprocessor_config.json").read_text())
     assert (extractor["hop_length"], extractor["n_fft"], extractor["chunk_length"]) == (250, 512, 2)
     assert (tmp_path / "ct2" / "model.bin").stat().st_size < 7_000_000  # int8: 11.5 MB in float16

@@ -15,6 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipeline
 
+from lorsmerge_cli.outputs import MANIFEST
+
 LITTER = {
     "README.md": "# A base",
     "trainer_state.json": "{}",
@@ -254,7 +256,10 @@ def test_a_folder_gets_what_belongs_to_the_model_and_nothing_else(
 ) -> None:
     succeed(MERGE + "--svp 0.03 --mp 0.4 -o merged/")
     model = {path.name for path in Path("openai-whisper-small").iterdir()}
-    assert {path.name for path in Path("merged").iterdir()} == model | {"lorsmerge.json"}
+    assert {path.name for path in Path("merged").iterdir()} == model | {
+        "lorsmerge.json",
+        MANIFEST,
+    }
 
 
 @pytest.mark.parametrize(("option", "dtype"), [("", "float32"), ("--dtype bfloat16", "bfloat16")])
@@ -354,12 +359,18 @@ def test_force_replaces_a_folder_and_leaves_no_old_shard(whisper: Path, succeed:
     assert not [path for path in whisper.iterdir() if path.name.startswith(".")]
 
 
-def test_force_keeps_what_else_a_folder_held(tiny: Path, succeed: Callable) -> None:
+def test_force_refuses_a_folder_that_holds_what_is_the_users(
+    tiny: Path, succeed: Callable, shell: Callable
+) -> None:
     succeed("lorsmerge merge base/ ca.delta -o merged/")
+    before = Path("merged/model.safetensors").read_bytes()
     Path("merged/notes.txt").write_text("mine")
     Path("merged/plots").mkdir()
     Path("merged/plots/a.png").write_text("mine")
-    succeed("lorsmerge merge base/ de.delta -o merged/ --force")
+    ended = shell("lorsmerge merge base/ de.delta -o merged/ --force")
+    assert ended.code == 1
+    assert "'notes.txt', 'plots/'" in ended.err
+    assert Path("merged/model.safetensors").read_bytes() == before
     assert Path("merged/notes.txt").read_text() == "mine"
     assert Path("merged/plots/a.png").read_text() == "mine"
 
@@ -367,12 +378,11 @@ def test_force_keeps_what_else_a_folder_held(tiny: Path, succeed: Callable) -> N
 def test_an_output_may_be_a_link_to_a_folder(tiny: Path, succeed: Callable) -> None:
     # on a cluster the folder of results is a link to the large disk
     Path("disk").mkdir()
-    Path("disk/notes.txt").write_text("mine")
     os.symlink("disk", "merged")
-    succeed("lorsmerge merge base/ ca.delta -o merged/ --force")
+    for _ in range(2):
+        succeed("lorsmerge merge base/ ca.delta -o merged/ --force")
     assert Path("merged").is_symlink()
     assert Path("disk/model.safetensors").is_file()
-    assert Path("disk/notes.txt").read_text() == "mine"
 
 
 def test_an_output_may_be_a_link_to_a_file(tiny: Path, succeed: Callable) -> None:

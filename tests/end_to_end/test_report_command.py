@@ -10,6 +10,8 @@ from statistics import fmean
 import pytest
 from results_files import delta, finetune, merge, record, write_results
 
+from lorsmerge_cli.outputs import MANIFEST
+
 WORK, USAGE = 1, 2  # exit codes
 CELLS = [("ca", "ca", "asr"), ("de", "de", "asr"), ("ca", "ca", "st")]
 
@@ -41,7 +43,7 @@ def test_tables_go_to_stdout_and_the_folder(results: Path, succeed: Callable) ->
     assert "Gain kept, ASR" in ended.out
     assert ended.err == ""
     files = {path.name for path in Path("out").iterdir()}
-    assert files == {"report.html", "report.md", "tables.tex", "report.json"}
+    assert files == {"report.html", "report.md", "tables.tex", "report.json", MANIFEST}
     assert "out: report.html, report.md, tables.tex, report.json" in ended.out
 
 

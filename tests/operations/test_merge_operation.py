@@ -48,6 +48,7 @@ from lorsmerge_cli.operations import merge_plan
 from lorsmerge_cli.operations.merge import merge
 from lorsmerge_cli.operations.merge_plan import plan_merge
 from lorsmerge_cli.operations.recipe import DeltaEntry, load_recipe
+from lorsmerge_cli.outputs import MANIFEST
 
 HALF = [torch.float16, torch.bfloat16]
 
@@ -611,7 +612,10 @@ class TestFiles:
         for name, tensor in load(tmp_path / "merged").items():
             assert torch.equal(state[name], tensor)
         companions = {file.name for file in (models / "base").iterdir()}
-        assert {f.name for f in (tmp_path / "merged").iterdir()} == companions | {"lorsmerge.json"}
+        assert {f.name for f in (tmp_path / "merged").iterdir()} == companions | {
+            "lorsmerge.json",
+            MANIFEST,
+        }
 
     def test_shards_open_with_transformers_and_equal_one_file(
         self, models: Path, deltas: Path, tmp_path: Path
@@ -651,17 +655,18 @@ class TestFiles:
         run_merge(models / "base", [deltas / "ca.delta", models / "de"], tmp_path / "m", mp=0.1)
         assert (digests(models), digests(deltas)) == before
 
-    def test_force_keeps_what_is_the_users_and_drops_stale_shards(
+    def test_force_leaves_no_stale_shard_and_refuses_what_is_the_users(
         self, models: Path, deltas: Path, tmp_path: Path
     ) -> None:
         target = tmp_path / "merged"
         run_merge(models / "base", both(deltas), target, max_shard_size=500_000)
-        (target / "notes.txt").write_text("mine")
         with pytest.raises(OutputFault, match="--force"):
             plan(models / "base", both(deltas), target)
         run_merge(models / "base", both(deltas), target, force=True)
         assert [file.name for file in target.glob("*.safetensors*")] == ["model.safetensors"]
-        assert (target / "notes.txt").read_text() == "mine"
+        (target / "notes.txt").write_text("mine")
+        with pytest.raises(OutputFault, match=r"notes\.txt"):
+            plan(models / "base", both(deltas), target, force=True)
 
     @pytest.mark.parametrize("output", ["merged", "merged.safetensors"])
     def test_an_interrupt_leaves_nothing(
