@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import inspect
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -159,8 +161,23 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt  # so that temporary files are removed as after Ctrl-C
 
 
+def _cut_short(signum: int) -> None:
+    """End the process where a mapped file has lost the bytes that are being read."""
+    os.write(2, b"error: An input was cut short while being read. Run the command again when nothing "
+                b"writes to its inputs; an output that is not there was not written.\n")  # fmt: skip
+    outputs.discard_unfinished()
+    os._exit(1)
+
+
+_on_bus_error = ctypes.CFUNCTYPE(None, ctypes.c_int)(_cut_short)  # kept: the system has its address
+
+
 def main() -> None:
     """Run the command line."""
+    if hasattr(
+        signal, "SIGBUS"
+    ):  # a handler in Python would never run: the instruction comes again
+        ctypes.CDLL(None).signal(signal.SIGBUS.value, _on_bus_error)
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _terminate)

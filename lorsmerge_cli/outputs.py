@@ -50,6 +50,7 @@ READ_BY_NAME = (
     "*.wav", "*.flac", "*.mp3", "*.ogg", "*.opus",
 )  # fmt: skip
 
+_unfinished: set[Path] = set()  # scratch folders of this process
 _placed: list[tuple[Path, FileIdentity]] = []  # every output of this process
 
 
@@ -371,6 +372,7 @@ def _scratch_folder(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch.mkdir(mode=0o700)
+        _unfinished.add(scratch)
         (scratch / NEW).mkdir()
         ours = FileIdentity.of(scratch / NEW)
         yield scratch / NEW
@@ -378,9 +380,18 @@ def _scratch_folder(target: Path) -> Iterator[Path]:
         raise _fault_of(error, target, scratch) from error
     finally:
         _discard(scratch, ours, target)
+        _unfinished.discard(scratch)
         for folder in absent:  # innermost first; those that hold the output stay
             with suppress(OSError):
                 folder.rmdir()
+
+
+def discard_unfinished() -> None:
+    """Remove what was being written when the process has to end at once."""
+    for scratch in _unfinished:
+        shutil.rmtree(scratch / NEW, ignore_errors=True)
+        with suppress(OSError):
+            scratch.rmdir()
 
 
 def _fault_of(error: OSError, target: Path, scratch: Path) -> LorsmergeError:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable, dense
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
+from lorsmerge_cli.inputs import FileIdentity
 
 PREFIX = "base_model.model."
 EMBEDDING = (".lora_embedding_A", ".lora_embedding_B")
@@ -54,7 +56,9 @@ class AdapterTaskVector:
             )
         self.config = read_adapter_config(config_file, path)
         self.files = [config_file, weights, folder]
+        config_identity = FileIdentity.of(config_file)
         self._file = open_weights(weights)
+        self.identities = {config_file: config_identity, weights: self._file.identity}
         self._factors, self._whole = self._sort()
         raise_all(self._misfits())
         whole = [self._file.specs[key].dtype for key in self._whole.values()]
@@ -106,6 +110,21 @@ class AdapterTaskVector:
         if name in self._factors:
             return dense(self.read(name)).reshape(-1)[start:stop]
         return torch.zeros(stop - start, dtype=self._layout(name).dtype)
+
+    @property
+    def stored(self) -> dict[str, TensorSpec]:
+        """The factors and the whole tensors, by their keys."""
+        keys = [key for pair in self._factors.values() for key in pair] + [*self._whole.values()]
+        return {key: self._file.specs[key] for key in keys}
+
+    def stored_parts(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, Tensor]]:
+        """Give what is stored of elements [start, stop): factors with the first block."""
+        if name in self._whole:
+            key = self._whole[name]
+            yield key, start, self._file.read(key).reshape(-1)[start:stop]
+        elif start == 0:
+            for key in self._factors.get(name, ()):
+                yield key, 0, self._file.read(key)
 
     def is_pruned(self, name: str) -> bool:
         """Whether the tensor has factors."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -80,6 +80,7 @@ class DeltaFile:
     Attributes:
         path: what the user gave, which may be a Hub id.
         local: the file itself.
+        identities: what tells whether the file changed since it was opened.
         layouts: tensor name -> how it is stored.
         norms: tensor name -> L2 norm of the stored delta.
         provenance: where it comes from.
@@ -92,6 +93,7 @@ class DeltaFile:
         self.path = path
         self.local = local_path(path, "delta")
         self._file = SafetensorsFile(self.local)
+        self.identities = {self.local: self._file.identity}
         metadata = self._file.metadata
         version = metadata.get(f"{PREFIX}format_version")
         if version != FORMAT_VERSION:
@@ -183,13 +185,22 @@ class DeltaWriter:
         """Entries of a dense tensor, from the `start`-th on in row-major order."""
         self._writer.write(name, values.to(self._layouts[name].dtype), start)
 
-    def finish(self, norms: Mapping[str, float], pruning: Mapping[str, Any] | None = None) -> None:
+    def finish(
+        self,
+        norms: Mapping[str, float],
+        pruning: Mapping[str, Any] | None = None,
+        base_content: str | None = None,
+    ) -> None:
         """Write the header.
 
         Args:
             norms: L2 norm of every tensor.
             pruning: figures to add to the provenance's `pruning`.
+            base_content: hash of all of the base's float tensors; None to keep the provenance's.
         """
+        if base_content is not None:
+            base = replace(self._provenance.base, content=base_content)
+            self._provenance = replace(self._provenance, base=base)
         self._writer.finish(self._metadata(norms, pruning or {}))
 
     def _metadata(

@@ -32,11 +32,13 @@ class Fingerprint:
         digest: SHA-256 over names, shapes, dtypes and sampled bytes.
         dtype: dtype code of the tensors, `F32+F16` where they are mixed.
         sample: one value of each of up to 256 tensors, in float32.
+        content: `ContentHash` of all bytes, empty where they were not read.
     """
 
     digest: str
     dtype: str
     sample: tuple[float, ...]
+    content: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -45,7 +47,10 @@ class Fingerprint:
     def from_json(text: str) -> Fingerprint:
         fields = json.loads(text)
         return Fingerprint(
-            str(fields["digest"]), str(fields["dtype"]), tuple(float(v) for v in fields["sample"])
+            str(fields["digest"]),
+            str(fields["dtype"]),
+            tuple(float(v) for v in fields["sample"]),
+            str(fields.get("content", "")),
         )
 
     def is_rounding_of(self, other: Fingerprint) -> bool:

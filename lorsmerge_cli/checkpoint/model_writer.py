@@ -77,10 +77,14 @@ class ModelWriter:
             copy = self._copies[name]
             self._writers[copy].write(copy, values, start)
 
-    def finish(self) -> None:
-        """Write the headers and, for several shards, the index."""
+    def finish(self, metadata: Mapping[str, str] | None = None) -> None:
+        """Write the headers and, for several shards, the index.
+
+        Args:
+            metadata: strings for every file's header, as long as the ones that were announced.
+        """
         for writer in self._shards:
-            writer.finish(self._metadata)
+            writer.finish(self._metadata | dict(metadata or {}))
         if self._folder and len(self._shards) > 1:
             total = {
                 "total_parameters": sum(spec.numel for spec in self._specs.values()),

@@ -19,6 +19,7 @@ from torch import Tensor
 from lorsmerge_cli.checkpoint.openai_names import from_openai, is_openai
 from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec, check_readable
 from lorsmerge_cli.errors import UnreadableFile, named
+from lorsmerge_cli.inputs import FileIdentity
 
 OPENAI_STATE = "model_state_dict"  # beside `dims` in what OpenAI publishes
 
@@ -39,6 +40,8 @@ class PickledFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata: dict[str, str] = {}
+        check_readable(path)
+        self.identity = FileIdentity.of(path)
         content = _load(path)
         self.dims: dict[str, int] = {}
         if isinstance(content, Mapping) and OPENAI_STATE in content:
@@ -59,7 +62,6 @@ class PickledFile:
 
 
 def _load(path: Path) -> Any:
-    check_readable(path)
     try:
         with warnings.catch_warnings(
             action="ignore"

@@ -25,6 +25,7 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
     is_pickle,
 )
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
+from lorsmerge_cli.inputs import FileIdentity
 
 DELTA_MARK = "lorsmerge.format_version"
 
@@ -56,6 +57,7 @@ class Checkpoint:
         local = local_path(path)
         self.folder = local if local.is_dir() else None
         shards = _open_shards(local)
+        self._shards = shards
         self.files = [shard.path for shard in shards]
         self.dims = next((shard.dims for shard in shards if isinstance(shard, PickledFile)), {})
         self._holder = {name: shard for shard in shards for name in shard.specs}
@@ -74,6 +76,11 @@ class Checkpoint:
     def read(self, name: str) -> Tensor:
         """The tensor as stored, backed by the mapped file."""
         return self._holder[name].read(name)
+
+    @property
+    def identities(self) -> dict[Path, FileIdentity]:
+        """What tells whether a weight file changed since it was opened."""
+        return {shard.path: shard.identity for shard in self._shards}
 
     @property
     def sources(self) -> list[Path]:

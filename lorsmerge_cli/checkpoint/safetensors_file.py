@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lorsmerge_cli.errors import UnreadableFile, UsageFault
+from lorsmerge_cli.inputs import FileIdentity
+from lorsmerge_cli.outputs import sync_descriptor
 
 DTYPES = {
     "F64": torch.float64,
@@ -72,6 +75,7 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         refuse_other_formats(path)
+        self.identity = FileIdentity.of(path)
         try:
             self._handle = safe_open(path, framework="pt")
             with path.open("rb") as file:
@@ -181,7 +185,10 @@ class SafetensorsWriter:
         self._header_size = header_size + -header_size % HEADER_ALIGNMENT
         self._path = path
         self._size = 8 + self._header_size + position
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        self._unwritten = position  # bytes
+        self._descriptor: int | None = None
+        self._created = False
+        self._lock = threading.Lock()
 
     def write(self, name: str, values: Tensor, start: int = 0) -> None:
         """Put `values` (CPU, the tensor's dtype) at the tensor's entries from `start` on, row-major."""
@@ -191,21 +198,41 @@ class SafetensorsWriter:
         if not values.numel():
             return
         raw = values.contiguous().reshape(-1).view(torch.uint8).numpy().data
-        self._pwrite(raw, 8 + self._header_size + self._starts[name] + start * spec.dtype.itemsize)
+        offset = 8 + self._header_size + self._starts[name] + start * spec.dtype.itemsize
+        self._pwrite(self._open(), raw, offset)
+        with self._lock:
+            self._unwritten -= raw.nbytes
+            if self._unwritten <= 0:
+                self._close()  # of a hundred shards one or two are open at a time
 
     def finish(self, metadata: Mapping[str, str]) -> None:
-        """Write the header, sync the file and close it."""
+        """Write the header, sync the file and close it; another `finish` would write it anew."""
         header = _compact_json({"__metadata__": dict(metadata)} | self._entries)
         if len(header) > self._header_size:
             raise ValueError(f"metadata needs {len(header) - self._header_size} bytes more")
         padded = header.ljust(self._header_size, b" ")
-        self._pwrite(memoryview(len(padded).to_bytes(8, "little") + padded), 0)
-        os.ftruncate(self._descriptor, self._size)
-        os.fsync(self._descriptor)
+        descriptor = self._open()
+        self._pwrite(descriptor, memoryview(len(padded).to_bytes(8, "little") + padded), 0)
+        os.ftruncate(descriptor, self._size)
+        sync_descriptor(descriptor)
+        self._close()
 
-    def _pwrite(self, raw: memoryview, offset: int) -> None:
+    def _open(self) -> int:
+        with self._lock:
+            if self._descriptor is None:
+                mode = os.O_RDWR if self._created else os.O_RDWR | os.O_CREAT | os.O_EXCL
+                self._descriptor = os.open(self._path, mode, 0o666)
+                self._created = True
+            return self._descriptor
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _pwrite(self, descriptor: int, raw: memoryview, offset: int) -> None:
         while raw:
-            written = os.pwrite(self._descriptor, raw, offset)
+            written = os.pwrite(descriptor, raw, offset)
             raw, offset = raw[written:], offset + written
 
     def __enter__(self) -> SafetensorsWriter:
@@ -217,7 +244,7 @@ class SafetensorsWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        os.close(self._descriptor)
+        self._close()
 
 
 def metadata_size(metadata: Mapping[str, str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lorsmerge_cli.checkpoint.adapter import AdapterTaskVector
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, total_norm
-from lorsmerge_cli.checkpoint.encodings import TensorLayout
+from lorsmerge_cli.checkpoint.encodings import ENCODINGS, TensorLayout
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint, fingerprint
 from lorsmerge_cli.checkpoint.model_files import is_adapter
 from lorsmerge_cli.checkpoint.reader import Checkpoint, is_delta
@@ -19,6 +19,7 @@ from lorsmerge_cli.checkpoint.references import local_path, pinned
 from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
+from lorsmerge_cli.inputs import FileIdentity
 
 HALF = ("F16", "BF16")
 
@@ -30,11 +31,25 @@ class TaskVector(Protocol):
         path: what the user gave.
         files: the files, and folders, it is read from.
         finetuned_dtype: dtype code the fine-tune was stored in.
+        identities: what tells whether a file changed since it was opened.
+        stored: the numbers on disk, by their names in the files.
     """
 
     path: Path
     files: list[Path]
     finetuned_dtype: str
+
+    @property
+    def identities(self) -> Mapping[Path, FileIdentity]: ...
+
+    @property
+    def stored(self) -> Mapping[str, TensorSpec]: ...
+
+    def stored_parts(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, Tensor]]:
+        """Give what is stored of elements [start, stop) of a delta: name, first element, values.
+
+        What has no elements of its own, such as a low-rank factor, comes with the first block.
+        """
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
@@ -62,6 +77,16 @@ class StoredTaskVector:
         self.files = [file.local]
         self.finetuned_dtype = file.provenance.finetuned_dtype
         self.specs: Mapping[str, TensorSpec] = file.specs
+        self.identities = file.identities
+        self.stored = file.stored
+
+    def stored_parts(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, Tensor]]:
+        layout = self.file.layouts[name]
+        if layout.encoding == "dense":
+            yield name, start, self.file.read_stored(name).reshape(-1)[start:stop]
+        elif start == 0:
+            for part in ENCODINGS[layout.encoding].specs(name, layout):
+                yield part, 0, self.file.read_stored(part)
 
     def read(self, name: str) -> Delta:
         return self.file.read(name)
@@ -94,6 +119,11 @@ class FinetunedTaskVector:
         self.files = finetuned.sources
         self.finetuned_dtype = DTYPE_CODES[finetuned.dtype]
         self.specs: Mapping[str, TensorSpec] = finetuned.float_specs
+        self.identities = finetuned.identities
+        self.stored = self.specs
+
+    def stored_parts(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, Tensor]]:
+        yield name, start, self.finetuned.read(name).reshape(-1)[start:stop]
 
     @property
     def layouts(self) -> dict[str, TensorLayout]:
@@ -199,6 +229,29 @@ def check_base(file: DeltaFile, base: Checkpoint, identity: Fingerprint) -> Lors
         )
         remedy = "Give the base it was taken from, or --allow-other-base to apply it to this one."
     return Mismatch(what, remedy)
+
+
+def check_base_content(
+    vector: TaskVector, base: Checkpoint, identity: Fingerprint, content: str
+) -> LorsmergeError | None:
+    """Return what is wrong where a delta's base differs from this one in bytes not sampled.
+
+    Args:
+        vector: a delta; only a file says what its base held.
+        base: the base that was read.
+        identity: its fingerprint; where that differs `check_base` has said so.
+        content: hash of all of its float tensors.
+    """
+    if not isinstance(vector, StoredTaskVector):
+        return None
+    recorded = vector.file.provenance.base
+    if not recorded.content or recorded.digest != identity.digest or recorded.content == content:
+        return None
+    return Mismatch(
+        f"{vector.path} was taken from another model ({vector.file.provenance.base_name!r}) than "
+        f"{base.path}: the two agree in the numbers that are compared first, and differ in others.",
+        "Give the base it was taken from, or --allow-other-base to apply it to this one.",
+    )
 
 
 def base_fingerprint(base: Checkpoint) -> Fingerprint:

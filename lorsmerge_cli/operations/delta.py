@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorsmerge_cli.checkpoint.adapter import AdapterTaskVector
+from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.delta_file import DeltaWriter, Provenance, total_norm
 from lorsmerge_cli.checkpoint.encodings import stored_size
 from lorsmerge_cli.checkpoint.model_files import is_adapter
@@ -33,7 +34,7 @@ from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, non_finite, raise_all, zero_delta
 from lorsmerge_cli.operations.provenance import training_of
-from lorsmerge_cli.outputs import atomic_file, check_output, leftovers
+from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
 from lorsmerge_cli.speech.languages import parse_language, parse_task
 
 Vector = FinetunedTaskVector | AdapterTaskVector
@@ -120,6 +121,7 @@ def delta(
         norms, base_norm = _write(
             vector, writer, threads or default_threads(), lambda done: progress(done, total)
         )
+        check_unchanged(base.identities | vector.identities)
     warnings += notes_on(vector, base)
     return DeltaReport(output, len(layouts), total_norm(norms), base_norm, nbytes, tuple(warnings))
 
@@ -170,6 +172,7 @@ def _write(
         name, start, stop = block
         values = vector.read_block(name, start, stop)
         base = vector.base.read(name).reshape(-1)[start:stop]
+        content.add(name, base, start)
         for path, part in ((vector.base.path, base), (vector.path, values)):
             if not is_finite(part):
                 raise non_finite(path, name)
@@ -186,6 +189,7 @@ def _write(
         for step in [max(1, spec.numel) if vector.is_pruned(name) else BLOCK]
         for start in range(0, spec.numel, step)
     )
+    content = ContentHash(vector.base.float_specs)
     squares: dict[str, list[float]] = {name: [] for name in vector.base.float_specs}
     base_squares: list[float] = []
     for (name, _, _), (square, base_square, nbytes) in run_parallel(write_block, blocks, threads):
@@ -196,5 +200,5 @@ def _write(
     norms = {name: math.fsum(parts) ** 0.5 for name, parts in squares.items()}
     if total_norm(norms) == 0:
         raise zero_delta(vector.path)
-    writer.finish(norms)
+    writer.finish(norms, base_content=content.hexdigest())
     return norms, math.fsum(base_squares) ** 0.5

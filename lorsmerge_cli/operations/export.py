@@ -24,7 +24,13 @@ from lorsmerge_cli.errors import (
     non_finite,
     raise_all,
 )
-from lorsmerge_cli.outputs import atomic_file, atomic_folder, check_output, leftovers
+from lorsmerge_cli.outputs import (
+    atomic_file,
+    atomic_folder,
+    check_output,
+    check_unchanged,
+    leftovers,
+)
 from lorsmerge_cli.speech.model import check_model_folder
 
 WINDOW, VOCABULARIES = 1500, (51864, 51865, 51866)  # encoder positions, tokens: what OpenAI's have
@@ -183,7 +189,9 @@ def _write_openai(model: _Model, output: Path, dtype: str | None, force: bool) -
         "model_state_dict": state,
     }
     with atomic_file(output, force=force) as partial:
-        torch.save(content, partial)
+        with partial.open("wb") as file:  # whose errors are told, unlike torch's own
+            torch.save(content, file)
+        check_unchanged(model.checkpoint.identities)
 
 
 # CTranslate2: a folder that faster_whisper.WhisperModel opens
@@ -231,6 +239,7 @@ def _write_ct2(model: _Model, output: Path, dtype: str | None, force: bool) -> N
         converter.convert(str(partial), quantization=dtype, force=True)
         extractor = WhisperProcessor.from_pretrained(model.folder).feature_extractor
         extractor.to_json_file(partial / EXTRACTOR)
+        check_unchanged(model.checkpoint.identities)
 
 
 Check = Callable[[_Model, Path, str | None], list[LorsmergeError]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli import __version__
+from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.checkpoint.task_vector import (
     FinetunedTaskVector,
     StoredTaskVector,
     TaskVector,
+    check_base_content,
 )
 from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.low_rank_sparse import dense
@@ -30,12 +32,12 @@ from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning import prune
 from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.core.statistics import energy
-from lorsmerge_cli.errors import NonFinite, non_finite, zero_delta
+from lorsmerge_cli.errors import LorsmergeError, NonFinite, non_finite, raise_all, zero_delta
 from lorsmerge_cli.operations.merge_inputs import pinned_recipe
-from lorsmerge_cli.operations.merge_plan import MergePlan, Unit
+from lorsmerge_cli.operations.merge_plan import MergePlan, Unit, other_input
 from lorsmerge_cli.operations.provenance import training_of
 from lorsmerge_cli.operations.recipe import save
-from lorsmerge_cli.outputs import atomic_file, atomic_folder, write_json
+from lorsmerge_cli.outputs import atomic_file, atomic_folder, check_unchanged, write_json
 
 LOST_WARNING = 0.03  # of the updates
 NORM_SPREAD = 10.0  # between the largest and the smallest delta
@@ -82,8 +84,10 @@ def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
     run = _Run(plan)
     if plan.as_folder:
         with atomic_folder(plan.output, force=plan.force) as partial:
-            _fill_folder(plan, partial)
+            if plan.companions is not None:
+                copy_companions(plan.companions, partial, plan.dtype)
             run.write_weights(partial, progress)
+            write_json(partial / "lorsmerge.json", run.record())
     else:
         with atomic_file(plan.output, force=plan.force) as partial:
             run.write_weights(partial, progress)
@@ -112,6 +116,9 @@ class _Run:
         self.steps: list[float] = []  # energy of each unit's update
         self._squares: list[list[float]] = [[] for _ in plan.vectors]
         self._dropped: list[list[float]] = [[] for _ in plan.vectors]  # energy lost by pruning
+        self._base_content = ContentHash(plan.base.specs)
+        self._contents = [ContentHash(vector.stored) for vector in plan.vectors]
+        self._other_bases: list[str] = []
 
     def write_weights(self, partial: Path, progress: Callable[[int], None]) -> None:
         plan = self.plan
@@ -119,7 +126,7 @@ class _Run:
             partial,
             plan.output_specs,
             plan.base.tied,
-            {"lorsmerge": json.dumps(made_from(plan), ensure_ascii=False)},
+            {"lorsmerge": json.dumps(made_from(plan), ensure_ascii=False)},  # as long as `record`
             plan.max_shard_size if plan.as_folder else None,
         ) as writer:
             for unit, rounding in run_parallel(
@@ -128,12 +135,43 @@ class _Run:
                 self.rounding += rounding
                 progress(unit.nbytes)
             self._refuse_zero_deltas()
-            writer.finish()
+            self._check_contents()
+            check_unchanged(plan.identities)
+            writer.finish({"lorsmerge": json.dumps(self.record(), ensure_ascii=False)})
+
+    def record(self) -> dict[str, Any]:
+        """How the output was made, when all inputs have been read."""
+        return made_from(self.plan, self._hexdigests())
+
+    def _hexdigests(self) -> list[str]:
+        return [content.hexdigest() for content in (self._base_content, *self._contents)]
+
+    def _check_contents(self) -> None:
+        """Check every byte of the inputs against what deltas and a record say of them.
+
+        Raises:
+            Mismatch: another base than a delta's, or other inputs than the record's.
+        """
+        plan, faults = self.plan, list[LorsmergeError]()
+        floats = self._base_content.hexdigest(plan.base.float_specs)
+        for vector in plan.vectors:
+            fault = check_base_content(vector, plan.base, plan.identity, floats)
+            if fault is not None and plan.allow_other_base:
+                self._other_bases.append(fault.what)
+            elif fault is not None:
+                faults.append(fault)
+        paths = [plan.base.path, *(vector.path for vector in plan.vectors)]
+        recorded = plan.recipe.expected_contents
+        for path, found, wanted in zip(paths, self._hexdigests(), recorded, strict=False):
+            if wanted and found != wanted:
+                faults.append(other_input(path, found, wanted))
+        raise_all(faults)
 
     def _merge_unit(self, unit: Unit, writer: ModelWriter) -> Rounding:
         base = self.plan.base.read(unit.name)
         if not unit.whole:
             base = base.reshape(-1)[unit.start : unit.stop]
+        self._base_content.add(unit.name, base, unit.start)
         if not self.plan.base.specs[unit.name].is_float:
             writer.write(unit.name, base, unit.start)
             return Rounding()
@@ -150,6 +188,8 @@ class _Run:
         for number, (vector, entry) in enumerate(
             zip(self.plan.vectors, self.plan.recipe.deltas, strict=True)
         ):
+            for part, start, values in vector.stored_parts(unit.name, unit.start, unit.stop):
+                self._contents[number].add(part, values, start)
             delta = self._delta(unit, vector)
             prunes = unit.name in self.plan.pruned and (entry.svp, entry.mp) != (None, None)
             pruner = self.method.pruner if prunes else None
@@ -203,6 +243,7 @@ class _Run:
                 raise zero_delta(vector.path)
 
     def warnings(self) -> Iterator[str]:
+        yield from self._other_bases
         norms = self.norms()
         if max(norms) > NORM_SPREAD * min(norms):
             largest = self.plan.vectors[norms.index(max(norms))].path
@@ -220,15 +261,23 @@ class _Run:
             )
 
 
-def made_from(plan: MergePlan) -> dict[str, Any]:
-    """How an output was made: enough to make its bytes again."""
+def made_from(plan: MergePlan, contents: Sequence[str] = ()) -> dict[str, Any]:
+    """Say how an output was made: enough to make its bytes again, or to tell what has changed.
+
+    Args:
+        plan: of the merge.
+        contents: hashes of the base and of each delta; placeholders of their length by default.
+    """
+    contents = contents or ["0" * 64] * (1 + len(plan.vectors))
     return {
         "lorsmerge": __version__,
         "recipe": pinned_recipe(plan.recipe).to_dict(),
-        "base": {"fingerprint": plan.identity.digest},
+        "base": {"fingerprint": plan.identity.digest, "content": contents[0]},
         "deltas": [
-            {"fingerprint": vector_identity} | _about(vector)
-            for vector, vector_identity in zip(plan.vectors, plan.vector_identities, strict=True)
+            {"fingerprint": vector_identity, "content": content} | _about(vector)
+            for vector, vector_identity, content in zip(
+                plan.vectors, plan.vector_identities, contents[1:], strict=True
+            )
         ],
         "device": plan.device.type,
         "versions": {
@@ -251,9 +300,3 @@ def _about(vector: TaskVector) -> dict[str, Any]:
         for key, value in (("pruning", source.pruning), ("training", source.training))
         if value
     }
-
-
-def _fill_folder(plan: MergePlan, partial: Path) -> None:
-    if plan.companions is not None:
-        copy_companions(plan.companions, partial, plan.dtype)
-    write_json(partial / "lorsmerge.json", made_from(plan))

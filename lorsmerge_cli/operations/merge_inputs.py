@@ -20,6 +20,7 @@ from lorsmerge_cli.checkpoint.task_vector import (
 )
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
+from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.operations.recipe import Recipe
 
 
@@ -47,6 +48,14 @@ class MergeInputs:
     def files(self) -> list[Path]:
         """Everything that must not be written."""
         return [*self.base.sources, *(file for vector in self.vectors for file in vector.files)]
+
+    @property
+    def identities(self) -> dict[Path, FileIdentity]:
+        """What tells whether an input changed since it was opened."""
+        found = dict(self.base.identities)
+        for vector in self.vectors:
+            found |= vector.identities
+        return found
 
 
 def pinned_recipe(recipe: Recipe) -> Recipe:

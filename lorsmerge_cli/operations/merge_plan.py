@@ -66,6 +66,7 @@ class MergePlan(MergeInputs):
         device: where matrices are pruned.
         threads: tensors in flight.
         max_shard_size: bytes.
+        allow_other_base: whether deltas of another base are taken.
         force: whether outputs that exist are replaced.
         save_recipe: where the recipe is written, None for nowhere.
     """
@@ -79,6 +80,7 @@ class MergePlan(MergeInputs):
     device: torch.device
     threads: int
     max_shard_size: int
+    allow_other_base: bool
     force: bool
     save_recipe: Path | None
 
@@ -165,7 +167,7 @@ def plan_merge(
                 "Leave it out, or write -o NAME/ for a model folder.",
             )
         )
-    inputs = found.files + ([recipe.source] if recipe.source else [])
+    inputs = found.files + [path for path in (recipe.source, folder) if path is not None]
     size = sum(spec.nbytes for spec in specs.values())
     faults += check_output(output, inputs=inputs, size=size, force=force, folder=as_folder)
     if save_recipe is not None:
@@ -188,6 +190,7 @@ def plan_merge(
         device=target_device,
         threads=threads or default_threads(),
         max_shard_size=max_shard_size,
+        allow_other_base=allow_other_base,
         force=force,
         save_recipe=save_recipe,
     )
@@ -260,11 +263,16 @@ def _check_expected(recipe: Recipe, inputs: MergeInputs) -> list[LorsmergeError]
             )
         ]
     return [
-        Mismatch(
-            f"{path} is not the file that the recipe was made with (fingerprint {digest[:12]}, "
-            f"recorded {wanted[:12]}).",
-            f"Restore it. {ANEW}",
-        )
+        other_input(path, digest, wanted)
         for path, digest, wanted in zip(paths, found, recipe.expected, strict=True)
         if digest != wanted
     ]
+
+
+def other_input(path: Path, found: str, recorded: str) -> Mismatch:
+    """The error for an input that is not the one a `lorsmerge.json` was written about."""
+    return Mismatch(
+        f"{path} is not the file that the recipe was made with (fingerprint {found[:12]}, recorded "
+        f"{recorded[:12]}).",
+        f"Restore it. {ANEW}",
+    )

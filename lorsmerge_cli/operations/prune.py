@@ -26,7 +26,7 @@ from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import NonFinite, UsageFault, non_finite, raise_all, zero_delta
 from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
-from lorsmerge_cli.outputs import atomic_file, check_output, leftovers
+from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def prune(
     ):
         kept = run.write(writer, threads or default_threads(), progress)
         groups = _grouped(kept, chosen)
+        check_unchanged(file.identities)
         writer.finish(
             {name: item.kept**0.5 for name, item in kept.items()},
             {"energy_kept": groups["pruned"].share},

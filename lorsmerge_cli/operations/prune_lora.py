@@ -23,7 +23,7 @@ from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import UsageFault, non_finite, raise_all
-from lorsmerge_cli.outputs import atomic_folder, check_output, write_json
+from lorsmerge_cli.outputs import atomic_folder, check_output, check_unchanged, write_json
 
 PREFIX = "base_model.model."  # what PEFT puts before a module's name
 METADATA = {"format": "pt"}
@@ -132,6 +132,7 @@ def write_lora(
                 writer.write(name, factor)
             writer.finish(METADATA)
         write_json(partial / ADAPTER_CONFIG, _config(file, ranks))
+        check_unchanged(file.identities)
     whole = whole or math.fsum(norm**2 for norm in file.norms.values()) or 1.0
     return LoraReport(
         output=output,

@@ -57,6 +57,7 @@ class Recipe:
         exclude: patterns of tensors to merge unpruned.
         dtype: of the output, None for the base's.
         expected: fingerprints of base and deltas that a `lorsmerge.json` recorded.
+        expected_contents: hashes of all their bytes, as far as it has them.
         source: the file it was read from.
     """
 
@@ -70,6 +71,7 @@ class Recipe:
     exclude: tuple[str, ...] = ()
     dtype: str | None = None
     expected: tuple[str, ...] = ()
+    expected_contents: tuple[str, ...] = ()
     source: Path | None = field(default=None, compare=False)
 
     def resolved(self) -> Recipe:
@@ -99,7 +101,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, what is unset left out."""
         fields = {key: value for key, value in asdict(self).items() if value not in (None, (), [])}
-        for key in ("expected", "source"):
+        for key in ("expected", "expected_contents", "source"):
             fields.pop(key, None)
         fields["deltas"] = [
             {key: value for key, value in asdict(delta).items() if value is not None}
@@ -173,15 +175,18 @@ def load_recipe(path: Path) -> Recipe:
             table = document["recipe"]
             records = [document["base"], *document["deltas"]]
             expected = tuple(str(record["fingerprint"]) for record in records)
+            contents = tuple(str(record.get("content", "")) for record in records)
         else:
-            table, expected = tomllib.loads(_toml_of(text, path)), ()
+            table, expected, contents = tomllib.loads(_toml_of(text, path)), (), ()
     except OSError as error:
         raise UnreadableFile(f"{path}: {error.strerror}.", "Check the path.") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableFile(f"{path} is no recipe: {error}.", "See examples/recipes/.") from None
     if not isinstance(table, dict):
         raise UnreadableFile(f"{path} is no recipe: a table is needed.", "See examples/recipes/.")
-    return replace(_recipe_of(table, path), expected=expected, source=path)
+    return replace(
+        _recipe_of(table, path), expected=expected, expected_contents=contents, source=path
+    )
 
 
 def _toml_of(text: str, path: Path) -> str:

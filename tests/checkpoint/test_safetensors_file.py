@@ -256,8 +256,11 @@ def test_metadata_shorter_than_the_space_kept_leaves_a_sound_file(tmp_path: Path
 
 def test_a_file_that_exists_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("mine")
-    with pytest.raises(FileExistsError):
-        SafetensorsWriter(tmp_path / "a", {"a": TensorSpec((4,), torch.float32)}, 0)
+    with SafetensorsWriter(tmp_path / "a", {"a": TensorSpec((4,), torch.float32)}, 99) as writer:
+        with pytest.raises(FileExistsError):
+            writer.write("a", torch.ones(4))
+        with pytest.raises(FileExistsError):
+            writer.finish({})
     assert (tmp_path / "a").read_text() == "mine"
 
 

@@ -787,7 +787,7 @@ def test_a_folder_that_turns_out_unwritable(
     def refuse(*arguments: object, **settings: object) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
-    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    monkeypatch.setattr("os.mkdir", refuse)
     case = Case(MERGE + "ca.delta -o x.safetensors", WORK, ("x.safetensors", "quota"))
     check(case, shell, contents)
 

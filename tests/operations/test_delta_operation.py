@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ from operation_calls import (
 )
 from safetensors.torch import load_file
 
+from lorsmerge_cli.checkpoint import content
+from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.task_vector import base_fingerprint
@@ -51,7 +54,11 @@ def test_of_whisper(models: Path, deltas: Path) -> None:
     provenance = file.provenance
     assert (provenance.task, provenance.language) == ("asr", "ca")
     assert (provenance.base_name, provenance.finetuned_dtype) == ("base", "F32")
-    assert provenance.base == base_fingerprint(Checkpoint(models / "base"))
+    assert replace(provenance.base, content="") == base_fingerprint(Checkpoint(models / "base"))
+    hashed = ContentHash(Checkpoint(models / "base").specs)
+    for name, tensor in base.items():
+        hashed.add(name, tensor)
+    assert provenance.base.content == hashed.hexdigest()
     assert provenance.history == ("lorsmerge delta",)
     assert provenance.pruning == {}
 
@@ -104,6 +111,7 @@ def test_bytes_do_not_depend_on_threads(
     base = small_base()
     paths = save(tmp_path / "base", base), save(tmp_path / "ca", tuned(base))
     monkeypatch.setattr(delta_module, "BLOCK", block)
+    monkeypatch.setattr(content, "BLOCK", block)
     take_delta(*paths, tmp_path / "a.delta", threads=1)
     for threads in (2, 3, 8):
         take_delta(*paths, tmp_path / "b.delta", threads=threads, force=True)
@@ -115,6 +123,7 @@ def test_numbers_do_not_depend_on_blocks(tmp_path: Path, monkeypatch: pytest.Mon
     paths = save(tmp_path / "base", base), save(tmp_path / "ca", tuned(base))
     take_delta(*paths, tmp_path / "a.delta")
     monkeypatch.setattr(delta_module, "BLOCK", 7)
+    monkeypatch.setattr(content, "BLOCK", 7)
     take_delta(*paths, tmp_path / "b.delta")
     assert same_bits(load_file(tmp_path / "a.delta"), load_file(tmp_path / "b.delta"))
 

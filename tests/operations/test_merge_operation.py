@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
+from lorsmerge_cli.checkpoint import content
+from lorsmerge_cli.checkpoint.reader import BLOCK
 from lorsmerge_cli.errors import (
     Faults,
     LorsmergeError,
@@ -206,16 +209,19 @@ class TestNumbers:
         assert same_bits(at_once, in_two)
 
     @pytest.mark.parametrize("threads", [1, 2, 6])
-    @pytest.mark.parametrize("block", [64, 1 << 20])
+    @pytest.mark.parametrize("block", [64, BLOCK])
     def test_bytes_do_not_depend_on_threads_or_blocks(
         self, small: Path, monkeypatch: pytest.MonkeyPatch, threads: int, block: int
     ) -> None:
         settings = {"svp": 0.1, "mp": 0.2, "scale": 0.7}
         run_merge(small / "base", both(small), out(small), threads=1, **settings)
-        wanted = out(small).read_bytes()
+        wanted, tensors = out(small).read_bytes(), load(out(small))
         monkeypatch.setattr(merge_plan, "BLOCK", block)
-        run_merge(small / "base", both(small), out(small), threads=threads, force=True, **settings)
-        assert out(small).read_bytes() == wanted
+        monkeypatch.setattr(content, "BLOCK", block)  # the record's hash is one of blocks
+        run_merge(small / "base", both(small), out(small), threads=threads, force=True,
+                  allow_other_base=True, **settings)  # fmt: skip
+        assert same_bits(load(out(small)), tensors)
+        assert (out(small).read_bytes() == wanted) == (block == BLOCK)
 
     def test_an_excluded_tensor_is_merged_unpruned(self, small: Path) -> None:
         plain = merged(small / "base", both(small), out(small))
@@ -733,6 +739,79 @@ class TestRerun:
         with pytest.raises(LorsmergeError) as caught:
             self.again(small / "lorsmerge.json", small / "second.safetensors")
         assert str(small / changed) in str(caught.value)
+
+    @pytest.mark.parametrize("changed", ["base", "ca.delta", "de"])
+    def test_a_byte_that_no_fingerprint_looks_at(self, tmp_path: Path, changed: str) -> None:
+        """Between the windows of a tensor that is longer than they are together."""
+        base = small_base() | {"long": torch.zeros(50_000)}
+        for name, tensors in (("base", base), ("ca", tuned(base, 1)), ("de", tuned(base, 2))):
+            save(tmp_path / name, tensors)
+        take_delta(tmp_path / "base", tmp_path / "ca", tmp_path / "ca.delta")
+        inputs = [tmp_path / "ca.delta", tmp_path / "de"]
+        run_merge(tmp_path / "base", inputs, tmp_path / "first.safetensors")
+        with safe_open(tmp_path / "first.safetensors", framework="pt") as file:
+            (tmp_path / "lorsmerge.json").write_text(file.metadata()["lorsmerge"])
+        self.again(tmp_path / "lorsmerge.json", tmp_path / "second.safetensors")
+        assert digests(tmp_path / "second.safetensors") == digests(tmp_path / "first.safetensors")
+        edit_file(tmp_path / changed, lambda tensors: tensors["long"][300:310].add_(1))
+        with pytest.raises(LorsmergeError, match=rf"{changed} ") as caught:
+            self.again(tmp_path / "lorsmerge.json", tmp_path / "third.safetensors")
+        assert "is not the file that the recipe was made with" in str(caught.value)
+        assert not (tmp_path / "third.safetensors").exists()
+
+    @pytest.mark.parametrize("allowed", [False, True])
+    def test_a_base_that_differs_where_no_fingerprint_looks(
+        self, tmp_path: Path, allowed: bool
+    ) -> None:
+        base = small_base() | {"long": torch.zeros(50_000)}
+        for name, tensors in (("base", base), ("ca", tuned(base, 1))):
+            save(tmp_path / name, tensors)
+        take_delta(tmp_path / "base", tmp_path / "ca", tmp_path / "ca.delta")
+        prune_delta(tmp_path / "ca.delta", tmp_path / "pruned.delta", mp=0.5)
+        base["long"][300:310] = 1  # a few rows that its owner trained
+        save(tmp_path / "other", base)
+        for delta in ("ca.delta", "pruned.delta"):
+            output = tmp_path / f"{delta}.safetensors"
+            if allowed:
+                report = run_merge(tmp_path / "other", [tmp_path / delta], output,
+                                   allow_other_base=True)  # fmt: skip
+                assert any("taken from another model" in text for text in report.warnings)
+                continue
+            with pytest.raises(Mismatch, match=r"taken from another model.*--allow-other-base"):
+                run_merge(tmp_path / "other", [tmp_path / delta], output)
+            assert not output.exists()
+
+    def test_a_record_without_hashes_is_still_checked_by_fingerprints(self, small: Path) -> None:
+        run_merge(small / "base", [small / "ca.delta", small / "de"], out(small))
+        with safe_open(out(small), framework="pt") as file:
+            record = json.loads(file.metadata()["lorsmerge"])
+        for about in (record["base"], *record["deltas"]):
+            del about["content"]
+        (small / "lorsmerge.json").write_text(json.dumps(record))
+        self.again(small / "lorsmerge.json", small / "second.safetensors")
+        assert same_bits(load(small / "second.safetensors"), load(out(small)))
+
+    @pytest.mark.parametrize("changed", ["base", "ca.delta", "de"])
+    @pytest.mark.parametrize("how", ["rewritten", "replaced", "removed"])
+    def test_an_input_that_changes_during_the_merge(
+        self, small: Path, changed: str, how: str
+    ) -> None:
+        made = plan(small / "base", [small / "ca.delta", small / "de"], out(small))
+        file = small / changed
+
+        def change(done: int) -> None:
+            if how == "rewritten":
+                os.utime(file, ns=(1, 1))
+            elif how == "replaced" and not (small / "moved").exists():
+                shutil.copy2(file, small / "copy")
+                file.rename(small / "moved")
+                (small / "copy").rename(file)
+            elif how == "removed":
+                file.unlink(missing_ok=True)
+
+        with pytest.raises(UnreadableFile, match=rf"{changed}' changed while being read"):
+            merge(made, change)
+        assert not out(small).exists()
 
     @pytest.mark.parametrize("change", ["one less", "one more"])
     def test_a_json_whose_deltas_were_edited(

@@ -335,9 +335,9 @@ def test_an_empty_list_of_deltas_in_a_file(tmp_path: Path) -> None:
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
-    save(RECIPE, path)
+    save(RECIPE, path, force=False)
     assert load_recipe(path) == RECIPE
     assert load_recipe(path).source == path
-    save(RECIPE.resolved(), path)
+    save(RECIPE.resolved(), path, force=True)
     assert load_recipe(path) == RECIPE.resolved()
     assert [file.name for file in tmp_path.iterdir()] == ["r.toml"]
