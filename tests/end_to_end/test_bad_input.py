@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from lorsmerge_cli import outputs
 
 WORK, USAGE = 1, 2  # exit codes
 Q_PROJ = "model.encoder.layers.0.self_attn.q_proj.weight"
@@ -819,3 +822,102 @@ def test_results_into_a_full_disk_are_an_error(tiny: Path) -> None:
     assert done.returncode != 0
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+FAULTS = {
+    "full": errno.ENOSPC, "quota": errno.EDQUOT, "failing": errno.EIO, "read-only": errno.EROFS,
+    "out of descriptors": errno.EMFILE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "replacing"])
+@pytest.mark.parametrize("call", ["open", "pwrite", "ftruncate", "fsync", "mkdir", "rename"])
+@pytest.mark.parametrize("name", ["merge into a file", "merge into shards", "prune"])
+def test_a_disk_that_refuses_any_call(
+    tiny: Path,
+    shell: Callable,
+    contents: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    call: str,
+    existing: bool,
+) -> None:
+    """Every fault at every call that writes: an error in words, and all is as it was."""
+    line = WRITING[name] + (" --force" if existing else "")
+    if existing:
+        assert shell(line).code == 0
+    before = contents(tiny)
+    real = getattr(os, call)
+    for code in FAULTS.values():
+
+        def fail(*arguments: object, code: int = code, **settings: object) -> object:
+            # files of ours alone: PyTorch and Python open theirs by the same functions
+            if call == "open" and ".partial" not in str(arguments[0]):
+                return real(*arguments, **settings)
+            if call == "open" and not arguments[1] & os.O_CREAT:
+                return real(*arguments, **settings)
+            raise OSError(code, os.strerror(code))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            if call == "rename":  # as where the system cannot exchange two names
+                patch.setattr(outputs, "_rename_with_flag", fail)
+                patch.setattr(os, "replace", fail)
+            ended = shell(line)
+        assert ended.code == WORK, ended.err
+        assert "could not be written" in ended.err
+        assert os.strerror(code) in ended.err
+        assert "bug" not in ended.err
+        assert contents(tiny) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_many_shards_need_few_descriptors(tiny: Path) -> None:
+    save_file(
+        {f"layers.{n:03d}.fc1.weight": torch.ones(8, 8) for n in range(200)}, "many.safetensors"
+    )
+    save_file({f"layers.{n:03d}.fc1.weight": torch.ones(8, 8) * 2 for n in range(200)}, "ft")
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64));"
+        "from lorsmerge_cli.app import main; main()"
+    )
+    line = "merge many.safetensors ft -o x --config base --max-shard-size 0.0003MB"
+    done = subprocess.run([sys.executable, "-c", code, *line.split()],
+                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(Path("x").glob("*.safetensors"))) == 200
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="signals of POSIX")
+def test_an_input_that_is_cut_short_while_it_is_read(tiny: Path, contents: Callable) -> None:
+    """The system ends a process that reads mapped bytes which are gone, unless it is told otherwise."""
+    for value, name in enumerate(("base", "ca")):
+        save_file({"fc1.weight": torch.full((64, 1024), float(value))}, f"{name}.safetensors")
+    before = contents(tiny)
+    code = (
+        "import os; from lorsmerge_cli.operations import merge; from lorsmerge_cli.app import main\n"
+        "real = merge._Run._merge_unit\n"
+        "def cut(self, unit, writer):\n"
+        "    os.truncate('ca.safetensors', 10); return real(self, unit, writer)\n"
+        "merge._Run._merge_unit = cut; main()"
+    )
+    line = "merge base.safetensors ca.safetensors -o x.safetensors"
+    done = subprocess.run([sys.executable, "-c", code, *line.split()],
+                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    assert done.returncode == WORK, done.stderr
+    assert done.stderr.startswith("error: An input was cut short while being read.")
+    assert contents(tiny).keys() == before.keys()
+
+
+def test_what_was_written_before_a_failure_is_told(tiny: Path, shell: Callable) -> None:
+    def refuse(*arguments: object, **settings: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lorsmerge_cli.operations.recipe.Recipe.to_toml", refuse)
+        ended = shell(MERGE + "ca.delta -o x.safetensors --save-recipe x.toml")
+    assert ended.code == WORK
+    assert "x.toml could not be written: No space left" in ended.err
+    assert f"note: In spite of that, written: '{tiny / 'x.safetensors'}'." in ended.err
+    assert Path("x.safetensors").exists()
+    assert not Path("x.toml").exists()
