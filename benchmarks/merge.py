@@ -30,7 +30,14 @@ RATIOS = [  # (ours, peer, what is asked of it)
     ("lorsmerge ta", "plain ta", "at most 1.3"),
     ("lorsmerge ta", "mergekit ta", "at most 0.2 (5 times as fast)"),
     ("lorsmerge ta", "read and write", "the floor"),
+    ("lorsmerge ta", "lorsmerge ta, inputs not hashed", "at most 1.05"),
+    ("lorsmerge lors", "lorsmerge lors, inputs not hashed", "at most 1.05"),
 ]
+UNHASHED = (
+    "from lorsmerge_cli.checkpoint.content import ContentHash as C\n"
+    "C.add = lambda *a, **k: None; C.hexdigest = lambda *a, **k: '0' * 64\n"
+    "from lorsmerge_cli.app import main; main()"
+)
 
 
 @dataclass
@@ -62,8 +69,13 @@ def build(folder: Path, size: str) -> None:
 
 def commands(mergekit: str | None) -> dict[str, tuple[list[str], dict[str, str]]]:
     """Name -> command and environment, to be run in the models' folder."""
-    ours = [sys.executable, "-m", "lorsmerge_cli", "merge", "base", *FINETUNES, "-q", "-o", "out"]
-    lors = [*ours, "--svp", "0.03", "--mp", "0.4"]
+    merge = ["merge", "base", *FINETUNES, "-q", "-o", "out"]
+    ours, unhashed = (
+        [sys.executable, "-m", "lorsmerge_cli", *merge],
+        [sys.executable, "-c", UNHASHED, *merge],
+    )
+    ratios = ["--svp", "0.03", "--mp", "0.4"]
+    lors = [*ours, *ratios]
     files = [f"{name}/model.safetensors" for name in ("base", *FINETUNES)]
     plain = [sys.executable, str((HERE / "plain_merge.py").resolve())]
     one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -73,8 +85,10 @@ def commands(mergekit: str | None) -> dict[str, tuple[list[str], dict[str, str]]
         "read and write": (["sh", "-c", copy], {}),
         "plain ta": ([*plain, "ta", *arguments], {}),
         "lorsmerge ta": (ours, {}),
+        "lorsmerge ta, inputs not hashed": (unhashed, {}),
         "plain lors": ([*plain, "lors", *arguments], {}),
         "lorsmerge lors": (lors, {}),
+        "lorsmerge lors, inputs not hashed": ([*unhashed, *ratios], {}),
         "plain lors, 1 thread": ([*plain, "lors", *arguments], one),
         "lorsmerge lors, 1 thread": ([*lors, "--threads", "1"], one),
     }
@@ -146,12 +160,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("bench/merge"), help="for the models")
     parser.add_argument("--size", default="small")
+    parser.add_argument("--only", nargs="*", help="names of commands; all by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mergekit", default=shutil.which("mergekit-pytorch"))
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     build(arguments.folder, arguments.size)
     found = commands(arguments.mergekit)
+    found = {name: found[name] for name in arguments.only or found}
     results = {name: Measured() for name in found}
     for number in range(arguments.rounds):
         for name, (command, environment) in found.items():

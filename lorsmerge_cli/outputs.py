@@ -337,7 +337,8 @@ def check_unchanged(identities: Mapping[Path, FileIdentity]) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write readable JSON, unescaped, with a newline at its end."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))  # a lone surrogate as JSON's escape
 
 
 def leftovers(output: Path) -> list[str]:
