@@ -1,54 +1,129 @@
-"""What a tensor's name says: whether it is pruned, what kind it is, where in the model it sits."""
+"""What a tensor's name and shape say: whether it is pruned, what kind it is, where in the model it sits."""
 
 from __future__ import annotations
 
 import re
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.errors import UsageFault
 
-# Embeddings and output layers, by the names transformers gives them.
-NOT_LINEAR = re.compile(
-    r"embed|^(wte|wpe|lm_head|proj_out|shared|score|classifier|lm_proj|relative_attention_bias)$"
+# What transformers calls the modules that are no linear layers of a model's inside. A delta has no
+# config, and `merge` has to prune what `prune` does: so names and shapes decide, in both. A test
+# compares them with the module types of every architecture that transformers can build.
+EMBEDDING = re.compile(
+    r"embed|(^|_)emb(_|$)|_tokens?$|quer(y|ies)_feat"
+    r"|^(wte|wpe|w|shared|codebook|relative_attention_bias|bias_values|pe_k|reference_points|scale|shift)$",
+    re.IGNORECASE,
 )
+# linear layers whose names speak of the embeddings beside them
+PROJECTION = re.compile(r"proj|dense|mapping|transform|linear")
+HEAD = re.compile(
+    r"(^|_)(heads?|classifier|score|summary)$|^logits_"
+    r"|^(decoder|proj_out|lm_proj|lm_loss|embed_out|output|output_projection|vocab_projector"
+    r"|pred_layer|predictions|qa_outputs|objective)$"
+)
+# the last layer of a head that is a module of its own: `classifier.out_proj`
+HEAD_MODULE = re.compile(r"(^|_)(heads?|classifier|score)$|^(pred_layer|qa_outputs)$")
+HEAD_LAYER = re.compile(r"^(dense|proj|out_proj|linear(_out|_hidden)?)$")
+ROUTER = re.compile(r"(^|_)router$")
+POSITIONS = re.compile(r"pos|type|wpe")
+# matrices of a mixture's experts, one behind the other in a 3-D tensor
+EXPERTS = re.compile(r"expert|moe|^(in|out)put_linear$")
+CONVOLUTION = re.compile(r"^conv\d*$")
+# `layers.0.fc1.`, but not `lm_heads.0.`
+NUMBERED_LAYER = re.compile(r"(^|\.)\d+\.[^.]*[^.\d][^.]*\.")
+SMALLEST_VOCABULARY = 50  # a dimension of that many or fewer may be anything else
 
 
 def is_linear_weight(name: str, spec: TensorSpec) -> bool:
-    """Whether it is the 2-D weight of a linear layer, which in Whisper means attention and MLP.
+    """Tell whether name and shape are those of a linear layer inside of the model.
 
-    Everything else (embeddings, the LM head, norms, biases, convolutions) is merged unpruned,
-    as the paper's authors do.
+    In Whisper these are attention and MLP. Embeddings, output layers, norms, biases, convolutions
+    and the routers of experts are none.
     """
-    parts = name.split(".")
-    return (
-        spec.is_float
-        and len(spec.shape) == 2
-        and parts[-1] == "weight"
-        and not any(NOT_LINEAR.search(part) for part in parts[:-1])
+    return _module_type(name, spec) == "linear"
+
+
+def linear_weights(specs: Mapping[str, TensorSpec]) -> frozenset[str]:
+    """Return the names of all weights of linear layers: those that are pruned by default.
+
+    Beside `is_linear_weight` the vocabulary tells: a weight outside of numbered layers that has as
+    many rows as the model's embedding of tokens is an embedding or an output layer too, whatever
+    its name.
+
+    Args:
+        specs: all tensors of a model, or of a delta, which has the same.
+    """
+    types = {name: _module_type(name, spec) for name, spec in specs.items()}
+    vocabularies = {
+        specs[name].shape[0]
+        for name, found in types.items()
+        if found in ("embedding", "head")
+        and specs[name].shape[0] > max(SMALLEST_VOCABULARY, specs[name].shape[1])
+        and not POSITIONS.search(_words(name)[-1])
+    }
+    return frozenset(
+        name
+        for name, found in types.items()
+        if found == "linear"
+        and (
+            NUMBERED_LAYER.search(name)
+            or specs[name].shape[0] <= specs[name].shape[1]
+            or specs[name].shape[0] not in vocabularies
+        )
     )
+
+
+def _module_type(name: str, spec: TensorSpec) -> str:
+    """Return `linear`, `embedding`, `head` or `router`; empty for what is no module's 2-D weight."""
+    words = _words(name)
+    is_matrix = spec.is_float and len(spec.shape) == 2
+    if not (is_matrix and words and name.endswith(".weight")) or CONVOLUTION.search(words[-1]):
+        return ""
+    parent, last = ["", *words][-2:]
+    if EMBEDDING.search(last) and not PROJECTION.search(last):
+        return "embedding"
+    is_gate = last == "gate" and spec.shape[0] < spec.shape[1]  # from the width to the experts
+    if is_gate or ROUTER.search(last) or ROUTER.search(parent):
+        return "router"
+    is_head = HEAD.search(last) or (HEAD_MODULE.search(parent) and HEAD_LAYER.search(last))
+    return "head" if is_head and not NUMBERED_LAYER.search(name) else "linear"
+
+
+def _words(name: str) -> list[str]:
+    """Return the modules that a tensor lies in, less their numbers."""
+    return [part for part in name.split(".")[:-1] if not part.isdigit()]
+
+
+def is_expert_stack(name: str, spec: TensorSpec) -> bool:
+    """Tell whether a tensor is (E, d, k): a matrix for each of E experts."""
+    has_name = any(EXPERTS.search(part) for part in name.split("."))
+    return spec.is_float and len(spec.shape) == 3 and has_name
 
 
 def select_pruned(
     specs: Mapping[str, TensorSpec], include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> frozenset[str]:
-    """Names of the tensors to prune: linear weights, plus `include`, less `exclude`.
+    """Return the names of the tensors to prune: linear weights, plus `include`, less `exclude`.
 
     Args:
         specs: all float tensors.
-        include: shell patterns of further 2-D tensors to prune.
+        include: shell patterns of further 2-D tensors to prune, and of 3-D tensors of experts.
         exclude: shell patterns of tensors to merge unpruned.
 
     Raises:
-        UsageFault: a pattern that changes nothing because it matches no 2-D tensor.
+        UsageFault: a pattern that changes nothing because it matches no such tensor.
     """
-    matrices = [name for name, spec in specs.items() if spec.is_float and len(spec.shape) == 2]
-    chosen = {name for name in matrices if is_linear_weight(name, specs[name])}
+    matrices = [name for name, spec in specs.items() if _can_be_pruned(name, spec)]
+    chosen = set(linear_weights(specs))
     for pattern in (*include, *exclude):
         if not _matching(matrices, pattern):
             raise UsageFault(
-                f"The pattern {pattern!r} matches no 2-D tensor of the base.",
+                f"The pattern {pattern!r} matches no 2-D tensor of the base, and no 3-D tensor of experts.",
                 "`lorsmerge inspect BASE` lists the names; quote patterns to keep them from the shell.",
             )
     for pattern in include:
@@ -58,8 +133,56 @@ def select_pruned(
     return frozenset(chosen)
 
 
+def _can_be_pruned(name: str, spec: TensorSpec) -> bool:
+    """Tell matrices and stacks of them from the rest; the biases of E experts are (E, d), and no matrix."""
+    if is_expert_stack(name, spec):
+        return True
+    parts = name.split(".")
+    is_bias = parts[-1].endswith("bias") and any(EXPERTS.search(part) for part in parts)
+    return spec.is_float and len(spec.shape) == 2 and not is_bias
+
+
 def _matching(names: Iterable[str], pattern: str) -> set[str]:
     return {name for name in names if fnmatchcase(name, pattern)}
+
+
+def pruned_share(specs: Mapping[str, TensorSpec], pruned: Iterable[str]) -> float:
+    """Return the share of the parameters that the pruned tensors hold."""
+    return _count(specs, pruned) / max(1, _count(specs, specs))
+
+
+def share_warning(specs: Mapping[str, TensorSpec], pruned: frozenset[str]) -> list[str]:
+    """Say where most of the parameters are if less than a half of them is pruned.
+
+    Args:
+        specs: all float tensors.
+        pruned: names of those that are pruned.
+    """
+    share = pruned_share(specs, pruned)
+    if share >= 0.5:
+        return []
+    rest: Counter[str] = Counter()
+    for name, spec in specs.items():
+        if name not in pruned:
+            rest[without_layer(name)] += spec.numel
+    total = _count(specs, specs)
+    first, *others = rest.most_common(3)
+    largest = [first[0], *(name for name, count in others if count >= 0.05 * total)]
+    to_include = {
+        without_layer(name)
+        for name in specs.keys() - linear_weights(specs)
+        if _can_be_pruned(name, specs[name])
+    }
+    options = " ".join(f"--include {shlex.quote(name)}" for name in largest if name in to_include)
+    listed = ", ".join(f"{name} ({rest[name] / total:.0%})" for name in largest)
+    return [
+        f"{share:.0%} of the parameters are pruned. Most others are in {listed}, merged whole"
+        + (f" unless you add {options}." if options else ".")
+    ]
+
+
+def _count(specs: Mapping[str, TensorSpec], names: Iterable[str]) -> int:
+    return sum(specs[name].numel for name in names)
 
 
 def without_layer(name: str) -> str:

@@ -264,6 +264,7 @@ def _plan_document(plan: MergePlan) -> dict[str, Any]:
             "unpruned": floats - len(plan.pruned),
             "copied": len(plan.base.specs) - floats,
         },
+        "pruned_share_of_parameters": plan.pruned_share,
         "output_bytes": plan.output_size,
         "memory_bytes": plan.memory,
         "device": str(plan.device),
@@ -329,7 +330,8 @@ def _show_report(
 
 def _tensor_line(plan: MergePlan) -> str:
     floats = len(plan.base.float_specs)
+    share = f" ({plan.pruned_share:.0%} of the parameters)" if plan.pruned else ""
     return (
-        f"{len(plan.pruned)} tensors pruned, {floats - len(plan.pruned)} merged unpruned, "
+        f"{len(plan.pruned)} tensors pruned{share}, {floats - len(plan.pruned)} merged unpruned, "
         f"{len(plan.base.specs) - floats} copied"
     )

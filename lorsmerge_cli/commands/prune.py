@@ -117,6 +117,7 @@ def _document(report: PruneReport) -> dict[str, object]:
         "all": group(report.pruned + report.unpruned),
         "pruned": group(report.pruned),
         "unpruned": group(report.unpruned),
+        "pruned_share_of_parameters": report.share,
         "kinds": {name: group(kept) for name, kept in report.kinds.items()},
     }
 
@@ -135,7 +136,10 @@ def _show(report: PruneReport) -> None:
         row("all", report.pruned + report.unpruned),
     ]
     console.table(["tensors", "count", "energy kept", "size", "of dense float32"], rows)
-    console.line(f"{report.output}: method {report.method}")
+    console.line(
+        f"{report.output}: method {report.method}, {report.pruned.tensors} tensors pruned "
+        f"({report.share:.0%} of the parameters)"
+    )
 
 
 def _show_adapter(report: LoraReport) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
-from lorsmerge_cli.checkpoint.names import select_pruned
+from lorsmerge_cli.checkpoint.names import select_pruned, share_warning
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, pinned
 from lorsmerge_cli.checkpoint.task_vector import (
@@ -88,6 +88,7 @@ def check_inputs(
     pruned = _select(recipe, base, faults)
     identities = tuple(vector.identity() for vector in vectors) if not faults else ()
     warnings += _repeated(vectors, identities)
+    warnings += share_warning(base.float_specs, pruned) if pruned else []
     return MergeInputs(base, identity, tuple(vectors), identities, pruned, tuple(warnings))
 
 

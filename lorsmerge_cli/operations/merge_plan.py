@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lorsmerge_cli.checkpoint.model_writer import CONFIG, check_companions
+from lorsmerge_cli.checkpoint.names import pruned_share
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
 from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
@@ -92,6 +93,11 @@ class MergePlan(MergeInputs):
     def output_size(self) -> int:
         """Bytes of the output's weights."""
         return sum(spec.nbytes for spec in self.output_specs.values())
+
+    @property
+    def pruned_share(self) -> float:
+        """Share of the parameters that is pruned."""
+        return pruned_share(self.base.float_specs, self.pruned)
 
     @property
     def memory(self) -> int:

@@ -13,7 +13,7 @@ import torch
 
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter, total_norm
 from lorsmerge_cli.checkpoint.encodings import TensorLayout, stored_size
-from lorsmerge_cli.checkpoint.names import kind, select_pruned
+from lorsmerge_cli.checkpoint.names import kind, pruned_share, select_pruned, share_warning
 from lorsmerge_cli.checkpoint.references import with_commits
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name, parse_dtype
 from lorsmerge_cli.core.device import resolve_device
@@ -72,6 +72,7 @@ class PruneReport:
         kinds: kind of pruned tensor -> what is left of it.
         pruned: all pruned tensors together.
         unpruned: all others.
+        share: of the parameters that is pruned.
         warnings: what the user should know.
     """
 
@@ -80,6 +81,7 @@ class PruneReport:
     kinds: Mapping[str, Kept]
     pruned: Kept
     unpruned: Kept
+    share: float
     warnings: tuple[str, ...]
 
 
@@ -149,7 +151,11 @@ def prune(
             f"{source} was pruned before ({_settings(old.pruning)}); this pruned it again."
         )
     kinds = {key: group for key, group in groups.items() if key not in ("pruned", "unpruned")}
-    return PruneReport(output, method, kinds, groups["pruned"], groups["unpruned"], tuple(warnings))
+    warnings += share_warning(file.specs, chosen)
+    share = pruned_share(file.specs, chosen)
+    return PruneReport(
+        output, method, kinds, groups["pruned"], groups["unpruned"], share, tuple(warnings)
+    )
 
 
 class _Run:
@@ -227,7 +233,7 @@ def _settings(pruning: Mapping[str, Any]) -> str:
 
 
 def _pruned_layout(source: TensorLayout, keep: Budget, dtype: torch.dtype) -> TensorLayout:
-    if keep.whole:
+    if keep.whole or len(source.shape) == 3:  # the lors encoding has no stacks of factors
         return TensorLayout("dense", source.shape, dtype)
     return TensorLayout("lors", source.shape, dtype, keep.rank, keep.kept)
 

@@ -9,10 +9,14 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from lorsmerge_cli.checkpoint.names import (
+    is_expert_stack,
     is_linear_weight,
     kind,
+    linear_weights,
+    pruned_share,
     room,
     select_pruned,
+    share_warning,
     without_layer,
 )
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
@@ -62,6 +66,30 @@ LINEAR = {
         "encoder.block.0.layer.1.DenseReluDense.wi_0.weight",
     ),
     "gpt2": ("transformer.h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight"),
+    "bert": (
+        "bert.encoder.layer.0.attention.self.query.weight",
+        "bert.encoder.layer.0.output.dense.weight",
+        "encoder.layer.0.attention.output.dense.weight",
+        "bert.pooler.dense.weight",
+        "cls.predictions.transform.dense.weight",
+    ),
+    "mixtures": (
+        "model.layers.0.block_sparse_moe.experts.7.w1.weight",
+        "model.layers.0.mlp.shared_expert.gate_proj.weight",
+        "decoder.layers.0.gateway.gate.weight",  # square: no router
+    ),
+    "beside embeddings": (
+        "albert.encoder.embedding_hidden_mapping_in.weight",
+        "electra.embeddings_project.weight",
+        "model.embed_tokens_extend.audio_embed.encoder.encoders.0.self_attn.q_proj.weight",
+        "flow_head.timestep_embeddings.0.fc1.weight",
+    ),
+    "inside a head": ("vision_model.head.mlp.fc1.weight", "vision_model.head.q_proj.weight"),
+    "names of heads in layers": (
+        "blocks.3.mlp.proj_out.weight",
+        "layers.0.self_attn.output_projection.o_proj.weight",
+        "encoder.block.0.output.weight",
+    ),
 }
 OTHER = {
     "wav2vec2": (
@@ -84,7 +112,40 @@ OTHER = {
         "model.encoder.embed_positions.weight",
         "proj_out.weight",
     ),
-    "bert": ("bert.embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight"),
+    "bert": (
+        "bert.embeddings.word_embeddings.weight",
+        "embeddings.token_type_embeddings.weight",
+        "cls.predictions.decoder.weight",
+    ),
+    "other output layers": (
+        "vocab_projector.weight",
+        "decoder.cls.predictions.decoder.weight",
+        "pred_layer.proj.weight",
+        "model.decoder.output_projection.weight",
+        "output_projection.weight",
+        "output.weight",
+        "lm_loss.weight",
+        "embed_out.weight",
+        "ctc_head.weight",
+        "decoder.lm_heads.3.weight",
+        "logits_dense.weight",
+        "talker.codec_head.weight",
+        "classifier.out_proj.weight",
+        "qa_outputs.weight",
+        "lm_head.dense.weight",
+    ),
+    "other embeddings": (
+        "transformer.w.weight",
+        "model.decoder.pos_emb.weight",
+        "encoder.layers.0.self_attn.rel_pos_emb.weight",
+        "audio_tower.audio_bos_eos_token.weight",
+        "quantizers.0.codebook.weight",
+        "canine.char_embeddings.HashBucketCodepointEmbedder_0.weight",
+    ),
+    "routers": (
+        "model.layers.0.mlp.router.weight",
+        "decoder.block.0.layer.2.mlp.router.classifier.weight",
+    ),
     "no weight": ("model.layers.0.fc1.lora_A", "model.layers.0.fc1.scale", "weights"),
 }
 
@@ -101,6 +162,35 @@ def test_a_linear_weight(name: str) -> None:
 @pytest.mark.parametrize("name", flat(OTHER))
 def test_no_linear_weight(name: str) -> None:
     assert not is_linear_weight(name, TensorSpec((8, 8), torch.float32))
+
+
+def test_a_gate_to_fewer_experts_than_the_width_is_a_router() -> None:
+    name = "model.layers.0.mlp.gate.weight"
+    assert not is_linear_weight(name, TensorSpec((8, 64), torch.float32))
+    assert is_linear_weight(name, TensorSpec((64, 64), torch.float32))
+
+
+def floats(**shapes: tuple[int, ...]) -> dict[str, TensorSpec]:
+    return {
+        name.replace("__", "."): TensorSpec(shape, torch.float32) for name, shape in shapes.items()
+    }
+
+
+def test_a_layer_as_tall_as_the_vocabulary_is_an_output_layer() -> None:
+    specs = floats(
+        tokens__embed__weight=(500, 16),
+        positions__embed_positions__weight=(64, 16),
+        generator__weight=(500, 16),  # of a name that nothing is known about
+        adapter__weight=(64, 16),  # as tall as there are positions
+        layers__0__up__weight=(500, 16),  # inside of the model
+        wide__weight=(16, 500),
+    )
+    assert linear_weights(specs) == {
+        "adapter.weight", "layers.0.up.weight", "wide.weight",
+    }  # fmt: skip
+    assert is_linear_weight("generator.weight", specs["generator.weight"])  # by its name alone
+    few = floats(embed__weight=(50, 16), generator__weight=(50, 16))
+    assert linear_weights(few) == {"generator.weight"}
 
 
 @pytest.mark.parametrize(
@@ -156,6 +246,74 @@ def test_an_integer_matrix_cannot_be_included() -> None:
     specs = matrix("fc1.weight") | {"codes": TensorSpec((8, 8), torch.int8)}
     with pytest.raises(UsageFault, match="codes"):
         select_pruned(specs, include=("codes",))
+
+
+MIXTURE = floats(
+    model__embed_tokens__weight=(300, 16),
+    model__layers__0__mlp__experts__gate_up_proj=(4, 16, 24),
+    model__layers__0__mlp__experts__down_proj=(4, 12, 16),
+    model__layers__0__mlp__experts__down_proj_bias=(4, 16),
+    model__layers__0__mlp__gate__weight=(4, 16),
+    model__layers__0__q_proj__weight=(16, 16),
+    model__layers__0__conv__weight=(16, 16, 3),
+    model__layers__0__block_sparse_moe__input_linear__weight=(4, 8, 16),
+)
+STACKS = {name for name, spec in MIXTURE.items() if len(spec.shape) == 3 and "conv" not in name}
+
+
+def test_experts_are_pruned_on_request() -> None:
+    assert {name for name, spec in MIXTURE.items() if is_expert_stack(name, spec)} == STACKS
+    q_proj = "model.layers.0.q_proj.weight"
+    assert select_pruned(MIXTURE) == {q_proj}
+    found = select_pruned(MIXTURE, include=("*experts*", "*moe*"))
+    assert found == STACKS | {q_proj}  # and not the experts' biases, which are 2-D
+    assert select_pruned(MIXTURE, ("*experts*",), ("*down_proj*", "*q_proj*")) == {
+        "model.layers.0.mlp.experts.gate_up_proj"
+    }
+
+
+@pytest.mark.parametrize("pattern", ["*conv*", "*down_proj_bias", "*.experts.up_proj"])
+def test_a_pattern_without_a_matrix_or_experts_is_an_error(pattern: str) -> None:
+    with pytest.raises(UsageFault, match="no 3-D tensor of experts"):
+        select_pruned(MIXTURE, include=(pattern,))
+
+
+def test_integer_experts_cannot_be_included() -> None:
+    specs = MIXTURE | {"experts.codes": TensorSpec((4, 8, 8), torch.int8)}
+    with pytest.raises(UsageFault, match=r"experts\.codes"):
+        select_pruned(specs, include=("experts.codes",))
+
+
+def test_the_share_of_the_parameters() -> None:
+    specs = floats(a__weight=(10, 10), b__weight=(10, 20), c=(100,))
+    assert pruned_share(specs, ["a.weight"]) == 0.25
+    assert pruned_share(specs, []) == 0
+    assert pruned_share({}, []) == 0
+
+
+def test_a_share_below_a_half_is_told_with_what_holds_the_rest() -> None:
+    (told,) = share_warning(MIXTURE, select_pruned(MIXTURE))
+    total = sum(spec.numel for spec in MIXTURE.values())
+    assert f"{256 / total:.0%} of the parameters are pruned" in told
+    embedding = f"model.embed_tokens.weight ({4800 / total:.0%})"
+    assert f"{embedding}, model.layers.*.mlp.experts.gate_up_proj ({1536 / total:.0%})" in told
+    assert (
+        "--include model.embed_tokens.weight --include 'model.layers.*.mlp.experts.gate_up_proj'"
+        in told
+    )
+    everything = select_pruned(MIXTURE, include=("*",))
+    assert pruned_share(MIXTURE, everything) > 0.5
+    assert share_warning(MIXTURE, everything) == []
+
+
+def test_no_advice_to_include_what_cannot_be_or_was_excluded() -> None:
+    specs = floats(
+        conv__weight=(9, 9, 9), layers__0__fc1__weight=(8, 8), layers__0__q__weight=(2, 2)
+    )
+    (told,) = share_warning(specs, select_pruned(specs, exclude=("*fc1*",)))
+    assert "conv.weight" in told
+    assert "fc1" in told
+    assert "--include" not in told
 
 
 SAYINGS = [

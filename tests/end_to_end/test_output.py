@@ -87,15 +87,28 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     before = contents(tiny)
     ended = succeed(MERGE + "--dry-run --save-recipe r.toml")
     assert contents(tiny) == before
-    for said in ("ca.delta", "0.5", "4 tensors pruned", "6 merged unpruned", "1 copied",
+    for said in ("ca.delta", "0.5", "4 tensors pruned (", "% of the parameters)", "6 merged unpruned", "1 copied",
                  "would write merged.safetensors", "2.5 kB", "MB of working memory"):  # fmt: skip
         assert said in ended.out
     plan = json.loads(succeed(MERGE + "--dry-run --json").out)
     assert plan["tensors"] == {"pruned": 4, "unpruned": 6, "copied": 1}
+    assert 0.5 < plan["pruned_share_of_parameters"] < 1
     assert plan["output_bytes"] > 0
     assert plan["memory_bytes"] > 0
     assert plan["recipe"]["method"] == "lors"
     assert contents(tiny) == before
+
+
+def test_less_than_a_half_pruned_is_a_warning_of_merge_and_prune(
+    tiny: Path, succeed: Callable
+) -> None:
+    few = " --exclude '*fc*' --json"
+    for command in (MERGE, "lorsmerge prune ca.delta -o few.delta --svp 0.5"):
+        ended = succeed(command + few)
+        share = json.loads(ended.out)["pruned_share_of_parameters"]
+        assert share < 0.5
+        assert f"warning: {share:.0%} of the parameters are pruned" in ended.err
+    assert succeed("lorsmerge merge base.safetensors ca.delta -o plain.safetensors").err == ""
 
 
 def test_a_scale_of_zero_is_honoured(tiny: Path, succeed: Callable) -> None:

@@ -11,6 +11,7 @@ from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
 from lorsmerge_cli.core.pruning.budget import Budget
 from lorsmerge_cli.core.pruning.lors import lors
 from lorsmerge_cli.core.pruning.mp import mp
+from lorsmerge_cli.core.pruning.stack import pruned_stack
 from lorsmerge_cli.core.pruning.svp import svp
 
 # (d, k) float32 or float64 and finite, with a budget that is not `whole` -> the pruned matrix.
@@ -24,12 +25,15 @@ def prune(delta: Tensor, pruner: str, budget: Budget) -> Delta:
     """The pruned delta: a `LowRankSparse`, or the delta itself where the budget is all of it.
 
     Args:
-        delta: (d, k), any float dtype, finite.
+        delta: (d, k), any float dtype, finite; or (E, d, k), of which every matrix is pruned by
+            itself and which is returned as a tensor.
         pruner: a name in `PRUNERS`.
-        budget: what to keep.
+        budget: what to keep of each matrix.
     """
     if budget.whole:
         return accumulable(delta)
+    if delta.dim() == 3:
+        return pruned_stack(delta, lambda _, matrix: prune(matrix, pruner, budget))
     # Not the delta itself, also because BLAS's rounding depends on where its operands lie, and
     # a mapped matrix lies where the file has it: one from any source is pruned to the same bits.
     matrix = accumulable(delta).clone(memory_format=torch.contiguous_format)

@@ -27,11 +27,11 @@ def budget(shape: Sequence[int], svp: float | None, mp: float | None) -> Budget:
     """Rank max(1, floor(svp * min(d, k))) and floor(mp * d * k) entries; None or 0 for no part.
 
     Args:
-        shape: (d, k).
+        shape: (d, k), or (E, d, k) for what is kept of each of E matrices.
         svp: singular value ratio kept, in [0, 1].
         mp: magnitude ratio kept, in [0, 1].
     """
-    short_side, numel = min(shape), math.prod(shape)
+    short_side, numel = min(shape[-2:]), math.prod(shape[-2:])
     rank = min(short_side, max(1, _share(svp, short_side))) if svp else 0
     kept = _share(mp, numel) if mp else 0
     return Budget(rank, kept, whole=rank >= short_side or kept >= numel)

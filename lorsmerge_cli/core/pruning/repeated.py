@@ -7,6 +7,7 @@ from torch import Tensor
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
 from lorsmerge_cli.core.pruning.budget import Budget
 from lorsmerge_cli.core.pruning.mp import mp
+from lorsmerge_cli.core.pruning.stack import pruned_stack
 from lorsmerge_cli.core.pruning.svp import truncated_svd
 
 
@@ -20,16 +21,20 @@ class RepeatedPruning:
     def __init__(self, largest_rank: int) -> None:
         self._largest_rank = largest_rank
         self._factors: tuple[Tensor, Tensor] | None = None
+        self._slices: dict[int, RepeatedPruning] = {}
 
     def prune(self, matrix: Tensor, budget: Budget) -> Delta:
         """The matrix within a budget.
 
         Args:
-            matrix: (d, k), any float dtype, finite; the same one every time.
+            matrix: (d, k), or (E, d, k) for a stack; any float dtype, finite; the same one every
+                time.
             budget: of a rank up to `largest_rank`.
         """
         if budget.whole:
             return accumulable(matrix)
+        if matrix.dim() == 3:
+            return pruned_stack(matrix, lambda index, one: self._slice(index).prune(one, budget))
         matrix = accumulable(matrix).clone()
         if not budget.rank:
             return mp(matrix, budget)
@@ -40,3 +45,6 @@ class RepeatedPruning:
             return LowRankSparse(left, right)
         sparse = mp(matrix.addmm_(left, right, alpha=-1), budget)
         return LowRankSparse(left, right, sparse.sparse, sparse.mask)
+
+    def _slice(self, index: int) -> RepeatedPruning:
+        return self._slices.setdefault(index, RepeatedPruning(self._largest_rank))
