@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lorsmerge_cli.checkpoint.adapter_config import read_adapter_config
+from lorsmerge_cli.checkpoint.conv1d import conv1d_weights
 from lorsmerge_cli.checkpoint.encodings import TensorLayout
 from lorsmerge_cli.checkpoint.fingerprint import BFLOAT16_STEP, fingerprint
 from lorsmerge_cli.checkpoint.model_files import ADAPTER_CONFIG, ADAPTER_FILES
+from lorsmerge_cli.checkpoint.names import is_linear_weight
 from lorsmerge_cli.checkpoint.reader import TIED, Checkpoint, open_weights
 from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec
@@ -60,7 +62,9 @@ class AdapterTaskVector:
         self._file = open_weights(weights)
         self.identities = {config_file: config_identity, weights: self._file.identity}
         self._factors, self._whole = self._sort()
+        self._transposed = self._orientations()
         raise_all(self._misfits())
+        self._scalings = {name: self._scaling(name) for name in self._factors}
         whole = [self._file.specs[key].dtype for key in self._whole.values()]
         half = [dtype for dtype in whole if dtype in (torch.float16, torch.bfloat16)]
         # factors that were rounded lose digits, but no small updates; whole tensors do
@@ -95,8 +99,8 @@ class AdapterTaskVector:
             return LowRankSparse(sparse=torch.zeros(layout.shape, dtype=layout.dtype), mask=mask)
         key_a, key_b = self._factors[name]
         a, b = (self._file.read(key).to(layout.dtype) for key in (key_a, key_b))
-        b = b * self._scaling(name)
-        if self._is_transposed(key_a):
+        b = b * self._scalings[name]
+        if name in self._transposed:
             return LowRankSparse(a.T.contiguous(), b.T.contiguous())
         return LowRankSparse(b, a)
 
@@ -133,16 +137,32 @@ class AdapterTaskVector:
     def identity(self) -> str:
         """Digest of the stored numbers and of the scalings that they are taken with."""
         stored = fingerprint(self._file.specs, self._file.read).digest
-        text = json.dumps([stored, sorted((name, self._scaling(name)) for name in self._factors)])
+        text = json.dumps([stored, sorted(self._scalings.items())])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _scaling(self, name: str) -> float:
         rank = self._file.specs[self._factors[name][0]].shape[0]
         return self.config.scaling(name.removesuffix(".weight"), rank)
 
-    def _is_transposed(self, key: str) -> bool:
-        """Whether B @ A is the transpose of the weight: PEFT has embeddings so, and Conv1D layers."""
-        return key.endswith(EMBEDDING) or self.config.transposed
+    def _orientations(self) -> frozenset[str]:
+        """Names of the tensors whose transpose B @ A is: PEFT has embeddings so, and Conv1D layers.
+
+        Only where the shape of the base's tensor fits both ways, and nothing else tells what the
+        layer is, the adapter's `fan_in_fan_out` decides.
+        """
+        conv1d = conv1d_weights(self.base.float_specs)
+        transposed = set()
+        for name, (key_a, key_b) in self._factors.items():
+            rows, columns = self._product(key_a, key_b)
+            found = conv1d.get(name) if rows == columns else self._fits_transposed(name)
+            if key_a.endswith(EMBEDDING) or (self.config.transposed if found is None else found):
+                transposed.add(name)
+        return frozenset(transposed)
+
+    def _fits_transposed(self, name: str) -> bool | None:
+        """What the base's shape says of two factors; None where it lacks the tensor."""
+        spec = self.base.specs.get(name)
+        return None if spec is None else spec.shape == self._product(*self._factors[name])[::-1]
 
     def _sort(self) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
         """Base tensor -> its two factors' keys, and base tensor -> key of the one that replaces it."""
@@ -162,7 +182,7 @@ class AdapterTaskVector:
                 whole[key.removeprefix(PREFIX).replace(".base_layer.", ".")] = key
         if odd:
             raise Mismatch(
-                f"{self._file.path} holds tensors that plain LoRA has not: {named(odd)}.",
+                f"{self._file.path} holds tensors that plain LoRA has not: {named(sorted(set(odd)))}.",
                 "Merge the adapter into its base with peft's `merge_and_unload()`, and take the "
                 "delta of that.",
             )
@@ -173,10 +193,10 @@ class AdapterTaskVector:
     def _misfits(self) -> list[LorsmergeError]:
         """Tensors that the base lacks, or has in another shape or with other numbers."""
         wanted = self.base.float_specs
-        shapes = {name: self._shape(*keys) for name, keys in self._factors.items()}
+        shapes = {name: self._shape(name) for name in self._factors}
         shapes |= {name: self._file.specs[key].shape for name, key in self._whole.items()}
-        absent = sorted(shapes.keys() - wanted.keys() - TIED.keys())
-        untied = sorted(shapes.keys() & TIED.keys() - wanted.keys())
+        untied = self._tied(shapes)
+        absent = sorted(shapes.keys() - wanted.keys() - set(untied))
         reshaped = [
             f"{name} {list(shape)} for {list(wanted[name].shape)}"
             for name, shape in shapes.items()
@@ -184,18 +204,33 @@ class AdapterTaskVector:
         ]
         fitting = not (absent or untied or reshaped)
         other = [name for name in sorted(self._copies) if fitting and not self._is_copy(name)]
-        its_base = f"Give the base it was trained on ({self.config.trained_on or 'which it does not name'})."
+        trained_on = self.config.trained_on
+        its_base = f"Give the base it was trained on ({repr(trained_on) if trained_on else 'which it does not name'})."
         return [
             Mismatch(f"{self.path} {problem}: {named(names)}.", remedy)
             for problem, names, remedy in (
                 (f"changes tensors that the base {self.base.path} lacks", absent, its_base),
-                ("changes what Whisper ties to its embedding", untied,
-                 "Train it with that module left out: a Whisper has one tensor for both."),
+                (f"changes what the base {self.base.path} ties to its embedding", untied,
+                 "Train it with that module left out: the base has one tensor for both."),
                 ("changes tensors of another shape than the base's", reshaped, its_base),
                 (f"was trained on another base than {self.base.path}, says its copy", other, its_base),
             )
             if names
         ]  # fmt: skip
+
+    def _tied(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """Output layers that the base lacks and has an embedding of the same shape for."""
+        wanted = self.base.float_specs
+        matrices = {name: spec for name, spec in wanted.items() if len(spec.shape) == 2}
+        tables = {spec.shape for name, spec in matrices.items() if not is_linear_weight(name, spec)}
+        absent = {
+            name: TensorSpec(shapes[name], torch.float32) for name in shapes.keys() - wanted.keys()
+        }
+        return sorted(
+            name
+            for name, spec in absent.items()
+            if name in TIED or (spec.shape in tables and not is_linear_weight(name, spec))
+        )
 
     def _is_copy(self, name: str) -> bool:
         copy, base = self._file.read(self._copies[name]).float(), self.base.read(name).float()
@@ -206,10 +241,14 @@ class AdapterTaskVector:
         a, b = self._file.specs[key_a].shape, self._file.specs[key_b].shape
         return len(a) == len(b) == 2 and a[0] == b[1] > 0
 
-    def _shape(self, key_a: str, key_b: str) -> tuple[int, ...]:
-        """Of the product of two factors."""
-        rows, columns = self._file.specs[key_b].shape[0], self._file.specs[key_a].shape[1]
-        return (columns, rows) if self._is_transposed(key_a) else (rows, columns)
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Of the change that two factors make."""
+        product = self._product(*self._factors[name])
+        return product[::-1] if name in self._transposed else product
+
+    def _product(self, key_a: str, key_b: str) -> tuple[int, ...]:
+        """Shape of B @ A."""
+        return self._file.specs[key_b].shape[0], self._file.specs[key_a].shape[1]
 
 
 def _partner(key: str) -> tuple[str, str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from lorsmerge_cli.checkpoint.conv1d import conv1d_weights
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile
 from lorsmerge_cli.checkpoint.model_files import ADAPTER_CONFIG, ADAPTER_FILES
-from lorsmerge_cli.checkpoint.names import is_linear_weight
+from lorsmerge_cli.checkpoint.names import linear_weights
 from lorsmerge_cli.checkpoint.references import pinned_parts
 from lorsmerge_cli.checkpoint.safetensors_file import (
     SafetensorsWriter,
@@ -22,7 +25,7 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.statistics import energy
-from lorsmerge_cli.errors import UsageFault, non_finite, raise_all
+from lorsmerge_cli.errors import UsageFault, named, non_finite, raise_all
 from lorsmerge_cli.outputs import atomic_folder, check_output, check_unchanged, write_json
 
 PREFIX = "base_model.model."  # what PEFT puts before a module's name
@@ -60,18 +63,30 @@ def open_low_rank(source: Path) -> DeltaFile:
     """A delta with low-rank parts.
 
     Raises:
-        UsageFault: it has none.
+        UsageFault: it has none, or one of a layer whose type its shape does not tell.
     """
     file = DeltaFile(source)
-    if not any(
-        file.layouts[name].rank and is_linear_weight(name, spec)
-        for name, spec in file.specs.items()
-    ):
+    adapted = _adapted(file)
+    if not adapted:
         raise UsageFault(
             f"{source} has no low-rank part for an adapter.",
             "Prune it on the way: --svp 0.05 -o pruned.delta beside --as-lora.",
         )
+    unknown = [name for name, is_conv1d in adapted.items() if is_conv1d is None]
+    if unknown:
+        raise UsageFault(
+            f"{source}: nothing tells whether these square weights are of a Conv1D, as GPT-2's are, or "
+            f"of a Linear, and an adapter's factors depend on it: {named(unknown)}.",
+            f"Leave them out of it: prune with --exclude {shlex.quote(unknown[0])}.",
+        )
     return file
+
+
+def _adapted(file: DeltaFile) -> dict[str, bool | None]:
+    """The weights with a low-rank part, but for embeddings, which PEFT ties; and whether each is a Conv1D's."""
+    specs = file.specs
+    linear, conv1d = linear_weights(specs), conv1d_weights(specs)
+    return {name: conv1d[name] for name in specs if name in linear and file.layouts[name].rank}
 
 
 def check_adapter(output: Path, inputs: list[Path], force: bool) -> None:
@@ -89,7 +104,8 @@ def write_lora(
 ) -> LoraReport:
     """Write the low-rank parts L = left @ right as LoRA factors B = left, A = right.
 
-    The adapter's scaling is 1: with it a model's weights are base + L.
+    The adapter's scaling is 1: with it a model's weights are base + L. Of a Conv1D, whose weight is
+    the transpose of what PEFT takes B @ A for, the factors are B = right^T and A = left^T.
 
     Args:
         file: of `open_low_rank`.
@@ -106,19 +122,20 @@ def write_lora(
     stored: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     low_rank, sparse, others = [], [], []
-    total = sum(spec.nbytes for spec in file.specs.values())
+    file_specs, adapted = file.specs, _adapted(file)
+    total = sum(spec.nbytes for spec in file_specs.values())
     for name, layout in file.layouts.items():
-        delta = file.read(name)
-        progress(file.specs[name].nbytes, total)
-        factors = _factors(name, file.specs[name], delta)
+        progress(file_specs[name].nbytes, total)
+        factors = _factors(file.read(name)) if name in adapted else None
         if factors is None:
             others.append(file.norms[name] ** 2)
             continue
         module = name.removesuffix(".weight")
         ranks[module] = layout.rank
         left, right, rest = factors
-        stored[f"{PREFIX}{module}.lora_A.weight"] = right.contiguous()
-        stored[f"{PREFIX}{module}.lora_B.weight"] = left.contiguous()
+        a, b = (left.T, right.T) if adapted[name] else (right, left)
+        stored[f"{PREFIX}{module}.lora_A.weight"] = a.contiguous()
+        stored[f"{PREFIX}{module}.lora_B.weight"] = b.contiguous()
         product = accumulable(left) @ accumulable(right)
         if not is_finite(product):
             raise non_finite(file.path, name)
@@ -131,7 +148,7 @@ def write_lora(
             for name, factor in stored.items():
                 writer.write(name, factor)
             writer.finish(METADATA)
-        write_json(partial / ADAPTER_CONFIG, _config(file, ranks))
+        write_json(partial / ADAPTER_CONFIG, _config(file, ranks, any(adapted.values())))
         check_unchanged(file.identities)
     whole = whole or math.fsum(norm**2 for norm in file.norms.values()) or 1.0
     return LoraReport(
@@ -147,19 +164,18 @@ def write_lora(
     )
 
 
-def _factors(
-    name: str, spec: TensorSpec, delta: Delta
-) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """L's two factors and S; None where there is no L, or that of an embedding, which PEFT ties."""
+def _factors(delta: Delta) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """L's two factors and S; None where there is no L."""
     if not isinstance(delta, LowRankSparse) or delta.left is None or delta.right is None:
         return None
-    return (delta.left, delta.right, delta.sparse) if is_linear_weight(name, spec) else None
+    return delta.left, delta.right, delta.sparse
 
 
-def _config(file: DeltaFile, ranks: dict[str, int]) -> dict[str, Any]:
+def _config(file: DeltaFile, ranks: dict[str, int], has_conv1d: bool) -> dict[str, Any]:
     """PEFT's adapter_config.json: scaling is lora_alpha / r, 1 in every module."""
     rank = max(ranks.values())
-    others = {module: value for module, value in ranks.items() if value != rank}
+    exact = _exact(ranks, file.specs)
+    others = {exact[module]: value for module, value in ranks.items() if value != rank}
     name = file.provenance.base_name
     base, revision = pinned_parts(name) or (name, None)
     return {
@@ -173,7 +189,26 @@ def _config(file: DeltaFile, ranks: dict[str, int]) -> dict[str, Any]:
         "alpha_pattern": others,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": False,
+        # a word for all modules: PEFT itself sets it right for each that is of the other type
+        "fan_in_fan_out": has_conv1d,
         "inference_mode": True,
-        "target_modules": sorted(ranks),
+        "target_modules": _targets(ranks, exact),
     }
+
+
+def _exact(ranks: Mapping[str, int], names: Iterable[str]) -> dict[str, str]:
+    """Each module's name as a pattern that PEFT finds in no other name.
+
+    PEFT compares the end of a module's name with the pattern, so that `layers.0.fc1` would be
+    `decoder.layers.0.fc1` as well. Where a model has both, the beginning is marked.
+    """
+    modules = {name.rpartition(".")[0] for name in names}
+    ends = {module[i + 1 :] for module in modules for i, c in enumerate(module) if c == "."}
+    return {module: f"^{module}" if module in ends else module for module in ranks}
+
+
+def _targets(ranks: Mapping[str, int], exact: Mapping[str, str]) -> list[str] | str:
+    """`target_modules`: names or, where one of them is the end of another module's, a regular expression."""
+    if all(exact[module] == module for module in ranks):
+        return sorted(ranks)
+    return "|".join(re.escape(module) for module in sorted(ranks))
