@@ -9,7 +9,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any
 
@@ -31,15 +32,36 @@ from lorsmerge_cli.commands.search import search
 from lorsmerge_cli.commands.transcribe import transcribe
 from lorsmerge_cli.errors import LorsmergeError, named
 
+WrongUsage: Any = typer.BadParameter.__base__  # which Typer does not export
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class _Program(TyperGroup):
-    """Shows its own help without rich, which takes longer to load than all the rest."""
+    """Shows its own help without rich, which takes longer to load than all the rest.
+
+    What Typer says of wrong arguments quotes them, and is cleaned like any other message.
+    """
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self.rich_markup_mode = None
         super().format_help(ctx, formatter)
+
+    def make_context(self, *args: Any, **settings: Any) -> Any:
+        with _clean_messages():
+            return super().make_context(*args, **settings)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _clean_messages():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _clean_messages() -> Iterator[None]:
+    try:
+        yield
+    except WrongUsage as error:
+        error.message = console.shown(error.message)
+        raise
 
 
 app = typer.Typer(
@@ -97,7 +119,7 @@ def _register(name: str, command: Callable[..., None]) -> None:
         except LorsmergeError as error:
             if console.debugging():
                 console.traceback()
-            console.error(str(error))
+            console.error(*error.lines)
             _tell_what_was_written(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:

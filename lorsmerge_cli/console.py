@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lorsmerge_cli.errors import LorsmergeError
+from lorsmerge_cli.inputs import read_document
+from lorsmerge_cli.quoting import json_escaped, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +26,15 @@ if TYPE_CHECKING:
 WIDE = 10_000  # columns, so that nothing is folded in a file or a pipe
 PATIENCE = 2.0  # seconds before a progress bar shows
 
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # variables of the environment
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy", "hf_endpoint")
+SHORTEST_SECRET = 8  # characters: what is shorter is no token, and would blot out innocent words
+LOGIN = re.compile(r"(?<=://)[^\s/?#'\"]*@")  # of a URL
+STORED = re.compile(r"=\s*(\S{16,})")  # values of the file that `hf auth login` keeps tokens in
+HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9_]{20,}")
+
 _settings = {"quiet": False, "json": False, "debug": False}
+_hidden: set[str] = set()
 
 
 def configure(*, quiet: bool, as_json: bool, debug: bool) -> None:
@@ -44,14 +57,23 @@ def debugging() -> bool:
 def result(document: dict[str, Any], show: Callable[[], None]) -> None:
     """Print a result: the document with --json, else whatever `show` prints, nothing if quiet."""
     if _settings["json"]:
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+        text = json.dumps(document, indent=2, ensure_ascii=False, default=str)
+        sys.stdout.write(json_escaped(_redacted(text)) + "\n")
     elif not _settings["quiet"]:
         show()
 
 
 def line(text: str = "") -> None:
-    """A line of a result."""
-    _out().print(printable(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
+    """A line of a result, which may begin or end with empty ones."""
+    inner = text.strip("\n")
+    block(text.replace(inner, shown(inner), 1) if inner else text)
+
+
+def block(text: str) -> None:
+    """Several lines of a result."""
+    _out().print(
+        shown(text, lines=True), markup=False, highlight=False, emoji=False, soft_wrap=True
+    )
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
@@ -64,48 +86,80 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
     from rich.text import Text
 
     out = _out()
-    drawn = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    shown_title = Text(shown(title)) if title else None
+    drawn = Table(box=SIMPLE_HEAD, title=shown_title, title_justify="left", pad_edge=False)
     for number, header in enumerate(headers):
         drawn.add_column(
-            header, justify="left" if number == 0 else "right", overflow="fold",
+            Text(shown(header)), justify="left" if number == 0 else "right", overflow="fold",
             no_wrap=not out.is_terminal,
         )  # fmt: skip
     for row in rows:
-        drawn.add_row(*(Text(printable(cell)) for cell in row))
+        drawn.add_row(*(Text(shown(cell)) for cell in row))
     if not out.is_terminal:
         out.width = WIDE
     out.print(drawn)
 
 
-def printable(text: str) -> str:
-    """The text with control characters spelled out, so that no file steers the terminal."""
-    return "".join(
-        ch if ch == "\n" or unicodedata.category(ch) != "Cc" else f"\\x{ord(ch):02x}" for ch in text
-    )
+def hide(secret: str | None) -> None:
+    """Keep a secret, such as a token from the command line, out of everything that is printed."""
+    if secret:
+        _hidden.add(secret)
+
+
+def shown(text: str, *, lines: bool = False) -> str:
+    """A text of any origin as it may be printed: no secrets, nothing that steers the terminal."""
+    return printable(_redacted(text), lines=lines)
+
+
+def _redacted(text: str) -> str:
+    """The text with tokens, and names and passwords in URLs, replaced."""
+    text = LOGIN.sub("***@", text)
+    for secret in sorted(_secrets(), key=len, reverse=True):
+        for form in {secret, *(quote(secret)[1:-1] for quote in (repr, ascii, json.dumps))}:
+            text = text.replace(form, "***")
+    return HUB_TOKEN.sub("hf_***", text)
+
+
+def _secrets() -> set[str]:
+    """The tokens that this process may know, and names and passwords of proxies."""
+    found = {*_hidden, *(os.environ.get(name, "") for name in TOKENS)}
+    hub = sys.modules.get("huggingface_hub.constants")  # else no stored token was read
+    for name in ("HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH") if hub else ():
+        try:
+            text = read_document(Path(getattr(hub, name))).decode(errors="replace")
+        except (OSError, AttributeError, LorsmergeError):
+            continue
+        found |= set(STORED.findall(text)) if "STORED" in name else {text}
+    # a token that holds a line break may be quoted in parts
+    words = {word for secret in found for word in [secret.strip(), *secret.split()]}
+    for name, value in os.environ.items():
+        if name.lower() in PROXIES and "@" in value:
+            words.add(value.rpartition("@")[0].rpartition("/")[2])
+    return {word for word in words if len(word) >= SHORTEST_SECRET}
 
 
 def note(text: str) -> None:
     """Something worth knowing."""
     if not _settings["quiet"]:
-        _message("note", text, "cyan")
+        _message("note", text, style="cyan")
 
 
 def warning(text: str) -> None:
     """Something that may be wrong."""
     if _first():
-        _message("warning", text, "yellow")
+        _message("warning", text, style="yellow")
 
 
-def error(text: str) -> None:
+def error(*lines: str) -> None:
     """Why the work failed."""
-    _message("error", text, "bold red")
+    _message("error", *lines, style="bold red")
 
 
 def traceback() -> None:
     """The exception being handled, for --debug."""
     import traceback as standard
 
-    standard.print_exc()
+    sys.stderr.write(shown(standard.format_exc(), lines=True))
 
 
 def shows_progress() -> bool:
@@ -135,7 +189,7 @@ def progress(label: str, unit: str = "bytes") -> Iterator[Callable[[int, int], N
 
     count = [DownloadColumn()] if unit == "bytes" else [MofNCompleteColumn(), TextColumn(unit)]
     bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), *count, TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), *count, TimeRemainingColumn(),
         console=err, transient=True,
     )  # fmt: skip
     task = bar.add_task(label, total=None)
@@ -162,10 +216,12 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _message(word: str, text: str, style: str) -> None:
+def _message(word: str, *lines: str, style: str) -> None:
+    """Print a message; what begins a line of it is ours, whatever names there are in it."""
     from rich.text import Text
 
-    _err().print(Text.assemble((f"{word}: ", style), printable(text)), soft_wrap=True)
+    text = "\n".join(map(shown, lines))
+    _err().print(Text.assemble((f"{word}: ", style), text), soft_wrap=True)
 
 
 def _out() -> Console:

@@ -29,6 +29,11 @@ class LorsmergeError(Exception):
         self.remedy = remedy
         super().__init__(f"{what} {remedy}".strip())
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message, a paragraph in each; a newline within one stands in a name that it quotes."""
+        return (str(self),)
+
 
 class UsageFault(LorsmergeError):
     """Options or arguments that are wrong or contradict one another."""
@@ -72,8 +77,12 @@ class Faults(LorsmergeError):
     def __init__(self, errors: Sequence[LorsmergeError]) -> None:
         self.errors = tuple(errors)
         self.exit_code = max(error.exit_code for error in self.errors)
-        listed = "\n".join(f"  {n}. {error}" for n, error in enumerate(self.errors, 1))
-        super().__init__(f"{len(self.errors)} things stand in the way:\n{listed}")
+        super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        listed = (f"  {n}. {error}" for n, error in enumerate(self.errors, 1))
+        return (f"{len(self.errors)} things stand in the way:", *listed)
 
 
 def raise_all(errors: Sequence[LorsmergeError]) -> None:

@@ -43,9 +43,10 @@ LACKING = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EP
 # What readers look for by its name in a folder that is an input: models, adapters, data sets.
 READ_BY_NAME = (
     "model.safetensors", "model-*-of-*.safetensors", "pytorch_model*.bin", "*.index.json",
-    "adapter_model.*", "*config.json", "tokenizer*.json", "vocab.*", "merges.txt", "*.model",
-    "*.tiktoken", "added_tokens.json", "special_tokens_map.json", "normalizer.json", "chat_template.*",
-    "lorsmerge.json", "run.json", "trainer_state.json", "README.md", "*.py",
+    "adapter_model.*", "*config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "*.spm",
+    "*.tiktoken", "bpe.codes", "tekken.json", "added_tokens.json", "special_tokens_map.json", "normalizer.json", "chat_template.*",
+    "lorsmerge.json", "run.json", "trainer_state.json", "README.md", "*.py", "licen[cs]e*", "notice*",
+    "copying*",
     "*.tsv", "metadata.csv", "metadata.jsonl", "wav.scp", "segments", "text", "utt2spk", "utt2lang",
     "*.wav", "*.flac", "*.mp3", "*.ogg", "*.opus",
 )  # fmt: skip

@@ -30,8 +30,9 @@ UNCLOSED = "ignore::pytest.PytestUnraisableExceptionWarning"
 OLD = {"config.json": "old", "figures/a.png": "old", "model-00001-of-00002.safetensors": "old"}
 NEW = {"config.json": "new", "model.safetensors": "new", "figures/b/c.png": "new"}
 READ_NAMES = [  # a name for each pattern that readers look for
-    pattern.replace("*", "x")
+    pattern.replace("*", "x").replace("[CS]", "S").replace("[cs]", "c")
     for pattern in {*COMPANIONS, *(p for group in (*WHOLE_MODELS, *ADAPTERS) for p in group)}
+    if "/" not in pattern
 ]
 
 

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from lorsmerge_cli.checkpoint.hub_faults import hub_faults
+from lorsmerge_cli.checkpoint.hub_faults import check_token, hub_faults
 from lorsmerge_cli.checkpoint.model_files import DELTA, Kind, companion_files, files_needed
 from lorsmerge_cli.errors import (
     HubFault,
@@ -102,6 +102,7 @@ def find_files(repo: str, revision: str | None, file: str | None, kind: Kind) ->
 @cache  # one commit for a whole run
 def list_files(repo: str, revision: str | None) -> tuple[str, dict[str, int], bool]:
     """The commit, the size of every file, and whether the Hub was asked; else it is the cache."""
+    check_token()
     try:
         with hub_faults(repo, revision):
             api = HfApi()

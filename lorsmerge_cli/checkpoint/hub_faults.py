@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
@@ -16,8 +20,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from lorsmerge_cli.errors import HubFault
+from lorsmerge_cli.errors import HubFault, LorsmergeError
+from lorsmerge_cli.inputs import read_document
 
+VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+TOKEN = re.compile(r"[!-~]+")  # printable ASCII without blanks: what a header of HTTP takes
 RETRY_LATER = "Run the command again later: what arrived is not sent again."
 
 
@@ -31,8 +38,9 @@ def hub_faults(repo: str, revision: str | None = None, token: str | None = None)
         token: the one that was given on the command line.
 
     Raises:
-        HubFault: access, network, or something that is not there.
+        HubFault: a token that none can be, access, network, or something that is not there.
     """
+    check_token(token)
     try:
         yield
     except Exception as error:
@@ -43,6 +51,50 @@ def hub_faults(repo: str, revision: str | None = None, token: str | None = None)
                 raise fault from error
             said = said.__cause__
         raise
+
+
+def check_token(token: str | None = None) -> str | None:
+    """Check the token that the Hub would be asked with, before it is sent.
+
+    Args:
+        token: the one that was given on the command line; None for HF_TOKEN or the stored one.
+
+    Returns:
+        The token that was given, without the blanks around it.
+
+    Raises:
+        HubFault: it holds what no token does; the message does not say what.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return token and token.strip()
+    where, value = _token(token)
+    wrong = next((ch for ch in value.strip() if not TOKEN.fullmatch(ch)), None)
+    if token is not None and not value.strip():
+        raise HubFault("The token of --token is empty.", log_in())
+    if wrong is not None:
+        kind = (
+            "a line break" if wrong in "\r\n" else "a blank" if wrong in " \t"
+            else "a control character" if wrong.isascii() else "a character beyond ASCII"
+        )  # fmt: skip
+        raise HubFault(
+            f"The token of {where} holds {kind} and can be none.",
+            f"Copy it again, whole and alone: {constants.ENDPOINT}/settings/tokens lists yours.",
+        )
+    return token and token.strip()
+
+
+def _token(given: str | None) -> tuple[str, str]:
+    """Where the token comes from, and the token as it is there; empty where there is none."""
+    if given is not None:
+        return "--token", given
+    for name in VARIABLES:
+        if os.environ.get(name, "").strip():
+            return name, os.environ[name]
+    try:
+        stored = read_document(Path(constants.HF_TOKEN_PATH)).decode(errors="replace")
+    except (OSError, LorsmergeError):
+        stored = ""
+    return constants.HF_TOKEN_PATH, stored
 
 
 def log_in() -> str:
@@ -77,7 +129,8 @@ def _fault(
     if isinstance(error, RevisionNotFoundError):
         return HubFault(
             f"{repo} has no revision {revision!r}.",
-            f"{url}/tree/main lists its branches; `hf repos branch create {repo} {revision}` makes one.",
+            f"{url}/tree/main lists its branches; "
+            f"`{shlex.join(['hf', 'repos', 'branch', 'create', repo, str(revision)])}` makes one.",
         )
     if isinstance(error, RemoteEntryNotFoundError):
         return HubFault(f"{repo} has no such file: {error.response.url}.", "Check its name.")

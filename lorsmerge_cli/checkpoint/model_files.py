@@ -31,12 +31,15 @@ ADAPTERS = tuple((name, ADAPTER_CONFIG) for name in ADAPTER_FILES)
 TRAINER_CHECKPOINT = re.compile(r"checkpoint-\d+")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", DELTA)
 
-# config, generation config, tokenizer and feature extractor, by the names transformers gives them
+# config, generation config, tokenizer and feature extractor, by the names transformers gives them,
+# and the licence: what is downloaded, and what a folder that is written gets, beside weights
 COMPANIONS = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
-    "feature_extractor_config.json", "tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt",
-    "added_tokens.json", "special_tokens_map.json", "normalizer.json", "spiece.model", "*.tiktoken",
-    "chat_template.*",
+    "feature_extractor_config.json", "video_preprocessor_config.json", "audio_tokenizer_config.json",
+    "tokenizer*.json", "tokenizer.model*", "tekken.json", "vocab.*", "vocab-*.json", "merges.txt",
+    "bpe.codes", "added_tokens.json", "special_tokens_map.json", "normalizer.json", "spiece.model",
+    "sentencepiece*.model", "spm*.model", "*.spm", "*.tiktoken", "chat_template.*",
+    "additional_chat_templates/*.jinja", "LICEN[CS]E*", "licen[cs]e*", "NOTICE*", "COPYING*",
 )  # fmt: skip
 
 
@@ -101,7 +104,7 @@ def processor_folder(folder: Path) -> Path:
 
 
 def companion_files(names: Iterable[str]) -> list[str]:
-    """Config, tokenizer and feature extractor among a repository's files."""
+    """Config, tokenizer, feature extractor and licence among a repository's files."""
     return _matching(names, COMPANIONS)
 
 
@@ -109,5 +112,8 @@ def _matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     return [
         name
         for name in names
-        if "/" not in name and any(fnmatchcase(name, pattern) for pattern in patterns)
+        if any(
+            fnmatchcase(name, pattern) and name.count("/") == pattern.count("/")
+            for pattern in patterns
+        )
     ]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,22 +11,21 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.checkpoint.model_files import INDEX_FILE, SINGLE_FILE, inherited_files
+from lorsmerge_cli.checkpoint.companions import copy_file, find_companions
+from lorsmerge_cli.checkpoint.model_files import INDEX_FILE, SINGLE_FILE
 from lorsmerge_cli.checkpoint.safetensors_file import (
     SafetensorsWriter,
     TensorSpec,
     dtype_name,
     metadata_size,
 )
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, named, raise_all
+from lorsmerge_cli.inputs import json_object, read_document
 from lorsmerge_cli.outputs import write_json
 
 RUN = "run.json"  # what `finetune` says of itself in a model folder
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt",
-           "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.delta")  # fmt: skip
 TRAINING_STATE = ("trainer_state.json", RUN, "rng_state*", "optimizer*", "scheduler*",
                   "checkpoint-*", "runs", "events.out.*", "wandb", "global_step*")  # fmt: skip
-NOT_THE_MODEL = ("README*", "lorsmerge.json", "model.sig", ".*")
 FORCED = ("forced_decoder_ids", "language", "task")  # what a single-language fine-tune sets
 
 
@@ -131,43 +128,62 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 
 
 def check_companions(folder: Path) -> list[LorsmergeError]:
-    """What is wrong with the JSON files that a copy of a model folder has to change."""
-    faults: list[LorsmergeError] = []
-    for path in (folder / CONFIG, folder / GENERATION):
+    """Find what keeps a copy of a model folder from being made.
+
+    That is links that lead out of it or nowhere, a FIFO or a device in place of a file, more bytes
+    than any model has beside its weights, and configs that are no JSON.
+    """
+    found = find_companions(folder)
+    faults = list(found.faults)
+    for name in (CONFIG, GENERATION):
         try:
-            if path.is_file() and not isinstance(json.loads(path.read_bytes()), dict):
-                raise ValueError("a table is needed")
-        except (OSError, ValueError) as error:
-            faults.append(
-                UnreadableFile(f"{path} is no JSON config ({error}).", "Copy or download it again.")
-            )
+            if name in found.files:
+                json.dumps(json_object(read_document(found.files[name])))  # as it is written
+        except UnreadableFile as fault:
+            faults.append(fault)
+        except (OSError, ValueError, RecursionError) as error:
+            what = f"{folder / name} is no JSON config ({error})."
+            faults.append(UnreadableFile(what, "Copy or download it again."))
     return faults
 
 
-def copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Copy what makes a folder a model beside its weights: config, tokenizer, processor, code.
+def companions_size(folder: Path) -> int:
+    """Return the bytes that `copy_companions` writes, near enough."""
+    return find_companions(folder).size
 
-    The config's dtype becomes the output's, and a language or task that a fine-tune forces on
-    every input is dropped, because a merged model serves several.
+
+def notes_on_code(folder: Path) -> list[str]:
+    """Say which Python files a copy of a model folder gets, because its configs name them."""
+    code = find_companions(folder).code
+    if not code:
+        return []
+    return [
+        f"{folder} has code of its own, which its configs name and which is copied ({named(code)}); "
+        "it runs where somebody opens the model with trust_remote_code=True."
+    ]
+
+
+def copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
+    """Copy what makes a folder a model beside its weights: config, tokenizer, processor, licence.
+
+    Nothing else is, and code only where a config's `auto_map` names it. The config's dtype becomes
+    the output's, and a language or task that a fine-tune forces on every input is dropped, because
+    a merged model serves several.
+
+    Raises:
+        LorsmergeError: as `check_companions` finds them.
     """
-    shutil.copytree(
-        source,
-        target,
-        dirs_exist_ok=True,
-        ignore=shutil.ignore_patterns(*WEIGHTS, *TRAINING_STATE, *NOT_THE_MODEL),
-    )
-    for file in inherited_files(source):
-        shutil.copy(file, target)
-    for copied in (target, *target.rglob("*")):  # a base may be read-only, its copy is not
-        copied.chmod(copied.stat().st_mode | stat.S_IWUSR)
+    raise_all(check_companions(source))
+    for name, file in find_companions(source).files.items():
+        copy_file(file, target / name)
     config_file = target / CONFIG
     if config_file.is_file():
-        config = json.loads(config_file.read_bytes())
+        config = json_object(config_file.read_bytes())
         config.pop("forced_decoder_ids", None)
         old_key = "torch_dtype" in config and "dtype" not in config
         config["torch_dtype" if old_key else "dtype"] = dtype_name(dtype)
         write_json(config_file, config)
     generation_file = target / GENERATION
     if generation_file.is_file():
-        generation = json.loads(generation_file.read_bytes())
+        generation = json_object(generation_file.read_bytes())
         write_json(generation_file, {k: v for k, v in generation.items() if k not in FORCED})

@@ -20,6 +20,7 @@ from lorsmerge_cli.checkpoint.openai_names import from_openai, is_openai
 from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec, check_readable
 from lorsmerge_cli.errors import UnreadableFile, named
 from lorsmerge_cli.inputs import FileIdentity
+from lorsmerge_cli.quoting import python_command
 
 OPENAI_STATE = "model_state_dict"  # beside `dims` in what OpenAI publishes
 
@@ -76,13 +77,16 @@ def _load(path: Path) -> Any:
 
 def _code_inside(path: Path, what: str) -> UnreadableFile:
     target = path.with_suffix("").name
+    convert = python_command(
+        f"import torch; model = torch.load({str(path)!r}, weights_only=False); "
+        f"model.save_pretrained({target!r})"
+    )
     return UnreadableFile(
         f"{path} is a pickle with Python objects in it ({what}), not plain weights: opening it would "
         "run code of whoever made it, so it was not opened.",
-        "If you trust them, convert it once, where its code is installed: "
-        f"`python -c \"import torch; model = torch.load('{path}', weights_only=False); "
-        f"model.save_pretrained('{target}')\"`; for a model that is none of transformers' write "
-        f"`torch.save(model.state_dict(), '{target}.bin')` last.",
+        f"If you trust them, convert it once, where its code is installed: `{convert}`; "
+        "for a model that is none of transformers' write "
+        f"`torch.save(model.state_dict(), {target + '.bin'!r})` last.",
     )
 
 

@@ -68,5 +68,10 @@ def delta(
 
 
 def command_line() -> str:
-    """The command as it was typed, for a delta's history."""
-    return shlex.join(["lorsmerge", *sys.argv[1:]])
+    """The command as it was typed, for a delta's history: of absolute paths the names alone.
+
+    A delta is made to be shared, and where its files lay says nothing but who lives there.
+    """
+    from lorsmerge_cli.operations.published import recorded_word
+
+    return shlex.join(["lorsmerge", *map(recorded_word, sys.argv[1:])])

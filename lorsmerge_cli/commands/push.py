@@ -88,6 +88,7 @@ def push(
     from lorsmerge_cli.operations.push import push as operation
     from lorsmerge_cli.operations.push_target import new_target, open_target
 
+    console.hide(token)
     where: Any = {
         "revision": revision, "create_pr": create_pr, "private": private, "token": token,
     }  # fmt: skip
@@ -123,6 +124,7 @@ def show_report(report: PushReport, target: Target) -> None:
         f"commit {report.commit[:10]}"
         + ("" if target.exists else f", in a new {'private ' if target.private else ''}repository")
     )
+    console.line(f"uploaded: {', '.join(report.uploaded)}")
 
 
 def _plan_document(plan: PushPlan) -> dict[str, Any]:
@@ -145,4 +147,4 @@ def _show_plan(plan: PushPlan) -> None:
     console.line(f"would upload what of it is not yet in {where}{plan.target.url}")
     if plan.card is not None:
         console.line("\nREADME.md:\n")
-        console.line(plan.card)
+        console.block(plan.card)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.checkpoint.model_writer import check_companions
+from lorsmerge_cli.checkpoint.model_writer import check_companions, notes_on_code
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.errors import (
     LorsmergeError,
@@ -262,6 +262,7 @@ def plan_finetune(
     found = _fitting(speech, train.load(settings.seed, window))
     held_out = dev.load(settings.seed, window) if dev else None
     warnings = drop_warnings(found) + (drop_warnings(held_out) if held_out else [])
+    warnings += notes_on_code(source.folder)
     if held_out is None:
         warnings.append("There is no dev set to choose an epoch by: the last is taken. See --dev.")
     else:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lorsmerge_cli.core.statistics import BINS, DECADES
 from lorsmerge_cli.operations.inspect_report import DeltaFileReport
-from lorsmerge_cli.operations.pictures import save_picture
+from lorsmerge_cli.operations.pictures import legible, save_picture
 
 INCHES = (11.0, 4.0)  # a delta
 
@@ -36,12 +36,12 @@ def plot_deltas(reports: Sequence[DeltaFileReport], output: Path, *, force: bool
                 continue
             squares = figures.singular_values.numpy()
             places = 100 * np.arange(1, len(squares) + 1) / len(squares)
-            left.plot(places, 100 * np.cumsum(squares) / squares.sum(), label=name)
+            left.plot(places, 100 * np.cumsum(squares) / squares.sum(), label=legible(name))
             counts = figures.magnitudes.numpy()
             right.plot(centres, 100 * counts / max(counts.sum(), 1))
         left.set(xscale="log", xlabel="singular triplets kept, %", ylabel="energy kept, %",
-                 title=f"{report.path.name}: spectrum")  # fmt: skip
+                 title=legible(f"{report.path.name}: spectrum"))  # fmt: skip
         left.legend(fontsize="small", loc="upper left")
         right.set(xlabel="log10 |entry|", ylabel="entries, %",
-                  title=f"{report.path.name}: magnitudes")  # fmt: skip
+                  title=legible(f"{report.path.name}: magnitudes"))  # fmt: skip
     save_picture(figure, output, force=force)

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import torch
 
-from lorsmerge_cli.checkpoint.model_writer import CONFIG, check_companions
+from lorsmerge_cli.checkpoint.model_writer import (
+    CONFIG,
+    check_companions,
+    companions_size,
+    notes_on_code,
+)
 from lorsmerge_cli.checkpoint.names import pruned_share
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
 from lorsmerge_cli.checkpoint.references import local_path
@@ -175,6 +180,7 @@ def plan_merge(
         )
     inputs = found.files + [path for path in (recipe.source, folder) if path is not None]
     size = sum(spec.nbytes for spec in specs.values())
+    size += companions_size(folder) if folder else 0
     faults += check_output(output, inputs=inputs, size=size, force=force, folder=as_folder)
     if save_recipe is not None:
         faults += check_output(save_recipe, inputs=[*inputs, output], size=0, force=force)
@@ -186,7 +192,11 @@ def plan_merge(
         vectors=found.vectors,
         vector_identities=found.vector_identities,
         pruned=found.pruned,
-        warnings=(*found.warnings, *leftovers(output)),
+        warnings=(
+            *found.warnings,
+            *(notes_on_code(folder) if folder else ()),
+            *leftovers(output),
+        ),
         recipe=recipe,
         companions=folder,
         output=output,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,17 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from lorsmerge_cli import __version__
+from lorsmerge_cli.checkpoint.delta_file import Provenance
 from lorsmerge_cli.checkpoint.hub_faults import hub_faults
 from lorsmerge_cli.checkpoint.references import pinned_parts
-from lorsmerge_cli.errors import HubFault
-from lorsmerge_cli.operations.model_card_scores import model_index, score_table
+from lorsmerge_cli.inputs import read_document
+from lorsmerge_cli.operations.model_card_scores import Scored, model_index, score_table
 from lorsmerge_cli.operations.model_card_usage import SPEECH, usage_of
+from lorsmerge_cli.operations.provenance import MergeRecord, ratios_of
+from lorsmerge_cli.operations.published import published_command, published_recipe
 from lorsmerge_cli.operations.push_source import CARD, Source
-from lorsmerge_cli.operations.recipe import RATIOS, DeltaEntry, Recipe
+from lorsmerge_cli.operations.recipe import CARD_BLOCK
+from lorsmerge_cli.quoting import code, fence, markdown, printable
 
 METHODS_IN_WORDS = {
     "lors": "LoRS-Merging (low-rank and sparse model merging)",
@@ -36,30 +40,27 @@ class Subject:
         repo: where to.
         base: the base's Hub id, None where it is not known.
         license: an id such as `apache-2.0`, None where it is not known.
-        records: scores, of `read_results`.
+        scores: of `read_results`.
     """
 
     source: Source
     repo: str
     base: str | None
     license: Mapping[str, str]
-    records: list[dict[str, Any]]
+    scores: Sequence[Scored]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Languages and tasks that were trained for, in order."""
-        if self.source.delta is not None:
-            found = [(self.source.delta.language, self.source.delta.task)]
+        source = self.source
+        if source.delta is not None:
+            found = [(source.delta.language, source.delta.task)]
+        elif source.merge is not None:
+            found = [pair for delta in source.merge.deltas for pair in delta.pairs]
         else:
-            made = self.source.merge.get("deltas") or [self.source.run]
-            rows = [row for about in made for row in (about, *_trained_on(about))]
-            found = [(row.get("language") or "", row.get("task") or "") for row in rows]
+            rows = source.run.trained_on if source.run else ()
+            found = [(row["language"], row["task"]) for row in rows]
         return list(dict.fromkeys(pair for pair in found if any(pair)))
-
-
-def _trained_on(about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = about.get("trained_on") or about.get("training", {}).get("trained_on") or []
-    return [row for row in rows if isinstance(row, dict)]
 
 
 def hub_id(text: str) -> str | None:
@@ -72,8 +73,9 @@ def base_of(source: Source) -> str:
     """What the base was called when the source was made; empty where nothing is known."""
     if source.delta is not None:
         return source.delta.base_name
-    recipe = source.merge.get("recipe", {})
-    return str(recipe.get("base", "") or source.run.get("base_name", "") or "")
+    if source.merge is not None:
+        return source.merge.recipe.base
+    return source.run.base_name if source.run else ""
 
 
 def license_of(base: str, base_id: str | None, token: str | None) -> dict[str, str]:
@@ -81,16 +83,19 @@ def license_of(base: str, base_id: str | None, token: str | None) -> dict[str, s
     local = Path(base) / CARD if base else None
     try:
         if local is not None and local.is_file():
-            data = ModelCard.load(local).data.to_dict()
+            card = ModelCard(read_document(local).decode("utf-8"))
         elif base_id is not None:
             with hub_faults(base_id, token=token):
-                data = ModelCard.load(base_id, token=token).data.to_dict()
+                card = ModelCard.load(base_id, token=token)
         else:
             return {}
-    except (HubFault, ValueError, OSError):  # a card that is not there, or no card at all
+        data: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
+    except (
+        Exception
+    ):  # no card, or whatever a YAML reader makes of one that anyone may have written
         return {}
     keys = ("license", "license_name", "license_link")
-    return {key: str(data[key]) for key in keys if data.get(key)}
+    return {key: printable(data[key]) for key in keys if isinstance(data.get(key), str)}
 
 
 def write_card(subject: Subject) -> str:
@@ -98,7 +103,9 @@ def write_card(subject: Subject) -> str:
     source = subject.source
     name = subject.repo.rpartition("/")[2]
     languages = sorted({language for language, _ in subject.pairs if language})
-    merged_ids = [hub_id(entry["path"]) for entry in _recipe(source).get("deltas", [])]
+    merged_ids = (
+        [hub_id(entry.path) for entry in source.merge.recipe.deltas] if source.merge else []
+    )
     bases = [item for item in dict.fromkeys([subject.base, *merged_ids]) if item]
     tags = ["merge"] if source.merge else []
     fields: dict[str, Any] = dict(subject.license) | {
@@ -110,8 +117,8 @@ def write_card(subject: Subject) -> str:
     if bases:
         relation = "adapter" if source.kind == "delta" else "merge" if source.merge else "finetune"
         fields |= {"base_model": bases, "base_model_relation": relation}
-    if subject.records:
-        fields |= {"model_name": name, "eval_results": model_index(subject.records)}
+    if subject.scores:
+        fields |= {"model_name": name, "eval_results": model_index(subject.scores)}
     data = ModelCardData(**fields)
     parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", *_body(subject)]
     return str(ModelCard("\n\n".join(parts) + "\n"))
@@ -120,104 +127,90 @@ def write_card(subject: Subject) -> str:
 def _body(subject: Subject) -> Iterator[str]:
     source = subject.source
     if source.delta is not None:
-        yield from _delta_body(subject)
-    elif source.merge:
-        yield _merge_line(subject)
+        yield from _delta_body(source.delta, subject.base)
+    elif source.merge is not None:
+        yield _merge_line(source.merge, subject.base)
     elif subject.base:
-        yield f"A fine-tune of [{subject.base}](https://huggingface.co/{subject.base})."
+        yield f"A fine-tune of {_link(subject.base)}."
     usage = usage_of(source, subject.repo, subject.base, subject.pairs)
     if usage:
         yield f"## Use\n\n{usage}"
-    if subject.records:
-        yield f"## Scores\n\n{score_table(subject.records)}"
-    if source.merge:
-        yield from _recipe_part(subject)
+    if subject.scores:
+        yield f"## Scores\n\n{score_table(subject.scores)}"
+    if source.merge is not None:
+        yield from _recipe_part(source.merge, subject.base)
 
 
-def _merge_line(subject: Subject) -> str:
-    recipe = _recipe(subject.source)
-    method = METHODS_IN_WORDS.get(_method(subject.source), "merging")
-    base = f"[{subject.base}](https://huggingface.co/{subject.base})" if subject.base else "a base"
-    count = len(recipe.get("deltas", []))
+def _merge_line(merge: MergeRecord, base_id: str | None) -> str:
+    method = METHODS_IN_WORDS.get(_method(merge), "merging")
+    base = _link(base_id) if base_id else "a base"
+    count = len(merge.deltas)
     fine_tunes = "one fine-tune" if count == 1 else f"{count} fine-tunes"
     return f"{base} with what {fine_tunes} of it learnt added, without training again: {method}."
 
 
-def _method(source: Source) -> str:
+def _method(merge: MergeRecord) -> str:
     """The recipe's; a plain sum of deltas that `prune` had pruned is named after the pruning."""
-    method = str(_recipe(source).get("method"))
-    made = source.merge.get("deltas", ())
-    ratios = {key for about in made for key in RATIOS if key in about.get("pruning", {})}
+    method = merge.recipe.method or ""
+    ratios = {key for delta in merge.deltas for key in delta.pruning}
     pruned = {1: next(iter(ratios), ""), 2: "lors"}.get(len(ratios), method)
     return pruned if method == "ta" else method
 
 
-def _recipe(source: Source) -> dict[str, Any]:
-    found = source.merge.get("recipe", {})
-    return found if isinstance(found, dict) else {}
-
-
-def _recipe_part(subject: Subject) -> Iterator[str]:
-    """The inputs as a table, and the recipe that makes the merge again."""
-    made = subject.source.merge
-    fields = _recipe(subject.source)
-    entries = tuple(DeltaEntry(**entry) for entry in fields.get("deltas", ()))
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-    recipe = Recipe(**fields | {"deltas": entries})
-    if subject.base and hub_id(recipe.base) is None:
-        recipe = replace(recipe, base=subject.base)
+def _recipe_part(merge: MergeRecord, base_id: str | None) -> Iterator[str]:
+    """The inputs as a table, and the recipe that makes the merge again, without local paths."""
+    recipe = published_recipe(merge.recipe)
+    if base_id and hub_id(recipe.base) is None:
+        recipe = replace(recipe, base=base_id)
     yield "## How it was made"
     rows = ["| delta | language | task | svp | mp | lambda | fingerprint |",
             "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
-    for entry, about in zip(entries, made.get("deltas", ()), strict=False):
-        before = about.get("pruning", {})
+    for entry, delta in zip(recipe.deltas, merge.deltas, strict=True):
         given = (
-            entry.svp if entry.svp is not None else before.get("svp"),
-            entry.mp if entry.mp is not None else before.get("mp"),
+            entry.svp if entry.svp is not None else delta.pruning.get("svp"),
+            entry.mp if entry.mp is not None else delta.pruning.get("mp"),
             entry.scale,
         )
-        ratios = " | ".join("" if value is None else f"{value:g}" for value in given)
-        rows.append(
-            f"| {_link(entry.path)} | {about.get('language', '')} | {about.get('task', '')} "
-            f"| {ratios} | {str(about.get('fingerprint', ''))[:12]} |"
-        )
+        languages, tasks = (
+            ", ".join(dict.fromkeys(filter(None, part))) for part in zip(*delta.pairs, strict=True)
+        ) if delta.pairs else ("", "")  # fmt: skip
+        repo = hub_id(entry.path)
+        cells = [
+            _link(repo) if repo else markdown(entry.path), languages, tasks,
+            *("" if value is None else f"{value:g}" for value in given),
+            markdown(delta.fingerprint[:12]),
+        ]  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
     yield "\n".join(rows)
-    versions = made.get("versions", {})
     yield (
-        f"To make it again with lorsmerge {made.get('lorsmerge', __version__)} and PyTorch "
-        f"{versions.get('torch', '')}, save this card as `card.md`:"
+        f"To make it again with lorsmerge {markdown(merge.lorsmerge or __version__)} and PyTorch "
+        f"{markdown(merge.torch)}, save this card as `card.md`:"
     )
-    yield "```sh\nlorsmerge merge --recipe card.md -o merged/\n```"
-    local = [entry.path for entry in entries if hub_id(entry.path) is None]
+    yield fence("lorsmerge merge --recipe card.md -o merged/", "sh")
+    local = [entry.path for entry in recipe.deltas if hub_id(entry.path) is None]
     if local:
-        listed = ", ".join(f"`{path}`" for path in local)
+        listed = ", ".join(map(code, local))
         yield f"Not on the Hub, and to be put where the recipe has them: {listed}."
-    yield f"```toml\n{recipe.to_toml().strip()}\n```"
+    yield fence(recipe.to_toml(), CARD_BLOCK)
 
 
-def _link(name: str) -> str:
-    """A repository of the Hub as a link, a local file by its name."""
-    repo = hub_id(name)
-    return f"[{repo}](https://huggingface.co/{repo})" if repo else Path(name).name
+def _link(repo: str) -> str:
+    """A repository of the Hub as a link."""
+    return f"[{markdown(repo)}](https://huggingface.co/{repo})"
 
 
-def _delta_body(subject: Subject) -> Iterator[str]:
-    delta = subject.source.delta
-    assert delta is not None
-    base = (
-        f"[{subject.base}](https://huggingface.co/{subject.base})" if subject.base else "its base"
-    )
+def _delta_body(delta: Provenance, base_id: str | None) -> Iterator[str]:
+    base = _link(base_id) if base_id else "its base"
     what = ", ".join(part for part in (delta.language, delta.task) if part)
     yield (
         f"What a fine-tune{f' ({what})' if what else ''} changed in {base}: a *delta*, to be added to "
         "it, alone or with others."
     )
     if delta.pruning:
-        ratios = ", ".join(
-            f"{key} {delta.pruning[key]:g}" for key in RATIOS if key in delta.pruning
-        )
+        ratios = ", ".join(f"{key} {value:g}" for key, value in ratios_of(delta.pruning).items())
         kept = delta.pruning.get("energy_kept")
         share = f"; {kept:.1%} of its energy is kept" if isinstance(kept, float) else ""
         yield f"It was pruned ({ratios}){share}."
-    if delta.history:
-        yield "It was made by:\n\n```sh\n" + "\n".join(delta.history) + "\n```"
+    history = [command for line in delta.history if (command := published_command(line))]
+    if history:
+        yield "It was made by:\n\n" + fence("\n".join(map(printable, history)), "sh")

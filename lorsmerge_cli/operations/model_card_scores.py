@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult
 
 from lorsmerge_cli.errors import Mismatch, UnreadableFile, named
+from lorsmerge_cli.inputs import json_object, read_document
+from lorsmerge_cli.operations.provenance import check_labels
+from lorsmerge_cli.operations.published import published_names
+from lorsmerge_cli.operations.recipe import LARGEST
+from lorsmerge_cli.quoting import markdown, printable
 
 TASKS = {"asr": ("automatic-speech-recognition", "Speech Recognition"),
          "st": ("translation", "Speech Translation into English")}  # fmt: skip
 AGAIN = "Make one with `lorsmerge eval MODEL --data DATA -o results.json`."
 
 
-def read_results(path: Path, identity: str, model: Path) -> list[dict[str, Any]]:
-    """The records of a results file that are about one model.
+@dataclass(frozen=True)
+class Scored:
+    """A score of the model that a card is written about.
+
+    Attributes:
+        dataset: its name; of a path the last part.
+        split: of the data set, None where it has none or it is not known.
+        language, task, metric: what was scored, and by what.
+        score: in percent, or BLEU's points.
+        interval: the 95 % interval, None where none was estimated.
+        signature: the settings that a score depends on.
+    """
+
+    dataset: str
+    split: str | None
+    language: str
+    task: str
+    metric: str
+    score: float
+    interval: tuple[float, float] | None
+    signature: str
+
+
+def read_results(path: Path, identity: str, model: Path) -> list[Scored]:
+    """Read the scores in a results file that are about one model.
 
     Args:
         path: what `eval -o` wrote.
@@ -30,16 +58,12 @@ def read_results(path: Path, identity: str, model: Path) -> list[dict[str, Any]]
         Mismatch: it is about other weights.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = json_object(read_document(path))
         weights = {name: str(about["identity"]) for name, about in document["models"].items()}
-        records = [
-            dict(record) | {"split": document["settings"].get("splits", {}).get(record["dataset"])}
-            for record in document["records"]
-        ]
+        splits = document["settings"].get("splits", {})
         names = [name for name, found in weights.items() if found == identity]
-        own = [record for record in records if record["model"] in names]
-        for record in own:
-            float(record["score"]), TASKS[record["task"]], record["metric"], record["language"]
+        own = [_scored(row, splits) for row in document["records"] if row["model"] in names]
+        called = published_names([row.dataset for row in own])
     except OSError as error:
         raise UnreadableFile(f"{path}: {error.strerror}.", "Check the path.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -54,45 +78,69 @@ def read_results(path: Path, identity: str, model: Path) -> list[dict[str, Any]]
             f"({named(sorted(weights)) or 'none'}).",
             "Give the results of this very model; a merge that was made anew has to be scored anew.",
         )
-    return own
+    return [replace(row, dataset=printable(called[row.dataset])) for row in own]
 
 
-def model_index(records: list[dict[str, Any]]) -> list[EvalResult]:
-    """The records as the Hub reads them."""
+def _scored(row: Mapping[str, Any], splits: Mapping[str, Any]) -> Scored:
+    """A record, as strings of one line and finite numbers.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none of `eval`'s.
+    """
+    text = {key: row[key] for key in ("dataset", "language", "task", "metric", "signature")}
+    split = splits.get(text["dataset"])
+    wrong = [key for key, value in text.items() if not isinstance(value, str)]
+    if wrong or not isinstance(split, str | None):
+        raise TypeError(f"{', '.join(wrong) or 'split'}: no string")
+    check_labels(text["language"], text["task"])
+    ends = [row.get("low"), row.get("high")]
+    return Scored(
+        **text | {key: printable(text[key]) for key in ("metric", "signature")},
+        split=printable(split) if split else None,
+        score=_finite(row["score"]),
+        interval=None if None in ends else (_finite(ends[0]), _finite(ends[1])),
+    )
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no score")
+    if not abs(value) <= LARGEST:  # nor is NaN
+        raise ValueError("a score is no finite number")
+    return value
+
+
+def model_index(scores: Sequence[Scored]) -> list[EvalResult]:
+    """The scores as the Hub reads them."""
     results = []
-    for record in records:
-        task, task_name = TASKS[record["task"]]
+    for row in scores:
+        task, task_name = TASKS[row.task]
         results.append(
             EvalResult(
                 task_type=task,
                 task_name=task_name,
-                dataset_type=re.sub(r"[^\w./-]+", "-", record["dataset"]),
-                dataset_name=record["dataset"],
-                dataset_config=record["language"],
-                dataset_split=record["split"],
-                dataset_args={"language": record["language"]},
-                metric_type=record["metric"].lower(),
-                metric_name=record["metric"],
-                metric_value=round(record["score"], 2),
-                metric_args={"signature": record["signature"]},
+                dataset_type=re.sub(r"[^\w./-]+", "-", row.dataset),
+                dataset_name=row.dataset,
+                dataset_config=row.language,
+                dataset_split=row.split,
+                dataset_args={"language": row.language},
+                metric_type=row.metric.lower(),
+                metric_name=row.metric,
+                metric_value=round(row.score, 2),
+                metric_args={"signature": row.signature},
             )
         )
     return results
 
 
-def score_table(records: list[dict[str, Any]]) -> str:
-    """The records as Markdown, with their signatures below."""
-    rows = ["| task | language | data | split | metric | score | 95 % interval |",
-            "| --- | --- | --- | --- | --- | ---: | ---: |"]  # fmt: skip
-    rows += [
-        f"| {record['task']} | {record['language']} | {record['dataset']} | {record['split'] or ''} "
-        f"| {record['metric']} | {record['score']:.2f} | {_interval(record)} |"
-        for record in records
-    ]
-    signatures = dict.fromkeys(str(record["signature"]) for record in records)
-    return "\n".join([*rows, "", *(f"    {signature}" for signature in signatures)])
-
-
-def _interval(record: Mapping[str, Any]) -> str:
-    low, high = record.get("low"), record.get("high")
-    return "" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+def score_table(scores: Sequence[Scored]) -> str:
+    """The scores as Markdown, with their signatures below."""
+    lines = ["| task | language | data | split | metric | score | 95 % interval |",
+             "| --- | --- | --- | --- | --- | ---: | ---: |"]  # fmt: skip
+    for row in scores:
+        cells = [row.task, row.language, row.dataset, row.split or "", row.metric,
+                 f"{row.score:.2f}"]  # fmt: skip
+        cells.append("" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval))
+        lines.append(f"| {' | '.join(map(markdown, cells))} |")
+    signatures = dict.fromkeys(row.signature for row in scores)
+    return "\n".join([*lines, "", *(f"    {signature}" for signature in signatures)])

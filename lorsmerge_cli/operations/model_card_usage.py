@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from lorsmerge_cli.operations.push_source import Source
+from lorsmerge_cli.quoting import fence
 from lorsmerge_cli.speech.languages import WHISPER_TASKS
 
 SPEECH = "automatic-speech-recognition"  # transformers' and the Hub's name of the task
 
-DELTA = """```sh
+DELTA = """
 lorsmerge merge {base} {repo} --scale 1 -o finetuned/   # the fine-tune itself
 lorsmerge merge {base} {repo} OTHER.delta -o merged/    # with others
-```"""
+"""
 
-MODEL = """```python
+MODEL = """
 import soundfile
 from transformers import pipeline
 
-recognizer = pipeline("{speech}", model="{repo}")
+recognizer = pipeline({speech}, model={repo})
 audio, rate = soundfile.read("clip.wav", dtype="float32")  # one channel, 16 kHz
-options = {{"language": "{language}", "task": "{task}"}}
+options = {{"language": {language}, "task": {task}}}
 said = recognizer({{"raw": audio, "sampling_rate": rate}}, generate_kwargs=options)
 print(said["text"])
-```"""
+"""
 
-CHECKPOINT = """```python
+CHECKPOINT = """
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from transformers import WhisperForConditionalGeneration
 
-model = WhisperForConditionalGeneration.from_pretrained("{base}")
-weights = load_file(hf_hub_download("{repo}", "{file}"))
+model = WhisperForConditionalGeneration.from_pretrained({base})
+weights = load_file(hf_hub_download({repo}, {file}))
 model.load_state_dict(weights, strict=False)  # the output layer is the embedding
-```"""
+"""
 
 
 def usage_of(source: Source, repo: str, base: str | None, pairs: Sequence[tuple[str, str]]) -> str:
@@ -46,15 +48,15 @@ def usage_of(source: Source, repo: str, base: str | None, pairs: Sequence[tuple[
         pairs: languages and tasks it was trained for; the first is shown.
     """
     if source.kind == "delta":
-        return DELTA.format(base=base or "BASE", repo=repo)
+        words = {"base": base or "BASE", "repo": repo}
+        shell = DELTA.format_map({key: shlex.quote(word) for key, word in words.items()})
+        return fence(shell, "sh")
     if not source.is_whisper or (source.kind == "checkpoint" and base is None):
         return ""
-    if source.kind == "checkpoint":
-        return CHECKPOINT.format(base=base, repo=repo, file=next(iter(source.files)))
     language, task = next(iter(pairs), ("", ""))
-    return MODEL.format(
-        speech=SPEECH,
-        repo=repo,
-        language=language or "en",
-        task=WHISPER_TASKS.get(task, "transcribe"),
-    )
+    names = {
+        "speech": SPEECH, "repo": repo, "base": base, "file": next(iter(source.files)),
+        "language": language or "en", "task": WHISPER_TASKS.get(task, "transcribe"),
+    }  # fmt: skip
+    python = CHECKPOINT if source.kind == "checkpoint" else MODEL
+    return fence(python.format_map({key: repr(name) for key, name in names.items()}), "python")

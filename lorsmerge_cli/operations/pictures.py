@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING
 
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
 from lorsmerge_cli.outputs import atomic_file, check_output
+from lorsmerge_cli.quoting import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg", ".pdf")
+
+
+def legible(name: str) -> str:
+    """Return a name of any origin as matplotlib shows it letter by letter, in a title or a legend."""
+    import matplotlib
+
+    text = printable(name)
+    if matplotlib.rcParams["text.parse_math"]:
+        text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text  # which a legend would leave out
 
 
 def can_draw() -> bool:

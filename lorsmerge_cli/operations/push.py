@@ -19,7 +19,7 @@ from lorsmerge_cli.operations.model_card import (
     license_of,
     write_card,
 )
-from lorsmerge_cli.operations.model_card_scores import read_results
+from lorsmerge_cli.operations.model_card_scores import Scored, read_results
 from lorsmerge_cli.operations.push_source import CARD, Source, find_source
 from lorsmerge_cli.operations.push_target import Target, check_id, listed
 
@@ -99,10 +99,10 @@ def plan_push(
         kept = f"{target.repo} has" if keeps else f"{source} has"
         remedy = "Give --replace-card." if keeps else "Move it away to have one written."
         faults.append(UsageFault(f"{kept} a {CARD}, so --results would not be shown.", remedy))
-    records = []
+    scores: list[Scored] = []
     try:
         if results is not None and not faults:
-            records = read_results(results, found.identity, source)
+            scores = read_results(results, found.identity, source)
         if base_model is not None:
             check_id(base_model, "--base-model ")
     except LorsmergeError as error:
@@ -113,7 +113,7 @@ def plan_push(
     if not keeps and own:
         notes = [f"The card is {source / CARD}."]
     elif not keeps:
-        card, notes = _card(found, target, base_model, license, records)
+        card, notes = _card(found, target, base_model, license, scores)
     stale = tuple(
         path
         for path in target.files
@@ -121,7 +121,7 @@ def plan_push(
         and path not in files
         and any(fnmatchcase(path, pattern) for pattern in STALE)
     )
-    return PushPlan(found, target, card, files, stale, tuple(notes))
+    return PushPlan(found, target, card, files, stale, (*notes, *found.notes))
 
 
 def _card(
@@ -129,7 +129,7 @@ def _card(
     target: Target,
     base_model: str | None,
     license: str | None,
-    records: list[dict[str, object]],
+    scores: list[Scored],
 ) -> tuple[str, list[str]]:
     base = base_of(source)
     base_id = base_model or hub_id(base)
@@ -141,11 +141,11 @@ def _card(
     if not terms:
         notes.append("The card names no license: the base's is not known; --license ID does.")
     try:
-        return write_card(Subject(source, target.repo, base_id, terms, records)), notes
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return write_card(Subject(source, target.repo, base_id, terms, scores)), notes
+    except (TypeError, ValueError) as error:  # what huggingface_hub takes for no card
         raise UnreadableFile(
-            f"{source.path} says of its making what no merge writes ({type(error).__name__}: {error}).",
-            f"Write a {CARD} of your own into it, or restore its lorsmerge.json.",
+            f"{source.path}: no card can be written of it ({error}).",
+            f"Write a {CARD} of your own into it.",
         ) from error
 
 
@@ -168,7 +168,10 @@ def push(plan: PushPlan, message: str | None) -> PushReport:
     logging.getLogger("huggingface_hub.hf_api").setLevel(logging.ERROR)  # "nothing to commit"
     if constants.ENDPOINT != XET_HOST:  # other servers have none, and hf_xet does not fall back
         constants.HF_HUB_DISABLE_XET = True
-    additions = [CommitOperationAdd(path, str(file)) for path, file in plan.files.items()]
+    additions = [
+        CommitOperationAdd(path, plan.source.published.get(path, str(file)))
+        for path, file in plan.files.items()
+    ]
     if plan.card is not None:
         additions = [item for item in additions if item.path_in_repo != CARD]
         additions.append(CommitOperationAdd(CARD, plan.card.encode()))

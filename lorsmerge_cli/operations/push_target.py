@@ -10,7 +10,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from lorsmerge_cli.checkpoint.hub_faults import hub_faults, log_in
+from lorsmerge_cli.checkpoint.hub_faults import check_token, hub_faults, log_in
 from lorsmerge_cli.errors import HubFault, UsageFault
 
 MAIN = "main"
@@ -63,6 +63,7 @@ def open_target(
             f"A pull request is opened against {MAIN}, and --revision is {revision}.",
             "Leave one of the two out.",
         )
+    token = check_token(token)
     api = HfApi(token=token)
     exists = True
     with hub_faults(repo, revision, token):
@@ -95,7 +96,7 @@ def new_target(
     repo: str, *, revision: str | None, create_pr: bool, private: bool, token: str | None
 ) -> Target:
     """A repository that is not there, as far as is known."""
-    return Target(repo, False, {}, revision or MAIN, create_pr, private, token)
+    return Target(repo, False, {}, revision or MAIN, create_pr, private, token and token.strip())
 
 
 def check_id(repo: str, option: str = "") -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,14 +12,20 @@ from typing import Any
 
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.inputs import json_object, parse_toml, read_document
 from lorsmerge_cli.outputs import atomic_file
+from lorsmerge_cli.quoting import toml_value
 
 RATIOS = ("svp", "mp")
 PATTERN_KEYS = ("include", "exclude")
 DELTA_KEYS = ("path", "svp", "mp", "scale")
 SETTINGS = re.compile(r"^(?P<path>.+?):(?P<settings>[A-Za-z_]+=[^:/]*)$")
 FORM = "Write DELTA:svp=0.05,mp=0.4,scale=0.2 with any of the three, without blanks."
-CARD_BLOCK = re.compile(r"^```toml\r?\n(?P<toml>.*?)^```", re.MULTILINE | re.DOTALL)
+CARD_BLOCK = "toml lorsmerge-recipe"  # info string of the block of a model card that is a recipe
+HEAD = re.compile(r"\s*---[ \t]*\n.*?\n---[ \t]*(?:\n|$)", re.DOTALL)  # a card's YAML
+FENCE = re.compile(r" {0,3}(?P<signs>`{3,}(?=[^`]*$)|~{3,})[ \t]*(?P<info>.*?)[ \t]*")
+LARGEST = 10**300  # of an integer: a float can be as large
+LONGEST = 80  # characters of a wrong value that are shown
 TYPICAL = {"svp": "--svp 0.03", "mp": "--mp 0.4"}
 
 
@@ -116,12 +120,10 @@ class Recipe:
         """The recipe as `load_recipe` reads it."""
         fields = self.to_dict()
         deltas = fields.pop("deltas")
-        lines = [
-            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()
-        ]
+        lines = [f"{key} = {toml_value(value)}" for key, value in fields.items()]
         for delta in deltas:
             lines += ["", "[[deltas]]"]
-            lines += [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in delta.items()]
+            lines += [f"{key} = {toml_value(value)}" for key, value in delta.items()]
         return "\n".join(lines) + "\n"
 
 
@@ -168,35 +170,78 @@ def load_recipe(path: Path) -> Recipe:
         UnreadableFile: no such file, or not TOML or JSON.
         UsageFault: a key that is unknown, missing or of the wrong type.
     """
+    expected: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_document(path).decode("utf-8")
         if path.suffix == ".json":
-            document = json.loads(text)
-            table = document["recipe"]
-            records = [document["base"], *document["deltas"]]
-            expected = tuple(str(record["fingerprint"]) for record in records)
-            contents = tuple(str(record.get("content", "")) for record in records)
+            table, expected, contents = _recorded(json_object(text))
         else:
-            table, expected, contents = tomllib.loads(_toml_of(text, path)), (), ()
+            table = parse_toml(_toml_of(text, path))
     except OSError as error:
         raise UnreadableFile(f"{path}: {error.strerror}.", "Check the path.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise UnreadableFile(f"{path} is no recipe: {error}.", "See examples/recipes/.") from None
-    if not isinstance(table, dict):
-        raise UnreadableFile(f"{path} is no recipe: a table is needed.", "See examples/recipes/.")
     return replace(
-        _recipe_of(table, path), expected=expected, expected_contents=contents, source=path
+        recipe_of(table, str(path)), expected=expected, expected_contents=contents, source=path
     )
 
 
+def _recorded(
+    document: Mapping[str, Any],
+) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+    """Return the recipe in a `lorsmerge.json`, and fingerprint and content of base and deltas."""
+    for key, wanted in (("recipe", dict), ("base", dict), ("deltas", list)):
+        if not isinstance(document.get(key), wanted):
+            raise ValueError(f"`{key}` is missing, or no {wanted.__name__}")
+    fingerprints, contents = [], []
+    for record in (document["base"], *document["deltas"]):
+        found = record.get("fingerprint") if isinstance(record, dict) else None
+        if not isinstance(found, str):
+            raise ValueError("the fingerprint of its base or of a delta is missing, or no str")
+        fingerprints.append(found)
+        contents.append(str(record.get("content", "")))
+    return document["recipe"], tuple(fingerprints), tuple(contents)
+
+
 def _toml_of(text: str, path: Path) -> str:
-    """A recipe's text; in a model card it is the first block of TOML."""
+    """A recipe's text; in a model card it is the block that is marked as one.
+
+    Cards written before there was a mark have none: there it is the only block of TOML.
+    """
     if path.suffix.lower() != ".md":
         return text
-    block = CARD_BLOCK.search(text)
-    if block is None:
+    blocks = list(_blocks(text))
+    marked = [block for info, block in blocks if info.split() == CARD_BLOCK.split()]
+    found = marked or [block for info, block in blocks if info.split()[:1] == ["toml"]]
+    if not found:
         raise ValueError("the card holds no block of TOML")
-    return block["toml"]
+    if len(found) > 1:
+        which = f"blocks marked `{CARD_BLOCK}`" if marked else "blocks of TOML"
+        raise ValueError(
+            f"the card holds {len(found)} {which}, and which one is its recipe cannot be told; "
+            "copy the right one to a .toml file"
+        )
+    return found[0]
+
+
+def _blocks(card: str) -> Iterator[tuple[str, str]]:
+    """The fenced blocks of a card as CommonMark has them: the info string and the text of each."""
+    card = card.replace("\r\n", "\n")
+    head = HEAD.match(card)
+    opened, info, inside = "", "", list[str]()
+    for line in card[head.end() if head else 0 :].split("\n"):
+        match = FENCE.fullmatch(line)
+        if not opened:
+            if match:
+                opened, info, inside = match["signs"], match["info"], []
+        elif match and match["signs"].startswith(opened) and not match["info"]:
+            yield info, "\n".join([*inside, ""])
+            opened = ""
+        else:
+            inside.append(line)
+    if opened:  # to the end of the card
+        yield info, "\n".join(inside)
 
 
 KEY_TYPES: dict[str, tuple[type, ...]] = {
@@ -207,8 +252,17 @@ KEY_TYPES: dict[str, tuple[type, ...]] = {
 RECIPE_KEYS = tuple(key for key in KEY_TYPES if key != "path")
 
 
-def _recipe_of(table: Mapping[str, Any], path: Path) -> Recipe:
-    faults = _key_faults(table, RECIPE_KEYS, str(path))
+def recipe_of(table: Mapping[str, Any], path: str) -> Recipe:
+    """Take a recipe from plain values.
+
+    Args:
+        table: as `Recipe.to_dict` makes them.
+        path: of the file that they were read from, for messages.
+
+    Raises:
+        UsageFault: a key that is unknown, missing or of the wrong type.
+    """
+    faults = _key_faults(table, RECIPE_KEYS, path)
     entries = table.get("deltas", [])
     if isinstance(entries, list):
         for number, entry in enumerate(entries, 1):
@@ -248,18 +302,31 @@ def _key_faults(table: Mapping[str, Any], known: Sequence[str], where: str) -> l
     faults: list[LorsmergeError] = []
     for key, value in table.items():
         if key not in known:
-            faults.append(UsageFault(f"{where}: unknown key `{key}`.{_did_you_mean(key, known)}"))
+            faults.append(
+                UsageFault(f"{where}: unknown key `{key[:LONGEST]}`.{_did_you_mean(key, known)}")
+            )
         elif not isinstance(value, KEY_TYPES[key]) or isinstance(value, bool):
             wanted = " or ".join(kind.__name__ for kind in KEY_TYPES[key])
-            faults.append(UsageFault(f"{where}: `{key}` = {value!r} is no {wanted}."))
+            faults.append(UsageFault(f"{where}: `{key}` = {_shown(value)} is no {wanted}."))
+        elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+            faults.append(UsageFault(f"{where}: `{key}` = {_shown(value)} is no finite number."))
         elif key in PATTERN_KEYS and not all(isinstance(item, str) for item in list(value)):  # type: ignore[call-overload]
             faults.append(
                 UsageFault(
-                    f"{where}: `{key}` = {value!r} is no list of patterns.",
+                    f"{where}: `{key}` = {_shown(value)} is no list of patterns.",
                     'Write ["*.fc1.weight"], say.',
                 )
             )
     return faults
+
+
+def _shown(value: object) -> str:
+    """The beginning of what stands in a recipe."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no integer of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from lorsmerge_cli.operations.report_roles import Paper, Roles, find_roles, read
 from lorsmerge_cli.operations.report_scores import average_score, cell_score
 from lorsmerge_cli.operations.report_tables import NONE, Cell, Table, Tables
 from lorsmerge_cli.outputs import atomic_folder, check_output
+from lorsmerge_cli.quoting import json_escaped
 
 SIZE = 4 << 20  # bytes a report takes at most, or about that
 FIGURES = "figures"
@@ -108,7 +109,7 @@ def report(
     document = _document(tables, made, notes)
     with atomic_folder(output, force=force) as partial:
         files = write_pages(partial, page, [file for _, found in drawn for file in found])
-        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        text = json_escaped(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
         (partial / "report.json").write_text(text, encoding="utf-8")
     return Report(output, (*files, "report.json"), made, notes, tuple(warnings), document)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from lorsmerge_cli.operations.pictures import legible
 from lorsmerge_cli.operations.report_entries import Row
 from lorsmerge_cli.operations.report_pages import Picture
 from lorsmerge_cli.operations.report_scores import Runs, average_score, partners
@@ -220,21 +221,23 @@ def draw(figure: Figure) -> tuple[Picture, list[tuple[str, bytes]]]:
 
 def _draw_panel(panel: Panel, axis: Any) -> None:
     for (name, level), dashes in zip(panel.levels.items(), LEVELS * 4, strict=False):
-        axis.axhline(level, color=LEVEL_COLOUR, linestyle=dashes, linewidth=1.2, label=name)
+        axis.axhline(
+            level, color=LEVEL_COLOUR, linestyle=dashes, linewidth=1.2, label=legible(name)
+        )
     systems = [line.name for line in panel.lines if not line.control_of]
     for line in panel.lines:
         control = bool(line.control_of)
         colour, marker = STYLES[systems.index(line.control_of or line.name) % len(STYLES)]
         xs = [point.x for point in line.points]
         axis.plot(xs, [point.y for point in line.points], color=colour, marker=marker, markersize=5.5,
-                  linewidth=1.6, linestyle="--" if control else "-", label=line.name,
+                  linewidth=1.6, linestyle="--" if control else "-", label=legible(line.name),
                   markerfacecolor="white" if control else colour)  # fmt: skip
         singles = [(p.x, y) for p in line.points if len(p.each) > 1 for y in p.each]
         if singles and not panel.ratios:
             axis.plot(*zip(*singles, strict=True), color=colour, marker=marker, linestyle="none",
                       markersize=2.5, alpha=0.35)  # fmt: skip
-    axis.set_xlabel(panel.x_label)
-    axis.set_ylabel(panel.y_label)
+    axis.set_xlabel(legible(panel.x_label))
+    axis.set_ylabel(legible(panel.y_label))
     places = sorted({point.x for line in panel.lines for point in line.points})
     if panel.ratios:
         axis.set_xscale("log")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import html
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from lorsmerge_cli.operations.report_tables import Cell, Table
+from lorsmerge_cli.quoting import markdown as _md
+from lorsmerge_cli.quoting import printable
 
 WIDE = 9  # columns from which on a table is set smaller
 
@@ -70,8 +71,11 @@ def markdown(page: Page) -> str:
 
 def _md_table(table: Table) -> str:
     blocks = len({block for _, block in table.heads}) > 1
-    heads = [f"{head}<br>{block}" if blocks and block else head for head, block in table.heads]
-    lines = ["| | " + " | ".join(map(_md, heads)) + " |"]
+    heads = [
+        f"{_md(head)}<br>{_md(block)}" if blocks and block else _md(head)
+        for head, block in table.heads
+    ]
+    lines = ["| | " + " | ".join(heads) + " |"]
     lines.append("| --- |" + " ---: |" * len(heads))
     for label, indented, cells in table.rows:
         name = ("↳ " if indented else "") + _md(label)
@@ -80,14 +84,8 @@ def _md_table(table: Table) -> str:
 
 
 def _md_cell(cell: Cell) -> str:
-    text = f"**{cell.text}**" if cell.best else cell.text
-    return text + cell.mark + (f" ({cell.beside})" if cell.beside else "")
-
-
-def _md(text: str) -> str:
-    kept = re.sub(r"([\\|*_`\[\]])", r"\\\1", text.replace("<br>", "\0"))
-    kept = kept.replace("<", "&lt;").replace("\0", "<br>")
-    return " ".join(kept.split())
+    text = f"**{_md(cell.text)}**" if cell.best else _md(cell.text)
+    return text + _md(cell.mark) + (f" ({_md(cell.beside)})" if cell.beside else "")
 
 
 # --- LaTeX ----------------------------------------------------------------------------------------
@@ -141,7 +139,7 @@ def _tex_cell(cell: Cell) -> str:
 
 
 def _tex(text: str) -> str:
-    return "".join(_LATEX.get(ch, ch) for ch in " ".join(text.split()))
+    return "".join(_LATEX.get(ch, ch) for ch in printable(" ".join(text.split())))
 
 
 def _blocks(table: Table) -> list[tuple[str, int]]:
@@ -281,7 +279,7 @@ def _first(number: int, starts: set[int]) -> str:
 
 def _html_cell(cell: Cell) -> str:
     text = f"<strong>{_html(cell.text)}</strong>" if cell.best else _html(cell.text)
-    mark = f"<sup>{cell.mark}</sup>" if cell.mark else ""
+    mark = f"<sup>{_html(cell.mark)}</sup>" if cell.mark else ""
     return (
         text + mark + (f'<span class="paper">({_html(cell.beside)})</span>' if cell.beside else "")
     )
@@ -296,7 +294,7 @@ def _html_picture(picture: Picture) -> Iterator[str]:
 
 
 def _html(text: str) -> str:
-    return html.escape(text)
+    return html.escape(printable(" ".join(text.split())))
 
 
 def write_pages(folder: Path, page: Page, pictures: Sequence[tuple[str, bytes]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.operations.pictures import save_picture
+from lorsmerge_cli.operations.pictures import legible, save_picture
 from lorsmerge_cli.operations.search_report import SearchReport, TrialRow
 
 INCHES = (4.2, 3.6)  # a panel
@@ -60,7 +60,7 @@ def _against(axes: Any, report: SearchReport, objective: int, kind: str) -> None
 
     for number, name in enumerate(names):
         colour = BLUE if len(names) == 1 else f"C{number % 10}"
-        label = "trial" if len(names) == 1 else Path(report.plan.space.deltas[number]).stem
+        label = "trial" if len(names) == 1 else legible(Path(report.plan.space.deltas[number]).stem)
         ys = [row.values[objective] for row in whole]
         axes.plot(places(whole, name), ys, "o", color=colour, markersize=5, alpha=0.75, label=label)
     if len(names) == 1:

@@ -96,11 +96,12 @@ def test_split_shards_keeps_the_order_and_a_tensor_whole() -> None:
 
 
 KEPT = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json",
-        "vocab.json", "modeling_custom.py", "onnx_config/notes.txt")  # fmt: skip
+        "vocab.json", "LICENSE")  # fmt: skip
 LEFT = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "tf_model.h5",
         "flax_model.msgpack", "README.md", "optimizer.pt", "trainer_state.json", "lorsmerge.json",
         ".git/HEAD", "checkpoint-100/model.safetensors", "runs/events.out.tfevents.1",
-        "ca.delta", "rng_state_0.pth", "training_args.bin")  # fmt: skip
+        "ca.delta", "rng_state_0.pth", "training_args.bin", "modeling_custom.py", "notes.txt",
+        "onnx_config/notes.txt", "adapter_config.json")  # fmt: skip
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import lorsmerge_cli
 
 PACKAGE = Path(lorsmerge_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-EVERYWHERE = {"errors", "inputs", "outputs"}
+EVERYWHERE = {"errors", "inputs", "outputs", "quoting"}
 MAY_IMPORT = {  # room -> the rooms it may import beside itself and those
     "__main__": {"app"},
     "__init__": set(),
@@ -28,6 +28,7 @@ MAY_IMPORT = {  # room -> the rooms it may import beside itself and those
     "errors": set(),
     "inputs": set(),
     "outputs": set(),
+    "quoting": set(),
 }
 HEAVY = {"torch", "transformers", "scipy", "numpy", "safetensors", "matplotlib", "accelerate",
          "soundfile", "soxr", "jiwer", "sacrebleu", "optuna", "sqlalchemy"}  # fmt: skip
@@ -39,6 +40,7 @@ LIGHT_ROOMS = {
     "errors",
     "inputs",
     "outputs",
+    "quoting",
     "__main__",
     "__init__",
 }

@@ -533,9 +533,11 @@ class TestRefusals:
         self, models: Path, deltas: Path, tmp_path: Path
     ) -> None:
         """As the Hub's cache has them."""
-        snapshot = tmp_path / "snapshot"
-        snapshot.mkdir()
-        for file in (models / "base").iterdir():
+        cached = tmp_path / "models--org--base"
+        snapshot = cached / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        shutil.copytree(models / "base", cached / "blobs")
+        for file in (cached / "blobs").iterdir():
             (snapshot / file.name).symlink_to(file)
         with pytest.raises(OutputFault, match="input"):
             plan(snapshot, both(deltas), snapshot, force=True)

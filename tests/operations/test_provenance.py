@@ -14,7 +14,13 @@ from lorsmerge_cli.operations.data import load_data
 from lorsmerge_cli.operations.eval import evaluate
 from lorsmerge_cli.operations.eval_report import TestSet
 from lorsmerge_cli.operations.eval_scores import Scoring
-from lorsmerge_cli.operations.provenance import made_from, trained_on
+from lorsmerge_cli.operations.provenance import (
+    check_labels,
+    made_from,
+    merge_record,
+    trained_on,
+    training_of,
+)
 from lorsmerge_cli.operations.recipe import DeltaEntry
 from lorsmerge_cli.operations.report_entries import origin_of
 from lorsmerge_cli.operations.speech_model import find_model
@@ -155,3 +161,78 @@ def test_eval_records_every_model(folder: Path, tmp_path: Path) -> None:
     }
     assert found["ca"]["made_from"]["trained_on"] == CA
     assert trained_on(rows)[0] == {"language": "ca", "task": "asr", "hours": pytest.approx(0.0005, abs=0.001)}  # fmt: skip
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    """What a merge of one delta records of itself."""
+    about = {"fingerprint": "ab" * 32, "language": "ca", "task": "asr", "pruning": {"svp": 0.1}}
+    return {
+        "recipe": {"base": "b", "deltas": [{"path": "ca.delta", "scale": 0.15}], "method": "ta"},
+        "base": {"fingerprint": "cd" * 32},
+        "deltas": [about | changes],
+    }
+
+
+def test_a_record_is_read_as_objects() -> None:
+    found = merge_record(record(training={"trained_on": DE, "seed": 3}))
+    assert (found.base, found.recipe.base, found.lorsmerge, found.torch) == ("cd" * 32, "b", "", "")
+    (delta,) = found.deltas
+    assert (delta.pruning, delta.seed) == ({"svp": 0.1}, 3)
+    assert delta.trained_on == tuple(DE)
+    assert delta.pairs == [("ca", "asr"), ("de", "asr"), ("de", "st")]
+    assert merge_record(record()).deltas[0].trained_on == ({"language": "ca", "task": "asr"},)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"language": "<b>"}, {"language": 3}, {"task": "rm"}, {"fingerprint": 3}, {"pruning": [1]},
+     {"pruning": {"svp": "x"}}, {"training": {"seed": 1.5}}, {"training": {"trained_on": "x"}}],
+    ids=repr,
+)  # fmt: skip
+def test_a_record_that_no_merge_writes_tells_nothing(
+    folder: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes)) + "|code|task|svp|seed|trained_on"):
+        merge_record(record(**changes))
+    make_whisper(tmp_path / "model")
+    (tmp_path / "model" / "lorsmerge.json").write_text(json.dumps(record(**changes)))
+    assert of(tmp_path / "model") == {}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"recipe":' * 100_000, "\x00", "3"])
+@pytest.mark.parametrize("name", ["lorsmerge.json", "run.json"])
+def test_a_record_that_is_no_json_tells_nothing(tmp_path: Path, name: str, text: str) -> None:
+    make_whisper(tmp_path / "model")
+    (tmp_path / "model" / name).write_text(text)
+    assert of(tmp_path / "model") == {}
+
+
+@pytest.mark.parametrize(
+    ("language", "task"),
+    [("ca", "asr"), ("yue", "st"), ("haw", ""), ("", "asr"), ("", ""), ("zh-TW", ""), ("sr-Latn-RS", "")],
+)  # fmt: skip
+def test_labels_of_languages_and_tasks(language: str, task: str) -> None:
+    check_labels(language, task)
+
+
+@pytest.mark.parametrize(
+    "language", ["c", "CA", "ca ", "ca\n", "catalan", "ca_ES", "ca-", "<b>", "'", "ка"]
+)
+def test_what_is_no_code_of_a_language(language: str) -> None:
+    with pytest.raises(ValueError, match="no code of a language"):
+        check_labels(language, "")
+
+
+@pytest.mark.parametrize(
+    ("run", "wanted"),
+    [({"base": "0", "trained_on": [{"language": "<b>", "task": "asr"}], "settings": {}}, {}),
+     ({"base": 3, "trained_on": [], "settings": {}}, {}),
+     ({"base": "0", "trained_on": [], "settings": {"seed": "x"}}, {}),
+     ({"base": "0", "trained_on": CA, "settings": {}},
+      {"base": "0", "trained_on": CA, "learning_rate": None, "seed": None})],
+)  # fmt: skip
+def test_only_what_finetune_writes_gets_into_a_deltas_header(
+    tmp_path: Path, run: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert training_of(tmp_path) == wanted

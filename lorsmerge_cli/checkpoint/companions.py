@@ -1,0 +1,181 @@
+"""What makes a folder a model beside its weights: which of its files a copy of it gets, and where they lie."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorsmerge_cli.checkpoint.model_files import companion_files, inherited_files
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, named
+from lorsmerge_cli.inputs import file_type, json_object, open_regular, read_document
+
+MOST = 256 << 20  # bytes of all of them together: the largest tokenizers have 35 MB
+TEMPLATES = "additional_chat_templates"  # the only subfolder that transformers reads
+AUTO_MAP_FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json",
+                  "processor_config.json")  # fmt: skip
+# as transformers looks for what a module of code needs beside it
+RELATIVE_IMPORT = re.compile(
+    r"^\s*(?:from\s+\.(\w+)\s+import\b|import\s+\.(\w+)\s*$)", re.MULTILINE
+)
+
+
+@dataclass
+class Companions:
+    """What a folder's copy gets.
+
+    Attributes:
+        files: name in the folder -> the file itself, links followed.
+        code: those of them that are Python, which its configs name.
+        size: bytes of all of them.
+        faults: what must not, or cannot, be copied.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    code: tuple[str, ...] = ()
+    size: int = 0
+    faults: list[LorsmergeError] = field(default_factory=list)
+
+
+def find_companions(folder: Path) -> Companions:
+    """Find config, tokenizer, processor, licence and the code that the configs name.
+
+    Args:
+        folder: a model folder, or a Trainer's `checkpoint-N`, which leaves some files to the folder
+            it lies in.
+    """
+    found = Companions()
+    if not folder.is_dir():
+        return found
+    for name in companion_files(sorted(_names(folder))):
+        _add(found, name, folder)
+    for path in inherited_files(folder):
+        _add(found, path.name, path.parent)
+    found.code = tuple(_add_code(found, folder))
+    if found.size > MOST:
+        found.faults.append(
+            UnreadableFile(
+                f"The files beside the weights in {folder} have {found.size:,} bytes "
+                f"({named(sorted(found.files, key=_size_in(found), reverse=True))}), and those of a "
+                f"model have at most {MOST >> 20} MiB.",
+                "Move away what does not belong to it.",
+            )
+        )
+    return found
+
+
+def _names(folder: Path) -> list[str]:
+    """Names of what is no folder, in the folder and in the one below it that is read as well."""
+    names = [path.name for path in folder.iterdir() if not path.is_dir()]
+    below = folder / TEMPLATES
+    if below.is_dir() and not below.is_symlink():
+        names += [f"{TEMPLATES}/{path.name}" for path in below.iterdir() if not path.is_dir()]
+    return names
+
+
+def _size_in(found: Companions) -> Any:
+    return lambda name: found.files[name].stat().st_size
+
+
+def _add(found: Companions, name: str, folder: Path) -> None:
+    try:
+        real = real_file(folder / name, folder)
+        found.files[name] = real
+        found.size += real.stat().st_size
+    except UnreadableFile as fault:
+        found.faults.append(fault)
+
+
+def real_file(path: Path, folder: Path) -> Path:
+    """Follow a link to a regular file, in its folder or among a Hub cache's blobs.
+
+    Args:
+        path: a file, or a link to one.
+        folder: the one it is in, maybe below others, and that links may not lead out of.
+
+    Raises:
+        UnreadableFile: a link that leads elsewhere or nowhere, or no regular file.
+    """
+    place = folder.resolve()
+    try:
+        real = path.resolve(strict=True)
+        mode = real.stat().st_mode
+    except (OSError, RuntimeError) as error:  # the latter is a loop of links, to Python 3.12
+        reason = error.strerror if isinstance(error, OSError) else "links lead in a circle"
+        raise UnreadableFile(
+            f"{path} cannot be read ({reason}).", "Remove it, or put the file in its place."
+        ) from None
+    if not any(real.is_relative_to(allowed) for allowed in (place, *_blobs(place))):
+        raise UnreadableFile(
+            f"{path} is a link that leads out of its folder, to {real}.",
+            "Put the file itself in its place if it belongs to the model, or else remove the link.",
+        )
+    if not stat.S_ISREG(mode):
+        raise UnreadableFile(
+            f"{path} is a {file_type(mode)}, and a file is needed.",
+            "Remove it, or put the file there.",
+        )
+    return real
+
+
+def _blobs(folder: Path) -> list[Path]:
+    """Where the files of a snapshot in a Hub cache lie: models--ORG--NAME/snapshots/COMMIT, ../blobs."""
+    snapshots, repo = folder.parent, folder.parent.parent
+    cached = snapshots.name == "snapshots" and repo.name.startswith("models--")
+    return [repo / "blobs"] if cached else []
+
+
+def _add_code(found: Companions, folder: Path) -> list[str]:
+    """Add the modules that `auto_map` of a config names, and those that they import from beside them."""
+    waiting = [name for file in AUTO_MAP_FILES for name in _mapped(found.files.get(file))]
+    code: dict[str, None] = {}
+    while waiting:
+        name = f"{waiting.pop()}.py"
+        path = folder / name
+        if name in code or not path.is_file():
+            continue
+        code[name] = None
+        _add(found, name, folder)
+        if name in found.files:
+            text = _text_of(found.files[name])
+            waiting += [match[1] or match[2] for match in RELATIVE_IMPORT.finditer(text)]
+    return sorted(code)
+
+
+def _mapped(config: Path | None) -> list[str]:
+    """Modules that a config's `auto_map` takes from its own folder; `org/name--module.Class` is not."""
+    try:
+        table = json_object(read_document(config)).get("auto_map") if config else None
+    except (OSError, ValueError, UnreadableFile):
+        return []  # what is wrong with it is said where it is checked
+    values = table.values() if isinstance(table, Mapping) else [table]
+    classes = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    modules = (item.rpartition(".")[0] for item in classes if isinstance(item, str))
+    return [name for name in modules if re.fullmatch(r"\w+", name)]
+
+
+def _text_of(path: Path) -> str:
+    return read_document(path).decode("utf-8", errors="replace")
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a regular file of a bounded size, with its mode but never read-only.
+
+    Raises:
+        UnreadableFile: it is another than when it was looked at.
+        OSError: it cannot be read, or the copy not written.
+    """
+    size = 0
+    target.parent.mkdir(exist_ok=True)
+    with open_regular(source) as file, target.open("wb") as copy:
+        while part := file.read(1 << 20):
+            size += len(part)
+            if size > MOST:
+                raise UnreadableFile(
+                    f"{source} grew while it was copied.", "Run the command again."
+                )
+            copy.write(part)
+    target.chmod(stat.S_IMODE(source.stat().st_mode) & 0o777 | stat.S_IWUSR)

@@ -1,0 +1,140 @@
+"""Strings that anyone may have written, made harmless for a terminal, JSON, Markdown and a command."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import unicodedata
+from collections.abc import Callable
+
+# Invisible, or filed by Unicode among what is, and yet letters of a text: the joiners of Persian and
+# the scripts of India, and the signs that Arabic, Syriac and Kaithi write before a number.
+SPELLING = frozenset(
+    "\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
+    "\U000110bd\U000110cd"
+)
+MARKUP = re.compile(r"([\\`*_\[\]|])")
+ENTITY = re.compile(r"&(?=#?\w+;)")
+AUTOLINK = re.compile(r"(?<=\w)(:)(?=//)|(?<=www)(\.)", re.IGNORECASE)
+# headings, quotes, lists and rules, whose first sign, or the one behind a number, is escaped
+BLOCK_START = re.compile(
+    r"(?P<number>\d{1,9}(?=[.)](?:\s|$)))|#{1,6}(?=\s|$)|>|[+-](?=\s|$)|[-=]+$"
+)
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    r"""Return the text with what is invisible or steers a terminal spelled out.
+
+    That is control characters, marks of direction, zero-width characters but joiners, separators of
+    lines, and halves of surrogate pairs.
+
+    Args:
+        text: of any origin.
+        lines: keep newlines, in a text of several lines.
+
+    Example:
+        >>> print(printable("a\x1b[31m\u202eb\n"))
+        a\x1b[31m\u202eb\x0a
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        _spelled(ch) if _is_hidden(ch) and not (lines and ch == "\n") else ch for ch in text
+    )
+
+
+def _is_hidden(ch: str) -> bool:
+    category = unicodedata.category(ch)
+    return category in ("Cc", "Cs", "Zl", "Zp") or (category == "Cf" and ch not in SPELLING)
+
+
+def _spelled(ch: str) -> str:
+    code = ord(ch)
+    return (
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )
+
+
+def json_escaped(document: str) -> str:
+    r"""Return JSON of the same value in which what `printable` spells out is escaped.
+
+    Example:
+        >>> print(json_escaped('"\u202e\x9b"'))
+        "\u202e\u009b"
+    """
+    return _escaped(document, lambda ch: json.dumps(ch)[1:-1])
+
+
+def toml_value(value: object) -> str:
+    r"""Return a string, a number or a list of them as TOML, escaped like `json_escaped`.
+
+    Example:
+        >>> print(toml_value("a\x7fb"))
+        "a\u007fb"
+    """
+    return _escaped(json.dumps(value, ensure_ascii=False), lambda ch: f"\\U{ord(ch):08x}")
+
+
+def _escaped(document: str, beyond: Callable[[str], str]) -> str:
+    """Escape what is hidden; `beyond` says how where four digits are too few."""
+
+    def escaped(match: re.Match[str]) -> str:
+        ch = match[0]
+        if not _is_hidden(ch):
+            return ch
+        return f"\\u{ord(ch):04x}" if ord(ch) < 0x10000 else beyond(ch)
+
+    return re.sub(r"[^\n -~]", escaped, document)
+
+
+def markdown(text: str) -> str:
+    r"""Return Markdown that shows a text as it is, for a paragraph, a heading or a table's cell.
+
+    Example:
+        >>> print(markdown("a|b <script> [x](http://y)"))
+        a\|b &lt;script> \[x\](http\://y)
+    """
+    shown = MARKUP.sub(r"\\\1", printable(" ".join(text.split())))
+    shown = ENTITY.sub("&amp;", shown).replace("<", "&lt;")
+    for sign in "~$":  # a pair of them strikes out, or is a formula
+        if shown.count(sign) > 1:
+            shown = shown.replace(sign, "\\" + sign)
+    shown = AUTOLINK.sub(r"\\\g<0>", shown)
+    start = BLOCK_START.match(shown)
+    if start is None:
+        return shown
+    place = start.end() if start["number"] else 0
+    return f"{shown[:place]}\\{shown[place:]}"
+
+
+def code(text: str) -> str:
+    """Return Markdown that shows a text as inline code."""
+    shown = printable(" ".join(text.split()))
+    ticks = "`" * (_longest_run(shown) + 1)
+    return f"{ticks} {shown} {ticks}" if "`" in shown else f"{ticks}{shown}{ticks}"
+
+
+def fence(text: str, info: str) -> str:
+    """Return a fenced block of Markdown that nothing in it ends.
+
+    Args:
+        text: what stands in it.
+        info: its language, and what else a reader looks for.
+    """
+    ticks = "`" * max(3, _longest_run(text) + 1)
+    return f"{ticks}{info}\n{printable(text.strip(), lines=True)}\n{ticks}"
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
+
+
+def python_command(code: str) -> str:
+    """Return the shell command that runs Python code."""
+    plain = not re.search(r'["$`\\!]', code)  # what a shell looks at between double quotes
+    return f'python -c "{code}"' if plain else f"python -c {shlex.quote(code)}"
