@@ -24,7 +24,7 @@ PROJECTION = re.compile(r"proj|dense|mapping|transform|linear")
 HEAD = re.compile(
     r"(^|_)(heads?|classifier|score|summary)$|^logits_"
     r"|^(decoder|proj_out|lm_proj|lm_loss|embed_out|output|output_projection|vocab_projector"
-    r"|pred_layer|predictions|qa_outputs|objective)$"
+    r"|pred_layer|predictions|final_layer|qa_outputs|objective)$"
 )
 # the last layer of a head that is a module of its own: `classifier.out_proj`
 HEAD_MODULE = re.compile(r"(^|_)(heads?|classifier|score)$|^(pred_layer|qa_outputs)$")

@@ -13,6 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+from transformers.pytorch_utils import Conv1D
 
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile
 from lorsmerge_cli.errors import UsageFault
@@ -101,6 +102,26 @@ class Nested(nn.Module):
         self.decoder = nn.Module()
         self.decoder.layers = nn.ModuleList([Layer()])
         self.config = {"model_type": "custom"}
+
+
+class Mixed(nn.Module):
+    """A model with layers of both types, square ones among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = {"c_fc": Conv1D(12, 8), "c_proj": Conv1D(8, 8), "down": nn.Linear(12, 8)}
+        self.h = nn.ModuleList([nn.ModuleDict(block)])
+        self.square = nn.Linear(8, 8)
+        self.config = {"model_type": "custom"}
+
+
+def test_of_layers_of_both_types(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Mixed()
+    base = {name: value.clone() for name, value in model.state_dict().items()}
+    wanted = adapter_of(base, tmp_path)
+    assert len(targets(tmp_path)) == 4
+    agree(as_peft_opens_it(model, tmp_path), wanted)
 
 
 @pytest.mark.parametrize(
