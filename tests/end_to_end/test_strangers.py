@@ -17,6 +17,8 @@ from hub_server import READER, WRITER, Hub
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lorsmerge_cli.outputs import MANIFEST
+
 REPO = "you/babel"
 Succeed = Callable[[str], Ended]
 
