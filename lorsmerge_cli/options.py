@@ -73,6 +73,16 @@ Companions = Annotated[
         help="Model folder or Hub id to take config and tokenizer from, for a bare file of weights.",
     ),
 ]
+StripPrefix = Annotated[
+    str,
+    typer.Option(
+        "--strip-prefix",
+        metavar="PREFIX",
+        help="What stands before the names of the fine-tune's tensors, or of the base's, and not "
+        "before the other's: module. of DataParallel, _orig_mod. of torch.compile, model. of a whole model.",
+        rich_help_panel=MACHINE,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

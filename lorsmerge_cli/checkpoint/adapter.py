@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from lorsmerge_cli.checkpoint.names import is_linear_weight
 from lorsmerge_cli.checkpoint.reader import TIED, Checkpoint, open_weights
 from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec
-from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable, dense
+from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable, dense, zeros
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
 from lorsmerge_cli.inputs import FileIdentity
 
@@ -70,12 +71,12 @@ class AdapterTaskVector:
         # factors that were rounded lose digits, but no small updates; whole tensors do
         self.finetuned_dtype = DTYPE_CODES[half[0]] if half else "F32"
 
-    @property
+    @cached_property
     def specs(self) -> dict[str, TensorSpec]:
         """Every float tensor of the base."""
         return {name: TensorSpec(item.shape, item.dtype) for name, item in self.layouts.items()}
 
-    @property
+    @cached_property
     def layouts(self) -> dict[str, TensorLayout]:
         """How a delta file holds each tensor: as factors, whole, or as nothing at all."""
         return {name: self._layout(name) for name in self.base.float_specs}
@@ -95,8 +96,7 @@ class AdapterTaskVector:
             finetuned = accumulable(self._file.read(self._whole[name]))
             return finetuned - accumulable(self.base.read(name))
         if name not in self._factors:
-            mask = torch.zeros(layout.shape, dtype=torch.bool)
-            return LowRankSparse(sparse=torch.zeros(layout.shape, dtype=layout.dtype), mask=mask)
+            return zeros(layout.shape, layout.dtype)
         key_a, key_b = self._factors[name]
         a, b = (self._file.read(key).to(layout.dtype) for key in (key_a, key_b))
         b = b * self._scalings[name]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,14 +25,31 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
     SafetensorsFile,
     SafetensorsWriter,
     TensorSpec,
+    encodable,
     metadata_size,
+    parse_shape,
+    shown,
 )
-from lorsmerge_cli.core.low_rank_sparse import Delta
+from lorsmerge_cli.core.low_rank_sparse import Delta, zeros
 from lorsmerge_cli.errors import UnreadableFile, named
+from lorsmerge_cli.inputs import json_object, parse_json
 
 FORMAT_VERSION = "1"
 PREFIX = "lorsmerge."
 NORM_PLACEHOLDER = 1.2345678901234567e-300  # as long as a float gets in JSON
+MAX_NORM = 1e150  # whose square is still a float
+MAX_NUMBER = 1e300
+SAMPLE = 1024  # elements
+
+TASKS = ("", "asr", "st")
+LANGUAGE = re.compile(r"([A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*)?")  # a code, or none
+WORD = re.compile(r"[\w.-]{1,64}", re.ASCII)  # a method's name
+
+# What a file may make of its tensors without a base whose shapes they must have. Factors of a rank-4
+# adapter of Llama's largest matrix are a thousandth of it, and what it leaves alone takes no bytes.
+EXPANSION = 1024  # bytes in float32 of one tensor, per byte of the file
+EXPANDED = 256 << 20  # bytes of one tensor that any file may have
+UNSTORED = 2**32  # elements of a tensor that is zero throughout
 
 
 @dataclass(frozen=True)
@@ -63,19 +81,25 @@ class Provenance:
         return {
             "format": "pt",
             f"{PREFIX}format_version": FORMAT_VERSION,
-            f"{PREFIX}base.name": self.base_name,
+            f"{PREFIX}base.name": _utf8(self.base_name),
             f"{PREFIX}base.fingerprint": self.base.to_json(),
             f"{PREFIX}finetuned_dtype": self.finetuned_dtype,
             f"{PREFIX}task": self.task,
             f"{PREFIX}language": self.language,
             f"{PREFIX}pruning": json.dumps(dict(self.pruning)),
-            f"{PREFIX}history": json.dumps(list(self.history)),
+            f"{PREFIX}history": json.dumps([_utf8(line) for line in self.history]),
             f"{PREFIX}training": json.dumps(dict(self.training)),
         }
 
 
 class DeltaFile:
     """A delta file open for reading.
+
+    Args:
+        path: a file or a Hub id.
+        opened: the file, where it is open already.
+        has_base: the shapes are compared with a base's before a tensor is read. Without one, a
+            file may not claim tensors that are out of proportion to its size.
 
     Attributes:
         path: what the user gave, which may be a Hub id.
@@ -89,10 +113,12 @@ class DeltaFile:
         UnreadableFile: no delta file, one of a later format, or one whose parts do not add up.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, opened: SafetensorsFile | None = None, *, has_base: bool = False
+    ) -> None:
         self.path = path
-        self.local = local_path(path, "delta")
-        self._file = SafetensorsFile(self.local)
+        self.local = opened.path if opened else local_path(path, "delta")
+        self._file = opened or SafetensorsFile(self.local)
         self.identities = {self.local: self._file.identity}
         metadata = self._file.metadata
         version = metadata.get(f"{PREFIX}format_version")
@@ -104,21 +130,29 @@ class DeltaFile:
                 "Update lorsmerge." if version else "Make one with `lorsmerge delta`.",
             )
         try:
-            tensors = json.loads(metadata[f"{PREFIX}tensors"])
-            self.layouts = {name: _layout(entry) for name, entry in tensors.items()}
-            self.norms = {name: float(entry["norm"]) for name, entry in tensors.items()}
+            tensors = _object(metadata[f"{PREFIX}tensors"], "tensors")
+            encodable(*tensors)
+            self.layouts = {name: _layout(name, entry) for name, entry in tensors.items()}
             self.provenance = _provenance(metadata)
             self._check_parts()
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            self.norms = {
+                name: _norm(name, tensors[name], item) for name, item in self.layouts.items()
+            }
+            self._check_zeros()
+        except (KeyError, ValueError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise UnreadableFile(
-                f"{path}: the delta's header is damaged ({type(error).__name__}: {error}).",
+                f"{path}: the delta's header is damaged ({reason}).",
                 "Make it again with `lorsmerge delta`.",
             ) from error
+        self._specs = {name: TensorSpec(i.shape, i.dtype) for name, i in self.layouts.items()}
+        if not has_base:
+            self._check_sizes()
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
         """Shape of every tensor, and the dtype its numbers are stored in."""
-        return {name: TensorSpec(item.shape, item.dtype) for name, item in self.layouts.items()}
+        return self._specs
 
     @property
     def stored(self) -> Mapping[str, TensorSpec]:
@@ -132,6 +166,8 @@ class DeltaFile:
             UnreadableFile: the stored parts contradict one another.
         """
         layout = self.layouts[name]
+        if layout.is_zero:
+            return zeros(layout.shape, layout.dtype)
         try:
             return ENCODINGS[layout.encoding].decode(name, layout, self._file.read)
         except ValueError as error:
@@ -140,6 +176,27 @@ class DeltaFile:
     def read_stored(self, part: str) -> torch.Tensor:
         """One safetensors entry as it is."""
         return self._file.read(part)
+
+    def _check_zeros(self) -> None:
+        """Raise ValueError where a tensor of norm 0 does not begin with zeros."""
+        for name, norm in self.norms.items():
+            if norm == 0 and self.layouts[name].encoding == "dense":
+                beginning = self._file.read(name).reshape(-1)[:SAMPLE]
+                if torch.linalg.vector_norm(beginning, dtype=torch.float64) != 0:
+                    raise ValueError(f"the norm of {name!r} is 0, and its elements are not")
+
+    def _check_sizes(self) -> None:
+        limit = max(EXPANDED, EXPANSION * self._file.size)
+        for name, spec in self.specs.items():
+            layout = self.layouts[name]
+            nbytes = spec.numel * max(spec.dtype.itemsize, torch.float32.itemsize)
+            if spec.numel > UNSTORED if layout.is_zero else nbytes > limit:
+                raise UnreadableFile(
+                    f"{self.path} has {self._file.size:,} bytes, and {name!r} in it is said to be "
+                    f"{' x '.join(map(str, spec.shape))}: {nbytes:,} bytes.",
+                    "It is damaged or made to fill the memory; `merge` takes it if its base has such "
+                    "a tensor.",
+                )
 
     def _check_parts(self) -> None:
         wanted: dict[str, TensorSpec] = {}
@@ -238,24 +295,140 @@ def total_norm(norms: Mapping[str, float]) -> float:
     return math.sqrt(sum(norm**2 for norm in norms.values()))
 
 
-def _layout(entry: Mapping[str, Any]) -> TensorLayout:
-    return TensorLayout(
-        encoding=str(entry["encoding"]),
-        shape=tuple(int(size) for size in entry["shape"]),
-        dtype=DTYPES[entry["dtype"]],
-        rank=int(entry.get("rank", 0)),
-        kept=int(entry.get("kept", 0)),
+def _utf8(text: str) -> str:
+    """The text without what a file name may have and UTF-8 has not."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _layout(name: str, entry: Mapping[str, Any]) -> TensorLayout:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{name!r} is {shown(entry)}")
+    for key in ("encoding", "dtype"):
+        if not isinstance(entry[key], str):
+            raise ValueError(f"the {key} of {name!r} is {shown(entry[key])}")
+    for key in ("rank", "kept"):
+        count = entry.get(key, 0)
+        if type(count) is not int or count < 0:
+            raise ValueError(f"the {key} of {name!r} is {shown(count)}")
+    dtype = DTYPES.get(entry["dtype"], torch.bool)
+    if not dtype.is_floating_point:
+        raise ValueError(f"the dtype of {name!r} is {shown(entry['dtype'])}")
+    layout = TensorLayout(
+        encoding=entry["encoding"],
+        shape=parse_shape(name, entry["shape"]),
+        dtype=dtype,
+        rank=entry.get("rank", 0),
+        kept=entry.get("kept", 0),
     )
+    if layout.encoding == "dense" and layout.rank + layout.kept:
+        raise ValueError(f"{name!r} is dense and has a rank or a number of kept elements")
+    return layout
+
+
+def _norm(name: str, entry: Mapping[str, Any], layout: TensorLayout) -> float:
+    norm, numel = entry["norm"], math.prod(layout.shape)
+    largest = 0.0 if layout.is_zero or not numel else MAX_NORM
+    if layout.encoding == "dense":  # of which no element is larger than its dtype allows
+        largest = min(largest, math.sqrt(numel) * torch.finfo(layout.dtype).max)
+    if type(norm) not in (int, float) or not 0 <= norm <= largest:
+        raise ValueError(f"the norm of {name!r} is {shown(norm)}")
+    return float(norm)
 
 
 def _provenance(metadata: Mapping[str, str]) -> Provenance:
-    return Provenance(
+    fingerprint = metadata[f"{PREFIX}base.fingerprint"]
+    _check_fingerprint(json_object(fingerprint))
+    provenance = Provenance(
         base_name=metadata[f"{PREFIX}base.name"],
-        base=Fingerprint.from_json(metadata[f"{PREFIX}base.fingerprint"]),
+        base=Fingerprint.from_json(fingerprint),
         finetuned_dtype=metadata[f"{PREFIX}finetuned_dtype"],
         task=metadata.get(f"{PREFIX}task", ""),
         language=metadata.get(f"{PREFIX}language", ""),
-        pruning=dict(json.loads(metadata.get(f"{PREFIX}pruning", "{}"))),
-        history=tuple(json.loads(metadata.get(f"{PREFIX}history", "[]"))),
-        training=dict(json.loads(metadata.get(f"{PREFIX}training", "{}"))),
+        pruning=_object(metadata.get(f"{PREFIX}pruning", "{}"), "pruning"),
+        history=tuple(_history(metadata.get(f"{PREFIX}history", "[]"))),
+        training=_object(metadata.get(f"{PREFIX}training", "{}"), "training"),
     )
+    if provenance.finetuned_dtype not in DTYPES:
+        raise ValueError(f"finetuned_dtype is {shown(provenance.finetuned_dtype)}")
+    _check_language(provenance.task, provenance.language)
+    _check_pruning(provenance.pruning)
+    check_training(provenance.training)
+    return provenance
+
+
+def _object(text: str, key: str) -> dict[str, Any]:
+    try:
+        return json_object(text)
+    except ValueError as error:
+        raise ValueError(f"{PREFIX}{key}: {error}") from None
+
+
+def _history(text: str) -> list[str]:
+    found = parse_json(text)
+    if not isinstance(found, list) or not all(isinstance(line, str) for line in found):
+        raise ValueError(f"{PREFIX}history is no list of strings")
+    encodable(*found)
+    return found
+
+
+def _check_fingerprint(found: Mapping[str, Any]) -> None:
+    digest, dtype, sample = found["digest"], found["dtype"], found["sample"]
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError(f"the digest of the base's fingerprint is {shown(digest)}")
+    if not isinstance(dtype, str) or not set(dtype.split("+")) <= DTYPES.keys() | {""}:
+        raise ValueError(f"the dtype of the base's fingerprint is {shown(dtype)}")
+    if not isinstance(sample, list) or not all(_is_number(value) for value in sample):
+        raise ValueError("the sample of the base's fingerprint is no list of finite numbers")
+
+
+def _check_language(task: object, language: object) -> None:
+    if task not in TASKS:
+        raise ValueError(f"the task is {shown(task)}")
+    if not isinstance(language, str) or not LANGUAGE.fullmatch(language):
+        raise ValueError(f"the language is {shown(language)}")
+
+
+def _check_pruning(found: Mapping[str, Any]) -> None:
+    _check_plain(found, "pruning")
+    for key, largest in (("svp", 1.0), ("mp", 1.0), ("energy_kept", MAX_NUMBER)):
+        value = found.get(key)
+        if value is not None and (not _is_number(value) or not 0 <= value <= largest):
+            raise ValueError(f"{key} of its pruning is {shown(value)}")
+    method = found.get("method", "none")
+    if not isinstance(method, str) or not WORD.fullmatch(method):
+        raise ValueError(f"the method of its pruning is {shown(method)}")
+
+
+def check_training(found: Mapping[str, Any]) -> None:
+    """Check what is said of a fine-tune's training, which anyone may have written.
+
+    Raises:
+        ValueError: a value of a type that its key has not.
+    """
+    _check_plain(found, "training")
+    for key in ("learning_rate", "seed"):
+        if found.get(key) is not None and not _is_number(found[key]):
+            raise ValueError(f"the {key} of its training is {shown(found[key])}")
+    if not isinstance(found.get("base", ""), str):
+        raise ValueError(f"the base of its training is {shown(found['base'])}")
+    parts = found.get("trained_on", [])
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise ValueError("trained_on of its training is no list of tables")
+    for part in parts:
+        if "task" not in part or "language" not in part:
+            raise ValueError("trained_on of its training has no task or no language")
+        _check_language(part["task"], part["language"])
+        if not _is_number(part.get("hours", 0)):
+            raise ValueError(f"the hours of its training are {shown(part['hours'])}")
+
+
+def _check_plain(found: Mapping[str, Any], key: str) -> None:
+    """Nothing that the records of a merge, which repeat it, could not hold as UTF-8 and JSON."""
+    try:
+        encodable(json.dumps(found, ensure_ascii=False, allow_nan=False))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{PREFIX}{key}: {error}") from None
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and -MAX_NUMBER <= value <= MAX_NUMBER  # type: ignore[operator]

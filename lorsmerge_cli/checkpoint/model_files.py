@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -20,12 +21,13 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 DELTA = ".delta"
 
-# Whichever of these is there first is read, and with it what the other patterns match.
+# Whichever of these is there first is read, and with it what the other patterns match. The order
+# is transformers': a single file that was saved over shards leaves their index behind.
 WHOLE_MODELS = (
-    (INDEX_FILE, "model-*-of-*.safetensors"),
     (SINGLE_FILE,),
-    (PICKLED_INDEX, "pytorch_model-*-of-*.bin"),
+    (INDEX_FILE, "model-*-of-*.safetensors"),
     (PICKLED_FILE,),
+    (PICKLED_INDEX, "pytorch_model-*-of-*.bin"),
 )
 ADAPTERS = tuple((name, ADAPTER_CONFIG) for name in ADAPTER_FILES)
 TRAINER_CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -46,7 +48,14 @@ COMPANIONS = (
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds a PEFT adapter in place of a model."""
     models = (folder / patterns[0] for patterns in WHOLE_MODELS)
-    return (folder / ADAPTER_CONFIG).is_file() and not any(path.is_file() for path in models)
+    # which of os.path say no where a folder may not be looked into
+    return os.path.isfile(folder / ADAPTER_CONFIG) and not any(map(os.path.isfile, models))
+
+
+def weights_in(names: Iterable[str]) -> list[str]:
+    """The files among `names` that stand for a whole model, the one that is read first."""
+    there = set(names)
+    return [patterns[0] for patterns in WHOLE_MODELS if patterns[0] in there]
 
 
 def files_needed(

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import re
 import warnings
-import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lorsmerge_cli.checkpoint.openai_names import from_openai, is_openai
-from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec, check_readable
+from lorsmerge_cli.checkpoint.pickle_scan import ZIP, CodeInside, Unbacked, scan
+from lorsmerge_cli.checkpoint.safetensors_file import (
+    DTYPE_CODES,
+    TensorSpec,
+    check_readable,
+    encodable,
+    no_weights,
+)
 from lorsmerge_cli.errors import UnreadableFile, named
 from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.quoting import python_command
 
 OPENAI_STATE = "model_state_dict"  # beside `dims` in what OpenAI publishes
+RELAID = 2  # tensors kept row by row: the one that threads read, and the one that they come to next
 
 
 class PickledFile:
@@ -41,35 +50,51 @@ class PickledFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata: dict[str, str] = {}
-        check_readable(path)
+        start = check_readable(path)
         self.identity = FileIdentity.of(path)
-        content = _load(path)
+        content = _load(path, start)
         self.dims: dict[str, int] = {}
         if isinstance(content, Mapping) and OPENAI_STATE in content:
             dims = content.get("dims")
-            self.dims = dict(dims) if isinstance(dims, Mapping) else {}
+            if isinstance(dims, Mapping):
+                self.dims = {key: size for key, size in dims.items() if type(size) is int}
             content = content[OPENAI_STATE]
         self._tensors = _tensors(path, content)
-        if is_openai(self._tensors):
-            self._tensors = {from_openai(name): value for name, value in self._tensors.items()}
+        self._relaid: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = Lock()
         self.specs = {
             name: TensorSpec(tuple(value.shape), value.dtype)
             for name, value in self._tensors.items()
         }
 
     def read(self, name: str) -> Tensor:
-        """The tensor as stored, backed by the mapped file where it is laid out row by row."""
-        return self._tensors[name].contiguous()
+        """The tensor row by row: backed by the mapped file where it is stored so, else a copy."""
+        tensor = self._tensors[name]
+        if tensor.is_contiguous():
+            return tensor
+        with self._lock:  # a large tensor is asked for once per block
+            if name not in self._relaid:
+                self._relaid[name] = tensor.contiguous()
+                if len(self._relaid) > RELAID:
+                    self._relaid.popitem(last=False)
+            return self._relaid[name]
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, start: bytes) -> Any:
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # of pickle protocols: it works or it does not
+        with warnings.catch_warnings(action="ignore"):  # of pickles' oddities: it works or not
+            scan(path)
             # only the format since PyTorch 1.6, a zip file, can be mapped
-            mapped = zipfile.is_zipfile(path)
+            mapped = start.startswith(ZIP)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except CodeInside as error:
+        raise _code_inside(path, str(error)) from None
+    except Unbacked as error:
+        raise UnreadableFile(
+            f"{path}: {error}.",
+            "Save it again with a copy of each tensor: "
+            "`{name: value.clone(memory_format=torch.contiguous_format) for name, value in ...}`.",
+        ) from None
     except Exception as error:  # whatever PyTorch makes of bytes that anyone may have written
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise _code_inside(path, found[1]) if found else _damaged(path, error) from None
@@ -91,7 +116,8 @@ def _code_inside(path: Path, what: str) -> UnreadableFile:
 
 
 def _damaged(path: Path, error: Exception) -> UnreadableFile:
-    reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    reason = first.split(". ")[0].rstrip(".")
     return UnreadableFile(
         f"{path} is no pickle of weights that PyTorch can read ({reason}; the file has "
         f"{path.stat().st_size:,} bytes).",
@@ -106,13 +132,24 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise _no_state_dict(path, named(others))
-    odd = sorted({str(value.dtype) for value in content.values()} - set(map(str, DTYPE_CODES)))
-    if odd or any(value.is_sparse or value.is_quantized for value in content.values()):
+    tensors = {str(name): value.detach() for name, value in content.items()}
+    odd = {name: str(t.dtype) for name, t in tensors.items() if t.dtype not in DTYPE_CODES}
+    if odd:
+        raise no_weights(path, odd)
+    if any(value.is_sparse or value.is_quantized for value in tensors.values()):
         raise UnreadableFile(
-            f"{path} holds tensors that cannot be merged: {', '.join(odd) or 'sparse or quantised'}.",
+            f"{path} holds tensors that cannot be merged: sparse or quantised.",
             "Save it in float32, float16 or bfloat16 first.",
         )
-    return {str(name): value.detach() for name, value in content.items()}
+    renamed = is_openai(tensors)
+    found = {from_openai(name) if renamed else name: value for name, value in tensors.items()}
+    try:
+        encodable(*found)
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    if len(found) < len(content):
+        raise _no_state_dict(path, "two tensors of one name")
+    return found
 
 
 def _no_state_dict(path: Path, what: str) -> UnreadableFile:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Container, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,25 +13,29 @@ from torch import Tensor
 from lorsmerge_cli.checkpoint.model_files import (
     INDEX_FILE,
     PICKLED_FILE,
-    PICKLED_INDEX,
     SINGLE_FILE,
     is_adapter,
+    weights_in,
 )
 from lorsmerge_cli.checkpoint.pickled_file import PickledFile
 from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import (
     SafetensorsFile,
     TensorSpec,
-    check_readable,
     is_pickle,
+    quantised,
 )
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
-from lorsmerge_cli.inputs import FileIdentity
+from lorsmerge_cli.inputs import FileIdentity, read_json
 
 DELTA_MARK = "lorsmerge.format_version"
 
 # A name that repeats another tensor: Whisper's output projection is its token embedding.
 TIED = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
+
+# What ends the names of a quantised model's tensors: bitsandbytes, GPTQ and AWQ, FP8, compressed-tensors
+QUANTISED = (".SCB", ".absmax", ".quant_map", ".qweight", ".qzeros", ".weight_scale_inv",
+             ".weight_packed")  # fmt: skip
 
 BLOCK = 1 << 20  # entries: 4 MB of float32 stay in a core's cache
 
@@ -45,37 +50,58 @@ class Checkpoint:
         dims: what a file of OpenAI's says of its model, empty for others.
         tied: name of the copy -> name of the tensor it repeats.
         files: every weight file, for size and overwrite checks.
+        notes: what a user should know: weights in the folder that are not read, and the like.
+
+    Args:
+        path: a file, a folder or a Hub id.
+        opened: the file, where `path` leads to one that is open already.
+        prefix: names that differ from those in `like` by this alone, before them or before those,
+            are read as those.
+        like: names of another model.
 
     Raises:
-        UnreadableFile: nothing at the path, or files that are damaged, missing or of another kind.
+        UnreadableFile: nothing at the path, or files that are damaged, missing, quantised or of
+            another kind.
         HubFault: nothing on the Hub, or nothing that can be had from it.
         Mismatch: a tied copy that differs from the tensor it should repeat.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        opened: WeightFile | None = None,
+        prefix: str = "",
+        like: Container[str] = (),
+    ) -> None:
         self.path = path
         local = local_path(path)
-        self.folder = local if local.is_dir() else None
-        shards = _open_shards(local)
+        self.folder = local if os.path.isdir(local) else None
+        shards, self.notes = ([opened], ()) if opened else _open_shards(local)
         self._shards = shards
         self.files = [shard.path for shard in shards]
         self.dims = next((shard.dims for shard in shards if isinstance(shard, PickledFile)), {})
-        self._holder = {name: shard for shard in shards for name in shard.specs}
-        self.specs: dict[str, TensorSpec] = {
-            name: shard.specs[name] for name, shard in self._holder.items()
-        }
         if any(DELTA_MARK in shard.metadata for shard in shards):
             raise UnreadableFile(
                 f"{path} is a delta, and a checkpoint is needed here.",
                 "Give the base or the fine-tune itself.",
             )
+        self._holder = {
+            _alike(name, prefix, like): (shard, name) for shard in shards for name in shard.specs
+        }
+        if len(self._holder) < sum(len(shard.specs) for shard in shards):
+            raise Mismatch(f"{path} has tensors of one name with {prefix!r} before it and without.")
+        self.specs: dict[str, TensorSpec] = {
+            name: shard.specs[stored] for name, (shard, stored) in self._holder.items()
+        }
         if not self.specs:
             raise UnreadableFile(f"{path} holds no tensors.")
+        self._refuse_quantised()
         self.tied = self._drop_tied()
 
     def read(self, name: str) -> Tensor:
         """The tensor as stored, backed by the mapped file."""
-        return self._holder[name].read(name)
+        shard, stored = self._holder[name]
+        return shard.read(stored)
 
     @property
     def identities(self) -> dict[Path, FileIdentity]:
@@ -87,7 +113,7 @@ class Checkpoint:
         """Everything that must not be written: the files and the folder they lie in."""
         return [*self.files, *([self.folder] if self.folder else [])]
 
-    @property
+    @cached_property
     def float_specs(self) -> dict[str, TensorSpec]:
         return {name: spec for name, spec in self.specs.items() if spec.is_float}
 
@@ -98,6 +124,16 @@ class Checkpoint:
         for spec in self.float_specs.values():
             sizes[spec.dtype] = sizes.get(spec.dtype, 0) + spec.numel
         return max(sizes, key=lambda dtype: sizes[dtype], default=torch.float32)
+
+    def _refuse_quantised(self) -> None:
+        if signs := [name for name in self.specs if name.endswith(QUANTISED)]:
+            raise quantised(self.path, named(signs))
+        try:
+            config = read_json(self.folder / "config.json") if self.folder else {}
+        except (OSError, ValueError, UnreadableFile):
+            return  # which others report, where they need the config
+        if isinstance(config, dict) and config.get("quantization_config"):
+            raise quantised(self.path, "its config.json has a quantization_config")
 
     def _drop_tied(self) -> dict[str, str]:
         tied = {
@@ -128,70 +164,94 @@ def blocks_of(tensor: Tensor) -> Iterator[Tensor]:
 WeightFile = SafetensorsFile | PickledFile
 
 
+def _alike(name: str, prefix: str, like: Container[str]) -> str:
+    """The name that one has in another model, where a prefix is all that tells them apart."""
+    if not prefix or name in like:
+        return name
+    others = (name.removeprefix(prefix), prefix + name)
+    return next((other for other in others if other in like), name)
+
+
 def open_weights(path: Path) -> WeightFile:
     """A file of tensors by name, in either format.
 
     Raises:
         UnreadableFile: it is neither, or damaged.
     """
-    check_readable(path)
     return PickledFile(path) if is_pickle(path) else SafetensorsFile(path)
 
 
-def is_delta(path: Path) -> bool:
-    """Whether a path or a Hub id leads to a delta.
-
-    Raises:
-        LorsmergeError: it leads nowhere, or to a file that holds no tensors by name.
-    """
-    file = local_path(path)
-    return file.is_file() and DELTA_MARK in open_weights(file).metadata
-
-
-def _open_shards(path: Path) -> list[WeightFile]:
-    if path.is_file():
-        return [open_weights(path)]
-    for index, single in ((INDEX_FILE, SINGLE_FILE), (PICKLED_INDEX, PICKLED_FILE)):
-        if (path / index).is_file():
-            return _open_indexed(path / index)
-        if (path / single).is_file():
-            return [open_weights(path / single)]
-    raise _no_weights(path)
-
-
-def _open_indexed(index: Path) -> list[WeightFile]:
-    folder = index.parent
+def _open_shards(path: Path) -> tuple[list[WeightFile], tuple[str, ...]]:
+    """The files of a checkpoint, and what there is to say of the folder."""
+    if not os.path.isdir(path):
+        return [open_weights(path)], ()
     try:
-        weight_map: Mapping[str, str] = json.loads(index.read_text())["weight_map"]
-        file_names = sorted(set(weight_map.values()))
-        inside = [name for name in file_names if Path(name).name == name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnreadableFile(
-            f"{index} is no shard index: {type(error).__name__}: {error}.", "Download it again."
-        ) from error
-    if inside != file_names:
-        raise UnreadableFile(f"{index} names files outside of its folder.", "Download it again.")
+        names = [name for name in os.listdir(path) if not os.path.isdir(path / name)]
+    except OSError as error:
+        raise UnreadableFile(f"{path} cannot be read: {error.strerror}.") from error
+    there = weights_in(names)
+    if not there:
+        raise _no_weights(path)
+    first, *others = there
+    ignored = (
+        f"{path / first} is read, which transformers takes first; in the same folder "
+        f"{named(others)} {'is' if len(others) == 1 else 'are'} not."
+    )
+    notes = [ignored] if others else []
+    if first.endswith(".json"):
+        shards = _open_indexed(path / first, notes)
+    else:
+        shards = [open_weights(path / first)]
+    return shards, tuple(notes)
+
+
+def _open_indexed(index: Path, notes: list[str]) -> list[WeightFile]:
+    """The shards that an index lists; where it is wrong about their tensors a note is added."""
+    weight_map = _weight_map(index)
     faults: list[LorsmergeError] = []
     shards: list[WeightFile] = []
-    for file_name in file_names:
+    for file_name in sorted(set(weight_map.values())):
         try:
-            if not (folder / file_name).exists():
+            if not os.path.exists(index.parent / file_name):
                 raise UnreadableFile(
-                    f"{folder / file_name}: no such file, and {index.name} lists it.",
+                    f"{index.parent / file_name}: no such file, and {index.name} lists it.",
                     "Copy or download the folder again.",
                 )
-            shards.append(open_weights(folder / file_name))
+            shards.append(open_weights(index.parent / file_name))
         except UnreadableFile as error:
             faults.append(error)
     raise_all(faults)
-    held = {(name, shard.path.name) for shard in shards for name in shard.specs}
-    absent = sorted(set(weight_map.items()) - held)
-    extra = sorted(held - set(weight_map.items()))
-    if absent or extra:
-        wrong = [f"{name} in {file_name}" for name, file_name in absent or extra]
-        how = "names tensors that are not there" if absent else "leaves out tensors of its shards"
-        raise UnreadableFile(f"{index} {how}: {named(wrong)}.", "Download the folder again.")
+    held: dict[str, str] = {}
+    for shard in shards:
+        if twice := sorted(held.keys() & shard.specs.keys()):
+            raise UnreadableFile(
+                f"{index} lists two files that hold the same tensors, {held[twice[0]]} and "
+                f"{shard.path.name}: {named(twice)}.",
+                "Download the folder again.",
+            )
+        held |= dict.fromkeys(shard.specs, shard.path.name)
+    for what, names in (
+        ("names tensors that its files do not hold", weight_map.keys() - held.keys()),
+        ("leaves out tensors that its files hold", held.keys() - weight_map.keys()),
+        ("names the wrong file of", {n for n in held.keys() & weight_map.keys() if held[n] != weight_map[n]}),
+    ):  # fmt: skip
+        if names:
+            notes.append(f"{index} {what}: {named(sorted(names))}. What the files hold is read.")
     return shards
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        found = read_json(index)["weight_map"]
+        if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+            raise ValueError("weight_map is no table of file names")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnreadableFile(
+            f"{index} is no shard index: {type(error).__name__}: {error}.", "Download it again."
+        ) from error
+    if any(Path(name).name != name for name in found.values()):
+        raise UnreadableFile(f"{index} names files outside of its folder.", "Download it again.")
+    return found
 
 
 def _no_weights(folder: Path) -> UnreadableFile:

@@ -6,6 +6,7 @@ what of it is needed comes into huggingface_hub's cache, and what is made from i
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,7 +75,7 @@ def pinned_parts(name: str) -> tuple[str, str] | None:
 
 def is_hub_id(path: Path) -> bool:
     """Whether an input is looked for on the Hub: an id, and nothing on this machine."""
-    return not path.exists() and REFERENCE.fullmatch(str(path)) is not None
+    return not os.path.lexists(path) and REFERENCE.fullmatch(str(path)) is not None
 
 
 def check_hub_ids(paths: Iterable[Path]) -> list[LorsmergeError]:
@@ -97,13 +98,16 @@ def check_hub_ids(paths: Iterable[Path]) -> list[LorsmergeError]:
 
 def _on_hub(path: Path, kind: Kind = "any") -> HubFiles | None:
     """What a Hub id stands for; None for a path on this machine."""
-    if path.exists():
+    if os.path.lexists(path):  # a link that leads nowhere is no id either
         return None
     match = REFERENCE.fullmatch(str(path))
     if match is None:
+        home = (
+            "`~` is the shell's: write your home folder out. " if path.parts[:1] == ("~",) else ""
+        )
         raise UnreadableFile(
             f"{path}: no such file or folder.",
-            "Check the path. A model on the Hub is ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.",
+            f"{home}Check the path. A model on the Hub is ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.",
         )
     # which takes a while to load
     from lorsmerge_cli.checkpoint.hub import find_files

@@ -16,11 +16,10 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lorsmerge_cli.errors import UnreadableFile, UsageFault
-from lorsmerge_cli.inputs import FileIdentity
+from lorsmerge_cli.errors import UnreadableFile, UsageFault, named
+from lorsmerge_cli.inputs import FileIdentity, json_object, open_regular
 from lorsmerge_cli.outputs import sync_descriptor
 
 DTYPES = {
@@ -43,6 +42,10 @@ DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 HEADER_ALIGNMENT = 8  # bytes, so that the first tensor is aligned for every dtype
+MAX_HEADER = 100_000_000  # bytes: the format's own limit
+MAX_DIMENSIONS = 64  # numpy's limit
+MAX_ELEMENTS = 2**56  # of a shape, its zeros left out: their bytes are still counted in 64 bits
+SHOWN = 40  # characters of a value in an error
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,12 @@ class TensorSpec:
 class SafetensorsFile:
     """A safetensors file open for reading; its tensors stay on disk until `read`.
 
+    Attributes:
+        path: the file.
+        size: bytes of the file.
+        metadata: the strings of the header's `__metadata__`.
+        specs: name -> shape and dtype.
+
     Raises:
         UnreadableFile: the path is no file, or what it holds is not sound safetensors.
     """
@@ -77,52 +86,174 @@ class SafetensorsFile:
         refuse_other_formats(path)
         self.identity = FileIdentity.of(path)
         try:
-            self._handle = safe_open(path, framework="pt")
-            with path.open("rb") as file:
-                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        except (SafetensorError, OSError, ValueError) as error:
+            header, start, self.size = _read_header(path)
+            self.metadata = _metadata(header.pop("__metadata__", None))
+            self.specs, self._spans = _entries(path, header, start, self.size)
+            self._bytes = torch.UntypedStorage.from_file(str(path), False, self.size)
+        except (OSError, ValueError, RuntimeError) as error:
             raise _damaged(path, error) from error
-        self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
-        unknown = {entry["dtype"] for entry in header.values()} - DTYPES.keys()
-        if unknown:
-            raise UnreadableFile(
-                f"{path} holds tensors of dtype {', '.join(sorted(unknown))}, which cannot be merged.",
-                "Save it in float32, float16 or bfloat16 first.",
-            )
-        self.specs = {
-            name: TensorSpec(tuple(entry["shape"]), DTYPES[entry["dtype"]])
-            for name, entry in header.items()
-        }
 
     def read(self, name: str) -> Tensor:
         """The tensor as stored, backed by the mapped file: no memory of its own until written to."""
-        tensor: Tensor = self._handle.get_tensor(name)
-        return tensor
+        spec, (start, stop) = self.specs[name], self._spans[name]
+        tensor = torch.empty(0, dtype=spec.dtype)
+        if start < stop:
+            storage: torch.UntypedStorage = self._bytes[start:stop]
+            tensor.set_(storage)
+        return tensor.view(spec.shape)
+
+
+def _read_header(path: Path) -> tuple[dict[str, object], int, int]:
+    """The parsed header, where the tensors' bytes begin, and the file's size."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(size - 8, MAX_HEADER):
+            raise ValueError(f"its header is said to have {length:,} bytes")
+        text = file.read(length).decode("utf-8")
+    try:
+        header = json_object(text)
+    except ValueError as error:
+        raise ValueError(f"its header is no JSON object: {error}") from None
+    return header, 8 + length, size
+
+
+def _metadata(found: object) -> dict[str, str]:
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ValueError(f"its metadata is {shown(found)}")
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise ValueError(f"its metadata {key!r} is {shown(value)}, not a string")
+    encodable(*found, *found.values())
+    return found
+
+
+def _entries(
+    path: Path, header: Mapping[str, object], start: int, size: int
+) -> tuple[dict[str, TensorSpec], dict[str, tuple[int, int]]]:
+    """Every tensor's shape and dtype, and the bytes of the file that it has, each a tensor's own."""
+    encodable(*header)
+    specs: dict[str, TensorSpec] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    unknown: dict[str, str] = {}
+    for name, entry in header.items():
+        if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"{name!r} has no dtype, shape and data_offsets")
+        code, offsets = entry["dtype"], entry["data_offsets"]
+        if not isinstance(code, str):
+            raise ValueError(f"the dtype of {name!r} is {shown(code)}")
+        if not isinstance(offsets, list) or [type(value) for value in offsets] != [int, int]:
+            raise ValueError(f"the data_offsets of {name!r} are no two whole numbers")
+        shape = parse_shape(name, entry["shape"])
+        if code not in DTYPES:
+            unknown[name] = code
+            continue
+        specs[name] = spec = TensorSpec(shape, DTYPES[code])
+        begin, end = offsets
+        if not 0 <= begin <= end <= size - start or end - begin != spec.nbytes:
+            raise ValueError(
+                f"{name!r} of shape {list(shape)} in {code} has the bytes {begin:,} to {end:,} of "
+                f"{size - start:,}"
+            )
+        spans[name] = (start + begin, start + end)
+    if unknown:
+        raise no_weights(path, unknown)
+    position = start
+    for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
+        if begin != position:
+            raise ValueError(f"the bytes before those of {name!r} overlap or belong to no tensor")
+        position = end
+    if position != size:
+        raise ValueError(f"{size - position:,} bytes at its end belong to no tensor")
+    return specs, spans
+
+
+def parse_shape(name: str, value: object) -> tuple[int, ...]:
+    """A shape as JSON gives it.
+
+    Raises:
+        ValueError: no list of whole numbers, or sizes that no memory has addresses for.
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"the shape of {name!r} is {shown(value)}")
+    for size in value:
+        if type(size) is not int or size < 0:
+            raise ValueError(f"the shape of {name!r} has the size {shown(size)}")
+    if len(value) > MAX_DIMENSIONS or math.prod(filter(None, value)) > MAX_ELEMENTS:
+        raise ValueError(f"the shape of {name!r} has too many elements or dimensions")
+    return tuple(value)
+
+
+def shown(value: object) -> str:
+    """A value of a header as an error shows it: short, and of a list or a table only what it is."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a table"
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def encodable(*texts: str) -> None:
+    """Raise ValueError where a text has half a surrogate pair, which no file can hold as UTF-8."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a name or text in it is no Unicode") from None
+
+
+def no_weights(path: Path, dtypes: Mapping[str, str]) -> UnreadableFile:
+    """The error for tensors of dtypes that nothing can be added to.
+
+    Args:
+        path: the file.
+        dtypes: tensor name -> what the file calls its dtype.
+    """
+    codes = sorted({code.removeprefix("torch.") for code in dtypes.values()})
+    if any(code.lower().startswith(("f8", "f4", "f6", "float8", "float4")) for code in codes):
+        return quantised(path, f"{named(sorted(dtypes))} in {named(codes)}")
+    return UnreadableFile(
+        f"{path} holds tensors of dtype {named(codes)}, which cannot be merged: "
+        f"{named(sorted(dtypes))}.",
+        "Save them in float32, float16 or bfloat16 first.",
+    )
+
+
+def quantised(path: Path, sign: str) -> UnreadableFile:
+    """The error for a quantised model, with the sign that it is one."""
+    return UnreadableFile(
+        f"{path} is quantised ({sign}): its weights are codes, which have no difference and no sum.",
+        "Take the model it was made from or, with transformers, `model.dequantize()`, and save it "
+        "in float32 or bfloat16 first.",
+    )
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file begins as PyTorch's .bin and .pt do."""
-    with path.open("rb") as file:
-        start = file.read(9)
+    """Whether a file begins as PyTorch's .bin and .pt do.
+
+    Raises:
+        UnreadableFile: as `check_readable`.
+    """
+    start = check_readable(path)
     # a header of 640 bytes begins as a pickle does, and goes on with a brace
     return start.startswith(PICKLES) and start[8:9] != b"{"
 
 
-def check_readable(path: Path) -> None:
-    """Tell what stands in place of a file.
+def check_readable(path: Path) -> bytes:
+    """Read the first 64 bytes of a file, or tell what stands in its place.
 
     Raises:
-        UnreadableFile: no such file, a folder, unreadable, empty, or a Git LFS pointer.
+        UnreadableFile: no such file, a folder, a FIFO, unreadable, empty, or a Git LFS pointer.
     """
-    if path.is_dir():
+    try:
+        with open_regular(path) as file:
+            start = file.read(64)
+    except IsADirectoryError:
         raise UnreadableFile(
             f"{path} is a folder where one file is needed.",
             "Give a .safetensors or .delta file; `lorsmerge delta` makes one of a model folder.",
-        )
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except FileNotFoundError:
+        ) from None
+    except (FileNotFoundError, NotADirectoryError):
         raise UnreadableFile(f"{path}: no such file or folder.", "Check the path.") from None
     except OSError as error:
         raise UnreadableFile(f"{path} cannot be read: {error.strerror}.") from error
@@ -133,6 +264,7 @@ def check_readable(path: Path) -> None:
             f"{path} is a Git LFS pointer, not the weights.",
             "Run `git lfs pull` in its repository.",
         )
+    return start
 
 
 def refuse_other_formats(path: Path) -> None:
@@ -141,7 +273,6 @@ def refuse_other_formats(path: Path) -> None:
     Raises:
         UnreadableFile: as `check_readable`, or a pickle.
     """
-    check_readable(path)
     if is_pickle(path):
         raise UnreadableFile(
             f"{path} is a pickle (PyTorch's .bin or .pt), and a safetensors file is needed.",
@@ -150,10 +281,9 @@ def refuse_other_formats(path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> UnreadableFile:
-    reason = str(error).removeprefix("Error while deserializing header: ").strip()
     size = path.stat().st_size if path.exists() else 0
     return UnreadableFile(
-        f"{path} is not a sound safetensors file ({reason}; the file has {size:,} bytes).",
+        f"{path} is not a sound safetensors file ({error}; the file has {size:,} bytes).",
         "It is damaged, cut short or of another format: copy, download or save it again.",
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -14,14 +16,28 @@ from lorsmerge_cli.checkpoint.delta_file import DeltaFile, total_norm
 from lorsmerge_cli.checkpoint.encodings import ENCODINGS, TensorLayout
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint, fingerprint
 from lorsmerge_cli.checkpoint.model_files import is_adapter
-from lorsmerge_cli.checkpoint.reader import Checkpoint, is_delta
+from lorsmerge_cli.checkpoint.reader import (
+    DELTA_MARK,
+    TIED,
+    Checkpoint,
+    WeightFile,
+    blocks_of,
+    open_weights,
+)
 from lorsmerge_cli.checkpoint.references import local_path, pinned
-from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec
+from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, SafetensorsFile, TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
 from lorsmerge_cli.inputs import FileIdentity
 
 HALF = ("F16", "BF16")
+
+# Integers and flags that a model counts and numbers with: no weights, and the base's in every merge.
+BUFFERS = ("num_batches_tracked", "position_ids", "token_type_ids", "relative_position_index")
+ZERO3 = (
+    "DeepSpeed's ZeRO-3 saves so what the processes hold in parts. Put them together with the script "
+    "that it leaves in its checkpoints: `python zero_to_fp32.py CHECKPOINT_FOLDER OUT_FOLDER`."
+)
 
 
 class TaskVector(Protocol):
@@ -62,7 +78,7 @@ class TaskVector(Protocol):
         """Entries [start, stop) of one delta in row-major order, float32 or float64."""
 
     def is_pruned(self, name: str) -> bool:
-        """Whether the tensor is stored as low-rank and sparse parts."""
+        """Whether the tensor is stored as low-rank and sparse parts that are not both empty."""
 
     def identity(self) -> str:
         """Fingerprint digest of what is stored."""
@@ -92,13 +108,17 @@ class StoredTaskVector:
         return self.file.read(name)
 
     def read_block(self, name: str, start: int, stop: int) -> Tensor:
+        layout = self.file.layouts[name]
+        if layout.is_zero:
+            return accumulable(torch.zeros(stop - start, dtype=layout.dtype))
         delta = self.file.read(name)
         if isinstance(delta, LowRankSparse):
             delta = delta.to_dense()
         return accumulable(delta.reshape(-1)[start:stop])
 
     def is_pruned(self, name: str) -> bool:
-        return self.file.layouts[name].encoding != "dense"
+        layout = self.file.layouts[name]
+        return layout.encoding != "dense" and not layout.is_zero
 
     def identity(self) -> str:
         return fingerprint(self.file.stored, self.file.read_stored).digest
@@ -153,38 +173,84 @@ class FinetunedTaskVector:
         return base_fingerprint(self.finetuned).digest
 
 
-def open_task_vector(path: Path, base: Checkpoint | None) -> TaskVector:
+def open_file(path: Path) -> DeltaFile | Checkpoint:
+    """Open a delta file or a checkpoint, whichever a path or a Hub id leads to.
+
+    Raises:
+        LorsmergeError: it is neither.
+    """
+    weights = _open_weights(path)
+    if isinstance(weights, SafetensorsFile) and DELTA_MARK in weights.metadata:
+        return DeltaFile(path, weights)
+    return Checkpoint(path, weights)
+
+
+def open_task_vector(path: Path, base: Checkpoint | None, strip_prefix: str = "") -> TaskVector:
     """Open a delta file or, with `base`, a fine-tune: a whole checkpoint or a LoRA adapter.
+
+    Its shapes are not compared with the base's yet: `check_vector` does that, before it is read.
+
+    Args:
+        path: a file, a folder or a Hub id.
+        base: what fine-tunes are compared with.
+        strip_prefix: as in `finetuned_vector`.
 
     Raises:
         UnreadableFile: neither can be read there, or a fine-tune stands there without a base.
         Mismatch: an adapter that is not the base's, or of another kind than LoRA.
     """
-    if is_delta(path):
-        return StoredTaskVector(DeltaFile(path))
+    weights = _open_weights(path)
+    if isinstance(weights, SafetensorsFile) and DELTA_MARK in weights.metadata:
+        return StoredTaskVector(DeltaFile(path, weights, has_base=base is not None))
     if base is None:
         raise UnreadableFile(
             f"{path} is no delta, and without its base it has none.",
             "Take its delta first with `lorsmerge delta BASE FINETUNED -o x.delta`.",
         )
-    return finetuned_vector(path, base)
+    return finetuned_vector(path, base, strip_prefix, weights)
 
 
-def finetuned_vector(path: Path, base: Checkpoint) -> FinetunedTaskVector | AdapterTaskVector:
+def finetuned_vector(
+    path: Path, base: Checkpoint, strip_prefix: str = "", opened: WeightFile | None = None
+) -> FinetunedTaskVector | AdapterTaskVector:
     """What a fine-tune changed, by itself or as a LoRA adapter.
+
+    Args:
+        path: a file, a folder or a Hub id.
+        base: what it is a fine-tune of.
+        strip_prefix: names that differ from the base's by this alone, before either, are the base's.
+        opened: the file, where it is open already.
 
     Raises:
         LorsmergeError: as `Checkpoint` and `AdapterTaskVector`.
     """
     if is_adapter(local_path(path)):
         return AdapterTaskVector(path, base)
-    return FinetunedTaskVector(base, Checkpoint(path))
+    like = base.specs.keys() | base.tied.keys() | TIED.keys()
+    return FinetunedTaskVector(base, Checkpoint(path, opened, strip_prefix, like))
+
+
+def _open_weights(path: Path) -> WeightFile | None:
+    """The file of weights that a path leads to; None for a folder."""
+    local = local_path(path)
+    return None if os.path.isdir(local) else open_weights(local)
+
+
+def check_vector(base: Checkpoint, vector: TaskVector) -> list[LorsmergeError]:
+    """Everything in which a delta or a fine-tune is not one of the base."""
+    if fault := _wrapped(base, vector):
+        return [fault]
+    faults = _empty(base, vector)
+    faults = faults or check_names(base, vector.specs, vector.path)
+    if isinstance(vector, FinetunedTaskVector):
+        faults += _check_others(base, vector.finetuned)
+    return faults
 
 
 def check_names(
     base: Checkpoint, specs: Mapping[str, TensorSpec], where: Path
 ) -> list[LorsmergeError]:
-    """Everything in which a delta or a fine-tune has other tensors than the base."""
+    """Everything in which a delta or a fine-tune has other float tensors than the base."""
     wanted = base.float_specs
     missing = sorted(wanted.keys() - specs.keys())
     extra = sorted(specs.keys() - wanted.keys())
@@ -207,6 +273,96 @@ def check_names(
                 )
             )
     return faults
+
+
+def _wrapped(base: Checkpoint, vector: TaskVector) -> LorsmergeError | None:
+    """The fault where a prefix before the names of one side is all that tells them apart."""
+    ours, theirs = set(base.float_specs), set(vector.specs)
+    if not ours or not theirs or ours == theirs:
+        return None
+    if prefix := _prefix_of(theirs, ours):
+        what = f"{vector.path} has the base's tensors with {prefix!r} before their names."
+    elif prefix := _prefix_of(ours, theirs):
+        what = f"{vector.path} has the tensors of {base.path} without the {prefix!r} before their names."
+    else:
+        return None
+    option = f"--strip-prefix {shlex.quote(prefix)}"
+    if isinstance(vector, FinetunedTaskVector):
+        line = ["lorsmerge", "delta", str(base.path), str(vector.path), "-o"]
+        line.append(f"{vector.path.stem or 'x'}.delta")
+        remedy = (
+            f"Give `{option}` as well, or take the delta by itself: `{shlex.join(line)} {option}`."
+        )
+    else:
+        remedy = "Give the base that it was made of, or a copy with the names of that one."
+    return Mismatch(what, remedy)
+
+
+def _prefix_of(longer: set[str], shorter: set[str]) -> str:
+    """What stands before all names of `shorter` in `longer`, empty if nothing does."""
+    one = max(shorter, key=len)
+    found = (name.removesuffix(one) for name in sorted(longer) if name.endswith(f".{one}"))
+    return next((prefix for prefix in found if all(prefix + n in longer for n in shorter)), "")
+
+
+def _empty(base: Checkpoint, vector: TaskVector) -> list[LorsmergeError]:
+    """Tensors that hold nothing on one side and something on the other."""
+    wanted, there = base.float_specs, vector.specs
+    both = [name for name in wanted if name in there]
+    return [
+        Mismatch(f"{where} has {len(names)} tensors with nothing in them: {named(names)}.", ZERO3)
+        for where, names in (
+            (vector.path, [n for n in both if wanted[n].numel and not there[n].numel]),
+            (base.path, [n for n in both if there[n].numel and not wanted[n].numel]),
+        )
+        if names
+    ]
+
+
+def _is_buffer(name: str, spec: TensorSpec) -> bool:
+    is_index = spec.dtype in (torch.int64, torch.int32, torch.bool) and len(spec.shape) <= 1
+    return is_index or name.rpartition(".")[2] in BUFFERS
+
+
+def _others_of(checkpoint: Checkpoint) -> dict[str, TensorSpec]:
+    """Tensors that are no floats and no buffers: quantised or complex weights, masks."""
+    return {
+        name: spec
+        for name, spec in checkpoint.specs.items()
+        if not spec.is_float and not _is_buffer(name, spec)
+    }
+
+
+def _check_others(base: Checkpoint, finetuned: Checkpoint) -> list[LorsmergeError]:
+    """Tensors that are no floats, have no delta, and have to be the base's for that reason."""
+    ours, theirs = _others_of(base), _others_of(finetuned)
+    faults: list[LorsmergeError] = []
+    for problem, names in (
+        (f"lacks tensors of the base {base.path}", ours.keys() - theirs.keys()),
+        (f"has tensors that the base {base.path} lacks", theirs.keys() - ours.keys()),
+        (
+            "has other numbers than the base in tensors that are no floats and have no delta",
+            {name for name in ours.keys() & theirs.keys() if _differ(name, base, finetuned)},
+        ),
+    ):
+        if names:
+            listed = [
+                f"{n} ({(ours | theirs)[n].dtype})".replace("torch.", "") for n in sorted(names)
+            ]
+            faults.append(
+                Mismatch(
+                    f"{finetuned.path} {problem}: {named(listed)}.",
+                    "Save both models in float32 or bfloat16, dequantised if they are quantised.",
+                )
+            )
+    return faults
+
+
+def _differ(name: str, base: Checkpoint, finetuned: Checkpoint) -> bool:
+    if base.specs[name] != finetuned.specs[name]:
+        return True
+    pairs = zip(blocks_of(base.read(name)), blocks_of(finetuned.read(name)), strict=True)
+    return not all(torch.equal(ours, theirs) for ours, theirs in pairs)
 
 
 def check_base(file: DeltaFile, base: Checkpoint, identity: Fingerprint) -> LorsmergeError | None:
@@ -268,6 +424,9 @@ def notes_on(vector: TaskVector, base: Checkpoint) -> list[str]:
             "half of its rounding step were lost when it was saved. Fine-tune in float32 and save in "
             "float32 if you can."
         )
+    if isinstance(vector, FinetunedTaskVector):
+        notes += vector.finetuned.notes
+        notes += _buffer_notes(base, vector.finetuned)
     given = pinned(base.path)
     trained_on = vector.config.trained_on if isinstance(vector, AdapterTaskVector) else ""
     if given and trained_on and trained_on != given.partition("@")[0]:  # their shapes may agree
@@ -275,3 +434,15 @@ def notes_on(vector: TaskVector, base: Checkpoint) -> list[str]:
             f"{vector.path} was trained on {trained_on}, says its config, and not on {base.path}."
         )
     return notes
+
+
+def _buffer_notes(base: Checkpoint, finetuned: Checkpoint) -> list[str]:
+    shared = (name for name in base.specs if name in finetuned.specs)
+    buffers = (n for n in shared if not base.specs[n].is_float and _is_buffer(n, base.specs[n]))
+    differing = [name for name in buffers if _differ(name, base, finetuned)]
+    if not differing:
+        return []
+    return [
+        f"{finetuned.path} has other numbers than the base in {named(differing)}, which count or "
+        "index and are no weights: the base's are kept."
+    ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from lorsmerge_cli.checkpoint.reader import Checkpoint
-from lorsmerge_cli.errors import LorsmergeError, Mismatch
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile
+from lorsmerge_cli.inputs import read_json
 
 # key of config.json -> tensor and axis that have this size
 SIZES = {
@@ -33,8 +33,8 @@ def config_faults(checkpoint: Checkpoint, folder: Path) -> list[LorsmergeError]:
         folder: with `config.json`.
     """
     try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
+        config = read_json(folder / "config.json")
+    except (OSError, ValueError, UnreadableFile):
         return []  # which others report
     if not isinstance(config, dict) or config.get("model_type") != "whisper":
         return []
@@ -56,7 +56,11 @@ def config_faults(checkpoint: Checkpoint, folder: Path) -> list[LorsmergeError]:
 
 def _facts(checkpoint: Checkpoint) -> Mapping[str, int]:
     specs = checkpoint.specs
-    facts = {key: specs[name].shape[axis] for key, (name, axis) in SIZES.items() if name in specs}
+    facts = {
+        key: specs[name].shape[axis]
+        for key, (name, axis) in SIZES.items()
+        if name in specs and len(specs[name].shape) > axis
+    }
     layers = {match.groups() for name in specs if (match := LAYER.match(name))}
     for part in ("encoder", "decoder"):
         facts[f"{part}_layers"] = sum(room == part for room, _ in layers)

@@ -26,6 +26,7 @@ def delta(
     language: Annotated[
         str, typer.Option("--language", metavar="CODE", help="Its language, such as ca.")
     ] = "",
+    strip_prefix: options.StripPrefix = "",
     force: options.Force = False,
     threads: options.Threads = None,
 ) -> None:
@@ -48,6 +49,7 @@ def delta(
             force=force,
             threads=threads,
             progress=progress,
+            strip_prefix=strip_prefix,
         )
     for text in report.warnings:
         console.warning(text)

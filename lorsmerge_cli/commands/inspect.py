@@ -53,6 +53,9 @@ def inspect_files(
             threads=threads,
             progress=progress,
         )
+    for item in report.files:
+        for text in getattr(item, "notes", ()):
+            console.warning(text)
     if plot is not None:
         console.note(f"wrote {plot}")
     console.result(_document(report), lambda: _show(report))

@@ -138,6 +138,7 @@ def merge(
     dtype: options.Dtype = None,
     max_shard_size: ShardSize = "5GB",
     allow_other_base: AllowOtherBase = False,
+    strip_prefix: options.StripPrefix = "",
     push: Push = None,
     dry_run: DryRun = False,
     force: options.Force = False,
@@ -177,6 +178,7 @@ def merge(
     _run(
         wanted, output, push, dry_run, companions=companions, save_recipe=save_recipe, device=device,
         threads=threads, max_shard_size=shard_size, force=force, allow_other_base=allow_other_base,
+        strip_prefix=strip_prefix,
     )  # fmt: skip
 
 

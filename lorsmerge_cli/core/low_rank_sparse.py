@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,7 @@ class LowRankSparse:
         if self.left is None or self.right is None:
             if self.sparse is None:
                 raise ValueError("neither a low-rank nor a sparse part")
-            return accumulable(self.sparse)
+            return _converted(self.sparse, accumulable)
         left, right = accumulable(self.left), accumulable(self.right)
         if self.sparse is None:
             return left @ right
@@ -37,13 +38,30 @@ class LowRankSparse:
 
     def to(self, target: torch.device | torch.dtype) -> LowRankSparse:
         """Every part moved to a device, or the numbers of every part rounded to a dtype."""
-        mask = self.mask.to(target) if self.mask is not None and isinstance(
-            target, torch.device) else self.mask  # fmt: skip
+        mask = self.mask
+        if mask is not None and isinstance(target, torch.device):
+            mask = _converted(mask, lambda part: part.to(target))
         left, right, sparse = (
-            part if part is None else part.to(target)
+            part if part is None else _converted(part, lambda part: part.to(target))
             for part in (self.left, self.right, self.sparse)
         )
         return LowRankSparse(left, right, sparse, mask)
+
+
+def zeros(shape: Sequence[int], dtype: torch.dtype) -> LowRankSparse:
+    """A delta that is zero throughout: one zero, seen in every element, which takes no memory.
+
+    What is made of it by `to` and `to_dense` takes none either, and must not be written to.
+    """
+    zero, none = torch.zeros((), dtype=dtype), torch.zeros((), dtype=torch.bool)
+    return LowRankSparse(sparse=zero.expand(*shape), mask=none.expand(*shape))
+
+
+def _converted(part: Tensor, convert: Callable[[Tensor], Tensor]) -> Tensor:
+    """`convert(part)`; of one element that is seen in all, that element alone is converted."""
+    if part.numel() and not any(part.stride()):
+        return convert(part.as_strided((), ())).expand(part.shape)
+    return convert(part)
 
 
 Delta = Tensor | LowRankSparse

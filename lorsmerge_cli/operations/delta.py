@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorsmerge_cli.checkpoint.adapter import AdapterTaskVector
 from lorsmerge_cli.checkpoint.content import ContentHash
-from lorsmerge_cli.checkpoint.delta_file import DeltaWriter, Provenance, total_norm
+from lorsmerge_cli.checkpoint.delta_file import (
+    DeltaWriter,
+    Provenance,
+    check_training,
+    total_norm,
+)
 from lorsmerge_cli.checkpoint.encodings import stored_size
 from lorsmerge_cli.checkpoint.model_files import is_adapter
 from lorsmerge_cli.checkpoint.model_writer import RUN
@@ -25,14 +30,22 @@ from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.checkpoint.task_vector import (
     FinetunedTaskVector,
     base_fingerprint,
-    check_names,
+    check_vector,
     finetuned_vector,
     notes_on,
 )
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.statistics import energy
-from lorsmerge_cli.errors import LorsmergeError, UsageFault, non_finite, raise_all, zero_delta
+from lorsmerge_cli.errors import (
+    LorsmergeError,
+    UnreadableFile,
+    UsageFault,
+    non_finite,
+    raise_all,
+    zero_delta,
+)
+from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.operations.provenance import training_of
 from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
 from lorsmerge_cli.speech.languages import parse_language, parse_task
@@ -72,6 +85,7 @@ def delta(
     force: bool,
     threads: int | None,
     progress: Callable[[int, int], None],
+    strip_prefix: str = "",
 ) -> DeltaReport:
     """Write the delta of a fine-tune.
 
@@ -84,6 +98,7 @@ def delta(
         force: replace an output that exists.
         threads: blocks in flight; None for one per core.
         progress: told the bytes done and the bytes in all.
+        strip_prefix: what may stand before the names of one of the two, such as `module.`.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
@@ -94,13 +109,14 @@ def delta(
         language = parse_language(language) if language else ""
     except UsageFault as fault:
         faults.append(fault)
-    base, vector = _open_both(base_path, finetuned_path, faults)
+    base, vector = _open_both(base_path, finetuned_path, strip_prefix, faults)
     faults += _swapped(base, vector)
-    faults += check_names(base, vector.specs, finetuned_path)
+    faults += check_vector(base, vector)
     layouts = vector.layouts
     nbytes = sum(stored_size(name, layout) for name, layout in layouts.items())
     faults += check_output(output, inputs=[*base.sources, *vector.files], size=nbytes, force=force)
     raise_all(faults)
+    warnings = [*leftovers(output), *base.notes, *notes_on(vector, base)]
     provenance = Provenance(
         base_name=pinned(base_path) or base_path.name or str(base_path),
         base=base_fingerprint(base),
@@ -108,11 +124,8 @@ def delta(
         task=task,
         language=language,
         history=(with_commits(command, [base_path, finetuned_path]),),
-        training=training_of(vector.finetuned.folder)
-        if isinstance(vector, FinetunedTaskVector)
-        else {},
+        training=_training(vector, warnings),
     )
-    warnings = leftovers(output)
     total = sum(TensorSpec(item.shape, item.dtype).nbytes for item in layouts.values())
     with (
         atomic_file(output, force=force) as partial,
@@ -122,12 +135,11 @@ def delta(
             vector, writer, threads or default_threads(), lambda done: progress(done, total)
         )
         check_unchanged(base.identities | vector.identities)
-    warnings += notes_on(vector, base)
     return DeltaReport(output, len(layouts), total_norm(norms), base_norm, nbytes, tuple(warnings))
 
 
 def _open_both(
-    base_path: Path, finetuned_path: Path, faults: list[LorsmergeError]
+    base_path: Path, finetuned_path: Path, strip_prefix: str, faults: list[LorsmergeError]
 ) -> tuple[Checkpoint, Vector]:
     if missing := check_hub_ids([base_path, finetuned_path]):
         raise_all(faults + missing)
@@ -138,7 +150,7 @@ def _open_both(
         faults.append(error)
     try:
         if base is not None:
-            return base, finetuned_vector(finetuned_path, base)
+            return base, finetuned_vector(finetuned_path, base, strip_prefix)
         if not is_adapter(local_path(finetuned_path)):
             Checkpoint(finetuned_path)  # what is wrong with it, too
     except LorsmergeError as error:
@@ -153,13 +165,26 @@ def _swapped(base: Checkpoint, vector: Vector) -> list[LorsmergeError]:
         return []
     finetuned = vector.finetuned
     try:
-        parent = json.loads((base.folder / RUN).read_bytes())["base"]
-    except (OSError, ValueError, KeyError, TypeError):
+        parent = read_json(base.folder / RUN)["base"]
+    except (OSError, ValueError, KeyError, TypeError, UnreadableFile):
         return []
     if parent != base_fingerprint(finetuned).digest[:16]:
         return []
     what = f"{base.path} is a fine-tune of {finetuned.path}, says its {RUN}."
     return [UsageFault(what, "Give the base first and the fine-tune second.")]
+
+
+def _training(vector: Vector, warnings: list[str]) -> dict[str, Any]:
+    """What `finetune` says of the fine-tune, if a delta file can say it too."""
+    if isinstance(vector, AdapterTaskVector):
+        return {}
+    training = training_of(vector.finetuned.folder)
+    try:
+        check_training(training)
+    except ValueError as error:
+        warnings.append(f"{vector.path}: what its {RUN} says is not recorded, as {error}.")
+        return {}
+    return training
 
 
 def _write(

@@ -8,11 +8,12 @@ from itertools import combinations
 from pathlib import Path
 
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile
+from lorsmerge_cli.checkpoint.encodings import stored_size
 from lorsmerge_cli.checkpoint.names import is_linear_weight, kind, room, without_layer
-from lorsmerge_cli.checkpoint.reader import Checkpoint, is_delta
+from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, dtype_name
-from lorsmerge_cli.checkpoint.task_vector import base_fingerprint
+from lorsmerge_cli.checkpoint.task_vector import base_fingerprint, open_file
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.statistics import (
@@ -98,7 +99,7 @@ def _open(paths: Sequence[Path]) -> list[Checkpoint | DeltaFile]:
     opened: list[Checkpoint | DeltaFile] = []
     for path in wanted:
         try:
-            opened.append(DeltaFile(path) if is_delta(path) else Checkpoint(path))
+            opened.append(open_file(path))
         except LorsmergeError as error:
             faults.append(error)
     raise_all(faults)
@@ -123,6 +124,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> CheckpointReport:
         parameters=sum(spec.numel for spec in checkpoint.specs.values()),
         nbytes=sum(spec.nbytes for spec in checkpoint.specs.values()),
         fingerprint=base_fingerprint(checkpoint),
+        notes=checkpoint.notes,
     )
 
 
@@ -153,12 +155,11 @@ def _describe_delta(
 
 
 def _figures(file: DeltaFile, name: str, spectra: bool, histograms: bool) -> KindFigures:
+    if file.layouts[name].is_zero:  # nothing to measure, whatever its size
+        return KindFigures(1, file.specs[name].numel, 0, 0.0, 0)
     delta = file.read(name)
     tensor = dense(delta)
-    nbytes = sum(
-        spec.nbytes for part, spec in file.stored.items() if part == name
-        or (isinstance(delta, LowRankSparse) and part.startswith(f"{name}."))
-    )  # fmt: skip
+    nbytes = stored_size(name, file.layouts[name])
     # a low-rank part has no zeros: what a pruned tensor's density tells is its sparse part's
     kept = file.layouts[name].kept if isinstance(delta, LowRankSparse) else nonzeros(tensor)
     figures = KindFigures(1, tensor.numel(), kept, file.norms[name] ** 2, nbytes)

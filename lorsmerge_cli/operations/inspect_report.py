@@ -45,6 +45,7 @@ class CheckpointReport:
     parameters: int
     nbytes: int
     fingerprint: Fingerprint
+    notes: tuple[str, ...] = ()
 
 
 @dataclass

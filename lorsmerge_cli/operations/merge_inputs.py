@@ -6,16 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
+from lorsmerge_cli.checkpoint.model_files import is_adapter
 from lorsmerge_cli.checkpoint.names import select_pruned, share_warning
 from lorsmerge_cli.checkpoint.reader import Checkpoint
-from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, pinned
+from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_path, pinned
 from lorsmerge_cli.checkpoint.task_vector import (
     StoredTaskVector,
     TaskVector,
     base_fingerprint,
     check_base,
-    check_names,
+    check_vector,
     notes_on,
+    open_file,
     open_task_vector,
 )
 from lorsmerge_cli.core.methods import METHODS
@@ -79,10 +81,10 @@ def open_inputs(recipe: Recipe, *, allow_other_base: bool = False) -> MergeInput
 
 
 def check_inputs(
-    recipe: Recipe, allow_other_base: bool, faults: list[LorsmergeError]
+    recipe: Recipe, allow_other_base: bool, faults: list[LorsmergeError], strip_prefix: str = ""
 ) -> MergeInputs:
     """The same, with what stands in the way added to `faults` where the files could be opened."""
-    base, vectors = _open(recipe)
+    base, vectors = _open(recipe, strip_prefix)
     identity = base_fingerprint(base)
     warnings = _check_vectors(base, vectors, identity, allow_other_base, faults)
     pruned = _select(recipe, base, faults)
@@ -92,7 +94,7 @@ def check_inputs(
     return MergeInputs(base, identity, tuple(vectors), identities, pruned, tuple(warnings))
 
 
-def _open(recipe: Recipe) -> tuple[Checkpoint, list[TaskVector]]:
+def _open(recipe: Recipe, strip_prefix: str) -> tuple[Checkpoint, list[TaskVector]]:
     """Open every file of the recipe, and report all that cannot be opened at once."""
     base_path, *paths = [Path(recipe.base), *(Path(entry.path) for entry in recipe.deltas)]
     faults = check_hub_ids([base_path, *paths])
@@ -107,7 +109,10 @@ def _open(recipe: Recipe) -> tuple[Checkpoint, list[TaskVector]]:
         faults.append(error)
     for path in paths:
         try:
-            vectors.append(open_task_vector(path, base))
+            if base is not None:
+                vectors.append(open_task_vector(path, base, strip_prefix))
+            elif not is_adapter(local_path(path)):
+                open_file(path)  # what is wrong with it, too
         except LorsmergeError as error:
             faults.append(error)
     raise_all(faults)
@@ -123,9 +128,9 @@ def _check_vectors(
     allow_other_base: bool,
     faults: list[LorsmergeError],
 ) -> list[str]:
-    warnings = []
+    warnings = [*base.notes]
     for vector in vectors:
-        faults += check_names(base, vector.specs, vector.path)
+        faults += check_vector(base, vector)
         if isinstance(vector, StoredTaskVector):
             fault = check_base(vector.file, base, identity)
             if fault is not None and not allow_other_base:

@@ -139,6 +139,7 @@ def plan_merge(
     max_shard_size: int = 5 * 10**9,
     force: bool = False,
     allow_other_base: bool = False,
+    strip_prefix: str = "",
 ) -> MergePlan:
     """Check everything that headers, configs and the file system tell, and plan the merge.
 
@@ -153,6 +154,8 @@ def plan_merge(
         max_shard_size: bytes in one file of a folder.
         force: replace an output that exists.
         allow_other_base: take deltas of another base.
+        strip_prefix: what may stand before the names of the base or of a fine-tune, and not of the
+            other, such as `module.`.
 
     Raises:
         LorsmergeError: everything that stands in the way, at once.
@@ -160,24 +163,13 @@ def plan_merge(
     recipe = recipe.resolved()
     target_device = resolve_device(device)
     faults: list[LorsmergeError] = []
-    found = check_inputs(recipe, allow_other_base, faults)
+    found = check_inputs(recipe, allow_other_base, faults, strip_prefix)
     base = found.base
     specs = output_specs(base, recipe.dtype)
     if output is None:
         output = Path("merged" if base.folder or companions else "merged.safetensors")
     as_folder = output.suffix.lower() != ".safetensors"
-    folder = None
-    if wrong := _check_suffix(output):
-        faults += wrong
-    elif as_folder:
-        folder = _companions(output, base, companions, faults)
-    elif companions is not None:
-        faults.append(
-            UsageFault(
-                f"--config {companions} has no use where one file is written.",
-                "Leave it out, or write -o NAME/ for a model folder.",
-            )
-        )
+    folder = _config_dir(output, as_folder, base, companions, faults)
     inputs = found.files + [path for path in (recipe.source, folder) if path is not None]
     size = sum(spec.nbytes for spec in specs.values())
     size += companions_size(folder) if folder else 0
@@ -210,6 +202,28 @@ def plan_merge(
         force=force,
         save_recipe=save_recipe,
     )
+
+
+def _config_dir(
+    output: Path,
+    as_folder: bool,
+    base: Checkpoint,
+    given: Path | None,
+    faults: list[LorsmergeError],
+) -> Path | None:
+    """Return the folder with config and tokenizer; None where one file is written."""
+    if wrong := _check_suffix(output):
+        faults += wrong
+    elif as_folder:
+        return _companions(output, base, given, faults)
+    elif given is not None:
+        faults.append(
+            UsageFault(
+                f"--config {given} has no use where one file is written.",
+                "Leave it out, or write -o NAME/ for a model folder.",
+            )
+        )
+    return None
 
 
 def output_specs(base: Checkpoint, dtype: str | None) -> dict[str, TensorSpec]:

@@ -174,10 +174,14 @@ class _Run:
         self.file = file
         self.pruner = METHODS[method].pruner or ""
         self.device = device
-        self.budgets = {name: budget(file.layouts[name].shape, svp, mp) for name in chosen}
+        self.budgets = {
+            name: budget(file.layouts[name].shape, svp, mp)
+            for name in chosen
+            if not file.layouts[name].is_zero  # of nothing, nothing is left
+        }
         self.layouts = {
             name: _pruned_layout(layout, self.budgets[name], stored or layout.dtype)
-            if name in chosen
+            if name in self.budgets
             else replace(layout, dtype=stored or layout.dtype)
             for name, layout in file.layouts.items()
         }
@@ -204,6 +208,9 @@ class _Run:
         return {name: kept[name] for name in self.file.specs}  # an order free of the threads
 
     def _write_tensor(self, writer: DeltaWriter, name: str) -> Kept:
+        if self.layouts[name].is_zero:  # the header says all there is of it
+            before = self.file.norms[name] ** 2
+            return Kept(1, self.file.specs[name].numel, before, 0.0, 0)
         delta: Delta = self.file.read(name)
         if name in self.budgets:
             matrix = dense(delta.to(self.device))

@@ -19,7 +19,7 @@ from lorsmerge_cli.checkpoint.task_vector import (
     TaskVector,
     base_fingerprint,
     check_base,
-    check_names,
+    check_vector,
     open_task_vector,
 )
 from lorsmerge_cli.checkpoint.whisper_config import config_faults
@@ -160,7 +160,7 @@ def find_model(
     applied = []
     for delta in deltas:
         vector = open_task_vector(delta, checkpoint)
-        faults += check_names(checkpoint, vector.specs, delta)
+        faults += check_vector(checkpoint, vector)
         if isinstance(vector, StoredTaskVector):
             other = check_base(vector.file, checkpoint, base_fingerprint(checkpoint))
             faults += [other] if other else []

@@ -96,7 +96,7 @@ def test_tensors_in_any_order_and_blocks_make_the_same_file(
 
 
 def test_any_norm_fits_the_space_kept_for_it(tmp_path: Path, provenance: Provenance) -> None:
-    longest = [1.2345678901234567e-300, 0.00012345678901234567, 1.7976931348623157e308, math.pi]
+    longest = [1.2345678901234567e-300, 0.00012345678901234567, 1.2345678901234567e38, math.pi]
     layouts = {f"t{i}": TensorLayout("dense", (1,), torch.float32) for i in range(2000)}
     norms = {name: longest[i % 4] for i, name in enumerate(layouts)}
     with DeltaWriter(tmp_path / "x", layouts, provenance) as writer:
@@ -200,6 +200,74 @@ DAMAGED: dict[str, tuple[Edit, str]] = {
     "a part too many": (extra_part, "lors.weight.sparse.places"),
     "a part of another dtype": (other_dtype, "'bias'"),
     "a tensor that is not listed": (unlisted, "'bias'"),
+    "tensors nested deeply": (setting(TENSORS, "[" * 10**5), "nested too deeply"),
+    "pruning nested deeply": (setting("lorsmerge.pruning", '{"a":' * 10**5), "pruning: it is nested"),
+    "history nested deeply": (setting("lorsmerge.history", "[" * 10**5), "nested too deeply"),
+    "a size that is a float": (entry("bias", shape=[24.7]), "shape of 'bias' has the size 24.7"),
+    "a size that is true": (entry("scalar", shape=[True]), "'scalar'"),
+    "a size that is a word": (entry("bias", shape=["24"]), "shape of 'bias'"),
+    "a size past any memory": (entry("nothing.weight", shape=[10**30, 10**30]), "shape of 'nothing.weight'"),
+    "a size of 5,000 digits": (setting(TENSORS, '{"bias":{"shape":[' + "9" * 5000 + "]}}"), "digits"),
+    "dtype is a list": (entry("bias", dtype=["F32"]), "dtype of 'bias' is a list"),
+    "dtype of integers": (entry("bias", dtype="I32"), "dtype of 'bias'"),
+    "rank is a float": (entry("lors.weight", rank=2.0), "rank of 'lors.weight'"),
+    "kept is true": (entry("lors.weight", kept=True), "kept of 'lors.weight'"),
+    "a rank past any memory": (entry("lors.weight", rank=10**30), "lors.weight"),
+    "a dense one with a rank": (entry("bias", rank=1), "'bias' is dense"),
+    "norm is NaN": (entry("bias", norm=float("nan")), "norm of 'bias' is nan"),
+    "norm is infinite": (entry("bias", norm=float("inf")), "norm of 'bias' is inf"),
+    "norm is negative": (entry("bias", norm=-1), "norm of 'bias' is -1"),
+    "norm is a number in quotes": (entry("bias", norm="1e3"), "norm of 'bias'"),
+    "norm is true": (entry("bias", norm=True), "norm of 'bias'"),
+    "norm is a list": (entry("bias", norm=[1.0]), "norm of 'bias' is a list"),
+    "norm past all floats": (entry("bias", norm=10**400), "norm of 'bias'"),
+    "norm whose square is infinite": (entry("lors.weight", norm=1e308), "norm of 'lors.weight'"),
+    "norm past the dtype": (entry("bias", norm=1e40), "norm of 'bias' is 1e+40"),
+    "norm of nothing": (entry("nothing.weight", norm=1.0), "norm of 'nothing.weight'"),
+    "norm of no elements": (entry("größe", norm=1.0), "norm of 'größe'"),
+    "norm 0 of what is not 0": (entry("bias", norm=0), "the norm of 'bias' is 0"),
+    "svp is a word": (setting("lorsmerge.pruning", '{"svp": "x"}'), "svp of its pruning is 'x'"),
+    "mp is a list": (setting("lorsmerge.pruning", '{"mp": [1]}'), "mp of its pruning is a list"),
+    "svp is NaN": (setting("lorsmerge.pruning", '{"svp": NaN}'), "pruning"),
+    "svp above 1": (setting("lorsmerge.pruning", '{"svp": 7}'), "svp of its pruning is 7"),
+    "method is markup": (setting("lorsmerge.pruning", '{"method": "<b>"}'), "method of its pruning"),
+    "energy is infinite": (setting("lorsmerge.pruning", '{"energy_kept": 1e999}'), "pruning"),
+    "history holds a number": (setting("lorsmerge.history", '["a", 1]'), "history"),
+    "history holds a table": (setting("lorsmerge.history", '[{"a": 2}]'), "history"),
+    "history holds half a pair": (setting("lorsmerge.history", '["\\ud800"]'), "no Unicode"),
+    "training holds half a pair": (setting("lorsmerge.training", '{"x": "\\ud800"}'), "training"),
+    "training is a list": (setting("lorsmerge.training", '[["a", 1]]'), "training"),
+    "training on a word": (setting("lorsmerge.training", '{"trained_on": "x"}'), "trained_on"),
+    "training on words": (setting("lorsmerge.training", '{"trained_on": ["x"]}'), "trained_on"),
+    "training on half a row": (setting("lorsmerge.training", '{"trained_on": [{"task": "st"}]}'), "trained_on"),
+    "training of no language": (
+        setting("lorsmerge.training", '{"trained_on": [{"task": "st", "language": 3}]}'), "language is 3"
+    ),
+    "hours in words": (
+        setting("lorsmerge.training", '{"trained_on": [{"task": "st", "language": "ca", "hours": "5"}]}'),
+        "hours",
+    ),
+    "rate in words": (setting("lorsmerge.training", '{"learning_rate": "fast"}'), "learning_rate"),
+    "seed in a list": (setting("lorsmerge.training", '{"seed": [1]}'), "seed"),
+    "another task": (setting("lorsmerge.task", "tts"), "task is 'tts'"),
+    "a task with code": (setting("lorsmerge.task", 'asr"); print("'), "the task is"),
+    "a language with code": (setting("lorsmerge.language", "ca'}); import os"), "the language is"),
+    "a language with a line break": (setting("lorsmerge.language", "ca\n"), "the language is"),
+    "a language in Markdown": (setting("lorsmerge.language", "ca|x"), "the language is"),
+    "a language in another script": (setting("lorsmerge.language", "каталан"), "the language is"),
+    "another dtype of the fine-tune": (setting("lorsmerge.finetuned_dtype", "F32 "), "finetuned_dtype"),
+    "a digest that is none": (
+        setting("lorsmerge.base.fingerprint", '{"digest":"x","dtype":"F32","sample":[]}'), "digest"
+    ),
+    "a sample of words": (
+        setting("lorsmerge.base.fingerprint", json.dumps({"digest": "0" * 64, "dtype": "F32", "sample": ["nan"]})),
+        "sample",
+    ),
+    "a sample past all floats": (
+        setting("lorsmerge.base.fingerprint", '{"digest":"%s","dtype":"F32","sample":[1e999]}' % ("0" * 64)),
+        "sample",
+    ),
+    "fingerprint is a list": (setting("lorsmerge.base.fingerprint", "[]"), "an object is needed"),
 }  # fmt: skip
 
 
@@ -221,6 +289,97 @@ def test_a_damaged_header(tmp_path: Path, write_delta: WriteDelta, edit: Edit, w
         DeltaFile(path)
     assert str(path) in str(caught.value)
     assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("language", ["", "ca", "yue", "zh-Hant", "pt-BR", "jw"])
+@pytest.mark.parametrize("task", ["", "asr", "st"])
+def test_languages_and_tasks(
+    tmp_path: Path, write_delta: WriteDelta, task: str, language: str
+) -> None:
+    def edit(metadata: dict[str, str], stored: dict[str, torch.Tensor]) -> None:
+        metadata |= {"lorsmerge.task": task, "lorsmerge.language": language}
+
+    source = write_delta(tmp_path / "x.delta", deltas())
+    found = DeltaFile(damage(source, tmp_path / "y.delta", edit)).provenance
+    assert (found.task, found.language) == (task, language)
+
+
+def claiming(path: Path, layouts: dict[str, TensorLayout], provenance: Provenance) -> Path:
+    """A delta file with nothing but zeros in it."""
+    with DeltaWriter(path, layouts, provenance) as writer:
+        writer.finish(dict.fromkeys(layouts, 0.0))
+    return path
+
+
+F32 = torch.float32
+OUT_OF_PROPORTION = {
+    "nothing of 200,000 x 200,000": TensorLayout("lors", (200_000, 200_000), F32),
+    "rank 1 of 300,000 x 300,000": TensorLayout("lors", (300_000, 300_000), F32, rank=1),
+    "rank 1 of 16,384 x 16,384": TensorLayout("lors", (16_384, 16_384), F32, rank=1),
+    "rank 1 in half precision": TensorLayout("lors", (20_000, 20_000), torch.float16, rank=1),
+    "one element of 10^10": TensorLayout("lors", (10**10,), F32, kept=1),
+}
+
+
+@pytest.mark.parametrize("layout", OUT_OF_PROPORTION.values(), ids=OUT_OF_PROPORTION)
+def test_tensors_out_of_proportion_to_the_file(
+    tmp_path: Path, provenance: Provenance, layout: TensorLayout
+) -> None:
+    path = claiming(tmp_path / "x.delta", {"x.weight": layout}, provenance)
+    with pytest.raises(UnreadableFile, match=r"'x\.weight' in it is said to be .* bytes"):
+        DeltaFile(path)
+    assert DeltaFile(path, has_base=True).specs["x.weight"].shape == layout.shape
+
+
+def lora(
+    d: int, k: int, rank: int, embedding: tuple[int, int], layers: int
+) -> dict[str, TensorLayout]:
+    """A delta of an adapter: factors of some matrices, and nothing of all others."""
+    adapted = {
+        f"layers.{i}.q_proj.weight": TensorLayout("lors", (d, k), F32, rank) for i in range(layers)
+    }
+    left_alone = {
+        f"layers.{i}.fc1.weight": TensorLayout("lors", (4 * d, k), F32) for i in range(layers)
+    }
+    return adapted | left_alone | {"embed_tokens.weight": TensorLayout("lors", embedding, F32)}
+
+
+REAL = {
+    "one layer of Whisper large": lora(1280, 1280, 4, (51_866, 1280), 1),
+    "one layer of Llama 8B": lora(4096, 4096, 1, (128_256, 4096), 1),
+    "MLPs of Llama 8B": lora(14_336, 4096, 1, (128_256, 4096), 2),
+    "a head of Llama 8B": {"lm_head.weight": TensorLayout("lors", (128_256, 4096), F32, 4)},
+    "Llama 70B": lora(8192, 28_672, 4, (128_256, 8192), 3),
+    "an embedding of Gemma left alone": lora(64, 64, 1, (262_144, 5376), 1),
+}
+
+
+@pytest.mark.parametrize("layouts", REAL.values(), ids=REAL)
+def test_real_adapters_are_in_proportion(
+    tmp_path: Path, provenance: Provenance, layouts: dict[str, TensorLayout]
+) -> None:
+    file = DeltaFile(claiming(tmp_path / "x.delta", layouts, provenance))
+    for name, layout in layouts.items():
+        if layout.is_zero:
+            delta = file.read(name)
+            assert isinstance(delta, LowRankSparse)
+            assert dense(delta).shape == layout.shape
+            for part in (delta.sparse, delta.mask, dense(delta), delta.to(torch.float16).sparse):
+                assert part.untyped_storage().nbytes() <= 8  # however large its shape
+
+
+def test_specs_are_made_once(tmp_path: Path, write_delta: WriteDelta) -> None:
+    file = DeltaFile(write_delta(tmp_path / "x.delta", deltas()))
+    assert file.specs is file.specs
+
+
+def test_names_that_utf8_has_not_do_not_spoil_a_file(
+    tmp_path: Path, provenance: Provenance
+) -> None:
+    odd = Provenance("b\udcff", provenance.base, "F32", history=("lorsmerge delta b\udcff",))
+    layouts = {"a": TensorLayout("dense", (2,), F32)}
+    file = DeltaFile(claiming(tmp_path / "x.delta", layouts, odd))
+    assert (file.provenance.base_name, file.provenance.history) == ("b?", ("lorsmerge delta b?",))
 
 
 def set_bits(count: int) -> Edit:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorsmerge_cli.checkpoint.encodings import ENCODINGS, TensorLayout
-from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse
+from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, zeros
 from lorsmerge_cli.core.pruning import PRUNERS, prune
 from lorsmerge_cli.core.pruning.budget import budget
 
@@ -81,6 +81,50 @@ def test_round_trip(encoding, shape, dtype, svp, mp, seed) -> None:
     }
     again = module.encode("x", decoded, layout)
     assert {name: bits(t) for name, t in again.items()} == {n: bits(t) for n, t in stored.items()}
+
+
+NOTHING = {
+    "factors of rank 0": LowRankSparse(torch.empty(3, 0), torch.empty(0, 4)),
+    "a mask of nothing": LowRankSparse(sparse=torch.zeros(3, 4), mask=torch.zeros(3, 4).bool()),
+    "both": LowRankSparse(
+        torch.empty(3, 0), torch.empty(0, 4), torch.zeros(3, 4), torch.zeros(3, 4).bool()
+    ),
+    "zeros": zeros((3, 4), torch.float32),
+    "no part at all": LowRankSparse(),
+}
+
+
+@pytest.mark.parametrize("delta", NOTHING.values(), ids=NOTHING)
+def test_nothing_in_whatever_form_is_stored_as_nothing(delta: LowRankSparse) -> None:
+    layout = TensorLayout("lors", (3, 4), torch.float32)
+    assert layout.is_zero
+    stored = ENCODINGS["lors"].encode("x", delta, layout)
+    assert {name: (tuple(t.shape), t.dtype) for name, t in stored.items()} == {
+        "x.sparse.values": ((0,), torch.float32), "x.sparse.places": ((0,), torch.int32)
+    }  # fmt: skip
+    assert (
+        ENCODINGS["lors"]
+        .decode("x", layout, stored.__getitem__)
+        .to_dense()
+        .equal(torch.zeros(3, 4))
+    )
+
+
+OTHER_PARTS = {
+    "another rank": (LowRankSparse(torch.ones(3, 2), torch.ones(2, 4)), 1, 0),
+    "factors where there are none": (LowRankSparse(torch.ones(3, 2), torch.ones(2, 4)), 0, 0),
+    "no factors": (LowRankSparse(), 1, 0),
+    "elements where there are none": (LowRankSparse(sparse=torch.ones(3, 4), mask=torch.ones(3, 4).bool()), 0, 0),
+    "fewer elements": (LowRankSparse(sparse=torch.ones(3, 4), mask=torch.ones(3, 4) > 2), 0, 5),
+    "no elements": (LowRankSparse(), 0, 5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("delta", "rank", "kept"), OTHER_PARTS.values(), ids=OTHER_PARTS)
+def test_other_parts_than_the_layouts(delta: LowRankSparse, rank: int, kept: int) -> None:
+    layout = TensorLayout("lors", (3, 4), torch.float32, rank, kept)
+    with pytest.raises(ValueError, match="other parts"):
+        ENCODINGS["lors"].encode("x", delta, layout)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 4, 5)], ids=str)

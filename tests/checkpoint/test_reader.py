@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lorsmerge_cli.checkpoint.model_files import is_adapter
 from lorsmerge_cli.checkpoint.reader import DELTA_MARK, Checkpoint
 from lorsmerge_cli.errors import Faults, LorsmergeError, Mismatch, UnreadableFile
 
@@ -100,6 +102,27 @@ def shard_cut_short(folder: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-1])
 
 
+def in_place_of(file: Path, make: Callable[[Path], object]) -> None:
+    file.unlink()
+    make(file)
+
+
+def fifo_for_a_shard(folder: Path) -> None:
+    in_place_of(folder / "model-00002-of-00003.safetensors", os.mkfifo)
+
+
+def folder_for_a_shard(folder: Path) -> None:
+    in_place_of(folder / "model-00002-of-00003.safetensors", Path.mkdir)
+
+
+def dangling_shard(folder: Path) -> None:
+    in_place_of(folder / "model-00002-of-00003.safetensors", lambda file: file.symlink_to("gone"))
+
+
+def fifo_for_the_index(folder: Path) -> None:
+    in_place_of(folder / "model.safetensors.index.json", os.mkfifo)
+
+
 def climbing(target: str) -> Callable[[Path], None]:
     def break_it(folder: Path) -> None:
         save_file({"layer.0.weight": torch.ones(2)}, folder.parent / "outside.safetensors")
@@ -123,9 +146,6 @@ BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a shard is missing": (one_shard_missing, ("model-00002-of-00003",)),
     "two shards are missing": (two_shards_missing, ("00002-of", "00003-of", "2 things")),
     "a shard is cut short": (shard_cut_short, ("model-00002-of-00003",)),
-    "a tensor is not there": (absent_tensor, ("ghost", "index.json")),
-    "a tensor is in another shard": (tensor_in_another_shard, ("layer.0.weight", "index.json")),
-    "a tensor is left out": (extra_tensor, ("layer.4.weight", "index.json")),
     "a tensor is held twice": (tensor_held_twice, ("layer.0.weight", "index.json")),
     "it climbs out": (climbing("../outside.safetensors"), ("outside of its folder",)),
     "it climbs out to the folder above": (climbing(".."), ("..",)),
@@ -141,6 +161,16 @@ BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a list": (index_text("[]"), ("index.json",)),
     "no JSON": (index_text("weights"), ("index.json",)),
     "an empty index": (index_text(""), ("index.json",)),
+    "an index nested deeply": (
+        index_text('{"weight_map":' * 10**5),
+        ("index.json", "nested too deeply"),
+    ),
+    "a map nested deeply": (index_text('{"weight_map": {"a": ' + "[" * 10**5), ("index.json",)),
+    "a file name that is a list": (index_text('{"weight_map": {"a": ["b"]}}'), ("index.json",)),
+    "a FIFO for a shard": (fifo_for_a_shard, ("model-00002-of-00003", "FIFO")),
+    "a folder for a shard": (folder_for_a_shard, ("model-00002-of-00003", "folder")),
+    "a link that leads nowhere": (dangling_shard, ("model-00002-of-00003", "no such file")),
+    "a FIFO for an index": (fifo_for_the_index, ("index.json", "FIFO")),
 }
 
 
@@ -156,6 +186,134 @@ def test_a_broken_sharded_folder(
     assert isinstance(caught.value, UnreadableFile | Faults)
     for word in words:
         assert word in str(caught.value)
+
+
+INEXACT: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "an entry too many": (absent_tensor, ("'ghost'", "do not hold")),
+    "an entry too few": (extra_tensor, ("'layer.4.weight'", "leaves out")),
+    "an entry of another shard": (tensor_in_another_shard, ("'layer.0.weight'", "wrong file")),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), INEXACT.values(), ids=INEXACT)
+def test_an_inexact_index_is_told_and_the_shards_are_read(
+    tmp_path: Path, change: Callable[[Path], None], words: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "sharded"
+    wanted = write_sharded(folder)
+    assert Checkpoint(folder).notes == ()
+    change(folder)
+    checkpoint = Checkpoint(folder)
+    assert same(checkpoint, wanted)
+    assert len(checkpoint.notes) == 1
+    assert all(word in checkpoint.notes[0] for word in (*words, "index.json"))
+
+
+def one_file(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, folder / "model.safetensors")
+
+
+def shards(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, folder / "model-00001-of-00001.safetensors")
+    write_index(folder, dict.fromkeys(tensors, "model-00001-of-00001.safetensors"))
+
+
+def one_pickle(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    torch.save(tensors, folder / "pytorch_model.bin")
+
+
+def pickled_shards(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    torch.save(tensors, folder / "pytorch_model-00001-of-00001.bin")
+    index = {"weight_map": dict.fromkeys(tensors, "pytorch_model-00001-of-00001.bin")}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+SETS = (one_file, shards, one_pickle, pickled_shards)  # as transformers looks for them
+NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+         "pytorch_model.bin.index.json")  # fmt: skip
+
+
+@pytest.mark.parametrize("there", range(1, 16))
+def test_a_folder_of_several_sets_is_read_in_transformers_order(tmp_path: Path, there: int) -> None:
+    numbers = [number for number in range(4) if there >> number & 1]
+    for number in reversed(numbers):
+        SETS[number](tmp_path, {"a.weight": torch.full((2, 2), float(number))})
+    checkpoint = Checkpoint(tmp_path)
+    assert checkpoint.read("a.weight")[0, 0] == numbers[0]
+    assert len(checkpoint.notes) == (len(numbers) > 1)
+    if checkpoint.notes:
+        assert all(repr(NAMES[number]) in checkpoint.notes[0] for number in numbers[1:3])
+        assert NAMES[numbers[0]] in checkpoint.notes[0]
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert not is_adapter(tmp_path)
+
+
+def test_the_index_that_a_later_save_left_is_not_read(tmp_path: Path) -> None:
+    write_sharded(tmp_path)
+    for shard in tmp_path.glob("model-*"):
+        shard.unlink()
+    save_file(tensors(2), tmp_path / "model.safetensors")
+    checkpoint = Checkpoint(tmp_path)
+    assert same(checkpoint, tensors(2))
+    assert "'model.safetensors.index.json' is not" in checkpoint.notes[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_file_in_the_place_of_weights(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UnreadableFile, match=rf"{name} is a FIFO"):
+        Checkpoint(tmp_path)
+
+
+def test_a_loop_of_links_and_a_folder_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(UnreadableFile, match=r"b cannot be read: .*links"):
+        Checkpoint(tmp_path / "b")
+    with pytest.raises(UnreadableFile, match="`~` is the shell's"):
+        Checkpoint(Path("~/model"))
+
+    def refuse(path: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(UnreadableFile, match="cannot be read: Permission denied"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["SCB", "weight.absmax", "weight.quant_map", "qweight", "qzeros",
+                                    "weight_scale_inv", "weight_packed"])  # fmt: skip
+def test_a_quantised_model_is_told_by_its_names(tmp_path: Path, ending: str) -> None:
+    save_file({"fc1.weight": torch.ones(2), f"fc1.{ending}": torch.ones(2)}, tmp_path / "x")
+    with pytest.raises(UnreadableFile, match=rf"quantised \('fc1\.{ending}'\).*dequantize"):
+        Checkpoint(tmp_path / "x")
+
+
+def test_a_quantised_model_is_told_by_its_config(tmp_path: Path) -> None:
+    one_file(tmp_path, tensors())
+    for text in (
+        '{"quantization_config": {"quant_method": "fp8"}}',
+        '{"quantization_config": "x"}',
+    ):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UnreadableFile, match="quantization_config"):
+            Checkpoint(tmp_path)
+    for text in ("{}", '{"quantization_config": null}', "[]", "no json", "[" * 10**5):
+        (tmp_path / "config.json").write_text(text)
+        assert same(Checkpoint(tmp_path), tensors())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_float8_in_a_pickle_and_in_safetensors_is_quantised(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    torch.save({"a.weight": torch.ones(4).to(dtype)}, tmp_path / "x.pt")
+    save_file({"a.weight": torch.ones(4).to(dtype)}, tmp_path / "x.safetensors")
+    for name in ("x.pt", "x.safetensors"):
+        with pytest.raises(UnreadableFile, match=r"quantised \('a\.weight'.*dequantize"):
+            Checkpoint(tmp_path / name)
 
 
 FOLDERS = {

@@ -52,7 +52,12 @@ SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
 NEEDED = {
     "one file": (["model.safetensors"], ["model.safetensors", "pytorch_model.bin"], True),
-    "shards": ([INDEX, *SHARDS], [INDEX, *SHARDS, "model.safetensors"], True),
+    "shards": ([INDEX, *SHARDS], [INDEX, *SHARDS, "pytorch_model.bin"], True),
+    "shards under a later file": (
+        ["model.safetensors"], [INDEX, *SHARDS, "model.safetensors"], True
+    ),
+    "a pickle over shards": (["pytorch_model.bin"], ["pytorch_model.bin.index.json",
+                             "pytorch_model-00001-of-00001.bin", "pytorch_model.bin"], True),
     "a pickle": (["pytorch_model.bin"], ["pytorch_model.bin"], True),
     "an adapter": (["adapter_config.json", "adapter_model.safetensors"],
                    ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"], False),

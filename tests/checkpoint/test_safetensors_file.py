@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import socket
 import struct
 from pathlib import Path
 
@@ -72,7 +75,29 @@ UNSOUND = {
     "negative shape": raw_file({"a": entry("F32", [-4], 0, 16)}, b"\0" * 16),
     "shape that overflows": raw_file({"a": entry("F32", [2**40, 2**40], 0, 16)}, b"\0" * 16),
     "metadata that is no string": raw_file({"__metadata__": {"a": 1}}),
-}
+    "metadata that is a list": raw_file({"__metadata__": ["a"]}),
+    "half a surrogate pair in the metadata": raw_file({"__metadata__": {"a": "\ud800"}}),
+    "half a surrogate pair in a name": raw_file({"\ud800": entry("F32", [0], 0, 0)}),
+    "header in UTF-16": raw_file('{"a": 1}'.encode("utf-16")),
+    "header nested deeply": raw_file(b"[" * 100_000),
+    "shape nested deeply": raw_file(b'{"a":{"dtype":"F32","data_offsets":[0,0],"shape":' + b"[" * 9**5),
+    "dtype is a list": raw_file({"a": {**entry("F32", [4], 0, 16), "dtype": ["F32"]}}, b"\0" * 16),
+    "shape is a number": raw_file({"a": {**entry("F32", [4], 0, 16), "shape": 4}}, b"\0" * 16),
+    "size is a float": raw_file({"a": entry("F32", [4.0], 0, 16)}, b"\0" * 16),
+    "size is a string": raw_file({"a": entry("F32", ["4"], 0, 16)}, b"\0" * 16),
+    "size is true": raw_file({"a": entry("F32", [4, True], 0, 16)}, b"\0" * 16),
+    "size past any memory": raw_file({"a": entry("F32", [0, 10**30], 0, 0)}),
+    "sizes past any memory": raw_file({"a": entry("F32", [0, 2**40, 2**40], 0, 0)}),
+    "100 dimensions": raw_file({"a": entry("F32", [1] * 100, 0, 4)}, b"\0" * 4),
+    "offsets are floats": raw_file({"a": entry("F32", [4], 0.0, 16.0)}, b"\0" * 16),
+    "offsets are three": raw_file({"a": {**entry("F32", [4], 0, 16), "data_offsets": [0, 8, 16]}}, b"\0" * 16),
+    "offsets are a string": raw_file({"a": {**entry("F32", [4], 0, 16), "data_offsets": "ab"}}, b"\0" * 16),
+    "offsets below zero": raw_file({"a": entry("F32", [4], -16, 0)}, b"\0" * 16),
+    "offsets past 64 bits": raw_file({"a": entry("F32", [4], 2**70, 2**70 + 16)}, b"\0" * 16),
+    "number of 10,000 digits": raw_file(b'{"a":{"dtype":"F32","data_offsets":[0,0],"shape":[' + b"9" * 10_000 + b"]}}"),
+    "one tensor on another": raw_file({"a": entry("F32", [4], 0, 16), "b": entry("F32", [4], 0, 16)}, b"\0" * 16),
+    "bytes of no tensor": raw_file({"a": entry("F32", [2], 0, 8)}, b"\0" * 16),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("content", UNSOUND.values(), ids=UNSOUND)
@@ -120,6 +145,85 @@ def test_the_message_says_what_it_is(tmp_path: Path, content: bytes, hint: str) 
     path.write_bytes(content)
     with pytest.raises(UnreadableFile, match=hint):
         SafetensorsFile(path)
+
+
+def test_a_fault_names_tensor_and_field(tmp_path: Path) -> None:
+    for key, value, words in (
+        ("shape", [7.7], "shape of 'layer.weight' has the size 7.7"),
+        ("shape", {"a": 1}, "shape of 'layer.weight' is a table"),
+        ("dtype", 3, "dtype of 'layer.weight' is 3"),
+        ("data_offsets", [True, 8], "data_offsets of 'layer.weight'"),
+        ("shape", [3], r"'layer.weight' of shape \[3\] in F32 has the bytes 0 to 8 of 8"),
+    ):
+        path = tmp_path / "x.safetensors"
+        path.write_bytes(
+            raw_file({"layer.weight": {**entry("F32", [2], 0, 8), key: value}}, bytes(8))
+        )
+        with pytest.raises(UnreadableFile, match=words):
+            SafetensorsFile(path)
+
+
+@pytest.mark.parametrize("code", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"])
+def test_float8_is_quantised(tmp_path: Path, code: str) -> None:
+    (tmp_path / "x").write_bytes(raw_file({"a.weight": entry(code, [4], 0, 4)}, bytes(4)))
+    with pytest.raises(UnreadableFile, match=r"quantised \('a\.weight' in .*dequantize"):
+        SafetensorsFile(tmp_path / "x")
+
+
+def test_names_that_differ_by_case_are_two(tmp_path: Path) -> None:
+    save_file({"A": torch.ones(2), "a": torch.zeros(2)}, tmp_path / "x")
+    assert SafetensorsFile(tmp_path / "x").read("A").sum() == 2
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        for path, word in ((tmp_path / "fifo", "FIFO"), (Path("/dev/zero"), "device"),
+                           (tmp_path / "socket", "socket|cannot be read")):  # fmt: skip
+            with pytest.raises(UnreadableFile, match=word):
+                SafetensorsFile(path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UnreadableFile, match=r"loop cannot be read|loop: no such file"):
+        SafetensorsFile(tmp_path / "loop")
+
+
+@pytest.mark.parametrize("padding", range(8))
+def test_tensors_are_read_as_the_plain_library_reads_them(tmp_path: Path, padding: int) -> None:
+    """Of every dtype, wherever the header's length lets them begin."""
+    path = tmp_path / "x.safetensors"
+    save_file({code: torch.arange(6).to(dtype).reshape(2, 3) for code, dtype in DTYPES.items()}
+              | {"none": torch.zeros(0, 3), "one": torch.tensor(5.0)}, path)  # fmt: skip
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    path.write_bytes(raw_file(raw[8 : 8 + size] + b" " * padding, raw[8 + size :]))
+    file, wanted = SafetensorsFile(path), load_file(path)
+    assert file.specs.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        found = file.read(name)
+        assert (found.shape, found.dtype) == (tensor.shape, tensor.dtype)
+        assert torch.equal(found, tensor)
+
+
+def test_mutated_headers_are_refused_or_read_as_the_plain_library_does(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    good = raw_file({"__metadata__": {"format": "pt"}, "a": entry("F32", [2, 2], 0, 16),
+                     "b": entry("I64", [1], 16, 24)}, bytes(range(24)))  # fmt: skip
+    dice = random.Random(0)
+    alphabet = b'0123456789[]{}":,-.eabF326I4 \\u'
+    for _ in range(1000):
+        raw = bytearray(good)
+        for _ in range(dice.randint(1, 3)):
+            raw[dice.randrange(8, len(good) - 24)] = dice.choice(alphabet)
+        path.write_bytes(raw)
+        try:
+            ours = SafetensorsFile(path)
+        except UnreadableFile:
+            continue
+        theirs = load_file(path)  # what is taken is sound
+        assert {name: (s.shape, s.dtype) for name, s in ours.specs.items()} == {
+            name: (tuple(t.shape), t.dtype) for name, t in theirs.items()
+        }
 
 
 def test_a_folder_and_a_missing_file(tmp_path: Path) -> None:

@@ -194,6 +194,16 @@ def _add(file: str, **tensors: torch.Tensor) -> Callable[[], None]:
     return lambda: _edit(file, **tensors)
 
 
+def _only_index(text: str) -> Callable[[], None]:
+    """An index in the place of a folder's one file."""
+
+    def prepare() -> None:
+        Path("base/model.safetensors").rename("base/model.safetensors.index.json")
+        Path("base/model.safetensors.index.json").write_text(text)
+
+    return prepare
+
+
 NAN, INF = float("nan"), float("inf")
 ALL_LAYERS = [
     f"model.encoder.layers.{layer}.{name}"
@@ -357,23 +367,19 @@ MISFITS = {
         "lorsmerge merge base ca.delta",
         WORK,
         ("model-00001-of-00002.safetensors", "no such file"),
-        lambda: Path("base/model.safetensors.index.json").write_text(
-            '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'
-        ),
+        _only_index('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
     ),
     "an index that points out of its folder": Case(
         "lorsmerge merge base ca.delta",
         WORK,
         ("model.safetensors.index.json", "outside"),
-        lambda: Path("base/model.safetensors.index.json").write_text(
-            '{"weight_map": {"a": "../base.safetensors"}}'
-        ),
+        _only_index('{"weight_map": {"a": "../base.safetensors"}}'),
     ),
     "an index that is cut short": Case(
         "lorsmerge merge base ca.delta",
         WORK,
         ("model.safetensors.index.json", "index"),
-        lambda: Path("base/model.safetensors.index.json").write_text('{"weight_map": {"a"'),
+        _only_index('{"weight_map": {"a"'),
     ),
     "a config that is cut short": Case(
         "lorsmerge merge base ca.delta -o merged",

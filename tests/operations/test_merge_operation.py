@@ -582,7 +582,7 @@ class TestWarnings:
 
     def test_the_same_fine_tune_twice(self, small: Path) -> None:
         made = plan(small / "base", [small / "ca", small / "ca"], out(small))
-        assert len(made.warnings) == 1
+        assert len([text for text in made.warnings if "counts twice" in text]) == 1
 
     @pytest.mark.parametrize("stored", [True, False], ids=["deltas", "checkpoints"])
     @pytest.mark.parametrize(("factor", "warned"), [(2.0, False), (9.0, False), (11.0, True)])

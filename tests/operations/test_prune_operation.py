@@ -17,6 +17,7 @@ from operation_calls import (
     FC1,
     FC2,
     SHAPES,
+    plan,
     prune_delta,
     save,
     small_base,
@@ -26,9 +27,12 @@ from operation_calls import (
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lorsmerge_cli.checkpoint.delta_file import DeltaFile
-from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter
+from lorsmerge_cli.checkpoint.encodings import TensorLayout
+from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
 from lorsmerge_cli.errors import LorsmergeError, NonFinite, OutputFault, UnreadableFile, UsageFault
+from lorsmerge_cli.operations.merge import merge
+from lorsmerge_cli.operations.recipe import DeltaEntry
 
 LINEAR = re.compile(r".*(_attn\.(q|k|v|out)_proj|fc1|fc2)\.weight")
 RATIOS = [(0.05, 0.2), (0.05, None), (None, 0.2), (0.0, 0.2), (0.05, 0.0), (0.3, 0.9), (1e-9, 1e-3)]
@@ -279,3 +283,65 @@ def test_progress_reaches_the_total(tmp_path: Path, deltas: Path) -> None:
         deltas / "ca.delta", tmp_path / "p", mp=0.1, progress=lambda a, b: told.append((a, b))
     )
     assert {sum(done for done, _ in told)} == {total for _, total in told}
+
+
+@pytest.mark.parametrize(("svp", "mp"), [(0.0, 1e-4), (None, 1e-4), (0.5, 1e-4), (0.05, 0.2)])
+def test_nothing_kept_and_little_kept(small: Path, svp: float | None, mp: float) -> None:
+    """floor(mp * numel) is 0: the file is sound, and merges as what is left."""
+    prune_delta(small, small.with_name("p.delta"), svp=svp, mp=mp)
+    before, after = DeltaFile(small), DeltaFile(small.with_name("p.delta"))
+    for name in (FC1, FC2):
+        wanted = expected(before.read(name), svp, mp)
+        torch.testing.assert_close(dense(after.read(name)).double(), wanted, rtol=1e-4, atol=1e-8)
+        assert after.layouts[name].is_zero == (not svp and mp < 1e-3)
+
+
+def adapters_delta(folder: Path) -> Path:
+    """Factors for one matrix, and nothing for all other tensors."""
+    path = folder / "adapter.delta"
+    base = small_base()
+    source = DeltaFile(take_delta_of(folder))
+    layouts = {
+        name: TensorLayout("lors", tuple(base[name].shape), torch.float32, 2 if name == FC1 else 0)
+        for name in source.specs
+    }
+    generator = torch.Generator().manual_seed(3)
+    left, right = (torch.randn(s, generator=generator) for s in ((48, 2), (2, 32)))
+    norms = dict.fromkeys(layouts, 0.0) | {FC1: float((left @ right).norm())}
+    with DeltaWriter(path, layouts, source.provenance) as writer:
+        writer.write(FC1, LowRankSparse(left, right))
+        writer.finish(norms)
+    return path
+
+
+def take_delta_of(folder: Path) -> Path:
+    base = small_base()
+    take_delta(save(folder / "b", base), save(folder / "f", tuned(base)), folder / "d.delta")
+    return folder / "d.delta"
+
+
+@pytest.mark.parametrize("scale", [0.7, -0.7])
+def test_what_an_adapter_leaves_alone_stays_nothing(tmp_path: Path, scale: float) -> None:
+    """It takes no bytes, no piece of its own in a merge, and changes no bit of it, nor a zero's sign."""
+    delta = adapters_delta(tmp_path)
+    base = small_base()
+    for value in base.values():
+        value.view(-1)[0] = -0.0
+    save(tmp_path / "base", base)
+    prune_delta(delta, tmp_path / "p.delta", svp=0.05, mp=0.2)
+    layouts = DeltaFile(tmp_path / "p.delta").layouts
+    assert {name for name, layout in layouts.items() if not layout.is_zero} == {FC1}
+    found = {}
+    for source, settings in (("adapter.delta", {"svp": 0.05, "mp": 0.2}), ("p.delta", {})):
+        made = plan(tmp_path / "base", [DeltaEntry(str(tmp_path / source), scale=scale, **settings)],
+                    tmp_path / f"{source}.safetensors", allow_other_base=True)  # fmt: skip
+        assert {unit.name for unit in made.units() if unit.whole} == (
+            {FC1, FC2} if settings else {FC1}
+        )
+        merge(made, lambda done: None)
+        found[source] = load_file(tmp_path / f"{source}.safetensors")
+    for name, value in found["p.delta"].items():
+        assert torch.equal(value.view(torch.uint8), found["adapter.delta"][name].view(torch.uint8))
+        if name not in (FC1, "positions", "mask"):
+            wanted = base[name] + scale * torch.zeros_like(base[name])
+            assert torch.equal(value.view(torch.uint8), wanted.view(torch.uint8))

@@ -24,3 +24,8 @@ class TensorLayout:
     dtype: torch.dtype
     rank: int = 0
     kept: int = 0
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the tensor is zero throughout and takes no bytes, as what an adapter leaves alone."""
+        return self.encoding != "dense" and self.rank == self.kept == 0

@@ -63,9 +63,10 @@ def encode(name: str, delta: Delta, layout: TensorLayout) -> dict[str, Tensor]:
         raise ValueError(f"{name}: a dense delta in the lors encoding")
     wanted = specs(name, layout)
     parts: dict[str, Tensor] = {}
-    if delta.left is not None and delta.right is not None:
+    # where the layout has no elements of a part, the delta has none either, in whatever form
+    if layout.rank and delta.left is not None and delta.right is not None:
         parts[LEFT], parts[RIGHT] = delta.left.to(layout.dtype), delta.right.to(layout.dtype)
-    if delta.sparse is not None and delta.mask is not None:
+    if layout.kept and delta.sparse is not None and delta.mask is not None:
         mask = delta.mask.numpy()
         parts[VALUES] = delta.sparse.masked_select(delta.mask).to(layout.dtype)
         if f"{name}.{BITMASK}" in wanted:
@@ -73,7 +74,16 @@ def encode(name: str, delta: Delta, layout: TensorLayout) -> dict[str, Tensor]:
         else:
             places = torch.from_numpy(np.flatnonzero(mask))
             parts[PLACES] = places.to(wanted[f"{name}.{PLACES}"].dtype)
-    return {f"{name}.{part}": tensor for part, tensor in parts.items()}
+    stored = {f"{name}.{part}": tensor for part, tensor in parts.items()}
+    for part, spec in wanted.items():
+        if not spec.numel:
+            stored.setdefault(part, torch.empty(spec.shape, dtype=spec.dtype))
+    lost = not layout.rank and delta.left is not None and delta.left.numel()
+    lost = lost or (not layout.kept and delta.mask is not None and bool(delta.mask.any()))
+    found = {part: TensorSpec(tuple(t.shape), t.dtype) for part, t in stored.items()}
+    if lost or found != wanted:
+        raise ValueError(f"{name}: a delta of other parts than its layout's")
+    return stored
 
 
 def decode(name: str, layout: TensorLayout, read: Callable[[str], Tensor]) -> LowRankSparse:
