@@ -11,6 +11,8 @@ PRUNING = "Pruning"
 OUTPUT = "Output"
 MACHINE = "Machine"
 DATA = "Data"
+DECODING = "Decoding"
+SCORING = "Scoring"
 
 Svp = Annotated[
     float | None,
@@ -126,6 +128,19 @@ Format = Annotated[
     str | None,
     typer.Option("--format", metavar="NAME", rich_help_panel=DATA,
                  help="jsonl, common-voice, covost, hf or kaldi; found out by default."),
+]  # fmt: skip
+Normalise = Annotated[
+    str,
+    typer.Option("--normalise", metavar="NAME", rich_help_panel=SCORING,
+                 help="What error rates are of: auto (by language: Whisper's for English, marks kept "
+                 "where the script needs them, Whisper's basic else), raw, basic, marks, english or "
+                 "turkish."),
+]  # fmt: skip
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", metavar="N", min=1, rich_help_panel=DECODING,
+                 help="Most tokens of a hypothesis, the prompt not counted; the model's limit by "
+                 "default."),
 ]  # fmt: skip
 Seed = Annotated[
     int,

@@ -151,11 +151,11 @@ def make_test_set(folder: Path, count: int = 10, seed: int = 0) -> Path:
 
 def _bytes(text: str) -> str:
     """A text in the alphabet of byte-level tokens."""
-    table = _byte_alphabet()
+    table = byte_alphabet()
     return "".join(table[byte] for byte in text.encode())
 
 
-def _byte_alphabet() -> dict[int, str]:
+def byte_alphabet() -> dict[int, str]:
     """GPT-2's printable character for each byte."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in shown]

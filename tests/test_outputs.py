@@ -21,7 +21,7 @@ from lorsmerge_cli import outputs
 from lorsmerge_cli.checkpoint.model_files import ADAPTERS, COMPANIONS, WHOLE_MODELS
 from lorsmerge_cli.errors import OutputFault, UnreadableFile
 from lorsmerge_cli.inputs import FileIdentity
-from lorsmerge_cli.operations.finetune_plan import TRAINING_FILES
+from lorsmerge_cli.operations.usage import TRAINING_FILES
 from lorsmerge_cli.outputs import MANIFEST, atomic_file, atomic_folder, check_output
 
 Usage = namedtuple("Usage", "total used free")

@@ -78,6 +78,15 @@ def is_hub_id(path: Path) -> bool:
     return not os.path.lexists(path) and REFERENCE.fullmatch(str(path)) is not None
 
 
+def no_such_path(path: Path) -> UnreadableFile:
+    """Return the error of an input that is neither on this machine nor an id."""
+    home = "`~` is the shell's: write your home folder out. " if path.parts[:1] == ("~",) else ""
+    return UnreadableFile(
+        f"{path}: no such file or folder.",
+        f"{home}Check the path. A model on the Hub is ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.",
+    )
+
+
 def check_hub_ids(paths: Iterable[Path]) -> list[LorsmergeError]:
     """Everything on the Hub that is not there or cannot be had, before any of it is downloaded."""
     faults: list[LorsmergeError] = []
@@ -102,13 +111,7 @@ def _on_hub(path: Path, kind: Kind = "any") -> HubFiles | None:
         return None
     match = REFERENCE.fullmatch(str(path))
     if match is None:
-        home = (
-            "`~` is the shell's: write your home folder out. " if path.parts[:1] == ("~",) else ""
-        )
-        raise UnreadableFile(
-            f"{path}: no such file or folder.",
-            f"{home}Check the path. A model on the Hub is ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.",
-        )
+        raise no_such_path(path)
     # which takes a while to load
     from lorsmerge_cli.checkpoint.hub import find_files
 

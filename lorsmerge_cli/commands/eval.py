@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorsmerge_cli import console, options
+from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.eval_report import EvalReport, TestSet
-    from lorsmerge_cli.operations.eval_scores import Record, Scoring
+    from lorsmerge_cli.operations.eval_scores import Record
     from lorsmerge_cli.operations.speech_model import ModelSource
 
 MODELS = "Models"
-DECODING = "Decoding"
-SCORING = "Scoring"
 MANY_RECORDS = 20
 SCALE = 0.15  # lambda, the paper's
+FLAWS = {
+    "cut": "hypotheses that the limit of tokens ended",
+    "looping": "hypotheses that repeat themselves (zlib makes them over 2.4 times as short)",
+}
 
 
 def evaluate(
@@ -45,19 +48,15 @@ def evaluate(
     hours: options.Hours = None,
     format: options.Format = None,
     beam: Annotated[
-        int, typer.Option("--beam", metavar="N", min=1, rich_help_panel=DECODING,
+        int, typer.Option("--beam", metavar="N", min=1, rich_help_panel=options.DECODING,
                           help="Hypotheses kept in the search; 1 is greedy. The paper's is 20."),
     ] = 20,
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", metavar="N", min=1, rich_help_panel=DECODING,
+        typer.Option("--batch-size", metavar="N", min=1, rich_help_panel=options.DECODING,
                      help="Utterances at a time; by memory, and halved when it runs out."),
     ] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option("--max-tokens", metavar="N", min=1, rich_help_panel=DECODING,
-                     help="Longest hypothesis; the model's limit by default."),
-    ] = None,
+    max_tokens: options.MaxTokens = None,
     dtype: options.ComputeDtype = "float32",
     device: options.Device = "auto",
     companions: options.Companions = None,
@@ -70,17 +69,14 @@ def evaluate(
         float | None, typer.Option("--scale", metavar="X", rich_help_panel=MODELS,
                                    help="Lambda of each applied delta; 0.15 by default."),
     ] = None,
-    normalisation: Annotated[
-        str, typer.Option("--normalise", metavar="NAME", rich_help_panel=SCORING,
-                          help="raw, basic (Whisper's) or marks (keeps vowel signs); all are stored."),
-    ] = "basic",
+    normalisation: options.Normalise = "auto",
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option("--compare", metavar="A B", rich_help_panel=SCORING,
+        typer.Option("--compare", metavar="A B", rich_help_panel=options.SCORING,
                      help="Paired bootstrap test of two of the models."),
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", metavar="N", min=2, rich_help_panel=SCORING,
+        int, typer.Option("--samples", metavar="N", min=2, rich_help_panel=options.SCORING,
                           help="Draws of the bootstrap."),
     ] = 1000,
     hypotheses: Annotated[
@@ -89,7 +85,7 @@ def evaluate(
                      help="Keep what is decoded here as it comes; a second run goes on from it."),
     ] = None,
     score_only: Annotated[
-        bool, typer.Option("--score-only", rich_help_panel=SCORING,
+        bool, typer.Option("--score-only", rich_help_panel=options.SCORING,
                            help="Score the --hypotheses file again, without models."),
     ] = False,
     trn: Annotated[
@@ -112,22 +108,40 @@ def evaluate(
 
     Example: lorsmerge eval merged/ base/ ft/ca_asr --data test.jsonl --beam 20 -o results.json
     """
+    if compare and any(name.startswith("--") for name in compare):
+        raise typer.BadParameter("--compare takes two names of models: --compare base merged.")
+    if score_only and (hypotheses is None or models):
+        raise typer.BadParameter("--score-only takes --hypotheses and no MODEL.")
+    if not score_only and not (models and datasets):
+        raise typer.BadParameter("Give a MODEL and --data, or --score-only and --hypotheses.")
+    if scale is not None and not apply:
+        raise typer.BadParameter("--scale is that of --apply, which is not there.")
+    if apply and len(models or ()) > 1:
+        raise typer.BadParameter("--apply takes one MODEL, the base of the deltas.")
+    from lorsmerge_cli.operations import usage
+
+    files = [path for _, path in _named(models or ())] + (apply or [])
+    data = [] if score_only else [path for _, path in _named(datasets or ())]
+    raise_all(
+        usage.check_inputs(
+            files, data, format=format, language=language, task=task, normalise=normalisation,
+            dtype=dtype, device=device, numbers={"--hours": hours, "--scale": scale},
+        )
+        + usage.check_outputs([output], inputs=[*files, *data], force=force)
+    )  # fmt: skip
     from lorsmerge_cli.operations.eval import evaluate as operation
     from lorsmerge_cli.operations.eval import rescore
     from lorsmerge_cli.operations.eval_scores import Scoring
 
-    if compare and any(name.startswith("--") for name in compare):
-        raise typer.BadParameter("--compare takes two names of models: --compare base merged.")
     scoring = Scoring(normalisation, samples, seed)
     if score_only:
-        if hypotheses is None or models:
-            raise typer.BadParameter("--score-only takes --hypotheses and no MODEL.")
+        assert hypotheses is not None
         report = rescore(
             hypotheses, scoring=scoring, output=output, force=force, trn=trn, compared=compare
         )
     else:
-        if not models or not datasets:
-            raise typer.BadParameter("Give a MODEL and --data, or --score-only and --hypotheses.")
+        assert models
+        assert datasets
         sources = _models(models, companions, apply or [], scale)
         tests = _test_sets(datasets, sources, split, language, task, hours, format, seed, verbose)
         with console.progress("eval", "utterances") as progress:
@@ -150,7 +164,7 @@ def evaluate(
     if report.main:
         for text in report.warnings:
             console.warning(text)
-        console.result(report.to_dict(), lambda: _show(report, scoring, worst, verbose))
+        console.result(report.to_dict(), lambda: _show(report, worst, verbose))
         if output is not None:
             console.note(f"wrote {output}")
 
@@ -175,11 +189,7 @@ def _models(
 ) -> list[ModelSource]:
     from lorsmerge_cli.operations.speech_model import find_models
 
-    if given is not None and not deltas:
-        raise typer.BadParameter("--scale is that of --apply, which is not there.")
     scale = SCALE if given is None else given
-    if deltas and len(texts) > 1:
-        raise typer.BadParameter("--apply takes one MODEL, the base of the deltas.")
     added = f"+{'+'.join(delta.stem for delta in deltas)}@{scale:g}" if deltas else ""
     named = [(name + added, path) for name, path in _named(texts)]
     return find_models(named, companions=companions, deltas=deltas, scale=scale)
@@ -222,13 +232,13 @@ def _test_sets(
     return tests
 
 
-def _show(report: EvalReport, scoring: Scoring, worst: int, verbose: bool) -> None:
+def _show(report: EvalReport, worst: int, verbose: bool) -> None:
     for task in ("asr", "st"):
         records = [record for record in report.records if record.task == task]
         if records:
             _summary(records, task)
     if verbose or worst:
-        _worst(report, scoring, worst) if worst else _details(report)
+        _worst(report, worst) if worst else _details(report)
     for a, b, found in report.comparisons:
         unit = 100 if a.task == "asr" else 1
         console.line(
@@ -253,18 +263,27 @@ def _summary(records: Sequence[Record], task: str) -> None:
     repeated = len(set(languages)) < len(languages)
     heads = [f"{language} {dataset}" if repeated else language for dataset, language in sets]
     extra = ["sub", "del", "ins"] if task == "asr" else ["chrF2", "not English"]
+    flaws = [key for key in FLAWS if any(record.details[key] for record in records)]
     rows = []
     for model in dict.fromkeys(record.model for record in records):
         own = {(r.dataset, r.language): r for r in records if r.model == model}
         mean, error = average(list(own.values()))
         row = [model, *(f"{own[key].score:.2f}" if key in own else "" for key in sets)]
         row += [f"{mean:.2f}", "" if math.isnan(error) else f"{error:.2f}"]
-        rows.append(row + _extra(list(own.values()), task))
+        row += _extra(list(own.values()), task)
+        rows.append(row + [_sum(list(own.values()), key) for key in flaws])
     metrics = " / ".join(dict.fromkeys(record.metric for record in records))
     title = f"{metrics} {'%' if task == 'asr' else ''}".strip()
-    console.table(["model", *heads, "average", "+-", *extra], rows, title=title)
+    console.table(["model", *heads, "average", "+-", *extra, *flaws], rows, title=title)
     kinds = "; sub, del, ins: substituted, deleted, inserted, % of the reference"
     console.line(f"+-: standard error of the average{kinds if task == 'asr' else ''}")
+    for key in flaws:
+        console.line(f"{key}: {FLAWS[key]}")
+
+
+def _sum(records: Sequence[Record], key: str) -> str:
+    counts = [record.details[key] for record in records]
+    return "" if None in counts else str(sum(counts))
 
 
 def _extra(records: Sequence[Record], task: str) -> list[str]:
@@ -291,7 +310,7 @@ def _details(report: EvalReport) -> None:
     console.table(heads, rows)
 
 
-def _worst(report: EvalReport, scoring: Scoring, count: int) -> None:
+def _worst(report: EvalReport, count: int) -> None:
     from lorsmerge_cli.operations.eval_scores import count_rows
 
     for model in dict.fromkeys(record.model for record in report.records):
@@ -300,7 +319,7 @@ def _worst(report: EvalReport, scoring: Scoring, count: int) -> None:
             for record in report.records
             if record.model == model
             for errors, row in zip(
-                count_rows(record.rows, scoring.normalisation, record.unit),
+                count_rows(record.rows, record.normalisation, record.unit),
                 record.rows,
                 strict=True,
             )

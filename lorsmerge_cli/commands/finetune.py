@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 from lorsmerge_cli import console, options
 from lorsmerge_cli.commands.data import list_drops
 from lorsmerge_cli.commands.delta import command_line
+from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.finetune import FinetuneReport
@@ -77,7 +78,7 @@ def finetune(
     hours: options.Hours = None,
     dev_hours: Annotated[
         float | None,
-        typer.Option("--dev-hours", metavar="H", min=0.0, rich_help_panel=options.DATA,
+        typer.Option("--dev-hours", metavar="H", min=0.001, rich_help_panel=options.DATA,
                      help="The same for each dev set."),
     ] = None,
     format: options.Format = None,
@@ -125,6 +126,11 @@ def finetune(
         bool, typer.Option("--spec-augment", rich_help_panel=TRAINING,
                            help="Mask parts of the input in time and frequency."),
     ] = False,
+    label_space: Annotated[
+        str, typer.Option("--label-space", metavar="HOW", rich_help_panel=TRAINING,
+                          help="auto begins texts with a space, as Whisper does, in languages that "
+                          "write spaces; none does not, as lorsmerge once did."),
+    ] = "auto",
     dtype: options.ComputeDtype = "float32",
     average_best: Annotated[
         int | None,
@@ -140,6 +146,7 @@ def finetune(
         int, typer.Option("--dev-beam", metavar="N", min=1, rich_help_panel=CHOICE,
                           help="Beam for the dev set; greedy ranks epochs as well and is quicker."),
     ] = 1,
+    normalisation: options.Normalise = "auto",
     delta: Annotated[
         Path | None,
         typer.Option("--delta", metavar="FILE", rich_help_panel=options.OUTPUT,
@@ -188,16 +195,29 @@ def finetune(
     """
     if average_best and average_last:
         raise typer.BadParameter("Give --average-best or --average-last, not both.")
+    from lorsmerge_cli.operations import usage
+
+    settings = usage.settings_of(
+        learning_rate=learning_rate, schedule=schedule, warmup=warmup, clip=clip, epochs=epochs,
+        steps=steps, batch_size=batch_size, effective_batch=effective_batch,
+        freeze_encoder=freeze_encoder, spec_augment=spec_augment, label_space=label_space,
+        dtype=dtype, save_steps=save_steps, keep=keep, seed=seed,
+    )  # fmt: skip
+    data = [*datasets, *(dev or ())]
+    raise_all(
+        usage.check_training(settings, device)
+        + usage.check_inputs(
+            [base], data, format=format, language=language, task=task,
+            normalise=normalisation, numbers={"--hours": hours, "--dev-hours": dev_hours},
+        )
+        + usage.check_outputs([delta], [output], inputs=[base, *data], force=force)
+        + usage.check_run(output, resume=resume, force=force)
+    )  # fmt: skip
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn of it
     import torch
 
     from lorsmerge_cli.operations.finetune import finetune as operation
-    from lorsmerge_cli.operations.finetune_plan import (
-        Averaging,
-        DataSource,
-        plan_finetune,
-        settings_of,
-    )
+    from lorsmerge_cli.operations.finetune_plan import Averaging, DataSource, plan_finetune
 
     train = DataSource(tuple(datasets), split, language, task, format, hours)
     held_out = (
@@ -208,21 +228,9 @@ def finetune(
     if workers is None:
         workers = READERS if torch.cuda.is_available() and device != "cpu" else 0
     plan = plan_finetune(
-        base,
-        output,
-        train=train,
-        dev=held_out,
-        settings=settings_of(
-            learning_rate=learning_rate, schedule=schedule, warmup=warmup, clip=clip, epochs=epochs,
-            steps=steps, batch_size=batch_size, effective_batch=effective_batch,
-            freeze_encoder=freeze_encoder, spec_augment=spec_augment, dtype=dtype,
-            save_steps=save_steps, keep=keep, workers=workers, seed=seed,
-        ),
+        base, output, train=train, dev=held_out, settings=replace(settings, workers=workers),
         averaging=Averaging(average_last or average_best or 1, best=not average_last),
-        dev_beam=dev_beam,
-        device=device,
-        delta=delta,
-        resume=resume,
+        dev_beam=dev_beam, normalisation=normalisation, device=device, delta=delta, resume=resume,
         force=force,
     )  # fmt: skip
     for text in plan.warnings:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorsmerge_cli import console, options
+from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.search_report import SearchReport, TrialRow
@@ -110,11 +111,8 @@ def search(
         int, typer.Option("--beam", metavar="N", min=1, rich_help_panel=SCORES,
                           help="Hypotheses kept for the finalists; eval's default."),
     ] = 20,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option("--max-tokens", metavar="N", min=1, rich_help_panel=SCORES,
-                     help="Longest hypothesis; the model's limit by default."),
-    ] = None,
+    max_tokens: options.MaxTokens = None,
+    normalisation: options.Normalise = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option("--batch-size", metavar="N", min=1, rich_help_panel=SCORES,
@@ -162,6 +160,15 @@ def search(
 
     Example: lorsmerge search base/ ca.delta de.delta --data dev.jsonl --svp 0.01,0.03 --mp 0.2,0.4 -o best.toml
     """
+    from lorsmerge_cli.operations import usage
+
+    raise_all(
+        usage.check_inputs(
+            [Path(base), *map(Path, deltas)], [*data, *(test or ())], format=format,
+            language=language, task=task, normalise=normalisation, dtype=dtype, device=device,
+            numbers={"--hours": hours},
+        )
+    )  # fmt: skip
     from lorsmerge_cli.operations.search_space import make_space
 
     texts = {"svp": svp, "mp": mp, "scale": scale}
@@ -173,8 +180,8 @@ def search(
     settings = SearchSettings(
         study=study, name=name, worker=worker, trials=trials, sampler=sampler, seed=seed,
         pruner=pruner, objective=objective, rank_by=rank_by, finalists=finalists,
-        beam=beam, batch_size=batch_size, max_tokens=max_tokens, dtype=dtype, device=device,
-        threads=threads, output=output, csv=csv, plot=plot, force=force,
+        beam=beam, batch_size=batch_size, max_tokens=max_tokens, normalisation=normalisation,
+        dtype=dtype, device=device, threads=threads, output=output, csv=csv, plot=plot, force=force,
         allow_other_base=allow_other_base, companions=companions,
     )  # fmt: skip
     reading = DataSettings(language, task, format, hours, seed)

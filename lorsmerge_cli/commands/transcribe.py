@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lorsmerge_cli import console, options
+from lorsmerge_cli.errors import raise_all
 
 
 def transcribe(
@@ -39,6 +40,12 @@ def transcribe(
 
     Example: lorsmerge transcribe base/ ft/ca_asr merged/ --audio clip.wav --language ca
     """
+    from lorsmerge_cli.operations import usage
+
+    raise_all(
+        usage.check_inputs(models, [], language=language, task=task, device=device)
+        + usage.check_audio(audio)
+    )
     from lorsmerge_cli.operations.speech_model import find_models
     from lorsmerge_cli.operations.transcribe import transcribe as operation
 

@@ -3,22 +3,71 @@
 from __future__ import annotations
 
 import unicodedata
-from functools import cache
+from collections.abc import Callable
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.inputs import read_json
 
 if TYPE_CHECKING:
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+    from transformers.models.whisper.english_normalizer import (
+        BasicTextNormalizer,
+        EnglishTextNormalizer,
+    )
 
-NORMALISATIONS = ("raw", "basic", "marks")
+AUTO = "auto"
+NORMALISATIONS = ("raw", "basic", "marks", "english", "turkish")
+CHOICES = (AUTO, *NORMALISATIONS)
 
 # Written without spaces between words, so that a word error rate would measure segmentation.
 CHARACTER_LANGUAGES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
 
+# Their writing has marks that Unicode composes with no letter, and `basic` makes spaces of those:
+# vowel signs and tones from India to Cambodia, points of Arabic and Hebrew script, the tones of
+# Yoruba and Lingala.
+MARK_LANGUAGES = frozenset(
+    {"ar", "as", "bn", "bo", "fa", "gu", "ha", "he", "hi", "jw", "km", "kn", "ln", "lo", "mg", "ml",
+     "mr", "my", "ne", "pa", "ps", "sa", "sd", "si", "su", "ta", "te", "th", "ur", "yi", "yo"}
+)  # fmt: skip
+_OWN = {"en": "english", "tr": "turkish", "az": "turkish"}
 
+# Words of one sign, which Unicode counts as punctuation or symbols: Burmese and Sindhi
+# postpositions and conjunctions, and the Khmer "and so on".
+WORD_SIGNS = frozenset("\u104c\u104d\u104e\u104f\u06fd\u06fe\u17d8")
+ZERO_WIDTH_SPACE = "\u200b"  # between words of Khmer and others; no white space to Python
+
+# British to American words of openai-whisper 20250625, whose licence is beside it
+SPELLING = Path(__file__).with_name("english_spelling.json")
+
+
+def check_choice(how: str) -> list[UsageFault]:
+    """Return a fault for a name that is not one of `CHOICES`."""
+    if how in CHOICES:
+        return []
+    return [UsageFault(f"There is no normalisation {how!r}.", f"Use {', '.join(CHOICES)}.")]
+
+
+def normalisation_for(language: str, how: str = AUTO) -> str:
+    """Return the normalisation of transcripts in a language, one of `NORMALISATIONS`.
+
+    Args:
+        language: Whisper's code.
+        how: one of `CHOICES`; any but `auto` is returned as it is.
+
+    Example:
+        >>> [normalisation_for(code) for code in ("ca", "en", "hi", "tr")]
+        ['basic', 'english', 'marks', 'turkish']
+    """
+    if how != AUTO:
+        return how
+    return _OWN.get(language) or ("marks" if language in MARK_LANGUAGES else "basic")
+
+
+@lru_cache(maxsize=1 << 16)  # a search scores many hypotheses against the same references
 def normalise(text: str, how: str) -> str:
-    """A text as it is scored.
+    """Return a text as it is scored.
 
     Args:
         text: a reference or a hypothesis.
@@ -27,7 +76,9 @@ def normalise(text: str, how: str) -> str:
             removed, and compatibility forms unified (NFKC); marks, punctuation and symbols
             become spaces, which breaks words of Hindi, Thai and others at their vowel signs.
             `marks` differs in keeping combining marks (Mn, Mc) and in NFC for NFKC, which
-            would take Thai and Lao vowels apart.
+            would take Thai and Lao vowels apart. `english` is Whisper's for English: spelling,
+            contractions and numbers unified, diacritics removed. `turkish` is `basic` with
+            the capital of the dotless i told from that of the dotted one.
 
     Returns:
         The words with one space between them and none around them.
@@ -35,18 +86,40 @@ def normalise(text: str, how: str) -> str:
     Raises:
         UsageFault: `how` is not one of `NORMALISATIONS`.
     """
-    if how not in NORMALISATIONS:
+    if how not in _NORMALISERS:
         raise UsageFault(
             f"There is no normalisation {how!r}.", f"Use one of: {', '.join(NORMALISATIONS)}."
         )
-    if how == "basic":
-        text = _whisper_normaliser()(text)
-    elif how == "marks":
-        # Unicode lowers the Turkish capital I with a dot to an i followed by a combining dot,
-        # which no transcript in lower case has.
-        text = unicodedata.normalize("NFC", text).replace("\u0130", "i")
-        text = unicodedata.normalize("NFC", _mark_keeping_normaliser()(text))
-    return " ".join(text.split())
+    return " ".join(_NORMALISERS[how](text).split())
+
+
+def _basic(text: str) -> str:
+    return str(_whisper_normaliser()(text))
+
+
+def _marks(text: str) -> str:
+    # Unicode lowers the Turkish capital I with a dot to an i followed by a combining dot,
+    # which no transcript in lower case has.
+    text = unicodedata.normalize("NFC", text).replace("\u0130", "i")
+    return unicodedata.normalize("NFC", _mark_keeping_normaliser()(text))
+
+
+def _english(text: str) -> str:
+    return str(_english_normaliser()(text))
+
+
+def _turkish(text: str) -> str:
+    text = unicodedata.normalize("NFC", text)
+    return _basic(text.replace("\u0130", "i").replace("I", "\u0131"))
+
+
+_NORMALISERS: dict[str, Callable[[str], str]] = {
+    "raw": str,
+    "basic": _basic,
+    "marks": _marks,
+    "english": _english,
+    "turkish": _turkish,
+}
 
 
 def _without_symbols(s: str) -> str:
@@ -58,8 +131,11 @@ def _without_symbols(s: str) -> str:
             # The selector after an emoji, or an accent over a sign, goes with what it stood on.
             if kept and not kept[-1].isspace():
                 kept.append(character)
+        elif character in WORD_SIGNS:
+            kept.append(character)
         else:
-            kept.append(" " if category[0] in "PS" or category == "Me" else character)
+            blank = category[0] in "PS" or category == "Me" or character == ZERO_WIDTH_SPACE
+            kept.append(" " if blank else character)
     return "".join(kept)
 
 
@@ -77,3 +153,10 @@ def _mark_keeping_normaliser() -> BasicTextNormalizer:
     normaliser = BasicTextNormalizer()
     normaliser.clean = _without_symbols  # lower case and brackets stay Whisper's
     return normaliser
+
+
+@cache
+def _english_normaliser() -> EnglishTextNormalizer:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    return EnglishTextNormalizer(read_json(SPELLING))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorsmerge_cli.errors import LorsmergeError, raise_all
-from lorsmerge_cli.metrics.normalisation import normalise
+from lorsmerge_cli.metrics.normalisation import normalisation_for, normalise
 from lorsmerge_cli.outputs import atomic_file, check_output
 from lorsmerge_cli.speech.manifests import manifest_splits, read_manifest
 from lorsmerge_cli.speech.selection import select
@@ -179,6 +179,6 @@ def empty_groups(rows: Iterable[Utterance]) -> list[str]:
     words: dict[str, bool] = {}
     for row in rows:
         if row.task == "asr":
-            said = bool(normalise(row.text, "basic").strip())
+            said = bool(normalise(row.text, normalisation_for(row.language)))
             words[row.language] = words.get(row.language, False) or said
     return [language for language, found in words.items() if not found]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from accelerate.utils import gather_object
 
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
-from lorsmerge_cli.metrics.normalisation import NORMALISATIONS
+from lorsmerge_cli.inputs import read_json
+from lorsmerge_cli.metrics.normalisation import MARK_LANGUAGES, SPELLING, check_choice
 from lorsmerge_cli.operations.eval_files import (
     HypothesesFile,
     by_group,
@@ -25,7 +26,7 @@ from lorsmerge_cli.operations.eval_files import (
 )
 from lorsmerge_cli.operations.eval_report import EvalReport, TestSet
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Scoring, compare, score
-from lorsmerge_cli.operations.eval_settings import settings_of
+from lorsmerge_cli.operations.eval_settings import limit_of, settings_of
 from lorsmerge_cli.operations.provenance import made_from
 from lorsmerge_cli.operations.speech_model import (
     ModelSource,
@@ -34,9 +35,9 @@ from lorsmerge_cli.operations.speech_model import (
     processes,
 )
 from lorsmerge_cli.outputs import atomic_file, check_output, write_json
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.utterance import Utterance, reasons
+from lorsmerge_cli.speech.utterance import Answer, Utterance, reasons
 
 
 def evaluate(
@@ -86,7 +87,7 @@ def evaluate(
     state = processes(device)
     dtype = dtype_name(parse_speech_dtype(dtype))
     asked = DecodingSettings(beam, batch_size, max_tokens)
-    warnings: list[str] = []
+    warnings = _other_spellings(models)
     file = HypothesesFile(hypotheses)
     count = len(models) * sum(len(test_set.utterances) for test_set in test_sets)
     rows: list[Hypothesis] = []
@@ -118,7 +119,12 @@ def evaluate(
         settings["dropped"] = dropped
     main = state.is_main_process
     report = _report(rows, scoring, settings, speed, output, force, trn, compared, main, origins)
-    return replace(report, warnings=tuple(warnings))
+    if max_tokens is not None and (cut := sum(bool(row.cut) for row in rows)):
+        warnings.append(
+            f"{cut} of {len(rows)} hypotheses were cut at --max-tokens {max_tokens}: what would have "
+            "come after is missing from the scores."
+        )
+    return replace(report, warnings=(*warnings, *report.warnings))
 
 
 def rescore(
@@ -169,18 +175,18 @@ class _Run:
     ) -> list[Hypothesis]:
         """Hypotheses of a test set in its order; the decoding settings have their lists."""
         made_by = (
-            f"{self.identity}|beam:{decoding.beam}|{self.dtype}|max:{decoding.max_tokens}"
-            f"|suppress:{_digest(decoding.suppress, decoding.begin_suppress)}"
+            f"{self.identity}|beam:{decoding.beam}|{self.dtype}|{limit_of(decoding)}"
+            f"|suppress:{decoding.suppress_digest()}"
         )
-        texts = self.file.known(self.source.name, test_set.name, made_by, test_set.utterances)
-        wanted = [row for row in test_set.utterances if row.id not in texts]
+        answers = self.file.known(self.source.name, test_set.name, made_by, test_set.utterances)
+        wanted = [row for row in test_set.utterances if row.id not in answers]
         progress(len(test_set.utterances) - len(wanted))
         mine = wanted[self.state.process_index :: self.state.num_processes]
         began = time.perf_counter()
-        texts |= self._decode(mine, test_set, decoding, made_by, progress)
+        answers |= self._decode(mine, test_set, decoding, made_by, progress)
         self.elapsed += time.perf_counter() - began
         self.decoded_seconds += sum(row.duration or 0.0 for row in wanted)
-        return [self._hypothesis(row, texts[row.id], test_set) for row in test_set.utterances]
+        return [self._hypothesis(row, answers[row.id], test_set) for row in test_set.utterances]
 
     def _decode(
         self,
@@ -189,30 +195,30 @@ class _Run:
         decoding: DecodingSettings,
         made_by: str,
         progress: Callable[[int], None],
-    ) -> dict[str, str]:
+    ) -> dict[str, Answer]:
         alone = self.state.num_processes == 1
 
-        def keep(row: Utterance, text: str) -> None:
+        def keep(row: Utterance, answer: Answer) -> None:
             if alone:
-                self.file.add([(self._hypothesis(row, text, test_set), row)], made_by)
+                self.file.add([(self._hypothesis(row, answer, test_set), row)], made_by)
             progress(self.state.num_processes)
 
-        texts = decode(self.speech, mine, decoding, keep)
+        answers = decode_answers(self.speech, mine, decoding, keep)
         if alone:
-            return texts
-        gathered: dict[str, str] = dict(gather_object(list(texts.items())))
+            return answers
+        gathered: dict[str, Answer] = dict(gather_object(list(answers.items())))
         if self.state.is_main_process:
             rows = {row.id: row for row in test_set.utterances}
             self.file.add(
                 [
-                    (self._hypothesis(rows[name], text, test_set), rows[name])
-                    for name, text in gathered.items()
+                    (self._hypothesis(rows[name], answer, test_set), rows[name])
+                    for name, answer in gathered.items()
                 ],
                 made_by,
             )
         return gathered
 
-    def _hypothesis(self, row: Utterance, text: str, test_set: TestSet) -> Hypothesis:
+    def _hypothesis(self, row: Utterance, answer: Answer, test_set: TestSet) -> Hypothesis:
         return Hypothesis(
             model=self.source.name,
             dataset=test_set.name,
@@ -220,9 +226,10 @@ class _Run:
             language=row.language,
             task=row.task,
             reference=row.text,
-            hypothesis=text,
+            hypothesis=answer.text,
             seconds=row.duration or 0.0,
             speaker=row.speaker,
+            cut=answer.cut,
         )
 
     def close(self) -> None:
@@ -232,9 +239,18 @@ class _Run:
             torch.cuda.empty_cache()
 
 
-def _digest(*lists: Sequence[int] | None) -> str:
-    """A few characters that tell lists of tokens apart."""
-    return hashlib.sha256(repr(lists).encode()).hexdigest()[:8]
+def _other_spellings(models: Sequence[ModelSource]) -> list[str]:
+    """Warn of models whose own table of English spellings is not the one that scores are made with."""
+    others = []
+    for model in models:
+        path = model.processor / "normalizer.json"
+        with suppress(OSError, ValueError, LorsmergeError):
+            if read_json(path) != read_json(SPELLING):
+                others.append(
+                    f"{path} is not Whisper's table of English spellings; --normalise english uses "
+                    "Whisper's for every model."
+                )
+    return others
 
 
 def _faults(
@@ -246,13 +262,7 @@ def _faults(
     inputs: Sequence[Path],
 ) -> list[LorsmergeError]:
     faults: list[LorsmergeError] = []
-    if scoring.normalisation not in NORMALISATIONS:
-        faults.append(
-            UsageFault(
-                f"There is no normalisation {scoring.normalisation!r}.",
-                f"Use {', '.join(NORMALISATIONS)}.",
-            )
-        )
+    faults += check_choice(scoring.normalisation)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         faults.append(UsageFault(f"Two models are called {twice[0]!r}.", "Give NAME=PATH."))
@@ -288,7 +298,14 @@ def _report(
             if same and (a.model, b.model) == compared:
                 check_same(a, b)
                 comparisons.append((a, b, compare(a, b, scoring)))
-    report = EvalReport(records, tuple(comparisons), settings, speed, (), main, models or {})
+    asr = [record for record in records if record.task == "asr"]
+    broken = {record.language for record in asr if record.normalisation == "basic"}
+    warnings = tuple(
+        f"{language}: basic makes spaces of its vowel signs, so its words are broken or lost; "
+        "--normalise auto keeps them."
+        for language in sorted(broken & MARK_LANGUAGES)
+    )
+    report = EvalReport(records, tuple(comparisons), settings, speed, warnings, main, models or {})
     if main and output is not None:
         with atomic_file(output, force=force) as partial:
             write_json(partial, report.to_dict())

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Record
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.speech.utterance import Answer, Utterance
 
 MIDDLE = 4096  # bytes of an audio file that tell it from another
 _FIELDS = {field.name for field in fields(Hypothesis)}
@@ -35,7 +35,7 @@ class HypothesesFile:
 
     def known(
         self, model: str, dataset: str, made_by: str, utterances: Sequence[Utterance]
-    ) -> dict[str, str]:
+    ) -> dict[str, Answer]:
         """Utterance id -> what was said to it in an earlier run.
 
         Raises:
@@ -59,7 +59,7 @@ class HypothesesFile:
                     f"otherwise: {_changed(its_maker, made_by)}.",
                     "Give another --hypotheses file, or remove this one.",
                 )
-            found[row.id] = row.hypothesis
+            found[row.id] = Answer(row.hypothesis, row.cut)
         return found
 
     def add(self, hypotheses: Iterable[tuple[Hypothesis, Utterance]], made_by: str) -> None:
@@ -130,7 +130,7 @@ def read_hypotheses(path: Path) -> list[KnownHypothesis]:
             continue
         try:
             row = json.loads(line)
-            said = Hypothesis(**{key: row[key] for key in _FIELDS})
+            said = Hypothesis(**{key: row[key] for key in _FIELDS if key in row})
             found.append(KnownHypothesis(said, row.get("made_by", ""), row.get("heard", "")))
         except (ValueError, KeyError, AttributeError, TypeError):
             if number == len(lines):

@@ -17,9 +17,17 @@ from lorsmerge_cli.metrics.bootstrap import (
     wer_interval,
 )
 from lorsmerge_cli.metrics.language import share_not_english
-from lorsmerge_cli.metrics.normalisation import CHARACTER_LANGUAGES, NORMALISATIONS, normalise
+from lorsmerge_cli.metrics.looping import is_looping
+from lorsmerge_cli.metrics.normalisation import (
+    AUTO,
+    CHARACTER_LANGUAGES,
+    normalisation_for,
+    normalise,
+)
 from lorsmerge_cli.metrics.wer import ErrorCounts, count_errors, total, wer_signature
 from lorsmerge_cli.speech.utterance import Utterance
+
+STORED = ("raw", "basic", "marks")  # beside the reported one, so that others can be compared with
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Hypothesis:
     hypothesis: str
     seconds: float
     speaker: str | None = None
+    cut: bool | None = None  # at the limit of tokens, before its end; None where that is not known
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,12 @@ class Scoring:
     """How hypotheses are scored.
 
     Attributes:
-        normalisation: the one reported, of `NORMALISATIONS`.
+        normalisation: of the reported error rates, of `CHOICES`; `auto` is by language.
         samples: of the bootstrap.
         seed: of the bootstrap.
     """
 
-    normalisation: str = "basic"
+    normalisation: str = AUTO
     samples: int = 1000
     seed: int = 0
 
@@ -84,6 +93,11 @@ class Record:
         return "word" if self.task == "st" else unit_of(self.language)
 
     @property
+    def normalisation(self) -> str:
+        """What was done to the texts whose errors are counted; a translation has no such score."""
+        return str(self.details.get("normalisation", "basic"))
+
+    @property
     def seconds(self) -> float:
         """Of audio."""
         return sum(row.seconds for row in self.rows)
@@ -92,7 +106,8 @@ class Record:
         """For JSON: NaN as null."""
         record = {key: value for key, value in asdict(self).items() if key != "rows"}
         rows = [
-            {key: getattr(row, key) for key in ("id", "speaker", "seconds", "reference", "hypothesis")}
+            {key: getattr(row, key)
+             for key in ("id", "speaker", "seconds", "reference", "hypothesis", "cut")}
             for row in self.rows
         ]  # fmt: skip
         document = record | {"utterances": len(rows), "seconds": self.seconds, "rows": rows}
@@ -129,17 +144,18 @@ def score(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
 
 def _transcription(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
     first, unit = rows[0], unit_of(rows[0].language)
+    chosen = normalisation_for(first.language, scoring.normalisation)
     stored = {}
-    for how in NORMALISATIONS:
+    for how in dict.fromkeys((*STORED, chosen)):
         whole = total(count_rows(rows, how, unit))
         stored[how] = {"rate": 100 * whole.rate, **asdict(whole),
                        "signature": wer_signature(normalisation=how, unit=unit)}  # fmt: skip
-    counts = count_rows(rows, scoring.normalisation, unit)
+    counts = count_rows(rows, chosen, unit)
     interval = wer_interval(
         counts, [row.speaker for row in rows], samples=scoring.samples, seed=scoring.seed
     )
     other = "word" if unit == "char" else "char"
-    other_rate = total(count_rows(rows, scoring.normalisation, other)).rate
+    other_rate = total(count_rows(rows, chosen, other)).rate
     return Record(
         model=first.model,
         dataset=first.dataset,
@@ -150,8 +166,10 @@ def _transcription(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
         low=100 * interval.low,
         high=100 * interval.high,
         standard_error=100 * interval.standard_error,
-        signature=wer_signature(normalisation=scoring.normalisation, unit=unit),
+        signature=wer_signature(normalisation=chosen, unit=unit),
         details={
+            **_flaws(rows),
+            "normalisation": chosen,
             **asdict(total(counts)),
             "cer" if other == "char" else "wer": finite(100 * other_rate),
             "normalisations": {how: finite(entry) for how, entry in stored.items()},
@@ -178,12 +196,22 @@ def _translation(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
         standard_error=interval.standard_error,
         signature=found.signature,
         details={
+            **_flaws(rows),
             "chrf2": characters.score,
             "chrf2_signature": characters.signature,
             "share_not_english": share_not_english(hypotheses),
         },
         rows=tuple(rows),
     )
+
+
+def _flaws(rows: Sequence[Hypothesis]) -> dict[str, int | None]:
+    """Count the hypotheses that were cut at the limit of tokens, and those that repeat themselves.
+
+    None for the first where that was not recorded.
+    """
+    cut = None if any(row.cut is None for row in rows) else sum(bool(row.cut) for row in rows)
+    return {"cut": cut, "looping": sum(is_looping(row.hypothesis) for row in rows)}
 
 
 def compare(a: Record, b: Record, scoring: Scoring) -> Comparison:
@@ -196,9 +224,10 @@ def compare(a: Record, b: Record, scoring: Scoring) -> Comparison:
             samples=scoring.samples,
             seed=scoring.seed,
         )
+    how = normalisation_for(a.language, scoring.normalisation)
     return compare_wer(
-        _counts(a.rows, scoring.normalisation, a.unit),
-        _counts(b.rows, scoring.normalisation, a.unit),
+        _counts(a.rows, how, a.unit),
+        _counts(b.rows, how, a.unit),
         [row.speaker for row in a.rows],
         samples=scoring.samples,
         seed=scoring.seed,
@@ -222,8 +251,16 @@ def average(records: Sequence[Record]) -> tuple[float, float]:
     return mean, math.sqrt(squares) / len(records)
 
 
-def dev_scores(rows: Sequence[Utterance], texts: dict[str, str]) -> dict[str, float]:
-    """Scores of each language and task, and as `score` the mean of what is the better the more."""
+def dev_scores(
+    rows: Sequence[Utterance], texts: dict[str, str], normalisation: str = AUTO
+) -> dict[str, float]:
+    """Scores of each language and task, and as `score` the mean of what is the better the more.
+
+    Args:
+        rows: with their references.
+        texts: utterance id -> what was said.
+        normalisation: as in `Scoring`.
+    """
     groups: dict[str, list[Hypothesis]] = {}
     for row in rows:
         groups.setdefault(f"{row.language}_{row.task}", []).append(
@@ -236,7 +273,9 @@ def dev_scores(rows: Sequence[Utterance], texts: dict[str, str]) -> dict[str, fl
             scores[name] = found.score
             goodness.append(found.score)
         else:
-            counts = count_rows(group, "basic", unit_of(group[0].language))
+            language = group[0].language
+            how = normalisation_for(language, normalisation)
+            counts = count_rows(group, how, unit_of(language))
             scores[name] = 100 * total(counts).rate
             goodness.append(100 - scores[name])
     return {"score": sum(goodness) / len(goodness), **scores}

@@ -12,6 +12,11 @@ from lorsmerge_cli.operations.eval_scores import Scoring
 from lorsmerge_cli.speech.decoding import DecodingSettings
 
 
+def limit_of(decoding: DecodingSettings) -> str:
+    """Return the part of a signature that says how long a hypothesis may get, in new tokens."""
+    return "max:None" if decoding.max_tokens is None else f"max_new:{decoding.max_tokens}"
+
+
 def settings_of(
     decoding: DecodingSettings | None, scoring: Scoring, dtype: str | None
 ) -> dict[str, Any]:
@@ -24,7 +29,8 @@ def settings_of(
     if decoding is not None:
         settings["decoding"] = asdict(decoding) | {"dtype": dtype}
         settings["signature"] = (
-            f"beam:{decoding.beam}|dtype:{dtype}|suppress:{len(decoding.suppress or ())}|"
+            f"beam:{decoding.beam}|dtype:{dtype}|{limit_of(decoding)}|"
+            f"suppress:{decoding.suppress_digest()}|"
             f"norm:{scoring.normalisation}|jiwer:{versions['jiwer']}|"
             f"transformers:{versions['transformers']}|lorsmerge:{__version__}"
         )

@@ -34,14 +34,10 @@ from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, NonFinite, OutputFault
 from lorsmerge_cli.operations.delta import delta as write_delta
 from lorsmerge_cli.operations.eval_scores import dev_scores
-from lorsmerge_cli.operations.finetune_plan import (
-    STATE,
-    TRAINING_FILES,
-    FinetunePlan,
-    interrupted_run,
-)
+from lorsmerge_cli.operations.finetune_plan import FinetunePlan, interrupted_run
 from lorsmerge_cli.operations.provenance import trained_on
 from lorsmerge_cli.operations.speech_model import process_device, processes
+from lorsmerge_cli.operations.usage import STATE, TRAINING_FILES
 from lorsmerge_cli.outputs import atomic_file, atomic_folder, remove_matching, write_json
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.languages import WHISPER_TASKS
@@ -189,7 +185,7 @@ class _Run:
             texts = decode(self.plan.speech, mine, DecodingSettings(beam=self.plan.dev_beam))
         if self.state.num_processes > 1:
             texts = dict(gather_object(list(texts.items())))
-        return dev_scores(rows, texts)
+        return dev_scores(rows, texts, self.plan.normalisation)
 
     def _epoch_file(self, epoch: float) -> Path:
         return self.plan.folder / "epochs" / f"{epoch:.6f}.safetensors"

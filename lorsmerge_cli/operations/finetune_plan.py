@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.checkpoint.model_writer import check_companions, notes_on_code
-from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.errors import (
     LorsmergeError,
     Mismatch,
-    OutputFault,
     UnreadableFile,
-    UsageFault,
-    named,
     raise_all,
 )
+from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
 from lorsmerge_cli.operations.data import DataReport, drop_warnings, load_data
 from lorsmerge_cli.operations.speech_model import (
     ModelSource,
@@ -26,38 +23,15 @@ from lorsmerge_cli.operations.speech_model import (
     parse_speech_dtype,
     processes,
 )
-from lorsmerge_cli.outputs import check_output, others_in
+from lorsmerge_cli.operations.usage import STATE, check_run, check_training, training_folder
+from lorsmerge_cli.outputs import check_output
 from lorsmerge_cli.speech.manifests import manifest_splits
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.training import SCHEDULES, TrainingSettings
+from lorsmerge_cli.speech.settings import TrainingSettings
 from lorsmerge_cli.speech.utterance import Drop, listed
 
-STATE = "settings.json"
-TRAINING_FILES = (  # all that a run writes into its training folder
-    STATE,
-    "losses.jsonl",
-    "epochs/*.safetensors",
-    "*.partial/*",
-    *(
-        f"checkpoint-*/{name}"
-        for name in (
-            "*.safetensors",
-            "*.safetensors.index.json",
-            "*.bin",
-            "*.bin.index.json",
-            "*.pt",
-            "*.pth",
-            "*.json",
-            "merges.txt",
-            "vocab.txt",
-            "*.model",
-            "*.jinja",
-        )
-    ),
-)
 FLOAT32 = 4  # bytes of an entry
 ADAM_COPIES = 4  # weight, gradient and two moments of each entry
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
@@ -110,6 +84,7 @@ class FinetunePlan:
         settings: of the training.
         averaging: of epochs.
         dev_beam: hypotheses kept where dev rows are decoded.
+        normalisation: of the dev rows' texts, one of `CHOICES`.
         device: to train on.
         output: the model folder to write.
         delta: a delta to write as well.
@@ -125,6 +100,7 @@ class FinetunePlan:
     settings: TrainingSettings
     averaging: Averaging
     dev_beam: int
+    normalisation: str
     device: str
     output: Path
     delta: Path | None
@@ -158,6 +134,12 @@ class FinetunePlan:
         groups = {(row.language, row.task) for row in self.train.utterances}
         return groups.pop() if len(groups) == 1 else None
 
+    @property
+    def leading_space(self) -> str:
+        """Where the space at the start of labels comes from: `added`, `tokenizer`, or `none`."""
+        own = self.speech.leading_space
+        return "none" if own == "added" and self.settings.label_space == "none" else own
+
     def describe(self) -> dict[str, Any]:
         """Everything that a run's weights depend on; a run is resumed under the same alone."""
         settings = asdict(self.settings) | {"keep": None, "workers": None, "save_steps": None}
@@ -167,24 +149,12 @@ class FinetunePlan:
             "settings": {key: value for key, value in settings.items() if value is not None}
             | {"batch_size": size, "accumulation": accumulation, "processes": self.processes},
             "averaging": asdict(self.averaging),
+            "leading_space": self.leading_space,
             "dev_beam": self.dev_beam,
+            "normalisation": self.normalisation,
             "train": fingerprint(self.train),
             "dev": fingerprint(self.dev) if self.dev else None,
         }
-
-
-def settings_of(*, dtype: str, **settings: Any) -> TrainingSettings:
-    """Settings by name; `dtype` may be spelled short (`bf16`).
-
-    Raises:
-        UsageFault: there is no such dtype.
-    """
-    return TrainingSettings(dtype=dtype_name(parse_speech_dtype(dtype)), **settings)
-
-
-def training_folder(output: Path) -> Path:
-    """Where the run of an output keeps its state."""
-    return output.with_name(output.name + ".training")
 
 
 def fingerprint(report: DataReport) -> dict[str, Any]:
@@ -210,6 +180,7 @@ def plan_finetune(
     settings: TrainingSettings,
     averaging: Averaging,
     dev_beam: int = 1,
+    normalisation: str = AUTO,
     device: str = "auto",
     delta: Path | None = None,
     resume: bool = False,
@@ -223,6 +194,7 @@ def plan_finetune(
         train, dev: data.
         settings, averaging: of the training.
         dev_beam: of the decoding of dev rows.
+        normalisation: of their texts, one of `CHOICES`.
         device: to train on.
         delta: a delta to write as well.
         resume: go on with a run that was interrupted.
@@ -231,35 +203,19 @@ def plan_finetune(
     Raises:
         LorsmergeError: every fault found; nothing was written.
     """
+    raise_all([*check_training(settings, device), *check_choice(normalisation)])
     source = find_model(base)
-    faults = _faults(source, output, train, settings, device, delta, force)
-    raise_all(faults)
+    raise_all(_folder_faults(source))
     size = FLOAT32 * sum(spec.numel for spec in source.checkpoint.specs.values())
     inputs = [*source.checkpoint.sources, *train.paths, *(dev.paths if dev else ())]
     # a model, two checkpoints with Adam's moments and an epoch or two of weights
     faults = check_output(output, inputs=inputs, size=9 * size, force=force, folder=True)
     if delta is not None:
         faults += check_output(delta, inputs=inputs, size=size, force=force)
-    folder = training_folder(output)
-    if folder.exists() and not resume and not force:
-        faults.append(
-            OutputFault(
-                f"{folder} holds a run that was interrupted.",
-                "Go on with it by --resume, or begin anew with --force.",
-            )
-        )
-    elif folder.exists() and (others := others_in(folder, TRAINING_FILES)):
-        faults.append(
-            OutputFault(
-                f"{folder} is where the training keeps its state, and holds other files "
-                f"({named(others)}).",
-                "Move them away.",
-            )
-        )
-    raise_all(faults)
+    raise_all(faults + check_run(output, resume=resume, force=force))
     window = source.window
     speech = source.open(parse_speech_dtype("float32"), "cpu")  # updates are small
-    found = _fitting(speech, train.load(settings.seed, window))
+    found = _fitting(speech, train.load(settings.seed, window), settings.label_space)
     held_out = dev.load(settings.seed, window) if dev else None
     warnings = drop_warnings(found) + (drop_warnings(held_out) if held_out else [])
     warnings += notes_on_code(source.folder)
@@ -270,57 +226,27 @@ def plan_finetune(
     count = processes(device).num_processes
     settings.batches(count)
     return FinetunePlan(
-        source, speech, found, held_out, settings, averaging, dev_beam, device, output, delta, resume,
-        force, count, warnings,
+        source, speech, found, held_out, settings, averaging, dev_beam, normalisation, device, output,
+        delta, resume, force, count, warnings,
     )  # fmt: skip
 
 
-def _faults(
-    source: ModelSource,
-    output: Path,
-    train: DataSource,
-    settings: TrainingSettings,
-    device: str,
-    delta: Path | None,
-    force: bool,
-) -> list[LorsmergeError]:
-    faults: list[LorsmergeError] = []
-    if source.checkpoint.folder is None:
-        faults.append(
-            UnreadableFile(
-                f"{source.checkpoint.path} is a bare file, and a fine-tune is a model folder.",
-                "Give the folder with its config and tokenizer.",
-            )
+def _folder_faults(source: ModelSource) -> list[LorsmergeError]:
+    if source.checkpoint.folder is not None:
+        return check_companions(source.checkpoint.folder)
+    return [
+        UnreadableFile(
+            f"{source.checkpoint.path} is a bare file, and a fine-tune is a model folder.",
+            "Give the folder with its config and tokenizer.",
         )
-    else:
-        faults += check_companions(source.checkpoint.folder)
-    if settings.schedule not in SCHEDULES:
-        faults.append(
-            UsageFault(
-                f"There is no schedule {settings.schedule!r}.", f"Use {', '.join(SCHEDULES)}."
-            )
-        )
-    if not 0 < settings.learning_rate < 1:
-        faults.append(
-            UsageFault(f"A learning rate of {settings.learning_rate:g} is not between 0 and 1.")
-        )
-    if device.startswith("cuda:"):
-        faults.append(
-            UsageFault(
-                f"--device {device} is not for training.",
-                f"Use CUDA_VISIBLE_DEVICES={device[5:]} with --device cuda; torchrun takes several.",
-            )
-        )
-    elif device not in DEVICES:
-        faults.append(UsageFault(f"There is no device {device!r}.", f"Use {', '.join(DEVICES)}."))
-    return faults
+    ]
 
 
-def _fitting(speech: SpeechModel, report: DataReport) -> DataReport:
+def _fitting(speech: SpeechModel, report: DataReport, space: str) -> DataReport:
     """Without the rows whose labels the decoder has no positions for."""
     kept, drops = [], list(report.drops)
     for row in report.utterances:
-        if len(speech.labels(row)) > speech.longest_label:
+        if len(speech.labels(row, space)) > speech.longest_label:
             drops.append(Drop(row.id, row.audio, "text longer than the decoder"))
         else:
             kept.append(row)

@@ -80,6 +80,7 @@ class RunRecord:
         base_name: what the base was called, or its Hub id.
         trained_on: as in `MergedDelta`.
         learning_rate, seed: of the training.
+        leading_space: where the space before a label came from, empty where it is not recorded.
     """
 
     base: str
@@ -87,6 +88,7 @@ class RunRecord:
     trained_on: tuple[Mapping[str, Any], ...]
     learning_rate: float | None
     seed: int | None
+    leading_space: str
 
 
 def merge_record(document: Mapping[str, Any]) -> MergeRecord:
@@ -125,6 +127,7 @@ def run_record(document: Mapping[str, Any]) -> RunRecord:
         training_rows(document),
         _number(settings, "learning_rate"),
         _whole(settings, "seed"),
+        _string(document, "leading_space"),
     )
 
 
@@ -228,7 +231,8 @@ def trained_on(data: DataReport) -> list[dict[str, Any]]:
 
 
 def training_of(folder: Path | None) -> dict[str, Any]:
-    """What `finetune` says of a model folder: base, data by language and task, rate, seed.
+    """What `finetune` says of a model folder: base, data by language and task, rate, seed, and
+    where the space at the start of its labels came from.
 
     Empty for a folder that it did not write.
     """
@@ -244,7 +248,7 @@ def training_of(folder: Path | None) -> dict[str, Any]:
         "trained_on": [dict(row) for row in run.trained_on],
         "learning_rate": run.learning_rate,
         "seed": run.seed,
-    }
+    } | ({"leading_space": run.leading_space} if run.leading_space else {})
 
 
 def made_from(source: ModelSource) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def read_results(paths: Sequence[Path]) -> Results:
         raise UnreadableFile(f"{named([str(p) for p in paths])} hold no scores.", "Run eval -o.")
     every = tuple(entries.values())
     scoring = next(iter(documents.values()))["settings"]["scoring"]
-    notes = (*_mixed_settings(documents), *_same_weights(every))
+    notes = (*_mixed_settings(documents), *_same_weights(every), *_flawed(every))
     return Results(tuple(documents), every, tuple(rows_of(every)), Scoring(**scoring), notes)
 
 
@@ -167,6 +167,25 @@ def _same_weights(entries: Iterable[Entry]) -> Iterable[str]:
                 f"Runs {', '.join(names)} of {system} have the same weights: they count as "
                 f"{len(names)} models in its mean and spread, and are one."
             )
+
+
+def _flawed(entries: Iterable[Entry]) -> Iterable[str]:
+    """A note for systems with hypotheses that a limit of tokens ended, or that repeat themselves."""
+    found: dict[str, list[Record]] = {}
+    for entry in entries:
+        found.setdefault(entry.system, []).append(entry.record)
+    for system, records in found.items():
+        parts = [
+            f"{count} {what}"
+            for key, what in (
+                ("cut", "were ended by the limit of tokens"),
+                ("looping", "repeat themselves"),
+            )
+            if (count := sum(record.details.get(key) or 0 for record in records))
+        ]
+        if parts:
+            whole = sum(len(record.rows) for record in records)
+            yield f"Of {system}'s {whole} hypotheses {', and '.join(parts)}."
 
 
 def _mixed_settings(documents: Mapping[Path, Mapping[str, Any]]) -> Iterable[str]:

@@ -124,8 +124,9 @@ class _Run:
             cache=int(KEPT_MERGES * free),
         )  # fmt: skip
         return Scorer(
-            speech, merge, plan.goal.rank_by, settings.decoding, int(KEPT_FEATURES * free)
-        )
+            speech, merge, plan.goal.rank_by, settings.decoding, int(KEPT_FEATURES * free),
+            settings.normalisation,
+        )  # fmt: skip
 
     def join(self) -> None:
         """Open the study, or begin it; a worker waits for it."""

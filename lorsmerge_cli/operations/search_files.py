@@ -116,6 +116,7 @@ def document(report: SearchReport) -> dict[str, Any]:
         "seed": settings.seed,
         "rank_by": goal.rank_by,
         "beam": settings.beam,
+        "normalisation": settings.normalisation,
         "objectives": list(goal.names(ranking=False)),
         "utterances": len(plan.rows),
         "trials": [_trial(row) for row in report.trials],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lorsmerge_cli.core.parallel import default_threads
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
+from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
 from lorsmerge_cli.operations.data import drop_warnings, empty_groups, load_data
 from lorsmerge_cli.operations.merge_inputs import MergeInputs, open_inputs
 from lorsmerge_cli.operations.pictures import check_picture
@@ -47,6 +48,7 @@ class SearchSettings:
         rank_by: of RANKINGS.
         finalists: trials that are scored by beam search on the whole dev set.
         beam, batch_size, max_tokens: of their decoding, as in `DecodingSettings`.
+        normalisation: of error rates, one of `CHOICES`.
         dtype: the model computes in.
         device: as in `resolve_device`.
         threads: tensors in flight; None for one per core.
@@ -69,6 +71,7 @@ class SearchSettings:
     beam: int = 20
     batch_size: int | None = None
     max_tokens: int | None = None
+    normalisation: str = AUTO
     dtype: str = "float32"
     device: str = "auto"
     threads: int | None = None
@@ -196,7 +199,7 @@ def plan_search(
 
 
 def _setting_faults(space: Space, settings: SearchSettings) -> list[LorsmergeError]:
-    faults: list[LorsmergeError] = []
+    faults: list[LorsmergeError] = [*check_choice(settings.normalisation)]
     for option, value, known in (
         ("--sampler", settings.sampler, SAMPLERS),
         ("--pruner", settings.pruner, tuple(PRUNERS)),
@@ -313,7 +316,7 @@ def _fingerprint(
     said = [[r.id, r.audio.name, r.start, r.text, r.language, r.task] for r in rows]
     generation = source.folder / "generation_config.json"
     decoding = [
-        settings.dtype, settings.max_tokens,
+        settings.dtype, settings.max_tokens and {"new": settings.max_tokens},
         settings.beam if goal.rank_by == "beam" else None,
         generation.read_text(encoding="utf-8") if generation.is_file() else "",
     ]  # fmt: skip
@@ -328,6 +331,7 @@ def _fingerprint(
         + f" {sorted(space.per_delta)} {space.include} {space.exclude}",
         "the objective": f"{'+'.join(goal.tasks)} by {goal.rank_by}",
         "decoding": _digest(decoding),
+        "--normalise": settings.normalisation,
         "--sampler": settings.sampler,
         "--seed": str(settings.seed),
         "--pruner": f"{settings.pruner}, {parts} parts",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lorsmerge_cli.metrics.normalisation import AUTO
 from lorsmerge_cli.operations.eval_scores import dev_scores
 from lorsmerge_cli.operations.recipe import Recipe
 from lorsmerge_cli.operations.search_merge import RepeatedMerge
@@ -93,6 +94,7 @@ class Scorer:
         rank_by: how trials are scored, of RANKINGS.
         decoding: of the finalists, and of trials ranked by `beam`.
         kept: bytes of features that are kept.
+        normalisation: of error rates, one of `CHOICES`.
     """
 
     def __init__(
@@ -102,8 +104,10 @@ class Scorer:
         rank_by: str,
         decoding: DecodingSettings,
         kept: int,
+        normalisation: str = AUTO,
     ) -> None:
         self.speech, self.merge, self.rank_by = speech, merge, rank_by
+        self.normalisation = normalisation
         self.decoding = decoding.with_lists_of(speech)
         self.features = Features(speech, kept)
 
@@ -142,15 +146,16 @@ class Scorer:
         for rows in parts:
             new = [row for row in rows if row.id not in texts]
             texts |= decode(self.speech, new, settings, features=self.features)
-            yield _text_scores(rows, texts)
+            yield _text_scores(rows, texts, self.normalisation)
 
     def score(self, rows: Sequence[Utterance]) -> Scores:
         """Scores of the loaded model as `eval` has them."""
-        return _text_scores(rows, decode(self.speech, rows, self.decoding, features=self.features))
+        texts = decode(self.speech, rows, self.decoding, features=self.features)
+        return _text_scores(rows, texts, self.normalisation)
 
 
-def _text_scores(rows: Sequence[Utterance], texts: dict[str, str]) -> Scores:
-    scores = dev_scores(rows, texts)
+def _text_scores(rows: Sequence[Utterance], texts: dict[str, str], normalisation: str) -> Scores:
+    scores = dev_scores(rows, texts, normalisation)
     del scores["score"]
     return scores
 

@@ -27,13 +27,14 @@ from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import add_to_base, is_finite
-from lorsmerge_cli.errors import LorsmergeError, UsageFault, non_finite, raise_all
+from lorsmerge_cli.errors import LorsmergeError, non_finite, raise_all
 from lorsmerge_cli.speech.model import (
     SpeechModel,
     build_model,
     check_model_folder,
     window_of,
 )
+from lorsmerge_cli.speech.settings import full_dtype
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,5 @@ def parse_speech_dtype(name: str) -> torch.dtype:
     Raises:
         UsageFault: none of the three.
     """
-    dtypes = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    short = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-    if short.get(name, name) not in dtypes:
-        raise UsageFault(f"There is no dtype {name!r}.", f"Use {', '.join(dtypes)}.")
-    return dtypes[short.get(name, name)]
+    dtype: torch.dtype = getattr(torch, full_dtype(name))
+    return dtype

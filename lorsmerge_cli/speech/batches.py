@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,10 +18,18 @@ IGNORED = -100  # label of what does not count, as cross_entropy has it
 
 
 class SpeechDataset(Dataset[dict[str, Any]]):
-    """Utterances as features and labels, made when they are asked for."""
+    """Utterances as features and labels, made when they are asked for.
 
-    def __init__(self, speech: SpeechModel, utterances: Sequence[Utterance]) -> None:
-        self.labels = [speech.labels(row) for row in utterances]
+    Args:
+        speech: the model.
+        utterances: whose labels fit it.
+        space: as in `SpeechModel.labels`.
+    """
+
+    def __init__(
+        self, speech: SpeechModel, utterances: Sequence[Utterance], space: str = "auto"
+    ) -> None:
+        self.labels = [speech.labels(row, space) for row in utterances]
         self.utterances = utterances
         # workers that are not forked get a copy of this, and need no weights
         self.speech = replace(speech, model=None)
@@ -29,15 +38,21 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         return len(self.utterances)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        features = self.speech.features([audio_of(self.utterances[index])])[0]
-        return {"features": features, "labels": self.labels[index]}
+        wave = audio_of(self.utterances[index])
+        features = self.speech.features([wave])[0]
+        hop = self.speech.processor.feature_extractor.hop_length
+        return {
+            "features": features,
+            "frames": math.ceil(len(wave) / hop),
+            "labels": self.labels[index],
+        }
 
 
 def collate(items: Sequence[Mapping[str, Any]], start: int, pad: int) -> dict[str, Tensor]:
     """A batch: labels are padded by their length, because Whisper's padding token ends a text too.
 
     Args:
-        items: of a `SpeechDataset`.
+        items: of a `SpeechDataset`; those without `frames` get no mask of their audio.
         start: token that the decoder begins with; labels follow it by one.
         pad: token where a row has ended.
     """
@@ -50,4 +65,8 @@ def collate(items: Sequence[Mapping[str, Any]], start: int, pad: int) -> dict[st
         inputs[row, 0] = start
         inputs[row, 1 : len(tokens)] = tokens[:-1]
     features = torch.stack([item["features"] for item in items])
-    return {"input_features": features, "decoder_input_ids": inputs, "labels": labels}
+    batch = {"input_features": features, "decoder_input_ids": inputs, "labels": labels}
+    if "frames" in items[0]:  # for SpecAugment alone, or most of what it masks is silence
+        frames = torch.tensor([item["frames"] for item in items])
+        batch["attention_mask"] = (torch.arange(features.shape[2]) < frames[:, None]).long()
+    return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from transformers.cache_utils import EncoderDecoderCache
 from lorsmerge_cli.errors import LorsmergeError
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.speech.utterance import Answer, Utterance
 
 CPU = torch.device("cpu")
 LARGEST_BATCH = 64
@@ -30,7 +31,8 @@ class DecodingSettings:
     Attributes:
         beam: hypotheses kept; 1 is greedy.
         batch_size: utterances at a time; None for what memory allows.
-        max_tokens: of a hypothesis, prompt included; None for the model's limit.
+        max_tokens: the most that are said to an utterance, the end of its text counted and the
+            prompt not; None for as many as the decoder has positions for.
         suppress: token ids never said; None for the model's own list. Fine-tunes often lack the
             base's list, and scores of models compare only under one.
         begin_suppress: the same for the first token of the text.
@@ -53,6 +55,11 @@ class DecodingSettings:
             begin_suppress=begin if self.begin_suppress is None else self.begin_suppress,
         )
 
+    def suppress_digest(self) -> str:
+        """Return eight characters that tell the lists of suppressed tokens from others."""
+        lists = (self.suppress, self.begin_suppress)
+        return hashlib.sha256(repr(lists).encode()).hexdigest()[:8]
+
 
 def decode(
     speech: SpeechModel,
@@ -61,17 +68,31 @@ def decode(
     progress: Callable[[Utterance, str], None] = lambda utterance, text: None,
     features: Features | None = None,
 ) -> dict[str, str]:
+    """Return the text of each utterance by id; as `decode_answers` otherwise."""
+    answers = decode_answers(
+        speech, utterances, settings, lambda row, answer: progress(row, answer.text), features
+    )
+    return {name: answer.text for name, answer in answers.items()}
+
+
+def decode_answers(
+    speech: SpeechModel,
+    utterances: Sequence[Utterance],
+    settings: DecodingSettings,
+    progress: Callable[[Utterance, Answer], None] = lambda utterance, answer: None,
+    features: Features | None = None,
+) -> dict[str, Answer]:
     """Decode utterances in batches of like length.
 
     Args:
         speech: the model, on its device.
         utterances: with durations; language and task make each one's prompt.
         settings: of the search.
-        progress: told each utterance and its text as soon as a batch is done.
+        progress: told each utterance and what was said to it as soon as a batch is done.
         features: where they are kept from one decoding to the next.
 
     Returns:
-        Utterance id -> text.
+        Utterance id -> answer.
 
     Raises:
         UnreadableFile: an audio file.
@@ -84,27 +105,25 @@ def decode(
     }
     size = settings.batch_size or fitting_batch(speech, settings.beam)
     order = sorted(utterances, key=lambda row: (-(row.duration or 0.0), row.id))
-    texts: dict[str, str] = {}
+    answers: dict[str, Answer] = {}
+    end = speech.model.config.eos_token_id
     with _self_attention_alone_reordered():
         start = 0
         while start < len(order):
             rows = order[start : start + size]
             heard = features.of(rows)
+            given = torch.tensor([prompts[row.language, row.task] for row in rows])
             try:
-                tokens = generate(
-                    speech,
-                    heard,
-                    torch.tensor([prompts[row.language, row.task] for row in rows]),
-                    settings,
-                )
+                tokens = generate(speech, heard, given, settings)
             except torch.OutOfMemoryError:
                 size = _halved(size, speech.name)
                 continue
-            for row, text in zip(rows, speech.texts(tokens), strict=True):
-                texts[row.id] = text
-                progress(row, text)
+            cut = (tokens[:, given.shape[1] :] != end).all(1).tolist()
+            for row, *said in zip(rows, speech.texts(tokens), cut, strict=True):
+                answers[row.id] = Answer(*said)
+                progress(row, answers[row.id])
             start += len(rows)
-    return texts
+    return answers
 
 
 def generate(
@@ -121,11 +140,13 @@ def generate(
         [clips, tokens], padded with the end token.
     """
     model = speech.model
-    limit = settings.max_tokens or speech.longest_label
+    longest = speech.longest_label
+    if settings.max_tokens is not None:
+        longest = min(longest, prompts.shape[1] + settings.max_tokens)
     config: Any = GenerationConfig(
         num_beams=settings.beam,
         do_sample=False,
-        max_length=min(limit, speech.longest_label),
+        max_length=longest,
         # an empty list says none; transformers takes None for the model's own
         suppress_tokens=list(settings.suppress or ()),
         begin_suppress_tokens=list(settings.begin_suppress or ()),

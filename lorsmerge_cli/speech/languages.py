@@ -7,6 +7,8 @@ import difflib
 from lorsmerge_cli.errors import UsageFault
 
 TASKS = ("asr", "st")
+# Written without spaces between words: Whisper's texts in them begin without one too.
+SPACELESS = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
 WHISPER_TASKS = {"asr": "transcribe", "st": "translate"}
 _TASK_NAMES = {
     "asr": "asr", "transcribe": "asr", "transcription": "asr",

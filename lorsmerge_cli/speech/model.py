@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,9 +24,10 @@ from transformers.utils import logging as transformers_logging
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault, named
 from lorsmerge_cli.speech.audio import RATE, load_audio
-from lorsmerge_cli.speech.languages import WHISPER_TASKS
+from lorsmerge_cli.speech.languages import SPACELESS, WHISPER_TASKS
 from lorsmerge_cli.speech.utterance import Utterance
 
+CONTROL = re.compile(r"<\|.*\|>")  # languages, tasks, timestamps, the end of a text
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 EXTRACTOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
@@ -83,12 +85,52 @@ class SpeechModel:
             )
         return [int(known[word]) for word in words]
 
-    def labels(self, utterance: Utterance) -> list[int]:
-        """Tokens the decoder has to say: language, task, no timestamps, the text, the end."""
-        tokenizer = self.processor.tokenizer
-        text = tokenizer(utterance.text, add_special_tokens=False).input_ids
+    @cached_property
+    def leading_space(self) -> str:
+        """Say where the space at the start of a text comes from: `added` here, or `tokenizer`.
+
+        OpenAI's vocabularies need it added. A tokenizer made with `add_prefix_space` adds its own:
+        to it `a` and ` a` begin with the same token.
+        """
+        same = self._text_tokens("a")[:1] == self._text_tokens(" a")[:1]
+        return "tokenizer" if same else "added"
+
+    def labels(self, utterance: Utterance, space: str = "auto") -> list[int]:
+        """Return the tokens the decoder has to say: language, task, no timestamps, the text, the end.
+
+        Args:
+            utterance: runs of white space in its text become one blank, and what reads like a
+                control token (`<|en|>`) is spelled out.
+            space: `auto` begins a text with a space, as the texts that Whisper was trained on do,
+                in languages that write spaces and in every translation; `none` begins with the
+                first letter. Neither has a say where the tokenizer adds the space itself.
+        """
+        text = " ".join(utterance.text.split())
+        spaced = utterance.task == "st" or utterance.language not in SPACELESS
+        if text and spaced and space == "auto" and self.leading_space == "added":
+            text = f" {text}"
         prompt = self.prompt(utterance.language, utterance.task)
-        return [*prompt[1:], *text, int(tokenizer.eos_token_id)]
+        end = int(self.processor.tokenizer.eos_token_id)
+        return [*prompt[1:], *self._text_tokens(text), end]
+
+    def _text_tokens(self, text: str) -> list[int]:
+        """Tokens of a text, none of which is a control token."""
+        tokenizer = self.processor.tokenizer
+        found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+        if self._control.isdisjoint(found):
+            return found
+        backend = tokenizer.backend_tokenizer  # whose model knows no added tokens
+        if backend.normalizer is not None:
+            text = backend.normalizer.normalize_str(text)
+        pieces = backend.pre_tokenizer.pre_tokenize_str(text)
+        return [token.id for piece, _ in pieces for token in backend.model.tokenize(piece)]
+
+    @cached_property
+    def _control(self) -> frozenset[int]:
+        tokenizer = self.processor.tokenizer
+        added = tokenizer.get_added_vocab().items()  # timestamps are in it, and are not special
+        timed = {number for token, number in added if CONTROL.fullmatch(token)}
+        return frozenset(timed | set(tokenizer.all_special_ids))
 
     def features(self, waves: Sequence[NDArray[np.float32]]) -> Tensor:
         """Log-mel features [clips, mel bins, frames]: waves are padded to the window first."""

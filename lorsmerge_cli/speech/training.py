@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,84 +20,14 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.speech.batches import IGNORED, SpeechDataset, collate
 from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.settings import TrainingSettings
 from lorsmerge_cli.speech.utterance import Utterance
 
-SCHEDULES = ("constant", "linear", "cosine")
 LOG_STEPS = 5
-LARGEST_BATCH = 8  # the paper's
 # shares of the input that a fine-tune with SpecAugment masks (Park et al. 2019), in time and mel bins
 TIME_MASKED, BINS_MASKED = 0.05, 0.05
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a model is trained; the defaults are the paper's (section 4.2).
-
-    Attributes:
-        learning_rate: of Adam; the paper's differ by language and task (Tables 5 and 6).
-        schedule: `constant`, `linear` or `cosine` decay after the warm-up.
-        warmup: steps, or below 1 a share of all steps.
-        clip: largest L2 norm of a gradient; 0 for any.
-        epochs: passes over the data.
-        steps: of the optimiser, in place of epochs.
-        batch_size: utterances in memory at a time on each device; None for the largest up to 8
-            that divides the effective batch.
-        effective_batch: utterances for each step of the optimiser, over all devices.
-        freeze_encoder: train the decoder alone.
-        spec_augment: mask parts of the input.
-        dtype: `float32`, or the dtype of autocast.
-        save_steps: a checkpoint every so many steps beside those of each epoch.
-        keep: checkpoints that are kept.
-        workers: processes that read audio ahead; 0 for none.
-        seed: of the order of the data and of masks.
-    """
-
-    learning_rate: float = 1e-6
-    schedule: str = "constant"
-    warmup: float = 0.0
-    clip: float = 1.0
-    epochs: float = 10.0
-    steps: int | None = None
-    batch_size: int | None = None
-    effective_batch: int = 32
-    freeze_encoder: bool = False
-    spec_augment: bool = False
-    dtype: str = "float32"
-    save_steps: int | None = None
-    keep: int = 2
-    workers: int = 0
-    seed: int = 0
-
-    def batches(self, processes: int) -> tuple[int, int]:
-        """Utterances at a time on each device, and how many such batches make a step.
-
-        Raises:
-            UsageFault: the effective batch is no multiple of what the devices take at once.
-        """
-        if self.effective_batch % processes:
-            raise UsageFault(
-                f"An effective batch of {self.effective_batch} cannot be shared by {processes} "
-                "processes.",
-                f"Give --effective-batch a multiple of {processes}.",
-            )
-        share = self.effective_batch // processes
-        size = self.batch_size or next(
-            n for n in range(min(LARGEST_BATCH, share), 0, -1) if share % n == 0
-        )
-        if share % size:
-            raise UsageFault(
-                f"--batch-size {size} on {processes} devices does not divide an effective batch of "
-                f"{self.effective_batch}.",
-                f"Give --effective-batch a multiple of {size * processes}.",
-            )
-        return size, share // size
-
-    def total_steps(self, utterances: int) -> int:
-        """Steps of the optimiser."""
-        return self.steps or math.ceil(self.epochs * math.ceil(utterances / self.effective_batch))
 
 
 @dataclass(frozen=True)
@@ -184,7 +113,7 @@ def train(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=SpeechDataset(speech, utterances),
+        train_dataset=SpeechDataset(speech, utterances, settings.label_space),
         data_collator=partial(collate, start=start, pad=pad),
         compute_loss_func=token_loss,
         callbacks=[control],

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,18 @@ class Utterance:
     duration: float | None = None
     start: float = 0.0
     speaker: str | None = None
+
+
+class Answer(NamedTuple):
+    """What a model said to an utterance.
+
+    Attributes:
+        text: without special tokens and outer white space.
+        cut: whether it reached the limit of tokens before its end; None where that is not known.
+    """
+
+    text: str
+    cut: bool | None
 
 
 @dataclass(frozen=True)

@@ -298,7 +298,7 @@ BAD: dict[str, tuple[str, Callable[[], None], int, tuple[str, ...]]] = {
         BASE, edit_row(source_lang="fr"), USAGE, ("base has no token <|fr|>",),
     ),
     "no such normalisation": (
-        BASE + "--normalise english", nothing, USAGE, ("'english'", "raw, basic, marks"),
+        BASE + "--normalise anglish", nothing, USAGE, ("'anglish'", "auto, raw, basic, marks"),
     ),
     "two models of one name": (
         "lorsmerge eval base base" + DATA, nothing, USAGE, ("Two models are called 'base'", "NAME=PATH"),
@@ -308,7 +308,7 @@ BAD: dict[str, tuple[str, Callable[[], None], int, tuple[str, ...]]] = {
         BASE + "-o results.json", existing_output, WORK, ("results.json exists", "--force"),
     ),
     "the model as output": (
-        BASE + "--force -o base/model.safetensors", nothing, WORK, ("is or holds the input",),
+        BASE + "--force -o base/model.safetensors", nothing, WORK, ("lies in the input base",),
     ),
     "score-only of nothing": (
         "lorsmerge eval --score-only", nothing, USAGE, ("--score-only takes --hypotheses",),

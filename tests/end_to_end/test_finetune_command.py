@@ -169,6 +169,53 @@ def test_an_english_only_model_is_asked_for_no_language(here: Path, succeed: Com
     assert {"language", "task"}.isdisjoint(written)
 
 
+@pytest.mark.parametrize(("option", "written"), [("", "added"), ("--label-space none", "none")])
+def test_the_space_before_a_text_is_recorded(
+    here: Path, succeed: Command, option: str, written: str
+) -> None:
+    succeed(f"{LINE} --steps 2 --delta out.delta {option}")
+    run = json.loads(Path("out/run.json").read_text())
+    assert run["leading_space"] == written
+    assert run["settings"]["label_space"] == (option.rpartition(" ")[2] or "auto")
+    with safe_open("out.delta", "pt") as file:
+        training = json.loads(file.metadata()["lorsmerge.training"])
+    assert training["leading_space"] == written
+
+
+def test_labels_with_a_space_teach_something_else(here: Path, succeed: Command) -> None:
+    line = f"{LINE} --steps 2"
+    losses = []
+    for option in ("auto", "none"):
+        succeed(f"{line.replace('-o out', f'-o {option}')} --label-space {option}")
+        losses.append(json.loads(Path(option, "run.json").read_text())["losses"][0]["loss"])
+    assert losses[0] != losses[1]
+
+
+def test_a_tokenizer_that_adds_the_space_is_recorded(here: Path, succeed: Command) -> None:
+    copy_base()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = Path("base", name).read_text()
+        Path("base", name).write_text(re.sub(r'("add_prefix_space": )false', r"\1true", text))
+    succeed(f"{LINE} --steps 1")
+    assert json.loads(Path("out/run.json").read_text())["leading_space"] == "tokenizer"
+
+
+@pytest.mark.parametrize("how", ["auto", "raw"])
+def test_epochs_are_chosen_by_the_normalisation_asked_for(
+    here: Path, succeed: Command, how: str
+) -> None:
+    for name in ("train.jsonl", "dev.jsonl"):
+        rows = [row | {"text": row["text"].title()} for row in rows_of(name)]
+        write_rows(name, rows)
+    succeed(f"{LINE} --epochs 1 --normalise {how}")
+    run = json.loads(Path("out/run.json").read_text())
+    assert run["normalisation"] == how
+    succeed(f"lorsmerge eval out --data dev.jsonl --beam 1 --normalise {how} -o results.json")
+    for record in json.loads(Path("results.json").read_text())["records"]:
+        name = f"{record['language']}_{record['task']}"
+        assert run["after"][name] == pytest.approx(record["score"])
+
+
 def test_dev_scores_are_not_under_autocast(
     here: Path, succeed: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +368,19 @@ def make_output() -> None:
         (None, "--batch-size 3", 2, "does not divide an effective batch of 8"),
         (None, "--device cuda:1", 2, "CUDA_VISIBLE_DEVICES=1"),
         (None, "--device gpu", 2, "no device 'gpu'"),
+        (None, "--epochs 0", 2, "--epochs 0 is not a number of passes above 0"),
+        (None, "--epochs nan", 2, "--epochs|greater than or equal"),
+        (None, "--epochs inf", 2, "--epochs inf is not a number of passes"),
+        (None, "--dev-hours 0", 2, "--dev-hours"),
+        (None, "--hours inf", 2, "--hours inf is no finite number"),
+        (None, "--lr nan", 2, "learning rate of nan is not between 0 and 1"),
+        (None, "--warmup inf", 2, "--warmup inf is not a number from 0 on"),
+        (None, "--clip inf", 2, "--clip inf is not a number from 0 on"),
+        (None, "--label-space maybe", 2, "no label space 'maybe'.*auto, none"),
+        (None, "--normalise anglish", 2, "no normalisation 'anglish'.*auto, raw"),
+        (None, "--language klingon", 2, "no language 'klingon'"),
+        (None, "--task sing", 2, "no task 'sing'"),
+        (None, "--format csv", 2, "no format 'csv'"),
         (None, "--average-best 2 --average-last 2", 2, "not both"),
         (None, "--data nowhere.jsonl", 1, "no data set nowhere.jsonl"),
         (lambda: rewrite("train.jsonl", lambda row: row.update(source_lang="xx")), "", 2, "no language 'xx'"),
@@ -341,11 +401,13 @@ def test_bad_input_is_one_message_and_loses_nothing(
 ) -> None:
     if spoil:
         spoil()
+    before = sorted(here.rglob("*"))
     ended = shell(f"{LINE} {options}")
     text = " ".join(ended.err.split())
     assert ended.code == code, text
     assert re.search(message, text), text
     assert not Path("out/model.safetensors").exists()
+    assert sorted(here.rglob("*")) == before
     if spoil is make_output:
         assert Path("out/mine.txt").read_text() == "kept"
 

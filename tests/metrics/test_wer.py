@@ -65,7 +65,7 @@ def test_unknown_unit_and_normalisation() -> None:
     with pytest.raises(UsageFault, match="word, char"):
         count_errors("a", "a", "phone")
     with pytest.raises(UsageFault, match="raw, basic, marks"):
-        normalise("a", "english")
+        normalise("a", "anglish")
 
 
 @pytest.mark.parametrize(

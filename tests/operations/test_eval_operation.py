@@ -18,16 +18,25 @@ from safetensors.torch import load_file, save_file
 from speech_models import make_clip, make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, NonFinite, OutputFault, UnreadableFile
-from lorsmerge_cli.metrics.normalisation import NORMALISATIONS, normalise
+from lorsmerge_cli.metrics.normalisation import NORMALISATIONS, SPELLING, normalise
 from lorsmerge_cli.operations import eval as operation
 from lorsmerge_cli.operations.data import load_data
 from lorsmerge_cli.operations.eval import evaluate, rescore
 from lorsmerge_cli.operations.eval_files import HypothesesFile, read_hypotheses, write_trn
 from lorsmerge_cli.operations.eval_report import EvalReport, TestSet
-from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring, average, score
+from lorsmerge_cli.operations.eval_scores import (
+    STORED,
+    Hypothesis,
+    Record,
+    Scoring,
+    average,
+    compare,
+    dev_scores,
+    score,
+)
 from lorsmerge_cli.operations.speech_model import ModelSource, find_model, parse_speech_dtype
 from lorsmerge_cli.operations.transcribe import transcribe
-from lorsmerge_cli.speech.utterance import Drop, Utterance
+from lorsmerge_cli.speech.utterance import Answer, Drop, Utterance
 
 SCORING = Scoring(samples=20)
 
@@ -68,13 +77,13 @@ def texts(report: EvalReport) -> dict[tuple[str, str], str]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of the utterances that are really decoded."""
     seen: list[str] = []
-    real = operation.decode
+    real = operation.decode_answers
 
-    def record(speech: Any, rows: Any, *rest: Any) -> dict[str, str]:
+    def record(speech: Any, rows: Any, *rest: Any) -> dict[str, Answer]:
         seen.extend(row.id for row in rows)
         return real(speech, rows, *rest)
 
-    monkeypatch.setattr(operation, "decode", record)
+    monkeypatch.setattr(operation, "decode_answers", record)
     return seen
 
 
@@ -95,7 +104,7 @@ def pairs(record: dict, how: str) -> tuple[list[str], list[str]]:
     return tuple([normalise(row[key], how) for row in rows] for key in ("reference", "hypothesis"))
 
 
-@pytest.mark.parametrize("how", NORMALISATIONS)
+@pytest.mark.parametrize("how", STORED)
 def test_error_rates_are_jiwers(results: dict, how: str) -> None:
     records = [record for record in results["records"] if record["metric"] == "WER"]
     assert len(records) == 4
@@ -160,6 +169,87 @@ def test_results_hold_every_utterance_and_what_scores_depend_on(
         "dtype": "float32",
     }  # fmt: skip
     assert results["settings"]["versions"]["jiwer"] in results["settings"]["signature"]
+
+
+def answer(language: str, reference: str, hypothesis: str, **more: Any) -> Hypothesis:
+    return Hypothesis("m", "d", "u", language, "asr", reference, hypothesis, 1.0, **more)
+
+
+@pytest.mark.parametrize(
+    ("language", "reference", "hypothesis", "how", "rate"),
+    [
+        ("en", "I'm at the colour centre, Mr. Smith", "I am at the color center mister Smith",
+         "english", 0),
+        ("hi", "किताब की कीमत", "कताब क कमत", "marks", 100),
+        ("th", "น้ำที่นี่ดีมาก", "นำทนดมาก", "marks", 100 * 6 / 14),
+        ("ca", "Bon dia!", "bon dia", "basic", 0),
+        ("tr", "Irak ISI", "\u0131rak \u0131s\u0131", "turkish", 0),
+    ],
+)  # fmt: skip
+def test_transcripts_are_normalised_by_their_language(
+    language: str, reference: str, hypothesis: str, how: str, rate: float
+) -> None:
+    record = score([answer(language, reference, hypothesis)], SCORING)
+    assert record.score == pytest.approx(rate)
+    assert record.normalisation == how
+    assert f"norm:{how}|" in record.signature
+    assert record.to_dict()["details"]["normalisations"][how]["rate"] == pytest.approx(rate)
+    dev = [Utterance("u", Path("x"), reference, language, "asr")]
+    assert dev_scores(dev, {"u": hypothesis})[f"{language}_asr"] == pytest.approx(rate)
+    raw = dev_scores(dev, {"u": hypothesis}, "raw")
+    assert raw[f"{language}_asr"] == record.details["normalisations"]["raw"]["rate"]
+    same = answer(language, reference, reference)
+    better = compare(record, score([same], SCORING), SCORING)
+    assert 100 * better.difference == pytest.approx(-rate)
+
+
+def test_cut_and_looping_hypotheses_are_counted(
+    base: ModelSource, test_set: TestSet, tmp_path: Path
+) -> None:
+    report = run([base], test_set, max_tokens=3, hypotheses=tmp_path / "h.jsonl")
+    every = [row for record in report.records for row in record.rows]
+    cut = sum(bool(row.cut) for row in every)
+    assert 0 < cut == sum(record.details["cut"] for record in report.records)
+    assert report.warnings == (
+        f"{cut} of 10 hypotheses were cut at --max-tokens 3: what would have come after is missing "
+        "from the scores.",
+    )
+    again = run([base], test_set, max_tokens=3, hypotheses=tmp_path / "h.jsonl")
+    assert (again.records, again.speed) == (report.records, {})
+    assert {row["id"]: row["cut"] for r in report.records for row in r.to_dict()["rows"]} == {
+        row.id: row.cut for row in every
+    }
+    loop = answer("ca", "el nen", "el nen veu ocells " * 12, cut=False)
+    record = score([loop, replace(loop, id="v", hypothesis="el nen", cut=True)], SCORING)
+    assert (record.details["cut"], record.details["looping"]) == (1, 1)
+    # a file of an earlier version says nothing of it
+    old = score([loop, replace(loop, id="v", cut=None)], SCORING)
+    assert (old.details["cut"], old.details["looping"]) == (None, 2)
+
+
+def test_a_signature_has_the_limit_and_a_digest_of_what_is_suppressed(
+    folder: Path, base: ModelSource, test_set: TestSet, tmp_path: Path
+) -> None:
+    own = find_model(make_whisper(tmp_path / "own", suppress=(3, 4)), name="own")
+    signatures = [
+        run(models, test_set, **changes).settings["signature"]
+        for models, changes in (
+            ([base], {}), ([base], {"max_tokens": 3}), ([base], {"max_tokens": 12}), ([own], {}),
+        )
+    ]  # fmt: skip
+    assert len(set(signatures)) == 4
+    assert "|max:None|" in signatures[0]
+    assert "|max_new:3|" in signatures[1]
+
+
+def test_another_table_of_spellings_is_told(test_set: TestSet, tmp_path: Path) -> None:
+    model = find_model(make_whisper(tmp_path / "m"), name="m")
+    table = tmp_path / "m" / "normalizer.json"
+    table.write_text(SPELLING.read_text())
+    assert run([model], test_set).warnings == ()
+    table.write_text('{"colour": "color"}')
+    (warning,) = run([model], test_set).warnings
+    assert str(table) in warning
 
 
 def test_an_average_adds_independent_errors_in_squares() -> None:
@@ -415,6 +505,21 @@ def test_rescoring_normalises_otherwise(
         for record in report.records:
             if record.task == "asr":
                 assert record.score == record.details["normalisations"][how]["rate"]
+
+
+def test_basic_of_a_script_with_vowel_signs_is_told(tmp_path: Path) -> None:
+    rows = [
+        {"model": "m", "dataset": "d", "id": "u", "language": language, "task": task,
+         "reference": "किताबें पढ़ते", "hypothesis": "किताब पढ़ती", "seconds": 1.0, "speaker": None}
+        for language, task in (("hi", "asr"), ("ta", "st"), ("ca", "asr"))
+    ]  # fmt: skip
+    file = tmp_path / "h.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (warning,) = rescore(file, scoring=replace(SCORING, normalisation="basic")).warnings
+    assert warning.startswith("hi: basic makes spaces of its vowel signs")
+    report = rescore(file, scoring=SCORING)
+    assert report.warnings == ()
+    assert report.records[0].score == 100
 
 
 @pytest.mark.parametrize(("how", "words"), [("raw", 3), ("basic", 0), ("marks", 0)])

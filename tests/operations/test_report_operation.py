@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean, stdev
@@ -28,7 +29,7 @@ from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, Unreadab
 from lorsmerge_cli.metrics.bootstrap import Comparison, compare_bleu, compare_wer
 from lorsmerge_cli.metrics.normalisation import normalise
 from lorsmerge_cli.operations import pictures
-from lorsmerge_cli.operations.eval_scores import count_rows
+from lorsmerge_cli.operations.eval_scores import count_rows, score
 from lorsmerge_cli.operations.report_tables import MINUS, NONE
 
 ASR = [("ca", "ca", "asr"), ("de", "de", "asr"), ("fr", "fr", "asr")]
@@ -551,6 +552,16 @@ def test_mixed_settings_are_noted_in_every_format(
     assert "other.json" in found.notes[0]
     for name in ("report.html", "report.json"):
         assert said in (tmp_path / "out" / name).read_text()
+
+
+def test_cut_and_looping_hypotheses_are_noted(files: list[Path], tmp_path: Path) -> None:
+    scored = record("x", ASR[0], 0.1)
+    rows = [replace(row, cut=n < 3) for n, row in enumerate(scored.rows)]
+    rows[0] = replace(rows[0], hypothesis="the red house " * 20)
+    other = write_results(tmp_path / "other.json", [score(rows, SCORING)])
+    said = f"Of x's {len(rows)} hypotheses 3 were ended by the limit of tokens, and 1 repeat themselves."
+    assert said in run([*files, other], tmp_path / "out").notes
+    assert said in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_runs_of_one_model_are_noted(files: list[Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import shutil
 import sqlite3
@@ -23,7 +24,7 @@ from lorsmerge_cli.operations.eval import evaluate
 from lorsmerge_cli.operations.eval_report import TestSet
 from lorsmerge_cli.operations.eval_scores import Scoring, average
 from lorsmerge_cli.operations.recipe import load_recipe
-from lorsmerge_cli.operations.search_files import trials_csv, write_report
+from lorsmerge_cli.operations.search_files import document, trials_csv, write_report
 from lorsmerge_cli.operations.search_report import SearchReport
 from lorsmerge_cli.operations.search_scores import ordered, pareto, parts_of
 from lorsmerge_cli.operations.speech_model import find_model
@@ -79,6 +80,26 @@ def test_scores_of_trials_and_finalists_are_those_of_merge_and_eval(
     for finalist in report.finalists:
         expected = averages(folder, report, finalist.trial.point, beam=2)
         assert finalist.values == pytest.approx(expected, abs=1e-9)
+
+
+def test_scores_are_of_the_normalisation_asked_for(
+    folder: Path, study: Path, tmp_path: Path
+) -> None:
+    manifest = make_test_set(tmp_path / "titles", count=20)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    text = "".join(json.dumps(row | {"text": row["text"].title()}) + "\n" for row in rows)
+    manifest.write_text(text)
+    arguments = {"trials": 1, "finalists": 1, "data": [manifest]}
+    report = run(folder, study, **arguments, normalisation="raw")
+    rows = load_data([manifest], max_seconds=2.0).utterances
+    base = evaluate(
+        [find_model(folder / "base", name="base")], [TestSet("dev", rows)],
+        scoring=Scoring("raw", samples=2), beam=2, device="cpu",
+    )  # fmt: skip
+    assert report.base == pytest.approx({f"{r.language}_{r.task}": r.score for r in base.records})
+    assert document(report)["normalisation"] == "raw"
+    with pytest.raises(Mismatch, match="--normalise"):
+        run(folder, study, **arguments, normalisation="auto")
 
 
 def test_the_best_is_scored_once_more_on_a_test_set(

@@ -18,7 +18,7 @@ from transformers.cache_utils import EncoderDecoderCache
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
 from lorsmerge_cli.operations.speech_model import find_model
 from lorsmerge_cli.speech import decoding
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode, decode_answers
 from lorsmerge_cli.speech.languages import WHISPER_TASKS
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
 from lorsmerge_cli.speech.utterance import Utterance
@@ -293,12 +293,44 @@ def test_an_empty_list_is_not_filled_up_from_the_model(
     assert decode(own, utterances, DecodingSettings(1, suppress=(), begin_suppress=())) == texts
 
 
-@pytest.mark.parametrize("max_tokens", [6, LONGEST, 400])
-def test_max_tokens_counts_the_prompt_and_ends_at_the_models_limit(
-    speech: SpeechModel, utterances: list[Utterance], batches: list[Tensor], max_tokens: int
+@pytest.mark.parametrize("max_tokens", [1, 2, 3, 4, LONGEST - 4, 400])
+@pytest.mark.parametrize("beam", [1, 4])
+def test_max_tokens_counts_new_ones_and_ends_at_the_models_limit(
+    speech: SpeechModel,
+    utterances: list[Utterance],
+    batches: list[Tensor],
+    max_tokens: int,
+    beam: int,
 ) -> None:
-    decode(speech, utterances, DecodingSettings(1, max_tokens=max_tokens))
-    assert batches[0].shape[1] == min(max_tokens, LONGEST)
+    decode(speech, utterances, DecodingSettings(beam, max_tokens=max_tokens))
+    assert batches[0].shape[1] == min(4 + max_tokens, LONGEST)
+
+
+@pytest.mark.parametrize("batch_size", [1, 10])
+@pytest.mark.parametrize("max_tokens", [3, None])
+def test_a_text_without_its_end_is_cut(
+    speech: SpeechModel, utterances: list[Utterance], max_tokens: int | None, batch_size: int
+) -> None:
+    found = decode_answers(
+        speech, utterances, DecodingSettings(1, batch_size, max_tokens=max_tokens)
+    )
+    end = speech.model.config.eos_token_id
+    whole = {row.id: plain_tokens(speech, row, 1) for row in utterances}
+    longest = min(max_tokens or LONGEST, LONGEST - 4)
+    # a text of n tokens takes n + 1 with its end
+    expected = {name: len(tokens) + 1 > longest for name, tokens in whole.items()}
+    assert {name: answer.cut for name, answer in found.items()} == expected
+    assert len(set(expected.values())) == 2
+    for name, answer in found.items():
+        tokens = torch.tensor([[*whole[name][:longest], end]])
+        assert answer.text == speech.texts(tokens)[0]
+
+
+def test_a_digest_tells_lists_of_suppressed_tokens_apart() -> None:
+    lists = [((), ()), ((1, 2), ()), ((1,), (2,)), ((), (1, 2)), ((2, 1), ())]
+    digests = {DecodingSettings(suppress=a, begin_suppress=b).suppress_digest() for a, b in lists}
+    assert len(digests) == len(lists)
+    assert all(len(digest) == 8 for digest in digests)
 
 
 def test_a_language_that_the_model_lacks_is_named(

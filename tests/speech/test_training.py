@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +17,10 @@ from lorsmerge_cli.operations.data import load_data
 from lorsmerge_cli.operations.speech_model import find_model
 from lorsmerge_cli.speech.batches import SpeechDataset, collate
 from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.settings import TrainingSettings
 from lorsmerge_cli.speech.training import (
     TrainingHooks,
     TrainingResult,
-    TrainingSettings,
     newest_checkpoint,
     train,
 )
@@ -193,6 +194,30 @@ def test_masks_change_the_training_and_not_the_config(
     name = "model.encoder.conv1.weight"
     assert not torch.equal(weights(speech)[name], weights(plain)[name])
     assert speech.model.config.to_dict() == config
+
+
+def test_masks_lie_on_the_speech(
+    speech: SpeechModel, rows: tuple[Utterance, ...], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Clips of 0.3 to 1.9 s in a window of 2 s."""
+    masked: list[torch.Tensor] = []
+    real = type(speech.model.model)._mask_input_features
+
+    def record(self: Any, features: torch.Tensor, **rest: Any) -> torch.Tensor:
+        before = features.clone()
+        after = real(self, features, **rest)
+        masked.append((before != after).all(1))
+        return after
+
+    monkeypatch.setattr(type(speech.model.model), "_mask_input_features", record)
+    short = tuple(row for row in rows if row.duration and row.duration < 1)
+    settings = replace(SETTINGS, steps=2, effective_batch=len(short), spec_augment=True)
+    run(speech, short, tmp_path, settings)
+    times = torch.cat(masked)
+    assert len(short) > 4
+    assert times[:, :64].any()
+    assert not times[:, 64:].any()
 
 
 def test_checkpoints_are_few_and_come_when_asked_for(

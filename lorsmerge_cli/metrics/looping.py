@@ -1,0 +1,18 @@
+"""Texts that say one thing over and over."""
+
+from __future__ import annotations
+
+import zlib
+
+MOST_COMPRESSED = 2.4  # times; Whisper decodes such texts again (Radford et al. 2022, 4.5)
+
+
+def is_looping(text: str) -> bool:
+    """Return whether a text repeats itself: zlib makes it over 2.4 times as short.
+
+    Example:
+        >>> is_looping("the red house " * 20), is_looping("the girl sees six birds")
+        (True, False)
+    """
+    raw = text.encode()
+    return len(raw) > MOST_COMPRESSED * len(zlib.compress(raw))
