@@ -190,9 +190,18 @@ def _compare(deltas: Sequence[DeltaFile], threads: int) -> list[Pair]:
         return []
 
     def compare(name: str) -> list[tuple[float, int, int, float, float]]:
+        zero = [file.layouts[name].is_zero for file in deltas]  # and no memory is needed for it
         tensors = [dense(file.read(name)) for file in deltas]
-        squares = [energy(tensor) for tensor in tensors]
-        return [(*agreement(tensors[i], tensors[j]), squares[i], squares[j]) for i, j in pairs]
+        squares = [0.0 if none else energy(t) for t, none in zip(tensors, zero, strict=True)]
+        nothing = (0.0, 0, 0)
+        return [
+            (
+                *(nothing if zero[i] or zero[j] else agreement(tensors[i], tensors[j])),
+                squares[i],
+                squares[j],
+            )
+            for i, j in pairs
+        ]
 
     compared = dict(run_parallel(compare, deltas[0].specs, threads))
     sums = [[0.0] * 5 for _ in pairs]

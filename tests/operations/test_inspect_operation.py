@@ -22,8 +22,9 @@ from operation_calls import (
 )
 from safetensors.torch import load_file
 
-from lorsmerge_cli.checkpoint.delta_file import DeltaFile
-from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter
+from lorsmerge_cli.checkpoint.encodings import TensorLayout
+from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
 from lorsmerge_cli.errors import Faults, Mismatch, UnreadableFile
 from lorsmerge_cli.operations.inspect import inspect_files
 from lorsmerge_cli.operations.inspect_report import TOP_RATIOS
@@ -225,3 +226,25 @@ def test_a_delta_of_zeros_and_ones(tmp_path: Path) -> None:
         take_delta(tmp_path / "base", tmp_path / "ft", tmp_path / f"{name}.delta")
     (pair,) = inspect_files([tmp_path / f"{name}.delta" for name in (FC1, FC2)]).pairs
     assert (pair.cosine, pair.sign_conflict) == (0.0, 0.0)
+
+
+def test_tensors_of_zeros_take_no_memory(tmp_path: Path) -> None:
+    """16 GB of them in float32, in files of a few kB: measured and compared as what they are."""
+    base = save(tmp_path / "base", small_base())
+    source = take_delta(base, save(tmp_path / "ca", tuned(small_base())), tmp_path / "x.delta")
+    provenance = DeltaFile(source.output).provenance
+    layouts = {
+        "zero.weight": TensorLayout("lors", (2**16, 2**16), torch.float32),
+        "fc1.weight": TensorLayout("lors", (4, 3), torch.float32, 1),
+    }
+    for number in (1, 2):
+        with DeltaWriter(tmp_path / f"{number}.delta", layouts, provenance) as writer:
+            writer.write("fc1.weight", LowRankSparse(torch.ones(4, 1), torch.ones(1, 3) * number))
+            writer.finish({"zero.weight": 0.0, "fc1.weight": 12**0.5 * number})
+    report = inspect_files([tmp_path / "1.delta", tmp_path / "2.delta"], threads=1)
+    assert report.pairs[0].cosine == pytest.approx(1.0)
+    assert report.pairs[0].sign_conflict == 0
+    for item, norm in zip(report.files, (12**0.5, 2 * 12**0.5), strict=True):
+        zero, all_ = item.kinds["zero.weight"], item.total
+        assert (zero.entries, zero.nonzero, zero.nbytes) == (2**32, 0, 0)
+        assert all_.energy**0.5 == pytest.approx(norm)
