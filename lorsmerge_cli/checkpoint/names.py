@@ -105,6 +105,11 @@ def is_expert_stack(name: str, spec: TensorSpec) -> bool:
     return spec.is_float and len(spec.shape) == 3 and has_name
 
 
+def is_variance(name: str) -> bool:
+    """Tell whether it is the running variance of a BatchNorm, which is never negative."""
+    return name.endswith("running_var")
+
+
 def select_pruned(
     specs: Mapping[str, TensorSpec], include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> frozenset[str]:
@@ -140,6 +145,36 @@ def _can_be_pruned(name: str, spec: TensorSpec) -> bool:
     parts = name.split(".")
     is_bias = parts[-1].endswith("bias") and any(EXPERTS.search(part) for part in parts)
     return spec.is_float and len(spec.shape) == 2 and not is_bias
+
+
+def idle_patterns(
+    specs: Mapping[str, TensorSpec], include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> list[str]:
+    """Return a warning for each pattern without which `select_pruned` chooses the same tensors."""
+    chosen = select_pruned(specs, include, exclude)
+    given = {"include": tuple(include), "exclude": tuple(exclude)}
+    idle = []
+    for option, patterns in given.items():
+        for pattern in dict.fromkeys(patterns):
+            others = tuple(other for other in patterns if other != pattern)
+            if select_pruned(specs, **{**given, option: others}) == chosen:
+                idle.append(
+                    f"--{option} {pattern!r} has no effect: without it the same tensors are pruned."
+                )
+    return idle
+
+
+def nothing_to_prune(where: object, exclude: Sequence[str]) -> UsageFault:
+    """Return the error for a model of which no tensor is chosen."""
+    if exclude:
+        return UsageFault(
+            f"{where}: --exclude leaves no tensor to prune.",
+            "Narrow its patterns, or leave the ratios out: without them nothing is pruned.",
+        )
+    return UsageFault(
+        f"{where} has no tensor to prune: no 2-D weight of a linear layer.",
+        "Choose tensors with --include; `lorsmerge inspect` lists the names.",
+    )
 
 
 def _matching(names: Iterable[str], pattern: str) -> set[str]:

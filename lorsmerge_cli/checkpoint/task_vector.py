@@ -25,12 +25,19 @@ from lorsmerge_cli.checkpoint.reader import (
     open_weights,
 )
 from lorsmerge_cli.checkpoint.references import local_path, pinned
-from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, SafetensorsFile, TensorSpec
+from lorsmerge_cli.checkpoint.safetensors_file import (
+    DTYPE_CODES,
+    SafetensorsFile,
+    TensorSpec,
+    dtype_name,
+)
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
+from lorsmerge_cli.core.statistics import BaseRounding, base_rounding
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
 from lorsmerge_cli.inputs import FileIdentity
 
 HALF = ("F16", "BF16")
+ROUNDING_WARNING = 0.5  # of a delta's energy
 
 # Integers and flags that a model counts and numbers with: no weights, and the base's in every merge.
 BUFFERS = ("num_batches_tracked", "position_ids", "token_type_ids", "relative_position_index")
@@ -165,6 +172,19 @@ class FinetunedTaskVector:
         finetuned = self.finetuned.read(name).reshape(-1)[start:stop]
         base = self.base.read(name).reshape(-1)[start:stop]
         return accumulable(finetuned) - accumulable(base)
+
+    def base_rounding(self, name: str, base: Tensor, delta: Tensor) -> BaseRounding:
+        """Measure a block's delta against the base's rounding, where the base is the coarser one.
+
+        Args:
+            name: of the tensor.
+            base: the block as the base stores it.
+            delta: of the block.
+        """
+        finetuned = self.specs[name].dtype
+        if torch.finfo(base.dtype).eps <= torch.finfo(finetuned).eps:
+            return BaseRounding()
+        return base_rounding(base, delta)
 
     def is_pruned(self, name: str) -> bool:
         return False
@@ -445,4 +465,15 @@ def _buffer_notes(base: Checkpoint, finetuned: Checkpoint) -> list[str]:
     return [
         f"{finetuned.path} has other numbers than the base in {named(differing)}, which count or "
         "index and are no weights: the base's are kept."
+    ]
+
+
+def rounded_base(vector: TaskVector, base: Checkpoint, rounding: BaseRounding) -> list[str]:
+    """Return a warning where most of a delta is the rounding error of its base."""
+    if rounding.share < ROUNDING_WARNING:
+        return []
+    return [
+        f"{vector.path}: about {rounding.share:.0%} of its delta's energy is the rounding error of "
+        f"{base.path}, which is stored in {dtype_name(base.dtype)}: the fine-tune started from "
+        "the same weights in a wider dtype. Give that base, in float32 as a rule."
     ]

@@ -56,6 +56,8 @@ def inspect_files(
     for item in report.files:
         for text in getattr(item, "notes", ()):
             console.warning(text)
+    for text in report.warnings:
+        console.warning(text)
     if plot is not None:
         console.note(f"wrote {plot}")
     console.result(_document(report), lambda: _show(report))
@@ -134,6 +136,8 @@ def _show_delta(report: DeltaFileReport) -> None:
     rows.append(row("all", report.total))
     heads = [f"top {ratio:.0%}" for ratio in TOP_RATIOS]
     console.table(["kind", "tensors", "norm", "density", *heads], rows)
+    for name in report.total.non_finite:
+        console.line(f"NaN or infinity in {name}")
 
 
 def _document(report: InspectReport) -> dict[str, Any]:
@@ -174,6 +178,7 @@ def _delta_document(report: DeltaFileReport) -> dict[str, Any]:
             "density": item.nonzero / max(item.entries, 1),
             "norm": item.energy**0.5,
             "bytes": item.nbytes,
+            "non_finite": item.non_finite,
             "top_energy": {str(ratio): item.top_share(ratio) for ratio in item.top},
         }
 

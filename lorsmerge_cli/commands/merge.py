@@ -319,7 +319,8 @@ def _show_report(
 ) -> None:
     _show_deltas(plan, report)
     console.line(_tensor_line(plan))
-    console.line(f"a step of norm {report.step:.4g} from the base")
+    equal = "" if report.step else ", which the merge equals"
+    console.line(f"a step of norm {report.step:.4g} from the base{equal}")
     updated, lost = report.rounding.updated, report.rounding.lost
     share = lost / updated if updated else 0.0
     console.line(

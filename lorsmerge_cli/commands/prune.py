@@ -87,6 +87,7 @@ def prune(
                 force=force,
                 threads=threads,
                 progress=progress,
+                as_lora=as_lora is not None,
             )
         for text in report.warnings:
             console.warning(text)
@@ -109,7 +110,11 @@ def prune(
 
 def _document(report: PruneReport) -> dict[str, object]:
     def group(kept: Kept) -> dict[str, object]:
-        return {**asdict(kept), "energy_kept": kept.share}
+        return {
+            **asdict(kept),
+            "energy_kept": kept.share,
+            "rounding_error": kept.rounding_error,
+        }
 
     return {
         "output": str(report.output),
@@ -123,19 +128,24 @@ def _document(report: PruneReport) -> dict[str, object]:
 
 
 def _show(report: PruneReport) -> None:
+    whole = report.pruned + report.unpruned
+
     def row(label: str, kept: Kept) -> list[str]:
         share = kept.nbytes / (4 * kept.entries) if kept.entries else 0.0
+        rounding = [f"{kept.rounding_error:.2%}"] if whole.rounding else []
         return [
-            label, str(kept.tensors), f"{kept.share:.1%}", console.size(kept.nbytes), f"{share:.1%}",
+            label, str(kept.tensors), f"{kept.share:.1%}", *rounding, console.size(kept.nbytes),
+            f"{share:.1%}",
         ]  # fmt: skip
 
     rows = [row(name, kept) for name, kept in sorted(report.kinds.items())]
     rows += [
         row("all pruned", report.pruned),
         row("not pruned", report.unpruned),
-        row("all", report.pruned + report.unpruned),
+        row("all", whole),
     ]
-    console.table(["tensors", "count", "energy kept", "size", "of dense float32"], rows)
+    rounding = ["rounding error"] if whole.rounding else []
+    console.table(["tensors", "count", "energy kept", *rounding, "size", "of dense float32"], rows)
     console.line(
         f"{report.output}: method {report.method}, {report.pruned.tensors} tensors pruned "
         f"({report.share:.0%} of the parameters)"

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -30,14 +30,15 @@ def run_parallel(
 ) -> Iterator[tuple[Item, Result]]:
     """Run `work` on every item, `threads` at a time, and yield (item, result) as they end.
 
-    An exception in one ends all: what has not begun is dropped, what runs is waited for.
+    An exception in one ends all: what has not begun is dropped, what runs is waited for. Of
+    several at once that of the earliest item is raised.
     """
     _share_heap()
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1))
+    pending: dict[Future[Result], Item] = {}
     with threadpool_limits(1):
         try:
-            pending: dict[Future[Result], Item] = {}
             for item in items:
                 pending[pool.submit(work, item)] = item
                 while len(pending) >= 4 * threads:  # keeps the queue short: an error shows soon
@@ -45,8 +46,24 @@ def run_parallel(
             while pending:
                 yield from _ended(pending)
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            _shut_down(pool, pending)
             torch.set_num_threads(before)
+
+
+def _shut_down(pool: ThreadPoolExecutor, pending: Iterable[Future[Any]]) -> None:
+    """Wait for what runs, which may write to a file of the caller, even at a second Ctrl-C.
+
+    Python 3.11 takes a thread for ended when the wait for the thread itself is interrupted.
+    """
+    pool.shutdown(wait=False, cancel_futures=True)
+    running = [future for future in pending if not future.cancelled()]
+    try:
+        wait(running)
+    except KeyboardInterrupt:
+        wait(running)
+        raise
+    finally:
+        pool.shutdown(wait=True)
 
 
 def _share_heap() -> None:
@@ -62,6 +79,7 @@ def _share_heap() -> None:
 
 
 def _ended(pending: dict[Future[Result], Item]) -> Iterator[tuple[Item, Result]]:
-    for future in wait(pending, return_when=FIRST_COMPLETED).done:
+    done = wait(pending, return_when=FIRST_COMPLETED).done
+    for future in [each for each in pending if each in done]:
         item = pending.pop(future)
         yield item, future.result()

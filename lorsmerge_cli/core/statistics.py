@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from lorsmerge_cli.core.pruning.budget import budget
 BLOCK = 1 << 20  # entries
 DECADES = (-10, 0)  # of magnitudes in a histogram
 BINS = 80
+SAMPLE = 1 << 16  # elements of a block that its rounding is estimated from
 
 
 def energy(tensor: Tensor) -> float:
@@ -63,3 +66,67 @@ def agreement(a: Tensor, b: Tensor) -> tuple[float, int, int]:
         shared += int(torch.count_nonzero(signs))
         opposed += int(torch.count_nonzero(signs < 0))
     return product, shared, opposed
+
+
+@dataclass(frozen=True)
+class BaseRounding:
+    """How much of a delta is the rounding error of the base it was taken from.
+
+    A base in half precision may be the rounded copy of the weights that a fine-tune started from.
+    The delta then is the update plus an error that is spread evenly over half a rounding step u to
+    either side, of variance u^2 / 12 whatever the update is. Over elements of different steps,
+    the squared delta d^2 then grows with u^2 by a slope of 1/12. An update from the very base
+    knows nothing of u, and has no such slope, however small it is: a plain comparison of d with
+    u / 2 would take every small update for an error.
+
+    Attributes:
+        steps: sum of u^2 over elements.
+        squares: sum of d^2.
+        covariance: of d^2 and u^2, summed over the elements of each block about its means.
+        variance: of u^2, likewise.
+    """
+
+    steps: float = 0.0
+    squares: float = 0.0
+    covariance: float = 0.0
+    variance: float = 0.0
+
+    def __add__(self, other: BaseRounding) -> BaseRounding:
+        return BaseRounding(
+            self.steps + other.steps,
+            self.squares + other.squares,
+            self.covariance + other.covariance,
+            self.variance + other.variance,
+        )
+
+    @property
+    def share(self) -> float:
+        """Share of the delta's energy, 0 to 1; 0 where the slope is nearer to 0 than to 1/12."""
+        if not self.squares or 12 * self.covariance <= self.variance / 2:
+            return 0.0
+        return min(1.0, self.steps / 12 / self.squares)
+
+
+def base_rounding(base: Tensor, delta: Tensor) -> BaseRounding:
+    """Compare a block of a delta with the rounding steps of its base.
+
+    Args:
+        base: as stored, any float dtype.
+        delta: `base`'s number of elements in the same order, float32 or float64. Of more than
+            SAMPLE elements every n-th is taken.
+    """
+    stride = max(1, base.numel() // SAMPLE)
+    numbers, info = base.reshape(-1)[::stride].double(), torch.finfo(base.dtype)
+    if not len(numbers):
+        return BaseRounding()
+    exponents = torch.frexp(numbers).exponent - 1
+    steps = torch.ldexp(torch.full_like(numbers, info.eps), exponents).mul_(numbers != 0)
+    steps = steps.clamp_(min=info.smallest_normal * info.eps).square_()
+    squares = delta.reshape(-1)[::stride].cpu().double().square()
+    spread, weight = steps - steps.mean(), base.numel() / len(numbers)
+    return BaseRounding(
+        weight * float(steps.sum()),
+        weight * float(squares.sum()),
+        weight * float(torch.dot(spread, squares)),
+        weight * float(torch.dot(spread, spread)),
+    )

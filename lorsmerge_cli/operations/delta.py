@@ -33,10 +33,11 @@ from lorsmerge_cli.checkpoint.task_vector import (
     check_vector,
     finetuned_vector,
     notes_on,
+    rounded_base,
 )
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
-from lorsmerge_cli.core.statistics import energy
+from lorsmerge_cli.core.statistics import BaseRounding, energy
 from lorsmerge_cli.errors import (
     LorsmergeError,
     UnreadableFile,
@@ -131,10 +132,11 @@ def delta(
         atomic_file(output, force=force) as partial,
         DeltaWriter(partial, layouts, provenance) as writer,
     ):
-        norms, base_norm = _write(
+        norms, base_norm, rounding = _write(
             vector, writer, threads or default_threads(), lambda done: progress(done, total)
         )
         check_unchanged(base.identities | vector.identities)
+    warnings += rounded_base(vector, base, rounding)
     return DeltaReport(output, len(layouts), total_norm(norms), base_norm, nbytes, tuple(warnings))
 
 
@@ -192,8 +194,8 @@ def _write(
     writer: DeltaWriter,
     threads: int,
     progress: Callable[[int], None],
-) -> tuple[dict[str, float], float]:
-    def write_block(block: tuple[str, int, int]) -> tuple[float, float, int]:
+) -> tuple[dict[str, float], float, BaseRounding]:
+    def write_block(block: tuple[str, int, int]) -> tuple[float, float, BaseRounding, int]:
         name, start, stop = block
         values = vector.read_block(name, start, stop)
         base = vector.base.read(name).reshape(-1)[start:stop]
@@ -205,7 +207,12 @@ def _write(
             writer.write(name, vector.read(name))
         elif layouts[name].encoding == "dense":  # else nothing: an adapter leaves it alone
             writer.write_block(name, values, start)
-        return energy(values), energy(base), values.numel() * values.element_size()
+        rounding = (
+            vector.base_rounding(name, base, values)
+            if isinstance(vector, FinetunedTaskVector)
+            else BaseRounding()
+        )
+        return energy(values), energy(base), rounding, values.numel() * values.element_size()
 
     layouts = vector.layouts
     blocks = (
@@ -217,13 +224,17 @@ def _write(
     content = ContentHash(vector.base.float_specs)
     squares: dict[str, list[float]] = {name: [] for name in vector.base.float_specs}
     base_squares: list[float] = []
-    for (name, _, _), (square, base_square, nbytes) in run_parallel(write_block, blocks, threads):
+    rounding = BaseRounding()
+    for (name, _, _), (square, base_square, rounded, nbytes) in run_parallel(
+        write_block, blocks, threads
+    ):
         squares[name].append(square)
         base_squares.append(base_square)
+        rounding += rounded
         progress(nbytes)
     # exactly rounded sums, which do not depend on the order in which the threads ended
     norms = {name: math.fsum(parts) ** 0.5 for name, parts in squares.items()}
     if total_norm(norms) == 0:
         raise zero_delta(vector.path)
     writer.finish(norms, base_content=content.hexdigest())
-    return norms, math.fsum(base_squares) ** 0.5
+    return norms, math.fsum(base_squares) ** 0.5, rounding

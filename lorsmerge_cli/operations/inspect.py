@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import TypeVar
 
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile
 from lorsmerge_cli.checkpoint.encodings import stored_size
@@ -15,6 +16,7 @@ from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, dtype_name
 from lorsmerge_cli.checkpoint.task_vector import base_fingerprint, open_file
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
+from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.statistics import (
     agreement,
@@ -36,6 +38,10 @@ from lorsmerge_cli.operations.inspect_report import (
     TensorGroup,
 )
 from lorsmerge_cli.operations.pictures import check_picture
+
+Result = TypeVar("Result")
+NOTHING_SHARED = (0.0, 0, 0)  # product, elements that both have, those of opposite signs
+SAFE_ENERGY = (1e-30, 1e30)  # of a tensor whose Gram matrix fits float32
 
 
 def inspect_files(
@@ -73,6 +79,7 @@ def inspect_files(
             faults.append(UsageFault("--plot draws deltas, and there is none among the files."))
         raise_all(faults)
     total = sum(spec.nbytes for file in deltas for spec in file.specs.values())
+    total *= min(2, len(deltas))  # first one at a time, then in pairs
     workers = threads or default_threads()
     reports = tuple(
         _describe_delta(
@@ -86,11 +93,12 @@ def inspect_files(
         else describe_checkpoint(item)
         for item in opened
     )
+    described = [item for item in reports if isinstance(item, DeltaFileReport)]
+    bad = {name for item in described for name in item.total.non_finite}
+    pairs = _compare(deltas, bad, workers, lambda done: progress(done, total))
     if plot is not None:
-        plot_deltas(
-            [item for item in reports if isinstance(item, DeltaFileReport)], plot, force=force
-        )
-    return InspectReport(reports, tuple(_compare(deltas, workers)))
+        plot_deltas(described, plot, force=force)
+    return InspectReport(reports, tuple(pairs))
 
 
 def _open(paths: Sequence[Path]) -> list[Checkpoint | DeltaFile]:
@@ -135,16 +143,17 @@ def _describe_delta(
     threads: int,
     progress: Callable[[int], None],
 ) -> DeltaFileReport:
+    specs = file.specs
+
     def measure(name: str) -> KindFigures:
-        return _figures(file, name, spectra, histograms)
+        return _figures(file, name, specs[name], spectra, histograms)
 
     kinds: dict[str, KindFigures] = defaultdict(KindFigures)
     total = KindFigures()
-    measured = dict(run_parallel(measure, file.specs, threads))
-    for name in file.specs:  # in the file's order, so that sums do not depend on the threads
-        kinds[kind(name)].add(measured[name])
-        total.add(measured[name])
-        progress(file.specs[name].nbytes)
+    for name, figures in _in_order(specs, run_parallel(measure, specs, threads)):
+        kinds[kind(name)].add(figures)
+        total.add(figures)
+        progress(specs[name].nbytes)
     encodings: dict[str, int] = defaultdict(int)
     for layout in file.layouts.values():
         encodings[layout.encoding] += 1
@@ -154,19 +163,26 @@ def _describe_delta(
     )
 
 
-def _figures(file: DeltaFile, name: str, spectra: bool, histograms: bool) -> KindFigures:
-    if file.layouts[name].is_zero:  # nothing to measure, whatever its size
-        return KindFigures(1, file.specs[name].numel, 0, 0.0, 0)
+def _figures(
+    file: DeltaFile, name: str, spec: TensorSpec, spectra: bool, histograms: bool
+) -> KindFigures:
+    layout = file.layouts[name]
+    if layout.is_zero:  # nothing to measure, whatever its size
+        return KindFigures(1, spec.numel, 0, 0.0, 0)
     delta = file.read(name)
     tensor = dense(delta)
-    nbytes = stored_size(name, file.layouts[name])
+    nbytes = stored_size(name, layout)
+    if not is_finite(tensor):
+        return KindFigures(1, nbytes=nbytes, non_finite=[name])
     # a low-rank part has no zeros: what a pruned tensor's density tells is its sparse part's
-    kept = file.layouts[name].kept if isinstance(delta, LowRankSparse) else nonzeros(tensor)
-    figures = KindFigures(1, tensor.numel(), kept, file.norms[name] ** 2, nbytes)
-    linear = is_linear_weight(name, file.specs[name])
+    kept = layout.kept if isinstance(delta, LowRankSparse) else nonzeros(tensor)
+    square = energy(tensor)
+    figures = KindFigures(1, tensor.numel(), kept, square, nbytes)
+    linear = is_linear_weight(name, spec)
     if spectra and linear:
-        squares = spectrum(tensor)
-        figures.spectral_energy = energy(tensor)
+        in_range = SAFE_ENERGY[0] < square < SAFE_ENERGY[1]
+        squares = spectrum(tensor if in_range else tensor.double())
+        figures.spectral_energy = square
         figures.top = {ratio: top_energy(squares, ratio) for ratio in TOP_RATIOS}
         figures.singular_values = squares.double() if histograms else None
     if histograms and linear:
@@ -175,46 +191,70 @@ def _figures(file: DeltaFile, name: str, spectra: bool, histograms: bool) -> Kin
 
 
 def _check_same_tensors(deltas: Sequence[DeltaFile]) -> None:
+    shapes = [{name: item.shape for name, item in file.layouts.items()} for file in deltas[:1]]
     for file in deltas[1:]:
-        shapes = {name: spec.shape for name, spec in file.specs.items()}
-        if shapes != {name: spec.shape for name, spec in deltas[0].specs.items()}:
+        if {name: item.shape for name, item in file.layouts.items()} != shapes[0]:
             raise Mismatch(
                 f"{file.path} and {deltas[0].path} are deltas of different models.",
                 "Inspect them one at a time.",
             )
 
 
-def _compare(deltas: Sequence[DeltaFile], threads: int) -> list[Pair]:
+def _compare(
+    deltas: Sequence[DeltaFile], bad: set[str], threads: int, progress: Callable[[int], None]
+) -> list[Pair]:
+    """Compare all pairs of deltas, but for the tensors that are `bad` in any of them."""
     pairs = list(combinations(range(len(deltas)), 2))
     if not pairs:
         return []
 
-    def compare(name: str) -> list[tuple[float, int, int, float, float]]:
-        zero = [file.layouts[name].is_zero for file in deltas]  # and no memory is needed for it
-        tensors = [dense(file.read(name)) for file in deltas]
-        squares = [0.0 if none else energy(t) for t, none in zip(tensors, zero, strict=True)]
-        nothing = (0.0, 0, 0)
-        return [
-            (
-                *(nothing if zero[i] or zero[j] else agreement(tensors[i], tensors[j])),
-                squares[i],
-                squares[j],
-            )
-            for i, j in pairs
-        ]
+    def compare(name: str) -> tuple[list[float], list[tuple[float, int, int]]]:
+        if name in bad:
+            return [0.0] * len(deltas), [NOTHING_SHARED] * len(pairs)
+        zero = [file.layouts[name].is_zero for file in deltas]  # and needs no memory
+        squares, products = [], []
+        for number, file in enumerate(deltas):
+            others = range(number + 1, len(deltas))
+            if zero[number]:
+                squares.append(0.0)
+                products += [NOTHING_SHARED] * len(others)
+                continue
+            first = dense(file.read(name))  # two are held at a time, however many deltas there are
+            squares.append(energy(first))
+            products += [
+                NOTHING_SHARED if zero[i] else agreement(first, dense(deltas[i].read(name)))
+                for i in others
+            ]
+        return squares, products
 
-    compared = dict(run_parallel(compare, deltas[0].specs, threads))
-    sums = [[0.0] * 5 for _ in pairs]
-    for name in deltas[0].specs:
-        for row, figures in zip(sums, compared[name], strict=True):
-            for place, value in enumerate(figures):
-                row[place] += value
+    squares = [0.0] * len(deltas)
+    sums = [(0.0, 0, 0)] * len(pairs)
+    sizes = [file.specs for file in deltas]
+    names = list(sizes[0])
+    for name, (more, products) in _in_order(names, run_parallel(compare, names, threads)):
+        squares = [total + value for total, value in zip(squares, more, strict=True)]
+        sums = [
+            (a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in zip(sums, products, strict=True)
+        ]
+        progress(sum(specs[name].nbytes for specs in sizes))
     return [
         Pair(
             deltas[i].path,
             deltas[j].path,
-            product / (first * second) ** 0.5 if first and second else 0.0,
+            product / (squares[i] * squares[j]) ** 0.5 if squares[i] and squares[j] else 0.0,
             opposed / shared if shared else 0.0,
         )
-        for (i, j), (product, shared, opposed, first, second) in zip(pairs, sums, strict=True)
+        for (i, j), (product, shared, opposed) in zip(pairs, sums, strict=True)
     ]
+
+
+def _in_order(
+    names: Iterable[str], results: Iterator[tuple[str, Result]]
+) -> Iterator[tuple[str, Result]]:
+    """Yield results in the order of the names, so that sums do not depend on the threads."""
+    waiting, early = list(names)[::-1], dict[str, Result]()
+    for done, result in results:
+        early[done] = result
+        while waiting and waiting[-1] in early:
+            name = waiting.pop()
+            yield name, early.pop(name)

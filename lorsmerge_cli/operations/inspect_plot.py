@@ -35,13 +35,16 @@ def plot_deltas(reports: Sequence[DeltaFileReport], output: Path, *, force: bool
             if figures.singular_values is None or figures.magnitudes is None:
                 continue
             squares = figures.singular_values.numpy()
+            if not squares.sum():
+                continue  # a delta of zeros
             places = 100 * np.arange(1, len(squares) + 1) / len(squares)
             left.plot(places, 100 * np.cumsum(squares) / squares.sum(), label=legible(name))
             counts = figures.magnitudes.numpy()
             right.plot(centres, 100 * counts / max(counts.sum(), 1))
         left.set(xscale="log", xlabel="singular triplets kept, %", ylabel="energy kept, %",
                  title=legible(f"{report.path.name}: spectrum"))  # fmt: skip
-        left.legend(fontsize="small", loc="upper left")
+        if left.lines:
+            left.legend(fontsize="small", loc="upper left")
         right.set(xlabel="log10 |entry|", ylabel="entries, %",
                   title=legible(f"{report.path.name}: magnitudes"))  # fmt: skip
     save_picture(figure, output, force=force)

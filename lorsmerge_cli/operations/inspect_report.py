@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lorsmerge_cli.checkpoint.delta_file import Provenance
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
+from lorsmerge_cli.errors import named
 
 TOP_RATIOS = (0.01, 0.02, 0.03, 0.05)  # the paper's choices for SVP
 
@@ -54,7 +55,7 @@ class KindFigures:
 
     Attributes:
         tensors: how many.
-        entries: in all of them.
+        entries: in those that are finite, as all figures but `nbytes`.
         nonzero: entries that are not zero; in a pruned tensor, those of the sparse part.
         energy: squared L2 norm.
         nbytes: stored.
@@ -62,6 +63,7 @@ class KindFigures:
         top: SVP ratio -> energy in the triplets that it keeps.
         singular_values: mean squared singular values, by their place, for a plot.
         magnitudes: histogram of log10 |entry|, for a plot.
+        non_finite: names of the tensors with a NaN or an infinity.
     """
 
     tensors: int = 0
@@ -73,6 +75,7 @@ class KindFigures:
     top: dict[float, float] = field(default_factory=lambda: dict.fromkeys(TOP_RATIOS, 0.0))
     singular_values: Tensor | None = None
     magnitudes: Tensor | None = None
+    non_finite: list[str] = field(default_factory=list)
 
     def add(self, other: KindFigures) -> None:
         """Sum in the figures of further tensors."""
@@ -81,6 +84,7 @@ class KindFigures:
         self.nonzero += other.nonzero
         self.energy += other.energy
         self.nbytes += other.nbytes
+        self.non_finite += other.non_finite
         self.spectral_energy += other.spectral_energy
         for ratio, value in other.top.items():
             self.top[ratio] += value
@@ -126,6 +130,16 @@ class InspectReport:
 
     files: tuple[CheckpointReport | DeltaFileReport, ...]
     pairs: tuple[Pair, ...]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know."""
+        return [
+            f"{item.path}: {len(names)} of {item.total.tensors} tensors hold a NaN or an infinity, "
+            f"and no figure counts them: {named(names)}."
+            for item in self.files
+            if isinstance(item, DeltaFileReport) and (names := item.total.non_finite)
+        ]
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -17,21 +17,23 @@ from torch import Tensor
 from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions
+from lorsmerge_cli.checkpoint.names import is_variance
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.checkpoint.task_vector import (
     FinetunedTaskVector,
     StoredTaskVector,
     TaskVector,
     check_base_content,
+    rounded_base,
 )
 from lorsmerge_cli.core.combining import COMBINERS
-from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
 from lorsmerge_cli.core.merging import Rounding, add_to_base, is_finite
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning import prune
 from lorsmerge_cli.core.pruning.budget import budget
-from lorsmerge_cli.core.statistics import energy
+from lorsmerge_cli.core.statistics import BaseRounding, energy
 from lorsmerge_cli.errors import LorsmergeError, NonFinite, non_finite, raise_all, zero_delta
 from lorsmerge_cli.operations.merge_inputs import pinned_recipe
 from lorsmerge_cli.operations.merge_plan import MergePlan, Unit, other_input
@@ -119,6 +121,7 @@ class _Run:
         self._base_content = ContentHash(plan.base.specs)
         self._contents = [ContentHash(vector.stored) for vector in plan.vectors]
         self._other_bases: list[str] = []
+        self._base_roundings: list[list[BaseRounding]] = [[] for _ in plan.vectors]
 
     def write_weights(self, partial: Path, progress: Callable[[int], None]) -> None:
         plan = self.plan
@@ -175,16 +178,18 @@ class _Run:
         if not self.plan.base.specs[unit.name].is_float:
             writer.write(unit.name, base, unit.start)
             return Rounding()
-        update = COMBINERS[self.method.combiner](self._scaled_deltas(unit))
+        update = COMBINERS[self.method.combiner](self._scaled_deltas(unit, base))
         self.steps.append(energy(update))
         dtype = self.plan.output_specs[unit.name].dtype
         merged, rounding = add_to_base(base, update.cpu(), dtype)
         if not is_finite(merged):
             raise self._non_finite(unit.name)
+        if is_variance(unit.name) and bool((merged < 0).any()):
+            raise self._negative(unit.name, float(merged.min()))
         writer.write(unit.name, merged, unit.start)
         return rounding
 
-    def _scaled_deltas(self, unit: Unit) -> Iterator[tuple[Tensor, float]]:
+    def _scaled_deltas(self, unit: Unit, base: Tensor) -> Iterator[tuple[Tensor, float]]:
         for number, (vector, entry) in enumerate(
             zip(self.plan.vectors, self.plan.recipe.deltas, strict=True)
         ):
@@ -200,6 +205,8 @@ class _Run:
             else:
                 before = energy(delta)
                 self._squares[number].append(before)  # list.append is atomic
+            if isinstance(vector, FinetunedTaskVector):
+                self._base_roundings[number].append(vector.base_rounding(unit.name, base, delta))
             if pruner:
                 keep = budget(self.plan.base.specs[unit.name].shape, entry.svp, entry.mp)
                 delta = dense(prune(delta, pruner, keep))
@@ -225,6 +232,22 @@ class _Run:
             f"{name!r} overflows {dtype_name(dtype)} in the merge.", f"Lower --scale{wider}."
         )
 
+    def _negative(self, name: str, least: float) -> NonFinite:
+        """Return the error for a variance below zero: in an input, or in the merge of sound ones."""
+        base = accumulable(self.plan.base.read(name))
+        tunes = ((vector.path, base + dense(vector.read(name))) for vector in self.plan.vectors)
+        for path, variance in ((self.plan.base.path, base), *tunes):
+            if bool((variance < 0).any()):
+                return NonFinite(
+                    f"{path}: {name!r} is a variance, and is negative ({float(variance.min()):.4g}).",
+                    "The file is damaged, or is a merge of too large a scale: use another one.",
+                )
+        return NonFinite(
+            f"{name!r} is a variance, and would be negative ({least:.4g}) in the merge: the square "
+            "root that its layer takes would be NaN.",
+            "Lower --scale, or give --method wa, whose mean of the fine-tunes stays positive.",
+        )
+
     def norms(self) -> tuple[float, ...]:
         return tuple(
             vector.norm if isinstance(vector, StoredTaskVector) else math.fsum(squares) ** 0.5
@@ -244,6 +267,8 @@ class _Run:
 
     def warnings(self) -> Iterator[str]:
         yield from self._other_bases
+        for vector, roundings in zip(self.plan.vectors, self._base_roundings, strict=True):
+            yield from rounded_base(vector, self.plan.base, sum(roundings, BaseRounding()))
         norms = self.norms()
         if max(norms) > NORM_SPREAD * min(norms):
             largest = self.plan.vectors[norms.index(max(norms))].path
@@ -254,10 +279,18 @@ class _Run:
                 "a scale per delta (DELTA:scale=...) evens them out."
             )
         lost, updated = self.rounding.lost, self.rounding.updated
-        if updated and lost > LOST_WARNING * updated:
+        if lost == updated and any(entry.scale for entry in self.plan.recipe.deltas):
+            yield (
+                "The merge equals its base: scaled and summed up, the deltas are zero, or smaller "
+                "than half a rounding step of the output's dtype. Give a larger --scale, or deltas "
+                "that do not cancel out."
+            )
+        elif updated and lost > LOST_WARNING * updated:
+            half = self.plan.dtype.itemsize < torch.float32.itemsize
+            remedy = "--dtype float32" if half else "a larger --scale"
             yield (
                 f"{lost / updated:.1%} of the updates were smaller than half a rounding step of "
-                "the output's dtype and are lost; --dtype float32 keeps them."
+                f"the output's dtype and are lost; {remedy} keeps them."
             )
 
 

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
 from lorsmerge_cli.checkpoint.model_files import is_adapter
-from lorsmerge_cli.checkpoint.names import select_pruned, share_warning
+from lorsmerge_cli.checkpoint.names import (
+    idle_patterns,
+    nothing_to_prune,
+    select_pruned,
+    share_warning,
+)
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_path, pinned
 from lorsmerge_cli.checkpoint.task_vector import (
@@ -21,9 +26,12 @@ from lorsmerge_cli.checkpoint.task_vector import (
     open_task_vector,
 )
 from lorsmerge_cli.core.methods import METHODS
-from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
+from lorsmerge_cli.errors import LorsmergeError, UsageFault, named, raise_all
 from lorsmerge_cli.inputs import FileIdentity
+from lorsmerge_cli.operations.provenance import pruning_text
 from lorsmerge_cli.operations.recipe import Recipe
+
+LARGE_SCALE = 10.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,9 @@ def check_inputs(
     identity = base_fingerprint(base)
     warnings = _check_vectors(base, vectors, identity, allow_other_base, faults)
     pruned = _select(recipe, base, faults)
+    if pruned:
+        warnings += idle_patterns(base.float_specs, recipe.include, recipe.exclude)
+    warnings += _unusual_settings(recipe, vectors)
     identities = tuple(vector.identity() for vector in vectors) if not faults else ()
     warnings += _repeated(vectors, identities)
     warnings += share_warning(base.float_specs, pruned) if pruned else []
@@ -157,13 +168,64 @@ def _select(recipe: Recipe, base: Checkpoint, faults: list[LorsmergeError]) -> f
         faults.append(error)
         return frozenset()
     if not pruned:
-        faults.append(
-            UsageFault(
-                f"{base.path} has no tensor to prune: no 2-D weight of a linear layer.",
-                "Choose tensors with --include; `lorsmerge inspect` lists the names.",
-            )
-        )
+        faults.append(nothing_to_prune(base.path, recipe.exclude))
     return pruned
+
+
+def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> list[str]:
+    """Say which settings do something else than a reader of the command may expect."""
+    method = METHODS[recipe.method or "ta"]
+    before = [
+        vector.file.provenance.pruning if isinstance(vector, StoredTaskVector) else {}
+        for vector in vectors
+    ]
+    given = [
+        [ratio for ratio in method.ratios if getattr(entry, ratio) is not None]
+        for entry in recipe.deltas
+    ]
+    some_pruned = any(given) or any(before)
+    warnings = []
+    for vector, pruning, ratios in zip(vectors, before, given, strict=True):
+        if ratios and pruning:
+            warnings.append(
+                f"{vector.path} was pruned before ({pruning_text(pruning)}); this prunes it again."
+            )
+        elif not ratios and not pruning and method.combiner != "mean" and some_pruned:
+            warnings.append(
+                f"{vector.path} is merged whole, beside deltas that are pruned; give it ratios too "
+                "(DELTA:svp=...,mp=...) if that is not meant."
+            )
+        if ratios and len(ratios) < len(method.ratios):
+            warnings.append(f"{vector.path} is pruned by {ratios[0]} alone: it has no other ratio.")
+    if method.combiner == "mean":
+        warnings += _no_mean(
+            recipe, [str(v.path) for v, p in zip(vectors, before, strict=True) if p]
+        )
+    return warnings + [
+        f"{entry.path}: a scale of {entry.scale:g} is far off: 1 goes as far as the fine-tune did, "
+        "and the paper's is 0.15."
+        for entry in recipe.deltas
+        if abs(entry.scale or 0.0) > LARGE_SCALE
+    ]
+
+
+def _no_mean(recipe: Recipe, pruned: list[str]) -> list[str]:
+    """Say in what the mean of scaled deltas is not the mean of the fine-tunes."""
+    warnings = []
+    if pruned:
+        warnings.append(
+            f"Method {recipe.method} averages deltas, and {named(pruned)} "
+            f"{'is' if len(pruned) == 1 else 'are'} pruned: the result is not the mean of the "
+            "fine-tunes. Give the fine-tunes, or deltas that are not pruned, for that."
+        )
+    scales = [entry.scale or 0.0 for entry in recipe.deltas]
+    if len(set(scales)) > 1:
+        shares = ", ".join(f"{scale / len(scales):g}" for scale in scales)
+        warnings.append(
+            f"Method {recipe.method} divides by the number of deltas: with these scales they count "
+            f"{shares}, and {sum(scales) / len(scales):g} in all."
+        )
+    return warnings
 
 
 def _repeated(vectors: list[TaskVector], identities: tuple[str, ...]) -> list[str]:

@@ -230,6 +230,11 @@ def trained_on(data: DataReport) -> list[dict[str, Any]]:
     ]
 
 
+def pruning_text(pruning: Mapping[str, Any]) -> str:
+    """Return the ratios that a delta was pruned by, as its header has them: `svp 0.05, mp 0.4`."""
+    return ", ".join(f"{ratio} {pruning[ratio]}" for ratio in ("svp", "mp") if ratio in pruning)
+
+
 def training_of(folder: Path | None) -> dict[str, Any]:
     """What `finetune` says of a model folder: base, data by language and task, rate, seed, and
     where the space at the start of its labels came from.

@@ -7,13 +7,19 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter, total_norm
 from lorsmerge_cli.checkpoint.encodings import TensorLayout, stored_size
-from lorsmerge_cli.checkpoint.names import kind, pruned_share, select_pruned, share_warning
+from lorsmerge_cli.checkpoint.names import (
+    idle_patterns,
+    kind,
+    nothing_to_prune,
+    pruned_share,
+    select_pruned,
+    share_warning,
+)
 from lorsmerge_cli.checkpoint.references import with_commits
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name, parse_dtype
 from lorsmerge_cli.core.device import resolve_device
@@ -24,9 +30,22 @@ from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.pruning import prune as prune_tensor
 from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.core.statistics import energy
-from lorsmerge_cli.errors import NonFinite, UsageFault, non_finite, raise_all, zero_delta
+from lorsmerge_cli.errors import (
+    LorsmergeError,
+    NonFinite,
+    UsageFault,
+    named,
+    non_finite,
+    raise_all,
+    zero_delta,
+)
+from lorsmerge_cli.operations.provenance import pruning_text
+from lorsmerge_cli.operations.prune_lora import check_low_rank
 from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
 from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
+
+ROUNDING_WARNING = 0.01  # of the pruned delta's norm
+ROUNDING_LIMIT = 0.1
 
 
 @dataclass(frozen=True)
@@ -37,7 +56,9 @@ class Kept:
         tensors: how many.
         entries: in all of them.
         energy: squared L2 norm before.
-        kept: squared L2 norm after.
+        kept: squared L2 norm after pruning.
+        stored: squared L2 norm of the numbers stored, which are rounded to their dtype.
+        rounding: squared L2 norm of what that rounding changed.
         nbytes: stored after.
     """
 
@@ -45,6 +66,8 @@ class Kept:
     entries: int = 0
     energy: float = 0.0
     kept: float = 0.0
+    stored: float = 0.0
+    rounding: float = 0.0
     nbytes: int = 0
 
     def __add__(self, other: Kept) -> Kept:
@@ -53,13 +76,20 @@ class Kept:
             self.entries + other.entries,
             self.energy + other.energy,
             self.kept + other.kept,
+            self.stored + other.stored,
+            self.rounding + other.rounding,
             self.nbytes + other.nbytes,
         )
 
     @property
     def share(self) -> float:
-        """||f(tau)||^2 / ||tau||^2."""
+        """Share of the energy that pruning keeps, ||f(tau)||^2 / ||tau||^2."""
         return self.kept / self.energy if self.energy else 1.0
+
+    @property
+    def rounding_error(self) -> float:
+        """Error of rounding to the stored dtype, ||round(f(tau)) - f(tau)|| / ||f(tau)||."""
+        return (self.rounding / self.kept) ** 0.5 if self.kept else 0.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +130,7 @@ def prune(
     force: bool,
     threads: int | None,
     progress: Callable[[int, int], None],
+    as_lora: bool = False,
 ) -> PruneReport:
     """Write a pruned delta.
 
@@ -109,12 +140,14 @@ def prune(
         svp, mp: ratios kept; None for no such part.
         method: `svp`, `mp` or `lors`; None to have it follow from the ratios.
         include, exclude: patterns of tensors to prune as well, or not.
-        dtype: of the stored numbers; None for the delta's own.
+        dtype: of the stored numbers, which must come within 10% of the pruned delta; None for the
+            delta's own.
         device: where matrices are pruned.
         command: the line for the file's history.
         force: replace an output that exists.
         threads: tensors in flight; None for one per core.
         progress: told the bytes done and the bytes in all.
+        as_lora: the output's low-rank part is wanted as an adapter, so it has to have one.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
@@ -128,27 +161,30 @@ def prune(
     file = DeltaFile(source)
     chosen = select_pruned(file.specs, include, exclude)
     if not chosen:
-        raise UsageFault(f"{source} has no tensor to prune.", "Choose some with --include.")
+        raise nothing_to_prune(source, exclude)
     run = _Run(file, method, svp, mp, chosen, stored, target)
+    if as_lora:
+        check_low_rank(output, run.layouts)
     raise_all(check_output(output, inputs=[file.local], size=run.size, force=force))
     ratios = {key: value for key, value in (("svp", svp), ("mp", mp)) if value is not None}
     old, made_by = file.provenance, with_commits(command, [source])
     provenance = replace(old, pruning={"method": method, **ratios}, history=(*old.history, made_by))
-    warnings = leftovers(output)
+    warnings = leftovers(output) + idle_patterns(file.specs, include, exclude)
+    if old.pruning:
+        warnings.append(
+            f"{source} was pruned before ({pruning_text(old.pruning)}); this pruned it again."
+        )
     with (
         atomic_file(output, force=force) as partial,
         DeltaWriter(partial, run.layouts, provenance) as writer,
     ):
         kept = run.write(writer, threads or default_threads(), progress)
+        warnings += run.check_rounding(kept)
         groups = _grouped(kept, chosen)
         check_unchanged(file.identities)
         writer.finish(
-            {name: item.kept**0.5 for name, item in kept.items()},
+            {name: item.stored**0.5 for name, item in kept.items()},
             {"energy_kept": groups["pruned"].share},
-        )
-    if old.pruning:
-        warnings.append(
-            f"{source} was pruned before ({_settings(old.pruning)}); this pruned it again."
         )
     kinds = {key: group for key, group in groups.items() if key not in ("pruned", "unpruned")}
     warnings += share_warning(file.specs, chosen)
@@ -195,7 +231,7 @@ class _Run:
     def write(
         self, writer: DeltaWriter, threads: int, progress: Callable[[int, int], None]
     ) -> dict[str, Kept]:
-        """Every tensor, pruned where it was chosen, and what is left of each."""
+        """Prune every chosen tensor and write all; return what is left of each."""
         total = sum(spec.nbytes for spec in self.file.specs.values())
         kept: dict[str, Kept] = {}
         for name, item in run_parallel(
@@ -205,7 +241,7 @@ class _Run:
             progress(self.file.specs[name].nbytes, total)
         if total_norm(self.file.norms) == 0:
             raise zero_delta(self.file.path)
-        return {name: kept[name] for name in self.file.specs}  # an order free of the threads
+        return {name: kept[name] for name in self.layouts}  # an order free of the threads
 
     def _write_tensor(self, writer: DeltaWriter, name: str) -> Kept:
         if self.layouts[name].is_zero:  # the header says all there is of it
@@ -219,24 +255,65 @@ class _Run:
             pruned = prune_tensor(matrix, self.pruner, self.budgets[name])
             delta = pruned.to(torch.device("cpu"))
         rounded = delta.to(self.layouts[name].dtype)
-        after = energy(dense(rounded))
-        if not math.isfinite(after):
+        numbers = dense(rounded)
+        stored = kept = energy(numbers)
+        rounding = 0.0
+        if not math.isfinite(stored):
             raise self._non_finite(name)
         writer.write(name, rounded)
+        if self._rounds(name):
+            exact = dense(delta)
+            kept, rounding = energy(exact), energy(numbers - exact)
         before = self.file.norms[name] ** 2
-        return Kept(1, self.file.specs[name].numel, before, after, self.nbytes[name])
+        numel = self.file.specs[name].numel
+        return Kept(1, numel, before, kept, stored, rounding, self.nbytes[name])
+
+    def _rounds(self, name: str) -> bool:
+        """Whether a tensor's numbers are stored in another dtype than they were computed in."""
+        dtype = self.file.layouts[name].dtype
+        if name in self.budgets and dtype != torch.float64:
+            dtype = torch.float32
+        return self.layouts[name].dtype != dtype
+
+    def check_rounding(self, kept: Mapping[str, Kept]) -> list[str]:
+        """Warn where rounding to the stored dtype changed the pruned delta.
+
+        Raises:
+            LorsmergeError: it changed more than a tenth of the norm.
+        """
+        error = sum(kept.values(), Kept()).rounding_error
+        rounded = [name for name in kept if self._rounds(name)]
+        if not rounded:
+            return []
+        dtype = self.layouts[rounded[0]].dtype
+        what = f"{self.file.path}: rounding to {dtype_name(dtype)} changes {error:.1%} of the pruned delta"
+        if error >= ROUNDING_LIMIT:
+            raise LorsmergeError(f"{what}, whose values are too small for it.", _wider(dtype))
+        warnings = [f"{what}. {_wider(dtype)}"] if error >= ROUNDING_WARNING else []
+        bad = [name for name in rounded if kept[name].rounding_error >= ROUNDING_LIMIT]
+        if bad:
+            warnings.append(
+                f"{self.file.path}: rounding to {dtype_name(dtype)} changes {len(bad)} tensors of "
+                f"small values by {ROUNDING_LIMIT:.0%} or more: {named(bad)}. {_wider(dtype)}"
+            )
+        return warnings
 
     def _non_finite(self, name: str) -> NonFinite:
         if not is_finite(dense(self.file.read(name))):
             return non_finite(self.file.path, name)
         return NonFinite(
             f"{self.file.path}: {name!r} overflows {dtype_name(self.layouts[name].dtype)}.",
-            "Write --dtype float32 or bfloat16.",
+            _wider(self.layouts[name].dtype),
         )
 
 
-def _settings(pruning: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in pruning.items() if key in ("svp", "mp"))
+def _wider(dtype: torch.dtype) -> str:
+    """Say which dtype to store a delta in that does not fit this one."""
+    if dtype == torch.float16:
+        return "Store it with --dtype bfloat16, which has the range of float32, or with --dtype float32."
+    if dtype == torch.bfloat16:
+        return "Store it with --dtype float32."
+    return "Leave --dtype out, to store it in float64."
 
 
 def _pruned_layout(source: TensorLayout, keep: Budget, dtype: torch.dtype) -> TensorLayout:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lorsmerge_cli.checkpoint.conv1d import conv1d_weights
 from lorsmerge_cli.checkpoint.delta_file import DeltaFile
+from lorsmerge_cli.checkpoint.encodings import TensorLayout
 from lorsmerge_cli.checkpoint.model_files import ADAPTER_CONFIG, ADAPTER_FILES
 from lorsmerge_cli.checkpoint.names import linear_weights
 from lorsmerge_cli.checkpoint.references import pinned_parts
@@ -60,19 +61,14 @@ class LoraReport:
 
 
 def open_low_rank(source: Path) -> DeltaFile:
-    """A delta with low-rank parts.
+    """Open a delta with low-rank parts.
 
     Raises:
         UsageFault: it has none, or one of a layer whose type its shape does not tell.
     """
     file = DeltaFile(source)
-    adapted = _adapted(file)
-    if not adapted:
-        raise UsageFault(
-            f"{source} has no low-rank part for an adapter.",
-            "Prune it on the way: --svp 0.05 -o pruned.delta beside --as-lora.",
-        )
-    unknown = [name for name, is_conv1d in adapted.items() if is_conv1d is None]
+    check_low_rank(source, file.layouts)
+    unknown = [name for name, is_conv1d in _adapted(file.layouts).items() if is_conv1d is None]
     if unknown:
         raise UsageFault(
             f"{source}: nothing tells whether these square weights are of a Conv1D, as GPT-2's are, or "
@@ -82,11 +78,23 @@ def open_low_rank(source: Path) -> DeltaFile:
     return file
 
 
-def _adapted(file: DeltaFile) -> dict[str, bool | None]:
-    """The weights with a low-rank part, but for embeddings, which PEFT ties; and whether each is a Conv1D's."""
-    specs = file.specs
+def check_low_rank(source: Path, layouts: Mapping[str, TensorLayout]) -> None:
+    """Raise UsageFault where a delta has, or will have, no low-rank part for an adapter."""
+    if not _adapted(layouts):
+        raise UsageFault(
+            f"{source} has no low-rank part for an adapter.",
+            "Prune it on the way: --svp 0.05 -o pruned.delta beside --as-lora.",
+        )
+
+
+def _adapted(layouts: Mapping[str, TensorLayout]) -> dict[str, bool | None]:
+    """Tell of every weight that an adapter can hold a part of whether it is a Conv1D's.
+
+    That is each linear weight with a low-rank part; PEFT ties embeddings.
+    """
+    specs = {name: TensorSpec(layout.shape, layout.dtype) for name, layout in layouts.items()}
     linear, conv1d = linear_weights(specs), conv1d_weights(specs)
-    return {name: conv1d[name] for name in specs if name in linear and file.layouts[name].rank}
+    return {name: conv1d[name] for name in specs if name in linear and layouts[name].rank}
 
 
 def check_adapter(output: Path, inputs: list[Path], force: bool) -> None:
@@ -122,7 +130,7 @@ def write_lora(
     stored: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     low_rank, sparse, others = [], [], []
-    file_specs, adapted = file.specs, _adapted(file)
+    file_specs, adapted = file.specs, _adapted(file.layouts)
     total = sum(spec.nbytes for spec in file_specs.values())
     for name, layout in file.layouts.items():
         progress(file_specs[name].nbytes, total)

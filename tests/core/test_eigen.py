@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from reference import gaussian, with_spectrum
+from scipy.linalg import cython_blas, cython_lapack
 
-from lorsmerge_cli.core.eigen import largest_eigenpairs
+from lorsmerge_cli.core import eigen
+from lorsmerge_cli.core.eigen import gram, largest_eigenpairs
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
 
@@ -97,6 +103,184 @@ def test_calls_run_beside_each_other() -> None:
         assert values_too.numpy() == pytest.approx(values.numpy(), rel=1e-12)
         cosines = (vectors * vectors_too).sum(dim=0).abs()
         assert cosines.numpy() == pytest.approx(1, abs=1e-9)
+
+
+# NumPy's wheels bring an OpenBLAS with 64-bit integers
+ILP64 = sorted(Path(np.__file__).parent.parent.glob("numpy.libs/libscipy_openblas64*"))
+SYRK = "void (char *, char *, {0}, {0}, {1} *, {1} *, {0}, {1} *, {1} *, {0})"
+SYEVR = (
+    "void (char *, char *, char *, {0}, {1} *, {0}, {1} *, {1} *, {0}, {0}, {1} *, {0}, {1} *, "
+    "{1} *, {0}, {0}, {1} *, {0}, {0}, {0}, {0})"
+)
+
+
+def module_of(signatures: dict[str, bytes | None], library: ctypes.CDLL | None) -> ModuleType:
+    """A module that hands out functions as Cython's do; None stands for a capsule without a name."""
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = (
+        ctypes.py_object,
+        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p],
+    )
+    module = ModuleType("stand_in")
+    module.signatures = signatures  # a capsule does not keep its name alive
+    module.__pyx_capi__ = {
+        name: new(
+            ctypes.cast(getattr(library, f"scipy_{name}_64_"), ctypes.c_void_p) if library else 1,
+            signature,
+            None,
+        )
+        for name, signature in signatures.items()
+    }
+    return module
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, syrk: str, syevr: str, library=None) -> None:
+    for attribute, form in (("cython_blas", syrk), ("cython_lapack", syevr)):
+        name = "syrk" if attribute == "cython_blas" else "syevr"
+        signatures = {f"{letter}{name}": form.encode() for letter in "sd"}
+        monkeypatch.setattr(eigen, attribute, module_of(signatures, library))
+
+
+@pytest.fixture
+def _without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eigen, "cython_blas", ModuleType("empty"))
+    monkeypatch.setattr(eigen, "cython_lapack", ModuleType("empty"))
+
+
+def check_pairs(w: torch.Tensor, dtype: torch.dtype, count: int) -> None:
+    """Gram matrix and eigenpairs of W (n, m) against NumPy in float64."""
+    exact = w.double().numpy() @ w.double().numpy().T
+    size = float(np.linalg.norm(exact, 2)) or 1.0
+    found = gram(w, dtype)
+    assert found.dtype == dtype
+    assert np.abs(found.double().numpy() - exact).max() <= TOLERANCE[dtype] * size
+    values, vectors = largest_eigenpairs(found, count)
+    assert values.dtype == vectors.dtype == dtype
+    assert vectors.shape == (len(exact), count)
+    expected = np.linalg.eigvalsh(exact)[::-1][:count]
+    assert np.abs(values.double().numpy() - expected).max() <= TOLERANCE[dtype] * size
+    wide = vectors.double()
+    error = (torch.from_numpy(exact) @ wide - wide * values.double()).norm(dim=0).max()
+    assert float(error) <= 2 * TOLERANCE[dtype] * size
+    assert torch.allclose(wide.T @ wide, torch.eye(count).double(), atol=50 * TOLERANCE[dtype])
+
+
+def matrices() -> Iterator[tuple[str, torch.Tensor, int]]:
+    """Name, W (n, m) and a count of pairs."""
+    yield "one element", gaussian(1, 1, seed=1), 1
+    yield "one row", gaussian(1, 40, seed=1), 1
+    yield "two rows, one pair", gaussian(2, 3, seed=1), 1
+    yield "two rows, both pairs", gaussian(2, 3, seed=1), 2
+    yield "all pairs", gaussian(33, 50, seed=2), 33
+    yield "few pairs", gaussian(120, 240, seed=3), 7
+    yield "rank 2", gaussian(20, 2, seed=4) @ gaussian(2, 30, seed=5), 5
+    yield "rank 0", torch.zeros(9, 12).double(), 3
+    yield "tiny", gaussian(12, 20, seed=6) * 1e-15, 4
+    yield "huge", gaussian(12, 20, seed=6) * 1e15, 4
+    yield "wider than a block", gaussian(5, 2500, seed=7), 2
+
+
+CASES = [pytest.param(w, count, id=name) for name, w, count in matrices()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("w", "count"), CASES)
+class TestAnyBuildOfScipy:
+    """The same pairs whatever SciPy is linked to, and where it has nothing for us."""
+
+    def test_this_one(self, w: torch.Tensor, count: int, dtype: torch.dtype) -> None:
+        check_pairs(w.float() if dtype == torch.float32 else w, dtype, count)
+
+    def test_float64_from_float32(self, w: torch.Tensor, count: int, dtype: torch.dtype) -> None:
+        check_pairs(w.float(), torch.float64 if dtype == torch.float32 else dtype, count)
+
+    @pytest.mark.usefixtures("_without_scipy")
+    def test_none(self, w: torch.Tensor, count: int, dtype: torch.dtype) -> None:
+        check_pairs(w.float() if dtype == torch.float32 else w, dtype, count)
+
+    @pytest.mark.skipif(not ILP64, reason="this NumPy brings no OpenBLAS")
+    @pytest.mark.parametrize("integer", ["int64_t *", "blas_int *", "npy_int64 *", "long long *"])
+    def test_64_bit_integers(
+        self,
+        w: torch.Tensor,
+        count: int,
+        dtype: torch.dtype,
+        integer: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        library = ctypes.CDLL(str(ILP64[0]))
+        forms = [form.format(integer, "float") for form in (SYRK, SYEVR)]
+        stand_in(monkeypatch, *forms, library)
+        assert eigen._foreign(eigen.cython_lapack, "ssyevr", 21) is not None
+        check_pairs(w.float() if dtype == torch.float32 else w, dtype, count)
+
+    @pytest.mark.skipif(not ILP64, reason="this NumPy brings no OpenBLAS")
+    def test_64_bit_integers_that_no_signature_tells_of(
+        self, w: torch.Tensor, count: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        library = ctypes.CDLL(str(ILP64[0]))
+
+        def foreign(module: ModuleType, name: str, arguments: int):
+            address = ctypes.cast(getattr(library, f"scipy_{name}_64_"), ctypes.c_void_p).value
+            return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arguments)(address)
+
+        monkeypatch.setattr(eigen, "_foreign", foreign)
+        for _ in range(5):
+            check_pairs(w.float() if dtype == torch.float32 else w, dtype, count)
+
+
+@pytest.mark.parametrize("letter", ["s", "d"])
+@pytest.mark.parametrize(("module", "name"), [(cython_blas, "syrk"), (cython_lapack, "syevr")])
+def test_this_scipys_functions_are_used(module: ModuleType, name: str, letter: str) -> None:
+    assert eigen._foreign(module, letter + name, len(eigen.SIGNATURES[name])) is not None
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "",
+        "int64_t",
+        "void (char *)",
+        SYEVR.format("int *", "float").replace("void", "int"),  # f2c's calling convention
+        SYEVR.format("int *", "float").replace(")", ", int)"),  # with lengths of strings
+        SYEVR.format("int", "float"),  # by value
+        SYEVR.format("int *", "float").replace("char *", "int *", 1),
+        SYEVR.format("float *", "float"),
+        SYEVR.format("short *", "float"),
+        SYEVR.format("int *", "double complex"),
+    ],
+)
+def test_a_signature_that_is_not_understood_is_not_called(
+    monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """The address is that of no function: a call would end the process."""
+    stand_in(monkeypatch, form, form)
+    check_pairs(gaussian(12, 30, seed=1).float(), torch.float32, 4)
+
+
+def test_a_big_endian_machine_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, SYRK.format("int *", "float"), SYEVR.format("int *", "float"))
+    monkeypatch.setattr(eigen.sys, "byteorder", "big")
+    check_pairs(gaussian(12, 30, seed=1).float(), torch.float32, 4)
+
+
+def test_what_lapack_refuses_is_an_error() -> None:
+    """A refused argument is a negative number, of 32 or 64 bits."""
+    for code in (-4, 2**32 - 4, 7):
+
+        def refuse(*arguments: object, code: int = code) -> None:
+            arguments[-1]._obj.value = code
+
+        with pytest.raises(eigen.EigenError, match="-4" if code != 7 else "7"):
+            eigen._syevr(refuse, torch.eye(3), 1)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gram_matrix_of_nothing(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    assert torch.equal(
+        gram(torch.zeros(shape), dtype), torch.zeros(shape[0], shape[0], dtype=dtype)
+    )
 
 
 @pytest.mark.gpu

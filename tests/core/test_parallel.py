@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
+from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
@@ -78,6 +81,94 @@ def test_an_exception_ends_all(threads: int) -> None:
     count = len(begun)
     time.sleep(0.02)
     assert len(begun) == count  # nothing runs on
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError])
+def test_any_exception_of_a_thread_ends_all(error: type[BaseException]) -> None:
+    def work(i: int) -> int:
+        if i == 2:
+            raise error
+        return i
+
+    with pytest.raises(error):
+        list(run_parallel(work, range(1000), 2))
+    assert not pool_threads()
+
+
+def test_the_earliest_of_several_errors_is_raised() -> None:
+    ready = threading.Barrier(4, timeout=10)
+
+    def work(i: int) -> None:
+        ready.wait()
+        raise LookupError(i)
+
+    for _ in range(5):
+        with pytest.raises(LookupError) as caught:
+            for _ in run_parallel(work, slow_after(range(4)), 4):
+                pass
+        assert caught.value.args == (0,)
+
+
+def slow_after(items: Iterable[int]) -> Iterator[int]:
+    """The items, and a pause in which all that were taken come to their end."""
+    yield from items
+    time.sleep(0.1)
+
+
+def pool_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_exception_of_the_caller_ends_all(threads: int) -> None:
+    """Nothing runs on when the caller's files are closed."""
+    running: list[int] = []
+
+    def work(i: int) -> int:
+        running.append(i)
+        time.sleep(0.02)
+        running.remove(i)
+        return i
+
+    def call() -> None:
+        for _ in run_parallel(work, range(1000), threads):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        call()
+    assert running == pool_threads() == []
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_waits_for_what_runs(threads: int, times: int) -> None:
+    """The first ends the wait for results, a second one comes while what runs is waited for."""
+    running: list[int] = []
+    begun = threading.Event()
+
+    def work(i: int) -> int:
+        running.append(i)
+        begun.set()
+        time.sleep(0.4)
+        running.remove(i)
+        return i
+
+    def press() -> None:
+        begun.wait(10)
+        for _ in range(times):
+            time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(run_parallel(work, range(1000), threads))
+    finally:
+        presser.join()
+    assert running == pool_threads() == []
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("threads", [1, 4])

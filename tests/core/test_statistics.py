@@ -8,7 +8,15 @@ import torch
 from reference import DEGENERATE, SHAPES, SPECTRA, Matrix, gaussian
 
 from lorsmerge_cli.core import statistics
-from lorsmerge_cli.core.statistics import agreement, energy, nonzeros, spectrum, top_energy
+from lorsmerge_cli.core.statistics import (
+    BaseRounding,
+    agreement,
+    base_rounding,
+    energy,
+    nonzeros,
+    spectrum,
+    top_energy,
+)
 
 MATRICES = [*SHAPES, *DEGENERATE, *SPECTRA]
 
@@ -78,3 +86,87 @@ def test_energy_is_summed_in_float64(scale: float) -> None:
 def test_nonzeros() -> None:
     assert nonzeros(torch.tensor([[0.0, -0.0, 1e-45], [-1.0, 2.0, 0.0]])) == 3
     assert nonzeros(torch.zeros(4, 4)) == 0
+
+
+WEIGHTS = {
+    "normal": lambda g: torch.randn(300, 200, generator=g) * 0.05,
+    "uniform": lambda g: (torch.rand(300, 200, generator=g) - 0.5) * 0.1,
+    "laplace": lambda g: (
+        torch.empty(300, 200).exponential_(30, generator=g)
+        * torch.randn(300, 200, generator=g).sign()
+    ),
+    "about one": lambda g: 1 + 0.1 * torch.randn(300, 200, generator=g),
+}
+UPDATES = {
+    "normal": lambda g: torch.randn(300, 200, generator=g),
+    "signs": lambda g: torch.randn(300, 200, generator=g).sign(),  # the first steps of Adam
+    "sparse": lambda g: torch.randn(300, 200, generator=g)
+    * (torch.rand(300, 200, generator=g) < 0.05) * 4.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("updates", UPDATES)
+@pytest.mark.parametrize("size", [0.01, 0.3, 1.0, 2.0])  # of the rounding error's
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_share_of_a_rounded_base(
+    weights: str, updates: str, size: float, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    true = WEIGHTS[weights](generator).double()
+    base = true.to(dtype)
+    error = true - base.double()
+    update = UPDATES[updates](generator).double() * size * float(error.square().mean()) ** 0.5
+    # a fine-tune of the weights that the base was rounded from
+    delta = (error + update).float()
+    wanted = float(error.square().sum() / delta.double().square().sum())
+    assert base_rounding(base, delta).share == pytest.approx(wanted, abs=0.06)
+    # a fine-tune of the base itself has the same update and no such error
+    assert base_rounding(base, update.float()).share == 0
+
+
+def test_blocks_add_up_and_large_ones_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    true = torch.randn(1000, 100, generator=generator)
+    base = true.half()
+    delta = true - base.float()
+    whole = base_rounding(base, delta)
+    monkeypatch.setattr(statistics, "SAMPLE", 1 << 12)
+    sampled = base_rounding(base, delta)
+    parts = sum(map(base_rounding, base.split(130), delta.split(130)), BaseRounding())
+    for found in (sampled, parts):
+        assert found.steps == pytest.approx(whole.steps, rel=0.05)
+        assert found.squares == pytest.approx(whole.squares, rel=0.05)
+        assert found.share == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_rounding_steps(dtype: torch.dtype) -> None:
+    """Against NumPy's distance to the next number, of subnormal ones, zero and powers of two too."""
+    info = torch.finfo(dtype)
+    values = torch.tensor([0.0, -0.0, 1.0, -1.0, 1.5, 0.05, -3e4, info.tiny, info.tiny / 4])
+    base = values.to(dtype)
+    if dtype == torch.bfloat16:
+        steps = [
+            2.0 ** max(-133, np.floor(np.log2(abs(v))) - 7 if v else -133)
+            for v in base.float().tolist()
+        ]
+    else:
+        steps = np.spacing(base.abs().numpy()).astype(float).tolist()
+    wanted = sum(step**2 for step in steps)
+    assert base_rounding(base, torch.zeros(9)).steps == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_delta_is_not_changed_by_looking_at_it(dtype: torch.dtype) -> None:
+    base, delta = gaussian(20, 30, 1).half(), gaussian(20, 30, 2).to(dtype)
+    before = base.clone(), delta.clone()
+    base_rounding(base, delta)
+    assert torch.equal(base, before[0])
+    assert torch.equal(delta, before[1])
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (5, 0), ()])
+def test_too_little_to_tell(shape: tuple[int, ...]) -> None:
+    assert base_rounding(torch.zeros(shape).half(), torch.ones(shape)).share == 0
+    assert BaseRounding().share == 0

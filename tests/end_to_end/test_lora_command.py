@@ -119,6 +119,8 @@ def test_an_adapter_comes_back_as_the_delta_it_was(
         ("ca.delta --svp 0.1 --as-lora adapter", 2, "Give -o for the pruned delta"),
         ("ca.delta -o x.delta --mp 0.1 --as-lora adapter", 2, "give --svp as well"),
         ("ca.delta --as-lora adapter", 2, "ca.delta has no low-rank part"),
+        ("ca.delta -o x.delta --svp 0 --mp 0.1 --as-lora adapter", 2, "no low-rank part"),
+        ("ca.delta -o x.delta --svp 1 --mp 0.1 --as-lora adapter", 2, "no low-rank part"),
         ("ca.delta -o x.delta --svp 0.1 --as-lora there", 1, "there exists"),
         ("ca.delta -o x.delta --svp 0.1 --as-lora .", 1, "--as-lora"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -55,3 +56,23 @@ def test_peak_memory(tmp_path: Path, threads: int, settings: list[str]) -> None:
     at_rest = peak_anonymous([*line, "--dry-run"])
     held = peak_anonymous(line) - at_rest
     assert held <= (PRUNING_COPIES * TENSOR + THREAD_OVERHEAD) * threads
+
+
+def test_inspect_holds_two_tensors_however_many_deltas(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    names = ["model.encoder.layers.0.fc1.weight"]
+    for file in ("base", "ft"):
+        tensors = {name: torch.randn(ROWS, COLUMNS, generator=generator) for name in names}
+        save_file(tensors, tmp_path / f"{file}.safetensors")
+    run = [sys.executable, "-m", "lorsmerge_cli"]
+    dense, pruned = tmp_path / "dense.delta", tmp_path / "0.delta"
+    paths = [str(tmp_path / f"{file}.safetensors") for file in ("base", "ft")]
+    subprocess.run([*run, "delta", *paths, "-o", str(dense)], check=True)
+    subprocess.run([*run, "prune", str(dense), "-o", str(pruned), "--mp", "0.2"], check=True)
+    deltas = [str(pruned)]
+    for number in range(1, 6):
+        deltas.append(str(tmp_path / f"{number}.delta"))
+        shutil.copy(pruned, deltas[-1])
+    line = ["inspect", "--no-spectra", "--threads", "1"]
+    few, many = (peak_anonymous([*line, *deltas[:number]]) for number in (2, 6))
+    assert many - few < TENSOR

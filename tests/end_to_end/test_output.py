@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 MERGE = "lorsmerge merge base.safetensors ca.delta de.delta --svp 0.5 --mp 0.5 "
 RESULTS = {
@@ -118,6 +118,38 @@ def test_a_scale_of_zero_is_honoured(tiny: Path, succeed: Callable) -> None:
     base = Path("base/model.safetensors").read_bytes()
     tail = 2000  # the weights are at the end, the headers differ
     assert merged[-tail:] == base[-tail:]
+
+
+def test_a_scale_of_zero_is_told(tiny: Path, succeed: Callable) -> None:
+    assert "which the merge equals" in succeed("lorsmerge merge base/ ca.delta --scale 0").out
+    assert "which the merge equals" not in succeed("lorsmerge merge base/ ca.delta -o other").out
+
+
+def test_the_error_of_rounding_is_shown_where_there_is_one(tiny: Path, succeed: Callable) -> None:
+    line = "lorsmerge prune ca.delta -o p.delta --svp 0.1 --mp 0.2 --force"
+    rounded = json.loads(succeed(f"{line} --dtype bfloat16 --json").out)
+    assert 1e-4 < rounded["all"]["rounding_error"] < 1e-2
+    assert all(0 < kind["rounding_error"] < 1e-2 for kind in rounded["kinds"].values())
+    assert json.loads(succeed(f"{line} --json").out)["all"]["rounding_error"] == 0
+    assert "rounding error" in succeed(f"{line} --dtype bfloat16").out
+    assert "rounding error" not in succeed(line).out
+
+
+def test_inspect_names_the_tensors_that_are_not_finite(tiny: Path, succeed: Callable) -> None:
+    with safe_open("ca.delta", framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file("ca.delta")
+    bad = sorted(tensors)[1]
+    tensors[bad].view(-1)[0] = float("nan")
+    save_file(tensors, "bad.delta", metadata=metadata)
+    ended = succeed("lorsmerge inspect bad.delta de.delta --json")
+    assert f"warning: bad.delta: 1 of {len(tensors)} tensors hold a NaN" in ended.err
+    document = json.loads(ended.out, parse_constant=lambda constant: pytest.fail(constant))
+    assert document["files"][0]["all"]["non_finite"] == [bad]
+    assert document["files"][1]["all"]["non_finite"] == []
+    shown = succeed("lorsmerge inspect bad.delta de.delta")
+    assert f"NaN or infinity in {bad}" in shown.out
+    assert "nan" not in shown.out
 
 
 def test_version(shell: Callable) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,13 @@ from operation_calls import (
 )
 from safetensors.torch import load_file
 
-from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter
+from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter, Provenance
 from lorsmerge_cli.checkpoint.encodings import TensorLayout
+from lorsmerge_cli.checkpoint.fingerprint import fingerprint
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
 from lorsmerge_cli.errors import Faults, Mismatch, UnreadableFile
+from lorsmerge_cli.operations import inspect
 from lorsmerge_cli.operations.inspect import inspect_files
 from lorsmerge_cli.operations.inspect_report import TOP_RATIOS
 
@@ -248,3 +252,163 @@ def test_tensors_of_zeros_take_no_memory(tmp_path: Path) -> None:
         zero, all_ = item.kinds["zero.weight"], item.total
         assert (zero.entries, zero.nonzero, zero.nbytes) == (2**32, 0, 0)
         assert all_.energy**0.5 == pytest.approx(norm)
+
+
+def write_delta(path: Path, tensors: dict[str, torch.Tensor | LowRankSparse]) -> Path:
+    """A delta file that no command would write."""
+    layouts = {}
+    for name, item in tensors.items():
+        if isinstance(item, LowRankSparse):
+            rank = 0 if item.left is None else item.left.shape[1]
+            kept = 0 if item.mask is None else int(item.mask.sum())
+            layouts[name] = TensorLayout(
+                "lors", tuple(dense(item).shape), torch.float32, rank, kept
+            )
+        else:
+            layouts[name] = TensorLayout("dense", tuple(item.shape), item.dtype)
+    provenance = Provenance("base", fingerprint({}, lambda name: torch.zeros(0)), "F32")
+    with DeltaWriter(path, layouts, provenance) as writer:
+        for name, item in tensors.items():
+            writer.write(name, item)
+        # an inspection does not take its word for it, but that nothing is stored
+        writer.finish({name: float(dense(item).any()) for name, item in tensors.items()})
+    return path
+
+
+def odd_tensors() -> dict[str, torch.Tensor | LowRankSparse]:
+    generator = torch.Generator().manual_seed(0)
+    empty = torch.zeros(6, 8)
+    return {
+        "layers.0.zero.weight": torch.zeros(6, 8),
+        "layers.0.one.weight": torch.full((1, 1), 0.5),
+        "layers.0.row.weight": torch.randn(1, 9, generator=generator),
+        "layers.0.empty.weight": torch.zeros(0, 5),
+        "layers.0.narrow.weight": torch.zeros(5, 0),
+        "layers.0.none.bias": torch.zeros(0),
+        "scalar": torch.tensor(-2.0),
+        "layers.0.tiny.weight": torch.randn(6, 8, generator=generator) * 1e-30,
+        "layers.0.huge.weight": torch.randn(6, 8, generator=generator) * 1e25,
+        "layers.0.pruned.weight": LowRankSparse(sparse=empty, mask=empty.bool()),
+        "layers.0.rank.weight": LowRankSparse(
+            torch.randn(6, 2, generator=generator), torch.randn(2, 8, generator=generator)
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", odd_tensors())
+@pytest.mark.parametrize("plot", [True, False])
+def test_a_delta_of_one_odd_tensor(tmp_path: Path, name: str, plot: bool) -> None:
+    item = odd_tensors()[name]
+    paths = [write_delta(tmp_path / f"{n}.delta", {name: item}) for n in range(2)]
+    report = inspect_files(paths, plot=tmp_path / "x.png" if plot else None)
+    values = dense(item).double().numpy()
+    (pair,) = report.pairs
+    for file in report.files:
+        assert file.total.tensors == 1
+        assert file.total.entries == values.size
+        assert file.total.energy == pytest.approx(float((values**2).sum()), rel=1e-5)
+        share = file.total.top_share(0.05)
+        if values.ndim == 2 and values.any():
+            squares = np.linalg.svd(values, compute_uv=False) ** 2
+            assert share == pytest.approx(squares[0] / squares.sum(), rel=1e-4)
+        else:
+            assert share is None
+    assert pair.cosine == pytest.approx(float(values.any()), abs=1e-6)
+    assert pair.sign_conflict == 0
+    assert report.warnings == []
+
+
+def test_odd_tensors_beside_each_other(tmp_path: Path) -> None:
+    path = write_delta(tmp_path / "x.delta", odd_tensors())
+    (report,) = inspect_files([path], plot=tmp_path / "x.png").files
+    assert report.total.tensors == len(odd_tensors())
+    assert report.kinds["zero.weight"].top_share(0.01) is None
+
+
+def test_a_delta_of_no_tensors(tmp_path: Path) -> None:
+    path = write_delta(tmp_path / "x.delta", {})
+    report = inspect_files([path, path], plot=tmp_path / "x.png")
+    assert [file.total.tensors for file in report.files] == [0, 0]
+    assert (report.pairs[0].cosine, report.pairs[0].sign_conflict) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [[FC1], [FC2, EMBEDDING], list(SHAPES)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_not_finite_is_named_and_left_out(
+    tmp_path: Path, small: Path, value: float, bad: list[str], threads: int
+) -> None:
+    tensors = {name: torch.from_numpy(t).float() for name, t in arrays(small / "a.delta").items()}
+    broken = {name: t.clone() for name, t in tensors.items()}
+    for name in bad:
+        broken[name].view(-1)[3] = value
+    sound = {name: t for name, t in tensors.items() if name not in bad}
+    path = write_delta(tmp_path / "broken.delta", broken)
+    report = inspect_files(
+        [small / "b.delta", path], plot=tmp_path / "x.png", threads=threads, force=True
+    )
+    first, second = report.files
+    assert first.total.non_finite == []
+    assert sorted(second.total.non_finite) == sorted(bad)
+    assert (second.total.tensors, second.total.nbytes) == (5, first.total.nbytes)
+    assert second.total.entries == sum(t.numel() for t in sound.values())
+    wanted = sum(float(t.double().square().sum()) for t in sound.values())
+    assert second.total.energy == pytest.approx(wanted, rel=1e-9)
+    (text,) = report.warnings
+    assert text.startswith(f"{path}: {len(bad)} of 5 tensors")
+    assert all(repr(name) in text for name in second.total.non_finite[:3])
+    b = arrays(small / "b.delta")
+    x = np.concatenate([np.zeros(1), *(b[name].reshape(-1) for name in sound)])
+    y = np.concatenate([np.zeros(1), *(t.double().numpy().reshape(-1) for t in sound.values())])
+    norms = np.linalg.norm(x) * np.linalg.norm(y)
+    assert report.pairs[0].cosine == pytest.approx(x @ y / norms if norms else 0.0, abs=1e-9)
+    figures = [getattr(report.pairs[0], name) for name in ("cosine", "sign_conflict")]
+    figures += list(second.total.top.values())
+    assert all(math.isfinite(figure) for figure in figures)
+
+
+def test_two_tensors_are_held_at_a_time(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many deltas there are: what is compared is let go before the next is read."""
+    alive: set[int] = set()
+    most = 0
+
+    class Held(torch.Tensor):
+        """A tensor that tells when it goes."""
+
+    def held(delta: torch.Tensor | LowRankSparse) -> torch.Tensor:
+        nonlocal most
+        tensor = dense(delta).clone().as_subclass(Held)
+        number = id(tensor)
+        alive.add(number)
+        most = max(most, len(alive))
+        weakref.finalize(tensor, alive.discard, number)
+        return tensor
+
+    monkeypatch.setattr(inspect, "dense", held)
+    paths = [small / f"{name}.delta" for name in ("a", "b", "minus", "pa", "pb", "a", "b")]
+    report = inspect_files(paths, spectra=False, threads=1)
+    assert len(report.pairs) == 21
+    assert 2 <= most <= 3  # two, and one that is being made
+
+
+def test_the_table_of_tensors_is_not_made_again_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time would grow with the square of the number of tensors."""
+    made = 0
+
+    def counted(file: DeltaFile) -> dict[str, TensorSpec]:
+        nonlocal made
+        made += 1
+        return {name: TensorSpec(item.shape, item.dtype) for name, item in file.layouts.items()}
+
+    monkeypatch.setattr(DeltaFile, "specs", property(counted))
+    counts = []
+    for number in (5, 50):
+        tensors = {f"layers.{i}.fc1.weight": torch.ones(2, 3) for i in range(number)}
+        path = write_delta(tmp_path / f"{number}.delta", tensors)
+        made = 0
+        report = inspect_files([path, path])
+        assert report.files[0].total.nbytes == number * 24
+        counts.append(made)
+    assert counts[0] == counts[1] > 0

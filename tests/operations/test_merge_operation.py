@@ -77,6 +77,10 @@ def both(folder: Path, **settings: Any) -> list[Path | DeltaEntry]:
     return [DeltaEntry(str(folder / f"{name}.delta"), **settings) for name in ("ca", "de")]
 
 
+def gaussian_like(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def exact(base: Tensors, parts: list[tuple[float, Tensors]]) -> dict[str, torch.Tensor]:
     """base + sum of scale * (fine-tune - base), in float64."""
     return {
@@ -604,9 +608,239 @@ class TestWarnings:
         made = plan(small / "base", [save(small / "half", half)], out(small))
         assert "F16" in made.warnings[0]
 
+    @pytest.mark.parametrize("settings", [{"svp": 0.1}, {"svp": 0.1, "mp": 0.2}, {"mp": 0.1}])
+    def test_a_pruned_delta_pruned_again(self, small: Path, settings: dict[str, Any]) -> None:
+        prune_delta(small / "ca.delta", small / "pruned.delta", svp=0.2, mp=0.3)
+        (text,) = plan(small / "base", [small / "pruned.delta"], out(small), **settings).warnings
+        assert f"{small / 'pruned.delta'} was pruned before (svp 0.2, mp 0.3)" in text
+        assert plan(small / "base", [small / "pruned.delta"], out(small)).warnings == ()
+
+    def test_the_mean_of_pruned_deltas(self, small: Path) -> None:
+        prune_delta(small / "ca.delta", small / "pruned.delta", svp=0.2)
+        paths = [small / "pruned.delta", small / "de.delta"]
+        texts = plan(small / "base", paths, out(small), method="wa").warnings
+        (text,) = [text for text in texts if "not the mean" in text]
+        assert "pruned.delta" in text
+        assert "de.delta" not in text
+        assert plan(small / "base", both(small), out(small), method="wa").warnings == ()
+
+    def test_a_mean_with_scales_that_differ(self, small: Path) -> None:
+        entries = [
+            DeltaEntry(str(small / f"{name}.delta"), scale=scale)
+            for name, scale in (("ca", 2.0), ("de", -1.0))
+        ]
+        (text,) = plan(small / "base", entries, out(small), method="wa").warnings
+        assert "count 1, -0.5, and 0.5 in all" in text
+        same = plan(small / "base", both(small, scale=0.5), out(small), method="wa")
+        assert same.warnings == ()
+        assert plan(small / "base", entries, out(small)).warnings == ()  # of a sum
+
+    @pytest.mark.parametrize("stored", [True, False], ids=["deltas", "checkpoints"])
+    @pytest.mark.parametrize("method", [None, "svp"])
+    def test_one_delta_with_ratios_and_one_without(
+        self, small: Path, stored: bool, method: str | None
+    ) -> None:
+        end = ".delta" if stored else ""
+        entries = [DeltaEntry(str(small / f"ca{end}"), svp=0.1), small / f"de{end}"]
+        warnings = plan(small / "base", entries, out(small), method=method).warnings
+        (text,) = [text for text in warnings if "merged whole, beside" in text]
+        assert text.startswith(f"{small / f'de{end}'} is merged whole")
+
+    def test_one_delta_pruned_before_and_one_not(self, small: Path) -> None:
+        prune_delta(small / "ca.delta", small / "pruned.delta", svp=0.2)
+        paths = [small / "pruned.delta", small / "de.delta"]
+        (text,) = plan(small / "base", paths, out(small)).warnings
+        assert text.startswith(f"{small / 'de.delta'} is merged whole")
+        entries = [small / "pruned.delta", DeltaEntry(str(small / "de.delta"), svp=0.2)]
+        assert plan(small / "base", entries, out(small)).warnings == ()
+
+    def test_a_delta_without_one_of_the_ratios(self, small: Path) -> None:
+        entries = [
+            DeltaEntry(str(small / "ca.delta"), svp=0.1),
+            DeltaEntry(str(small / "de.delta"), svp=0.1, mp=0.2),
+        ]
+        (text,) = plan(small / "base", entries, out(small)).warnings
+        assert text.startswith(f"{small / 'ca.delta'} is pruned by svp alone")
+        # a ratio of 0 says that this is meant
+        entries[0] = DeltaEntry(str(small / "ca.delta"), svp=0.1, mp=0.0)
+        assert plan(small / "base", entries, out(small)).warnings == ()
+
+    @pytest.mark.parametrize(
+        ("patterns", "idle"),
+        [
+            ({"include": ("*embed*",), "exclude": ("*embed*",)}, "--include '*embed*'"),
+            ({"exclude": ("*embed*",)}, "--exclude '*embed*'"),
+            ({"include": ("*fc1*",)}, "--include '*fc1*'"),
+        ],
+    )
+    def test_a_pattern_that_changes_nothing(
+        self, small: Path, patterns: dict[str, Any], idle: str
+    ) -> None:
+        (text,) = plan(small / "base", both(small), out(small), svp=0.1, **patterns).warnings
+        assert text.startswith(f"{idle} has no effect")
+
+    @pytest.mark.parametrize(("scale", "warned"), [(11.0, True), (-1e38, True), (3.0, False)])
+    def test_a_scale_far_off(self, small: Path, scale: float, warned: bool) -> None:
+        texts = plan(small / "base", [small / "ca.delta"], out(small), scale=scale).warnings
+        assert len(texts) == warned
+        assert all(f"{scale:g}" in text for text in texts)
+
+    @pytest.mark.parametrize(
+        "entries",
+        [
+            [("ca", 1e-320)],
+            [("ca", 0.5), ("ca", -0.5)],
+        ],
+    )
+    @pytest.mark.parametrize("settings", [{}, {"svp": 0.1}, {"dtype": "bfloat16"}])
+    def test_a_merge_that_equals_its_base(
+        self, small: Path, entries: list[tuple[str, float]], settings: dict[str, Any]
+    ) -> None:
+        deltas = [DeltaEntry(str(small / f"{n}.delta"), scale=scale) for n, scale in entries]
+        report = run_merge(small / "base", deltas, out(small), **settings)
+        assert any("equals its base" in text for text in report.warnings)
+        found, base = load(out(small)), load(small / "base")
+        assert all(torch.equal(found[n], base[n].to(found[n].dtype)) for n in SHAPES)
+
+    @pytest.mark.parametrize("scale", [0.0, -0.0])
+    def test_a_scale_of_zero_is_asked_for(self, small: Path, scale: float) -> None:
+        report = run_merge(small / "base", both(small), out(small), scale=scale)
+        assert (report.step, report.warnings) == (0.0, ())
+
+    @pytest.mark.parametrize(
+        ("dtype", "remedy"), [(None, "larger --scale"), ("bfloat16", "--dtype float32")]
+    )
+    def test_updates_that_float32_loses_too(
+        self, small: Path, dtype: str | None, remedy: str
+    ) -> None:
+        report = run_merge(small / "base", [small / "ca"], out(small), scale=1e-5, dtype=dtype)
+        (text,) = report.warnings
+        assert "lost" in text
+        assert remedy in text
+
     def test_nothing_odd(self, small: Path) -> None:
         made = plan(small / "base", both(small), out(small))
         assert made.warnings == merge(made, lambda done: None).warnings == ()
+
+
+class TestBaseInHalfPrecision:
+    """A delta may be the rounding error of its base; one that is merely small is not."""
+
+    @staticmethod
+    def files(folder: Path, dtype: torch.dtype, step: float, *, own: bool) -> tuple[Path, Path]:
+        """The half copy of a base, and a fine-tune of that copy (`own`) or of the base itself."""
+        base = small_base()
+        half = {n: t.to(dtype) if t.is_floating_point() else t for n, t in base.items()}
+        wide = {n: t.float() if t.is_floating_point() else t for n, t in half.items()}
+        finetuned = tuned(wide if own else base, step=step)
+        return save(folder / "half", half), save(folder / "ft", finetuned)
+
+    @pytest.mark.parametrize("settings", [{}, {"svp": 0.1, "mp": 0.3}, {"method": "wa"}])
+    @pytest.mark.parametrize(
+        ("dtype", "step"),
+        [(torch.float16, 1e-6), (torch.float16, 1e-7), (torch.bfloat16, 1e-5)],
+    )
+    def test_the_rounding_error_of_the_base_is_told(
+        self, tmp_path: Path, dtype: torch.dtype, step: float, settings: dict[str, Any]
+    ) -> None:
+        base, finetuned = self.files(tmp_path, dtype, step, own=False)
+        report = run_merge(base, [finetuned], out(tmp_path), dtype="float32", **settings)
+        (text,) = [text for text in report.warnings if "rounding error" in text]
+        assert str(finetuned) in text
+        assert str(base) in text
+        told = take_delta(base, finetuned, tmp_path / "x.delta").warnings
+        assert [found for found in told if "rounding error" in found] == [text]
+
+    @pytest.mark.parametrize("dtype", HALF)
+    @pytest.mark.parametrize("step", [1e-3, 1e-5, 1e-7])
+    def test_a_small_update_of_the_half_base_itself_is_none(
+        self, tmp_path: Path, dtype: torch.dtype, step: float
+    ) -> None:
+        base, finetuned = self.files(tmp_path, dtype, step, own=True)
+        report = run_merge(base, [finetuned], out(tmp_path), dtype="float32", scale=1.0)
+        assert not any("rounding error" in text for text in report.warnings)
+        assert not any(
+            "rounding error" in text
+            for text in take_delta(base, finetuned, tmp_path / "x.delta").warnings
+        )
+
+    @pytest.mark.parametrize("dtype", HALF)
+    def test_an_update_well_above_the_steps(self, tmp_path: Path, dtype: torch.dtype) -> None:
+        base, finetuned = self.files(tmp_path, dtype, 1e-2, own=False)
+        assert not any(
+            "rounding error" in text
+            for text in take_delta(base, finetuned, tmp_path / "x.delta").warnings
+        )
+
+    def test_a_half_copy_of_a_float64_model(self, tmp_path: Path) -> None:
+        """The rule holds of any narrower base."""
+        base = tuned(small_base(torch.float64), 5)
+        narrow = {n: t.float() if t.is_floating_point() else t for n, t in base.items()}
+        paths = save(tmp_path / "b", narrow), save(tmp_path / "f", tuned(base, step=1e-12))
+        (text,) = [
+            text
+            for text in take_delta(*paths, tmp_path / "x.delta").warnings
+            if "rounding error" in text
+        ]
+        assert "float32" in text
+
+
+VARIANCE = "encoder.conv.batch_norm.running_var"
+
+
+class TestVariances:
+    """A BatchNorm takes the square root of its running variance."""
+
+    @staticmethod
+    def model(folder: Path, name: str, variance: float, seed: int) -> Path:
+        return save(folder / name, {
+            VARIANCE: torch.tensor([0.1, variance]),
+            "encoder.conv.batch_norm.running_mean": torch.tensor([-1.0, -2.0]),
+            "encoder.fc.weight": gaussian_like((8, 8), seed),
+        })  # fmt: skip
+
+    @pytest.mark.parametrize("stored", [True, False], ids=["deltas", "checkpoints"])
+    @pytest.mark.parametrize("settings", [{}, {"mp": 0.5}])
+    def test_a_negative_one_is_refused(
+        self, tmp_path: Path, settings: dict[str, Any], stored: bool
+    ) -> None:
+        base = self.model(tmp_path, "base", 0.1, 0)
+        paths = [self.model(tmp_path, f"ft{n}", 0.02, n) for n in (1, 2)]
+        if stored:
+            for path in paths:
+                take_delta(base, path, path.with_suffix(".delta"))
+            paths = [path.with_suffix(".delta") for path in paths]
+        with pytest.raises(NonFinite, match=r"negative \(-0\.06\)") as caught:
+            run_merge(base, paths, out(tmp_path), scale=1.0, **settings)
+        assert VARIANCE in str(caught.value)
+        assert "--method wa" in caught.value.remedy
+        assert not out(tmp_path).exists()
+        for sound in ({"method": "wa"}, {"scale": 0.5}):
+            found = merged(base, paths, out(tmp_path), force=True, **sound)
+            assert (found[VARIANCE] >= 0).all()
+
+    @pytest.mark.parametrize("bad", ["base", "ft1"])
+    def test_that_of_an_input_is_named(self, tmp_path: Path, bad: str) -> None:
+        for seed, name in enumerate(("base", "ft1", "ft2")):
+            self.model(tmp_path, name, -3.0 if name == bad else 0.1, seed)
+        paths = [tmp_path / "ft2", tmp_path / "ft1"]
+        with pytest.raises(NonFinite, match="negative") as caught:
+            run_merge(tmp_path / "base", paths, out(tmp_path), scale=0.3)
+        assert str(caught.value).startswith(f"{tmp_path / bad}: '{VARIANCE}'")
+
+    def test_a_variance_of_zero_is_sound(self, tmp_path: Path) -> None:
+        base = self.model(tmp_path, "base", 0.3, 0)
+        finetuned = self.model(tmp_path, "ft", 0.0, 1)
+        found = merged(base, [finetuned], out(tmp_path), scale=1.0)
+        assert (found[VARIANCE] >= 0).all()
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_one_that_is_not_finite_is_named(self, tmp_path: Path, value: float) -> None:
+        base = self.model(tmp_path, "base", 0.3, 0)
+        finetuned = self.model(tmp_path, "ft", value, 1)
+        with pytest.raises(NonFinite, match="NaN or an infinity") as caught:
+            run_merge(base, [finetuned], out(tmp_path))
+        assert VARIANCE in str(caught.value)
 
 
 class TestFiles:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from operation_calls import (
@@ -170,6 +171,122 @@ def test_a_narrower_dtype_rounds_what_float32_would_store(small: Path, dtype: to
     for part, tensor in wide.items():
         rounded = tensor.to(dtype) if tensor.is_floating_point() else tensor
         assert torch.equal(narrow[part], rounded)
+
+
+def small_deltas(folder: Path, size: float, dtype: torch.dtype = torch.float32) -> Path:
+    """The delta of a model whose tensors moved by about `size`."""
+    base = {n: t.to(dtype) for n, t in small_base().items() if t.is_floating_point()}
+    zeros = {n: torch.zeros_like(t) for n, t in base.items()}  # so that no update is rounded
+    moved = tuned(zeros, step=size)
+    take_delta(save(folder / "b", zeros), save(folder / "f", moved), folder / "s.delta", force=True)
+    return folder / "s.delta"
+
+
+def numbers(path: Path) -> np.ndarray:
+    file = DeltaFile(path)
+    return np.concatenate([dense(file.read(n)).double().reshape(-1).numpy() for n in file.layouts])
+
+
+@pytest.mark.parametrize("ratios", [{"svp": 0.1, "mp": 0.2}, {"svp": 0.3}, {"mp": 0.3}])
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+@pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-6])
+def test_the_error_of_rounding_is_reported_beside_the_energy(
+    tmp_path: Path, ratios: dict[str, float], name: str, size: float
+) -> None:
+    source = small_deltas(tmp_path, size)
+    exact = prune_delta(source, tmp_path / "exact", **ratios)
+    rounded = prune_delta(source, tmp_path / "rounded", dtype=name, **ratios)
+    a, b = numbers(tmp_path / "exact"), numbers(tmp_path / "rounded")
+    whole = rounded.pruned + rounded.unpruned
+    wanted = np.linalg.norm(b - a) / np.linalg.norm(a)
+    assert whole.rounding_error == pytest.approx(wanted, rel=1e-3)
+    assert whole.stored == pytest.approx(b @ b, rel=1e-5)
+    assert rounded.pruned.share == pytest.approx(exact.pruned.share, rel=1e-6)
+    assert (exact.pruned + exact.unpruned).rounding_error == 0
+    assert all(f"{wanted:.1%}" in text for text in rounded.warnings)
+    assert bool(rounded.warnings) == (wanted >= 0.01)
+    assert exact.warnings == ()
+    norms = DeltaFile(tmp_path / "rounded").norms
+    assert sum(norm**2 for norm in norms.values()) == pytest.approx(b @ b, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-7, 2e-8, 1e-9])
+@pytest.mark.parametrize("ratios", [{"svp": 0.1, "mp": 0.2}, {"mp": 0.3}])
+def test_what_rounding_ruins_is_not_written(
+    tmp_path: Path, size: float, ratios: dict[str, float]
+) -> None:
+    source, output = small_deltas(tmp_path, size), tmp_path / "out" / "p.delta"
+    output.parent.mkdir()
+    with pytest.raises(LorsmergeError, match=r"float16 changes \d+\.\d%") as caught:
+        prune_delta(source, output, dtype="float16", **ratios)
+    assert "--dtype bfloat16" in caught.value.remedy
+    assert list(output.parent.iterdir()) == []
+    output.write_text("mine")
+    with pytest.raises(LorsmergeError, match="float16"):
+        prune_delta(source, output, dtype="float16", force=True, **ratios)
+    assert output.read_text() == "mine"
+    report = prune_delta(source, output, dtype="bfloat16", force=True, **ratios)
+    assert (report.pruned + report.unpruned).rounding_error < 0.005
+    assert report.warnings == ()
+
+
+def test_a_delta_kept_in_half_precision_is_rounded_when_it_is_pruned_again(tmp_path: Path) -> None:
+    """Without --dtype the delta's own is stored, which costs what asking for it costs."""
+    source = small_deltas(tmp_path, 1e-3)
+    prune_delta(source, tmp_path / "half.delta", mp=0.5, dtype="float16")
+    again = prune_delta(tmp_path / "half.delta", tmp_path / "again.delta", svp=0.2)
+    wide = prune_delta(tmp_path / "half.delta", tmp_path / "wide.delta", svp=0.2, dtype="float32")
+    a, b = numbers(tmp_path / "wide.delta"), numbers(tmp_path / "again.delta")
+    assert again.pruned.rounding_error > 0
+    assert (again.pruned + again.unpruned).rounding_error == pytest.approx(
+        np.linalg.norm(b - a) / np.linalg.norm(a), rel=1e-2
+    )
+    assert (wide.pruned + wide.unpruned).rounding_error == 0
+
+
+def test_float64_in_float32(tmp_path: Path) -> None:
+    source = small_deltas(tmp_path, 1e-3, torch.float64)
+    report = prune_delta(source, tmp_path / "p.delta", mp=0.5, dtype="float32")
+    assert 0 < (report.pruned + report.unpruned).rounding_error < 1e-7
+    assert report.warnings == ()
+    tiny = small_deltas(tmp_path, 1e-46, torch.float64)
+    with pytest.raises(LorsmergeError, match="float32") as caught:
+        prune_delta(tiny, tmp_path / "q.delta", mp=0.5, dtype="float32")
+    assert "float64" in caught.value.remedy
+    assert not (tmp_path / "q.delta").exists()
+
+
+def test_a_tensor_that_rounding_ruins_is_named_though_the_rest_is_sound(tmp_path: Path) -> None:
+    base = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+    moved = tuned(base) | {BIAS: torch.full(SHAPES[BIAS], 1e-9)}
+    take_delta(save(tmp_path / "b", base), save(tmp_path / "f", moved), tmp_path / "x.delta")
+    report = prune_delta(tmp_path / "x.delta", tmp_path / "p.delta", mp=0.5, dtype="float16")
+    (text,) = report.warnings
+    assert BIAS in text
+    assert FC1 not in text
+    assert (report.pruned + report.unpruned).rounding_error < 0.01
+
+
+@pytest.mark.parametrize(
+    ("patterns", "idle"),
+    [
+        ({"include": ("*fc1*",)}, ["--include '*fc1*'"]),
+        ({"include": ("*embed*",), "exclude": ("*embed*",)}, ["--include '*embed*'"]),
+        ({"exclude": ("*embed*",)}, ["--exclude '*embed*'"]),
+        ({"exclude": ("*fc1*", "*layers.0.fc1*")}, ["--exclude '*fc1*'", "--exclude '*layers"]),
+        ({"exclude": ("*fc1*", "*fc1*")}, []),
+        ({"include": ("*embed*",)}, []),
+        ({"exclude": ("*fc1*",)}, []),
+        ({}, []),
+    ],
+)
+def test_a_pattern_that_changes_nothing_is_told(
+    small: Path, patterns: dict[str, Any], idle: list[str]
+) -> None:
+    report = prune_delta(small, small.parent / "p.delta", mp=0.2, **patterns)
+    told = [text for text in report.warnings if "no effect" in text]
+    assert len(told) == len(idle)
+    assert all(text.startswith(words) for text, words in zip(told, idle, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [None, "float16", "bfloat16"])

@@ -9,9 +9,11 @@ from lorsmerge_cli.core.eigen import EigenError, gram, largest_eigenpairs
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse
 from lorsmerge_cli.core.pruning.budget import Budget
 
-# The eigenvalues of a Gram matrix are sigma^2, so a triplet with sigma_r = sigma_1 / 10 sits
-# at 1e-2 of the largest, 1e5 rounding steps of float32 above its noise. Below that float64
-# takes over; there an error stays under sqrt(2^-52) of the matrix's norm whatever its spectrum.
+# The eigenvalues of a Gram matrix are sigma^2, and rounding moves none of them by more than a few
+# steps of the largest (Weyl). A triplet with sigma_r = sigma_1 / 10 sits at 1e-2 of the largest,
+# 1e5 rounding steps of float32 above that noise. Below that float64 takes over; what Q then misses
+# of the energy is wrong by a few steps of it, and an error, the root of an energy, stays under
+# sqrt(2^-52) of the matrix's norm whatever its spectrum.
 TRUSTED = {torch.float32: 1e-2, torch.float64: 1e-8}
 SAFE_RANGE = (1e-25, 1e25)  # of the largest eigenvalue, so that nothing under- or overflows
 
