@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES, TensorSpec
+from lorsmerge_cli.inputs import parse_json
 
 WINDOWS = 8  # places sampled in a tensor
 WINDOW_BYTES = 512
@@ -45,7 +46,7 @@ class Fingerprint:
 
     @staticmethod
     def from_json(text: str) -> Fingerprint:
-        fields = json.loads(text)
+        fields = parse_json(text)
         return Fingerprint(
             str(fields["digest"]),
             str(fields["dtype"]),

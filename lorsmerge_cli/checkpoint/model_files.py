@@ -49,7 +49,7 @@ def is_adapter(folder: Path) -> bool:
     """Whether a folder holds a PEFT adapter in place of a model."""
     models = (folder / patterns[0] for patterns in WHOLE_MODELS)
     # which of os.path say no where a folder may not be looked into
-    return os.path.isfile(folder / ADAPTER_CONFIG) and not any(map(os.path.isfile, models))
+    return os.path.exists(folder / ADAPTER_CONFIG) and not any(map(os.path.isfile, models))
 
 
 def weights_in(names: Iterable[str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,8 @@ import typer
 from lorsmerge_cli import console, options
 from lorsmerge_cli.commands.data import list_drops
 from lorsmerge_cli.commands.delta import command_line
-from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.errors import LorsmergeError, raise_all
+from lorsmerge_cli.inputs import read_toml
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.finetune import FinetuneReport
@@ -30,8 +30,8 @@ def _apply_recipe(context: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     try:
-        settings: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        settings: dict[str, Any] = read_toml(path)
+    except (OSError, ValueError, LorsmergeError) as error:
         raise typer.BadParameter(f"{path} is no TOML file that can be read ({error}).") from None
     names = {}
     for item in context.command.params:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile
+from lorsmerge_cli.inputs import open_regular, parse_json
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Record
 from lorsmerge_cli.speech.utterance import Answer, Utterance
 
@@ -121,7 +122,8 @@ def read_hypotheses(path: Path) -> list[KnownHypothesis]:
         UnreadableFile: it is no such file.
     """
     try:
-        lines = path.read_bytes().split(b"\n")  # texts may hold what str.splitlines splits at
+        with open_regular(path) as file:
+            lines = file.read().split(b"\n")  # texts may hold what str.splitlines splits at
     except OSError as error:
         raise UnreadableFile(f"{path} cannot be read ({error}).", "Check the path.") from None
     found = []
@@ -129,7 +131,7 @@ def read_hypotheses(path: Path) -> list[KnownHypothesis]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             said = Hypothesis(**{key: row[key] for key in _FIELDS if key in row})
             found.append(KnownHypothesis(said, row.get("made_by", ""), row.get("heard", "")))
         except (ValueError, KeyError, AttributeError, TypeError):
@@ -149,7 +151,7 @@ def _drop_cut_line(path: Path) -> None:
     raw = path.read_bytes()
     whole = raw.rfind(b"\n") + 1
     try:
-        json.loads(raw[whole:])
+        parse_json(raw[whole:])
     except ValueError:
         if whole < len(raw):
             os.truncate(path, whole)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from lorsmerge_cli.errors import (
     non_finite,
     raise_all,
 )
+from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.outputs import (
     atomic_file,
     atomic_folder,
@@ -122,7 +122,7 @@ def _open(path: Path) -> _Model:
             "Give a model folder: `merge -o folder/` writes one where the base is a folder.",
         )
     raise_all(check_model_folder(folder))
-    return _Model(path, folder, checkpoint, json.loads((folder / CONFIG).read_bytes()))
+    return _Model(path, folder, checkpoint, read_json(folder / CONFIG))
 
 
 def _unlike_original(model: _Model, format: str) -> list[str]:

@@ -15,6 +15,7 @@ from lorsmerge_cli.errors import (
     UnreadableFile,
     raise_all,
 )
+from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
 from lorsmerge_cli.operations.data import DataReport, drop_warnings, load_data
 from lorsmerge_cli.operations.speech_model import (
@@ -272,7 +273,7 @@ def interrupted_run(plan: FinetunePlan) -> dict[str, Any]:
     if not (plan.resume and path.is_file()):
         return {}
     try:
-        kept: dict[str, Any] = json.loads(path.read_bytes())
+        kept: dict[str, Any] = read_json(path)
         before = kept["run"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UnreadableFile(

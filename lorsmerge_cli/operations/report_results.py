@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
+from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring
 from lorsmerge_cli.operations.report_entries import RUN_MARK, Entry, Key, Row, origin_of, rows_of
 
@@ -84,7 +85,7 @@ def read_results(paths: Sequence[Path]) -> Results:
 def _document(path: Path) -> dict[str, Any]:
     remedy = "Give files that `lorsmerge eval -o results.json` wrote."
     try:
-        document = json.loads(path.read_bytes())
+        document = read_json(path)
     except OSError as error:
         raise UnreadableFile(f"{path} cannot be read ({error.strerror}).", remedy) from None
     except ValueError as error:

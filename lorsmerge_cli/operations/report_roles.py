@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.inputs import read_toml
 from lorsmerge_cli.operations.report_entries import Entry, Row
 from lorsmerge_cli.operations.report_results import Results
 
@@ -127,7 +127,7 @@ def read_paper(path: Path) -> Paper:
         UnreadableFile: it is no such file.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = read_toml(path)
         scores = {
             (task, system): {column: float(value) for column, value in columns.items()}
             for task in ("asr", "st")

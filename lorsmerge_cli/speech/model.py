@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault, named
+from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.speech.audio import RATE, load_audio
 from lorsmerge_cli.speech.languages import SPACELESS, WHISPER_TASKS
 from lorsmerge_cli.speech.utterance import Utterance
@@ -171,7 +171,7 @@ def check_model_folder(
             )
         ]
     try:
-        kind = json.loads(config.read_bytes()).get("model_type")
+        kind = read_json(config).get("model_type")
     except (ValueError, AttributeError):
         return [UnreadableFile(f"{config} is no JSON config.", "Copy or download it again.")]
     if kind != "whisper":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.speech.batches import IGNORED, SpeechDataset, collate
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.settings import TrainingSettings
@@ -135,7 +135,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     found = []
     for path in folder.glob("checkpoint-*"):
         try:
-            state = json.loads((path / "trainer_state.json").read_bytes())
+            state = read_json(path / "trainer_state.json")
             found.append((int(state["global_step"]), path))
         except (OSError, ValueError, KeyError):
             continue
