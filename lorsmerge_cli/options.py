@@ -56,7 +56,12 @@ Output = Annotated[
 ]  # fmt: skip
 Force = Annotated[
     bool,
-    typer.Option("--force", "-f", help="Replace an output that exists.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--force",
+        "-f",
+        help="Replace outputs that exist; a folder only where all that it holds is as lorsmerge wrote it.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Dtype = Annotated[
     str | None,

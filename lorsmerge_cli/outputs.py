@@ -133,9 +133,12 @@ def _existing_faults(output: Path, force: bool, folder: bool) -> list[LorsmergeE
 
 
 def _holds_strangers(folder: Path, others: list[str]) -> OutputFault:
+    known_by = ""
+    if not (folder / MANIFEST).exists():
+        known_by = f", or it has lost the {MANIFEST} by which that is known"
     return OutputFault(
-        f"{folder} exists and holds what lorsmerge did not write, or what has changed since "
-        f"({named(others)}), so it is not replaced, not even with --force.",
+        f"{folder} exists and holds what lorsmerge did not write{known_by} ({named(others)}), so it is "
+        "not replaced, not even with --force.",
         KEPT_AWAY,
     )
 
@@ -175,7 +178,7 @@ def strangers(folder: Path) -> list[str]:
                     found.append(f"{relative}/")
                     folders.remove(name)
             elif relative != MANIFEST and not _is_as_written(path, written.get(relative)):
-                found.append(relative)
+                found.append(relative + (" (changed since)" if relative in written else ""))
     return found
 
 

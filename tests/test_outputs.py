@@ -258,7 +258,7 @@ class TestReplacedFolders:
             file.symlink_to(target.parent / "moved")
         else:
             file.write_text("edited" if change == "longer" else "edi")
-        assert "'config.json'" in check(target, folder=True, force=True)
+        assert "'config.json (changed since)'" in check(target, folder=True, force=True)
         before = content(target)
         with pytest.raises(OutputFault, match=r"config\.json"):
             write_folder(target, NEW, force=True)

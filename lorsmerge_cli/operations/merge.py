@@ -279,15 +279,15 @@ class _Run:
                 "a scale per delta (DELTA:scale=...) evens them out."
             )
         lost, updated = self.rounding.lost, self.rounding.updated
+        half = self.plan.dtype.itemsize < torch.float32.itemsize
+        remedy = "--dtype float32" if half else "a larger --scale"
         if lost == updated and any(entry.scale for entry in self.plan.recipe.deltas):
             yield (
                 "The merge equals its base: scaled and summed up, the deltas are zero, or smaller "
-                "than half a rounding step of the output's dtype. Give a larger --scale, or deltas "
-                "that do not cancel out."
+                f"than half a rounding step of the output's dtype. Give {remedy}, or deltas that do "
+                "not cancel out."
             )
         elif updated and lost > LOST_WARNING * updated:
-            half = self.plan.dtype.itemsize < torch.float32.itemsize
-            remedy = "--dtype float32" if half else "a larger --scale"
             yield (
                 f"{lost / updated:.1%} of the updates were smaller than half a rounding step of "
                 f"the output's dtype and are lost; {remedy} keeps them."

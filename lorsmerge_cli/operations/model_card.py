@@ -143,7 +143,7 @@ def _body(subject: Subject) -> Iterator[str]:
 
 def _merge_line(merge: MergeRecord, base_id: str | None) -> str:
     method = METHODS_IN_WORDS.get(_method(merge), "merging")
-    base = _link(base_id) if base_id else "a base"
+    base = _link(base_id) if base_id else "A base"
     count = len(merge.deltas)
     fine_tunes = "one fine-tune" if count == 1 else f"{count} fine-tunes"
     return f"{base} with what {fine_tunes} of it learnt added, without training again: {method}."
@@ -187,7 +187,8 @@ def _recipe_part(merge: MergeRecord, base_id: str | None) -> Iterator[str]:
         f"{markdown(merge.torch)}, save this card as `card.md`:"
     )
     yield fence("lorsmerge merge --recipe card.md -o merged/", "sh")
-    local = [entry.path for entry in recipe.deltas if hub_id(entry.path) is None]
+    inputs = [recipe.base, *(entry.path for entry in recipe.deltas)]
+    local = [path for path in inputs if hub_id(path) is None]
     if local:
         listed = ", ".join(map(code, local))
         yield f"Not on the Hub, and to be put where the recipe has them: {listed}."

@@ -643,11 +643,12 @@ def test_a_smaller_front_leaves_no_recipe_of_the_larger_one_before(
     folder: Path, study: Path, formula: Formula, tmp_path: Path
 ) -> None:
     formula.groups = ["ca_asr", "ca_st"]
-    earlier = tmp_path / "best.2.toml"
-    earlier.write_text("of an earlier search")
-    report = run(folder, study, trials=1, finalists=2, output=tmp_path / "best.toml", force=True)
+    (tmp_path / "best.2.toml").write_text("# lorsmerge search: trial 3 of 9\n")
+    (tmp_path / "best.3.toml").write_text("# mine\n")
+    report = run(folder, study, trials=1, finalists=3, output=tmp_path / "best.toml", force=True)
     write_report(report)
-    assert sorted(path.name for path in tmp_path.glob("best*.toml")) == ["best.toml"]
+    left = sorted(path.name for path in tmp_path.glob("best*.toml"))
+    assert left == ["best.3.toml", "best.toml"]  # a file of the user's stays
 
 
 def test_no_recipe_of_a_front_replaces_a_file(folder: Path, study: Path) -> None:
