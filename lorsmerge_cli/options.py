@@ -117,17 +117,24 @@ Split = Annotated[
 Language = Annotated[
     str | None,
     typer.Option("--language", metavar="CODE", rich_help_panel=DATA,
-                 help="Spoken language, for data that does not say (ca, Catalan)."),
+                 help="Spoken language (ca, Catalan), for data that does not say; rows that say "
+                 "another are skipped."),
 ]  # fmt: skip
 Task = Annotated[
     str | None,
     typer.Option("--task", metavar="TASK", rich_help_panel=DATA,
-                 help="asr or st (translation into English), for data that does not say."),
+                 help="asr or st (translation into English), for data that does not say; rows that "
+                 "say the other are skipped."),
 ]  # fmt: skip
 Hours = Annotated[
     float | None,
     typer.Option("--hours", metavar="H", min=0.001, rich_help_panel=DATA,
                  help="Take about this much of each data set; the same rows every time."),
+]  # fmt: skip
+DataSeed = Annotated[
+    int,
+    typer.Option("--data-seed", metavar="N", rich_help_panel=DATA,
+                 help="Another N takes other rows for --hours; --seed does not."),
 ]  # fmt: skip
 Format = Annotated[
     str | None,

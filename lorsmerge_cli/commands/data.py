@@ -28,7 +28,7 @@ def data(
     language: options.Language = None,
     task: options.Task = None,
     hours: options.Hours = None,
-    seed: options.Seed = 0,
+    data_seed: options.DataSeed = 0,
     format: options.Format = None,
     max_seconds: Annotated[
         float,
@@ -48,7 +48,7 @@ def data(
     from lorsmerge_cli.operations.data import drop_warnings
 
     report = operation(
-        paths, split=split, language=language, task=task, format=format, hours=hours, seed=seed,
+        paths, split=split, language=language, task=task, format=format, hours=hours, seed=data_seed,
         max_seconds=max_seconds, output=output, force=force,
     )  # fmt: skip
     for text in drop_warnings(report):
@@ -61,7 +61,7 @@ def data(
 def list_drops(report: DataReport) -> None:
     """A note for each row that was dropped."""
     for drop in report.drops:
-        console.note(f"dropped {drop.id}: {drop.reason} ({drop.audio})")
+        console.note(f"dropped {drop.id}: {drop.reason} ({drop.detail or drop.audio})")
 
 
 def _document(report: DataReport) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,6 +46,11 @@ def evaluate(
     language: options.Language = None,
     task: options.Task = None,
     hours: options.Hours = None,
+    data_seed: options.DataSeed = 0,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", rich_help_panel=options.DATA,
+                           help="Score what is there where the audio of more than 5% is missing."),
+    ] = False,
     format: options.Format = None,
     beam: Annotated[
         int, typer.Option("--beam", metavar="N", min=1, rich_help_panel=options.DECODING,
@@ -143,7 +148,11 @@ def evaluate(
         assert models
         assert datasets
         sources = _models(models, companions, apply or [], scale)
-        tests = _test_sets(datasets, sources, split, language, task, hours, format, seed, verbose)
+        reading = {
+            "split": split, "language": language, "task": task, "hours": hours, "format": format,
+            "seed": data_seed,
+        }  # fmt: skip
+        tests = _test_sets(datasets, sources, reading, allow_missing, verbose)
         with console.progress("eval", "utterances") as progress:
             report = operation(
                 sources,
@@ -198,16 +207,18 @@ def _models(
 def _test_sets(
     texts: Sequence[str],
     sources: Sequence[ModelSource],
-    split: str | None,
-    language: str | None,
-    task: str | None,
-    hours: float | None,
-    format: str | None,
-    seed: int,
+    reading: dict[str, Any],
+    allow_missing: bool,
     verbose: bool,
 ) -> list[TestSet]:
     from lorsmerge_cli.commands.data import list_drops
-    from lorsmerge_cli.operations.data import drop_warnings, empty_groups, has_splits, load_data
+    from lorsmerge_cli.operations.data import (
+        check_complete,
+        drop_warnings,
+        empty_groups,
+        has_splits,
+        load_data,
+    )
     from lorsmerge_cli.operations.eval_report import TestSet
 
     tests = []
@@ -217,15 +228,14 @@ def _test_sets(
     if twice:
         raise typer.BadParameter(f"--data {twice[0]} is given twice.")
     for name, path in named:
-        loaded = load_data(
-            [path], split=split, language=language, task=task, format=format, hours=hours,
-            seed=seed, max_seconds=window, empty_text=True,
-        )  # fmt: skip
+        loaded = load_data([path], **reading, max_seconds=window, empty_text=True)
+        if not allow_missing:
+            check_complete(loaded, path)
         for warning in drop_warnings(loaded, 0.0):  # a score is of all rows, or says so
             console.warning(f"{path}: {warning}")
         if verbose:
             list_drops(loaded)
-        part = split if has_splits(path, format) else None
+        part = reading["split"] if has_splits(path, reading["format"]) else None
         for empty in empty_groups(loaded.utterances):
             console.warning(f"{path}: the {empty} references have no words, so there is no score.")
         tests.append(TestSet(name, loaded.utterances, loaded.drops, path, part))

@@ -76,6 +76,7 @@ def finetune(
     language: options.Language = None,
     task: options.Task = None,
     hours: options.Hours = None,
+    data_seed: options.DataSeed = 0,
     dev_hours: Annotated[
         float | None,
         typer.Option("--dev-hours", metavar="H", min=0.001, rich_help_panel=options.DATA,
@@ -219,9 +220,9 @@ def finetune(
     from lorsmerge_cli.operations.finetune import finetune as operation
     from lorsmerge_cli.operations.finetune_plan import Averaging, DataSource, plan_finetune
 
-    train = DataSource(tuple(datasets), split, language, task, format, hours)
+    train = DataSource(tuple(datasets), split, language, task, format, hours, data_seed)
     held_out = (
-        DataSource(tuple(dev), "dev", language, task, format, dev_hours)
+        DataSource(tuple(dev), "dev", language, task, format, dev_hours, data_seed)
         if dev
         else train.with_dev_split(dev_hours)
     )

@@ -126,6 +126,7 @@ def search(
     language: options.Language = None,
     task: options.Task = None,
     hours: options.Hours = None,
+    data_seed: options.DataSeed = 0,
     format: options.Format = None,
     csv: Annotated[
         Path | None,
@@ -184,7 +185,7 @@ def search(
         dtype=dtype, device=device, threads=threads, output=output, csv=csv, plot=plot, force=force,
         allow_other_base=allow_other_base, companions=companions,
     )  # fmt: skip
-    reading = DataSettings(language, task, format, hours, seed)
+    reading = DataSettings(language, task, format, hours, data_seed)
     plan = plan_search(space, data, test or [], reading, settings)
     for text in plan.warnings:
         console.warning(text)

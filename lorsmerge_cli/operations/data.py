@@ -13,7 +13,15 @@ from lorsmerge_cli.metrics.normalisation import normalisation_for, normalise
 from lorsmerge_cli.outputs import atomic_file, check_output
 from lorsmerge_cli.speech.manifests import manifest_splits, read_manifest
 from lorsmerge_cli.speech.selection import select
-from lorsmerge_cli.speech.utterance import Drop, Utterance, listed, reasons, with_unique_ids
+from lorsmerge_cli.speech.utterance import (
+    LACKING,
+    NOT_ASKED_FOR,
+    Drop,
+    Utterance,
+    listed,
+    reasons,
+    with_unique_ids,
+)
 
 MANY_DROPPED = 0.05  # share of the rows from which on it is a warning
 
@@ -84,7 +92,7 @@ def load_data(
         paths: manifests or folders, read one after the other.
         split, language, task, format: as in `read_manifest`, for all of them.
         hours: about how much of each to take, reproducibly.
-        seed: of that subset.
+        seed: of that subset, and of nothing else.
         max_seconds: the model's window.
         empty_text: whether rows without text are kept.
 
@@ -94,16 +102,20 @@ def load_data(
     utterances: list[Utterance] = []
     drops: list[Drop] = []
     for path in paths:
-        rows = read_manifest(path, split=split, language=language, task=task, format=format)
+        rows, skipped = read_manifest(
+            path, split=split, language=language, task=task, format=format
+        )
         found = select(rows, max_seconds=max_seconds, hours=hours, seed=seed, empty_text=empty_text)
+        lost = [*skipped, *found.drops]
         if not found.utterances:
-            example = f", the first {found.drops[0].audio}" if found.drops else ""
+            first = next((drop for drop in lost if drop.reason not in NOT_ASKED_FOR), None)
+            example = f", the first {first.detail or first.audio}" if first else ""
             raise LorsmergeError(
-                f"No row of {path} can be used: {listed(found.drops) or 'it has none'}{example}.",
+                f"No row of {path} can be used: {listed(lost) or 'it has none'}{example}.",
                 "Check the manifest's paths and texts.",
             )
         utterances += found.utterances
-        drops += found.drops
+        drops += lost
     return DataReport(tuple(with_unique_ids(utterances)), tuple(drops))
 
 
@@ -113,14 +125,38 @@ def has_splits(path: Path, format: str | None) -> bool:
 
 
 def drop_warnings(report: DataReport, share: float = MANY_DROPPED) -> list[str]:
-    """A warning where more than a share of the rows was dropped."""
-    count = len(report.drops) + len(report.utterances)
-    if len(report.drops) <= share * count:
-        return []
-    return [
-        f"{len(report.drops)} of {count} rows are dropped ({listed(report.drops)}); --verbose lists "
-        "them, or `lorsmerge data`."
-    ]
+    """Warn where more than a share of the rows asked for was dropped, and tell what was not asked for."""
+    others = [drop for drop in report.drops if drop.reason in NOT_ASKED_FOR]
+    dropped = [drop for drop in report.drops if drop.reason not in NOT_ASKED_FOR]
+    count = len(dropped) + len(report.utterances)
+    warnings = []
+    if len(dropped) > share * count:
+        warnings.append(
+            f"{len(dropped)} of {count} rows are dropped ({listed(dropped)}); --verbose lists "
+            "them, or `lorsmerge data`."
+        )
+    if others:
+        warnings.append(
+            f"{len(others)} of {len(others) + count} rows are skipped ({listed(others)}), and the "
+            "others are used."
+        )
+    return warnings
+
+
+def check_complete(report: DataReport, path: Path) -> None:
+    """Refuse a test set that lacks the audio of more than 5% of its rows.
+
+    Raises:
+        LorsmergeError: a score would be one of the rest.
+    """
+    lost = [drop for drop in report.drops if drop.reason in LACKING]
+    count = len(lost) + len(report.utterances)
+    if len(lost) > MANY_DROPPED * count:
+        raise LorsmergeError(
+            f"{path}: {len(lost)} of {count} rows cannot be scored ({listed(lost)}), the first "
+            f"{lost[0].detail or lost[0].audio}.",
+            "Complete the data, or give --allow-missing for a score of the others.",
+        )
 
 
 def data(

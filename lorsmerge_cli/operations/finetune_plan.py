@@ -44,6 +44,7 @@ class DataSource:
         split: of those that have several.
         language, task, format: as in `read_manifest`.
         hours: about how much of each to take.
+        seed: of that subset; the training has its own.
     """
 
     paths: tuple[Path, ...]
@@ -52,12 +53,13 @@ class DataSource:
     task: str | None = None
     format: str | None = None
     hours: float | None = None
+    seed: int = 0
 
-    def load(self, seed: int, window: float) -> DataReport:
+    def load(self, window: float) -> DataReport:
         """The rows that fit into a model's window of some seconds."""
         return load_data(
             self.paths, split=self.split, language=self.language, task=self.task,
-            format=self.format, hours=self.hours, seed=seed, max_seconds=window,
+            format=self.format, hours=self.hours, seed=self.seed, max_seconds=window,
         )  # fmt: skip
 
     def with_dev_split(self, hours: float | None) -> DataSource | None:
@@ -216,8 +218,8 @@ def plan_finetune(
     raise_all(faults + check_run(output, resume=resume, force=force))
     window = source.window
     speech = source.open(parse_speech_dtype("float32"), "cpu")  # updates are small
-    found = _fitting(speech, train.load(settings.seed, window), settings.label_space)
-    held_out = dev.load(settings.seed, window) if dev else None
+    found = _fitting(speech, train.load(window), settings.label_space)
+    held_out = dev.load(window) if dev else None
     warnings = drop_warnings(found) + (drop_warnings(held_out) if held_out else [])
     warnings += notes_on_code(source.folder)
     if held_out is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 from lorsmerge_cli.errors import UsageFault
 
@@ -15,24 +16,82 @@ _TASK_NAMES = {
     "st": "st", "ast": "st", "translate": "st", "translation": "st", "s2t_translation": "st",
 }  # fmt: skip
 
+# Whisper's code <- ISO 639-3, 639-2 and 639-1 codes that are others than Whisper's, old ones among
+# them, and the codes of the standard variety where 639-3 makes the language a group of several
+_CODES = """
+en eng|zh zho chi cmn|de deu ger|es spa|ru rus|ko kor|fr fra fre|ja jpn|pt por|tr tur|pl pol|ca cat
+nl nld dut|ar ara arb|sv swe|it ita|id ind in|hi hin|fi fin|vi vie|he heb iw|uk ukr|el ell gre
+ms msa may zsm|cs ces cze|ro ron rum mo mol|da dan|hu hun|ta tam|no nor nb nob|th tha|ur urd
+hr hrv scr|bg bul|lt lit|la lat|mi mri mao|ml mal|cy cym wel|sk slk slo|te tel|fa fas per pes prs
+lv lav lvs|bn ben|sr srp scc|az aze azj|sl slv|kn kan|et est ekk|mk mkd mac|br bre|eu eus baq|is isl ice
+hy hye arm|ne nep npi|mn mon khk|bs bos|kk kaz|sq sqi alb als|sw swa swh|gl glg|mr mar|pa pan|si sin
+km khm|sn sna|yo yor|so som|af afr|oc oci|ka kat geo|be bel|tg tgk|sd snd|gu guj|am amh|yi yid ydd ji
+lo lao|uz uzb uzn|fo fao|ht hat|ps pus pbt pst pbu|tk tuk|nn nno|mt mlt|sa san|lb ltz|my mya bur
+bo bod tib|tl tgl fil|mg mlg plt|as asm|tt tat|haw|ln lin|ha hau|ba bak|jw jv jav|su sun|yue
+"""
+_ALIASES = {
+    other: entry.split()[0]
+    for entry in re.split(r"[|\n]", _CODES.strip())
+    for other in entry.split()[1:]
+}
+_ALIASES |= {"filipino": "tl", "farsi": "fa", "bokmål": "no", "bokmal": "no", "cantonese": "yue"}
+# What people would look for instead, where Whisper lacks a language
+_RELATIVES = {
+    "ast": "es", "an": "es", "arg": "es", "ckb": "fa", "kmr": "fa", "ku": "fa", "kur": "fa", "arz": "ar",
+    "ary": "ar", "apc": "ar", "acm": "ar", "ajp": "ar", "nan": "zh", "wuu": "zh", "hak": "zh",
+    "hsn": "zh", "gsw": "de", "nds": "de", "fy": "nl", "fry": "nl", "ga": "en", "gle": "en", "gd": "en",
+    "gla": "en", "sco": "en", "ky": "kk", "kir": "kk", "ug": "uz", "uig": "uz", "or": "bn", "ory": "bn",
+    "ori": "bn", "ceb": "tl", "sc": "it", "scn": "it", "fur": "it", "vec": "it", "rm": "it", "kea": "pt",
+    "hsb": "cs", "rw": "sw", "kin": "sw", "lg": "sw", "lug": "sw", "zu": "sn", "zul": "sn", "xh": "sn",
+    "xho": "sn", "dv": "si", "div": "si", "cv": "tt", "chv": "tt", "sah": "tt", "crh": "tr", "mhr": "fi",
+}  # fmt: skip
+_REGION = re.compile(r"[a-z]{2}|\d{3}")
+_SCRIPTS = frozenset({
+    "arab", "armn", "beng", "cans", "cyrl", "deva", "ethi", "geor", "grek", "gujr", "guru", "hans",
+    "hant", "hebr", "hrkt", "jpan", "khmr", "knda", "kore", "laoo", "latn", "mlym", "mong", "mymr",
+    "orya", "sinh", "taml", "telu", "thai", "tibt",
+})  # fmt: skip
+_VARIANTS = frozenset({"valencia", "1901", "1996", "oxendict", "tarask"})
+_CANTONESE = frozenset({"hk", "mo", "yue"})  # after zh
+
 
 def parse_language(name: str) -> str:
-    """Whisper's code of a language: `ca` of `ca`, `Catalan` or `ca-ES`.
+    """Return Whisper's code of a language: `ca` of `ca`, `cat`, `Catalan`, `ca-ES` or `ca_es`.
+
+    Args:
+        name: a code of ISO 639-1, -2 or -3, a BCP-47 tag, FLEURS' name of a set, or an English name.
 
     Raises:
         UsageFault: Whisper has no such language.
+
+    Example:
+        >>> parse_language("cmn_hans_cn"), parse_language("zh-HK")
+        ('zh', 'yue')
     """
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
     wanted = name.strip().lower().replace("_", "-")
-    for candidate in (wanted, wanted.split("-")[0]):
-        if candidate in LANGUAGES:
-            return str(candidate)
-        if candidate in TO_LANGUAGE_CODE:
-            return str(TO_LANGUAGE_CODE[candidate])
-    close = difflib.get_close_matches(wanted, [*LANGUAGES, *TO_LANGUAGE_CODE], n=3)
-    hint = f"Did you mean {' or '.join(close)}?" if close else "Use a code such as ca, or a name."
-    raise UsageFault(f"Whisper has no language {name!r}.", hint)
+    wanted = re.split("[.@]", wanted)[0]  # as in de_DE.UTF-8
+    head, *rest = wanted.split("-")
+    known = {code: code for code in LANGUAGES} | TO_LANGUAGE_CODE | _ALIASES
+    if wanted in known:
+        return str(known[wanted])
+    tags = all(_REGION.fullmatch(tag) or tag in _SCRIPTS | _VARIANTS | _CANTONESE for tag in rest)
+    if tags and head in known and head:
+        code = str(known[head])
+        return "yue" if code == "zh" and _CANTONESE.intersection(rest) else code
+    raise UsageFault(f"Whisper has no language {name!r}.", _hint(head if tags else wanted, known))
+
+
+def _hint(wanted: str, known: dict[str, str]) -> str:
+    if wanted in _RELATIVES:
+        return f"The nearest that it has is {_RELATIVES[wanted]}; give that if it is what you want."
+    # of codes every second one is near to another: only names are compared
+    close = difflib.get_close_matches(wanted, [key for key in known if len(key) > 3], n=3)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    near = [key for key in known if wanted and wanted.startswith(f"{key}-")]
+    return f"Did you mean {near[0]}?" if near else "Use a code such as ca, or a name."
 
 
 def parse_task(name: str) -> str:

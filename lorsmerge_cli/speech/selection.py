@@ -6,13 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from lorsmerge_cli.errors import LorsmergeError
-from lorsmerge_cli.speech.audio import audio_seconds
-from lorsmerge_cli.speech.utterance import Drop, Utterance
+from lorsmerge_cli.speech.audio import audio_seconds, ends_early
+from lorsmerge_cli.speech.utterance import CUT, EMPTY, MISSING, SHORT, UNREADABLE, Drop, Utterance
 
 READERS = 16  # threads that wait for file headers
 SLACK = 0.1  # seconds by which a manifest's duration of a whole file may be off
+END_SLACK = 0.25  # seconds by which a row may end after its file
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,31 @@ def _rank(name: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
 
 
-def _check(row: Utterance, max_seconds: float, empty_text: bool) -> Utterance | Drop:
-    if not row.audio.is_file():
-        return Drop(row.id, row.audio, "missing audio")
+def _is_file(path: Path) -> bool:
     try:
-        whole = audio_seconds(row.audio)
+        return path.is_file()
+    except OSError:  # a name too long for the file system
+        return False
+
+
+def _check(row: Utterance, max_seconds: float, empty_text: bool) -> Utterance | Drop:
+    if not _is_file(row.audio):
+        return Drop(row.id, row.audio, MISSING)
+    try:
+        whole, cut = audio_seconds(row.audio), ends_early(row.audio)
     except LorsmergeError:
-        return Drop(row.id, row.audio, "unreadable audio")
+        return Drop(row.id, row.audio, UNREADABLE)
+    if cut:
+        return Drop(row.id, row.audio, CUT)
+    if 0 < whole < (end := row.start + (row.duration or 0.0)) - END_SLACK and row.start < whole:
+        told = f"{row.audio} has {whole:.2f} s, and the row goes to {end:.2f} s"
+        return Drop(row.id, row.audio, SHORT, told)
     piece = bool(row.start)
     if row.duration is not None and row.duration + row.start < whole - SLACK:
         piece = True  # a segment; elsewhere the header knows better than the manifest
     duration = min(row.duration or whole, whole - row.start) if piece else whole
     if duration <= 0:
-        return Drop(row.id, row.audio, "empty audio")
+        return Drop(row.id, row.audio, EMPTY)
     if duration > max_seconds:
         return Drop(row.id, row.audio, "longer than the window")
     if not row.text.strip() and not empty_text:

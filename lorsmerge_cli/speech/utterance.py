@@ -8,6 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+# Reasons for leaving out a row that nothing is wrong with: it was not asked for.
+OTHER_LANGUAGE = "of another language"
+OTHER_TASK = "of another task"
+NO_SPLIT = "in no split's folder"
+NOT_ASKED_FOR = frozenset({OTHER_LANGUAGE, OTHER_TASK, NO_SPLIT})
+# Reasons that lie in audio which should be there, and is not or not whole
+MISSING, UNREADABLE, EMPTY = "missing audio", "unreadable audio", "empty audio"
+CUT, SHORT = "audio file is cut short", "audio ends before the row does"
+LACKING = frozenset({MISSING, UNREADABLE, EMPTY, CUT, SHORT})
+
 
 @dataclass(frozen=True)
 class Utterance:
@@ -48,11 +58,19 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Drop:
-    """A row that is left out, and why."""
+    """A row that is left out, and why.
+
+    Attributes:
+        id: of the row, or its line where it has none that can be read.
+        audio: the file, or the manifest where the row names none that can be read.
+        reason: one of few, by which rows are counted.
+        detail: which row of what file it is, and what it has in place of what is needed.
+    """
 
     id: str
     audio: Path
     reason: str
+    detail: str = ""
 
 
 def reasons(drops: Iterable[Drop]) -> dict[str, int]:

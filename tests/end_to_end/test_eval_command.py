@@ -427,3 +427,35 @@ def test_one_row_that_cannot_be_scored_is_said(files: Path, succeed: Callable) -
     ended = succeed(BASE.replace("test.jsonl", "few.jsonl") + "-o results.json")
     assert "data/few.jsonl: 1 of 101 rows are dropped (1 missing audio)" in ended.err
     assert results("results.json")["settings"]["dropped"] == {"few.jsonl": {"missing audio": 1}}
+
+
+def test_half_a_test_set_is_scored_only_when_told_to(
+    files: Path, shell: Callable, succeed: Callable
+) -> None:
+    rows = [json.loads(line) for line in Path("data/test.jsonl").read_text().splitlines()]
+    for row in rows[::2]:
+        row["audio_filepath"] = f"gone/{row['audio_filepath']}"
+    Path("data/half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = (
+        "lorsmerge eval base --data data/half.jsonl --samples 20 --device cpu --beam 1 -o half.json"
+    )
+    ended = shell(line)
+    assert ended.code == WORK
+    gone = len(rows[::2])
+    said = " ".join(ended.err.split())
+    assert f"{gone} of {len(rows)} rows cannot be scored ({gone} missing audio)" in said
+    assert "--allow-missing" in said
+    assert not Path("half.json").exists()
+    succeed(f"{line} --allow-missing")
+    assert results("half.json")["settings"]["dropped"] == {"half.jsonl": {"missing audio": gone}}
+
+
+def test_seeds_of_the_bootstrap_draw_the_same_rows(files: Path, succeed: Callable) -> None:
+    def drawn(options: str) -> list[str]:
+        line = "lorsmerge eval base --data data/test.jsonl --samples 20 --device cpu --beam 1"
+        succeed(f"{line} --hours 0.001 {options} -o part.json --force")
+        return sorted(hypotheses("part.json", "base"))
+
+    first = drawn("")
+    assert drawn("--seed 1") == first
+    assert any(drawn(f"--data-seed {number}") != first for number in (1, 2, 3))

@@ -427,6 +427,19 @@ def test_rows_that_do_not_fit_are_dropped_and_counted(here: Path, succeed: Comma
     assert "dropped u0: text longer than the decoder" in ended.err
 
 
+def test_seeds_of_the_training_draw_the_same_data(here: Path, succeed: Command) -> None:
+    def drawn(options: str) -> list[str]:
+        line = f"{LINE} --hours 0.002 --dev-hours 0.001 --dry-run --json {options}"
+        plan = json.loads(succeed(line).out)
+        assert plan["train"]["utterances"] < 16
+        return [plan[part]["sha256"] for part in ("train", "dev")]
+
+    first = drawn("")
+    assert drawn("--seed 1") == drawn("--seed 2 --data-seed 0") == first
+    assert drawn("--data-seed 1")[0] != first[0]
+    assert drawn("--data-seed 1") == drawn("--data-seed 1 --seed 7")
+
+
 def test_a_dev_set_that_was_trained_on_is_told(here: Path, succeed: Command) -> None:
     line = LINE.replace("dev.jsonl", "train.jsonl")
     assert "16 of the dev set's rows are in the training data" in succeed(f"{line} --dry-run").err

@@ -46,6 +46,11 @@ def said(rows: list[Utterance]) -> list[tuple[str, str, str, str]]:
     return [(row.id, row.text, row.language, row.task) for row in rows]
 
 
+def rows_of(path: Path, **options: str | None) -> list[Utterance]:
+    utterances, _ = read_manifest(path, **options)
+    return utterances
+
+
 # --- formats --------------------------------------------------------------------------------------
 
 
@@ -57,7 +62,7 @@ def test_json_lines_with_nemos_keys(tmp_path: Path) -> None:
          "offset": 1.5, "duration": 2, "speaker": "s"},
         {"id": "z", "audio_filepath": "y.wav", "text": "hm", "source_lang": "de", "taskname": "ast"},
     )  # fmt: skip
-    rows = read_manifest(path)
+    rows = rows_of(path)
     assert said(rows) == [
         ("x", "hola", "ca", "asr"), ("y", "bye", "de", "st"), ("z", "hm", "de", "st"),
     ]  # fmt: skip
@@ -81,12 +86,12 @@ def test_common_voice_of_any_year(tmp_path: Path, header: str) -> None:
     (folder / "clips").mkdir(parents=True)
     for split in ("train", "dev"):
         write_table(folder / f"{split}.tsv", header, " | ".join(cells.get(n, "0") for n in names))
-    rows = read_manifest(folder, split="train")
+    rows = rows_of(folder, split="train")
     assert said(rows) == [("c_1", 'Ell va dir "no', "ca", "asr")]
     assert rows[0].audio == folder / "clips/c_1.mp3"
     assert rows[0].speaker == "s1"
     with pytest.raises(LorsmergeError, match=r"no split 'test'.*train, dev"):
-        read_manifest(folder, split="test")
+        rows_of(folder, split="test")
 
 
 def test_covost_joined_with_common_voice(tmp_path: Path) -> None:
@@ -105,7 +110,7 @@ def test_covost_joined_with_common_voice(tmp_path: Path) -> None:
         "b.mp3 | two | test",
         "gone.mp3 | three | train",
     )
-    rows = read_manifest(folder, split="train", task="st")
+    rows = rows_of(folder, split="train", task="st")
     assert said(rows) == [("a", 'He said "one" and NA', "de", "st")]
     assert rows[0].speaker == "s1"
     assert rows[0].audio == folder / "clips/a.mp3"
@@ -119,7 +124,7 @@ def test_hugging_faces_audio_folder(tmp_path: Path, name: str) -> None:
             write_table(path, "file_name,text,language", f'x.wav,"one, {folder}",fr')
         else:
             write_rows(path, {"file_name": "x.wav", "text": f"one, {folder}", "language": "fr"})
-    rows = read_manifest(tmp_path, split="dev")
+    rows = rows_of(tmp_path, split="dev")
     assert said(rows) == [("x", "one, validation", "fr", "asr")]
     assert rows[0].audio == tmp_path / "validation/x.wav"
 
@@ -129,7 +134,7 @@ def test_kaldis_folder_with_segments(tmp_path: Path) -> None:
     write_rows(tmp_path / "text", "u1 one two", "u2 three")
     write_rows(tmp_path / "segments", "u1 r1 0.5 2.0", "u2 r1 2.0 2.5")
     write_rows(tmp_path / "utt2spk", "u1 s1", "u2 s2")
-    rows = read_manifest(tmp_path, language="Catalan")
+    rows = rows_of(tmp_path, language="Catalan")
     assert said(rows) == [("u1", "one two", "ca", "asr"), ("u2", "three", "ca", "asr")]
     assert [(row.start, row.duration, row.speaker) for row in rows] == [
         (0.5, 1.5, "s1"), (2.0, 0.5, "s2"),
@@ -159,13 +164,13 @@ def test_a_bad_row_is_named_with_its_line(
 ) -> None:
     path = write_rows(tmp_path / "m.jsonl", GOOD, row)
     with pytest.raises(LorsmergeError, match=message):
-        read_manifest(path)
+        rows_of(path)
 
 
 def test_a_row_that_contradicts_the_command_line(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "m.jsonl", GOOD)
     with pytest.raises(LorsmergeError, match=r"has the language ca, and --language de was given"):
-        read_manifest(path, language="de")
+        rows_of(path, language="de")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +202,7 @@ def test_a_folder_that_is_not_what_it_seems(
 ) -> None:
     make(tmp_path)
     with pytest.raises(LorsmergeError, match=message):
-        read_manifest(tmp_path, split="train", language="ca")
+        rows_of(tmp_path, split="train", language="ca")
 
 
 BOTH = {"audio_filepath": "a.wav", "source_lang": "ca", "sentence": "hola", "translation": "hello"}
@@ -216,17 +221,17 @@ BOTH = {"audio_filepath": "a.wav", "source_lang": "ca", "sentence": "hola", "tra
 def test_each_task_has_its_own_text(
     tmp_path: Path, row: dict[str, str], task: str | None, expected: tuple[str, str]
 ) -> None:
-    found = [read_manifest(write_rows(tmp_path / "m.jsonl", row), task=task)[0]]
+    found = [rows_of(write_rows(tmp_path / "m.jsonl", row), task=task)[0]]
     csv = {"file_name" if key == "audio_filepath" else key: value for key, value in row.items()}
     write_rows(tmp_path / "metadata.csv", ",".join(csv), ",".join(csv.values()))
     if "target_lang" not in row:  # a key of NeMo's
-        found += read_manifest(tmp_path / "metadata.csv", task=task)
+        found += rows_of(tmp_path / "metadata.csv", task=task)
     assert [(utterance.task, utterance.text) for utterance in found] == [expected] * len(found)
 
 
 def test_a_transcript_and_a_translation_without_a_task(tmp_path: Path) -> None:
     with pytest.raises(LorsmergeError, match=r"a sentence and a translation. Give --task"):
-        read_manifest(write_rows(tmp_path / "m.jsonl", BOTH))
+        rows_of(write_rows(tmp_path / "m.jsonl", BOTH))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -239,14 +244,14 @@ def test_one_table_of_all_splits(tmp_path: Path, suffix: str) -> None:
         rows = [{"file_name": name, "text": "x"} for name in names]
         write_rows(tmp_path / "metadata.jsonl", *rows)
     found = {
-        split: [row.id for row in read_manifest(tmp_path, split=split, language="ca")]
+        split: [row.id for row in rows_of(tmp_path, split=split, language="ca")]
         for split in ("train", "dev", "test")
     }
     assert found == {"train": ["a"], "dev": ["b"], "test": ["c", "d"]}
     with pytest.raises(
         LorsmergeError, match=r"has several splits. Give --split with one of: train"
     ):
-        read_manifest(tmp_path, language="ca")
+        rows_of(tmp_path, language="ca")
 
 
 def test_a_file_outside_of_the_tables_folder_is_of_no_split(tmp_path: Path) -> None:
@@ -254,7 +259,7 @@ def test_a_file_outside_of_the_tables_folder_is_of_no_split(tmp_path: Path) -> N
         {"audio": name, "text": "x"} for name in ("train/a.wav", "test/b.wav", "/far/train/c.wav")
     ]
     write_rows(tmp_path / "metadata.jsonl", *rows)
-    assert [row.id for row in read_manifest(tmp_path, split="train", language="ca")] == ["a"]
+    assert [row.id for row in rows_of(tmp_path, split="train", language="ca")] == ["a"]
 
 
 def test_ids_stay_unique_when_sets_are_put_together() -> None:
@@ -268,7 +273,7 @@ def test_ids_stay_unique_when_sets_are_put_together() -> None:
 def test_a_name_where_sets_have_none(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "ca.jsonl", GOOD)
     with pytest.raises(LorsmergeError, match=rf"Only eval's sets have names: write {path} without"):
-        read_manifest(Path(f"ca={path}"))
+        rows_of(Path(f"ca={path}"))
 
 
 @pytest.mark.parametrize(("name", "code"), [("ca", "ca"), ("Catalan", "ca"), ("zh-CN", "zh"),

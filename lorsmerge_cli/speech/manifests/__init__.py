@@ -12,8 +12,14 @@ from types import ModuleType
 from lorsmerge_cli.errors import UnreadableFile, UsageFault
 from lorsmerge_cli.speech.languages import parse_language, parse_task
 from lorsmerge_cli.speech.manifests import common_voice, covost, hf_metadata, jsonl, kaldi
-from lorsmerge_cli.speech.manifests.fields import Defaults
-from lorsmerge_cli.speech.utterance import Utterance, with_unique_ids
+from lorsmerge_cli.speech.manifests.fields import SPLIT_NAMES, Defaults
+from lorsmerge_cli.speech.utterance import (
+    OTHER_LANGUAGE,
+    OTHER_TASK,
+    Drop,
+    Utterance,
+    with_unique_ids,
+)
 
 FORMATS: dict[str, ModuleType] = {
     "jsonl": jsonl,
@@ -31,19 +37,19 @@ def read_manifest(
     language: str | None = None,
     task: str | None = None,
     format: str | None = None,
-) -> list[Utterance]:
-    """The utterances of a data set, without a look at the audio.
+) -> tuple[list[Utterance], list[Drop]]:
+    """Read the utterances of a data set and the rows that are skipped, whatever audio is there.
 
     Args:
         path: file or folder.
         split: `train`, `dev`, `test` or another that the data set has; one that is a single
             split is read whatever is asked for.
-        language, task: for rows that do not say.
+        language, task: for rows that do not say; rows that say another are skipped.
         format: a name of `FORMATS`; found out by default.
 
     Raises:
         UnreadableFile: of no known format, malformed, or without the split.
-        UsageFault: language or task are unknown, missing or contradicted.
+        UsageFault: language or task are unknown or missing, or every row has another.
     """
     language = parse_language(language) if language else None
     task = parse_task(task) if task else None
@@ -52,9 +58,21 @@ def read_manifest(
     reader = _reader(path, format, task)
     there = reader.splits(path)
     if there and split not in there:
+        split = next((ours for ours, names in SPLIT_NAMES.items() if split in names), split)
+    if there and split not in there:
         asked = f"has no split {split!r}" if split else "has several splits"
         raise UnreadableFile(f"{path} {asked}.", f"Give --split with one of: {', '.join(there)}.")
-    return with_unique_ids(reader.read(path, split, Defaults(language, task)))
+    rows = reader.read(path, split, Defaults(language, task))
+    utterances = [row for row in rows if isinstance(row, Utterance)]
+    drops = [row for row in rows if isinstance(row, Drop)]
+    others = [drop for drop in drops if drop.reason in (OTHER_LANGUAGE, OTHER_TASK)]
+    if others and len(others) == len(rows):
+        option = "language" if others[0].reason == OTHER_LANGUAGE else "task"
+        raise UsageFault(
+            f"No row of {path} is what was asked for: {others[0].detail}.",
+            f"Leave out --{option} or choose other data.",
+        )
+    return with_unique_ids(utterances), drops
 
 
 def manifest_splits(path: Path, format: str | None = None) -> tuple[str, ...]:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from lorsmerge_cli.errors import LorsmergeError
 from lorsmerge_cli.speech.languages import parse_language
-from lorsmerge_cli.speech.manifests.fields import Defaults, language_and_task, read_tsv
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.speech.manifests.fields import (
+    Defaults,
+    Row,
+    language_and_task,
+    read_tsv,
+    used_or_skipped,
+)
+from lorsmerge_cli.speech.utterance import Drop, Utterance
 
 NEEDS = "clips/ and train.tsv, dev.tsv, test.tsv (a language's folder of a release)"
 TABLES = ("train", "dev", "test", "validated", "invalidated", "other")
+# Locales of Common Voice with a region; a folder with another hyphen is named by a person: `my-voices`
+LOCALES = frozenset(
+    {"hy-am", "nan-tw", "ne-np", "nn-no", "pa-in", "sv-se", "zh-cn", "zh-hk", "zh-tw"}
+)
 
 
 def _folder(path: Path) -> Path:
@@ -32,27 +43,39 @@ def splits(path: Path) -> tuple[str, ...]:
     return tuple(name for name in TABLES if (path / f"{name}.tsv").is_file())
 
 
-def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance]:
-    """The clips of one table; the language is the `locale` column's, or the folder's name."""
+def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | Drop]:
+    """Read the clips of one table; the language is the `locale` column's, or the folder's name."""
     folder = _folder(path)
     table = path if path.is_file() else folder / f"{split}.tsv"
-    try:
-        folder_language = parse_language(folder.resolve().name)
-    except LorsmergeError:
-        folder_language = None
-    utterances = []
-    for number, row in read_tsv(table, ("path", "sentence")):
-        said = row.get("locale") or (None if defaults.language else folder_language)
-        language, task = language_and_task(said, "asr", defaults, f"{table}, line {number}")
-        name = row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3"
-        utterances.append(
-            Utterance(
-                id=Path(name).stem,
-                audio=folder / "clips" / name,
-                text=row["sentence"],
-                language=language,
-                task=task,
-                speaker=row.get("client_id") or None,
-            )
+    folder_language = None if defaults.language else _language_of(folder)
+
+    def utterance(row: Row, name: str, where: str) -> Utterance:
+        language, task = language_and_task(
+            row.get("locale") or folder_language, "asr", defaults, where
         )
-    return utterances
+        return Utterance(
+            id=Path(name).stem,
+            audio=folder / "clips" / name,
+            text=row["sentence"],
+            language=language,
+            task=task,
+            speaker=row.get("client_id") or None,
+        )
+
+    found = []
+    for number, row in read_tsv(table, ("path", "sentence")):
+        name = row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3"
+        make = partial(utterance, row, name, f"{table}, line {number}")
+        found.append(used_or_skipped(make, Path(name).stem, folder / "clips" / name))
+    return found
+
+
+def _language_of(folder: Path) -> str | None:
+    """The language that a folder is named after, if it is."""
+    name = folder.resolve().name.lower()
+    if not name.isalpha() and name not in LOCALES:
+        return None
+    try:
+        return parse_language(name)
+    except LorsmergeError:
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from lorsmerge_cli.errors import UnreadableFile
@@ -13,8 +14,9 @@ from lorsmerge_cli.speech.manifests.fields import (
     into_english,
     language_and_task,
     read_tsv,
+    used_or_skipped,
 )
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.speech.utterance import Drop, Utterance
 
 NEEDS = "covost_v2.<language>_en.tsv (or .train.tsv, ...) in a Common Voice language folder"
 NAME = re.compile(r"covost_v2\.([\w-]+)_([\w-]+?)(?:\.(train|dev|test))?\.tsv")
@@ -37,8 +39,8 @@ def splits(path: Path) -> tuple[str, ...]:
     return SPLITS if None in tables else () if path.is_file() else tuple(map(str, tables))
 
 
-def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance]:
-    """Translations into English, or with `--task asr` the transcripts, of one split."""
+def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | Drop]:
+    """Read the translations into English, or with `--task asr` the transcripts, of one split."""
     tables = _tables(path)
     pairs = {NAME.fullmatch(file.name).groups()[:2] for file in tables.values()}  # type: ignore[union-attr]
     if len(pairs) > 1:
@@ -49,30 +51,34 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance]:
     source, target = next(iter(pairs))
     folder = table.parent if (table.parent / "clips").is_dir() else table.parent.parent
     clips = _validated(table.parent)
-    task = defaults.task or "st"
-    utterances = []
-    for number, row in read_tsv(table, ("path", "sentence" if task == "asr" else "translation")):
-        where = f"{table}, line {number}"
+    asked = defaults.task or "st"
+    column = "sentence" if asked == "asr" else "translation"
+
+    def utterance(row: Row, name: str, audio: Path, where: str) -> Utterance:
+        language, task = language_and_task(source, asked, defaults, where)
+        if task == "st":
+            into_english(target, where)
+        speaker = row.get("client_id") or (clips or {}).get(name, {}).get("client_id")
+        return Utterance(
+            id=Path(name).stem,
+            audio=audio,
+            text=_unescape(row[column]),
+            language=language,
+            task=task,
+            speaker=speaker or None,
+        )
+
+    found = []
+    for number, row in read_tsv(table, ("path", column)):
         name = Path(row["path"]).name
         if row.get("split", split) not in (split, f"{split}_covost") and split is not None:
             continue
         if clips is not None and name not in clips:
             continue
-        language, task = language_and_task(source, task, defaults, where)
-        if task == "st":
-            into_english(target, where)
-        speaker = row.get("client_id") or (clips or {}).get(name, {}).get("client_id")
-        utterances.append(
-            Utterance(
-                id=Path(name).stem,
-                audio=folder / "clips" / (name if Path(name).suffix else f"{name}.mp3"),
-                text=_unescape(row["sentence" if task == "asr" else "translation"]),
-                language=language,
-                task=task,
-                speaker=speaker or None,
-            )
-        )
-    return utterances
+        audio = folder / "clips" / (name if Path(name).suffix else f"{name}.mp3")
+        make = partial(utterance, row, name, audio, f"{table}, line {number}")
+        found.append(used_or_skipped(make, audio.stem, audio))
+    return found
 
 
 def _unescape(text: str) -> str:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
 from lorsmerge_cli.speech.languages import parse_language, parse_task
+from lorsmerge_cli.speech.manifests.values import Skip, is_missing
+from lorsmerge_cli.speech.utterance import OTHER_LANGUAGE, OTHER_TASK, Drop, Utterance
 
 SPLITS = ("train", "dev", "test")
+# Names of the three splits, Hugging Face's among them; ours first
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "dev": ("dev", "validation", "valid", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 Row = Mapping[str, str]
 
 
@@ -72,34 +80,61 @@ def wrong_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> Un
     )
 
 
+def used_or_skipped(read: Callable[[], Utterance], name: str, audio: Path) -> Utterance | Drop:
+    """Read a row, or say why it is skipped.
+
+    Args:
+        read: makes the utterance, or raises `Skip`.
+        name, audio: of the row, for the one who reads about the skip.
+    """
+    try:
+        return read()
+    except Skip as skip:
+        return Drop(name, audio, skip.reason, skip.detail)
+
+
 def language_and_task(
     language: str | None, task: str | None, defaults: Defaults, where: str
 ) -> tuple[str, str]:
-    """What a row says of itself, or else what the command line says.
+    """Return what a row says of itself, or else what the command line says.
 
     Raises:
-        UsageFault: they contradict one another, or neither says; `where` names the row.
+        Skip: the row is of another language or task than the command line asks for.
+        UsageFault: neither says which language is spoken, or the row's is unknown; `where` names
+            the row.
     """
+    wanted_language = parse_language(defaults.language) if defaults.language else None
+    wanted_task = parse_task(defaults.task) if defaults.task else None
     try:
-        said_language = parse_language(language) if language else None
         said_task = parse_task(task) if task else None
-        wanted_language = parse_language(defaults.language) if defaults.language else None
-        wanted_task = parse_task(defaults.task) if defaults.task else None
+        said_language = parse_language(language) if language else None
     except LorsmergeError as error:
+        if language and wanted_language and not _is_language(language):
+            raise _other("language", repr(language), wanted_language, where) from None
         raise UsageFault(f"{where}: {error.what}", error.remedy) from None
-    for kind, said, wanted in (
-        ("language", said_language, wanted_language),
-        ("task", said_task, wanted_task),
-    ):
-        if said and wanted and said != wanted:
-            raise UsageFault(
-                f"{where} has the {kind} {said}, and --{kind} {wanted} was given.",
-                f"Leave out --{kind} or choose other data.",
-            )
+    if said_language and wanted_language and said_language != wanted_language:
+        raise _other("language", said_language, wanted_language, where)
+    if said_task and wanted_task and said_task != wanted_task:
+        raise _other("task", said_task, wanted_task, where)
     chosen_language = said_language or wanted_language
     if chosen_language is None:
         raise UsageFault(f"{where} does not say which language is spoken.", "Give --language.")
     return chosen_language, said_task or wanted_task or "asr"
+
+
+def _is_language(name: str) -> bool:
+    try:
+        parse_language(name)
+    except LorsmergeError:
+        return False
+    return True
+
+
+def _other(kind: str, said: str, wanted: str, where: str) -> Skip:
+    return Skip(
+        OTHER_LANGUAGE if kind == "language" else OTHER_TASK,
+        f"{where} has the {kind} {said}, and --{kind} {wanted} was given",
+    )
 
 
 TRANSCRIPT = ("text", "sentence", "transcription", "answer")
@@ -112,9 +147,9 @@ def task_by_texts(row: Mapping[str, object], default: str | None, where: str) ->
     Raises:
         UsageFault: it has a transcript and a translation, and there is no default.
     """
-    if default is not None or row.get(TRANSLATION) is None:
+    if default is not None or is_missing(row.get(TRANSLATION)):
         return default
-    transcripts = [key for key in TRANSCRIPT if row.get(key) is not None]
+    transcripts = [key for key in TRANSCRIPT if not is_missing(row.get(key))]
     if transcripts:
         raise UsageFault(
             f"{where} has a {transcripts[0]} and a translation.", "Give --task asr or --task st."
@@ -133,7 +168,7 @@ def into_english(target: str | None, where: str) -> None:
     Raises:
         UsageFault: the target is another language than English.
     """
-    if target and parse_language(target) != "en":
+    if target and (not _is_language(target) or parse_language(target) != "en"):
         raise UsageFault(
             f"{where} is to be translated into {target!r}.", "Whisper translates into English only."
         )

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from lorsmerge_cli.errors import LorsmergeError
 from lorsmerge_cli.speech.manifests import jsonl
-from lorsmerge_cli.speech.manifests.fields import (
-    Defaults,
-    language_and_task,
-    read_csv,
-    task_by_texts,
-    text_keys,
-    wrong_columns,
-)
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.speech.manifests.fields import SPLIT_NAMES, Defaults, read_csv
+from lorsmerge_cli.speech.manifests.values import Skip, Values, read_audio
+from lorsmerge_cli.speech.utterance import NO_SPLIT, Drop, Utterance
 
 NEEDS = "metadata.csv or metadata.jsonl with file_name and text, in the folder or in train/, ..."
 NAMES = ("metadata.csv", "metadata.jsonl")
-# Hugging Face's names of the three splits
-FOLDERS = {"train": ("train",), "dev": ("dev", "validation", "valid"), "test": ("test",)}
+NOT_TAKEN = ("file_name", "id", "duration", "offset")  # columns of a CSV with meanings of their own
 
 
 def _table(folder: Path) -> Path | None:
@@ -26,82 +22,73 @@ def _table(folder: Path) -> Path | None:
 
 
 def _tables(path: Path) -> dict[str, Path]:
-    found = {}
-    for split, folders in FOLDERS.items():
-        for folder in folders:
-            table = _table(path / folder)
+    """Split -> the table in its folder, which is in the root or in `data`."""
+    found: dict[str, Path] = {}
+    for split, folders in SPLIT_NAMES.items():
+        for folder in (root / name for root in (path, path / "data") for name in folders):
+            table = _table(folder)
             if table is not None:
-                found[split] = table
+                found.setdefault(split, table)
     return found
+
+
+def _common_table(path: Path) -> Path | None:
+    """The one table of all splits."""
+    return _table(path) or _table(path / "data")
 
 
 def detects(path: Path) -> bool:
     """Whether a path is of this format."""
     if path.is_file():
         return path.name == "metadata.csv"  # a metadata.jsonl is read as JSON lines
-    return _table(path) is not None or bool(_tables(path))
+    return _common_table(path) is not None or bool(_tables(path))
 
 
 def splits(path: Path) -> tuple[str, ...]:
     """Folders that hold a table of their own, or that the one table's files are in."""
     if not path.is_dir():
         return ()
-    table = _table(path)
+    table = _common_table(path)
     if _tables(path) or table is None:
         return tuple(_tables(path))
-    found = {_split(table.parent / name, table.parent) for name in _file_names(table)}
-    return tuple(split for split in FOLDERS if split in found)
+    found = {_split(row, table) for _, row in _rows(table)}
+    return tuple(split for split in SPLIT_NAMES if split in found)
 
 
-def _split(audio: Path, root: Path) -> str | None:
-    """The split whose folder, right below the root, a file is in."""
-    below = audio.relative_to(root).parts[:1] if audio.is_relative_to(root) else ()
-    return next((s for s, folders in FOLDERS.items() if below and below[0] in folders), None)
+def _split(row: Values, table: Path) -> str | None:
+    """The split whose folder, right below the table's, a row's file is in."""
+    try:
+        audio = table.parent / read_audio(row, jsonl.AUDIO, "")
+    except (Skip, LorsmergeError):
+        return None
+    below = audio.relative_to(table.parent).parts if audio.is_relative_to(table.parent) else ()
+    return next((s for s, folders in SPLIT_NAMES.items() if below and below[0] in folders), None)
 
 
-def _file_names(table: Path) -> list[str]:
-    if table.suffix == ".csv":
-        return [row["file_name"] for _, row in read_csv(table, ("file_name",))]
-    return [jsonl.first(row, jsonl.AUDIO) or "" for _, row in jsonl.objects(table)]
-
-
-def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance]:
-    """The rows of a table; those of the split alone where one table has all."""
-    if path.is_file():
-        return _read(path, defaults)
-    table = _tables(path).get(split or "")
-    if table is not None:
-        return _read(table, defaults)
-    table = _table(path)
-    assert table is not None  # `detects` found one
-    rows = _read(table, defaults)
-    parts = [_split(row.audio, table.parent) for row in rows]
-    if not any(parts):
-        return rows
-    return [row for row, part in zip(rows, parts, strict=True) if part == split]
-
-
-def _read(table: Path, defaults: Defaults) -> list[Utterance]:
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if table.suffix == ".jsonl":
-        return jsonl.read(table, None, defaults)
-    utterances = []
+        yield from jsonl.objects(table)
+        return
     for number, row in read_csv(table, ("file_name",)):
-        where = f"{table}, line {number}"
-        said = next((row[key] for key in jsonl.LANGUAGE if row.get(key)), None)
-        task = next((row[key] for key in jsonl.TASK if row.get(key)), None)
-        task = task or task_by_texts(row, defaults.task, where)
-        language, task = language_and_task(said, task, defaults, where)
-        text = next((row[key] for key in text_keys(task) if key in row), None)
-        if text is None:
-            raise wrong_columns(table, list(row), ["text"])
-        utterances.append(
-            Utterance(
-                id=Path(row["file_name"]).stem,
-                audio=table.parent / row["file_name"],
-                text=text,
-                language=language,
-                task=task,
-                speaker=next((row[key] for key in jsonl.SPEAKER if row.get(key)), None),
-            )
-        )
-    return utterances
+        kept = {key: value for key, value in row.items() if key not in NOT_TAKEN}
+        others = {key: value for key, value in kept.items() if key not in jsonl.AUDIO}
+        yield number, {"audio_filepath": row["file_name"]} | others
+
+
+def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | Drop]:
+    """Read the rows of a table; those of the split alone where one table has all."""
+    table = path if path.is_file() else _tables(path).get(split or "")
+    if table is not None:
+        return [jsonl.read_row(row, table, number, defaults) for number, row in _rows(table)]
+    table = _common_table(path)
+    assert table is not None  # `detects` found one
+    rows = [(number, row, _split(row, table)) for number, row in _rows(table)]
+    several = any(part for _, _, part in rows)
+    found: list[Utterance | Drop] = []
+    for number, row, part in rows:
+        if not several or part == split:
+            found.append(jsonl.read_row(row, table, number, defaults))
+        elif part is None:
+            where = f"{table}, line {number} names no file in a folder of a split"
+            found.append(Drop(f"line {number}", table, NO_SPLIT, where))
+    return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.errors import UnreadableFile
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
+from lorsmerge_cli.inputs import json_object
 from lorsmerge_cli.speech.languages import parse_language
 from lorsmerge_cli.speech.manifests.fields import (
     Defaults,
@@ -16,9 +16,19 @@ from lorsmerge_cli.speech.manifests.fields import (
     task_by_texts,
     text_keys,
     unreadable,
+    used_or_skipped,
     wrong_columns,
 )
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.speech.manifests.values import (
+    Skip,
+    Values,
+    read_audio,
+    read_label,
+    read_name,
+    read_seconds,
+    read_text,
+)
+from lorsmerge_cli.speech.utterance import EMPTY, Drop, Utterance
 
 NEEDS = "a .jsonl or .json file with audio_filepath and text in every line"
 AUDIO = ("audio_filepath", "audio", "file_name", "path")
@@ -37,9 +47,9 @@ def splits(path: Path) -> tuple[str, ...]:
     return ()
 
 
-def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance]:
-    """The utterances of a file; relative audio paths start at the file's folder."""
-    return [_utterance(row, path, number, defaults) for number, row in objects(path)]
+def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | Drop]:
+    """Read the rows of a file; relative audio paths start at the file's folder."""
+    return [read_row(row, path, number, defaults) for number, row in objects(path)]
 
 
 def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -56,9 +66,7 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("an object is needed")
+            row = json_object(line)
         except ValueError as error:
             raise UnreadableFile(
                 f"{path}, line {number} is no JSON object ({error}).",
@@ -67,47 +75,60 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def first(row: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    """The value of the first of some keys that a row has."""
-    value = next((row[key] for key in keys if row.get(key) is not None), None)
-    return None if value is None else str(value)
+def read_row(row: Values, path: Path, number: int, defaults: Defaults) -> Utterance | Drop:
+    """Read one row of a manifest at `path`, or say why it is skipped.
 
-
-def _lacks(row: dict[str, Any], path: Path, where: str, wanted: list[str]) -> UnreadableFile:
-    error = wrong_columns(path, list(row), wanted)
-    return UnreadableFile(f"{where}: {error.what}", error.remedy)
-
-
-def _utterance(row: dict[str, Any], path: Path, number: int, defaults: Defaults) -> Utterance:
+    Raises:
+        LorsmergeError: the row lacks a key that the format needs, or has a value of another type.
+    """
     where = f"{path}, line {number}"
-    audio, some_text = first(row, AUDIO), first(row, text_keys("st"))
-    if audio is None or some_text is None:
-        found = ((AUDIO[0], audio), ("text", some_text))
-        raise _lacks(row, path, where, [name for name, value in found if value is None])
-    source, target, task = first(row, LANGUAGE), first(row, ("target_lang",)), first(row, TASK)
+    wanted = [("audio_filepath", AUDIO), ("text", text_keys("st"))]
+    _has(row, path, where, *wanted)
+    name, audio = f"line {number}", path
+    try:
+        audio = path.parent / read_audio(row, AUDIO, where)
+        name = read_label(row, ("id",), where) or audio.stem
+    except Skip as skip:
+        return Drop(name, audio, skip.reason, skip.detail)
+    return used_or_skipped(lambda: _utterance(row, name, audio, path, where, defaults), name, audio)
+
+
+def _has(row: Values, path: Path, where: str, *wanted: tuple[str, tuple[str, ...]]) -> None:
+    missing = [name for name, keys in wanted if not any(key in row for key in keys)]
+    if missing:
+        error = wrong_columns(path, list(row), missing)
+        raise UnreadableFile(f"{where}: {error.what}", error.remedy)
+
+
+def _utterance(
+    row: Values, name: str, audio: Path, path: Path, where: str, defaults: Defaults
+) -> Utterance:
+    source, target = read_name(row, LANGUAGE, where), read_name(row, ("target_lang",), where)
+    task = read_name(row, TASK, where)
     if task is None and source and target:
-        task = "asr" if parse_language(source) == parse_language(target) else "st"
+        task = "asr" if _same_language(source, target) else "st"
     task = task or task_by_texts(row, defaults.task, where)
     language, task = language_and_task(source, task, defaults, where)
-    text = first(row, text_keys(task))
-    if text is None:
-        raise _lacks(row, path, where, ["text"])
     if task == "st":
         into_english(target, where)
-    try:
-        start = float(row.get("offset") or 0)
-        duration = None if row.get("duration") is None else float(row["duration"])
-    except (TypeError, ValueError):
-        raise UnreadableFile(
-            f"{where}: offset and duration have to be numbers of seconds.", "Correct the line."
-        ) from None
+    _has(row, path, where, ("text", text_keys(task)))
+    duration = read_seconds(row, "duration", where)
+    if duration == 0:
+        raise Skip(EMPTY, f"{where}: duration is 0")
     return Utterance(
-        id=str(row.get("id") or Path(audio).stem),
-        audio=path.parent / audio,
-        text=text,
+        id=name,
+        audio=audio,
+        text=read_text(row, text_keys(task), "en" if task == "st" else language, where),
         language=language,
         task=task,
         duration=duration,
-        start=start,
-        speaker=first(row, SPEAKER),
+        start=read_seconds(row, "offset", where) or 0.0,
+        speaker=read_label(row, SPEAKER, where),
     )
+
+
+def _same_language(source: str, target: str) -> bool:
+    try:
+        return parse_language(source) == parse_language(target)
+    except LorsmergeError:
+        return source == target  # one of them is unknown: whoever reads it further says so
