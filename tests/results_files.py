@@ -28,6 +28,7 @@ WORDS = [
 ]
 SCORING = Scoring(samples=100)
 COUNT = 30  # utterances of a test set
+SPEAKERS = 15
 
 Cell = tuple[str, str, str]  # dataset, language, task
 
@@ -42,7 +43,7 @@ def hypotheses(model: str, cell: Cell, wrong: float, *, count: int = COUNT) -> l
         rows.append(
             Hypothesis(
                 model, dataset, f"u{number:03d}", language, task, " ".join(meant), " ".join(words),
-                1.5, f"s{number % 8}",
+                1.5, f"s{number % SPEAKERS}",
             )
         )  # fmt: skip
     return rows

@@ -67,7 +67,7 @@ for method in mp svp lors; do
 done
 
 echo
-echo "4. Score them on 200 clips a language: word error rate, with a bootstrap's standard error."
+echo "4. Score them on 200 clips a language: word error rate, with a standard error over voices."
 echo "Greedy search, for time; the paper's is --beam 20."
 run lorsmerge eval pretrained=base "${lists[@]}" --beam 1 --quiet -o results/pretrained.json
 for language in "${languages[@]}"; do

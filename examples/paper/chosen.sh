@@ -46,7 +46,7 @@ choose() {
     case $1 in svp | lors) space+=(--svp 0.01,0.02,0.05,0.1,0.2) ;; esac
     [ "$1" = ta ] && space+=(--sampler grid) || space+=(--trials 17) # as many as the grid of ta has
     [ -e "$own/tuned/$name.toml" ] || run lorsmerge search base "${deltas[@]/#/$own/delta/}" "${sets[@]}" \
-        "${space[@]}" "${finals[@]}" --quiet --csv "$own/tuned/$name.csv" -o "$own/tuned/$name.toml"
+        "${space[@]}" "${finals[@]}" --best --quiet --csv "$own/tuned/$name.csv" -o "$own/tuned/$name.toml"
     merge_as "$name" --recipe "$own/tuned/$name.toml"
 }
 
@@ -69,4 +69,5 @@ for kind in mp svp lors; do
 done
 evaluate "$own/results/$script.json" "${languages[@]/%/_asr}" -- "${models[@]}"
 [ -n "$overfit" ] && alone=finetuned_overfit_?? || alone=finetuned_??_asr
-report --against ta_tuned -- seed*/results/$alone.json seed*/results/"$script".json
+report --against ta_tuned --tuned ta_tuned --tuned mp_tuned --tuned svp_tuned --tuned lors_tuned -- \
+    seed*/results/$alone.json seed*/results/"$script".json

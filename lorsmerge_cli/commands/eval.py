@@ -24,9 +24,14 @@ FLAWS = {
     "cut": "hypotheses that the limit of tokens ended",
     "looping": "hypotheses that repeat themselves (zlib makes them over 2.4 times as short)",
 }
+WITHOUT_MODELS = {  # parameters that --score-only heeds
+    "models", "hypotheses", "score_only", "normalisation", "compare", "samples", "seed", "output",
+    "trn", "worst", "verbose", "force",
+}  # fmt: skip
 
 
 def evaluate(
+    context: typer.Context,
     models: Annotated[
         list[str] | None,
         typer.Argument(metavar="MODEL",
@@ -78,12 +83,12 @@ def evaluate(
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option("--compare", metavar="A B", rich_help_panel=options.SCORING,
-                     help="Paired bootstrap test of two of the models."),
+                     help="Paired test of two of the models, by speaker (sign flips)."),
     ] = None,
     samples: Annotated[
         int, typer.Option("--samples", metavar="N", min=2, rich_help_panel=options.SCORING,
-                          help="Draws of the bootstrap."),
-    ] = 1000,
+                          help="Random sign flips of a test of more than 12 speakers."),
+    ] = 10_000,
     hypotheses: Annotated[
         Path | None,
         typer.Option("--hypotheses", metavar="JSONL", rich_help_panel=options.OUTPUT,
@@ -109,15 +114,17 @@ def evaluate(
     """Score models on speech recognition (WER, CER) and translation into English (BLEU, chrF2).
 
     Language and task come from each row of the data, so one run covers many of both. Scores carry
-    a bootstrap's standard error; what they depend on is in the results file.
+    a standard error over speakers; what they depend on is in the results file.
 
     Example: lorsmerge eval merged/ base/ ft/ca_asr --data test.jsonl --beam 20 -o results.json
     """
     if compare and any(name.startswith("--") for name in compare):
         raise typer.BadParameter("--compare takes two names of models: --compare base merged.")
-    if score_only and (hypotheses is None or models):
-        raise typer.BadParameter("--score-only takes --hypotheses and no MODEL.")
-    if not score_only and not (models and datasets):
+    if score_only:
+        if hypotheses is None or models:
+            raise typer.BadParameter("--score-only takes --hypotheses and no MODEL.")
+        _refuse_ignored(context)
+    elif not (models and datasets):
         raise typer.BadParameter("Give a MODEL and --data, or --score-only and --hypotheses.")
     if scale is not None and not apply:
         raise typer.BadParameter("--scale is that of --apply, which is not there.")
@@ -176,6 +183,20 @@ def evaluate(
         console.result(report.to_dict(), lambda: _show(report, worst, verbose))
         if output is not None:
             console.note(f"wrote {output}")
+
+
+def _refuse_ignored(context: typer.Context) -> None:
+    """Refuse options that were typed and that --score-only has no use for."""
+    ignored = [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name not in WITHOUT_MODELS
+        and getattr(context.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
+    ]
+    if ignored:
+        raise typer.BadParameter(
+            f"--score-only scores all that is in --hypotheses: leave out {', '.join(ignored)}."
+        )
 
 
 def _named(texts: Sequence[str]) -> list[tuple[str, Path]]:
@@ -243,6 +264,8 @@ def _test_sets(
 
 
 def _show(report: EvalReport, worst: int, verbose: bool) -> None:
+    from lorsmerge_cli.operations.eval_scores import few_blocks
+
     for task in ("asr", "st"):
         records = [record for record in report.records if record.task == task]
         if records:
@@ -254,7 +277,8 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
         console.line(
             f"{a.dataset} {a.language} {a.task}: {a.metric} of {b.model} less {a.model} "
             f"{unit * found.difference:+.2f} ({unit * found.interval.low:+.2f} to "
-            f"{unit * found.interval.high:+.2f}), p = {found.p_value:.3f}"
+            f"{unit * found.interval.high:+.2f}), p = {found.p_value:.2g}, "
+            f"{found.blocks} {a.block_unit}"
         )
     for model, speed in report.speed.items():
         console.line(f"{model}: {speed:.1f} s of audio a second")
@@ -262,11 +286,13 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
         console.line(f"signature: {signature}")
     if "signature" in report.settings:
         console.line(f"signature: {report.settings['signature']}")
+    if few := few_blocks(report.records):
+        console.note(few)
 
 
 def _summary(records: Sequence[Record], task: str) -> None:
     """Systems x languages, as the paper's tables, and how the errors divide."""
-    from lorsmerge_cli.operations.eval_scores import average
+    from lorsmerge_cli.operations.eval_scores import average, blocks_in_words
 
     sets = list(dict.fromkeys((record.dataset, record.language) for record in records))
     languages = [language for _, language in sets]
@@ -286,7 +312,10 @@ def _summary(records: Sequence[Record], task: str) -> None:
     title = f"{metrics} {'%' if task == 'asr' else ''}".strip()
     console.table(["model", *heads, "average", "+-", *extra, *flaws], rows, title=title)
     kinds = "; sub, del, ins: substituted, deleted, inserted, % of the reference"
-    console.line(f"+-: standard error of the average{kinds if task == 'asr' else ''}")
+    console.line(
+        f"+-: standard error of the average, over {blocks_in_words(records)}"
+        f"{kinds if task == 'asr' else ''}"
+    )
     for key in flaws:
         console.line(f"{key}: {FLAWS[key]}")
 
@@ -312,11 +341,22 @@ def _details(report: EvalReport) -> None:
     rows = [
         [
             record.model, record.dataset, record.language, record.task, record.metric,
-            f"{record.score:.2f}", f"{record.low:.2f} to {record.high:.2f}", str(len(record.rows)),
+            f"{record.score:.2f}", f"{record.low:.2f} to {record.high:.2f}",
+            f"{record.blocks} {record.block_unit}", str(len(record.rows)),
         ]
         for record in report.records
     ]  # fmt: skip
-    heads = ["model", "data", "language", "task", "metric", "score", "95 %", "utterances"]
+    heads = [
+        "model",
+        "data",
+        "language",
+        "task",
+        "metric",
+        "score",
+        "95 %",
+        "judged by",
+        "utterances",
+    ]
     console.table(heads, rows)
 
 

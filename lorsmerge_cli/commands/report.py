@@ -55,6 +55,17 @@ def report(
                      help="Test set that no delta was made for, for the table of what was forgotten "
                      "(may be repeated). Languages and tasks of that sort are found out."),
     ] = None,
+    runs: Annotated[
+        bool,
+        typer.Option("--runs", rich_help_panel=SYSTEMS,
+                     help="Average over what follows the last colon of any name, as in lors:ca+de; "
+                     "without, over NAME:seedN alone."),
+    ] = False,
+    tuned: Annotated[
+        list[str] | None,
+        typer.Option("--tuned", metavar="NAME", rich_help_panel=SYSTEMS,
+                     help="System whose lambda was chosen for each run (may be repeated)."),
+    ] = None,
     paper: Annotated[
         Path | None,
         typer.Option("--paper", metavar="TOML", rich_help_panel=options.OUTPUT,
@@ -70,7 +81,7 @@ def report(
 
     Systems are told apart by the names that eval gave them. One system may be several models:
     `finetuned` on each language in a file of its own, or runs to be averaged, which are named
-    SYSTEM:RUN, as in lors:seed0 and lors:seed1.
+    lors:seed0, lors:seed1 and so on. Marks are of paired tests by speaker.
 
     Example: lorsmerge report results/base.json results/merged.json -o report/
     """
@@ -79,6 +90,7 @@ def report(
     found = operation(
         results, output, title=title, base=base, finetuned=finetuned, against=against,
         controls=_controls(control or []), held_out=held_out or [], paper=paper, force=force,
+        runs=runs, tuned=tuned or [],
     )  # fmt: skip
     for note in found.notes:
         console.note(note)

@@ -39,7 +39,7 @@ def search(
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="TOML", rich_help_panel=options.OUTPUT,
-                     help="The best recipe, for `merge --recipe`."),
+                     help="The recipe for `merge --recipe`: the simplest of those as good as the best."),
     ] = None,
     svp: Annotated[
         str | None,
@@ -90,9 +90,9 @@ def search(
     ] = False,
     pruner: Annotated[
         str, typer.Option("--pruner", metavar="NAME", rich_help_panel=SEARCH,
-                          help="median stops trials that are behind on a part of the dev set; "
-                          "none does not."),
-    ] = "median",
+                          help="paired stops trials that are clearly behind the best one on the same "
+                          "part of the dev set (two standard errors); none does not."),
+    ] = "paired",
     objective: Annotated[
         str | None,
         typer.Option("--objective", metavar="NAME", rich_help_panel=SCORES,
@@ -105,8 +105,14 @@ def search(
     ] = "greedy",
     finalists: Annotated[
         int, typer.Option("--finalists", metavar="N", min=1, rich_help_panel=SCORES,
-                          help="Best trials that are scored by --beam on the whole dev set."),
+                          help="Best trials that are scored by --beam on the whole dev set, beside task "
+                          "arithmetic and the control of the best."),
     ] = 5,
+    best: Annotated[
+        bool, typer.Option("--best", rich_help_panel=SCORES,
+                           help="Write the best trial, though a simpler recipe may be within a standard "
+                           "error of it."),
+    ] = False,
     beam: Annotated[
         int, typer.Option("--beam", metavar="N", min=1, rich_help_panel=SCORES,
                           help="Hypotheses kept for the finalists; eval's default."),
@@ -121,7 +127,7 @@ def search(
     test: Annotated[
         list[Path] | None,
         typer.Option("--test", metavar="DATA", rich_help_panel=options.DATA,
-                     help="Test set to score the best recipe on, once (may be repeated)."),
+                     help="Test set to score the written recipe on, once, against the base (may be repeated)."),
     ] = None,
     language: options.Language = None,
     task: options.Task = None,
@@ -156,8 +162,9 @@ def search(
 ) -> None:  # fmt: skip
     """Search the ratios and scales of a merge that score best on a dev set.
 
-    Merges are made in memory. Trials are kept in a database as they end: a search that was killed
-    goes on with the same command, and `search --worker` on other machines takes part in it.
+    What is written is the simplest recipe that cannot be told from the best. Merges are made in
+    memory. Trials are kept in a database as they end: a search that was killed goes on with the
+    same command, and `search --worker` on other machines takes part in it.
 
     Example: lorsmerge search base/ ca.delta de.delta --data dev.jsonl --svp 0.01,0.03 --mp 0.2,0.4 -o best.toml
     """
@@ -182,7 +189,8 @@ def search(
         study=study, name=name, worker=worker, trials=trials, sampler=sampler, seed=seed,
         pruner=pruner, objective=objective, rank_by=rank_by, finalists=finalists,
         beam=beam, batch_size=batch_size, max_tokens=max_tokens, normalisation=normalisation,
-        dtype=dtype, device=device, threads=threads, output=output, csv=csv, plot=plot, force=force,
+        dtype=dtype, device=device, best=best, threads=threads, output=output, csv=csv, plot=plot,
+        force=force,
         allow_other_base=allow_other_base, companions=companions,
     )  # fmt: skip
     reading = DataSettings(language, task, format, hours, data_seed)
@@ -213,8 +221,8 @@ def _command(study: str | None) -> str:
 def _tell(names: Sequence[str], row: TrialRow) -> None:
     found = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, row.values, strict=True))
     what = ", ".join(f"{name} {_value(value)}" for name, value in row.point.items())
-    stopped = f", stopped after {row.part:.0%}" if row.stopped else ""
-    console.note(f"trial {row.number}: {found} at {what}{stopped}")
+    part = f" on {row.part:.0%} of the dev set, where it was stopped," if row.stopped else ""
+    console.note(f"trial {row.number}: {found}{part} at {what}")
 
 
 def _value(value: float | None) -> str:
@@ -230,22 +238,43 @@ def _show(report: SearchReport, verbose: bool) -> None:
         return
     rows = report.trials if verbose else _best_trials(report)
     _show_trials(report, rows)
-    if report.plan.goal.rank_by != "beam":
-        _show_finalists(report)
+    _show_finalists(report)
     goal, best = report.plan.goal, report.finalists[0]
     same = sum(row.same_as is not None for row in report.trials)
     repeated = f", {same} repeated" if same else ""
     first = "best (least WER less BLEU)" if len(goal.tasks) > 1 else "best"
     console.line(
-        f"{first}: trial {best.trial.number} of {len(report.trials)} ({stopped} stopped early"
+        f"{first}: {best.trial.name} of {len(report.trials)} ({stopped} stopped early"
         f"{repeated}): {_named(goal, best.values)}"
     )
+    _show_chosen(report)
     if report.base is not None:
         console.line(f"the base as it is: {_named(goal, goal.values(report.base))}")
     if report.test is not None and report.base_test is not None:
         found, before = (_named(goal, goal.values(s)) for s in (report.test, report.base_test))
         count = len(report.plan.test)
-        console.line(f"on the test set of {count} utterances: best {found}; the base {before}")
+        console.line(f"on the test set of {count} utterances: {found}; the base {before}")
+        for name, test in zip(goal.names(ranking=False), report.tested, strict=True):
+            low, high = test.interval.low, test.interval.high
+            console.line(
+                f"  {name} less the base's: {test.difference:+.2f} ({low:+.2f} to {high:+.2f}), "
+                f"p = {test.p_value:.2g}, {test.blocks} speakers"
+            )
+
+
+def _show_chosen(report: SearchReport) -> None:
+    """Which recipe is written, where that is not the plain best's."""
+    chosen, best = report.chosen, report.finalists[0]
+    if chosen is None or chosen is best:
+        return
+    why = (
+        "the best trial (--best)"
+        if report.plan.settings.best
+        else f"the simplest of {sum(found.as_good for found in report.finalists)} within one standard "
+        "error of the best"
+    )
+    values = _named(report.plan.goal, chosen.values)
+    console.line(f"written: {chosen.trial.name}, {why}: {values}")
 
 
 def _named(goal: Goal, values: Sequence[float]) -> str:
@@ -267,7 +296,8 @@ def _show_trials(report: SearchReport, rows: Sequence[TrialRow]) -> None:
     cells = []
     for row in rows:
         cell = [str(row.number), *(_value(value) for value in row.point.values())]
-        cell += [f"{value:.4g}" for value in row.values]
+        part = f" ({row.part:.0%})" if row.stopped else ""
+        cell += [f"{value:.4g}{part}" for value in row.values]
         extra = f"stopped after {row.part:.0%}" if row.stopped else ""
         cells.append([*cell, row.title or extra or (f"= {row.same_as}" if row.same_as else "")])
     how = "" if goal.rank_by == "loss" else f" by {goal.rank_by} decoding"
@@ -283,14 +313,26 @@ def _show_finalists(report: SearchReport) -> None:
     goal, beam = report.plan.goal, report.plan.settings.beam
     groups = list(report.finalists[0].scores)
     both = len(goal.tasks) == 2
-    heads = ["trial", *goal.names(ranking=False), *groups, *(["front"] if both else [])]
+    names = goal.names(ranking=False)
+    heads = ["", *names, *(f"{name} less best" for name in names), "as good", *groups,
+             *(["front"] if both else [])]  # fmt: skip
     rows = [
         [
-            str(found.trial.number),
+            found.trial.name,
             *(f"{value:.2f}" for value in found.values),
+            *(
+                "" if found is report.finalists[0] else
+                f"{d.difference:+.2f} ± {d.interval.standard_error:.2f}" for d in found.differences
+            ),
+            "=" if found.as_good else "",
             *(f"{found.scores[group]:.2f}" for group in groups),
             *(["*" if found.on_front else ""] if both else []),
         ]
         for found in report.finalists
-    ]
+    ]  # fmt: skip
     console.table(heads, rows, title=f"finalists on the whole dev set, beam {beam}")
+    blocks = max(found.blocks for found in report.finalists[0].differences)
+    console.line(
+        f"±: standard error of the paired difference, over {blocks} speakers (or utterances without "
+        "one). =: not to be told from the best, by one standard error.\n"
+    )

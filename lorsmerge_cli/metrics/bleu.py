@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch
+from lorsmerge_cli.metrics.significance import Floats, Metric
 
 ORDERS = 4  # n-grams up to this length, sacreBLEU's default
 
@@ -61,12 +61,12 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> CorpusScore:
 
 def sentence_statistics(
     hypotheses: Sequence[str], references: Sequence[str], target_language: str = "en"
-) -> NDArray[np.float64]:
+) -> Floats:
     """What corpus BLEU needs of each sentence: sums of rows give the score of any subset.
 
     Returns:
         (n, 10): the length of the hypothesis and of the reference in tokens, the matching
-        n-grams and the hypothesis's n-grams of orders 1 to 4. Integers, for `score_of`.
+        n-grams and the hypothesis's n-grams of orders 1 to 4. Integers, for `corpus_scores`.
 
     Raises:
         As `bleu` does.
@@ -85,17 +85,24 @@ def _statistics(hypothesis: str, reference: str, target_language: str) -> tuple[
     return found.sys_len, found.ref_len, *found.counts, *found.totals
 
 
-def score_of(statistics: NDArray[np.float64]) -> float:
-    """BLEU from 0 to 100 of summed `sentence_statistics` (10,)."""
-    hypothesis_length, reference_length, *counts = (int(count) for count in statistics)
-    score = BLEU.compute_bleu(
-        counts[:ORDERS],
-        counts[ORDERS:],
-        hypothesis_length,
-        reference_length,
-        smooth_method="exp",
-    )
-    return score.score
+def corpus_scores(sums: Floats) -> Floats:
+    """Return BLEUs from 0 to 100 of summed `sentence_statistics`, (...) of (..., 10).
+
+    sacreBLEU's formula with its default smoothing (`exp`), for many sums at once.
+    """
+    lengths, references = sums[..., 0], sums[..., 1]
+    counts, totals = sums[..., 2 : 2 + ORDERS], sums[..., 2 + ORDERS :]
+    missing = (counts == 0) & (totals > 0)
+    halved = 0.5 ** np.cumsum(missing, axis=-1)  # each order without a match counts half the last
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precisions = np.where(missing, halved, counts) / totals
+        brevity = np.exp(np.minimum(0.0, 1 - references / lengths))
+        scores = 100 * brevity * np.exp(np.log(precisions).mean(axis=-1))
+    told = (counts > 0).any(axis=-1) & (totals > 0).all(axis=-1) & (lengths > 0)
+    return np.where(told, scores, 0.0)
+
+
+BLEU_METRIC = Metric(corpus_scores, columns=2 + 2 * ORDERS, size=1, highest=100.0)
 
 
 @lru_cache

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import jiwer
+import numpy as np
 
 from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.metrics.significance import Floats, Metric
 
 UNITS = ("word", "char")
 
@@ -73,6 +75,21 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCo
 def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
     """The counts of a corpus; its `rate` is the corpus-level WER, not a mean over utterances."""
     return sum(counts, ErrorCounts(0, 0, 0, 0))
+
+
+def error_statistics(counts: Sequence[ErrorCounts]) -> Floats:
+    """Return what an error rate needs of each utterance, (n, 2): errors, and length of the reference."""
+    rows = [(count.errors, count.reference_length) for count in counts]
+    return np.array(rows, dtype=np.float64).reshape(-1, 2)
+
+
+def error_rates(sums: Floats) -> Floats:
+    """Return errors per unit of reference, (...) of (..., 2); NaN where references are empty."""
+    errors, lengths = sums[..., 0], sums[..., 1]
+    return np.divide(errors, lengths, out=np.full_like(errors, np.nan), where=lengths > 0)
+
+
+WER_METRIC = Metric(error_rates, columns=2, size=1)
 
 
 def wer_signature(*, normalisation: str, unit: str) -> str:

@@ -20,7 +20,7 @@ from lorsmerge_cli.metrics.normalisation import MARK_LANGUAGES, SPELLING, check_
 from lorsmerge_cli.operations.eval_files import (
     HypothesesFile,
     by_group,
-    check_same,
+    finished_sets,
     read_hypotheses,
     write_trn,
 )
@@ -136,14 +136,32 @@ def rescore(
     trn: Path | None = None,
     compared: tuple[str, str] | None = None,
 ) -> EvalReport:
-    """Score hypotheses of an earlier run again, without a model."""
-    rows = [known.row for known in read_hypotheses(hypotheses)]
-    if not rows:
+    """Score hypotheses of an earlier run again, without a model.
+
+    Raises:
+        UnreadableFile: the file holds no hypotheses.
+        Mismatch: its models answered different utterances.
+    """
+    known = read_hypotheses(hypotheses)
+    if not known:
         raise UnreadableFile(f"{hypotheses} holds no hypotheses.", "Run eval --hypotheses first.")
+    partial = {
+        name: (done, of)
+        for name, (done, of) in finished_sets(hypotheses, known).items()
+        if done < of
+    }
+    rows = [line.row for line in known]
     names = list({row.model: 0 for row in rows})
     raise_all(_faults(names, scoring, output, force, compared, [hypotheses]))
     settings = settings_of(None, scoring, None)
-    return _report(rows, scoring, settings, {}, output, force, trn, compared, True)
+    if partial:
+        settings["partial"] = partial
+    report = _report(rows, scoring, settings, {}, output, force, trn, compared, True)
+    warnings = [
+        f"{hypotheses} is unfinished: the scores of {name} are of {done} of {of} utterances."
+        for name, (done, of) in partial.items()
+    ]
+    return replace(report, warnings=(*warnings, *report.warnings))
 
 
 class _Run:
@@ -296,8 +314,7 @@ def _report(
         for b in records:
             same = (a.dataset, a.language, a.task) == (b.dataset, b.language, b.task)
             if same and (a.model, b.model) == compared:
-                check_same(a, b)
-                comparisons.append((a, b, compare(a, b, scoring)))
+                comparisons.append((a, b, compare([(a, b)], scoring)))
     asr = [record for record in records if record.task == "asr"]
     broken = {record.language for record in asr if record.normalisation == "basic"}
     warnings = tuple(

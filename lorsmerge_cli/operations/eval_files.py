@@ -11,8 +11,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile
-from lorsmerge_cli.inputs import open_regular, parse_json
+from lorsmerge_cli.errors import Mismatch, OutputFault, UnreadableFile
+from lorsmerge_cli.inputs import json_object, open_regular, parse_json
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Record
 from lorsmerge_cli.speech.utterance import Answer, Utterance
 
@@ -31,6 +31,7 @@ class HypothesesFile:
         self.path = path
         self._mended = False
         self._known: list[KnownHypothesis] = []
+        self._sizes: dict[str, int] = {}  # data set -> its utterances
         if path is not None and path.is_file():
             self._known = read_hypotheses(path)
 
@@ -43,8 +44,9 @@ class HypothesesFile:
             Mismatch: they were made by other weights or settings, or of other audio.
         """
         found = {}
+        self._sizes[dataset] = len(utterances)
         wanted = {(row.id, row.language, row.task): row for row in utterances}
-        for row, its_maker, its_audio in self._known:
+        for row, its_maker, its_audio, _ in self._known:
             utterance = wanted.get((row.id, row.language, row.task))
             if (row.model, row.dataset) != (model, dataset) or utterance is None:
                 continue
@@ -69,7 +71,13 @@ class HypothesesFile:
             return
         lines = [
             json.dumps(
-                asdict(row) | {"made_by": made_by, "heard": heard(utterance)}, ensure_ascii=False
+                asdict(row)
+                | {
+                    "made_by": made_by,
+                    "heard": heard(utterance),
+                    "of": self._sizes.get(row.dataset, 0),
+                },
+                ensure_ascii=False,
             )
             + "\n"
             for row, utterance in hypotheses
@@ -108,11 +116,16 @@ def heard(utterance: Utterance) -> str:
 
 
 class KnownHypothesis(NamedTuple):
-    """A line of a file of hypotheses: what was said, by what, and to what."""
+    """A line of a file of hypotheses: what was said, by what, to what, and how many there will be.
+
+    Attributes:
+        of: utterances of the data set; 0 where an older version did not say.
+    """
 
     row: Hypothesis
     made_by: str
     heard: str
+    of: int
 
 
 def read_hypotheses(path: Path) -> list[KnownHypothesis]:
@@ -131,9 +144,10 @@ def read_hypotheses(path: Path) -> list[KnownHypothesis]:
         if not line.strip():
             continue
         try:
-            row = parse_json(line)
+            row = json_object(line)
             said = Hypothesis(**{key: row[key] for key in _FIELDS if key in row})
-            found.append(KnownHypothesis(said, row.get("made_by", ""), row.get("heard", "")))
+            about = row.get("made_by", ""), row.get("heard", ""), int(row.get("of", 0))
+            found.append(KnownHypothesis(said, *about))
         except (ValueError, KeyError, AttributeError, TypeError):
             if number == len(lines):
                 continue
@@ -142,6 +156,37 @@ def read_hypotheses(path: Path) -> list[KnownHypothesis]:
                 "Give a file that `eval --hypotheses` wrote.",
             ) from None
     return found
+
+
+def finished_sets(path: Path, known: Sequence[KnownHypothesis]) -> dict[str, tuple[int, int]]:
+    """Check that every model of a file of hypotheses answered the same utterances.
+
+    Returns:
+        Data set -> utterances answered, and those that there are.
+
+    Raises:
+        Mismatch: one model answered others, as when a run was stopped in its middle.
+    """
+    answered: dict[str, dict[str, set[tuple[str, str, str]]]] = {}
+    sizes: dict[str, int] = {}
+    for row, _, _, of in known:
+        ids = answered.setdefault(row.dataset, {}).setdefault(row.model, set())
+        ids.add((row.id, row.language, row.task))
+        sizes[row.dataset] = max(sizes.get(row.dataset, 0), of)
+    for dataset, models in answered.items():
+        every = set.union(*models.values())
+        sizes[dataset] = max(sizes[dataset], len(every))
+        if any(ids != every for ids in models.values()):
+            counts = (f"{model} {len(ids)} of {sizes[dataset]}" for model, ids in models.items())
+            raise Mismatch(
+                f"{path} is unfinished: its models answered different utterances of {dataset!r}: "
+                f"{', '.join(counts)}.",
+                "Finish it first: run the command that made it again, without --score-only.",
+            )
+    return {
+        dataset: (len(next(iter(models.values()))), sizes[dataset])
+        for dataset, models in answered.items()
+    }
 
 
 def _drop_cut_line(path: Path) -> None:
@@ -196,19 +241,6 @@ def _escape(text: str) -> str:
 def _trn_id(row: Hypothesis) -> str:
     speaker, name = (re.sub(r"[^\w.]+", "_", part) for part in (row.speaker or row.id, row.id))
     return f"{speaker}-{name}"
-
-
-def check_same(a: Record, b: Record) -> None:
-    """Refuse to compare systems on other utterances.
-
-    Raises:
-        LorsmergeError: they differ.
-    """
-    if [row.id for row in a.rows] != [row.id for row in b.rows]:
-        raise LorsmergeError(
-            f"{a.model} and {b.model} were not scored on the same utterances of {a.dataset}.",
-            "Score both in one run.",
-        )
 
 
 def by_group(rows: Iterable[Hypothesis]) -> Mapping[tuple[str, str, str, str], list[Hypothesis]]:

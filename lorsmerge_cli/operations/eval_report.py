@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli import __version__
-from lorsmerge_cli.metrics.bootstrap import Comparison
+from lorsmerge_cli.metrics.significance import Comparison
 from lorsmerge_cli.operations.eval_scores import Record, finite
 from lorsmerge_cli.speech.utterance import Drop, Utterance
 

@@ -12,14 +12,20 @@ from warnings import catch_warnings, simplefilter
 
 from lorsmerge_cli import __version__
 from lorsmerge_cli.errors import raise_all
-from lorsmerge_cli.operations.eval_scores import finite
+from lorsmerge_cli.operations.eval_scores import blocks_in_words, finite
 from lorsmerge_cli.operations.pictures import can_draw
 from lorsmerge_cli.operations.report_entries import Row, mean_hours
 from lorsmerge_cli.operations.report_figures import draw, figures_of
 from lorsmerge_cli.operations.report_gains import bought, scales_of
 from lorsmerge_cli.operations.report_pages import Page, write_pages
 from lorsmerge_cli.operations.report_results import read_results
-from lorsmerge_cli.operations.report_roles import Paper, Roles, find_roles, read_paper
+from lorsmerge_cli.operations.report_roles import (
+    Paper,
+    Roles,
+    check_systems,
+    find_roles,
+    read_paper,
+)
 from lorsmerge_cli.operations.report_scores import average_score, cell_score
 from lorsmerge_cli.operations.report_tables import NONE, Cell, Table, Tables
 from lorsmerge_cli.outputs import atomic_folder, check_output
@@ -62,6 +68,8 @@ def report(
     held_out: Sequence[str],
     paper: Path | None,
     force: bool,
+    runs: bool = False,
+    tuned: Sequence[str] = (),
 ) -> Report:
     """Read results files, and write tables and figures.
 
@@ -74,6 +82,9 @@ def report(
         held_out: data sets that no delta was made for.
         paper: a TOML file of published numbers to print beside the measured ones.
         force: replace a folder that exists.
+        runs: take what follows the last colon of any model's name for a run to average over;
+            without, `NAME:seedN` alone.
+        tuned: systems whose lambda was chosen for each run.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
@@ -81,11 +92,12 @@ def report(
     inputs = [*paths, *([paper] if paper else [])]
     raise_all(check_output(output, inputs=inputs, size=SIZE, force=force, folder=True))
     published = read_paper(paper) if paper else Paper()
-    results = read_results(paths)
+    results = read_results(paths, runs=runs)
     roles = find_roles(
         results, base=base, finetuned=finetuned, against=against, controls=controls,
         held_out=held_out,
     )  # fmt: skip
+    check_systems(results, roles, tuned)
     tables = Tables(results, roles, published)
     every = (tables.scores(), *bought(tables), _systems(tables))
     made = tuple(table for table in every if table.heads)
@@ -122,8 +134,8 @@ def _about(tables: Tables) -> tuple[str, ...]:
     each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
     signatures = dict.fromkeys(entry.record.signature for entry in results.entries)
     return (
-        f"Systems: {len(results.systems)}; {each} utterances for each score; intervals from "
-        f"{results.scoring.samples} draws of the bootstrap.",
+        f"Systems: {len(results.systems)}; {each} utterances for each score; errors, intervals and "
+        f"paired tests over {blocks_in_words([entry.record for entry in results.entries])}.",
         f"lorsmerge {__version__}; {'; '.join(signatures)}",
         *(
             [f"Left out, as only {tables.name(tables.roles.base or '')} was scored on it: {left}."]
@@ -178,9 +190,10 @@ def _numbers(tables: Tables, row: Row) -> list[dict[str, Any]]:
     found = []
     for key in dict.fromkeys(key for run in row.runs.values() for key in run):
         score = cell_score(row.runs, key)
-        test = tables.tests.cell(row.runs, tables.others(row), key)
+        test = tables.tests.difference(row.runs, tables.others(row), [key])
         found.append(
             {"system": row.label, "dataset": key[0], "language": key[1], "task": key[2]}
+            | {"blocks": next(run[key].record.blocks for run in row.runs.values() if key in run)}
             | finite(asdict(score) if score else {})
             | {"against": None if test is None else finite(asdict(test))}
         )

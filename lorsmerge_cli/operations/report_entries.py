@@ -13,6 +13,7 @@ from lorsmerge_cli.operations.eval_scores import Record
 
 RUN_MARK = ":"
 SEED = re.compile(r"seed\d+")  # a run of this name is one more of the same, whatever its settings
+SEEDED = re.compile(rf"(.+){RUN_MARK}(seed\d+(?:-.*)?)")
 OWN = "own"  # in place of a ratio where each delta has its own
 SAME_HOURS = 1.25  # sizes of data count as one where no gap between them is of this factor
 
@@ -81,7 +82,7 @@ class Row:
     """Models that are averaged: the runs of one system under one set of settings.
 
     Attributes:
-        system: the name before the colon.
+        system: the name, less a run's.
         label: the name, and the settings that the system's rows differ in.
         languages: how many each model was made for.
         hours: of training data, rounded so that data sets of one size have the same.
@@ -109,6 +110,21 @@ class Row:
     @property
     def entries(self) -> list[Entry]:
         return [entry for run in self.runs.values() for entry in run.values()]
+
+
+def system_and_run(name: str, runs: bool) -> tuple[str, str]:
+    """Split a model's name into its system and its run, which is empty for most.
+
+    Args:
+        name: `lors:seed0` or `lors:seed0-ca+de` is a run of `lors`; the colon of a Hub file,
+            `you/merges:lors.safetensors`, is a part of the name.
+        runs: take what follows the last colon of any name for a run.
+    """
+    seeded = SEEDED.fullmatch(name)
+    if seeded:
+        return seeded[1], seeded[2]
+    system, colon, run = name.rpartition(RUN_MARK)
+    return (system, run) if runs and system and colon else (name, "")
 
 
 def origin_of(made_from: Mapping[str, Any]) -> Origin:

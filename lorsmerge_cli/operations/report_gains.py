@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from lorsmerge_cli.operations.report_tables import (
     Table,
     Tables,
     difference_cell,
-    mark_of,
+    marked,
     number,
     score_cell,
     signed,
@@ -35,7 +36,7 @@ REFUSED = "refused"
 def bought(tables: Tables) -> list[Table]:
     """Every table here that the results have something for."""
     found = [differences(tables), controls(tables), *gains(tables), retention(tables)]
-    return [table for table in found if table is not None and table.rows]
+    return [marked(table) for table in found if table is not None and table.rows]
 
 
 def differences(tables: Tables) -> Table | None:
@@ -52,15 +53,17 @@ def differences(tables: Tables) -> Table | None:
             for other in others:
                 same = row.system == other
                 found = (
-                    None if same else tables.tests.average(runs, tables.results.runs(other), keys)
+                    None
+                    if same
+                    else tables.tests.difference(runs, tables.results.runs(other), keys)
                 )
                 cells.append(difference_cell(found))
         if any(cell.text != NONE for cell in cells):
             rows.append((tables.label(row), tables.is_control(row), tuple(cells)))
     note = (
-        "Average over the languages that both have, ± the standard error of the paired "
-        f"bootstrap, of one run (and the standard deviation over runs). {BETTER} better, {WORSE} worse: more than "
-        "1.96 standard errors, in every run."
+        "Average over the languages that both have, ± the standard error of the paired difference "
+        f"over speakers, of one run (and the standard deviation over runs). {BETTER} better, {WORSE} worse"
+        f"{tables.marks_note()}"
     )
     return Table(
         "differences", "Against the base and the baseline", note, tuple(heads), tuple(rows)
@@ -83,7 +86,7 @@ def controls(tables: Tables) -> Table | None:
             pruned, shrunk = matched(tables.made_for(row, task), paired)
             cells += [
                 score_cell(average_score(pruned, keys)), score_cell(average_score(shrunk, keys)),
-                difference_cell(tables.tests.average(pruned, shrunk, keys)),
+                difference_cell(tables.tests.difference(pruned, shrunk, keys)),
             ]  # fmt: skip
         rows.append((tables.label(row), False, tuple(cells)))
     heads = [("control's lambda", "")]
@@ -92,7 +95,7 @@ def controls(tables: Tables) -> Table | None:
     note = (
         "Pruning also shrinks the step that a merge takes. A control is task arithmetic with the "
         "lambda that takes a step of the same L2 norm; only a difference from it is the pruning's "
-        f"own. {BETTER} better, {WORSE} worse than the control."
+        f"own. {BETTER} better, {WORSE} worse than the control{tables.marks_note()}"
     )
     return Table("controls", "Pruning against shrinking", note, tuple(heads), tuple(rows))
 
@@ -135,8 +138,8 @@ def gains(tables: Tables) -> Iterable[Table]:
         note = (
             f"Share of the fine-tunes' gain that a system keeps: (system - {tables.name(base)}) / "
             f"({tables.name(finetuned)} - {tables.name(base)}), in percent; the first row is the "
-            f"denominator ± its standard error. {REFUSED}: fine-tuning gained nothing that stands out "
-            "of its standard error. The gap is the worst language's score less the best one's."
+            "denominator ± its standard error. In brackets: the 95 % interval over speakers. "
+            f"{REFUSED}: fine-tuning gained less than two standard errors. The gap is the worst language's score less the best one's."
         )
         yield Table(f"gain_{task}", f"Gain kept, {task.upper()}", note, tuple(heads), tuple(rows))
 
@@ -161,21 +164,38 @@ def _gain_cells(tables: Tables, row: Row, task: str, keys: Sequence[Key]) -> tup
     runs = {run: entries for run, entries in runs.items() if run in finetuned}
     tests = _tests(tables, runs, base, keys)
     divisors = _divisors(tables, finetuned, task, keys)
-    return (*(_gain(test, d) for test, d in zip(tests, divisors, strict=True)), gap)
+    cells = [
+        _gain(tables, (runs, base, finetuned), test, divisor, own)
+        for test, divisor, own in zip(
+            tests, divisors, [*([key] for key in keys), keys], strict=True
+        )
+    ]
+    return (*cells, gap)
 
 
 def _tests(tables: Tables, runs: Runs, base: Runs, keys: Sequence[Key]) -> list[Difference | None]:
     """Less the base, by language, and on average where there is none missing."""
-    tests = [tables.tests.cell(runs, base, key) for key in keys]
-    return [*tests, None if None in tests else tables.tests.average(runs, base, keys)]
+    tests = [tables.tests.difference(runs, base, [key]) for key in keys]
+    return [*tests, None if None in tests else tables.tests.difference(runs, base, keys)]
 
 
-def _gain(test: Difference | None, divisor: _Divisor | None) -> Cell:
+def _gain(
+    tables: Tables,
+    systems: tuple[Runs, Runs, Runs],
+    test: Difference | None,
+    divisor: _Divisor | None,
+    keys: Sequence[Key],
+) -> Cell:
+    """The share of the fine-tunes' gain, and its interval."""
     if test is None or divisor is None:
         return Cell(NONE)
     if not divisor.usable:
         return Cell(REFUSED)
-    return Cell(f"{100 * test.value / divisor.value:.0f} %".replace("-", MINUS))
+    share = test.value / divisor.value
+    found = tables.tests.share(*systems, keys, share, divisor.value)
+    known = found is not None and not math.isnan(found.standard_error)
+    beside = f"{100 * found.low:.0f} to {100 * found.high:.0f}" if found and known else ""
+    return Cell(f"{100 * share:.0f} %".replace("-", MINUS), beside=beside.replace("-", MINUS))
 
 
 def retention(tables: Tables) -> Table | None:
@@ -198,7 +218,7 @@ def retention(tables: Tables) -> Table | None:
             own = [key for key in keys if key[2] == task]
             cells += [_retained(tables, row, runs, base, key) for key in own]
             if own:
-                change = tables.tests.average(runs, base, own)
+                change = tables.tests.difference(runs, base, own)
                 cells.append(
                     Cell(NONE) if row.system == tables.roles.base else difference_cell(change)
                 )
@@ -210,8 +230,8 @@ def retention(tables: Tables) -> Table | None:
         heads += [("change", tables.block(task))] if own else []
     note = (
         "Languages, tasks and test sets that none of a model's deltas was made for. "
-        f"{BETTER} better, {WORSE} worse than {tables.name(tables.roles.base)}; change: the average "
-        "less the base's, ± its standard error."
+        f"Change: the average less the base's, ± its standard error. {BETTER} better, {WORSE} worse than "
+        f"{tables.name(tables.roles.base)}{tables.marks_note()}"
     )
     return (
         Table(
@@ -228,8 +248,9 @@ def retention(tables: Tables) -> Table | None:
 
 def _retained(tables: Tables, row: Row, runs: Runs, base: Runs, key: Key) -> Cell:
     score = cell_score(runs, key)
-    test = None if row.system == tables.roles.base else tables.tests.cell(runs, base, key)
-    return Cell(NONE) if score is None else Cell(number(score.value), mark=mark_of(test))
+    own = row.system == tables.roles.base
+    test = None if own else tables.tests.difference(runs, base, [key])
+    return Cell(NONE) if score is None else Cell(number(score.value), test=test)
 
 
 @dataclass(frozen=True)
@@ -242,6 +263,6 @@ class _Divisor:
 
     @property
     def usable(self) -> bool:
-        """Whether it is a gain that stands out of its standard error."""
+        """Whether it is a gain of two standard errors or more, below which a share means nothing."""
         gain = self.value if self.task == "st" else -self.value
-        return gain > self.error  # false for NaN
+        return gain > 0 and gain >= 2 * self.error  # false for NaN

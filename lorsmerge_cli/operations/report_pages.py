@@ -95,7 +95,7 @@ _LATEX = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "†": r"\textsuperscript{\textdagger}", "‡": r"\textsuperscript{\textdaggerdbl}",
     "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "\N{EN DASH}": "--", "\N{MINUS SIGN}": "$-$", "<": r"$<$", ">": r"$>$",
-    "↳": r"$\hookrightarrow$",
+    "↳": r"$\hookrightarrow$", "§": r"\S{}",
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Results files of `eval`, put together and checked: what `report` draws its tables from.
 
-A model's name is a system's, or `SYSTEM:RUN` where a system is several models that are to be
-averaged: seeds (`lors:seed0`, `lors:seed1`), combinations of languages (`lors:ca+de`).
+A model's name is a system's, or `SYSTEM:seedN` where a system is several models that are to be
+averaged; with --runs any `SYSTEM:RUN`, as combinations of languages are (`lors:ca+de`).
 """
 
 from __future__ import annotations
@@ -9,14 +9,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
 from lorsmerge_cli.inputs import read_json
-from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring
-from lorsmerge_cli.operations.report_entries import RUN_MARK, Entry, Key, Row, origin_of, rows_of
+from lorsmerge_cli.metrics.normalisation import CHOICES, normalisation_for
+from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring, few_blocks, score
+from lorsmerge_cli.operations.report_entries import (
+    RUN_MARK,
+    Entry,
+    Key,
+    Row,
+    origin_of,
+    rows_of,
+    system_and_run,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,8 @@ class Results:
         files: as given.
         entries: each (system, run, data set, language, task) once.
         rows: of tables, in order of appearance.
-        scoring: of the first file; paired tests are made under it.
+        scoring: of the first file; all scores and paired tests are made under it.
+        partial: data set -> in words, what of it was not scored.
         notes: what a reader of a table has to know.
     """
 
@@ -35,6 +45,7 @@ class Results:
     entries: tuple[Entry, ...]
     rows: tuple[Row, ...]
     scoring: Scoring
+    partial: Mapping[str, str]
     notes: tuple[str, ...]
 
     def runs(self, system: str) -> dict[str, dict[Key, Entry]]:
@@ -50,8 +61,12 @@ class Results:
         return list(dict.fromkeys(row.system for row in self.rows))
 
 
-def read_results(paths: Sequence[Path]) -> Results:
+def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
     """Read results files and check that they can stand in one table.
+
+    Args:
+        paths: of `eval -o`.
+        runs: take what follows the last colon of any model's name for a run.
 
     Raises:
         UnreadableFile: a file that `eval -o` did not write.
@@ -63,7 +78,7 @@ def read_results(paths: Sequence[Path]) -> Results:
     for path in dict.fromkeys(paths):
         try:
             document = _document(path)
-            found = list(_entries(path, document))
+            found = list(_entries(path, document, runs))
         except LorsmergeError as fault:
             faults.append(fault)
             continue
@@ -76,10 +91,70 @@ def read_results(paths: Sequence[Path]) -> Results:
     raise_all(faults)
     if not entries:
         raise UnreadableFile(f"{named([str(p) for p in paths])} hold no scores.", "Run eval -o.")
-    every = tuple(entries.values())
-    scoring = next(iter(documents.values()))["settings"]["scoring"]
-    notes = (*_mixed_settings(documents), *_same_weights(every), *_flawed(every))
-    return Results(tuple(documents), every, tuple(rows_of(every)), Scoring(**scoring), notes)
+    scoring = _scoring(next(iter(documents.values())))
+    every = tuple(_rescored(entry, documents[entry.file], scoring) for entry in entries.values())
+    partial = _partial(documents)
+    notes = (
+        *_mixed_settings(documents), *_same_weights(every), *_flawed(every),
+        *_normalised(entries.values(), documents, scoring),
+        *(f"{name} is not whole: {words}." for name, words in partial.items()),
+    )  # fmt: skip
+    if few := few_blocks([entry.record for entry in every]):
+        notes = (*notes, few)
+    return Results(tuple(documents), every, tuple(rows_of(every)), scoring, partial, notes)
+
+
+def _scoring(document: Mapping[str, Any]) -> Scoring:
+    """How a file's rows were scored; random exchanges as many as there are by default."""
+    how = document["settings"]["scoring"]["normalisation"]
+    if how not in CHOICES:
+        raise ValueError(f"there is no normalisation {how!r}")
+    return Scoring(how)
+
+
+def _rescored(entry: Entry, document: Mapping[str, Any], scoring: Scoring) -> Entry:
+    """An entry with its score of another normalisation, or with an interval that it lacks."""
+    if entry.record.blocks and not _otherwise(entry, document, scoring):
+        return entry
+    return replace(entry, record=score(entry.record.rows, scoring))
+
+
+def _otherwise(entry: Entry, document: Mapping[str, Any], scoring: Scoring) -> bool:
+    """Whether an error rate is of another normalisation than the language's under a scoring."""
+    language, choices = entry.record.language, (_scoring(document), scoring)
+    its, wanted = (normalisation_for(language, choice.normalisation) for choice in choices)
+    return entry.record.task == "asr" and its != wanted
+
+
+def _normalised(
+    entries: Iterable[Entry], documents: Mapping[Path, Mapping[str, Any]], scoring: Scoring
+) -> Iterable[str]:
+    """A note on files with scores of another normalisation than the first file's."""
+    others: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        document = documents[entry.file]
+        if _otherwise(entry, document, scoring):
+            others.setdefault(_scoring(document).normalisation, {})[str(entry.file)] = None
+    for how, files in others.items():
+        yield (
+            f"{_files(list(files))}: scored with normalisation {how}, and rescored here with "
+            f"{scoring.normalisation}, that of the first file."
+        )
+
+
+def _partial(documents: Mapping[Path, Mapping[str, Any]]) -> dict[str, str]:
+    """Data set -> what of it was not scored, as far as eval recorded it."""
+    found: dict[str, list[str]] = {}
+    for document in documents.values():
+        settings = document["settings"]
+        for name, reasons in settings.get("dropped", {}).items():
+            words = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+            found.setdefault(name, []).append(
+                f"{sum(reasons.values())} rows were skipped ({words})"
+            )
+        for name, (done, of) in settings.get("partial", {}).items():
+            found.setdefault(name, []).append(f"{done} of {of} utterances were scored")
+    return {name: "; ".join(dict.fromkeys(words)) for name, words in found.items()}
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -95,21 +170,23 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _entries(path: Path, document: Mapping[str, Any]) -> Iterable[Entry]:
-    names = {field.name for field in fields(Record)} - {"rows"}
+def _entries(path: Path, document: Mapping[str, Any], runs: bool) -> Iterable[Entry]:
+    names = {field.name for field in fields(Record)} - {"rows", "blocks"}
     try:
-        Scoring(**document["settings"]["scoring"])
+        _scoring(document), _partial({path: document})
         models = document.get("models", {})
         for stored in document["records"]:
             figures = {key: stored[key] for key in names}
             for key in ("score", "low", "high", "standard_error"):  # null is NaN
                 figures[key] = math.nan if figures[key] is None else float(figures[key])
-            about = {key: stored[key] for key in ("model", "dataset", "language", "task")}
+            about: Any = {key: stored[key] for key in ("model", "dataset", "language", "task")}
             rows = tuple(Hypothesis(**about, **row) for row in stored["rows"])
-            system, _, run = stored["model"].partition(RUN_MARK)
+            system, run = system_and_run(about["model"], runs)
             model = models.get(stored["model"], {})
+            # older files have the intervals of a bootstrap, and no number of blocks
+            record = Record(**figures | about, blocks=int(stored.get("blocks", 0)), rows=rows)
             yield Entry(
-                path, system, run, Record(**figures, rows=rows), model.get("identity", ""),
+                path, system, run, record, model.get("identity", ""),
                 origin_of(model.get("made_from", {})),
             )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -196,7 +273,6 @@ def _mixed_settings(documents: Mapping[Path, Mapping[str, Any]]) -> Iterable[str
         settings = document["settings"]
         decoding = settings.get("decoding")
         found = {"lorsmerge": document.get("lorsmerge"), **settings.get("versions", {})}
-        found |= {f"scoring {key}": value for key, value in settings["scoring"].items()}
         if decoding is None:
             found["decoding"] = "not recorded (eval --score-only)"
         else:

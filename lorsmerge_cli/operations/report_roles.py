@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.inputs import read_toml
 from lorsmerge_cli.operations.report_entries import Entry, Row
 from lorsmerge_cli.operations.report_results import Results
@@ -115,6 +115,87 @@ def _base_by_identity(results: Results) -> str | None:
     """The first system of what the others were made from."""
     bases = {entry.origin.base for entry in results.entries} - {""}
     return next((entry.system for entry in results.entries if entry.identity in bases), None)
+
+
+def check_systems(results: Results, roles: Roles, tuned: Sequence[str]) -> None:
+    """Check that what stands under one name, and may be averaged, is one system.
+
+    Args:
+        results, roles: of the report.
+        tuned: systems whose lambda was chosen for each run.
+
+    Raises:
+        UsageFault: `tuned` names no system.
+        Mismatch: models of one name have other weights, without being fine-tunes of other
+            languages and tasks each; or models of one system have other methods or lambdas. A
+            control's lambda is its run's own.
+    """
+    faults: list[LorsmergeError] = []
+    for name in tuned:
+        if name not in results.systems:
+            faults.append(
+                UsageFault(
+                    f"--tuned: no result is of {name!r}.",
+                    f"There are: {', '.join(results.systems)}.",
+                )
+            )
+    for system in results.systems:
+        for entries in results.runs(system).values():
+            faults += _other_weights(list(entries.values()), system == roles.finetuned)
+        rows = [row.entries for row in results.rows if row.system == system]
+        faults += _other_settings([entry for row in rows for entry in row], "method")
+        control = system in roles.controls.values() or system.startswith(CONTROL)
+        if not control and system not in tuned:
+            for row in rows:
+                faults += _other_settings(row, "lambda")
+    raise_all(faults)
+
+
+def _other_weights(entries: Sequence[Entry], finetuned: bool) -> list[LorsmergeError]:
+    """A fault where models of one name are not each made for, and scored on, something else."""
+    models = {entry.identity: entry for entry in entries if entry.identity}
+    covers = [entry.origin.covers for entry in models.values()]
+    known = [pair for found in covers if found for pair in found]
+    apart = all(covers) and len(known) == len(set(known))
+    if finetuned or apart or len(models) < 2:
+        return []
+    one, other, *_ = models.values()
+    return [
+        Mismatch(
+            f"{one.record.model!r} stands for different weights: {_told(one)} and {_told(other)}.",
+            "Name the models apart with eval NAME=PATH; runs that are to be averaged are NAME:seed0, "
+            "NAME:seed1.",
+        )
+    ]
+
+
+def _other_settings(entries: Sequence[Entry], what: str) -> list[LorsmergeError]:
+    """A fault where models that are one system differ in their method, or in lambda."""
+    found: dict[object, Entry] = {}
+    for entry in entries:
+        origin = entry.origin
+        value = f"{origin.kind} {origin.method}".strip() if what == "method" else origin.scale
+        if value not in (None, ""):
+            found.setdefault(value, entry)
+    if len(found) < 2:
+        return []
+    one, other, *_ = found.values()
+    tuned = f", or give --tuned {one.system} if it was chosen for each run"
+    return [
+        Mismatch(
+            f"Models of {one.system!r} that would be averaged differ in {what}: {_told(one)} and "
+            f"{_told(other)}.",
+            f"Name them apart with eval NAME=PATH{tuned if what == 'lambda' else ''}.",
+        )
+    ]
+
+
+def _told(entry: Entry) -> str:
+    """A model, as a message names it."""
+    origin = entry.origin
+    scale = "" if origin.scale is None else f", lambda {origin.scale}"
+    made = f" ({origin.kind} {origin.method}".rstrip() + f"{scale})" if origin.kind else ""
+    return f"{entry.record.model!r} of {entry.file}{made}"
 
 
 def read_paper(path: Path) -> Paper:

@@ -7,13 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from lorsmerge_cli.metrics.bootstrap import Comparison
-from lorsmerge_cli.operations.eval_scores import average, compare
+from lorsmerge_cli.metrics.significance import Comparison, Interval
+from lorsmerge_cli.operations.eval_scores import average, compare, share_interval
 from lorsmerge_cli.operations.report_entries import Entry, Key, Row
 from lorsmerge_cli.operations.report_results import Results
-
-LEVEL = 0.05  # of the paired tests
-NORMAL_TAIL = 1.96  # standard errors, at that level
 
 Runs = Mapping[str, Mapping[Key, Entry]]
 
@@ -40,71 +37,94 @@ class Difference(Score):
     """A score less another system's, run by run on the same utterances.
 
     Attributes:
-        better, worse: by the paired test, in every run.
+        p_value: of the paired test, the largest of the runs'; 1 where runs differ in sign.
+        better: whether it is for the better, in every run.
+        blocks: speakers (or utterances) that it is judged from.
     """
 
+    p_value: float
     better: bool
-    worse: bool
+    blocks: int
 
 
 class Tests:
-    """Paired bootstrap tests between the results' systems, each made once."""
+    """Paired tests between the results' systems, each made once."""
 
     __test__ = False  # not one of pytest's
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        self._made: dict[tuple[int, int], Comparison] = {}
+        self._made: dict[tuple[tuple[int, int], ...], Comparison] = {}
 
-    def compare(self, other: Entry, entry: Entry) -> Comparison:
-        """An entry against another's on the same utterances, in units of the score's table."""
-        key = (id(other), id(entry))
+    def compare(self, entries: Sequence[tuple[Entry, Entry]]) -> Comparison:
+        """Return second entries against the first on the same utterances, as a rate or BLEU."""
+        key = tuple((id(other), id(entry)) for other, entry in entries)
         if key not in self._made:
-            self._made[key] = compare(other.record, entry.record, self.results.scoring)
+            pairs = [(other.record, entry.record) for other, entry in entries]
+            self._made[key] = compare(pairs, self.results.scoring)
         return self._made[key]
 
-    def cell(self, runs: Runs, other: Runs, key: Key) -> Difference | None:
-        """A system against another on one data set, language and task; None where either has none."""
-        found = [
-            self.compare(partner[key], entries[key])
-            for entries, partner in pairs(runs, other)
-            if key in entries and key in partner
-        ]
+    def difference(self, runs: Runs, other: Runs, keys: Sequence[Key]) -> Difference | None:
+        """Return a system less another, on average over those of `keys` that both have.
+
+        Args:
+            keys: data sets, languages and one task; a single one for a cell of a table.
+
+        Returns:
+            In percent, or BLEU points; None where there is nothing to compare.
+        """
+        found = []
+        for entries, partner in pairs(runs, other):
+            both = [
+                (partner[key], entries[key]) for key in keys if key in entries and key in partner
+            ]
+            if both:
+                found.append(self.compare(both))
         if not found:
             return None
-        unit = 1.0 if key[2] == "st" else 100.0
-        sign = 1 if key[2] == "st" else -1
-        significant = all(test.p_value < LEVEL for test in found)
-        return _over_runs(
+        unit = 1.0 if keys[0][2] == "st" else 100.0
+        sign = 1 if keys[0][2] == "st" else -1
+        whole = score_of(
             [unit * test.difference for test in found],
             [unit * test.interval.standard_error for test in found],
-            lambda value: significant and sign * value > 0,
-            lambda value: significant and sign * value < 0,
         )
+        better = all(sign * test.difference > 0 for test in found)
+        one_sign = better or all(sign * test.difference < 0 for test in found)
+        p_values = [test.p_value for test in found]
+        p_value = math.nan if any(map(math.isnan, p_values)) else max(p_values)
+        blocks = min(test.blocks for test in found)
+        return Difference(
+            whole.value, whole.error, whole.spread, whole.runs,
+            p_value if one_sign else 1.0, better, blocks,
+        )  # fmt: skip
 
-    def average(self, runs: Runs, other: Runs, keys: Sequence[Key]) -> Difference | None:
-        """The same for the mean over those of `keys` that both have, by the normal distribution.
+    def share(
+        self,
+        runs: Runs,
+        base: Runs,
+        finetuned: Runs,
+        keys: Sequence[Key],
+        share: float,
+        gain: float,
+    ) -> Interval | None:
+        """Return the interval of the share of the fine-tunes' gain that a system keeps.
 
-        Languages' test sets being independent, the errors add up in squares.
+        Of runs, the one in the middle of their standard errors.
+
+        Args:
+            keys: data sets and languages of one task, which all three systems have.
+            share, gain: as they are over all runs: of 1, and in percent or BLEU points.
         """
-        if not keys:
-            return None
-        values, errors = [], []
-        for entries, partner in pairs(runs, other):
-            cells = [self.cell({"": entries}, {"": partner}, key) for key in keys]
-            known = [cell for cell in cells if cell is not None]
-            if known:
-                values.append(fmean(cell.value for cell in known))
-                errors.append(math.sqrt(sum(cell.error**2 for cell in known)) / len(known))
-        if not values:
-            return None
-        sign = 1 if keys[0][2] == "st" else -1
-        clear = all(
-            abs(value) > NORMAL_TAIL * error for value, error in zip(values, errors, strict=True)
-        )
-        return _over_runs(
-            values, errors, lambda v: clear and sign * v > 0, lambda v: clear and sign * v < 0
-        )
+        unit = 1.0 if keys[0][2] == "st" else 100.0
+        found = []
+        for run, entries in runs.items():
+            others = partner_of(run, base), partner_of(run, finetuned)
+            if all(key in each for key in keys for each in (entries, *others)):
+                triples = [tuple(each[key].record for each in (*others, entries)) for key in keys]
+                scoring = self.results.scoring
+                found.append(share_interval(triples, share, gain / unit, scoring))
+        found.sort(key=lambda interval: interval.standard_error)
+        return found[len(found) // 2] if found else None
 
 
 def pairs(runs: Runs, other: Runs) -> Iterator[tuple[Mapping[Key, Entry], Mapping[Key, Entry]]]:
@@ -165,19 +185,6 @@ def score_of(values: Sequence[float], errors: Sequence[float]) -> Score:
     """Mean, root mean square error and spread of runs."""
     spread = stdev(values) if len(values) > 1 and not any(map(math.isnan, values)) else math.nan
     return Score(fmean(values), math.sqrt(fmean(e * e for e in errors)), spread, len(values))
-
-
-def _over_runs(
-    values: Sequence[float],
-    errors: Sequence[float],
-    better: Callable[[float], bool],
-    worse: Callable[[float], bool],
-) -> Difference:
-    whole = score_of(values, errors)
-    return Difference(
-        whole.value, whole.error, whole.spread, whole.runs,
-        all(map(better, values)), all(map(worse, values)),
-    )  # fmt: skip
 
 
 def restricted(row: Row, wanted: Callable[[Entry], bool]) -> dict[str, dict[Key, Entry]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lorsmerge_cli.metrics.significance import TOO_FEW, holm
+from lorsmerge_cli.operations.eval_scores import blocks_in_words
 from lorsmerge_cli.operations.report_entries import Key, Row
 from lorsmerge_cli.operations.report_results import Results
 from lorsmerge_cli.operations.report_roles import AVERAGE, Paper, Roles
@@ -19,19 +21,33 @@ from lorsmerge_cli.operations.report_scores import (
     restricted,
 )
 
-BETTER, WORSE, PARTIAL = "†", "‡", "*"
+BETTER, WORSE, PARTIAL, CUT = "†", "‡", "*", "§"
+LEVEL = 0.05  # of the paired tests of a table together
 NONE = "\N{EN DASH}"  # a cell that has no number
 MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table: `beside` is the paper's number, `best` is bold."""
+    """What stands in a table.
+
+    Attributes:
+        text: a number, mostly.
+        best: whether it is bold.
+        mark: of a paired test, of a partial average.
+        beside: in brackets: the paper's number, or an interval.
+        test: what a mark may come from; None for a cell that is not tested.
+        p_value: of the test, corrected for all tests of the table.
+        blocks: speakers that the test is of.
+    """
 
     text: str
     best: bool = False
     mark: str = ""
     beside: str = ""
+    test: Difference | None = None
+    p_value: float | None = None
+    blocks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,29 @@ class Table:
     note: str
     heads: tuple[tuple[str, str], ...]
     rows: tuple[tuple[str, bool, tuple[Cell, ...]], ...]
+
+
+def marked(table: Table) -> Table:
+    """Return a table with marks on the differences that are more than chance.
+
+    p-values are corrected for the table's tests by Holm's method; a test of under 6 speakers
+    bears no mark, and does not count.
+    """
+    cells = [cell for _, _, row in table.rows for cell in row]
+    told = [cell.test for cell in cells]
+    counted = [math.nan if t is None or t.blocks < TOO_FEW else t.p_value for t in told]
+    marks = []
+    for cell, test, p_value in zip(cells, told, holm(counted), strict=True):
+        mark = (BETTER if test.better else WORSE) if test and p_value < LEVEL else ""
+        marks.append(
+            replace(
+                cell, mark=cell.mark + mark, test=None, blocks=test.blocks if test else None,
+                p_value=None if math.isnan(p_value) else p_value,
+            )
+        )  # fmt: skip
+    left = iter(marks)
+    rows = tuple((name, below, tuple(next(left) for _ in row)) for name, below, row in table.rows)
+    return replace(table, rows=rows)
 
 
 class Tables:
@@ -107,7 +146,7 @@ class Tables:
         ]
         partial = any(PARTIAL in cell.mark for column in columns for cell in column)
         note = self._scores_note(many, partial)
-        return Table("scores", "Scores", note, tuple(heads), tuple(rows))
+        return marked(Table("scores", "Scores", note, tuple(heads), tuple(rows)))
 
     def block(self, task: str) -> str:
         """`WER % ↓`, or `WER / CER % ↓`, or `BLEU ↑`."""
@@ -117,34 +156,37 @@ class Tables:
     def heads(self, keys: Sequence[Key]) -> list[str]:
         """Languages, with the data set where a language has several."""
         languages = [language for _, language, _ in keys]
-        return [lang if languages.count(lang) == 1 else f"{lang} {data}" for data, lang, _ in keys]
+        return [
+            (lang if languages.count(lang) == 1 else f"{lang} {data}")
+            + (CUT if data in self.results.partial else "")
+            for data, lang, _ in keys
+        ]
 
     def _score_column(self, task: str, key: Key) -> list[Cell]:
-        scores, marks = [], []
-        for row in self.rows:
-            runs = self.made_for(row, task)
-            scores.append(cell_score(runs, key))
-            marks.append(mark_of(self.tests.cell(runs, self.others(row), key)))
+        runs = [self.made_for(row, task) for row in self.rows]
+        scores = [cell_score(each, key) for each in runs]
+        tests = [
+            self.tests.difference(each, self.others(row), [key])
+            for each, row in zip(runs, self.rows, strict=True)
+        ]
         beside = [self.paper.beside(row, task, key[1]) for row in self.rows]
-        return _column(scores, marks, beside, [True] * len(scores), task)
+        return _column(scores, tests, beside, [True] * len(scores), task)
 
     def _average_columns(self, task: str, keys: Sequence[Key], many: bool) -> list[list[Cell]]:
-        scores, marks, whole, errors, spreads = [], [], [], [], []
+        scores, tests, whole, errors, spreads = [], [], [], [], []
         for row in self.rows:
             runs = self.made_for(row, task)
             score = average_score(runs, keys)
             scores.append(score)
             whole.append(_is_whole(runs, keys))
-            others = self.others(row) if whole[-1] else {}
-            mark = (
-                mark_of(self.tests.average(runs, others, keys)) if _is_whole(others, keys) else ""
-            )
-            marks.append(mark if whole[-1] else PARTIAL)
+            others = self.others(row)
+            tested = whole[-1] and _is_whole(others, keys)
+            tests.append(self.tests.difference(runs, others, keys) if tested else None)
             errors.append(Cell(NONE if score is None else number(score.error)))
             spreads.append(Cell("" if score is None or math.isnan(score.spread) else
                                 f"{score.spread:.2f} ({score.runs})"))  # fmt: skip
         beside = [self.paper.beside(row, task, AVERAGE) for row in self.rows]
-        averages = _column(scores, marks, beside, whole, task)
+        averages = _column(scores, tests, beside, whole, task)
         return [averages, errors, *([spreads] if many else [])]
 
     def others(self, row: Row) -> Runs:
@@ -156,16 +198,16 @@ class Tables:
         return row.system in self.roles.controls.values()
 
     def _scores_note(self, many: bool, partial: bool) -> str:
-        parts = ["Avg. is the plain mean over languages, ± its bootstrap standard error; its marks "
-                 "mean more than 1.96 standard errors of the difference."]  # fmt: skip
+        parts = ["Avg. is the plain mean over languages, ± its standard error over speakers."]
         if partial:
             parts.append(f"{PARTIAL} over the row's own languages alone, and not to be compared.")
         if many:
             parts.append("Rows of several runs (seeds, or combinations of languages) are means, and ± "
                          "is that of one run; runs ± is their standard deviation (and their number).")  # fmt: skip
         if self.roles.against:
-            parts.append(f"{BETTER} better and {WORSE} worse than {self.name(self.roles.against)} by the "
-                         "paired bootstrap (p < 0.05, in every run).")  # fmt: skip
+            parts.append(f"{BETTER} better and {WORSE} worse than {self.name(self.roles.against)}"
+                         f"{self.marks_note()}")  # fmt: skip
+        parts += self.cut_note()
         parts.append("Bold: the best of a column.")
         if self.roles.controls:
             parts.append("Indented below a pruned merge: its control, task arithmetic with the step "
@@ -173,6 +215,20 @@ class Tables:
         if self.paper.scores:
             parts.append(f"In brackets: {self.paper.about}.")
         return " ".join(parts)
+
+    def marks_note(self) -> str:
+        """What a mark means, after `better than the base`."""
+        blocks = blocks_in_words([entry.record for entry in self.results.entries])
+        several = ", in every run" if any(len(row.runs) > 1 for row in self.rows) else ""
+        return (
+            f" by a paired sign-flip test over speakers ({blocks}), p < {LEVEL} after Holm's correction "
+            f"for the tests of the table{several}. Under {TOO_FEW} speakers there is no mark."
+        )
+
+    def cut_note(self) -> list[str]:
+        """What the mark of a partial test set means, where there is one."""
+        cut = [f"{name}: {words}" for name, words in self.results.partial.items()]
+        return [f"{CUT} not the whole set ({'; '.join(cut)})."] if cut else []
 
     def name(self, system: str) -> str:
         """A system's name: the paper's where it has one."""
@@ -182,7 +238,7 @@ class Tables:
 def _is_whole(runs: Runs, keys: Sequence[Key]) -> bool:
     """Whether a row's average is over all columns, in each run or, of models that were made for
     some of them each, over the runs together."""
-    if {key for entries in runs.values() for key in entries} != set(keys):
+    if not set(keys) <= {key for entries in runs.values() for key in entries}:
         return False
     single = all(len({e.identity for e in entries.values()}) == 1 for entries in runs.values())
     for entries in runs.values():
@@ -218,7 +274,7 @@ def _ordered(results: Results, roles: Roles, paper: Paper) -> list[Row]:
 
 def _column(
     scores: Sequence[Score | None],
-    marks: Sequence[str],
+    tests: Sequence[Difference | None],
     beside: Sequence[str],
     whole: Sequence[bool],
     task: str,
@@ -230,15 +286,12 @@ def _column(
     return [
         Cell(NONE, beside=paper)
         if text is None
-        else Cell(text, all_of and float(text) == best and len(known) > 1, mark, paper)
-        for text, mark, paper, all_of in zip(shown, marks, beside, whole, strict=True)
-    ]
-
-
-def mark_of(found: Difference | None) -> str:
-    if found is None:
-        return ""
-    return BETTER if found.better else WORSE if found.worse else ""
+        else Cell(
+            text, all_of and float(text) == best and len(known) > 1, "" if all_of else PARTIAL,
+            paper, test,
+        )
+        for text, test, paper, all_of in zip(shown, tests, beside, whole, strict=True)
+    ]  # fmt: skip
 
 
 def score_cell(score: Score | None) -> Cell:
@@ -249,7 +302,7 @@ def difference_cell(found: Difference | None) -> Cell:
     if found is None or math.isnan(found.value):
         return Cell(NONE)
     spread = f" ({found.spread:.2f})" if found.runs > 1 else ""
-    return Cell(f"{signed(found.value)} ± {number(found.error)}{spread}", mark=mark_of(found))
+    return Cell(f"{signed(found.value)} ± {number(found.error)}{spread}", test=found)
 
 
 def signed(value: float) -> str:

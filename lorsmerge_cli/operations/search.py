@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -16,11 +17,20 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile
+from lorsmerge_cli.metrics.significance import FLIPS, Comparison
 from lorsmerge_cli.operations import search_study as studies
+from lorsmerge_cli.operations.search_finalists import choose, complexity, judge, unpruned
 from lorsmerge_cli.operations.search_merge import RepeatedMerge
 from lorsmerge_cli.operations.search_plan import SearchPlan
 from lorsmerge_cli.operations.search_report import Finalist, SearchReport, TrialRow
-from lorsmerge_cli.operations.search_scores import Scorer, Scores, ordered, pareto
+from lorsmerge_cli.operations.search_scores import (
+    Scorer,
+    Scores,
+    Statistics,
+    ordered,
+    pareto,
+    speakers_of,
+)
 from lorsmerge_cli.operations.search_space import Point, rounded
 from lorsmerge_cli.operations.search_storage import (
     GRACE,
@@ -37,6 +47,7 @@ POLL = 1.0  # seconds between looks at what the other workers do
 PATIENCE = 120.0  # seconds that a worker waits for the study to be made
 KEPT_MERGES, KEPT_FEATURES = 0.25, 0.25  # of the free memory
 RESULT = "result"  # attribute of a trial: `scores`, of which `part`, and the `same` one
+STATISTICS = "statistics"  # attributes of a trial that heard all: what its scores come from
 
 
 def search(
@@ -67,17 +78,15 @@ def search(
         run.join()
         run.do_trials()
         if plan.settings.worker:
-            return SearchReport(plan, run.rows(), (), None, None, None, run.own)
+            return SearchReport(plan, run.rows(), (), None, None, None, None, (), run.own)
         finalists = run.finalists()
-        base = run.by_beam("the base", lambda: run.scorer.load_base())
-        test = base_test = None
-        if plan.test:
-            told("beam search with the best and the base on the test set")
-            run.scorer.load(plan.space.recipe(finalists[0].trial.point))
-            test = run.scorer.score(plan.test)
-            run.scorer.load_base()
-            base_test = run.scorer.score(plan.test)
-        return SearchReport(plan, run.rows(), finalists, base, test, base_test, run.own)
+        chosen = choose(finalists, plan.settings.best)
+        found = run.by_beam("the base", lambda: run.scorer.load_base())
+        base = plan.goal.scores(found, ranking=False)
+        test, base_test, tested = run.test(chosen) if plan.test else (None, None, ())
+        return SearchReport(
+            plan, run.rows(), finalists, chosen, base, test, base_test, tested, run.own
+        )
     except KeyboardInterrupt:
         raise Interrupted(
             f"Interrupted; what was finished is kept in {shown(plan.study)}.",
@@ -150,7 +159,6 @@ class _Run:
                 )
             time.sleep(POLL)
         study.sampler = studies.Sampler(plan.settings.sampler, plan.settings.seed, plan.points)
-        study.pruner = studies.PRUNERS[plan.settings.pruner]()
         if not worker and study.user_attrs.get(studies.TRIALS) != plan.trials:
             study.set_user_attr(studies.TRIALS, plan.trials)
         self.study = study
@@ -223,14 +231,17 @@ class _Run:
         if twin is not None:
             return self._repeat(trial, twin)
         self.scorer.load(self.plan.space.recipe(point))
-        parts = self.plan.parts
+        parts, goal = self.plan.parts, self.plan.goal
         values: tuple[float, ...] = ()
-        for step, scores in enumerate(self.scorer.rank(parts), 1):
-            values = self.plan.goal.values(scores)
+        for step, statistics in enumerate(self.scorer.rank(parts), 1):
+            scores = goal.scores(statistics, ranking=True)
+            values = goal.values(scores)
             last = step == len(parts)
-            if not last:
+            if not last and len(values) == 1:
                 trial.report(values[0], step)
-            stopped = not last and trial.should_prune()
+            stopped = not last and self._is_behind(statistics)
+            if last:
+                studies.keep_statistics(trial, STATISTICS, statistics)
             if last or stopped:
                 part = len(parts[step - 1]) / len(parts[-1])
                 trial.set_user_attr(RESULT, {"scores": scores, "part": part})
@@ -238,11 +249,52 @@ class _Run:
                 return None
         return values
 
+    def _is_behind(self, statistics: Statistics) -> bool:
+        """Whether one of the best finished trials is better on the same utterances, for certain.
+
+        By more than two standard errors of the paired difference, in every objective. A loss that
+        is not finite is behind.
+        """
+        goal = self.plan.goal
+        whole = [
+            trial for trial in studies.finished(studies.live(self.study))
+            if trial.state == TrialState.COMPLETE and "same" not in trial.user_attrs[RESULT]
+        ]  # fmt: skip
+        if len(whole) < studies.COMPARED:
+            return False
+        costs = [goal.costs(trial.values or (), ranking=True) for trial in whole]
+        for n in pareto(costs)[0]:
+            best = studies.kept_statistics(whole[n].user_attrs, STATISTICS, self._shapes(True))
+            if best is None:
+                continue
+            same = {key: table[: len(statistics[key])] for key, table in best.items()}
+            found = goal.compare(same, statistics, self.plan.speakers, ranking=True)
+            behind = goal.costs([test.difference for test in found], ranking=True)
+            lost = self._infinite(statistics) and not self._infinite(same)
+            if lost or all(
+                cost > studies.BEHIND * test.interval.standard_error
+                for cost, test in zip(behind, found, strict=True)
+            ):
+                return True
+        return False
+
+    def _infinite(self, statistics: Statistics) -> bool:
+        values = self.plan.goal.values(self.plan.goal.scores(statistics, ranking=True))
+        return any(map(math.isinf, values))
+
+    def _shapes(self, ranking: bool) -> dict[str, tuple[int, int]]:
+        """Of the statistics of the whole dev set."""
+        goal = self.plan.goal
+        return {
+            key: (len(names), goal.metric(key.rpartition("_")[2], ranking=ranking)[0].columns)
+            for key, names in self.plan.speakers.items()
+        }
+
     def _repeat(self, trial: Trial, twin: FrozenTrial) -> tuple[float, ...] | None:
         """The result of a finished trial that tried the same."""
         same = studies.place_of(self.study, twin) + 1
         trial.set_user_attr(RESULT, {"same": same} | twin.user_attrs[RESULT])
-        for step, value in twin.intermediate_values.items():
+        for step, value in twin.intermediate_values.items():  # none with two objectives
             trial.report(value, step)
         return None if twin.state == TrialState.PRUNED else tuple(twin.values or ())
 
@@ -259,7 +311,7 @@ class _Run:
             stopped=trial.state == TrialState.PRUNED,
             part=result["part"],
             point=point,
-            values=tuple(trial.values or ()),
+            values=tuple(trial.values or self.plan.goal.values(result["scores"])),
             scores=result["scores"],
             same_as=result.get("same"),
         )
@@ -269,35 +321,73 @@ class _Run:
         return tuple(self._row(trial) for trial in studies.finished(studies.live(self.study)))
 
     def finalists(self) -> tuple[Finalist, ...]:
-        """The best trials, scored as `eval` does, the best of them first."""
-        goal = self.plan.goal
+        """The best trials and what they have to beat, scored as `eval` does, the best of them first.
+
+        To beat: task arithmetic with the lambda of the best trial, and with the lambda that takes a
+        step of the same norm, its control.
+        """
+        plan = self.plan
         rows = [row for row in self.rows() if not row.stopped and row.same_as is None]
-        costs = [goal.costs(row.values, ranking=True) for row in rows]
-        chosen = [rows[n] for n in ordered(costs)[: self.plan.settings.finalists]]
-        scored = [self._final(row) for row in chosen]
-        values = [goal.values(scores) for scores in scored]
-        costs = [goal.costs(found, ranking=False) for found in values]
-        order = ordered(costs)
-        if len(goal.tasks) == 1:
-            front = set(order[:1])
-        else:
-            front = set(pareto(costs)[0])
-            order.sort(key=lambda n: (n not in front, sum(costs[n])))
-        return tuple(Finalist(chosen[n], values[n], scored[n], n in front) for n in order)
+        costs = [plan.goal.costs(row.values, ranking=True) for row in rows]
+        chosen = [rows[n] for n in ordered(costs)[: plan.settings.finalists]]
+        found = {row.name: (row, self._final(row)) for row in chosen}
+        best = self._judged(found.values())[0].trial
+        for row in self._to_beat(best):
+            if row.point not in [other.point for other, _ in found.values()]:
+                found[row.name] = row, self._final(row)
+        return self._judged(found.values())
 
-    def _final(self, row: TrialRow) -> Scores:
-        if self.plan.goal.rank_by == "beam":
-            return row.scores
+    def _judged(self, found: Iterable[tuple[TrialRow, Statistics]]) -> tuple[Finalist, ...]:
+        rows, statistics = zip(*found, strict=True)
+        recipes = [(row, self.plan.space.recipe(row.point)) for row in rows]
+        return judge(self.plan.goal, recipes, statistics, self.plan.speakers)
+
+    def _to_beat(self, best: TrialRow) -> Iterator[TrialRow]:
+        recipe, plain = self.plan.space.recipe(best.point), unpruned(best.point)
+        if complexity(recipe)[0] == 0:
+            return
+        key = f"step of {best.name}"
+        factor: float | None = self.study.user_attrs.get(key)
+        if factor is None:
+            norms = [self.scorer.step_norm(r) for r in (recipe, self.plan.space.recipe(plain))]
+            factor = norms[0] / norms[1] if norms[1] else 0.0
+            self.study.set_user_attr(key, factor)
+        for title, point in (
+            (f"task arithmetic of {best.name}", plain),
+            (f"control of {best.name}", unpruned(best.point, factor)),
+        ):
+            yield TrialRow(0, title, False, 1.0, point, (), {})
+
+    def _final(self, row: TrialRow) -> Statistics:
+        if self.plan.goal.rank_by == "beam" and row.number:
+            trial = next(
+                t for t in studies.finished(studies.live(self.study))
+                if studies.place_of(self.study, t) + 1 == row.number
+            )  # fmt: skip
+            known = studies.kept_statistics(trial.user_attrs, STATISTICS, self._shapes(True))
+            if known is not None:
+                return known
         recipe = self.plan.space.recipe(row.point)
-        return self.by_beam(f"trial {row.number}", lambda: self.scorer.load(recipe))
+        return self.by_beam(row.name, lambda: self.scorer.load(recipe))
 
-    def by_beam(self, what: str, load: Callable[[], None]) -> Scores:
-        """Scores of a model as `eval` has them, from the study where an earlier run got there."""
+    def by_beam(self, what: str, load: Callable[[], None]) -> Statistics:
+        """Statistics of a model as `eval` has them, from the study where an earlier run got there."""
         key = f"{what} beam {self.plan.settings.beam}"
-        known: Scores | None = self.study.user_attrs.get(key)
+        known = studies.kept_statistics(self.study.user_attrs, key, self._shapes(False))
         if known is None:
             self.told(f"beam search with {what}")
             load()
-            known = self.scorer.score(self.plan.rows)
-            self.study.set_user_attr(key, known)
+            known = self.scorer.score(self.plan.parts[-1])
+            studies.keep_statistics(self.study, key, known)
         return known
+
+    def test(self, chosen: Finalist) -> tuple[Scores, Scores, tuple[Comparison, ...]]:
+        """Scores of the chosen recipe and of the base on the test set, and their paired test."""
+        goal, rows = self.plan.goal, self.plan.test
+        self.told(f"beam search with {chosen.trial.name} and the base on the test set")
+        self.scorer.load(self.plan.space.recipe(chosen.trial.point))
+        own = self.scorer.score(rows)
+        self.scorer.load_base()
+        base = self.scorer.score(rows)
+        tested = goal.compare(base, own, speakers_of(rows), ranking=False, flips=FLIPS)
+        return goal.scores(own, ranking=False), goal.scores(base, ranking=False), tested

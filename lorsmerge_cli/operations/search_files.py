@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.inputs import open_regular
+from lorsmerge_cli.metrics.significance import Comparison
 from lorsmerge_cli.operations.eval_scores import finite
 from lorsmerge_cli.operations.merge_inputs import pinned_recipe
 from lorsmerge_cli.operations.recipe import Recipe
@@ -31,13 +32,13 @@ def write_report(report: SearchReport) -> list[Path]:
     """
     written = []
     settings = report.plan.settings
-    for path, finalist in zip(recipe_files(settings), report.front, strict=False):
+    for path, finalist in zip(recipe_files(settings), report.written, strict=False):
         text = _heading(report, finalist) + _recipe(report, finalist).to_toml()
         with atomic_file(path, force=settings.force) as partial:
             partial.write_text(text, encoding="utf-8")
         written.append(path)
     if settings.force and len(report.plan.goal.tasks) > 1:  # of an earlier, larger front
-        for path in recipe_files(settings)[len(report.front) :]:
+        for path in recipe_files(settings)[len(report.written) :]:
             if _is_of_a_search(path):
                 path.unlink()
     if settings.csv is not None:
@@ -63,12 +64,13 @@ def _recipe(report: SearchReport, finalist: Finalist) -> Recipe:
 
 
 def _heading(report: SearchReport, finalist: Finalist) -> str:
+    """What a recipe is, as a comment above it."""
     names = report.plan.goal.names(ranking=False)
     found = ", ".join(
         f"{name} {value:.2f}" for name, value in zip(names, finalist.values, strict=True)
     )
     return (
-        f"{HEADING} trial {finalist.trial.number} of {len(report.trials)}, {found} on "
+        f"{HEADING} {finalist.trial.name} of {len(report.trials)}, {found} on "
         f"{len(report.plan.rows)} utterances (beam {report.plan.settings.beam})\n"
     )
 
@@ -84,6 +86,7 @@ def trials_csv(report: SearchReport) -> str:
     # a loss says so itself
     ranked = tuple(name if goal.rank_by == "loss" else f"{name} ({how})" for name in ranked)
     heads += [*ranked, *groups]
+    heads += [f"{name} of the part" for name in (*ranked, *groups)] if _stopped(report) else []
     if goal.rank_by != "beam":
         heads += [f"{name} ({beam})" for name in final]
     finals = {finalist.trial.number: finalist.values for finalist in report.finalists}
@@ -93,11 +96,19 @@ def trials_csv(report: SearchReport) -> str:
     for row in report.trials:
         line: list[Any] = [row.number, row.title, _state(row), f"{row.part:.4g}", row.same_as or ""]
         line += ["none" if value is None else value for value in row.point.values()]
-        line += [*row.values, *(row.scores.get(group, "") for group in groups)]
+        scores = [*row.values, *(row.scores.get(group, "") for group in groups)]
+        none = [""] * len(scores)  # a score of a part is not to be sorted among those of the whole
+        line += none if row.stopped else scores
+        if _stopped(report):
+            line += scores if row.stopped else none
         if goal.rank_by != "beam":
             line += finals.get(row.number, [""] * len(final))
         table.writerow(line)
     return text.getvalue()
+
+
+def _stopped(report: SearchReport) -> bool:
+    return any(row.stopped for row in report.trials)
 
 
 def _state(row: TrialRow) -> str:
@@ -122,20 +133,35 @@ def document(report: SearchReport) -> dict[str, Any]:
         "trials": [_trial(row) for row in report.trials],
         "finalists": [
             {**_trial(found.trial), "values": list(found.values), "scores": finite(found.scores),
-             "on_front": found.on_front}
+             "on_front": found.on_front, "as_good_as_the_best": found.as_good,
+             "from_the_best": [_difference(difference) for difference in found.differences]}
             for found in report.finalists
         ],
         "best": best and _recipe(report, best).to_dict(),
+        "chosen": report.chosen and report.chosen.trial.name,
+        "recipe": report.chosen and _recipe(report, report.chosen).to_dict(),
         "base": finite(report.base) if report.base else None,
         "test": finite(report.test) if report.test else None,
         "base_test": finite(report.base_test) if report.base_test else None,
+        "test_less_base": [
+            _difference(found) | {"p_value": finite(found.p_value)} for found in report.tested
+        ],
         "own_trials": report.own,
+    }  # fmt: skip
+
+
+def _difference(found: Comparison) -> dict[str, Any]:
+    interval = found.interval
+    return {
+        "difference": finite(found.difference), "standard_error": finite(interval.standard_error),
+        "low": finite(interval.low), "high": finite(interval.high), "blocks": found.blocks,
     }  # fmt: skip
 
 
 def _trial(row: TrialRow) -> dict[str, Any]:
     return {
-        "trial": row.number,
+        "name": row.name,
+        "trial": row.number or None,
         "title": row.title,
         "state": _state(row),
         "part": row.part,

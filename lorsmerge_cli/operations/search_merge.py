@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from threading import Lock
@@ -15,6 +16,7 @@ from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.core.pruning.repeated import RepeatedPruning
+from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import NonFinite, non_finite
 from lorsmerge_cli.operations.merge_inputs import MergeInputs
 from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
@@ -70,27 +72,39 @@ class RepeatedMerge:
             lambda name: self._merged(name, deltas), self.inputs.base.specs, self.threads
         )
 
+    def step_norm(self, recipe: Recipe) -> float:
+        """Return the L2 norm of the step from the base, as `merge` reports it."""
+        deltas = recipe.resolved().deltas
+
+        def square(name: str) -> float:
+            update, scale = self._update(name, deltas)
+            return scale**2 * energy(update)
+
+        names = [name for name, spec in self.inputs.base.specs.items() if spec.is_float]
+        squares = dict(run_parallel(square, names, self.threads))
+        return math.sqrt(math.fsum(squares.values()))
+
     def _merged(self, name: str, deltas: tuple[DeltaEntry, ...]) -> Tensor:
-        spec = self.inputs.base.specs[name]
         base = self.inputs.base.read(name)
-        if not spec.is_float:
+        if not self.inputs.base.specs[name].is_float:
             return base
-        prunes = name in self.inputs.pruned
+        update, scale = self._update(name, deltas)
+        merged = torch.add(accumulable(base), update, alpha=scale).to(base.dtype)
+        if not is_finite(merged):
+            raise self._non_finite(name)
+        return merged
+
+    def _update(self, name: str, deltas: tuple[DeltaEntry, ...]) -> tuple[Tensor, float]:
+        """A sum of pruned deltas, and what it is still to be multiplied by."""
+        shape, prunes = self.inputs.base.specs[name].shape, name in self.inputs.pruned
         keeps = tuple(
-            budget(spec.shape, entry.svp, entry.mp) if prunes and (entry.svp or entry.mp) else None
+            budget(shape, entry.svp, entry.mp) if prunes and (entry.svp or entry.mp) else None
             for entry in deltas
         )
         scales = [entry.scale or 0.0 for entry in deltas]
         if len(set(scales)) == 1:
-            update = self._cache.get((name, keeps), lambda: self._sum(name, keeps))
-            merged = torch.add(accumulable(base), update, alpha=scales[0])
-        else:
-            pairs = zip(self._each(name, keeps), scales, strict=True)
-            merged = torch.add(accumulable(base), sum_(pairs))
-        merged = merged.to(base.dtype)
-        if not is_finite(merged):
-            raise self._non_finite(name)
-        return merged
+            return self._cache.get((name, keeps), lambda: self._sum(name, keeps)), scales[0]
+        return sum_(zip(self._each(name, keeps), scales, strict=True)), 1.0
 
     def _sum(self, name: str, keeps: tuple[Budget | None, ...]) -> Tensor:
         return sum_((self._pruned(name, n, keep), 1.0) for n, keep in enumerate(keeps))

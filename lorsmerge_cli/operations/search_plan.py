@@ -19,7 +19,10 @@ from lorsmerge_cli.operations.search_scores import (
     PARTS,
     RANKINGS,
     Goal,
+    Speakers,
     parts_of,
+    small_sets,
+    speakers_of,
 )
 from lorsmerge_cli.operations.search_space import Point, Space
 from lorsmerge_cli.operations.search_storage import is_url
@@ -53,6 +56,7 @@ class SearchSettings:
         device: as in `resolve_device`.
         threads: tensors in flight; None for one per core.
         output, csv, plot: to be written.
+        best: write the best trial's recipe, not the simplest of those as good.
         force: replace outputs that exist.
         allow_other_base: take deltas of another base.
         companions: model folder of a base that is a bare file.
@@ -64,7 +68,7 @@ class SearchSettings:
     trials: int | None = None
     sampler: str = "tpe"
     seed: int = 0
-    pruner: str = "median"
+    pruner: str = "paired"
     objective: str | None = None
     rank_by: str = "greedy"
     finalists: int = 5
@@ -78,6 +82,7 @@ class SearchSettings:
     output: Path | None = None
     csv: Path | None = None
     plot: Path | None = None
+    best: bool = False
     force: bool = False
     allow_other_base: bool = False
     companions: Path | None = None
@@ -134,6 +139,11 @@ class SearchPlan:
     fingerprint: dict[str, str]
     warnings: tuple[str, ...]
 
+    @property
+    def speakers(self) -> Speakers:
+        """Of the dev set, in the order of a trial's statistics."""
+        return speakers_of(self.parts[-1])
+
 
 def plan_search(
     space: Space,
@@ -172,7 +182,7 @@ def plan_search(
         )
     tested = _load(test, "test", reading, source.window, notes) if test else ()
     tested = tuple(row for row in tested if row.task in goal.tasks)
-    shares = PARTS if settings.pruner != "none" and len(goal.tasks) == 1 else PARTS[-1:]
+    shares = PARTS if settings.pruner != "none" else PARTS[-1:]
     parts = [tuple(part) for part in parts_of(rows, shares)]
     parts = [p for p, after in zip(parts, [*parts[1:], ()], strict=True) if len(p) != len(after)]
     trials = settings.trials or TRIALS
@@ -194,7 +204,12 @@ def plan_search(
         trials=trials,
         threads=settings.threads or default_threads(),
         fingerprint=_fingerprint(space, inputs, source, rows, len(parts), goal, settings),
-        warnings=(*inputs.warnings, *notes, *_overlap(rows, tested)),
+        warnings=(
+            *inputs.warnings,
+            *notes,
+            *_overlap(rows, tested),
+            *small_sets(goal.tasks, rows),
+        ),
     )
 
 
@@ -202,7 +217,7 @@ def _setting_faults(space: Space, settings: SearchSettings) -> list[LorsmergeErr
     faults: list[LorsmergeError] = [*check_choice(settings.normalisation)]
     for option, value, known in (
         ("--sampler", settings.sampler, SAMPLERS),
-        ("--pruner", settings.pruner, tuple(PRUNERS)),
+        ("--pruner", settings.pruner, PRUNERS),
         ("--objective", settings.objective, tuple(OBJECTIVES)),
         ("--rank-by", settings.rank_by, RANKINGS),
     ):

@@ -68,7 +68,7 @@ def _against(axes: Any, report: SearchReport, objective: int, kind: str) -> None
         xs = places([row for row in stopped if row.values], names[0])
         label = "stopped, on a part"
         axes.plot(xs, ys, "o", markerfacecolor="none", color=GREY, markersize=5, label=label)
-        best = report.finalists[0].trial
+        best = next(found.trial for found in report.finalists if found.trial.number)
         axes.plot(places([best], names[0]), [best.values[objective]], "*", color=RED,
                   markersize=14, label=f"best: trial {best.number}")  # fmt: skip
         if not stopped:
@@ -93,7 +93,7 @@ def _front(axes: Any, report: SearchReport) -> None:
     for found in report.finalists:
         style = {"color": RED} if found.on_front else {"color": BLUE}
         axes.plot(*([value] for value in found.values), "o", **style)
-        axes.annotate(f"{found.trial.number}", found.values, xytext=(5, 4),
+        axes.annotate(str(found.trial.number or found.trial.title), found.values, xytext=(5, 4),
                       textcoords="offset points", fontsize="small")  # fmt: skip
     front = sorted(found.values for found in report.front)
     axes.plot([x for x, _ in front], [y for _, y in front], "-", color=RED, label="Pareto front")

@@ -7,11 +7,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lorsmerge_cli.metrics.normalisation import AUTO
-from lorsmerge_cli.operations.eval_scores import dev_scores
+from lorsmerge_cli.metrics.significance import (
+    FEW,
+    Comparison,
+    Floats,
+    Interval,
+    Metric,
+    block_sums,
+    compare,
+)
+from lorsmerge_cli.metrics.wer import WER_METRIC
+from lorsmerge_cli.operations.eval_scores import dev_statistics, metric_for
 from lorsmerge_cli.operations.recipe import Recipe
 from lorsmerge_cli.operations.search_merge import RepeatedMerge
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
@@ -24,7 +35,11 @@ RANKINGS = ("greedy", "beam", "loss")
 OBJECTIVES = {"wer": ("asr",), "bleu": ("st",), "both": ("asr", "st")}
 PARTS = (0.25, 0.5, 1.0)  # of the dev set, after which a trial may be stopped
 
+SMALL = 100  # utterances of a task, of fewer of which a dev set is small
+
 Scores = dict[str, float]  # `ca_asr` -> its WER (or CER) in percent, its BLEU, or its loss
+Statistics = dict[str, Floats]  # `ca_asr` -> what its score comes from, (utterances, columns)
+Speakers = dict[str, list[str | None]]  # `ca_asr` -> of its utterances
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,56 @@ class Goal:
         if ranking and self.rank_by == "loss":
             return ("minimize",) * len(self.tasks)
         return tuple("minimize" if task == "asr" else "maximize" for task in self.tasks)
+
+    def metric(self, task: str, *, ranking: bool) -> tuple[Metric, float]:
+        """Return the metric of a task's statistics, and what its scores are multiplied by.
+
+        A loss is a rate too: nats per token.
+        """
+        if ranking and self.rank_by == "loss":
+            return WER_METRIC, 1.0
+        return metric_for(task), 1.0 if task == "st" else 100.0
+
+    def scores(self, statistics: Mapping[str, Floats], *, ranking: bool) -> Scores:
+        """Return the score of each language and task; a loss that is not finite is infinite."""
+        found = {}
+        for key, table in statistics.items():
+            metric, unit = self.metric(key.rpartition("_")[2], ranking=ranking)
+            found[key] = unit * float(metric.score(table.sum(axis=0)))
+            if ranking and self.rank_by == "loss" and math.isnan(found[key]):
+                found[key] = math.inf
+        return found
+
+    def compare(
+        self,
+        a: Mapping[str, Floats],
+        b: Mapping[str, Floats],
+        speakers: Speakers,
+        *,
+        ranking: bool,
+        flips: int = 1,
+    ) -> tuple[Comparison, ...]:
+        """Return b less a in each objective, in percent, BLEU points or nats.
+
+        Args:
+            a, b: statistics of the same utterances.
+            speakers: of at least those: they are the first ones.
+            ranking: of trials, or else of finalists.
+            flips: of the paired test, for whoever wants its p.
+        """
+        found = []
+        for task in self.tasks:
+            metric, unit = self.metric(task, ranking=ranking)
+            pairs = []
+            for key in a:
+                if key.rpartition("_")[2] == task:
+                    said = speakers[key][: len(a[key])]
+                    pairs.append((block_sums(a[key], said), block_sums(b[key], said)))
+            test = compare(pairs, metric, flips=flips)
+            low, high, error, blocks = vars(test.interval).values()
+            interval = Interval(unit * low, unit * high, unit * error, blocks)
+            found.append(Comparison(unit * test.difference, interval, test.p_value))
+        return tuple(found)
 
     def values(self, scores: Mapping[str, float]) -> tuple[float, ...]:
         """Plain means over the languages, as in the paper's tables."""
@@ -83,6 +148,31 @@ def parts_of(rows: Sequence[Utterance], shares: Sequence[float]) -> list[list[Ut
         [row for group in groups.values() for row in group[: math.ceil(share * len(group))]]
         for share in shares
     ]
+
+
+def speakers_of(rows: Sequence[Utterance]) -> Speakers:
+    """Return the speakers of each language and task, in the order of statistics of the rows."""
+    found: Speakers = {}
+    for row in rows:
+        found.setdefault(f"{row.language}_{row.task}", []).append(row.speaker)
+    return found
+
+
+def small_sets(tasks: Sequence[str], rows: Sequence[Utterance]) -> list[str]:
+    """Return a warning for each task that a dev set is too small to tell recipes apart by."""
+    found = []
+    for task in tasks:
+        groups = {
+            key: names for key, names in speakers_of(rows).items() if key.endswith(f"_{task}")
+        }
+        count = sum(map(len, groups.values()))
+        each = [len({name or n for n, name in enumerate(names)}) for names in groups.values()]
+        if min(each) < FEW or count < SMALL:
+            found.append(
+                f"The dev set is small for {task}: {count} utterances, of {min(each)} speakers in one "
+                "language. What separates its best recipes will mostly be chance."
+            )
+    return found
 
 
 class Scorer:
@@ -132,44 +222,40 @@ class Scorer:
                 if name in held:  # not a second name of a tied tensor
                     held[name].copy_(value)
 
-    def rank(self, parts: Sequence[Sequence[Utterance]]) -> Iterable[Scores]:
-        """Scores of the loaded model on growing parts, by what is cheap."""
+    def step_norm(self, recipe: Recipe) -> float:
+        """Return the L2 norm of the step from the base that a recipe's merge takes."""
+        return self.merge.step_norm(recipe)
+
+    def rank(self, parts: Sequence[Sequence[Utterance]]) -> Iterable[Statistics]:
+        """Statistics of the loaded model on growing parts, by what is cheap."""
         if self.rank_by == "loss":
             losses: dict[str, tuple[float, int]] = {}
             for rows in parts:
                 new = [row for row in rows if row.id not in losses]
                 losses |= token_losses(self.speech, new, self.features)
-                yield _loss_scores(rows, losses)
+                yield loss_statistics(rows, losses)
             return
         settings = self.decoding if self.rank_by == "beam" else replace(self.decoding, beam=1)
         texts: dict[str, str] = {}
         for rows in parts:
             new = [row for row in rows if row.id not in texts]
             texts |= decode(self.speech, new, settings, features=self.features)
-            yield _text_scores(rows, texts, self.normalisation)
+            yield dev_statistics(rows, texts, self.normalisation)
 
-    def score(self, rows: Sequence[Utterance]) -> Scores:
-        """Scores of the loaded model as `eval` has them."""
+    def score(self, rows: Sequence[Utterance]) -> Statistics:
+        """Statistics of the loaded model as `eval` has them."""
         texts = decode(self.speech, rows, self.decoding, features=self.features)
-        return _text_scores(rows, texts, self.normalisation)
+        return dev_statistics(rows, texts, self.normalisation)
 
 
-def _text_scores(rows: Sequence[Utterance], texts: dict[str, str], normalisation: str) -> Scores:
-    scores = dev_scores(rows, texts, normalisation)
-    del scores["score"]
-    return scores
-
-
-def _loss_scores(rows: Sequence[Utterance], losses: Mapping[str, tuple[float, int]]) -> Scores:
-    """Nats per token of each language and task."""
-    sums: dict[str, list[float]] = {}
+def loss_statistics(
+    rows: Sequence[Utterance], losses: Mapping[str, tuple[float, int]]
+) -> Statistics:
+    """Return nats and tokens of each utterance, (utterances, 2) by language and task."""
+    found: dict[str, list[tuple[float, int]]] = {}
     for row in rows:
-        total, count = losses[row.id]
-        entry = sums.setdefault(f"{row.language}_{row.task}", [0.0, 0.0])
-        entry[0] += total
-        entry[1] += count
-    means = {key: total / count for key, (total, count) in sums.items()}
-    return {key: math.inf if math.isnan(mean) else mean for key, mean in means.items()}
+        found.setdefault(f"{row.language}_{row.task}", []).append(losses[row.id])
+    return {key: np.array(pairs, dtype=np.float64) for key, pairs in found.items()}
 
 
 def ordered(costs: Sequence[Sequence[float]]) -> list[int]:

@@ -8,61 +8,81 @@ however often it was killed, and workers that share a seed do not repeat one ano
 
 from __future__ import annotations
 
+import base64
 import copy
 import hashlib
 import os
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
-from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from lorsmerge_cli.errors import Mismatch
+from lorsmerge_cli.errors import Mismatch, UnreadableFile
+from lorsmerge_cli.operations.search_scores import Statistics
 from lorsmerge_cli.operations.search_space import Point, Space
 from lorsmerge_cli.operations.search_storage import GRACE, HEARTBEAT, STORAGE_ERRORS, shown
 
 SAMPLERS = ("grid", "tpe", "cmaes")
-COMPARED = 5  # finished trials that an early stop takes
+PRUNERS = ("paired", "none")
+COMPARED = 5  # trials that are finished before any is stopped early
+BEHIND = 2.0  # standard errors of the paired difference that one is stopped at
 WORK = "work"  # attribute of a trial: its `place`, its `worker`; whether it is `signed`, `again`, `surplus`
 INPUTS, TRIALS = "inputs", "trials"  # attributes of a study
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-class BehindTheMedian(BasePruner):
-    """Stops a trial whose score on a part of the dev set is behind the finished trials' median.
+def keep_statistics(holder: Trial | Study, key: str, statistics: Statistics) -> None:
+    """Keep statistics as attributes of a trial or of the study, one for each language and task.
 
-    Optuna's own takes the best of the scores so far, which are of smaller parts and so of other
-    utterances. Hyperband goes by a trial's number, and halving by what lost trials had reached:
-    both would decide otherwise after a kill.
+    Compressed: a MySQL attribute holds 64 kB.
     """
-
-    def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        step = trial.last_step
-        if step is None:
-            return False
-        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        others = [t.intermediate_values[step] for t in trials if step in t.intermediate_values]
-        if len(others) < COMPARED:
-            return False
-        found, middle = trial.intermediate_values[step], median(others)
-        better = found >= middle if study.direction == StudyDirection.MAXIMIZE else found <= middle
-        return not better  # a NaN is not
+    for group, table in statistics.items():
+        packed = zlib.compress(np.ascontiguousarray(table, dtype="<f8").tobytes())
+        holder.set_user_attr(f"{key} {group}", base64.b64encode(packed).decode("ascii"))
 
 
-PRUNERS: dict[str, Callable[[], BasePruner]] = {"median": BehindTheMedian, "none": NopPruner}
+def kept_statistics(
+    attributes: Mapping[str, Any], key: str, shapes: Mapping[str, tuple[int, int]]
+) -> Statistics | None:
+    """Return what was kept under a key; None where an older version kept nothing.
+
+    Args:
+        attributes: of a trial or a study.
+        key: as given to `keep_statistics`.
+        shapes: of each language and task, so that a stranger's database fills no memory.
+
+    Raises:
+        UnreadableFile: what is there was not kept by a search of this dev set.
+    """
+    found: Statistics = {}
+    for group, shape in shapes.items():
+        packed = attributes.get(f"{key} {group}")
+        if packed is None:
+            return None
+        try:
+            size = 8 * shape[0] * shape[1]
+            raw = zlib.decompressobj().decompress(base64.b64decode(packed), size + 1)
+            found[group] = np.frombuffer(raw, dtype="<f8").astype(np.float64).reshape(shape)
+        except (TypeError, ValueError, zlib.error):
+            raise UnreadableFile(
+                f"The study holds {key} {group} that no search of this dev set kept.",
+                "Begin a new study with another --name.",
+            ) from None
+    return found
 
 
 def join_study(

@@ -409,6 +409,48 @@ def test_options_that_would_have_no_effect_are_wrong_usage(
     assert said in " ".join(re.sub(r"[│╭╮╰╯─]", " ", ended.err).split())
 
 
+@pytest.mark.parametrize(
+    ("more", "ignored"),
+    [
+        ("--data data/test.jsonl", "--data"),
+        ("--beam 20 --max-tokens 9", "--beam, --max-tokens"),
+        ("--language ca --task asr --hours 1 --split test", "--split, --language, --task, --hours"),
+        ("--apply x.delta --scale 0.5 --device cpu", "--device, --apply, --scale"),
+    ],
+)
+def test_options_that_score_only_ignores_are_wrong_usage(
+    files: Path, shell: Callable, succeed: Callable, more: str, ignored: str
+) -> None:
+    line = "lorsmerge eval --score-only --hypotheses h.jsonl "
+    ended = shell(line + more)
+    assert ended.code == USAGE
+    said = " ".join(re.sub(r"[│╭╮╰╯─]", " ", ended.err).split())
+    assert f"leave out {ignored}." in said
+    succeed(BASE + "--hypotheses h.jsonl")
+    succeed(line + "--normalise raw --seed 1 --samples 9 --worst 1 -o r.json")
+
+
+def test_few_speakers_are_said_beside_an_interval_and_a_test(
+    files: Path, succeed: Callable
+) -> None:
+    """The test set has four."""
+    ended = succeed(
+        "lorsmerge eval base ca --compare base ca --beam 1 --device cpu --data data/test.jsonl "
+        "-o r.json"
+    )
+    assert "+-: standard error of the average, over " in ended.out
+    assert re.search(r"WER of ca less base .*, p = [\d.]+, 2 speakers", ended.out)
+    assert (
+        "intervals from under 10 are wide, and a paired test of 2 has no p below 0.5"
+        in " ".join(ended.err.split())
+    )
+    stored = results("r.json")
+    for record in stored["records"]:
+        assert record["blocks"] == len({row["speaker"] for row in record["rows"]})
+        assert record["block_unit"] == "speakers"
+    assert all(found["interval"]["blocks"] == 2 for found in stored["comparisons"])
+
+
 def test_references_without_words_are_said_to_have_no_score(files: Path, succeed: Callable) -> None:
     rows = [json.loads(line) for line in Path("data/test.jsonl").read_text().splitlines()]
     lines = [json.dumps(row | {"text": ""} if row["source_lang"] == "ca" else row) for row in rows]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import sacrebleu
+from hypothesis import given
+from hypothesis import strategies as st
+from sacrebleu.metrics.bleu import BLEU
 
 from lorsmerge_cli.errors import Mismatch
-from lorsmerge_cli.metrics.bleu import bleu, chrf, score_of, sentence_statistics
+from lorsmerge_cli.metrics.bleu import bleu, chrf, corpus_scores, sentence_statistics
 from lorsmerge_cli.metrics.language import share_not_english
 
 REFERENCES = ["The teacher buys three houses.", "On Monday the girl sees six birds", "", "Yes"]
@@ -34,10 +38,24 @@ def test_chinese_has_its_tokenizer() -> None:
 
 def test_statistics_sum_to_the_corpus_score() -> None:
     statistics = sentence_statistics(HYPOTHESES, REFERENCES)
-    assert score_of(statistics.sum(axis=0)) == bleu(HYPOTHESES, REFERENCES).score
-    some = statistics[[0, 1, 1]].sum(axis=0)
-    chosen = [HYPOTHESES[i] for i in (0, 1, 1)], [[REFERENCES[i] for i in (0, 1, 1)]]
-    assert score_of(some) == sacrebleu.corpus_bleu(*chosen).score
+    some = [[0, 1, 2, 3], [0, 1, 1], [2], [3], [0]]
+    found = corpus_scores(np.array([statistics[chosen].sum(axis=0) for chosen in some]))
+    for chosen, score in zip(some, found, strict=True):
+        said = [HYPOTHESES[i] for i in chosen], [[REFERENCES[i] for i in chosen]]
+        assert score == pytest.approx(sacrebleu.corpus_bleu(*said).score, abs=1e-9)
+    assert found[0] > found[1] / 2 > 0
+
+
+@given(
+    st.integers(0, 12), st.integers(0, 12),
+    st.lists(st.floats(0, 1), min_size=4, max_size=4),
+)  # fmt: skip
+def test_scores_of_sums_are_sacrebleus(said: int, meant: int, matched: list[float]) -> None:
+    totals = [max(0, said - order) for order in range(4)]
+    counts = [int(share * total) for share, total in zip(matched, totals, strict=True)]
+    found = corpus_scores(np.array([said, meant, *counts, *totals], dtype=np.float64))
+    wanted = BLEU.compute_bleu(counts, totals, said, meant, smooth_method="exp").score
+    assert float(found) == pytest.approx(wanted, abs=1e-9)
 
 
 def test_numbers_must_fit() -> None:

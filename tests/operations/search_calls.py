@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.storages import RDBStorage
 from sqlalchemy import event
@@ -23,8 +24,11 @@ from lorsmerge_cli.operations.search_plan import (
     plan_search,
 )
 from lorsmerge_cli.operations.search_report import SearchReport
+from lorsmerge_cli.operations.search_scores import Statistics, speakers_of
 from lorsmerge_cli.operations.search_space import make_space
+from lorsmerge_cli.speech.utterance import Utterance
 
+UNITS = 1000.0  # words of an utterance
 SPACE = {"svp": "0.1,0.2,0.3", "mp": "0.2:0.6", "scale": "0.1:0.9"}
 COMMAND = "lorsmerge search again"
 
@@ -62,10 +66,9 @@ def run(folder: Path, place: Path, **changes: Any) -> SearchReport:
 
 
 class Formula:
-    """Scores of what a recipe says, no model needed; `tried` lists every recipe scored."""
+    """Statistics by what a recipe says, no model needed; `tried` lists every recipe scored."""
 
-    def __init__(self, languages: Sequence[str], tasks: Sequence[str] = ("asr",)) -> None:
-        self.groups = [f"{language}_{task}" for language in languages for task in tasks]
+    def __init__(self) -> None:
         self.tried: list[tuple[float | None, ...]] = []
         self.recipe: Recipe
 
@@ -76,15 +79,24 @@ class Formula:
     def load_base(self) -> None:
         self.recipe = Recipe("base", (DeltaEntry("ca", scale=0.0),)).resolved()
 
-    def score(self, rows: object) -> dict[str, float]:
+    def step_norm(self, recipe: Recipe) -> float:
+        return sum((d.scale or 0) * (0.5 if d.svp else 1) for d in recipe.resolved().deltas)
+
+    def score(self, rows: Sequence[Utterance]) -> Statistics:
+        """Each utterance has the score, in thousandths, that the recipe's distance gives."""
         found = {}
-        for number, group in enumerate(self.groups):
-            delta = self.recipe.deltas[number % len(self.recipe.deltas)]
+        for group, names in speakers_of(rows).items():
+            delta = self.recipe.deltas[group.startswith("de") and len(self.recipe.deltas) > 1]
             far = abs((delta.scale or 0) - 0.3) + abs((delta.mp or 0) - 0.4) + (delta.svp or 0)
-            found[group] = 100 * far if group.endswith("asr") else 100 - 50 * far * (delta.mp or 0)
+            if group.endswith("asr"):
+                row = [far * UNITS, UNITS]
+            else:
+                share = max(0.0, 1 - far * (delta.mp or 0) / 2)
+                row = [UNITS, UNITS, *([share * UNITS] * 4), *([UNITS] * 4)]
+            found[group] = np.array([row] * len(names))
         return found
 
-    def rank(self, parts: Sequence[object]) -> Iterator[dict[str, float]]:
+    def rank(self, parts: Sequence[Sequence[Utterance]]) -> Iterator[Statistics]:
         for part in parts:
             yield self.score(part)
 
@@ -105,6 +117,6 @@ def quick_disk() -> Iterator[None]:
 @pytest.fixture
 def formula(monkeypatch: pytest.MonkeyPatch) -> Formula:
     """In place of every model and dev set."""
-    found = Formula(["ca", "de"])
+    found = Formula()
     monkeypatch.setattr(module._Run, "scorer", property(lambda self: found))
     return found

@@ -17,7 +17,7 @@ from operation_calls import load, run_merge, same_bits, take_delta
 from safetensors.torch import load_file, save_file
 from speech_models import make_clip, make_test_set, make_tuned, make_whisper
 
-from lorsmerge_cli.errors import LorsmergeError, Mismatch, NonFinite, OutputFault, UnreadableFile
+from lorsmerge_cli.errors import Mismatch, NonFinite, OutputFault, UnreadableFile
 from lorsmerge_cli.metrics.normalisation import NORMALISATIONS, SPELLING, normalise
 from lorsmerge_cli.operations import eval as operation
 from lorsmerge_cli.operations.data import load_data
@@ -32,6 +32,7 @@ from lorsmerge_cli.operations.eval_scores import (
     average,
     compare,
     dev_scores,
+    dev_statistics,
     score,
 )
 from lorsmerge_cli.operations.speech_model import ModelSource, find_model, parse_speech_dtype
@@ -198,8 +199,11 @@ def test_transcripts_are_normalised_by_their_language(
     assert dev_scores(dev, {"u": hypothesis})[f"{language}_asr"] == pytest.approx(rate)
     raw = dev_scores(dev, {"u": hypothesis}, "raw")
     assert raw[f"{language}_asr"] == record.details["normalisations"]["raw"]["rate"]
+    for choice, expected in (("auto", record.score), ("raw", raw[f"{language}_asr"])):
+        ((errors, length),) = dev_statistics(dev, {"u": hypothesis}, choice)[f"{language}_asr"]
+        assert 100 * errors / length == pytest.approx(expected)
     same = answer(language, reference, reference)
-    better = compare(record, score([same], SCORING), SCORING)
+    better = compare([(record, score([same], SCORING))], SCORING)
     assert 100 * better.difference == pytest.approx(-rate)
 
 
@@ -542,15 +546,68 @@ def test_a_comparison_of_one_utterance_is_json(
     run(models, TestSet("one", test_set.utterances[:1]), output=output, compared=("base", "ca"))
     (found,) = json.loads(output.read_text(), parse_constant=refuse)["comparisons"]
     assert found["p_value"] is None
-    assert found["interval"] == {"low": None, "high": None, "standard_error": None}
+    nothing = {"low": None, "high": None, "standard_error": None, "blocks": 1}
+    assert found["interval"] == nothing
 
 
 def test_systems_of_other_utterances_are_not_compared(tmp_path: Path) -> None:
     rows = [Hypothesis(model, "d", name, "ca", "asr", "a", "b", 1.0)
             for model, name in (("a", "1"), ("a", "2"), ("b", "1"), ("b", "3"))]  # fmt: skip
     HypothesesFile(tmp_path / "h.jsonl").add([(row, NOWHERE) for row in rows], "x")
-    with pytest.raises(LorsmergeError, match="a and b were not scored on the same utterances"):
+    with pytest.raises(Mismatch, match=r"different utterances of 'd': a 2 of 3, b 2 of 3"):
         rescore(tmp_path / "h.jsonl", scoring=SCORING, compared=("a", "b"))
+
+
+def said(path: Path, model: str, dataset: str, names: range, of: int) -> None:
+    """Add hypotheses of a data set of some size to a file."""
+    rows = [
+        Hypothesis(model, dataset, f"u{n}", "ca", "asr", "a b", "a", 1.0, f"s{n}") for n in names
+    ]
+    file = HypothesesFile(path)
+    file.known(model, dataset, "x", [NOWHERE] * of)
+    file.add([(row, NOWHERE) for row in rows], "x")
+
+
+def test_an_unfinished_file_of_unequal_sets_is_refused_with_counts(tmp_path: Path) -> None:
+    """As a kill leaves it in the second model."""
+    path, output = tmp_path / "h.jsonl", tmp_path / "r.json"
+    said(path, "base", "ca", range(20), 20)
+    said(path, "wa", "ca", range(8), 20)
+    with pytest.raises(
+        Mismatch, match=r"h.jsonl is unfinished.* of 'ca': base 20 of 20, wa 8 of 20\. Finish it"
+    ):
+        rescore(path, scoring=SCORING, output=output)
+    assert not output.exists()
+
+
+def test_a_part_of_a_set_is_scored_and_said_to_be_one(tmp_path: Path) -> None:
+    """As a kill leaves it in the first model; a set that is whole is not mentioned."""
+    path, output = tmp_path / "h.jsonl", tmp_path / "r.json"
+    said(path, "base", "de", range(5), 5)
+    said(path, "base", "ca", range(8), 20)
+    report = rescore(path, scoring=SCORING, output=output)
+    assert report.warnings == (
+        f"{path} is unfinished: the scores of ca are of 8 of 20 utterances.",
+    )
+    assert json.loads(output.read_text())["settings"]["partial"] == {"ca": [8, 20]}
+
+
+def test_a_finished_file_is_whole_whatever_order_its_lines_have(
+    base: ModelSource, test_set: TestSet, tmp_path: Path
+) -> None:
+    path = tmp_path / "h.jsonl"
+    run([base], TestSet("test", test_set.utterances[:4]), hypotheses=path)
+    whole = run([base], test_set, hypotheses=path)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(reversed(lines)))
+    again = rescore(path, scoring=SCORING)
+    assert again.warnings == ()
+    assert [r.score for r in again.records if r.model == "base"] == pytest.approx(
+        [next(w.score for w in whole.records if (w.language, w.task) == (r.language, r.task))
+         for r in again.records]
+    )  # fmt: skip
+    path.write_text("".join(lines[:6]))
+    assert "6 of 10 utterances" in rescore(path, scoring=SCORING).warnings[0]
 
 
 # --- transcripts ----------------------------------------------------------------------------------

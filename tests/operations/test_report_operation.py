@@ -1,4 +1,4 @@
-"""`report` as an operation: its numbers against jiwer, sacreBLEU and the bootstrap called directly."""
+"""`report` as an operation: its numbers against jiwer, sacreBLEU and the paired test called directly."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import sacrebleu
 from report_calls import cells, run, table
 from results_files import (
     SCORING,
+    SPEAKERS,
     delta,
     finetune,
     hypotheses,
@@ -24,10 +25,13 @@ from results_files import (
     record,
     write_results,
 )
+from scipy.stats import t as student
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile, UsageFault
-from lorsmerge_cli.metrics.bootstrap import Comparison, compare_bleu, compare_wer
+from lorsmerge_cli.metrics.bleu import BLEU_METRIC, sentence_statistics
 from lorsmerge_cli.metrics.normalisation import normalise
+from lorsmerge_cli.metrics.significance import Comparison, Floats, block_sums, compare, holm
+from lorsmerge_cli.metrics.wer import WER_METRIC, error_statistics
 from lorsmerge_cli.operations import pictures
 from lorsmerge_cli.operations.eval_scores import count_rows, score
 from lorsmerge_cli.operations.report_tables import MINUS, NONE
@@ -85,13 +89,28 @@ def direct(model: str, cell: tuple[str, str, str]) -> float:
     return 100 * jiwer.wer(*pair)
 
 
-def bootstrap(a: str, b: str, cell: tuple[str, str, str]) -> Comparison:
-    one, other = (hypotheses(model, cell, WRONG[model][cell[2]]) for model in (a, b))
+def blocks(model: str, cell: tuple[str, str, str], wrong: float | None = None) -> Floats:
+    rows = hypotheses(model, cell, WRONG[model][cell[2]] if wrong is None else wrong)
     if cell[2] == "st":
-        said = ([row.hypothesis for row in rows] for rows in (one, other))
-        return compare_bleu(*said, [row.reference for row in one], samples=SCORING.samples)
-    counts = (count_rows(rows, "basic", "word") for rows in (one, other))
-    return compare_wer(*counts, [row.speaker for row in one], samples=SCORING.samples)
+        table = sentence_statistics([r.hypothesis for r in rows], [r.reference for r in rows])
+    else:
+        table = error_statistics(count_rows(rows, "basic", "word"))
+    return block_sums(table, [row.speaker for row in rows])
+
+
+def paired(a: str, b: str, *some: tuple[str, str, str]) -> Comparison:
+    """Of b less a, on average over data sets of one task."""
+    metric = BLEU_METRIC if some[0][2] == "st" else WER_METRIC
+    return compare([(blocks(a, cell), blocks(b, cell)) for cell in some], metric)
+
+
+def expected_marks(found: list[Comparison], tasks: list[str]) -> list[str]:
+    """Of all tests of a table."""
+    corrected = holm([test.p_value for test in found])
+    return [
+        "" if p >= 0.05 else "†" if (test.difference > 0) == (task == "st") else "‡"
+        for test, p, task in zip(found, corrected, tasks, strict=True)
+    ]
 
 
 def made_for(model: str) -> list[tuple[str, str, str]]:
@@ -116,28 +135,47 @@ def test_scores_are_those_of_jiwer_and_sacrebleu(files: list[Path], tmp_path: Pa
             assert found[model]["±", block(task)].text == f"{error:.2f}"
 
 
-def test_marks_are_the_paired_bootstrap_s(files: list[Path], tmp_path: Path) -> None:
-    found = cells(run(files, tmp_path / "out"), "scores")
-    seen = set()
-    for model in set(WRONG) - {"ta"}:
-        for cell in made_for(model):
-            test = bootstrap("ta", model, cell)
-            better = (test.difference > 0) == (cell[2] == "st")
-            mark = "" if test.p_value >= 0.05 else "†" if better else "‡"
-            assert found[model][cell[1], block(cell[2])].mark == mark
-            seen.add(mark)
-    assert seen == {"", "†", "‡"}
-    assert {cell.mark for cell in found["ta"].values()} == {""}
-
-
-@pytest.mark.parametrize("against", ["pretrained", "lors"])
-def test_the_system_compared_against_can_be_named(
+@pytest.mark.parametrize("against", ["ta", "pretrained", "lors"])
+def test_marks_are_those_of_paired_tests_corrected_for_their_number(
     files: list[Path], tmp_path: Path, against: str
 ) -> None:
     found = cells(run(files, tmp_path / "out", against=against), "scores")
+    heads = [(cell[1], [cell]) for cell in made_for("ta")]
+    heads += [("Avg.", ASR[:2]), ("Avg.", ST[:2])]
+    own = [(model, *head) for model in set(WRONG) - {against} for head in heads]
+    tests = [paired(against, model, *some) for model, _, some in own]
+    marks = expected_marks(tests, [some[0][2] for _, _, some in own])
+    for (model, head, some), mark, test in zip(own, marks, tests, strict=True):
+        cell = found[model][head, block(some[0][2])]
+        assert cell.mark == mark
+        assert cell.blocks == test.blocks == SPEAKERS * len(some)
+        assert cell.p_value is not None
+        assert cell.p_value >= test.p_value
+    assert set(marks) >= {"", "†" if against == "pretrained" else "‡"}
     assert {cell.mark for cell in found[against].values()} == {""}
-    test = bootstrap(against, "ta_as_lors", ST[0])
-    assert bool(found["ta_as_lors"]["ca", block("st")].mark) == (test.p_value < 0.05)
+
+
+@pytest.mark.parametrize("speakers", [1, 5, 6, 9, 12])
+def test_few_speakers_are_noted_and_fewer_bear_no_mark(tmp_path: Path, speakers: int) -> None:
+    files = []
+    for model, wrong in (("ta", 0.5), ("lors", 0.01)):
+        rows = [
+            replace(row, speaker=f"s{n % speakers}")
+            for n, row in enumerate(hypotheses(model, ASR[0], wrong))
+        ]
+        files.append(write_results(tmp_path / f"{model}.json", [score(rows, SCORING)]))
+    found = run(files, tmp_path / "out")
+    cell = cells(found, "scores")["lors"]["ca", block("asr")]
+    assert cell.mark == ("†" if speakers > 6 else "")  # twice 2 / 2**6, for cell and average
+    assert cell.blocks == speakers
+    assert [note.startswith(f"{speakers} speakers: intervals from under 10") for note in found.notes
+            ] == [True] * (speakers < 10)  # fmt: skip
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert f"paired tests over {speakers} speakers." in text
+    stored = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {score["blocks"] for score in stored["scores"] if score["language"] == "ca"} == {
+        speakers
+    }
 
 
 def test_the_best_of_a_column_is_bold(files: list[Path], tmp_path: Path) -> None:
@@ -161,13 +199,22 @@ def test_an_average_over_fewer_languages_is_not_the_best(files: list[Path], tmp_
 
 def test_differences_are_averages_with_errors_in_squares(files: list[Path], tmp_path: Path) -> None:
     found = cells(run(files, tmp_path / "out"), "differences")
-    for other in ("pretrained", "ta"):
-        tests = [bootstrap(other, "lors", cell) for cell in ASR[:2]]
-        mean = 100 * fmean(test.difference for test in tests)
-        error = 100 * math.sqrt(sum(test.interval.standard_error**2 for test in tests)) / 2
-        cell = found["lors"][f"less {other}", block("asr")]
+    every, tasks = [], []
+    for model in WRONG:
+        for some in (ASR[:2], ST[:2]):
+            for other in {"pretrained", "ta"} - {model}:
+                every.append((model, other, some, paired(other, model, *some)))
+                tasks.append(some[0][2])
+    marks = expected_marks([test for *_, test in every], tasks)
+    for (model, other, some, test), mark in zip(every, marks, strict=True):
+        unit = 1 if some[0][2] == "st" else 100
+        tests = [paired(other, model, cell) for cell in some]
+        mean = unit * fmean(test.difference for test in tests)
+        error = unit * math.sqrt(sum(test.interval.standard_error**2 for test in tests)) / 2
+        cell = found[model][f"less {other}", block(some[0][2])]
         assert cell.text == f"{mean:+.2f} ± {error:.2f}".replace("-", MINUS)
-        assert (cell.mark == "†") == (mean < -1.96 * error)
+        assert cell.mark == mark
+    assert "†" in marks
 
 
 # --- what it bought -------------------------------------------------------------------------------
@@ -181,8 +228,7 @@ def test_a_pruned_system_stands_beside_its_control(
     found = run(files, tmp_path / "out", controls=controls, against="pretrained" if named else None)
     control = "ta" if named else "ta_as_lors"
     row = cells(found, "controls")["lors"]
-    tests = [bootstrap(control, "lors", cell) for cell in ASR[:2]]
-    difference = 100 * fmean(test.difference for test in tests)
+    difference = 100 * paired(control, "lors", *ASR[:2]).difference
     assert row["difference", block("asr")].text.startswith(
         f"{difference:+.2f} ±".replace("-", MINUS)
     )
@@ -205,9 +251,48 @@ def test_the_gain_kept_is_the_share_of_the_fine_tunes_gain(
         assert first.startswith(f"{own - base:+.2f} ± ".replace("-", MINUS))
         for model in ("ta", "lors"):
             share = (direct(model, cell) - base) / (own - base)
-            assert found[model][cell[1], block("asr")].text == f"{100 * share:.0f} %"
+            shown = found[model][cell[1], block("asr")]
+            assert shown.text == f"{100 * share:.0f} %"
+            low, high = (float(text.replace(MINUS, "-")) for text in shown.beside.split(" to "))
+            assert (low, high) == pytest.approx(
+                share_by_jackknife(*(blocks(m, cell) for m in ("pretrained", "finetuned", model))),
+                abs=3,
+            )
     scores = [direct("ta", cell) for cell in ASR[:2]]
     assert found["ta"]["gap", block("asr")].text == f"{max(scores) - min(scores):.2f}"
+
+
+def share_by_jackknife(base: Floats, finetuned: Floats, system: Floats) -> tuple[float, float]:
+    """The 95 % interval of the gain kept, in percent, from the shares without each speaker."""
+
+    def share(keep: list[int]) -> float:
+        b, f, m = (side[keep].sum(axis=0) for side in (base, finetuned, system))
+        return 100 * (m[0] - b[0]) / (f[0] - b[0])
+
+    every = list(range(len(base)))
+    left_out = [share([n for n in every if n != out]) for out in every]
+    count = len(every)
+    error = math.sqrt((count - 1) / count * sum((x - fmean(left_out)) ** 2 for x in left_out))
+    reach = student.ppf(0.975, count - 1) * error
+    return share(every) - reach, share(every) + reach
+
+
+def test_a_gain_of_less_than_two_standard_errors_is_refused(tmp_path: Path) -> None:
+    files, seen = [], set()
+    for model, wrong in (("pretrained", 0.3), ("ta", 0.2)):
+        files.append(write_results(tmp_path / f"{model}.json", [record(model, ASR[0], wrong)]))
+    for wrong in (0.29, 0.28, 0.27, 0.26, 0.25, 0.24, 0.22, 0.2):
+        rows = [record("finetuned", ASR[0], wrong)]
+        tuned = write_results(tmp_path / "finetuned.json", rows, {"finetuned": finetune("ca_asr")})
+        found = cells(run([*files, tuned], tmp_path / "out", force=True), "gain_asr")
+        metric = WER_METRIC
+        test = compare(
+            [(blocks("pretrained", ASR[0], 0.3), blocks("finetuned", ASR[0], wrong))], metric
+        )
+        clear = test.difference < -2 * test.interval.standard_error
+        assert (found["ta"]["ca", block("asr")].text == "refused") == (not clear)
+        seen.add(clear)
+    assert seen == {True, False}
 
 
 @pytest.mark.parametrize("wrong", [0.30, 0.5])
@@ -240,7 +325,13 @@ def test_languages_without_a_delta_are_what_may_be_forgotten(
     for cell in (ASR[2], ST[2]):
         shown = kept["lors"]["fr", block(cell[2])]
         assert shown.text == f"{direct('lors', cell):.2f}"
-        assert bool(shown.mark) == (bootstrap("pretrained", "lors", cell).p_value < 0.05)
+        assert shown.p_value is not None
+        assert shown.p_value >= paired("pretrained", "lors", cell).p_value
+        assert bool(shown.mark) == (shown.p_value < 0.05)
+    assert {mark for row in kept.values() for mark in (cell.mark for cell in row.values())} == {
+        "",
+        "†",
+    }
     assert "fr" not in [head for head, _ in table(found, "scores").heads]
 
 
@@ -299,18 +390,21 @@ def test_runs_are_paired_by_their_names_and_marked_if_every_one_is(
     found = cells(out, "scores")
     tests = []
     for seed in range(3):
-        one, other = (
-            hypotheses(f"{system}:seed{seed}", ASR[0], wrong)
-            for system, wrong in (("ta", 0.2 + 0.01 * seed), ("lors", 0.1))
+        pair = (
+            blocks(f"ta:seed{seed}", ASR[0], 0.2 + 0.01 * seed),
+            blocks(f"lors:seed{seed}", ASR[0], 0.1),
         )
-        counts = (count_rows(rows, "basic", "word") for rows in (one, other))
-        tests.append(compare_wer(*counts, [r.speaker for r in one], samples=SCORING.samples))
-    assert (found["lors"]["ca", block("asr")].mark == "†") == all(t.p_value < 0.05 for t in tests)
-    score = next(
+        tests.append(compare([pair], WER_METRIC))
+    shown = found["lors"]["ca", block("asr")]
+    assert shown.p_value is not None
+    assert shown.p_value >= max(t.p_value for t in tests)
+    assert (shown.mark == "†") == (shown.p_value < 0.05)
+    stored = next(
         s for s in out.document["scores"] if (s["system"], s["language"]) == ("lors", "ca")
     )
-    assert score["against"]["value"] == pytest.approx(100 * fmean(t.difference for t in tests))
-    assert score["against"]["runs"] == 3
+    assert stored["against"]["value"] == pytest.approx(100 * fmean(t.difference for t in tests))
+    assert stored["against"]["runs"] == 3
+    assert stored["against"]["p_value"] == max(t.p_value for t in tests)
     # the base has but one run, which is compared with all three
     base = next(s for s in out.document["scores"] if (s["system"], s["language"]) == ("base", "ca"))
     assert base["against"]["runs"] == 3
@@ -339,7 +433,7 @@ def combinations(tmp_path: Path) -> list[Path]:
 
 def test_the_figure_over_languages_averages_all_combinations(tmp_path: Path) -> None:
     paths = combinations(tmp_path)
-    found = run(paths, tmp_path / "out")
+    found = run(paths, tmp_path / "out", runs=True)
     assert {"figures/languages.svg", "figures/languages.png"} <= set(found.files)
     pairs = []
     for chosen in (ASR[:2], ASR[1:], [ASR[0], ASR[2]]):
@@ -361,10 +455,10 @@ def test_the_figure_over_hours_joins_data_of_about_one_size(tmp_path: Path) -> N
             made = {name: finetune(f"{cell[1]}_asr", hours=own)}
             records = [record(name, cell, 0.2 / hours)]
             paths.append(write_results(tmp_path / f"{cell[1]}{hours}.json", records, made))
-    found = run(paths, tmp_path / "out", base="finetuned")
+    found = run(paths, tmp_path / "out", base="finetuned", runs=True)
     assert list(cells(found, "scores")) == ["finetuned (hours 1)", "finetuned (hours 5)"]
     assert "figures/hours.png" not in found.files  # the base has no place on the axis
-    found = run(paths, tmp_path / "again")
+    found = run(paths, tmp_path / "again", runs=True)
     assert "figures/hours.png" in found.files
 
 
@@ -378,7 +472,7 @@ def test_the_figure_over_ratios_has_the_controls_too(tmp_path: Path, kind: str) 
             made = {name: merge(kind, delta("ca_asr", **pruned))}
             path = tmp_path / f"{system}{ratio}.json"
             paths.append(write_results(path, [record(name, ASR[0], wrong)], made))
-    found = run(paths, tmp_path / "out")
+    found = run(paths, tmp_path / "out", runs=True)
     assert "figures/retain.svg" in found.files
     text = (tmp_path / "out" / "report.md").read_text()
     for system, wrong in (("one", None), ("ta\\_as\\_one", 0.3)):
@@ -390,7 +484,7 @@ def test_the_figure_over_ratios_has_the_controls_too(tmp_path: Path, kind: str) 
 
 
 def test_pictures_are_what_they_say(tmp_path: Path) -> None:
-    run(combinations(tmp_path), tmp_path / "out")
+    run(combinations(tmp_path), tmp_path / "out", runs=True)
     folder = tmp_path / "out" / "figures"
     assert (folder / "languages.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (folder / "languages.svg").read_bytes()[:1000]
@@ -401,7 +495,7 @@ def test_without_matplotlib_the_figures_are_left_out(
 ) -> None:
     paths = combinations(tmp_path)
     monkeypatch.setattr(pictures, "find_spec", lambda name: None)
-    found = run(paths, tmp_path / "out")
+    found = run(paths, tmp_path / "out", runs=True)
     assert len(found.warnings) == 1
     assert "pip install 'lorsmerge[plot]'" in found.warnings[0]
     assert not (tmp_path / "out" / "figures").exists()
@@ -437,7 +531,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_refers_to_nothing_outside(tmp_path: Path) -> None:
-    run(combinations(tmp_path), tmp_path / "out")
+    run(combinations(tmp_path), tmp_path / "out", runs=True)
     text = (tmp_path / "out" / "report.html").read_text()
     page = Page()
     page.feed(text)
@@ -537,7 +631,7 @@ def test_systems_on_other_utterances_are_an_error(
     ("changes", "said"),
     [
         ({"beam": 20}, "Mixed settings: beam is 1 in "),
-        ({"normalisation": "raw"}, "scoring normalisation is basic in "),
+        ({"normalisation": "raw"}, "scored with normalisation raw, and rescored here with basic"),
         ({"version": "0.2.0"}, "lorsmerge is 0.1.0 in "),
     ],
 )
@@ -606,7 +700,7 @@ def test_an_output_that_exists_or_holds_an_input_is_refused(
         run(files, tmp_path / "out")
     with pytest.raises(OutputFault, match="holds the input"):
         run(files, tmp_path, force=True)
-    run(combinations(tmp_path), tmp_path / "out", force=True)
+    run(combinations(tmp_path), tmp_path / "out", force=True, runs=True)
     assert (tmp_path / "out" / "figures").is_dir()
     run(files, tmp_path / "out", force=True)
     assert not (tmp_path / "out" / "figures").exists()  # stale pictures of another report

@@ -91,7 +91,7 @@ def test_a_report_of_hostile_results_is_whole(tmp_path: Path, key: str) -> None:
         made[called] = merge("svp", delta("ca_asr", svp=ratio))
         records.append(replace(record(f"m{number}", cell, ratio), dataset=name, model=called))
     path = write_results(tmp_path / "r.json", records, {"base": {}} | made)
-    run([path], tmp_path / "out", title=name, base="base")
+    run([path], tmp_path / "out", title=name, base="base", runs=True)
     text = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert {tag for tag, _ in Elements(text).found}.isdisjoint(
         {"script", "iframe", "link", "object"}

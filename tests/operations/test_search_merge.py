@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from operation_calls import merged, plan
+from operation_calls import merged, plan, run_merge
 from safetensors.torch import load_file, save_file
 
 from lorsmerge_cli.core.pruning import repeated
@@ -65,6 +65,20 @@ def test_every_recipe_comes_out_as_from_merge(
             error = (found[name].double() - value.double()).abs()
             assert bool((error <= CLOSE * largest + STEP * value.abs()).all()), (recipe, name)
             assert found[name].dtype == value.dtype
+
+
+def test_the_step_is_as_long_as_merge_says(
+    repeated_merge: RepeatedMerge, models: Path, deltas: Path, tmp_path: Path
+) -> None:
+    recipes = [recipe_of(models, deltas, **settings) for settings in SHARED]
+    recipes += [recipe_of(models, deltas, *own) for own in OWN]
+    for number, recipe in enumerate(recipes):
+        resolved = recipe.resolved()
+        wanted = run_merge(
+            models / "base", list(resolved.deltas), tmp_path / f"{number}.safetensors",
+            method=resolved.method,
+        ).step  # fmt: skip
+        assert repeated_merge.step_norm(recipe) == pytest.approx(wanted, rel=1e-4, abs=1e-12)
 
 
 def test_another_lambda_prunes_nothing_again(

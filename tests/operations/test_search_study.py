@@ -1,57 +1,47 @@
-"""Early stops, lost trials, and what is shown of a database."""
+"""What is kept in a database, and what is shown of it."""
 
 from __future__ import annotations
 
+import base64
 import math
+import zlib
 
+import numpy as np
 import optuna
 import pytest
-from optuna.trial import TrialState
 
 from lorsmerge_cli.commands.search import _command
-from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.errors import UnreadableFile, UsageFault
 from lorsmerge_cli.operations import search_study
-from lorsmerge_cli.operations.search_scores import _loss_scores
+from lorsmerge_cli.operations.search_scores import Goal, loss_statistics
 from lorsmerge_cli.operations.search_storage import open_storage, shown
-from lorsmerge_cli.operations.search_study import BehindTheMedian
 from lorsmerge_cli.speech.utterance import Utterance
 
 
-@pytest.mark.parametrize(("direction", "sign"), [("minimize", 1), ("maximize", -1)])
+def test_statistics_come_back_as_they_were_kept() -> None:
+    study = optuna.create_study()
+    kept = {
+        "ca_asr": np.arange(12.0).reshape(6, 2),
+        "de_st": np.random.default_rng(0).random((3, 10)),
+    }
+    search_study.keep_statistics(study, "x", kept)
+    shapes = {key: table.shape for key, table in kept.items()}
+    found = search_study.kept_statistics(study.user_attrs, "x", shapes)
+    assert found is not None
+    assert all(np.array_equal(found[key], table) for key, table in kept.items())
+    assert search_study.kept_statistics(study.user_attrs, "y", shapes) is None
+    assert len(study.user_attrs["x ca_asr"]) < 12 * 8
+
+
 @pytest.mark.parametrize(
-    ("values", "stopped"),
-    [
-        ((10.2,), False),  # the median of 10, 11, ... 14 is 12
-        ((12.0,), False),
-        ((12.1,), True),
-        ((math.nan,), True),
-        ((10.2, 22.0), False),
-        ((10.2, 22.1), True),  # though its best so far, 10.2, is of the easier first part
-    ],
-)
-def test_a_trial_is_stopped_where_it_is_behind_the_median_of_the_same_part(
-    direction: str, sign: int, values: tuple[float, ...], stopped: bool
-) -> None:
-    study = optuna.create_study(direction=direction, pruner=BehindTheMedian())
-    for number in range(5):
-        assert not asked(study, sign, *values).should_prune()  # too few to compare with
-        study.add_trial(
-            optuna.create_trial(
-                value=sign * 20.0,
-                intermediate_values={1: sign * (10.0 + number), 2: sign * (20.0 + number)},
-            )
-        )
-    study.add_trial(  # one that was stopped is not compared with
-        optuna.create_trial(state=TrialState.PRUNED, intermediate_values={1: sign * 1.0})
-    )
-    assert asked(study, sign, *values).should_prune() == stopped
-
-
-def asked(study: optuna.Study, sign: int, *values: float) -> optuna.Trial:
-    trial = study.ask()
-    for step, value in enumerate(values, 1):
-        trial.report(sign * value, step)
-    return trial
+    "packed",
+    [7, "no base 64!", "AAAA", base64.b64encode(zlib.compress(bytes(8 * 11))).decode(),
+     base64.b64encode(zlib.compress(bytes(1 << 20))).decode()],
+    ids=["a number", "no base 64", "no deflate", "too few", "too many"],
+)  # fmt: skip
+def test_statistics_of_something_else_are_refused(packed: object) -> None:
+    with pytest.raises(UnreadableFile, match="x ca_asr that no search of this dev set kept"):
+        search_study.kept_statistics({"x ca_asr": packed}, "x", {"ca_asr": (6, 2)})
 
 
 @pytest.mark.parametrize(
@@ -82,5 +72,6 @@ def test_a_loss_that_overflows_ranks_last() -> None:
     rows = [
         Utterance(id=name, audio=None, text="a", language=name, task="asr") for name in ("ca", "de")
     ]
-    found = _loss_scores(rows, {"ca": (math.nan, 3), "de": (6.0, 3)})
-    assert found == {"ca_asr": math.inf, "de_asr": 2.0}
+    found = loss_statistics(rows, {"ca": (math.nan, 3), "de": (6.0, 3)})
+    scores = Goal(("asr",), "loss").scores(found, ranking=True)
+    assert scores == {"ca_asr": math.inf, "de_asr": 2.0}

@@ -1,0 +1,270 @@
+"""How far a score, or a difference of two systems, could be chance.
+
+The utterances of one speaker are not independent, so what is sampled is blocks: speakers, or
+utterances where no speaker is known. A metric is a function of statistics that add up over
+utterances (errors and words; n-grams and lengths), so one interval and one paired test serve all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from lorsmerge_cli.errors import Mismatch
+
+FLIPS = 10_000  # random assignments of the paired test
+EXACT = 12  # blocks up to which all 2 ** blocks assignments are tried
+FEW, TOO_FEW = 10, 6  # blocks: fewer than this are worth a note; fewer than that bear no mark
+CHUNK = 1 << 22  # assignments times blocks held at a time
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A corpus score of statistics that add up over utterances.
+
+    Attributes:
+        score: sums of statistics (..., columns) -> scores (...), zero or more; NaN where there is
+            none.
+        columns: of the statistics.
+        size: the column of the length of the references, by which blocks differ in weight.
+        highest: score there can be.
+    """
+
+    score: Callable[[Floats], Floats]
+    columns: int
+    size: int
+    highest: float = math.inf
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval and the standard error, in units of the score.
+
+    All NaN where there are fewer than two blocks to tell from, or nothing was said at all.
+    """
+
+    low: float
+    high: float
+    standard_error: float
+    blocks: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """System b against system a on the same utterances.
+
+    Attributes:
+        difference: score of b less score of a, in units of the score.
+        interval: of the difference.
+        p_value: two-sided, of the sign-flip test; never 0, and 1 for equal systems. With n
+            blocks it is 2 / 2 ** n at the least; NaN for a single one.
+    """
+
+    difference: float
+    interval: Interval
+    p_value: float
+
+    @property
+    def blocks(self) -> int:
+        """Speakers (or utterances) that it is judged from."""
+        return self.interval.blocks
+
+
+def block_sums(statistics: Floats, speakers: Sequence[str | None]) -> Floats:
+    """Return the statistics of each block, (blocks, columns) of (utterances, columns).
+
+    Args:
+        statistics: (n, columns), one row per utterance.
+        speakers: (n,); an utterance without a speaker is a block of its own.
+
+    Raises:
+        Mismatch: the numbers of utterances differ.
+    """
+    if len(statistics) != len(speakers):
+        raise Mismatch(
+            f"There are statistics of {len(statistics)} utterances and speakers of "
+            f"{len(speakers)}.",
+            "Give one of each for every utterance.",
+        )
+    numbers: dict[str | int, int] = {}
+    blocks = [numbers.setdefault(s or n, len(numbers)) for n, s in enumerate(speakers)]
+    sums = np.zeros((len(numbers), statistics.shape[1]))
+    np.add.at(sums, np.array(blocks, dtype=np.intp), statistics)
+    return sums
+
+
+def interval(blocks: Floats, metric: Metric) -> Interval:
+    """Return the interval of a corpus score: by t, on the scale of its square root.
+
+    The square root takes most of the skew that a few bad speakers give an error rate.
+
+    Args:
+        blocks: (n, columns), of `block_sums`.
+        metric: the score.
+    """
+    score = float(metric.score(blocks.sum(axis=0)))
+    error, reach = _uncertainty([[blocks]], metric, (1.0,))
+    if math.isnan(score) or math.isnan(reach):
+        return Interval(math.nan, math.nan, math.nan, len(blocks))
+    root = math.sqrt(score)
+    step = reach / (2 * root) if score else 0.0
+    high = min((root + step) ** 2, metric.highest)
+    return Interval(max(0.0, root - step) ** 2, high, error, len(blocks))
+
+
+def combination(
+    test_sets: Sequence[Sequence[Floats]], metric: Metric, weights: Sequence[float]
+) -> Interval:
+    """Return the interval, by t, of a weighted sum of systems' scores, on average over test sets.
+
+    Args:
+        test_sets: of each, the blocks (n, columns) of every system, in one order.
+        metric: the score.
+        weights: of the systems.
+    """
+    middle = float(np.mean([_weighted(systems, metric, weights) for systems in test_sets]))
+    error, reach = _uncertainty(test_sets, metric, weights)
+    blocks = sum(len(systems[0]) for systems in test_sets)
+    return Interval(middle - reach, middle + reach, error, blocks)
+
+
+def compare(
+    test_sets: Sequence[tuple[Floats, Floats]],
+    metric: Metric,
+    *,
+    flips: int = FLIPS,
+    seed: int = 0,
+) -> Comparison:
+    """Return the mean difference of two systems over test sets, and what it could be by chance.
+
+    p is of a sign-flip test: if two systems are equally good, either could have said what the
+    other said to a speaker, so exchanging the two within blocks gives differences that were as
+    likely as the one observed. All exchanges are tried where 12 blocks or fewer differ, else
+    `flips` random ones. The interval is by t around the difference.
+
+    Args:
+        test_sets: of each, the blocks (n, columns) of system a and of system b, in one order.
+        metric: the score.
+        flips: random exchanges.
+        seed: of the exchanges.
+
+    Raises:
+        Mismatch: the systems have other numbers of blocks, or references of other lengths.
+    """
+    for a, b in test_sets:
+        if a.shape != b.shape or not np.array_equal(a[:, metric.size], b[:, metric.size]):
+            raise Mismatch(
+                "Two systems were not scored on the same references.",
+                "Score both systems on one dataset in one order, with one normalisation and unit.",
+            )
+    weights = (-1.0, 1.0)
+    difference = float(np.mean([_weighted(pair, metric, weights) for pair in test_sets]))
+    found = combination(test_sets, metric, weights)
+    p_value = math.nan if found.blocks < 2 else _p_value(test_sets, metric, flips, seed)
+    return Comparison(difference, found, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm 1979), in the order given.
+
+    NaN counts as no test and stays.
+    """
+    order = sorted((p, n) for n, p in enumerate(p_values) if not math.isnan(p))
+    corrected, largest = list(p_values), 0.0
+    for rank, (p, n) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        corrected[n] = largest
+    return corrected
+
+
+def _weighted(systems: Sequence[Floats], metric: Metric, weights: Sequence[float]) -> float:
+    scores = [float(metric.score(blocks.sum(axis=0))) for blocks in systems]
+    return math.fsum(weight * score for weight, score in zip(weights, scores, strict=True))
+
+
+def _uncertainty(
+    test_sets: Sequence[Sequence[Floats]], metric: Metric, weights: Sequence[float]
+) -> tuple[float, float]:
+    """Return the standard error of a mean over independent test sets, and half its interval."""
+    parts = [_jackknife(systems, metric, weights) for systems in test_sets]
+    square = math.fsum(error**2 for error, _ in parts)
+    below = math.fsum(error**4 / freedom for error, freedom in parts)  # Welch's
+    freedom = square**2 / below if below else math.inf
+    error = math.sqrt(square) / len(parts)
+    return error, float(student.ppf(0.975, freedom)) * error
+
+
+def _jackknife(
+    systems: Sequence[Floats], metric: Metric, weights: Sequence[float]
+) -> tuple[float, float]:
+    """Return the standard error of a weighted sum of scores, and its degrees of freedom.
+
+    What the sum changes by without a block, weighted for blocks of other sizes so that it is
+    unbiased where speakers differ ("CR2", Bell & McCaffrey 2002). Degrees of freedom are
+    Satterthwaite's: n - 1 for n blocks of one size, and fewer the more their sizes differ. They
+    take the variance of a block's errors as its size ** 1.5, between what words alone (1) and
+    speakers alone (2) bring.
+    """
+    size = systems[0][:, metric.size]
+    if len(size) < 2 or size.max() >= size.sum():  # one block is all there is
+        return math.nan, math.nan
+    changes: Floats = np.zeros(len(size))
+    for weight, blocks in zip(weights, systems, strict=True):
+        whole = blocks.sum(axis=0)
+        changes += weight * (metric.score(whole - blocks) - metric.score(whole))
+    share = size / size.sum()
+    error = math.sqrt(float((changes**2 * (1 - share)).sum()))
+    # the traces of QV and (QV)^2: Q the quadratic form of the squared error, V = diag(variance)
+    variance, leverage = share**1.5, 1 / (1 - share)
+    g, c = leverage * share, float((leverage * share**2).sum())
+    v0, v1, v2 = (float((variance * g**power).sum()) for power in range(3))
+    trace = float((variance * (leverage - 2 * g + c)).sum())
+    own = (variance**2 * ((leverage + c - 2 * g) ** 2 - (c - 2 * g) ** 2)).sum()
+    square = c**2 * v0**2 + 2 * v0 * v2 - 4 * c * v0 * v1 + 2 * v1**2 + float(own)
+    return error, trace**2 / square
+
+
+def _p_value(
+    test_sets: Sequence[tuple[Floats, Floats]], metric: Metric, flips: int, seed: int
+) -> float:
+    # a block in which the systems do not differ is the same either way
+    moved = [(b - a)[(a != b).any(axis=1)] for a, b in test_sets]
+    count = sum(map(len, moved))
+    sums = [(a.sum(axis=0), b.sum(axis=0)) for a, b in test_sets]
+
+    def differences(swapped: NDArray[np.int8]) -> Floats:
+        """(assignments,) of (assignments, blocks): where 1, the systems' blocks are exchanged."""
+        found, start = np.zeros(len(swapped)), 0
+        for (a, b), own in zip(sums, moved, strict=True):
+            change = swapped[:, start : start + len(own)].astype(np.float64) @ own
+            found += metric.score(b - change) - metric.score(a + change)
+            start += len(own)
+        return found / len(sums)
+
+    observed = abs(float(differences(np.zeros((1, count), dtype=np.int8))[0]))
+    if math.isnan(observed):
+        return math.nan
+    threshold = observed * (1 - 1e-9) - 1e-12  # equal sums may differ in their last bits
+    exact = count <= EXACT
+    chunks = _every(count) if exact else _random(count, flips, np.random.default_rng(seed))
+    extreme = sum(int((np.abs(differences(chunk)) >= threshold).sum()) for chunk in chunks)
+    # of random ones, the assignment that was observed is one more: p is never zero
+    return extreme / 2**count if exact else (extreme + 1) / (flips + 1)
+
+
+def _every(count: int) -> Iterator[NDArray[np.int8]]:
+    numbers = np.arange(2**count)[:, None]
+    yield (numbers >> np.arange(count) & 1).astype(np.int8)
+
+
+def _random(count: int, flips: int, random: np.random.Generator) -> Iterator[NDArray[np.int8]]:
+    step = max(1, CHUNK // count)
+    for start in range(0, flips, step):
+        yield random.integers(0, 2, (min(step, flips - start), count), dtype=np.int8)
