@@ -183,8 +183,14 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt  # so that temporary files are removed as after Ctrl-C
 
 
+_told: list[int] = []
+
+
 def _cut_short(signum: int) -> None:
     """End the process where a mapped file has lost the bytes that are being read."""
+    if _told:  # by another thread
+        return
+    _told.append(signum)
     os.write(2, b"error: An input was cut short while being read. Run the command again when nothing "
                 b"writes to its inputs; an output that is not there was not written.\n")  # fmt: skip
     outputs.discard_unfinished()

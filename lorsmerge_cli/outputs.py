@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import glob
-import hashlib
 import json
 import os
 import re
@@ -28,7 +27,7 @@ from lorsmerge_cli.errors import LorsmergeError, OutputFault, UnreadableFile, na
 from lorsmerge_cli.inputs import FileIdentity, changed, file_type, read_json
 
 SPARE_BYTES = 16 << 20  # left free on the disk
-SEALED_BYTES = 1 << 20
+SEALED_BYTES = 4 << 20  # read at a time
 SUFFIX = ".partial"
 NAME_SHOWN = 40  # characters of an output's name in its scratch folder's
 NEW, OLD = "new", "old"  # in a scratch folder
@@ -77,8 +76,11 @@ def check_output(
 def _output_faults(
     output: Path, inputs: list[Path], size: int, force: bool, folder: bool
 ) -> list[LorsmergeError]:
+    target = output.resolve()  # `new/..` is the current folder
     # folders that are missing are made on the way
-    parent = next(folder for folder in output.resolve().parents if folder.exists())
+    parent = next((folder for folder in target.parents if folder.exists()), None)
+    if parent is None:
+        return [OutputFault(f"{output} is the root of the file system.", ELSEWHERE)]
     if not parent.is_dir():
         return [OutputFault(f"{parent} is a file, so {output} cannot be written in it.", ELSEWHERE)]
     if not os.access(parent, os.W_OK):
@@ -94,8 +96,8 @@ def _output_faults(
             )
         ]
     faults: list[LorsmergeError] = []
-    if output.exists() or output.is_symlink():
-        faults += _existing_faults(output, force, folder)
+    if target.exists() or output.is_symlink():
+        faults += _existing_faults(target, force, folder, output)
     free = shutil.disk_usage(parent).free
     if size + SPARE_BYTES > free:
         faults.append(
@@ -107,8 +109,20 @@ def _output_faults(
     return faults
 
 
-def _existing_faults(output: Path, force: bool, folder: bool) -> list[LorsmergeError]:
-    found = file_type(output.stat().st_mode) if output.exists() else "file"
+def check_not_inside(output: Path, folder: Path) -> list[LorsmergeError]:
+    """Find whether one output lies in another: the folder could not be replaced then."""
+    if folder.resolve() not in output.resolve().parents:
+        return []
+    return [
+        OutputFault(
+            f"{output} lies in the output folder {folder}, which holds what belongs to it alone.",
+            "Write it beside the folder.",
+        )
+    ]
+
+
+def _existing_faults(target: Path, force: bool, folder: bool, output: Path) -> list[LorsmergeError]:
+    found = file_type(target.stat().st_mode) if target.exists() else "file"
     if found not in ("file", "folder"):
         return [OutputFault(f"{output} is a {found}, which is never replaced.", ELSEWHERE)]
     if (found == "folder") != folder:
@@ -116,7 +130,7 @@ def _existing_faults(output: Path, force: bool, folder: bool) -> list[LorsmergeE
         return [OutputFault(f"{output} is a {found}, and a {wanted} is to be written.", ELSEWHERE)]
     if not folder:
         return [] if force else [OutputFault(f"{output} exists.", "Give --force to replace it.")]
-    if output.samefile(Path.cwd()) or output.is_mount():
+    if target.samefile(Path.cwd()) or target.is_mount():
         return [
             OutputFault(
                 f"{output} is the current folder or a mount point, which cannot be replaced as a "
@@ -124,10 +138,10 @@ def _existing_faults(output: Path, force: bool, folder: bool) -> list[LorsmergeE
                 "Name a folder inside it.",
             )
         ]
-    others = strangers(output)
+    others = strangers(target)
     if others:
         return [_holds_strangers(output, others)]
-    if not force and any(output.iterdir()):
+    if not force and any(target.iterdir()):
         return [OutputFault(f"{output} exists.", "Give --force to replace it.")]
     return []
 
@@ -191,17 +205,16 @@ def _is_as_written(path: Path, recorded: object) -> bool:
 
 
 def _seal(path: Path, recorded: object = None) -> list[int | str] | None:
-    """Size and digest of a file, by which a manifest knows it; None where the size is another.
+    """Return size and XXH3-128 of a file, by which a manifest knows it; None at another size."""
+    import xxhash  # for this alone
 
-    The digest is that of a file's first and last MiB: the header of weights and their end.
-    """
+    digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if isinstance(recorded, list) and recorded[:1] != [size]:
             return None
-        digest = hashlib.sha256(file.read(SEALED_BYTES))
-        file.seek(max(SEALED_BYTES, size - SEALED_BYTES))
-        digest.update(file.read(SEALED_BYTES))
+        while block := file.read(SEALED_BYTES):
+            digest.update(block)
     return [size, digest.hexdigest()]
 
 
@@ -519,6 +532,9 @@ def _exchange(new: Path, target: Path) -> None:
     old = new.with_name(OLD)
     try:
         os.rename(target, old)
+        others = strangers(old)
+        if others:
+            raise _holds_strangers(target, others)
         os.rename(new, target)
     except BaseException:
         if old.exists() and not os.path.lexists(target):
@@ -528,8 +544,7 @@ def _exchange(new: Path, target: Path) -> None:
 
 def _appeared(target: Path) -> OutputFault:
     return OutputFault(
-        f"{target} was not there when the work began and is there now; it was left as it is, and "
-        "nothing was written.",
+        f"{target} was not there when the work began and is there now; it was left as it is.",
         "Choose another with -o, or give --force.",
     )
 

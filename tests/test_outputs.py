@@ -533,7 +533,7 @@ def test_inputs_that_change_are_told(tmp_path: Path) -> None:
 
 
 def test_only_known_files_of_a_run_are_removed(tmp_path: Path) -> None:
-    for name in ("settings.json", "epochs/1.safetensors", "checkpoint-2/optimizer.pt",
+    for name in ("settings.json", "epochs/1.000000.safetensors", "checkpoint-2/optimizer.pt",
                  "checkpoint-2/notes.txt", "mine/settings.json"):  # fmt: skip
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).write_text("")

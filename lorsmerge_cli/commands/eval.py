@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -178,11 +178,15 @@ def evaluate(
                 progress=progress,
             )
     if report.main:
-        for text in report.warnings:
-            console.warning(text)
-        console.result(report.to_dict(), lambda: _show(report, worst, verbose))
-        if output is not None:
-            console.note(f"wrote {output}")
+        _tell(report, output, lambda: _show(report, worst, verbose))
+
+
+def _tell(report: EvalReport, output: Path | None, show: Callable[[], None]) -> None:
+    for text in report.warnings:
+        console.warning(text)
+    console.result(report.to_dict(), show)
+    if output is not None:
+        console.note(f"wrote {output}")
 
 
 def _refuse_ignored(context: typer.Context) -> None:

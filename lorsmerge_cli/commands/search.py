@@ -182,7 +182,7 @@ def search(
     texts = {"svp": svp, "mp": mp, "scale": scale}
     space = make_space(base, deltas, texts, per_delta, include or (), exclude or ())
     from lorsmerge_cli.operations.search import search as operation
-    from lorsmerge_cli.operations.search_files import document, write_report
+    from lorsmerge_cli.operations.search_files import document, of_earlier_fronts, write_report
     from lorsmerge_cli.operations.search_plan import DataSettings, SearchSettings, plan_search
 
     settings = SearchSettings(
@@ -206,6 +206,10 @@ def search(
     console.result(document(report), lambda: _show(report, verbose))
     for path in written:
         console.note(f"wrote {path}")
+    for path in of_earlier_fronts(report) if written else ():
+        console.warning(
+            f"{path} is of an earlier search and no part of this one's front: remove it."
+        )
 
 
 def _command(study: str | None) -> str:

@@ -20,6 +20,8 @@ from lorsmerge_cli.metrics.normalisation import MARK_LANGUAGES, SPELLING, check_
 from lorsmerge_cli.operations.eval_files import (
     HypothesesFile,
     by_group,
+    check_hypotheses,
+    check_trn,
     finished_sets,
     read_hypotheses,
     write_trn,
@@ -80,8 +82,10 @@ def evaluate(
     names = [model.name for model in models]
     inputs = [path for model in models for path in model.files]
     inputs += [test_set.path for test_set in test_sets if test_set.path]
+    faults = [] if hypotheses is None else check_hypotheses(hypotheses, inputs)
     inputs += [] if hypotheses is None else [hypotheses]
-    faults = _faults(names, scoring, output, force, compared, inputs)
+    faults += _faults(names, scoring, output, force, compared, inputs)
+    faults += [] if trn is None else check_trn(trn, inputs, force=force)
     raise_all(faults)
     # without a GPU, accelerate joins the processes of torchrun only when told to stay on the CPU
     state = processes(device)
@@ -152,7 +156,8 @@ def rescore(
     }
     rows = [line.row for line in known]
     names = list({row.model: 0 for row in rows})
-    raise_all(_faults(names, scoring, output, force, compared, [hypotheses]))
+    faults = _faults(names, scoring, output, force, compared, [hypotheses])
+    raise_all(faults + ([] if trn is None else check_trn(trn, [hypotheses], force=force)))
     settings = settings_of(None, scoring, None)
     if partial:
         settings["partial"] = partial
@@ -327,5 +332,5 @@ def _report(
         with atomic_file(output, force=force) as partial:
             write_json(partial, report.to_dict())
     if main and trn is not None:
-        write_trn(trn, records)
+        write_trn(trn, records, force=force)
     return report

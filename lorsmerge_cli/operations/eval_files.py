@@ -11,11 +11,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from lorsmerge_cli.errors import Mismatch, OutputFault, UnreadableFile
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile
 from lorsmerge_cli.inputs import json_object, open_regular, parse_json
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Record
+from lorsmerge_cli.outputs import atomic_file, check_output
 from lorsmerge_cli.speech.utterance import Answer, Utterance
 
+FIRST_BYTES = b'{"model": "'  # of every line of a file of hypotheses
 MIDDLE = 4096  # bytes of an audio file that tell it from another
 _FIELDS = {field.name for field in fields(Hypothesis)}
 
@@ -190,11 +192,20 @@ def finished_sets(path: Path, known: Sequence[KnownHypothesis]) -> dict[str, tup
 
 
 def _drop_cut_line(path: Path) -> None:
-    """End a file with its last whole line, so that what is added starts a line of its own."""
+    """End a file with its last whole line, so that what is added starts a line of its own.
+
+    Raises:
+        OutputFault: it is no file of hypotheses, and may be somebody's own.
+    """
     if not path.is_file():
         return
     raw = path.read_bytes()
     whole = raw.rfind(b"\n") + 1
+    if raw and not raw.startswith(FIRST_BYTES) and not FIRST_BYTES.startswith(raw):
+        raise OutputFault(
+            f"{path} is no file that `eval --hypotheses` wrote, so nothing is added to it.",
+            "Give another --hypotheses file.",
+        )
     try:
         parse_json(raw[whole:])
     except ValueError:
@@ -205,7 +216,33 @@ def _drop_cut_line(path: Path) -> None:
             file.write(b"\n")
 
 
-def write_trn(folder: Path, records: Sequence[Record]) -> list[Path]:
+def check_hypotheses(path: Path, inputs: Iterable[Path]) -> list[LorsmergeError]:
+    """Find what keeps hypotheses from being added to a file: an input, or no such file."""
+    faults = check_output(path, inputs=inputs, size=0, force=True)
+    if not faults and path.is_file():
+        with open_regular(path) as file:
+            start = file.read(len(FIRST_BYTES))
+        if not FIRST_BYTES.startswith(start):
+            faults.append(
+                OutputFault(
+                    f"{path} is no file that `eval --hypotheses` wrote, so nothing is added to it.",
+                    "Give another --hypotheses file.",
+                )
+            )
+    return faults
+
+
+def check_trn(folder: Path, inputs: Iterable[Path], *, force: bool) -> list[LorsmergeError]:
+    """Find what keeps sclite's transcripts from being written: transcripts that are there already."""
+    there = sorted(folder.glob("*.trn")) if folder.is_dir() else []
+    if there and not force:
+        return [OutputFault(f"{there[0]} exists.", "Give --force, or another --trn folder.")]
+    return [
+        fault for path in there for fault in check_output(path, inputs=inputs, size=0, force=force)
+    ]
+
+
+def write_trn(folder: Path, records: Sequence[Record], *, force: bool) -> list[Path]:
     """References and hypotheses as sclite reads them: `text (speaker-utterance)` lines.
 
         sclite -r X.ref.trn trn -h X.hyp.trn trn -i rm -o all stdout -e utf-8
@@ -213,23 +250,21 @@ def write_trn(folder: Path, records: Sequence[Record]) -> list[Path]:
     Raises:
         OutputFault: the folder cannot be written.
     """
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for record in records:
-            parts = (record.model, record.dataset, record.language, record.task)
-            stem = re.sub(r"[^\w.+-]+", "_", "-".join(parts))
-            for kind in ("ref", "hyp"):
-                path = folder / f"{stem}.{kind}.trn"
-                lines = [
-                    f"{_escape(row.reference if kind == 'ref' else row.hypothesis)} "
-                    f"({_trn_id(row)})\n"
-                    for row in record.rows
-                ]
-                path.write_text("".join(lines), encoding="utf-8")
-                written.append(path)
-    except OSError as error:
-        raise OutputFault(f"{folder} cannot be written ({error.strerror}).") from None
+    written: list[Path] = []
+    for record in records:
+        parts = (record.model, record.dataset, record.language, record.task)
+        stem = re.sub(r"[^\w.+-]+", "_", "-".join(parts))
+        for kind in ("ref", "hyp"):
+            path = folder / f"{stem}.{kind}.trn"
+            if path in written:  # `a b` and `a_b`
+                path = folder / f"{stem}-{len(written) // 2 + 1}.{kind}.trn"
+            lines = [
+                f"{_escape(row.reference if kind == 'ref' else row.hypothesis)} ({_trn_id(row)})\n"
+                for row in record.rows
+            ]
+            with atomic_file(path, force=force) as partial:
+                partial.write_text("".join(lines), encoding="utf-8")
+            written.append(path)
     return written
 
 

@@ -37,7 +37,7 @@ from lorsmerge_cli.operations.eval_scores import dev_scores
 from lorsmerge_cli.operations.finetune_plan import FinetunePlan, interrupted_run
 from lorsmerge_cli.operations.provenance import trained_on
 from lorsmerge_cli.operations.speech_model import process_device, processes
-from lorsmerge_cli.operations.usage import STATE, TRAINING_FILES
+from lorsmerge_cli.operations.usage import EPOCH_FILES, STATE, TRAINING_FILES
 from lorsmerge_cli.outputs import atomic_file, atomic_folder, remove_matching, write_json
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.languages import WHISPER_TASKS
@@ -201,7 +201,7 @@ class _Run:
     def _prune_epochs(self, epochs: list[dict[str, float]]) -> None:
         """Remove weights that no later epoch can bring back, once a checkpoint says so."""
         wanted = {self._epoch_file(entry["epoch"]) for entry in self.chosen(epochs)}
-        for path in (self.plan.folder / "epochs").glob("*.safetensors"):
+        for path in self.plan.folder.glob(EPOCH_FILES):
             if path not in wanted:
                 path.unlink()
 

@@ -24,8 +24,14 @@ from lorsmerge_cli.operations.speech_model import (
     parse_speech_dtype,
     processes,
 )
-from lorsmerge_cli.operations.usage import STATE, check_run, check_training, training_folder
-from lorsmerge_cli.outputs import check_output
+from lorsmerge_cli.operations.usage import (
+    STATE,
+    check_run,
+    check_training,
+    check_training_folder,
+    training_folder,
+)
+from lorsmerge_cli.outputs import check_not_inside, check_output
 from lorsmerge_cli.speech.manifests import manifest_splits
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.settings import TrainingSettings
@@ -215,6 +221,9 @@ def plan_finetune(
     faults = check_output(output, inputs=inputs, size=9 * size, force=force, folder=True)
     if delta is not None:
         faults += check_output(delta, inputs=inputs, size=size, force=force)
+        faults += check_training_folder(output, [*inputs, delta])
+        faults += check_not_inside(delta, output)
+    faults += check_training_folder(output, inputs)
     raise_all(faults + check_run(output, resume=resume, force=force))
     window = source.window
     speech = source.open(parse_speech_dtype("float32"), "cpu")  # updates are small

@@ -31,7 +31,7 @@ from lorsmerge_cli.errors import (
 )
 from lorsmerge_cli.operations.merge_inputs import MergeInputs, check_inputs
 from lorsmerge_cli.operations.recipe import Recipe
-from lorsmerge_cli.outputs import check_output, leftovers
+from lorsmerge_cli.outputs import check_not_inside, check_output, leftovers
 
 PRUNING_COPIES = 4  # of a matrix in float32 that pruning and combining hold at a time
 HEAP_SLACK = 2  # the allocator keeps up to as much again of what was freed
@@ -176,6 +176,7 @@ def plan_merge(
     faults += check_output(output, inputs=inputs, size=size, force=force, folder=as_folder)
     if save_recipe is not None:
         faults += check_output(save_recipe, inputs=[*inputs, output], size=0, force=force)
+        faults += check_not_inside(save_recipe, output) if as_folder else []
     raise_all(faults)
     raise_all(_check_expected(recipe, found))
     return MergePlan(

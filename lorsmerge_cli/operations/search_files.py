@@ -37,10 +37,6 @@ def write_report(report: SearchReport) -> list[Path]:
         with atomic_file(path, force=settings.force) as partial:
             partial.write_text(text, encoding="utf-8")
         written.append(path)
-    if settings.force and len(report.plan.goal.tasks) > 1:  # of an earlier, larger front
-        for path in recipe_files(settings)[len(report.written) :]:
-            if _is_of_a_search(path):
-                path.unlink()
     if settings.csv is not None:
         with atomic_file(settings.csv, force=settings.force) as partial:
             partial.write_text(trials_csv(report), encoding="utf-8", newline="")
@@ -49,6 +45,14 @@ def write_report(report: SearchReport) -> list[Path]:
         plot_search(report, settings.plot, force=settings.force)
         written.append(settings.plot)
     return written
+
+
+def of_earlier_fronts(report: SearchReport) -> list[Path]:
+    """List the recipes of an earlier, larger front beside those that were written."""
+    if len(report.plan.goal.tasks) == 1:
+        return []
+    later = recipe_files(report.plan.settings)[len(report.written) :]
+    return [path for path in later if _is_of_a_search(path)]
 
 
 def _is_of_a_search(path: Path) -> bool:

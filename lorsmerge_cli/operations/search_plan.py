@@ -193,7 +193,7 @@ def plan_search(
     return SearchPlan(
         space=space,
         settings=settings,
-        study=settings.study or str((settings.output or Path("search")).with_suffix(".db")),
+        study=study_of(settings),
         goal=goal,
         inputs=inputs,
         source=source,
@@ -259,6 +259,11 @@ def _setting_faults(space: Space, settings: SearchSettings) -> list[LorsmergeErr
     return faults
 
 
+def study_of(settings: SearchSettings) -> str:
+    """Return the database of the trials: the one asked for, or one beside the output."""
+    return settings.study or str((settings.output or Path("search")).with_suffix(".db"))
+
+
 def recipe_files(settings: SearchSettings) -> list[Path]:
     """The best recipe's, and those that the others of a Pareto front would be written to."""
     if settings.output is None:
@@ -273,8 +278,11 @@ def _output_faults(
 ) -> list[LorsmergeError]:
     faults: list[LorsmergeError] = []
     inputs = list(inputs)
-    if settings.study is not None and not is_url(settings.study):
-        inputs.append(Path(settings.study))
+    study = study_of(settings)
+    if not is_url(study):
+        inputs.append(Path(study))
+    if settings.csv is not None and settings.csv in recipe_files(settings):
+        faults.append(UsageFault(f"--csv {settings.csv} is the recipe's file.", "Name another."))
     written = recipe_files(settings)[: None if len(goal.tasks) > 1 else 1]
     for path in [*written, *([settings.csv] if settings.csv else [])]:
         faults += check_output(path, inputs=inputs, size=0, force=settings.force)

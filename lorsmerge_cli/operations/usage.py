@@ -11,6 +11,7 @@ from typing import Any
 
 from lorsmerge_cli.checkpoint.references import is_hub_id, no_such_path
 from lorsmerge_cli.errors import LorsmergeError, OutputFault, UsageFault, named
+from lorsmerge_cli.inputs import json_object, read_document
 from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
 from lorsmerge_cli.outputs import check_output, others_in
 from lorsmerge_cli.speech.languages import parse_language, parse_task
@@ -19,11 +20,15 @@ from lorsmerge_cli.speech.settings import LABEL_SPACES, SCHEDULES, TrainingSetti
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 STATE = "settings.json"
+EPOCH_FILES = "epochs/[0-9]*.[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"
 TRAINING_FILES = (  # all that a run writes into its training folder
-    STATE, "losses.jsonl", "epochs/*.safetensors", "*.partial/*",
-    *(f"checkpoint-*/{name}" for name in (
-        "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth",
-        "*.json", "merges.txt", "vocab.txt", "*.model", "*.jinja",
+    STATE, EPOCH_FILES,
+    "epochs/.[0-9]*.safetensors.*.partial/new/*.safetensors",
+    *(f"checkpoint-[0-9]*/{name}" for name in (
+        "model*.safetensors", "model.safetensors.index.json", "training_args.bin", "optimizer.pt",
+        "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", "*config.json",
+        "tokenizer*", "vocab.json", "merges.txt", "normalizer.json", "special_tokens_map.json",
+        "added_tokens.json",
     )),
 )  # fmt: skip
 
@@ -94,9 +99,11 @@ def check_run(output: Path, *, resume: bool, force: bool) -> list[LorsmergeError
     So is one where the folder of its state holds files that no run writes.
     """
     folder = training_folder(output)
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return []
     others = others_in(folder, TRAINING_FILES)
+    if folder.is_symlink() or not _is_a_run(folder):
+        others = others or [folder.name]
     if others:
         return [
             OutputFault(
@@ -111,6 +118,28 @@ def check_run(output: Path, *, resume: bool, force: bool) -> list[LorsmergeError
         OutputFault(
             f"{folder} holds a run that was interrupted.",
             "Resume it with --resume, or begin anew with --force.",
+        )
+    ]
+
+
+def _is_a_run(folder: Path) -> bool:
+    """Whether a folder's settings are those that a run writes when it begins."""
+    try:
+        return {"run", "before"} <= json_object(read_document(folder / STATE)).keys()
+    except (OSError, ValueError, LorsmergeError):
+        return not any(folder.iterdir()) if folder.is_dir() else False
+
+
+def check_training_folder(output: Path, inputs: Iterable[Path]) -> list[LorsmergeError]:
+    """Return a fault where an input or another output lies where a training keeps its state."""
+    folder = training_folder(output).resolve()
+    inside = [path for path in inputs if folder in (path.resolve(), *path.resolve().parents)]
+    if not inside:
+        return []
+    return [
+        OutputFault(
+            f"{inside[0]} lies in {folder}, where the training keeps its state and clears it away.",
+            "Move it, or write to another folder with -o.",
         )
     ]
 

@@ -619,7 +619,7 @@ def test_trn_lines_are_text_and_speaker_with_utterance(tmp_path: Path) -> None:
         Hypothesis("m/1", "d", "u2", "ca", "asr", "els  ocells", "", 1.0),
     )
     record: Record = score(rows, SCORING)
-    paths = write_trn(tmp_path / "new", [record])
+    paths = write_trn(tmp_path / "new", [record], force=False)
     assert [path.name for path in paths] == ["m_1-d-ca-asr.ref.trn", "m_1-d-ca-asr.hyp.trn"]
     reference, hypothesis = (path.read_text().splitlines() for path in paths)
     assert [" ".join(line.split()) for line in reference] == [

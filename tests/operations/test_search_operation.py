@@ -24,7 +24,12 @@ from lorsmerge_cli.operations.eval import evaluate
 from lorsmerge_cli.operations.eval_report import TestSet
 from lorsmerge_cli.operations.eval_scores import Scoring, average
 from lorsmerge_cli.operations.recipe import load_recipe
-from lorsmerge_cli.operations.search_files import document, trials_csv, write_report
+from lorsmerge_cli.operations.search_files import (
+    document,
+    of_earlier_fronts,
+    trials_csv,
+    write_report,
+)
 from lorsmerge_cli.operations.search_report import SearchReport
 from lorsmerge_cli.operations.search_scores import ordered, pareto, parts_of
 from lorsmerge_cli.operations.speech_model import find_model
@@ -645,21 +650,20 @@ def test_both_objectives_give_a_front_and_a_recipe_for_each_of_it(
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize(
-    ("text", "kept"), [("# lorsmerge search: trial 3 of 8", False), ("my own recipe", True)]
-)
-def test_a_smaller_front_leaves_no_recipe_of_the_larger_one_before(
-    folder: Path, study: Path, formula: Formula, tmp_path: Path, text: str, kept: bool
+def test_a_recipe_of_an_earlier_larger_front_is_told_and_never_removed(
+    folder: Path, study: Path, formula: Formula, tmp_path: Path
 ) -> None:
-    earlier = tmp_path / "best.2.toml"
-    earlier.write_text(text)
+    formula.groups = ["ca_asr", "ca_st"]
+    (tmp_path / "best.2.toml").write_text("# lorsmerge search: trial 3 of 8\n")
+    (tmp_path / "best.3.toml").write_text("my own recipe")
     report = run(
-        folder, study, trials=1, finalists=2, output=tmp_path / "best.toml", force=True,
+        folder, study, trials=1, finalists=3, output=tmp_path / "best.toml", force=True,
         texts={"scale": "0.1:0.9"},
     )  # fmt: skip
     write_report(report)
-    found = sorted(path.name for path in tmp_path.glob("best*.toml"))
-    assert found == (["best.2.toml"] if kept else []) + ["best.toml"]
+    left = sorted(path.name for path in tmp_path.glob("best*.toml"))
+    assert left == ["best.2.toml", "best.3.toml", "best.toml"]
+    assert of_earlier_fronts(report) == [tmp_path / "best.2.toml"]
 
 
 def test_no_recipe_of_a_front_replaces_a_file(folder: Path, study: Path) -> None:
