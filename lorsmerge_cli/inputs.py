@@ -7,6 +7,7 @@ levels deep ends Python's recursion: each is refused here, in words, before it d
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -14,7 +15,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from lorsmerge_cli.errors import UnreadableFile
 
@@ -41,6 +42,19 @@ def open_regular(path: Path) -> BinaryIO:
             f"{path} is a {file_type(kind)}, not a file.", "Give the file itself, or a copy of it."
         )
     return os.fdopen(descriptor, "rb")
+
+
+def open_text(path: Path, newline: str | None = None) -> TextIO:
+    """Open a regular UTF-8 file as text, a byte order mark skipped.
+
+    Args:
+        path: of the file.
+        newline: as for `open`: None to read every end of a line as a newline.
+
+    Raises:
+        UnreadableFile, OSError: as `open_regular`.
+    """
+    return io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline=newline)
 
 
 def file_type(mode: int) -> str:

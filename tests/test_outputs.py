@@ -345,6 +345,25 @@ class TestReplacedFolders:
             write()
         assert content(target) == OLD | {"late.txt": "mine"}
 
+    def test_a_file_that_appears_in_the_last_moment_is_kept(
+        self, target: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+    ) -> None:
+        """After the folder was looked through, before it is exchanged."""
+        module, name = (outputs, "_rename_with_flag") if exchanges else (os, "rename")
+        real = getattr(module, name)
+
+        def late(source: Path, *others: Any, **options: Any) -> Any:
+            if target.is_dir():
+                (target / "late.txt").write_text("mine")
+            return real(source, *others, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, late)
+            with pytest.raises(OutputFault, match=r"late\.txt"):
+                write_folder(target, NEW, force=True)
+        assert content(target) == OLD | {"late.txt": "mine"}
+        assert os.listdir(target.parent) == ["merged"]
+
     def test_modes_are_kept(self, target: Path) -> None:
         target.chmod(0o750)
         (target / "config.json").chmod(0o640)
@@ -602,6 +621,18 @@ class TestCheckOutput:
         (tmp_path / "folder").mkdir()
         assert "is a file" in check(tmp_path / "file", folder=True, force=force)
         assert "is a folder" in check(tmp_path / "folder", force=force)
+
+    def test_the_root_and_the_current_folder_under_another_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert "is the root of the file system" in check(Path("/"), folder=True)
+        monkeypatch.chdir(tmp_path)
+        assert "is the current folder" in check(Path("new/.."), folder=True, force=True)
+
+    def test_one_output_in_another(self, tmp_path: Path) -> None:
+        (fault,) = outputs.check_not_inside(tmp_path / "out" / "x.toml", tmp_path / "out")
+        assert "lies in the output folder" in str(fault)
+        assert outputs.check_not_inside(tmp_path / "x.toml", tmp_path / "out") == []
 
     def test_a_missing_parent_is_made(self, tmp_path: Path) -> None:
         target = tmp_path / "absent" / "too" / "x"

@@ -13,6 +13,7 @@ from torch import Tensor
 from lorsmerge_cli.checkpoint.model_files import (
     INDEX_FILE,
     PICKLED_FILE,
+    PICKLED_INDEX,
     SINGLE_FILE,
     is_adapter,
     weights_in,
@@ -78,6 +79,10 @@ class Checkpoint:
         self.folder = local if os.path.isdir(local) else None
         shards, self.notes = ([opened], ()) if opened else _open_shards(local)
         self._shards = shards
+        indexes = (local / name for name in (INDEX_FILE, PICKLED_INDEX))
+        self._index = {
+            path: FileIdentity.of(path) for path in indexes if len(shards) > 1 and path.is_file()
+        }
         self.files = [shard.path for shard in shards]
         self.dims = next((shard.dims for shard in shards if isinstance(shard, PickledFile)), {})
         if any(DELTA_MARK in shard.metadata for shard in shards):
@@ -106,7 +111,7 @@ class Checkpoint:
     @property
     def identities(self) -> dict[Path, FileIdentity]:
         """What tells whether a weight file changed since it was opened."""
-        return {shard.path: shard.identity for shard in self._shards}
+        return self._index | {shard.path: shard.identity for shard in self._shards}
 
     @property
     def sources(self) -> list[Path]:

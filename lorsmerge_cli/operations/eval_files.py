@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import NoneType
 from typing import NamedTuple
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile
@@ -147,6 +148,7 @@ def read_hypotheses(path: Path) -> list[KnownHypothesis]:
             continue
         try:
             row = json_object(line)
+            _check_types(row)
             said = Hypothesis(**{key: row[key] for key in _FIELDS if key in row})
             about = row.get("made_by", ""), row.get("heard", ""), int(row.get("of", 0))
             found.append(KnownHypothesis(said, *about))
@@ -189,6 +191,20 @@ def finished_sets(path: Path, known: Sequence[KnownHypothesis]) -> dict[str, tup
         dataset: (len(next(iter(models.values()))), sizes[dataset])
         for dataset, models in answered.items()
     }
+
+
+TYPES = {  # of a line of hypotheses; the rest are strings
+    "seconds": (int, float), "speaker": (str, NoneType), "cut": (bool, NoneType), "of": (int,),
+}  # fmt: skip
+
+
+def _check_types(row: Mapping[str, object]) -> None:
+    """Raise ValueError for a value that no run writes."""
+    for key, value in row.items():
+        if type(value) not in TYPES.get(key, (str,)):
+            raise ValueError(f"{key} is a {type(value).__name__}")
+    if row["task"] not in ("asr", "st"):
+        raise ValueError(f"the task is {row['task']!r}")
 
 
 def _drop_cut_line(path: Path) -> None:

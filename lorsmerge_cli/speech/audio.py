@@ -14,6 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 from lorsmerge_cli.errors import UnreadableFile
+from lorsmerge_cli.inputs import open_regular
 from lorsmerge_cli.speech.mp3 import Mp3Scan, scan_mp3, with_true_length
 
 READ = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga")
@@ -93,6 +94,7 @@ def audio_channels(path: Path) -> int:
 
 def _header(path: Path) -> Any:
     try:
+        open_regular(path).close()  # libsndfile would wait for a FIFO
         return soundfile.info(str(path))
     except (OSError, soundfile.SoundFileError) as error:
         raise _unreadable(path, error) from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
+from lorsmerge_cli.inputs import open_text
 from lorsmerge_cli.speech.languages import parse_language, parse_task
 from lorsmerge_cli.speech.manifests.values import Skip, is_missing
 from lorsmerge_cli.speech.utterance import OTHER_LANGUAGE, OTHER_TASK, Drop, Utterance
@@ -48,7 +49,7 @@ def _read_table(
     path: Path, needed: Sequence[str], delimiter: str, quoting: int
 ) -> Iterator[tuple[int, Row]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path, newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
             header = [name.strip() for name in next(reader, [])]
             missing = [name for name in needed if name not in header]

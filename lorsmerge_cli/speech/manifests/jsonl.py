@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
-from lorsmerge_cli.inputs import json_object
+from lorsmerge_cli.inputs import json_object, open_text
 from lorsmerge_cli.speech.languages import parse_language
 from lorsmerge_cli.speech.manifests.fields import (
     Defaults,
@@ -59,7 +59,8 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         UnreadableFile: a line is no JSON object.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line ends
+        with open_text(path) as file:
+            lines = file.read().split("\n")  # a text may hold other line ends
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, error) from None
     for number, line in enumerate(lines, 1):

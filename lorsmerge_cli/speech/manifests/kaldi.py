@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
+from lorsmerge_cli.inputs import open_text
 from lorsmerge_cli.speech.manifests.fields import (
     Defaults,
     language_and_task,
@@ -156,11 +157,12 @@ def _channels(audio: Path) -> int:
         return 0
 
 
-def _pairs(file: Path) -> dict[str, str]:
+def _pairs(path: Path) -> dict[str, str]:
     """Key -> the rest of its line."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")  # as Kaldi has it
+        with open_text(path) as file:
+            lines = file.read().split("\n")  # as Kaldi has it
     except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(file, error) from None
+        raise unreadable(path, error) from None
     split = (line.split(maxsplit=1) for line in lines if line.strip())
     return {cells[0]: cells[1].strip() if len(cells) > 1 else "" for cells in split}
