@@ -496,14 +496,8 @@ def _place_folder(new: Path, target: Path, force: bool) -> None:
         return
     new.chmod(stat.S_IMODE(there.st_mode) & 0o777)
     if not force:  # an empty folder is replaced, a folder with anything in it is not
-        try:
+        with _told_if_taken(target):
             os.rename(new, target)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise _appeared(target) from error
-        except OSError as error:
-            if error.errno == errno.ENOTEMPTY:
-                raise _appeared(target) from error
-            raise
         return
     if not stat.S_ISDIR(there.st_mode):
         raise _appeared(target)
@@ -555,7 +549,7 @@ def _rename_to_free_name(source: Path, target: Path) -> None:
     Raises:
         OutputFault: something has it.
     """
-    try:
+    with _told_if_taken(target):
         if _rename_with_flag(source, target, exchange=False):
             return
         if source.is_dir():
@@ -569,10 +563,17 @@ def _rename_to_free_name(source: Path, target: Path) -> None:
             if os.path.lexists(target):
                 raise FileExistsError from error
             os.rename(source, target)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise _appeared(target) from error
+
+
+@contextmanager
+def _told_if_taken(target: Path) -> Iterator[None]:
+    """Raise OutputFault where a rename finds that something has the name."""
+    try:
+        yield
     except OSError as error:
-        if error.errno == errno.ENOTEMPTY:
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY) or isinstance(
+            error, FileExistsError
+        ):
             raise _appeared(target) from error
         raise
 
