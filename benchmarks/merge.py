@@ -23,6 +23,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FINETUNES = ("ca_asr", "de_asr", "de_st")
+MERGE = ["merge", "base", *FINETUNES, "-q", "-o", "out"]
 CONFIG = "mergekit.yaml"
 RATIOS = [  # (ours, peer, what is asked of it)
     ("lorsmerge lors", "plain lors", "at most 0.2 (5 times as fast)"),
@@ -30,14 +31,25 @@ RATIOS = [  # (ours, peer, what is asked of it)
     ("lorsmerge ta", "plain ta", "at most 1.3"),
     ("lorsmerge ta", "mergekit ta", "at most 0.2 (5 times as fast)"),
     ("lorsmerge ta", "read and write", "the floor"),
-    ("lorsmerge ta", "lorsmerge ta, inputs not hashed", "at most 1.05"),
-    ("lorsmerge lors", "lorsmerge lors, inputs not hashed", "at most 1.05"),
 ]
-UNHASHED = (
-    "from lorsmerge_cli.checkpoint.content import ContentHash as C\n"
-    "C.add = lambda *a, **k: None; C.hexdigest = lambda *a, **k: '0' * 64\n"
-    "from lorsmerge_cli.app import main; main()"
-)
+# CPU seconds of the hash of all inputs, and of the merge; pages are touched before, as it would itself
+HASHING = """
+import sys, time
+from lorsmerge_cli.app import main
+from lorsmerge_cli.checkpoint import content
+spent, real = [], content.xxhash.xxh3_128_digest
+def measured(raw):
+    raw[::4096].sum()
+    began = time.thread_time()
+    found = real(raw)
+    spent.append(time.thread_time() - began)
+    return found
+content.xxhash.xxh3_128_digest = measured
+try:
+    main()
+except SystemExit:
+    print(sum(spent), time.process_time())
+"""
 
 
 @dataclass
@@ -69,13 +81,8 @@ def build(folder: Path, size: str) -> None:
 
 def commands(mergekit: str | None) -> dict[str, tuple[list[str], dict[str, str]]]:
     """Name -> command and environment, to be run in the models' folder."""
-    merge = ["merge", "base", *FINETUNES, "-q", "-o", "out"]
-    ours, unhashed = (
-        [sys.executable, "-m", "lorsmerge_cli", *merge],
-        [sys.executable, "-c", UNHASHED, *merge],
-    )
-    ratios = ["--svp", "0.03", "--mp", "0.4"]
-    lors = [*ours, *ratios]
+    ours = [sys.executable, "-m", "lorsmerge_cli", *MERGE]
+    lors = [*ours, "--svp", "0.03", "--mp", "0.4"]
     files = [f"{name}/model.safetensors" for name in ("base", *FINETUNES)]
     plain = [sys.executable, str((HERE / "plain_merge.py").resolve())]
     one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -85,10 +92,8 @@ def commands(mergekit: str | None) -> dict[str, tuple[list[str], dict[str, str]]
         "read and write": (["sh", "-c", copy], {}),
         "plain ta": ([*plain, "ta", *arguments], {}),
         "lorsmerge ta": (ours, {}),
-        "lorsmerge ta, inputs not hashed": (unhashed, {}),
         "plain lors": ([*plain, "lors", *arguments], {}),
         "lorsmerge lors": (lors, {}),
-        "lorsmerge lors, inputs not hashed": ([*unhashed, *ratios], {}),
         "plain lors, 1 thread": ([*plain, "lors", *arguments], one),
         "lorsmerge lors, 1 thread": ([*lors, "--threads", "1"], one),
     }
@@ -113,6 +118,25 @@ def measure(command: list[str], environment: dict[str, str], folder: Path, into:
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{problem[-2000:]}")
     into.seconds.append(time.perf_counter() - began)
+
+
+def hashing(folder: Path, rounds: int) -> str:
+    """What the hash of every byte of the inputs costs, as a share of task arithmetic's CPU time."""
+    shares = []
+    for _ in range(rounds):
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        done = subprocess.run(
+            [sys.executable, "-c", HASHING, *MERGE, "--threads", "1"], cwd=folder, check=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        spent, whole = map(float, done.stdout.split())
+        shares.append((spent / whole, spent, whole))
+    share, spent, whole = sorted(shares)[len(shares) // 2]
+    return (
+        f"Hashing every byte of the inputs (task arithmetic, one thread): {spent:.2f} of {whole:.1f} "
+        f"seconds of CPU time, {share:.1%}; asked: at most 5%.\n"
+    )
 
 
 def memory_of(process: int, into: Measured) -> None:
@@ -167,13 +191,14 @@ def main() -> None:
     arguments = parser.parse_args()
     build(arguments.folder, arguments.size)
     found = commands(arguments.mergekit)
-    found = {name: found[name] for name in arguments.only or found}
+    found = {name: found[name] for name in (found if arguments.only is None else arguments.only)}
     results = {name: Measured() for name in found}
     for number in range(arguments.rounds):
         for name, (command, environment) in found.items():
             measure(command, environment, arguments.folder, results[name])
             print(f"round {number + 1}: {name} {results[name].seconds[-1]:.1f} s", flush=True)
-    text = report(results, arguments.size)
+    text = report(results, arguments.size) if results else ""
+    text += "\n" + hashing(arguments.folder, arguments.rounds)
     print(text)
     if arguments.output:
         arguments.output.write_text(text)
