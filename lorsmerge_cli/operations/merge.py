@@ -139,7 +139,7 @@ class _Run:
                 progress(unit.nbytes)
             self._refuse_zero_deltas()
             self._check_contents()
-            check_unchanged(plan.identities)
+            check_unchanged(plan.identities | dict(plan.copied))
             writer.finish({"lorsmerge": json.dumps(self.record(), ensure_ascii=False)})
 
     def record(self) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from lorsmerge_cli.checkpoint.companions import find_companions
 from lorsmerge_cli.checkpoint.model_writer import (
     CONFIG,
     check_companions,
@@ -29,6 +30,7 @@ from lorsmerge_cli.errors import (
     UsageFault,
     raise_all,
 )
+from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.operations.merge_inputs import MergeInputs, check_inputs
 from lorsmerge_cli.operations.recipe import Recipe
 from lorsmerge_cli.outputs import check_not_inside, check_output, leftovers
@@ -65,6 +67,7 @@ class MergePlan(MergeInputs):
     Attributes:
         recipe: with every default written out.
         companions: the folder whose config and tokenizer an output folder gets.
+        copied: what tells whether a file of theirs changed since it was found.
         output: file or folder.
         as_folder: whether `output` is a model folder.
         output_specs: every tensor of the output.
@@ -79,6 +82,7 @@ class MergePlan(MergeInputs):
 
     recipe: Recipe
     companions: Path | None
+    copied: Mapping[Path, FileIdentity]
     output: Path
     as_folder: bool
     output_specs: dict[str, TensorSpec]
@@ -192,6 +196,7 @@ def plan_merge(
         ),
         recipe=recipe,
         companions=folder,
+        copied=_identified(folder),
         output=output,
         as_folder=as_folder,
         output_specs=specs,
@@ -225,6 +230,11 @@ def _config_dir(
             )
         )
     return None
+
+
+def _identified(folder: Path | None) -> dict[Path, FileIdentity]:
+    files = find_companions(folder).files.values() if folder else ()
+    return {path: FileIdentity.of(path) for path in files}
 
 
 def output_specs(base: Checkpoint, dtype: str | None) -> dict[str, TensorSpec]:

@@ -1049,6 +1049,16 @@ class TestRerun:
             merge(made, change)
         assert not out(small).exists()
 
+    def test_a_config_that_changes_during_the_merge(
+        self, models: Path, deltas: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(models / "base", tmp_path / "base")
+        made = plan(tmp_path / "base", both(deltas), tmp_path / "merged")
+        config = tmp_path / "base" / "config.json"
+        with pytest.raises(UnreadableFile, match=r"config\.json' changed while being read"):
+            merge(made, lambda done: os.utime(config, ns=(1, 1)))
+        assert not (tmp_path / "merged").exists()
+
     @pytest.mark.parametrize("change", ["one less", "one more"])
     def test_a_json_whose_deltas_were_edited(
         self, first: Path, tmp_path: Path, change: str
