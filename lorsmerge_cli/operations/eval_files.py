@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import NamedTuple
 
-from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile, raise_all
 from lorsmerge_cli.inputs import json_object, open_regular, parse_json
 from lorsmerge_cli.operations.eval_scores import Hypothesis, Record
 from lorsmerge_cli.outputs import atomic_file, check_output
@@ -215,13 +215,9 @@ def _drop_cut_line(path: Path) -> None:
     """
     if not path.is_file():
         return
+    raise_all(_foreign(path))
     raw = path.read_bytes()
     whole = raw.rfind(b"\n") + 1
-    if raw and not raw.startswith(FIRST_BYTES) and not FIRST_BYTES.startswith(raw):
-        raise OutputFault(
-            f"{path} is no file that `eval --hypotheses` wrote, so nothing is added to it.",
-            "Give another --hypotheses file.",
-        )
     try:
         parse_json(raw[whole:])
     except ValueError:
@@ -235,17 +231,21 @@ def _drop_cut_line(path: Path) -> None:
 def check_hypotheses(path: Path, inputs: Iterable[Path]) -> list[LorsmergeError]:
     """Find what keeps hypotheses from being added to a file: an input, or no such file."""
     faults = check_output(path, inputs=inputs, size=0, force=True)
-    if not faults and path.is_file():
-        with open_regular(path) as file:
-            start = file.read(len(FIRST_BYTES))
-        if not FIRST_BYTES.startswith(start):
-            faults.append(
-                OutputFault(
-                    f"{path} is no file that `eval --hypotheses` wrote, so nothing is added to it.",
-                    "Give another --hypotheses file.",
-                )
-            )
-    return faults
+    return faults or (_foreign(path) if path.is_file() else [])
+
+
+def _foreign(path: Path) -> list[LorsmergeError]:
+    """Return a fault where a file does not begin as one of hypotheses; an empty one may become one."""
+    with open_regular(path) as file:
+        start = file.read(len(FIRST_BYTES))
+    if FIRST_BYTES.startswith(start):
+        return []
+    return [
+        OutputFault(
+            f"{path} is no file that `eval --hypotheses` wrote, so nothing is added to it.",
+            "Give another --hypotheses file.",
+        )
+    ]
 
 
 def check_trn(folder: Path, inputs: Iterable[Path], *, force: bool) -> list[LorsmergeError]:

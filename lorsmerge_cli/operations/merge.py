@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -144,9 +145,11 @@ class _Run:
 
     def record(self) -> dict[str, Any]:
         """How the output was made, when all inputs have been read."""
-        return made_from(self.plan, self._hexdigests())
+        return made_from(self.plan, self._hexdigests)
 
+    @cached_property
     def _hexdigests(self) -> list[str]:
+        """Of the base and each delta; asked for when all of them have been read."""
         return [content.hexdigest() for content in (self._base_content, *self._contents)]
 
     def _check_contents(self) -> None:
@@ -165,7 +168,7 @@ class _Run:
                 faults.append(fault)
         paths = [plan.base.path, *(vector.path for vector in plan.vectors)]
         recorded = plan.recipe.expected_contents
-        for path, found, wanted in zip(paths, self._hexdigests(), recorded, strict=False):
+        for path, found, wanted in zip(paths, self._hexdigests, recorded, strict=False):
             if wanted and found != wanted:
                 faults.append(other_input(path, found, wanted))
         raise_all(faults)
