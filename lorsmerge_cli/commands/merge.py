@@ -260,7 +260,7 @@ def _plan_document(plan: MergePlan) -> dict[str, Any]:
     return {
         "output": str(plan.output),
         "recipe": pinned_recipe(plan.recipe).to_dict(),
-        "scale_total": _total_scale(plan),
+        "scale_total": plan.total_scale,
         "tensors": {
             "pruned": len(plan.pruned),
             "unpruned": floats - len(plan.pruned),
@@ -272,11 +272,6 @@ def _plan_document(plan: MergePlan) -> dict[str, Any]:
         "device": str(plan.device),
         "threads": plan.threads,
     }
-
-
-def _total_scale(plan: MergePlan) -> float:
-    total = sum(entry.scale or 0.0 for entry in plan.recipe.deltas)
-    return total / len(plan.recipe.deltas) if plan.method == "wa" else total
 
 
 def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
@@ -300,7 +295,7 @@ def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
             row += [f"{report.norms[number]:.4g}", f"{report.kept[number]:.4g}"]
         rows.append(row)
     norms = ["norm", "norm kept"] if report else []
-    rows.append(["total", "", "", f"{_total_scale(plan):g}", *("" for _ in norms)])
+    rows.append(["total", "", "", f"{plan.total_scale:g}", *("" for _ in norms)])
     console.table(["delta", "svp", "mp", "lambda", *norms], rows)
 
 

@@ -1,13 +1,35 @@
-"""The last stage of a merge: an update onto its base, rounded once (Eq. 8)."""
+"""Eq. 8 for one tensor: prune each delta, combine, scale, add to the base, round once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.core.low_rank_sparse import accumulable
+from lorsmerge_cli.core.combining import COMBINERS
+from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
+from lorsmerge_cli.core.methods import Method
+from lorsmerge_cli.core.pruning import prune
+from lorsmerge_cli.core.pruning.budget import Budget
+
+
+@dataclass
+class Term:
+    """One delta's part in the merge of a tensor.
+
+    Attributes:
+        delta: tau_i, of the base's shape, float32 or float64; finite where it is pruned.
+        scale: lambda_i.
+        budget: what the method's pruner keeps of it, None for all.
+        on_pruned: told the pruned delta, where it is pruned.
+    """
+
+    delta: Tensor
+    scale: float
+    budget: Budget | None = None
+    on_pruned: Callable[[Tensor], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -24,6 +46,56 @@ class Rounding:
 
     def __add__(self, other: Rounding) -> Rounding:
         return Rounding(self.updated + other.updated, self.lost + other.lost)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merged tensor.
+
+    Attributes:
+        tensor: of the base's shape, on the CPU.
+        update: what was added to the base, float32 or float64.
+        rounding: what rounding did to the update.
+    """
+
+    tensor: Tensor
+    update: Tensor
+    rounding: Rounding
+
+
+def merge_tensor(base: Tensor, terms: Iterable[Term], method: Method, dtype: torch.dtype) -> Merged:
+    """Return theta_0 + combine_i(lambda_i * f(tau_i)) of one tensor, rounded once (Eq. 8).
+
+    Args:
+        base: theta_0, any shape and float dtype, on the CPU.
+        terms: the deltas, on any one device; taken one by one, so that a combiner that keeps a
+            running sum holds one of them at a time.
+        method: its pruner is f, its combiner sums or averages.
+        dtype: of the result.
+
+    Raises:
+        ValueError: there are no terms.
+
+    Example:
+        >>> from lorsmerge_cli.core.methods import METHODS
+        >>> base, deltas = torch.zeros(2), [torch.ones(2), torch.tensor([1.0, -3.0])]
+        >>> terms = [Term(delta, scale=0.5) for delta in deltas]
+        >>> merge_tensor(base, terms, METHODS["ta"], torch.float32).tensor
+        tensor([ 1., -1.])
+    """
+    update = COMBINERS[method.combiner].combine(_pruned(terms, method)).cpu()
+    tensor, rounding = add_to_base(base, update, dtype)
+    return Merged(tensor, update, rounding)
+
+
+def _pruned(terms: Iterable[Term], method: Method) -> Iterator[tuple[Tensor, float]]:
+    for term in terms:
+        if term.budget is not None and method.pruner is not None:
+            term.delta = dense(prune(term.delta, method.pruner, term.budget))
+            if term.on_pruned is not None:
+                term.on_pruned(term.delta)
+        yield term.delta, term.scale
+        del term  # before the next one is made
 
 
 def add_to_base(base: Tensor, update: Tensor, dtype: torch.dtype) -> tuple[Tensor, Rounding]:

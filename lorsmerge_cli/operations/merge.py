@@ -7,7 +7,7 @@ import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,10 @@ from lorsmerge_cli.checkpoint.task_vector import (
     check_base_content,
     rounded_base,
 )
-from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
-from lorsmerge_cli.core.merging import Rounding, add_to_base, is_finite
+from lorsmerge_cli.core.merging import Rounding, Term, is_finite, merge_tensor
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.parallel import run_parallel
-from lorsmerge_cli.core.pruning import prune
 from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.core.statistics import BaseRounding, energy
 from lorsmerge_cli.errors import LorsmergeError, NonFinite, non_finite, raise_all, zero_delta
@@ -86,14 +84,14 @@ def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
     """
     run = _Run(plan)
     if plan.as_folder:
-        with atomic_folder(plan.output, force=plan.force) as partial:
+        with atomic_folder(plan.output, force=plan.force) as folder:
             if plan.companions is not None:
-                copy_companions(plan.companions, partial, plan.dtype)
-            run.write_weights(partial, progress)
-            write_json(partial / "lorsmerge.json", run.record())
+                copy_companions(plan.companions, folder, plan.dtype)
+            run.write_weights(folder, progress)
+            write_json(folder / "lorsmerge.json", run.record())
     else:
-        with atomic_file(plan.output, force=plan.force) as partial:
-            run.write_weights(partial, progress)
+        with atomic_file(plan.output, force=plan.force) as file:
+            run.write_weights(file, progress)
     if plan.save_recipe is not None:
         save(pinned_recipe(plan.recipe), plan.save_recipe, force=plan.force)
     return MergeReport(
@@ -124,10 +122,10 @@ class _Run:
         self._other_bases: list[str] = []
         self._base_roundings: list[list[BaseRounding]] = [[] for _ in plan.vectors]
 
-    def write_weights(self, partial: Path, progress: Callable[[int], None]) -> None:
+    def write_weights(self, target: Path, progress: Callable[[int], None]) -> None:
         plan = self.plan
         with ModelWriter(
-            partial,
+            target,
             plan.output_specs,
             plan.base.tied,
             {"lorsmerge": json.dumps(made_from(plan), ensure_ascii=False)},  # as long as `record`
@@ -181,18 +179,17 @@ class _Run:
         if not self.plan.base.specs[unit.name].is_float:
             writer.write(unit.name, base, unit.start)
             return Rounding()
-        update = COMBINERS[self.method.combiner](self._scaled_deltas(unit, base))
-        self.steps.append(energy(update))
         dtype = self.plan.output_specs[unit.name].dtype
-        merged, rounding = add_to_base(base, update.cpu(), dtype)
-        if not is_finite(merged):
+        merged = merge_tensor(base, self._terms(unit, base), self.method, dtype)
+        self.steps.append(energy(merged.update))
+        if not is_finite(merged.tensor):
             raise self._non_finite(unit.name)
-        if is_variance(unit.name) and bool((merged < 0).any()):
-            raise self._negative(unit.name, float(merged.min()))
-        writer.write(unit.name, merged, unit.start)
-        return rounding
+        if is_variance(unit.name) and bool((merged.tensor < 0).any()):
+            raise self._negative(unit.name, float(merged.tensor.min()))
+        writer.write(unit.name, merged.tensor, unit.start)
+        return merged.rounding
 
-    def _scaled_deltas(self, unit: Unit, base: Tensor) -> Iterator[tuple[Tensor, float]]:
+    def _terms(self, unit: Unit, base: Tensor) -> Iterator[Term]:
         for number, (vector, entry) in enumerate(
             zip(self.plan.vectors, self.plan.recipe.deltas, strict=True)
         ):
@@ -200,22 +197,32 @@ class _Run:
                 self._contents[number].add(part, values, start)
             delta = self._delta(unit, vector)
             prunes = unit.name in self.plan.pruned and (entry.svp, entry.mp) != (None, None)
-            pruner = self.method.pruner if prunes else None
-            if pruner and not is_finite(delta):
+            if prunes and not is_finite(delta):
                 raise self._non_finite(unit.name)
             if isinstance(vector, StoredTaskVector):
-                before = vector.file.norms[unit.name] ** 2 if pruner else 0.0
+                before = vector.file.norms[unit.name] ** 2 if prunes else 0.0
             else:
                 before = energy(delta)
                 self._squares[number].append(before)  # list.append is atomic
             if isinstance(vector, FinetunedTaskVector):
                 self._base_roundings[number].append(vector.base_rounding(unit.name, base, delta))
-            if pruner:
-                keep = budget(self.plan.base.specs[unit.name].shape, entry.svp, entry.mp)
-                delta = dense(prune(delta, pruner, keep))
-                self._dropped[number].append(before - energy(delta))
-            yield delta, entry.scale if entry.scale is not None else self.method.scale
-            del delta  # before the next one is made
+            scale = entry.scale if entry.scale is not None else self.method.scale
+            if not prunes:
+                yield Term(delta, scale)
+                del delta  # before the next one is made
+                continue
+            term = Term(
+                delta,
+                scale,
+                budget(self.plan.base.specs[unit.name].shape, entry.svp, entry.mp),
+                partial(self._count_dropped, number, before),
+            )
+            del delta  # the term's alone, so that pruning can free it
+            yield term
+            del term
+
+    def _count_dropped(self, number: int, before: float, pruned: Tensor) -> None:
+        self._dropped[number].append(before - energy(pruned))
 
     def _delta(self, unit: Unit, vector: TaskVector) -> Tensor:
         if unit.whole:

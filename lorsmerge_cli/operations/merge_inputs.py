@@ -25,7 +25,8 @@ from lorsmerge_cli.checkpoint.task_vector import (
     open_file,
     open_task_vector,
 )
-from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.combining import COMBINERS
+from lorsmerge_cli.core.methods import METHODS, method_of
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, named, raise_all
 from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.operations.provenance import pruning_text
@@ -153,7 +154,7 @@ def _check_vectors(
 
 
 def _select(recipe: Recipe, base: Checkpoint, faults: list[LorsmergeError]) -> frozenset[str]:
-    if METHODS[recipe.method or "ta"].pruner is None:
+    if METHODS[recipe.method or method_of(())].pruner is None:
         if recipe.include or recipe.exclude:
             faults.append(
                 UsageFault(
@@ -174,7 +175,8 @@ def _select(recipe: Recipe, base: Checkpoint, faults: list[LorsmergeError]) -> f
 
 def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> list[str]:
     """Say which settings do something else than a reader of the command may expect."""
-    method = METHODS[recipe.method or "ta"]
+    method = METHODS[recipe.method or method_of(())]
+    combiner = COMBINERS[method.combiner]
     before = [
         vector.file.provenance.pruning if isinstance(vector, StoredTaskVector) else {}
         for vector in vectors
@@ -190,14 +192,14 @@ def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> list[str]:
             warnings.append(
                 f"{vector.path} was pruned before ({pruning_text(pruning)}); this prunes it again."
             )
-        elif not ratios and not pruning and method.combiner != "mean" and some_pruned:
+        elif not ratios and not pruning and not combiner.averages and some_pruned:
             warnings.append(
                 f"{vector.path} is merged whole, beside deltas that are pruned; give it ratios too "
                 "(DELTA:svp=...,mp=...) if that is not meant."
             )
         if ratios and len(ratios) < len(method.ratios):
             warnings.append(f"{vector.path} is pruned by {ratios[0]} alone: it has no other ratio.")
-    if method.combiner == "mean":
+    if combiner.averages and combiner.linear:
         warnings += _no_mean(
             recipe, [str(v.path) for v, p in zip(vectors, before, strict=True) if p]
         )

@@ -20,7 +20,9 @@ from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
 from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
 from lorsmerge_cli.checkpoint.whisper_config import config_faults
+from lorsmerge_cli.core.combining import COMBINERS, Combiner
 from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.core.methods import METHODS, method_of
 from lorsmerge_cli.core.parallel import default_threads
 from lorsmerge_cli.errors import (
     LorsmergeError,
@@ -35,7 +37,7 @@ from lorsmerge_cli.operations.merge_inputs import MergeInputs, check_inputs
 from lorsmerge_cli.operations.recipe import Recipe
 from lorsmerge_cli.outputs import check_not_inside, check_output, leftovers
 
-PRUNING_COPIES = 4  # of a matrix in float32 that pruning and combining hold at a time
+PRUNING_COPIES = 4  # of a matrix in float32 that pruning and a running sum hold at a time
 HEAP_SLACK = 2  # the allocator keeps up to as much again of what was freed
 THREAD_OVERHEAD = 32 << 20  # bytes: buffers of BLAS
 ANEW = "To merge something else, write a TOML recipe: `merge --save-recipe` makes one."
@@ -96,7 +98,18 @@ class MergePlan(MergeInputs):
 
     @property
     def method(self) -> str:
-        return self.recipe.method or "ta"
+        """A name in `METHODS`."""
+        return self.recipe.method or method_of(())
+
+    @property
+    def combiner(self) -> Combiner:
+        return COMBINERS[METHODS[self.method].combiner]
+
+    @property
+    def total_scale(self) -> float:
+        """Sum of the coefficients, or their mean where the combiner averages."""
+        total = sum(entry.scale or 0.0 for entry in self.recipe.deltas)
+        return total / len(self.recipe.deltas) if self.combiner.averages else total
 
     @property
     def output_size(self) -> int:
@@ -112,14 +125,17 @@ class MergePlan(MergeInputs):
     def memory(self) -> int:
         """Bytes of working memory at most, less PyTorch itself and the mapped inputs."""
         matrices = [self.base.specs[name].numel for name in self.base.specs if self.is_whole(name)]
-        held = PRUNING_COPIES * 4 * max([BLOCK, *matrices])
+        copies = PRUNING_COPIES + (len(self.vectors) if self.combiner.needs_all else 0)
+        held = copies * 4 * max([BLOCK, *matrices])
         return self.threads * (HEAP_SLACK * held + THREAD_OVERHEAD)
 
     def is_whole(self, name: str) -> bool:
         """Whether a tensor has to be dealt with in one piece."""
         if not self.base.specs[name].is_float:
             return False
-        return name in self.pruned or any(vector.is_pruned(name) for vector in self.vectors)
+        if self.combiner.needs_all or name in self.pruned:
+            return True
+        return any(vector.is_pruned(name) for vector in self.vectors)
 
     def units(self) -> Iterator[Unit]:
         """The work, in the base's order."""

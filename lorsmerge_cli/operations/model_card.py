@@ -13,6 +13,7 @@ from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.delta_file import Provenance
 from lorsmerge_cli.checkpoint.hub_faults import hub_faults
 from lorsmerge_cli.checkpoint.references import pinned_parts
+from lorsmerge_cli.core.methods import METHODS, method_of, method_of_pruned
 from lorsmerge_cli.inputs import read_document
 from lorsmerge_cli.operations.model_card_scores import Scored, model_index, score_table
 from lorsmerge_cli.operations.model_card_usage import SPEECH, usage_of
@@ -21,14 +22,6 @@ from lorsmerge_cli.operations.published import published_command, published_reci
 from lorsmerge_cli.operations.push_source import CARD, Source
 from lorsmerge_cli.operations.recipe import CARD_BLOCK
 from lorsmerge_cli.quoting import code, fence, markdown, printable
-
-METHODS_IN_WORDS = {
-    "lors": "LoRS-Merging (low-rank and sparse model merging)",
-    "svp": "merging with singular value pruning",
-    "mp": "merging with magnitude pruning",
-    "ta": "task arithmetic",
-    "wa": "weight averaging",
-}
 
 
 @dataclass(frozen=True)
@@ -142,19 +135,12 @@ def _body(subject: Subject) -> Iterator[str]:
 
 
 def _merge_line(merge: MergeRecord, base_id: str | None) -> str:
-    method = METHODS_IN_WORDS.get(_method(merge), "merging")
+    ratios = {key for delta in merge.deltas for key in delta.pruning}
+    method = METHODS[method_of_pruned(merge.recipe.method or method_of(()), ratios)].title
     base = _link(base_id) if base_id else "A base"
     count = len(merge.deltas)
     fine_tunes = "one fine-tune" if count == 1 else f"{count} fine-tunes"
     return f"{base} with what {fine_tunes} of it learnt added, without training again: {method}."
-
-
-def _method(merge: MergeRecord) -> str:
-    """The recipe's; a plain sum of deltas that `prune` had pruned is named after the pruning."""
-    method = merge.recipe.method or ""
-    ratios = {key for delta in merge.deltas for key in delta.pruning}
-    pruned = {1: next(iter(ratios), ""), 2: "lors"}.get(len(ratios), method)
-    return pruned if method == "ta" else method
 
 
 def _recipe_part(merge: MergeRecord, base_id: str | None) -> Iterator[str]:

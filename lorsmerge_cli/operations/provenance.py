@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lorsmerge_cli.checkpoint.model_writer import RUN
 from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile
 from lorsmerge_cli.checkpoint.task_vector import StoredTaskVector
+from lorsmerge_cli.core.methods import method_of, method_of_pruned
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 from lorsmerge_cli.inputs import json_object, read_document
 from lorsmerge_cli.operations.recipe import LARGEST, RATIOS, Recipe, recipe_of
@@ -279,7 +280,7 @@ def made_from(source: ModelSource) -> dict[str, Any]:
             except ValueError as error:
                 what = f"{vector.path}: the delta's header is damaged ({error})."
                 raise UnreadableFile(what, "Make it again with `lorsmerge delta`.") from None
-        return {"kind": "merge", "method": _method(deltas), "deltas": deltas}
+        return {"kind": "merge", "method": _method(deltas, source.method), "deltas": deltas}
     merge = _merge_record(source)
     if merge:
         return _merged(merge)
@@ -306,10 +307,9 @@ def _merged(document: Mapping[str, Any]) -> dict[str, Any]:
         _delta(found, {key: value for key, value in asdict(entry).items() if value is not None})
         for found, entry in zip(record.deltas, record.recipe.deltas, strict=True)
     ]
-    method = record.recipe.method
     return {
         "kind": "merge",
-        "method": _method(deltas) if method in ("ta", None) else method,
+        "method": _method(deltas, record.recipe.method or method_of(())),
         "base": record.base[:SHOWN],
         "deltas": deltas,
     }
@@ -328,10 +328,9 @@ def _delta(delta: MergedDelta, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _method(deltas: Sequence[Mapping[str, Any]]) -> str:
-    """The method that a sum of deltas amounts to, some of which `prune` has pruned."""
-    ratios = {key for delta in deltas for key in ("svp", "mp") if key in delta}
-    return {0: "ta", 1: next(iter(ratios), ""), 2: "lors"}[len(ratios)]
+def _method(deltas: Sequence[Mapping[str, Any]], method: str) -> str:
+    """Return what a merge amounts to, some of whose deltas `prune` has pruned."""
+    return method_of_pruned(method, {key for delta in deltas for key in RATIOS if key in delta})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.methods import METHODS, method_of
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.inputs import json_object, parse_toml, read_document
 from lorsmerge_cli.outputs import atomic_file
@@ -335,11 +335,7 @@ def _did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 def _method_of(deltas: Sequence[DeltaEntry]) -> str:
-    has_svp = any(delta.svp is not None for delta in deltas)
-    has_mp = any(delta.mp is not None for delta in deltas)
-    return {(True, True): "lors", (True, False): "svp", (False, True): "mp"}.get(
-        (has_svp, has_mp), "ta"
-    )
+    return method_of([r for r in RATIOS if any(getattr(d, r) is not None for d in deltas)])
 
 
 def _value_faults(recipe: Recipe) -> list[LorsmergeError]:

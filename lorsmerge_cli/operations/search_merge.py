@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from threading import Lock
 
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.core.combining.sum import sum_
-from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
-from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.core.combining import COMBINERS
+from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.core.merging import Merged, Term, is_finite, merge_tensor
+from lorsmerge_cli.core.methods import METHODS, Method, method_of
 from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.core.pruning.repeated import RepeatedPruning
@@ -27,7 +29,8 @@ class RepeatedMerge:
 
     A matrix of a delta is decomposed once, at the largest rank, and its largest entries are
     selected once for each pair of ratios, as far as `cache` goes. Where all deltas share their
-    scale, what is kept is their sum, so that another lambda costs one addition to the base.
+    scale and are combined linearly, what is kept is their sum or mean, so that another lambda
+    costs one addition to the base.
 
     The weights are those of `merge` but for the order of the sum and the rank of the
     decomposition: a few roundings of float32 of the update. An entry whose magnitude equals the
@@ -62,57 +65,56 @@ class RepeatedMerge:
         """Name and merged value of every tensor of the base, in the base's dtype.
 
         Args:
-            recipe: a sum, with deltas in the order of the inputs.
+            recipe: with deltas in the order of the inputs.
 
         Raises:
             NonFinite: an input, or the merge, is not finite.
         """
-        deltas = recipe.resolved().deltas
+        recipe = recipe.resolved()
         yield from run_parallel(
-            lambda name: self._merged(name, deltas), self.inputs.base.specs, self.threads
+            lambda name: self._weight(name, recipe), self.inputs.base.specs, self.threads
         )
 
     def step_norm(self, recipe: Recipe) -> float:
         """Return the L2 norm of the step from the base, as `merge` reports it."""
-        deltas = recipe.resolved().deltas
-
-        def square(name: str) -> float:
-            update, scale = self._update(name, deltas)
-            return scale**2 * energy(update)
-
+        recipe = recipe.resolved()
         names = [name for name, spec in self.inputs.base.specs.items() if spec.is_float]
-        squares = dict(run_parallel(square, names, self.threads))
+        squares = dict(
+            run_parallel(
+                lambda name: energy(self._merged(name, recipe).update), names, self.threads
+            )
+        )
         return math.sqrt(math.fsum(squares.values()))
 
-    def _merged(self, name: str, deltas: tuple[DeltaEntry, ...]) -> Tensor:
-        base = self.inputs.base.read(name)
+    def _weight(self, name: str, recipe: Recipe) -> Tensor:
         if not self.inputs.base.specs[name].is_float:
-            return base
-        update, scale = self._update(name, deltas)
-        merged = torch.add(accumulable(base), update, alpha=scale).to(base.dtype)
+            return self.inputs.base.read(name)
+        merged = self._merged(name, recipe).tensor
         if not is_finite(merged):
             raise self._non_finite(name)
         return merged
 
-    def _update(self, name: str, deltas: tuple[DeltaEntry, ...]) -> tuple[Tensor, float]:
-        """A sum of pruned deltas, and what it is still to be multiplied by."""
+    def _merged(self, name: str, recipe: Recipe) -> Merged:
+        base, method = self.inputs.base.read(name), METHODS[recipe.method or method_of(())]
+        return merge_tensor(base, self._terms(name, recipe.deltas, method), method, base.dtype)
+
+    def _terms(self, name: str, deltas: tuple[DeltaEntry, ...], method: Method) -> Iterator[Term]:
+        """Deltas pruned before; where all share a scale and combine linearly, as one."""
         shape, prunes = self.inputs.base.specs[name].shape, name in self.inputs.pruned
         keeps = tuple(
             budget(shape, entry.svp, entry.mp) if prunes and (entry.svp or entry.mp) else None
             for entry in deltas
         )
         scales = [entry.scale or 0.0 for entry in deltas]
-        if len(set(scales)) == 1:
-            return self._cache.get((name, keeps), lambda: self._sum(name, keeps)), scales[0]
-        return sum_(zip(self._each(name, keeps), scales, strict=True)), 1.0
-
-    def _sum(self, name: str, keeps: tuple[Budget | None, ...]) -> Tensor:
-        return sum_((self._pruned(name, n, keep), 1.0) for n, keep in enumerate(keeps))
-
-    def _each(self, name: str, keeps: tuple[Budget | None, ...]) -> Iterator[Tensor]:
-        for number, keep in enumerate(keeps):
-            key = (name, number, keep)
-            yield self._cache.get(key, lambda n=number, k=keep: self._pruned(name, n, k))  # type: ignore[misc]
+        combiner = COMBINERS[method.combiner]
+        if combiner.linear and len(set(scales)) == 1:
+            key = (name, method.combiner, keeps)
+            pairs = ((self._pruned(name, n, keep), 1.0) for n, keep in enumerate(keeps))
+            yield Term(self._cache.get(key, lambda: combiner.combine(pairs)), scales[0])
+            return
+        for number, (keep, scale) in enumerate(zip(keeps, scales, strict=True)):
+            pruned = partial(self._pruned, name, number, keep)
+            yield Term(self._cache.get((name, number, keep), pruned), scale)
 
     def _pruned(self, name: str, number: int, keep: Budget | None) -> Tensor:
         vector = self.inputs.vectors[number]

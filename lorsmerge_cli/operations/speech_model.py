@@ -23,10 +23,10 @@ from lorsmerge_cli.checkpoint.task_vector import (
     open_task_vector,
 )
 from lorsmerge_cli.checkpoint.whisper_config import config_faults
-from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import dense
-from lorsmerge_cli.core.merging import add_to_base, is_finite
+from lorsmerge_cli.core.merging import Term, is_finite, merge_tensor
+from lorsmerge_cli.core.methods import METHODS, method_of
 from lorsmerge_cli.errors import LorsmergeError, non_finite, raise_all
 from lorsmerge_cli.speech.model import (
     SpeechModel,
@@ -47,6 +47,7 @@ class ModelSource:
         folder: its config.
         processor: the folder of its tokenizer and feature extractor.
         applied: deltas to add, each with its scale.
+        method: by which they are added, a name in `METHODS`.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ModelSource:
     folder: Path
     processor: Path
     applied: tuple[tuple[TaskVector, float], ...] = ()
+    method: str = method_of(())
 
     @property
     def window(self) -> float:
@@ -95,18 +97,18 @@ class ModelSource:
         if not is_finite(value):
             raise non_finite(self.checkpoint.path, name)
         if self.applied:  # summed and rounded as a merge on disk would be
-            update = COMBINERS["sum"](self._deltas(name))
-            value, _ = add_to_base(value, update, value.dtype)
+            value = merge_tensor(value, self._terms(name), METHODS[self.method], value.dtype).tensor
             if not is_finite(value):
                 raise non_finite(self.name, name)
         return value
 
-    def _deltas(self, name: str) -> Iterator[tuple[Tensor, float]]:
+    def _terms(self, name: str) -> Iterator[Term]:
         for vector, scale in self.applied:
             delta = dense(vector.read(name))
             if not is_finite(delta):
                 raise non_finite(vector.path, name)
-            yield delta, scale
+            yield Term(delta, scale)
+            del delta  # before the next one is made
 
 
 def find_models(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import weakref
 
 import numpy as np
 import pytest
@@ -13,11 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import gaussian, spiked
 
-from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.low_rank_sparse import dense
-from lorsmerge_cli.core.merging import Rounding, add_to_base, is_finite
+from lorsmerge_cli.core.merging import Rounding, Term, add_to_base, is_finite, merge_tensor
 from lorsmerge_cli.core.methods import METHODS
-from lorsmerge_cli.core.pruning import prune
 from lorsmerge_cli.core.pruning.budget import budget
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
@@ -162,20 +161,48 @@ def test_nothing_is_finite() -> None:
     assert is_finite(torch.empty(0, 4))
 
 
+def test_a_sum_holds_one_delta_at_a_time() -> None:
+    references: list[weakref.ref] = []
+
+    def terms():
+        for seed in range(6):
+            assert sum(reference() is not None for reference in references) <= 1
+            delta = gaussian(24, 40, seed).float()
+            references.append(weakref.ref(delta))
+            term = Term(delta, 0.5, budget(delta.shape, 0.1, 0.2) if seed % 2 else None)
+            del delta
+            yield term
+            del term
+
+    merge_tensor(torch.zeros(24, 40), terms(), METHODS["lors"], torch.float32)
+    assert len(references) == 6
+
+
+def test_pruned_deltas_are_told_and_others_are_not() -> None:
+    deltas, seen = [gaussian(6, 9, seed).float() for seed in (1, 2)], []
+    terms = [
+        Term(deltas[0], 1.0, None, seen.append),
+        Term(deltas[1], 1.0, budget((6, 9), 0.2, None), seen.append),
+    ]
+    merged = merge_tensor(torch.zeros(6, 9), terms, METHODS["svp"], torch.float32)
+    assert len(seen) == 1
+    assert torch.equal(merged.update, deltas[0] + seen[0])
+
+
+def test_no_terms() -> None:
+    with pytest.raises(ValueError, match="no deltas"):
+        merge_tensor(torch.zeros(2), [], METHODS["ta"], torch.float32)
+
+
 # --- whole merges ----------------------------------------------------------------------------
 
 
 def merged_tensor(base, deltas, scales, method: str, svp, mp) -> torch.Tensor:
-    """What operations.merge does with one tensor."""
-    pruner, combiner = METHODS[method].pruner, COMBINERS[METHODS[method].combiner]
-    pairs = []
-    for delta, scale in zip(deltas, scales, strict=True):
-        if pruner is not None:
-            told = {name: {"svp": svp, "mp": mp}[name] for name in METHODS[method].ratios}
-            keep = budget(delta.shape, told.get("svp"), told.get("mp"))
-            delta = dense(prune(delta, pruner, keep))
-        pairs.append((dense(delta), scale))
-    return add_to_base(base, combiner(pairs), base.dtype)[0]
+    """Merge one tensor; every delta is pruned by the ratios that the method takes."""
+    told = {name: {"svp": svp, "mp": mp}[name] for name in METHODS[method].ratios}
+    keep = budget(base.shape, told.get("svp"), told.get("mp")) if told else None
+    terms = (Term(dense(delta), scale, keep) for delta, scale in zip(deltas, scales, strict=True))
+    return merge_tensor(base, terms, METHODS[method], base.dtype).tensor
 
 
 def expected_tensor(base, deltas, scales, method: str, svp, mp):

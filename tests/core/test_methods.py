@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorsmerge_cli.core.combining import COMBINERS
-from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.methods import METHODS, method_of, method_of_pruned
 from lorsmerge_cli.core.pruning import PRUNERS
 
 
@@ -35,3 +35,26 @@ def test_every_pruner_has_a_method() -> None:
 def test_the_methods_of_the_paper(name: str, pruner, combiner: str, scale: float) -> None:
     method = METHODS[name]
     assert (method.pruner, method.combiner, method.scale) == (pruner, combiner, scale)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "name"), [((), "ta"), (("mp",), "mp"), (("svp",), "svp"), (("mp", "svp"), "lors")]
+)
+def test_ratios_alone_mean_a_method(ratios: tuple[str, ...], name: str) -> None:
+    assert method_of(ratios) == name
+
+
+@pytest.mark.parametrize(
+    ("method", "ratios", "amounts_to"),
+    [
+        ("ta", (), "ta"),
+        ("ta", ("svp",), "svp"),
+        ("ta", ("svp", "mp"), "lors"),
+        ("wa", ("svp",), "wa"),
+        ("mp", ("svp",), "mp"),
+    ],
+)
+def test_a_merge_of_pruned_deltas_is_named_after_their_pruning(
+    method: str, ratios: tuple[str, ...], amounts_to: str
+) -> None:
+    assert method_of_pruned(method, ratios) == amounts_to

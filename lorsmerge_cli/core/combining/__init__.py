@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from lorsmerge_cli.core.combining.mean import mean
 from lorsmerge_cli.core.combining.sum import sum_
 
-# Pairs of (delta, coefficient) -> the update, float32 or float64, of the deltas' shape. Pairs
-# are made as they are asked for: a combiner that keeps none holds one delta at a time.
-Combiner = Callable[[Iterable[tuple[Tensor, float]]], Tensor]
 
-COMBINERS: dict[str, Combiner] = {"sum": sum_, "mean": mean}
+@dataclass(frozen=True)
+class Combiner:
+    """A way to combine deltas, and what its callers have to know of it.
+
+    Attributes:
+        combine: maps pairs of a delta and its coefficient to the update, float32 or float64, of
+            the deltas' shape. Pairs are made as they are asked for.
+        needs_all: whether it holds all deltas of a whole tensor at once. Others keep one running
+            sum, and take a tensor in blocks.
+        linear: whether the update is a linear function of the deltas, so that one coefficient of
+            them all may be applied after combining.
+        averages: whether the update has the size of one delta, not of their sum.
+    """
+
+    combine: Callable[[Iterable[tuple[Tensor, float]]], Tensor]
+    needs_all: bool = False
+    linear: bool = True
+    averages: bool = False
+
+
+COMBINERS = {
+    "sum": Combiner(sum_),
+    "mean": Combiner(mean, averages=True),
+}
