@@ -7,6 +7,17 @@ from typing import Annotated
 
 import typer
 
+from lorsmerge_cli.core.methods import METHODS, PAPER_SCALE
+
+METHOD_NAMES = "; ".join(f"{name}: {method.title}" for name, method in METHODS.items())
+WITHOUT_RATIOS = "; ".join(
+    f"{name}: {method.title}" for name, method in METHODS.items() if not method.ratios
+)
+SCALES = f"{PAPER_SCALE} by default" + "".join(
+    f", {method.scale:g} for {name}"
+    for name, method in METHODS.items()
+    if method.scale != PAPER_SCALE
+)
 PRUNING = "Pruning"
 OUTPUT = "Output"
 MACHINE = "Machine"

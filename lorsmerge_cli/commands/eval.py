@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MODELS = "Models"
 MANY_RECORDS = 20
-SCALE = 0.15  # lambda, the paper's
 FLAWS = {
     "cut": "hypotheses that the limit of tokens ended",
     "looping": "hypotheses that repeat themselves (zlib makes them over 2.4 times as short)",
@@ -77,7 +76,11 @@ def evaluate(
     ] = None,
     scale: Annotated[
         float | None, typer.Option("--scale", metavar="X", rich_help_panel=MODELS,
-                                   help="Lambda of each applied delta; 0.15 by default."),
+                                   help=f"Lambda of each applied delta; {options.SCALES}."),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="NAME", rich_help_panel=MODELS,
+                                 help=f"How deltas are applied: {options.WITHOUT_RATIOS}."),
     ] = None,
     normalisation: options.Normalise = "auto",
     compare: Annotated[
@@ -126,11 +129,9 @@ def evaluate(
         _refuse_ignored(context)
     elif not (models and datasets):
         raise typer.BadParameter("Give a MODEL and --data, or --score-only and --hypotheses.")
-    if scale is not None and not apply:
-        raise typer.BadParameter("--scale is that of --apply, which is not there.")
-    if apply and len(models or ()) > 1:
-        raise typer.BadParameter("--apply takes one MODEL, the base of the deltas.")
+    _check_applied(models or (), apply, {"--scale": scale, "--method": method})
     from lorsmerge_cli.operations import usage
+    from lorsmerge_cli.operations.recipe import unpruned_method_faults
 
     files = [path for _, path in _named(models or ())] + (apply or [])
     data = [] if score_only else [path for _, path in _named(datasets or ())]
@@ -140,6 +141,7 @@ def evaluate(
             dtype=dtype, device=device, numbers={"--hours": hours, "--scale": scale},
         )
         + usage.check_outputs([output], inputs=[*files, *data], force=force)
+        + unpruned_method_faults(method)
     )  # fmt: skip
     from lorsmerge_cli.operations.eval import evaluate as operation
     from lorsmerge_cli.operations.eval import rescore
@@ -154,7 +156,7 @@ def evaluate(
     else:
         assert models
         assert datasets
-        sources = _models(models, companions, apply or [], scale)
+        sources = _models(models, companions, apply or [], method, scale)
         reading = {
             "split": split, "language": language, "task": task, "hours": hours, "format": format,
             "seed": data_seed,
@@ -218,15 +220,33 @@ def _named(texts: Sequence[str]) -> list[tuple[str, Path]]:
     ]
 
 
+def _check_applied(
+    models: Sequence[str], deltas: Sequence[Path] | None, settings: Mapping[str, object]
+) -> None:
+    if deltas and len(models) > 1:
+        raise typer.BadParameter("--apply takes one MODEL, the base of the deltas.")
+    for option, value in settings.items():
+        if value is not None and not deltas:
+            raise typer.BadParameter(f"{option} is that of --apply, which is not there.")
+
+
 def _models(
-    texts: Sequence[str], companions: Path | None, deltas: Sequence[Path], given: float | None
+    texts: Sequence[str],
+    companions: Path | None,
+    deltas: Sequence[Path],
+    method: str | None,
+    scale: float | None,
 ) -> list[ModelSource]:
+    from lorsmerge_cli.core.methods import METHODS, method_of
     from lorsmerge_cli.operations.speech_model import find_models
 
-    scale = SCALE if given is None else given
-    added = f"+{'+'.join(delta.stem for delta in deltas)}@{scale:g}" if deltas else ""
+    method = method or method_of(())
+    scale = METHODS[method].scale if scale is None else scale
+    stems = "+".join(delta.stem for delta in deltas)
+    update = stems if method == method_of(()) else f"{method}({stems})"
+    added = f"+{update}@{scale:g}" if deltas else ""
     named = [(name + added, path) for name, path in _named(texts)]
-    return find_models(named, companions=companions, deltas=deltas, scale=scale)
+    return find_models(named, companions=companions, deltas=deltas, scale=scale, method=method)
 
 
 def _test_sets(

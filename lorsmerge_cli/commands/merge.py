@@ -53,7 +53,7 @@ Scale = Annotated[
         "--scale",
         metavar="LAMBDA",
         rich_help_panel=options.PRUNING,
-        help="Coefficient of each delta: 0.15 by default, 1 for wa.",
+        help=f"Coefficient of each delta: {options.SCALES}.",
     ),
 ]
 MethodName = Annotated[
@@ -62,8 +62,8 @@ MethodName = Annotated[
         "--method",
         metavar="NAME",
         rich_help_panel=options.PRUNING,
-        help="wa (mean of the fine-tunes), ta (sum of deltas), mp, svp or lors; by default what "
-        "the ratios say, ta without any.",
+        help=f"{options.METHOD_NAMES}. By default what the ratios say, task arithmetic "
+        "without any.",
     ),
 ]
 RecipeFile = Annotated[

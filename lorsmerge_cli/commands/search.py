@@ -56,6 +56,11 @@ def search(
         str, typer.Option("--scale", metavar="VALUES", rich_help_panel=SPACE,
                           help="Lambdas, likewise."),
     ] = "0.05:0.5",
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="NAME", rich_help_panel=SPACE,
+                                 help=f"How deltas are merged where none is pruned: "
+                                 f"{options.WITHOUT_RATIOS}."),
+    ] = None,
     per_delta: Annotated[
         str, typer.Option("--per-delta", metavar="KINDS", rich_help_panel=SPACE,
                           help="Of svp, mp and scale, separated by commas: what each delta has "
@@ -180,7 +185,7 @@ def search(
     from lorsmerge_cli.operations.search_space import make_space
 
     texts = {"svp": svp, "mp": mp, "scale": scale}
-    space = make_space(base, deltas, texts, per_delta, include or (), exclude or ())
+    space = make_space(base, deltas, texts, per_delta, include or (), exclude or (), method)
     from lorsmerge_cli.operations.search import search as operation
     from lorsmerge_cli.operations.search_files import document, of_earlier_fronts, write_report
     from lorsmerge_cli.operations.search_plan import DataSettings, SearchSettings, plan_search

@@ -197,7 +197,7 @@ class _Run:
                 self._contents[number].add(part, values, start)
             delta = self._delta(unit, vector)
             prunes = unit.name in self.plan.pruned and (entry.svp, entry.mp) != (None, None)
-            if prunes and not is_finite(delta):
+            if (prunes or not self.plan.combiner.linear) and not is_finite(delta):
                 raise self._non_finite(unit.name)
             if isinstance(vector, StoredTaskVector):
                 before = vector.file.norms[unit.name] ** 2 if prunes else 0.0

@@ -338,6 +338,26 @@ def _method_of(deltas: Sequence[DeltaEntry]) -> str:
     return method_of([r for r in RATIOS if any(getattr(d, r) is not None for d in deltas)])
 
 
+def unpruned_method_faults(name: str | None) -> list[LorsmergeError]:
+    """Return what is wrong with the name of a method that is to prune nothing; None for no name."""
+    if name is None:
+        return []
+    if name not in METHODS:
+        return [_unknown_method(name)]
+    if not METHODS[name].ratios:
+        return []
+    return [
+        UsageFault(
+            f"--method {name} prunes, and how much is not said here.",
+            "Prune the deltas before, with `lorsmerge prune`, or give the ratios alone.",
+        )
+    ]
+
+
+def _unknown_method(name: str) -> UsageFault:
+    return UsageFault(f"Unknown method {name!r}.{_did_you_mean(name, list(METHODS))}")
+
+
 def _value_faults(recipe: Recipe) -> list[LorsmergeError]:
     faults: list[LorsmergeError] = []
     if not recipe.deltas:
@@ -345,11 +365,7 @@ def _value_faults(recipe: Recipe) -> list[LorsmergeError]:
             UsageFault("There are no deltas to merge.", "Name at least one after the base.")
         )
     if recipe.method is not None and recipe.method not in METHODS:
-        faults.append(
-            UsageFault(
-                f"Unknown method {recipe.method!r}.{_did_you_mean(recipe.method, list(METHODS))}"
-            )
-        )
+        faults.append(_unknown_method(recipe.method))
     holders: list[tuple[str, Recipe | DeltaEntry]] = [("", recipe)]
     holders += [(f"{delta.path}: ", delta) for delta in recipe.deltas]
     for where, values in holders:

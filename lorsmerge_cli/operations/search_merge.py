@@ -114,7 +114,10 @@ class RepeatedMerge:
             return
         for number, (keep, scale) in enumerate(zip(keeps, scales, strict=True)):
             pruned = partial(self._pruned, name, number, keep)
-            yield Term(self._cache.get((name, number, keep), pruned), scale)
+            delta = self._cache.get((name, number, keep), pruned)
+            if not combiner.linear and not is_finite(delta):
+                raise self._non_finite(name)
+            yield Term(delta, scale)
 
     def _pruned(self, name: str, number: int, keep: Budget | None) -> Tensor:
         vector = self.inputs.vectors[number]

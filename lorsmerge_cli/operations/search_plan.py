@@ -351,7 +351,8 @@ def _fingerprint(
             f"{kind} {values.choices or (values.low, values.high, values.step)}"
             for kind, values in space.values.items()
         )
-        + f" {sorted(space.per_delta)} {space.include} {space.exclude}",
+        + f" {sorted(space.per_delta)} {space.include} {space.exclude}"
+        + (f" {space.method}" if space.method else ""),
         "the objective": f"{'+'.join(goal.tasks)} by {goal.rank_by}",
         "decoding": _digest(decoding),
         "--normalise": settings.normalisation,

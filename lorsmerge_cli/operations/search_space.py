@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from lorsmerge_cli.core.methods import PAPER_SCALE
-from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
-from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
+from lorsmerge_cli.core.methods import METHODS, PAPER_SCALE
+from lorsmerge_cli.errors import UsageFault, raise_all
+from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe, unpruned_method_faults
 
 KINDS = ("svp", "mp", "scale")
 EXAMPLES = {"svp": "--svp 0.01,0.02,0.05", "mp": "--mp 0.1,0.2,0.4", "scale": "--scale 0.05:0.5"}
@@ -118,6 +118,7 @@ class Space:
         values: kind (`svp`, `mp`, `scale`) -> its values; a ratio may be missing.
         per_delta: kinds that each delta has a parameter of its own for.
         include, exclude: patterns, as in a recipe.
+        method: of every point, one without ratios; None to have it follow from the ratios.
     """
 
     base: str
@@ -126,6 +127,7 @@ class Space:
     per_delta: frozenset[str] = frozenset()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    method: str | None = None
 
     @property
     def parameters(self) -> dict[str, Values]:
@@ -164,7 +166,7 @@ class Space:
         )
         pruned = any(entry.get(ratio) for entry in (shared, *own) for ratio in ("svp", "mp"))
         include, exclude = (self.include, self.exclude) if pruned else ((), ())
-        return Recipe(self.base, deltas, **shared, include=include, exclude=exclude)
+        return Recipe(self.base, deltas, self.method, **shared, include=include, exclude=exclude)
 
     def largest_recipe(self) -> Recipe:
         """The merge that keeps most: what its inputs have to fulfil, all the others' have to."""
@@ -181,6 +183,8 @@ class Space:
             "1/T": (0.03, 0.4, 1 / len(self.deltas)),
             "authors' script": (0.01, 0.2, 0.2),
         }
+        if self.method is not None:
+            known = {"default": (None, None, METHODS[self.method].scale)}
         ratios = [self.values[kind] for kind in ("svp", "mp") if kind in self.values]
         if ratios and all(None in values.choices for values in ratios):
             known["task arithmetic"] = (None, None, PAPER_SCALE)
@@ -226,6 +230,7 @@ def make_space(
     per_delta: str,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    method: str | None = None,
 ) -> Space:
     """A space from options.
 
@@ -234,11 +239,12 @@ def make_space(
         texts: kind -> its option's text; None or missing where it was not given.
         per_delta: kinds, separated by commas.
         include, exclude: patterns.
+        method: of every point, one without ratios; None to have it follow from the ratios.
 
     Raises:
         UsageFault: everything that is wrong with them.
     """
-    faults: list[LorsmergeError] = []
+    faults = unpruned_method_faults(method)
     values = {}
     for kind in KINDS:
         text = texts.get(kind)
@@ -260,7 +266,7 @@ def make_space(
     if not deltas:
         faults.append(UsageFault("There are no deltas.", "Name at least one after the base."))
     raise_all(faults)
-    space = Space(base, tuple(deltas), values, kinds, tuple(include), tuple(exclude))
+    space = Space(base, tuple(deltas), values, kinds, tuple(include), tuple(exclude), method)
     if (include or exclude) and not space.prunes:
         raise UsageFault(
             "Nothing is pruned, so --include and --exclude have no use.",

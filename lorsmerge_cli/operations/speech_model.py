@@ -75,7 +75,7 @@ class ModelSource:
         own = base_fingerprint(self.checkpoint).digest
         if not self.applied:
             return own[:16]
-        parts = [own]
+        parts = [own] if self.method == method_of(()) else [own, self.method]
         parts += [f"{vector.identity()}*{scale!r}" for vector, scale in self.applied]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
@@ -117,6 +117,7 @@ def find_models(
     companions: Path | None = None,
     deltas: Sequence[Path] = (),
     scale: float = 1.0,
+    method: str = method_of(()),
 ) -> list[ModelSource]:
     """Check several models, each with its name, and that all are there before one is downloaded.
 
@@ -125,7 +126,9 @@ def find_models(
     """
     raise_all(check_hub_ids([*(path for _, path in named), *deltas]))
     return [
-        find_model(path, name=name, companions=companions, deltas=deltas, scale=scale)
+        find_model(
+            path, name=name, companions=companions, deltas=deltas, scale=scale, method=method
+        )
         for name, path in named
     ]
 
@@ -137,6 +140,7 @@ def find_model(
     companions: Path | None = None,
     deltas: Sequence[Path] = (),
     scale: float = 1.0,
+    method: str = method_of(()),
 ) -> ModelSource:
     """Check a model's files without reading its weights.
 
@@ -147,6 +151,7 @@ def find_model(
             file's own folder by default.
         deltas: to apply.
         scale: of each delta.
+        method: by which they are added, a name in `METHODS` that prunes nothing.
 
     Raises:
         LorsmergeError: every fault found.
@@ -169,7 +174,7 @@ def find_model(
             faults += [other] if other else []
         applied.append((vector, scale))
     raise_all(faults)
-    return ModelSource(name or str(path), checkpoint, folder, processor, tuple(applied))
+    return ModelSource(name or str(path), checkpoint, folder, processor, tuple(applied), method)
 
 
 def processes(device: str) -> PartialState:

@@ -20,6 +20,7 @@ from speech_models import make_test_set, make_tuned, make_whisper
 from typer.testing import CliRunner
 
 from lorsmerge_cli.app import app
+from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.metrics.normalisation import normalise
 
 WORK, USAGE = 1, 2  # exit codes
@@ -206,17 +207,20 @@ def test_a_bare_file_with_a_config_is_its_model(files: Path, succeed: Callable) 
 
 
 @pytest.mark.parametrize("scale", ["0.15", "-0.5"])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.ratios])
 def test_a_delta_applied_scores_as_the_merge_on_disk(
-    files: Path, succeed: Callable, scale: str
+    files: Path, succeed: Callable, scale: str, method: str
 ) -> None:
     for name in ("ca", "de"):
         succeed(f"lorsmerge delta base {name} -o {name}.delta --task asr --language {name}")
-    succeed(f"lorsmerge merge base ca.delta de.delta --method ta --scale={scale} -o merged")
+    succeed(f"lorsmerge merge base ca.delta de.delta --method {method} --scale={scale} -o merged")
     succeed(
-        f"lorsmerge eval base{DATA}--beam 2 --apply ca.delta --apply de.delta --scale={scale} -o a.json"
+        f"lorsmerge eval base{DATA}--beam 2 --apply ca.delta --apply de.delta --scale={scale} "
+        f"--method {method} -o a.json"
     )
     succeed(f"lorsmerge eval merged{DATA}--beam 2 -o b.json")
-    applied = f"base+ca+de@{float(scale):g}"
+    update = "ca+de" if method == "ta" else f"{method}(ca+de)"
+    applied = f"base+{update}@{float(scale):g}"
     assert hypotheses("a.json", applied) == hypotheses("b.json", "merged")
     for a, b in zip(results("a.json")["records"], results("b.json")["records"], strict=True):
         assert (a["model"], b["model"]) == (applied, "merged")
@@ -398,6 +402,9 @@ def test_two_processes_write_the_records_of_one(files: Path, succeed: Callable) 
     [
         ("--data data/test.jsonl", "--data data/test.jsonl is given twice"),
         ("--scale 0.5", "--scale is that of --apply, which is not there"),
+        ("--method wa", "--method is that of --apply, which is not there"),
+        ("--apply ca --method lors", "--method lors prunes, and how much is not said here"),
+        ("--apply ca --method was", "Unknown method 'was'. Did you mean 'wa'?"),
         ("--compare base base", "--compare base with itself"),
     ],
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from operation_calls import merged, plan, run_merge
 from safetensors.torch import load_file, save_file
 
+from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.pruning import repeated
 from lorsmerge_cli.errors import NonFinite
 from lorsmerge_cli.operations.merge_inputs import open_inputs
@@ -27,13 +29,14 @@ SHARED = [
     {"scale": 0.2},
     {"svp": 0.3, "mp": 0.1, "scale": 0.0},
 ]
+WITHOUT_RATIOS = [name for name, method in METHODS.items() if not method.ratios]
 OWN = [
     ({"svp": 0.05, "mp": 0.4, "scale": 0.1}, {"svp": 0.3, "mp": 0.2, "scale": 0.6}),
     ({"svp": 0.05, "mp": 0.4, "scale": 0.1}, {"scale": 0.6}),
 ]
 
 
-def recipe_of(models: Path, deltas: Path, *own: dict[str, float], **shared: float) -> Recipe:
+def recipe_of(models: Path, deltas: Path, *own: dict[str, float], **shared: Any) -> Recipe:
     entries = [
         DeltaEntry(str(deltas / f"{name}.delta"), **settings)
         for name, settings in zip(("ca", "de"), own or ({}, {}), strict=True)
@@ -53,6 +56,9 @@ def test_every_recipe_comes_out_as_from_merge(
     base = load_file(models / "base" / "model.safetensors")
     recipes = [recipe_of(models, deltas, **settings) for settings in SHARED]
     recipes += [recipe_of(models, deltas, *own) for own in OWN]
+    for method in WITHOUT_RATIOS:
+        recipes += [recipe_of(models, deltas, method=method, scale=x) for x in (0.5, -0.2)]
+        recipes += [recipe_of(models, deltas, {"scale": 0.1}, {"scale": 0.6}, method=method)]
     for number, recipe in enumerate(recipes):
         expected = merged(
             models / "base", list(recipe.resolved().deltas), tmp_path / f"{number}.safetensors",
@@ -72,6 +78,9 @@ def test_the_step_is_as_long_as_merge_says(
 ) -> None:
     recipes = [recipe_of(models, deltas, **settings) for settings in SHARED]
     recipes += [recipe_of(models, deltas, *own) for own in OWN]
+    for method in WITHOUT_RATIOS:
+        recipes += [recipe_of(models, deltas, method=method, scale=x) for x in (0.5, -0.2)]
+        recipes += [recipe_of(models, deltas, {"scale": 0.1}, {"scale": 0.6}, method=method)]
     for number, recipe in enumerate(recipes):
         resolved = recipe.resolved()
         wanted = run_merge(
@@ -116,20 +125,19 @@ def test_what_is_kept_stays_within_the_limit(models: Path, deltas: Path) -> None
         assert sum(held) == merge._cache._used <= limit
 
 
-def test_a_tensor_that_is_no_number_is_named(models: Path, deltas: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{"svp": 0.1}, *({"method": m} for m in WITHOUT_RATIOS)])
+def test_a_tensor_that_is_no_number_is_named(
+    models: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
     tensors = load_file(models / "ca" / "model.safetensors")
     name = next(name for name in tensors if name.endswith("fc1.weight"))
     tensors[name][0, 0] = torch.nan
     save_file(tensors, tmp_path / "nan.safetensors")
-    recipe = Recipe(
-        str(models / "base"), (DeltaEntry(str(tmp_path / "nan.safetensors")),), scale=0.1
-    )
-    for settings in ({"svp": 0.1}, {}):
-        wanted = Recipe(recipe.base, recipe.deltas, scale=0.1, **settings)
-        inputs = open_inputs(wanted.resolved())
-        merge = RepeatedMerge(inputs, 0.1, torch.device("cpu"), 1, 0)
-        with pytest.raises(NonFinite, match=rf"nan.safetensors: '{name}'"):
-            list(merge.weights(wanted))
+    entry = DeltaEntry(str(tmp_path / "nan.safetensors"))
+    wanted = Recipe(str(models / "base"), (entry,), scale=0.1, **settings)
+    merge = RepeatedMerge(open_inputs(wanted.resolved()), 0.1, torch.device("cpu"), 1, 0)
+    with pytest.raises(NonFinite, match=rf"nan.safetensors: '{name}'"):
+        list(merge.weights(wanted))
 
 
 def test_the_plan_of_a_merge_takes_the_same_tensors(

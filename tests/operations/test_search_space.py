@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
 from lorsmerge_cli.operations.search_space import Space, Values, make_space, parse_values
 
@@ -129,3 +130,15 @@ def test_a_point_without_pruning_is_task_arithmetic_and_has_no_patterns() -> Non
     assert (plain.method, plain.exclude) == ("ta", ())
     assert found.recipe({"svp": 0.05, "scale": 0.1}).exclude == ("*.fc1.weight",)
     assert found.largest_recipe().svp == 0.05
+
+
+def test_a_method_without_ratios_is_that_of_every_point() -> None:
+    space = make_space("base", DELTAS, {"scale": "0.5:1.5"}, "", method="wa")
+    assert {space.recipe(point).method for point in space.first_points().values()} == {"wa"}
+    assert space.first_points()["default"] == {"scale": METHODS["wa"].scale}
+
+
+@pytest.mark.parametrize("method", ["lors", "wat"])
+def test_a_method_that_prunes_follows_from_the_ratios(method: str) -> None:
+    with pytest.raises(UsageFault, match=method):
+        make_space("base", DELTAS, {"scale": "0.1"}, "", method=method)
