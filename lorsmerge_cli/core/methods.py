@@ -36,6 +36,7 @@ METHODS = {
         "LoRS-Merging (low-rank and sparse model merging)", "lors", "sum", ("svp", "mp")
     ),
     "wa": Method("weight averaging", None, "mean", scale=1.0),
+    "ties": Method("TIES-Merging", None, "ties", scale=1.0),
 }
 
 

@@ -7,6 +7,7 @@ import weakref
 
 import numpy as np
 import pytest
+import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,9 @@ from lorsmerge_cli.core.combining import COMBINERS
 EXPECTED = {
     "sum": lambda deltas, scales: np.tensordot(scales, deltas, axes=1),
     "mean": lambda deltas, scales: np.tensordot(scales, deltas, axes=1) / len(deltas),
+    "ties": reference.ties,
 }
+RUNNING = [name for name, combiner in COMBINERS.items() if not combiner.needs_all]
 
 
 def test_every_combiner_is_known_here() -> None:
@@ -64,7 +67,7 @@ def test_no_deltas(combiner: str) -> None:
         COMBINERS[combiner].combine(iter(()))
 
 
-@pytest.mark.parametrize("combiner", COMBINERS)
+@pytest.mark.parametrize("combiner", RUNNING)
 def test_deltas_are_not_held(combiner: str) -> None:
     """A merge of many models needs the memory of a few tensors."""
     references: list[weakref.ref] = []
@@ -80,6 +83,24 @@ def test_deltas_are_not_held(combiner: str) -> None:
 
     COMBINERS[combiner].combine(pairs())
     assert len(references) == 6
+
+
+@pytest.mark.parametrize("combiner", COMBINERS)
+def test_only_linear_combiners_say_so(combiner: str) -> None:
+    """A coefficient of all deltas may be taken out, and one delta alone is only scaled."""
+    deltas = [gaussian(5, 7, seed) for seed in range(3)]
+    combine = COMBINERS[combiner].combine
+    halves = (
+        combine((delta[:, :4], 1.0) for delta in deltas),
+        combine((d[:, 4:], 1.0) for d in deltas),
+    )
+    whole = combine((delta, 1.0) for delta in deltas)
+    assert torch.equal(torch.cat(halves, dim=1), whole) != COMBINERS[combiner].needs_all
+    once = combine([(deltas[0] + deltas[1], 1.0), (deltas[2], 1.0)])
+    twice = combine([(deltas[0], 1.0), (deltas[2], 1.0)]) + combine(
+        [(deltas[1], 1.0), (0 * deltas[2], 1.0)]
+    )
+    assert torch.allclose(once, twice) == COMBINERS[combiner].linear
 
 
 @pytest.mark.parametrize("combiner", COMBINERS)

@@ -212,6 +212,8 @@ def expected_tensor(base, deltas, scales, method: str, svp, mp):
         exact = [reference.prune(pruner, delta, svp, mp) for delta in exact]
     if METHODS[method].combiner == "mean":
         scales = [scale / len(scales) for scale in scales]
+    if METHODS[method].combiner == "ties":
+        exact, scales = [reference.ties(exact, scales)], [1.0]
     return reference.merge(base.double().numpy(), exact, scales)
 
 

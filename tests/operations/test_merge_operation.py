@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reference
 import torch
 from operation_calls import (
     BIAS,
@@ -149,11 +150,28 @@ class TestNumbers:
             mean = torch.stack([ft[name].double() for ft in tunes]).mean(0)
             torch.testing.assert_close(tensor.double(), mean, rtol=3e-7, atol=1e-9)
 
+    def test_ties_of_every_tensor(self, small: Path) -> None:
+        base, *tunes = (load(small / name) for name in ("base", "ca", "de"))
+        found = merged(small / "base", both(small), out(small), method="ties", scale=0.7)
+        for name, before in exact(base, []).items():
+            deltas = [(tune[name].double() - before).numpy() for tune in tunes]
+            step = torch.from_numpy(reference.ties(deltas, [0.7, 0.7]))
+            torch.testing.assert_close(found[name].double(), before + step, rtol=3e-7, atol=1e-9)
+
+    def test_ties_takes_tensors_whole(self, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(merge_plan, "BLOCK", 7)
+        planned = plan(small / "base", both(small), out(small), method="ties")
+        assert all(unit.whole for unit in planned.units() if planned.base.specs[unit.name].is_float)
+        summed = plan(small / "base", both(small), out(small))
+        assert not any(unit.whole for unit in summed.units())
+        assert planned.memory > summed.memory
+
     @pytest.mark.parametrize(
         "settings",
-        [{}, {"svp": 0.1, "mp": 0.2}, {"mp": 0.2}, {"svp": 0.1}, {"method": "wa"}],
-        ids=["ta", "lors", "mp", "svp", "wa"],
-    )
+        [{}, {"svp": 0.1, "mp": 0.2}, {"mp": 0.2}, {"svp": 0.1}, {"method": "wa"},
+         {"method": "ties"}],
+        ids=["ta", "lors", "mp", "svp", "wa", "ties"],
+    )  # fmt: skip
     def test_checkpoints_merge_as_their_deltas_do(
         self, models: Path, deltas: Path, tmp_path: Path, settings: dict[str, Any]
     ) -> None:
@@ -453,7 +471,10 @@ def edit_file(path: Path, edit: Edit) -> None:
     save_file(tensors, path, metadata=metadata)
 
 
-METHODS = {"ta": {}, "lors": {"svp": 0.1, "mp": 0.2}, "mp": {"mp": 0.2}, "wa": {"method": "wa"}}
+METHODS = {
+    "ta": {}, "lors": {"svp": 0.1, "mp": 0.2}, "mp": {"mp": 0.2}, "wa": {"method": "wa"},
+    "ties": {"method": "ties"},
+}  # fmt: skip
 
 
 class TestRefusals:

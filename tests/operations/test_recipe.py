@@ -224,7 +224,7 @@ VALUES = {
     "per cent": (recipe(mp=40.0), "0.03 keeps 3%"),
     "no deltas": (Recipe("base", ()), "no deltas"),
     "a method misspelt": (recipe(method="lros"), "Did you mean 'lors'"),
-    "an unknown method": (recipe(method="ties"), "Unknown method 'ties'"),
+    "an unknown method": (recipe(method="slerp"), "Unknown method 'slerp'"),
     "a method in capitals": (recipe(method="LoRS"), "Unknown method 'LoRS'"),
     "wa with a ratio": (recipe(method="wa", svp=0.1), "wa takes no --svp"),
     "ta with a ratio": (recipe(method="ta", mp=0.1), "ta takes no --mp"),

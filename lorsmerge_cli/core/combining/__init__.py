@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lorsmerge_cli.core.combining.mean import mean
 from lorsmerge_cli.core.combining.sum import sum_
+from lorsmerge_cli.core.combining.ties import ties
 
 
 @dataclass(frozen=True)
@@ -34,4 +35,5 @@ class Combiner:
 COMBINERS = {
     "sum": Combiner(sum_),
     "mean": Combiner(mean, averages=True),
+    "ties": Combiner(ties, needs_all=True, linear=False, averages=True),
 }

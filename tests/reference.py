@@ -192,3 +192,20 @@ SCALES = [
     for exponent in (-20, -12, 12)
 ]
 ALL = [*SHAPES, *DEGENERATE, *SPECTRA, *SCALES]
+
+
+def ties(deltas, scales, kept: float = 0.2) -> np.ndarray:
+    """The update of TIES (Yadav et al. 2023, Algorithm 1), entry by entry in float64."""
+    trimmed = []
+    for delta, scale in zip(deltas, scales, strict=True):
+        entries = np.asarray(delta, dtype=np.float64).reshape(-1)
+        count = max(1, math.floor(Fraction(repr(kept)) * entries.size))
+        order = sorted(range(entries.size), key=lambda i: (-abs(entries[i]), i))
+        top = set(order[:count])
+        trimmed.append([scale * e if i in top else 0.0 for i, e in enumerate(entries)])
+    update = []
+    for column in zip(*trimmed, strict=True):
+        sign = np.sign(math.fsum(column))
+        agreeing = [value for value in column if sign and np.sign(value) == sign]
+        update.append(math.fsum(agreeing) / len(agreeing) if agreeing else 0.0)
+    return np.array(update).reshape(np.shape(deltas[0]))
