@@ -22,14 +22,14 @@ import torch
 from merge import build
 
 from lorsmerge_cli.core.parallel import default_threads
-from lorsmerge_cli.operations.merge import merge
-from lorsmerge_cli.operations.merge_inputs import open_inputs
-from lorsmerge_cli.operations.merge_plan import plan_merge
-from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
-from lorsmerge_cli.operations.search_merge import RepeatedMerge
-from lorsmerge_cli.operations.search_scores import Scorer
-from lorsmerge_cli.operations.speech_model import find_model
+from lorsmerge_cli.operations.merge.inputs import open_inputs
+from lorsmerge_cli.operations.merge.plan import plan_merge
+from lorsmerge_cli.operations.merge.run import merge
+from lorsmerge_cli.operations.search.merges import RepeatedMerge
+from lorsmerge_cli.operations.search.scores import Scorer
+from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 from lorsmerge_cli.speech.decoding import DecodingSettings
+from lorsmerge_cli.speech.source import find_model
 
 FINETUNES = ("ca_asr", "de_asr", "de_st")
 LARGEST, CACHE = 0.05, 8 << 30

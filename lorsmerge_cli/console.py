@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,12 @@ def result(document: dict[str, Any], show: Callable[[], None]) -> None:
         sys.stdout.write(json_escaped(_redacted(text)) + "\n")
     elif not _settings["quiet"]:
         show()
+
+
+def lines(texts: Iterable[str]) -> None:
+    """Print several lines of a result."""
+    for text in texts:
+        line(text)
 
 
 def line(text: str = "") -> None:
@@ -136,6 +142,12 @@ def _secrets() -> set[str]:
         if name.lower() in PROXIES and "@" in value:
             words.add(value.rpartition("@")[0].rpartition("/")[2])
     return {word for word in words if len(word) >= SHORTEST_SECRET}
+
+
+def notes(texts: Iterable[str]) -> None:
+    """Print several notes."""
+    for text in texts:
+        note(text)
 
 
 def note(text: str) -> None:

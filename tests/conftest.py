@@ -31,7 +31,7 @@ def no_network(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """No test reaches the real Hub, or finds what was downloaded from it before."""
     from huggingface_hub import constants
 
-    from lorsmerge_cli.checkpoint.hub import download, list_files
+    from lorsmerge_cli.hub.files import download, list_files
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -42,10 +42,10 @@ FLOAT = {"fc1.weight": (6, 4), "fc1.bias": (6,), "norm.weight": (4,), "embed_tok
 def make(folder: Path) -> dict[str, Path]:
     """A base, a fine-tune, deltas, an adapter and documents, all of them sound."""
     from lorsmerge_cli.operations.delta import delta
-    from lorsmerge_cli.operations.merge import merge
-    from lorsmerge_cli.operations.merge_plan import plan_merge
-    from lorsmerge_cli.operations.prune import prune
-    from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
+    from lorsmerge_cli.operations.merge.plan import plan_merge
+    from lorsmerge_cli.operations.merge.run import merge
+    from lorsmerge_cli.operations.prune.run import prune
+    from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 
     generator = torch.Generator().manual_seed(0)
     base = {name: torch.randn(shape, generator=generator) for name, shape in FLOAT.items()}
@@ -163,10 +163,10 @@ def change(path: Path, content: bytes, draw: random.Random) -> bytes:
 
 def openers(folder: Path) -> dict[str, Callable[[bool], None]]:
     """How a command opens each sort of file; with True it merges, too."""
-    from lorsmerge_cli.operations.inspect import inspect_files
-    from lorsmerge_cli.operations.merge import merge
-    from lorsmerge_cli.operations.merge_plan import plan_merge
-    from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe, load_recipe
+    from lorsmerge_cli.operations.inspect.run import inspect_files
+    from lorsmerge_cli.operations.merge.plan import plan_merge
+    from lorsmerge_cli.operations.merge.run import merge
+    from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, load_recipe
 
     def carry_out(recipe: Recipe, whole: bool) -> None:
         output = folder / "out.safetensors"

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.operations.eval_scores import Hypothesis, Record, Scoring, score
+from lorsmerge_cli.results.records import Hypothesis, Record, Scoring, score
 
 WORDS = [
     "the",

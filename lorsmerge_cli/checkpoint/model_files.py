@@ -59,22 +59,38 @@ def weights_in(names: Iterable[str]) -> list[str]:
 
 
 def files_needed(
-    names: Sequence[str], file: str | None, where: str
+    names: Sequence[str], file: str | None, where: str, kind: Kind = "any"
 ) -> tuple[list[str], str | None]:
-    """What of a repository is read.
+    """Return what of a repository is read.
 
     Args:
         names: all its files.
         file: the one that was asked for; None for the model, the adapter or the only delta.
         where: the repository, for messages.
+        kind: `companions` for config, tokenizer and feature extractor alone, `delta` where nothing
+            else will do.
 
     Returns:
         The files, and which of them stands for all; None where their folder does.
 
     Raises:
-        UnreadableFile: no such file, no weights, or several deltas.
+        UnreadableFile: no such file, no weights, or several deltas; a model where a delta is needed.
     """
     companions = companion_files(names)
+    if kind == "companions":
+        return companions, None
+    files, single = _weights_needed(names, companions, file, where)
+    if kind == "delta" and not (single and single.endswith(DELTA)):
+        raise UnreadableFile(
+            f"{where} is a model, and a delta is needed here.",
+            f"`lorsmerge delta BASE {where} -o x.delta` makes one of a fine-tune.",
+        )
+    return files, single
+
+
+def _weights_needed(
+    names: Sequence[str], companions: list[str], file: str | None, where: str
+) -> tuple[list[str], str | None]:
     weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
     if file is not None:
         if file not in names:

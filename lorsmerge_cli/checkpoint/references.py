@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorsmerge_cli.checkpoint.model_files import Kind
+from lorsmerge_cli.checkpoint.model_files import Kind, files_needed
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.checkpoint.hub import HubFiles
+    from lorsmerge_cli.hub.files import HubFiles
 
 REFERENCE = re.compile(
     r"(?P<repo>(?![^@:]*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^:]+))?(?::(?P<file>.+))?",
@@ -39,7 +40,7 @@ def local_path(path: Path, kind: Kind = "any") -> Path:
     found = _on_hub(path, kind)
     if found is None:
         return path
-    from lorsmerge_cli.checkpoint.hub import download
+    from lorsmerge_cli.hub.files import download
 
     folder = download(found)
     return folder if found.single is None else folder / found.single
@@ -99,7 +100,7 @@ def check_hub_ids(paths: Iterable[Path]) -> list[LorsmergeError]:
         else:
             wanted |= {found} if found else set()
     if wanted:
-        from lorsmerge_cli.checkpoint.hub import check_space
+        from lorsmerge_cli.hub.files import check_space
 
         faults += check_space(wanted)
     return faults
@@ -113,6 +114,7 @@ def _on_hub(path: Path, kind: Kind = "any") -> HubFiles | None:
     if match is None:
         raise no_such_path(path)
     # which takes a while to load
-    from lorsmerge_cli.checkpoint.hub import find_files
+    from lorsmerge_cli.hub.files import find_files
 
-    return find_files(match["repo"], match["revision"], match["file"], kind)
+    choose = partial(files_needed, file=match["file"], where=match["repo"], kind=kind)
+    return find_files(match["repo"], match["revision"], choose)

@@ -11,7 +11,7 @@ import typer
 from lorsmerge_cli import console, options
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.data import DataReport
+    from lorsmerge_cli.data.dataset import DataReport
 
 
 def data(
@@ -44,8 +44,8 @@ def data(
 
     Example: lorsmerge data cv-corpus-21/ca --split train --hours 5 -o ca.train.jsonl
     """
+    from lorsmerge_cli.data.dataset import drop_warnings
     from lorsmerge_cli.operations.data import data as operation
-    from lorsmerge_cli.operations.data import drop_warnings
 
     report = operation(
         paths, split=split, language=language, task=task, format=format, hours=hours, seed=data_seed,
@@ -54,14 +54,8 @@ def data(
     for text in drop_warnings(report):
         console.warning(text)
     if verbose:
-        list_drops(report)
+        console.notes(report.drop_notes)
     console.result(_document(report), lambda: _show(report))
-
-
-def list_drops(report: DataReport) -> None:
-    """A note for each row that was dropped."""
-    for drop in report.drops:
-        console.note(f"dropped {drop.id}: {drop.reason} ({drop.detail or drop.audio})")
 
 
 def _document(report: DataReport) -> dict[str, object]:

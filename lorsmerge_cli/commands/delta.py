@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +36,7 @@ def delta(
     Example: lorsmerge delta openai-whisper-small/ my-finetune-ca/ -o ca_asr.delta --task asr --language ca
     """
     from lorsmerge_cli.operations.delta import delta as operation
+    from lorsmerge_cli.recipe.published import recorded_command
 
     with console.progress("delta") as progress:
         report = operation(
@@ -45,7 +45,7 @@ def delta(
             output,
             task=task,
             language=language,
-            command=command_line(),
+            command=recorded_command(sys.argv[1:]),
             force=force,
             threads=threads,
             progress=progress,
@@ -67,13 +67,3 @@ def delta(
             f"norm {report.norm:.4g} ({share:.2%} of the base's)"
         ),
     )
-
-
-def command_line() -> str:
-    """The command as it was typed, for a delta's history: of absolute paths the names alone.
-
-    A delta is made to be shared, and where its files lay says nothing but who lives there.
-    """
-    from lorsmerge_cli.operations.published import recorded_word
-
-    return shlex.join(["lorsmerge", *map(recorded_word, sys.argv[1:])])

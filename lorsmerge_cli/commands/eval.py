@@ -13,9 +13,9 @@ from lorsmerge_cli import console, options
 from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.eval_report import EvalReport, TestSet
-    from lorsmerge_cli.operations.eval_scores import Record
-    from lorsmerge_cli.operations.speech_model import ModelSource
+    from lorsmerge_cli.results.document import EvalReport, TestSet
+    from lorsmerge_cli.results.records import Record
+    from lorsmerge_cli.speech.source import ModelSource
 
 MODELS = "Models"
 MANY_RECORDS = 20
@@ -130,8 +130,8 @@ def evaluate(
     elif not (models and datasets):
         raise typer.BadParameter("Give a MODEL and --data, or --score-only and --hypotheses.")
     _check_applied(models or (), apply, {"--scale": scale, "--method": method})
-    from lorsmerge_cli.operations import usage
-    from lorsmerge_cli.operations.recipe import unpruned_method_faults
+    from lorsmerge_cli.recipe.recipe import unpruned_method_faults
+    from lorsmerge_cli.speech import usage
 
     files = [path for _, path in _named(models or ())] + (apply or [])
     data = [] if score_only else [path for _, path in _named(datasets or ())]
@@ -145,7 +145,7 @@ def evaluate(
     )  # fmt: skip
     from lorsmerge_cli.operations.eval import evaluate as operation
     from lorsmerge_cli.operations.eval import rescore
-    from lorsmerge_cli.operations.eval_scores import Scoring
+    from lorsmerge_cli.results.records import Scoring
 
     scoring = Scoring(normalisation, samples, seed)
     if score_only:
@@ -238,7 +238,7 @@ def _models(
     scale: float | None,
 ) -> list[ModelSource]:
     from lorsmerge_cli.core.methods import METHODS, method_of
-    from lorsmerge_cli.operations.speech_model import find_models
+    from lorsmerge_cli.speech.source import find_models
 
     method = method or method_of(())
     scale = METHODS[method].scale if scale is None else scale
@@ -256,15 +256,14 @@ def _test_sets(
     allow_missing: bool,
     verbose: bool,
 ) -> list[TestSet]:
-    from lorsmerge_cli.commands.data import list_drops
-    from lorsmerge_cli.operations.data import (
+    from lorsmerge_cli.data.dataset import (
         check_complete,
         drop_warnings,
         empty_groups,
         has_splits,
         load_data,
     )
-    from lorsmerge_cli.operations.eval_report import TestSet
+    from lorsmerge_cli.results.document import TestSet
 
     tests = []
     window = min(source.window for source in sources)
@@ -279,7 +278,7 @@ def _test_sets(
         for warning in drop_warnings(loaded, 0.0):  # a score is of all rows, or says so
             console.warning(f"{path}: {warning}")
         if verbose:
-            list_drops(loaded)
+            console.notes(loaded.drop_notes)
         part = reading["split"] if has_splits(path, reading["format"]) else None
         for empty in empty_groups(loaded.utterances):
             console.warning(f"{path}: the {empty} references have no words, so there is no score.")
@@ -288,7 +287,7 @@ def _test_sets(
 
 
 def _show(report: EvalReport, worst: int, verbose: bool) -> None:
-    from lorsmerge_cli.operations.eval_scores import few_blocks
+    from lorsmerge_cli.results.records import few_blocks
 
     for task in ("asr", "st"):
         records = [record for record in report.records if record.task == task]
@@ -316,7 +315,7 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
 
 def _summary(records: Sequence[Record], task: str) -> None:
     """Systems x languages, as the paper's tables, and how the errors divide."""
-    from lorsmerge_cli.operations.eval_scores import average, blocks_in_words
+    from lorsmerge_cli.results.records import average, blocks_in_words
 
     sets = list(dict.fromkeys((record.dataset, record.language) for record in records))
     languages = [language for _, language in sets]
@@ -385,7 +384,7 @@ def _details(report: EvalReport) -> None:
 
 
 def _worst(report: EvalReport, count: int) -> None:
-    from lorsmerge_cli.operations.eval_scores import count_rows
+    from lorsmerge_cli.results.records import count_rows
 
     for model in dict.fromkeys(record.model for record in report.records):
         found = [

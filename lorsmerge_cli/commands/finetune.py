@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorsmerge_cli import console, options
-from lorsmerge_cli.commands.data import list_drops
-from lorsmerge_cli.commands.delta import command_line
 from lorsmerge_cli.errors import LorsmergeError, raise_all
 from lorsmerge_cli.inputs import read_toml
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.finetune import FinetuneReport
-    from lorsmerge_cli.operations.finetune_plan import FinetunePlan
+    from lorsmerge_cli.operations.finetune import FinetunePlan, FinetuneReport
 
 TRAINING = "Training"
 CHOICE = "Choice of epochs"
@@ -196,7 +194,7 @@ def finetune(
     """
     if average_best and average_last:
         raise typer.BadParameter("Give --average-best or --average-last, not both.")
-    from lorsmerge_cli.operations import usage
+    from lorsmerge_cli.speech import usage
 
     settings = usage.settings_of(
         learning_rate=learning_rate, schedule=schedule, warmup=warmup, clip=clip, epochs=epochs,
@@ -217,8 +215,9 @@ def finetune(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn of it
     import torch
 
+    from lorsmerge_cli.operations.finetune import Averaging, DataSource, plan_finetune
     from lorsmerge_cli.operations.finetune import finetune as operation
-    from lorsmerge_cli.operations.finetune_plan import Averaging, DataSource, plan_finetune
+    from lorsmerge_cli.recipe.published import recorded_command
 
     train = DataSource(tuple(datasets), split, language, task, format, hours, data_seed)
     held_out = (
@@ -237,12 +236,14 @@ def finetune(
     for text in plan.warnings:
         console.warning(text)
     if verbose:
-        list_drops(plan.train)
+        console.notes(plan.train.drop_notes)
     if dry_run:
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
     with console.progress("finetune", "steps") as progress:
-        report = operation(plan, command=command_line(), progress=progress, told=_tell)
+        report = operation(
+            plan, command=recorded_command(sys.argv[1:]), progress=progress, told=_tell
+        )
     if report.main:
         for text in report.warnings:
             console.warning(text)
@@ -250,7 +251,7 @@ def finetune(
 
 
 def _scores(scores: dict[str, float]) -> str:
-    from lorsmerge_cli.operations.eval_scores import metric_of
+    from lorsmerge_cli.results.records import metric_of
 
     named = {k: v for k, v in scores.items() if k not in ("epoch", "step", "score")}
     return ", ".join(f"{k} {metric_of(*k.split('_'))} {v:.2f}" for k, v in named.items())

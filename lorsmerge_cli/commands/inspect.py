@@ -11,7 +11,7 @@ import typer
 from lorsmerge_cli import console, options
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.inspect_report import (
+    from lorsmerge_cli.operations.inspect import (
         CheckpointReport,
         DeltaFileReport,
         InspectReport,
@@ -64,7 +64,7 @@ def inspect_files(
 
 
 def _show(report: InspectReport) -> None:
-    from lorsmerge_cli.operations.inspect_report import CheckpointReport
+    from lorsmerge_cli.operations.inspect import CheckpointReport
 
     for item in report.files:
         if isinstance(item, CheckpointReport):
@@ -122,7 +122,7 @@ def _show_delta(report: DeltaFileReport) -> None:
         console.line(f"pruned: {settings}")
     for entry in source.history:
         console.line(f"made by: {entry}")
-    from lorsmerge_cli.operations.inspect_report import TOP_RATIOS
+    from lorsmerge_cli.operations.inspect import TOP_RATIOS
 
     def row(name: str, figures: KindFigures) -> list[str]:
         shares = [figures.top_share(ratio) for ratio in TOP_RATIOS]
@@ -141,7 +141,7 @@ def _show_delta(report: DeltaFileReport) -> None:
 
 
 def _document(report: InspectReport) -> dict[str, Any]:
-    from lorsmerge_cli.operations.inspect_report import CheckpointReport
+    from lorsmerge_cli.operations.inspect import CheckpointReport
 
     return {
         "files": [

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorsmerge_cli import console, options
-from lorsmerge_cli.commands.push import show_report
 from lorsmerge_cli.errors import HubFault, Interrupted, LorsmergeError, UsageFault
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.merge import MergeReport
-    from lorsmerge_cli.operations.merge_plan import MergePlan
+    from lorsmerge_cli.hub.target import Target
+    from lorsmerge_cli.operations.merge import MergePlan, MergeReport
     from lorsmerge_cli.operations.push import PushReport
-    from lorsmerge_cli.operations.push_target import Target
-    from lorsmerge_cli.operations.recipe import Recipe
+    from lorsmerge_cli.recipe.recipe import Recipe
 
 COMMIT = re.compile(r"@([0-9a-f]{10})[0-9a-f]{30}")
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -149,7 +147,7 @@ def merge(
 
     Example: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4
     """
-    from lorsmerge_cli.operations.recipe import Recipe, load_recipe, parse_delta
+    from lorsmerge_cli.recipe.recipe import Recipe, load_recipe, parse_delta
 
     if recipe is not None:
         given = [base, deltas, svp, mp, scale, method, include, exclude, dtype]
@@ -186,7 +184,7 @@ def _run(
     recipe: Recipe, output: Path | None, repo: str | None, dry_run: bool, **settings: Any
 ) -> None:
     from lorsmerge_cli.operations.merge import merge as operation
-    from lorsmerge_cli.operations.merge_plan import plan_merge
+    from lorsmerge_cli.operations.merge import plan_merge
 
     target = None if repo is None else _target(repo)
     plan = plan_merge(recipe, output, **settings)
@@ -215,7 +213,7 @@ def _run(
 
 def _target(repo: str) -> Target:
     """The repository, if it may be written: found out before the work is done."""
-    from lorsmerge_cli.operations.push_target import open_target
+    from lorsmerge_cli.hub.target import open_target
 
     return open_target(repo)
 
@@ -254,7 +252,7 @@ def parse_size(text: str) -> int:
 
 
 def _plan_document(plan: MergePlan) -> dict[str, Any]:
-    from lorsmerge_cli.operations.merge_inputs import pinned_recipe
+    from lorsmerge_cli.operations.merge import pinned_recipe
 
     floats = len(plan.base.float_specs)
     return {
@@ -323,7 +321,7 @@ def _show_report(
         f"{share:.2%} of {updated:,} updates lost to rounding"
     )
     if target is not None and pushed is not None:
-        show_report(pushed, target)
+        console.lines(pushed.in_words(target))
 
 
 def _tensor_line(plan: MergePlan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorsmerge_cli import console, options
-from lorsmerge_cli.commands.delta import command_line
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.prune import Kept, PruneReport
-    from lorsmerge_cli.operations.prune_lora import LoraReport
+    from lorsmerge_cli.operations.prune import Kept, LoraReport, PruneReport
 
 
 def prune(
@@ -55,8 +54,9 @@ def prune(
 
     Example: lorsmerge prune ca_asr.delta -o ca_asr.lors.delta --svp 0.05 --mp 0.4
     """  # fmt: skip
+    from lorsmerge_cli.operations.prune import check_adapter, open_low_rank, write_lora
     from lorsmerge_cli.operations.prune import prune as operation
-    from lorsmerge_cli.operations.prune_lora import check_adapter, open_low_rank, write_lora
+    from lorsmerge_cli.recipe.published import recorded_command
 
     ratios = (svp, mp) != (None, None)
     if output is None and (as_lora is None or ratios):
@@ -83,7 +83,7 @@ def prune(
                 exclude=tuple(exclude or ()),
                 dtype=dtype,
                 device=device,
-                command=command_line(),
+                command=recorded_command(sys.argv[1:]),
                 force=force,
                 threads=threads,
                 progress=progress,

@@ -12,8 +12,7 @@ from lorsmerge_cli import console, options
 from lorsmerge_cli.errors import HubFault
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.push import PushPlan, PushReport
-    from lorsmerge_cli.operations.push_target import Target
+    from lorsmerge_cli.operations.push import PushPlan
 
 HUB = "Hub"
 CARD = "Model card"
@@ -84,9 +83,9 @@ def push(
 
     Example: lorsmerge push merged/ you/whisper-small-babel --private --results results.json
     """
+    from lorsmerge_cli.hub.target import new_target, open_target
     from lorsmerge_cli.operations.push import plan_push
     from lorsmerge_cli.operations.push import push as operation
-    from lorsmerge_cli.operations.push_target import new_target, open_target
 
     console.hide(token)
     where: Any = {
@@ -109,22 +108,7 @@ def push(
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
     report = operation(plan, message)
-    console.result(asdict(report), lambda: show_report(report, target))
-
-
-def show_report(report: PushReport, target: Target) -> None:
-    """A push, for people."""
-    count = len(report.uploaded) + len(report.unchanged)
-    if not report.uploaded and not report.removed:
-        console.line(f"{report.url}: all {count} files are there already, nothing was uploaded")
-        return
-    removed = f", {len(report.removed)} old weight files removed" if report.removed else ""
-    console.line(
-        f"{report.url}: {len(report.uploaded)} of {count} files uploaded{removed}; "
-        f"commit {report.commit[:10]}"
-        + ("" if target.exists else f", in a new {'private ' if target.private else ''}repository")
-    )
-    console.line(f"uploaded: {', '.join(report.uploaded)}")
+    console.result(asdict(report), lambda: console.lines(report.in_words(target)))
 
 
 def _plan_document(plan: PushPlan) -> dict[str, Any]:

@@ -11,8 +11,7 @@ import typer
 from lorsmerge_cli import console, options
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.report import Report
-    from lorsmerge_cli.operations.report_tables import Table
+    from lorsmerge_cli.operations.report import Report, Table
 
 SYSTEMS = "Systems"
 SHOWN = ("scores", "controls", "gain_asr", "gain_st", "retention")  # of the tables, on stdout

@@ -14,8 +14,7 @@ from lorsmerge_cli import console, options
 from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.search_report import SearchReport, TrialRow
-    from lorsmerge_cli.operations.search_scores import Goal
+    from lorsmerge_cli.operations.search import Goal, SearchReport, TrialRow
 
 SPACE = "What may be chosen"
 SEARCH = "Search"
@@ -173,7 +172,7 @@ def search(
 
     Example: lorsmerge search base/ ca.delta de.delta --data dev.jsonl --svp 0.01,0.03 --mp 0.2,0.4 -o best.toml
     """
-    from lorsmerge_cli.operations import usage
+    from lorsmerge_cli.speech import usage
 
     raise_all(
         usage.check_inputs(
@@ -182,13 +181,19 @@ def search(
             numbers={"--hours": hours},
         )
     )  # fmt: skip
-    from lorsmerge_cli.operations.search_space import make_space
+    from lorsmerge_cli.recipe.space import make_space
 
     texts = {"svp": svp, "mp": mp, "scale": scale}
     space = make_space(base, deltas, texts, per_delta, include or (), exclude or (), method)
+    from lorsmerge_cli.operations.search import (
+        DataSettings,
+        SearchSettings,
+        document,
+        of_earlier_fronts,
+        plan_search,
+        write_report,
+    )
     from lorsmerge_cli.operations.search import search as operation
-    from lorsmerge_cli.operations.search_files import document, of_earlier_fronts, write_report
-    from lorsmerge_cli.operations.search_plan import DataSettings, SearchSettings, plan_search
 
     settings = SearchSettings(
         study=study, name=name, worker=worker, trials=trials, sampler=sampler, seed=seed,
@@ -219,7 +224,7 @@ def search(
 
 def _command(study: str | None) -> str:
     """What was typed, without the password of a database."""
-    from lorsmerge_cli.operations.search_storage import shown
+    from lorsmerge_cli.operations.search import shown
 
     words = ["lorsmerge", *sys.argv[1:]]
     if study is not None:  # as a word of its own, or in --study=URL

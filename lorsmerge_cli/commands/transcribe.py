@@ -40,14 +40,14 @@ def transcribe(
 
     Example: lorsmerge transcribe base/ ft/ca_asr merged/ --audio clip.wav --language ca
     """
-    from lorsmerge_cli.operations import usage
+    from lorsmerge_cli.speech import usage
 
     raise_all(
         usage.check_inputs(models, [], language=language, task=task, device=device)
         + usage.check_audio(audio)
     )
-    from lorsmerge_cli.operations.speech_model import find_models
     from lorsmerge_cli.operations.transcribe import transcribe as operation
+    from lorsmerge_cli.speech.source import find_models
 
     sources = find_models([(str(path), path) for path in models], companions=companions)
     found = operation(

@@ -8,15 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.checkpoint.adapter import AdapterTaskVector
 from lorsmerge_cli.checkpoint.content import ContentHash
-from lorsmerge_cli.checkpoint.delta_file import (
-    DeltaWriter,
-    Provenance,
-    check_training,
-    total_norm,
-)
-from lorsmerge_cli.checkpoint.encodings import stored_size
 from lorsmerge_cli.checkpoint.model_files import is_adapter
 from lorsmerge_cli.checkpoint.model_writer import RUN
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
@@ -27,7 +19,14 @@ from lorsmerge_cli.checkpoint.references import (
     with_commits,
 )
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
-from lorsmerge_cli.checkpoint.task_vector import (
+from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.core.parallel import default_threads, run_parallel
+from lorsmerge_cli.core.statistics import BaseRounding, energy
+from lorsmerge_cli.data.languages import parse_language, parse_task
+from lorsmerge_cli.deltas.adapter import AdapterTaskVector
+from lorsmerge_cli.deltas.encodings import stored_size
+from lorsmerge_cli.deltas.file import DeltaWriter, Provenance, check_training, total_norm
+from lorsmerge_cli.deltas.task_vector import (
     FinetunedTaskVector,
     base_fingerprint,
     check_vector,
@@ -35,9 +34,6 @@ from lorsmerge_cli.checkpoint.task_vector import (
     notes_on,
     rounded_base,
 )
-from lorsmerge_cli.core.merging import is_finite
-from lorsmerge_cli.core.parallel import default_threads, run_parallel
-from lorsmerge_cli.core.statistics import BaseRounding, energy
 from lorsmerge_cli.errors import (
     LorsmergeError,
     UnreadableFile,
@@ -47,9 +43,8 @@ from lorsmerge_cli.errors import (
     zero_delta,
 )
 from lorsmerge_cli.inputs import read_json
-from lorsmerge_cli.operations.provenance import training_of
 from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
-from lorsmerge_cli.speech.languages import parse_language, parse_task
+from lorsmerge_cli.recipe.record import training_of
 
 Vector = FinetunedTaskVector | AdapterTaskVector
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorsmerge_cli.data.audio import audio_seconds
+from lorsmerge_cli.data.languages import parse_language, parse_task
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UnreadableFile, raise_all
-from lorsmerge_cli.operations.speech_model import ModelSource, parse_speech_dtype
-from lorsmerge_cli.speech.audio import audio_seconds
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
-from lorsmerge_cli.speech.languages import parse_language, parse_task
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.speech.source import ModelSource, parse_speech_dtype
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
-from lorsmerge_cli.speech.utterance import Utterance
 
 IGNORED = -100  # label of what does not count, as cross_entropy has it
 

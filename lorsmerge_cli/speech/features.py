@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
-from lorsmerge_cli.speech.utterance import Utterance
 
 READERS = 4  # threads that read audio
 

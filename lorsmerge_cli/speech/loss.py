@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.speech.batches import IGNORED, collate
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.utterance import Utterance
 
 BATCH = 16  # the logits of 50 tokens over Whisper's 51,865 take 10 MB an utterance
 

@@ -21,11 +21,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from lorsmerge_cli.data.audio import RATE, load_audio
+from lorsmerge_cli.data.languages import SPACELESS, WHISPER_TASKS
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault, named
 from lorsmerge_cli.inputs import read_json
-from lorsmerge_cli.speech.audio import RATE, load_audio
-from lorsmerge_cli.speech.languages import SPACELESS, WHISPER_TASKS
-from lorsmerge_cli.speech.utterance import Utterance
 
 CONTROL = re.compile(r"<\|.*\|>")  # languages, tasks, timestamps, the end of a text
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")

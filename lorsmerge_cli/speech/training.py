@@ -19,11 +19,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.speech.batches import IGNORED, SpeechDataset, collate
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.settings import TrainingSettings
-from lorsmerge_cli.speech.utterance import Utterance
 
 LOG_STEPS = 5
 # shares of the input that a fine-tune with SpecAugment masks (Park et al. 2019), in time and mel bins

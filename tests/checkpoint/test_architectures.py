@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.pytorch_utils import Conv1D
 
-from lorsmerge_cli.checkpoint.conv1d import conv1d_weights
 from lorsmerge_cli.checkpoint.names import linear_weights
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
+from lorsmerge_cli.deltas.conv1d import conv1d_weights
 
 MAPPINGS = [
     f"MODEL_FOR_{kind}_MAPPING"

@@ -14,7 +14,7 @@ from lorsmerge_cli.checkpoint.fingerprint import Fingerprint, fingerprint
 from lorsmerge_cli.checkpoint.model_writer import ModelWriter
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
-from lorsmerge_cli.checkpoint.task_vector import base_fingerprint
+from lorsmerge_cli.deltas.task_vector import base_fingerprint
 
 SHAPES = {
     "embed.weight": (40, 32), "fc1.weight": (64, 32), "fc1.bias": (64,), "fc2.weight": (32, 64),

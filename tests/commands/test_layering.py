@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,24 @@ import lorsmerge_cli
 PACKAGE = Path(lorsmerge_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 EVERYWHERE = {"errors", "inputs", "outputs", "quoting"}
-MAY_IMPORT = {  # room -> the rooms it may import beside itself and those
+NOUNS = {  # what each may import beside itself and those
+    "core": set(),
+    "metrics": set(),
+    "hub": set(),
+    "pictures": set(),
+    "checkpoint": {"core", "hub"},
+    "data": {"hub", "metrics"},
+    "deltas": {"checkpoint", "core"},
+    "results": {"metrics", "data"},
+    "recipe": {"deltas", "checkpoint", "core", "data"},
+    "speech": {"deltas", "checkpoint", "data", "core", "metrics"},
+}
+MAY_IMPORT = NOUNS | {
     "__main__": {"app"},
     "__init__": set(),
     "app": {"commands", "console", "options"},
-    "commands": {"operations", "core", "console", "options"},
-    "operations": {"core", "checkpoint", "speech", "metrics"},
-    "checkpoint": {"core"},
-    "speech": set(),
-    "metrics": set(),
-    "core": set(),
+    "commands": {"operations", "console", "options", *NOUNS},
+    "operations": {*NOUNS},
     "console": set(),
     "options": {"core"},
     "errors": set(),
@@ -30,6 +39,7 @@ MAY_IMPORT = {  # room -> the rooms it may import beside itself and those
     "outputs": set(),
     "quoting": set(),
 }
+VERBS_OF_VERBS = {("search", "merge"), ("finetune", "delta")}
 HEAVY = {"torch", "transformers", "scipy", "numpy", "safetensors", "matplotlib", "accelerate",
          "soundfile", "soxr", "jiwer", "sacrebleu", "optuna", "sqlalchemy"}  # fmt: skip
 LIGHT_ROOMS = {
@@ -53,6 +63,10 @@ def path_of(file: Path) -> str:
 
 def room_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def verb_of(file: Path) -> str:
+    return file.relative_to(PACKAGE / "operations").parts[0].removesuffix(".py")
 
 
 def statements(node: ast.AST, *, everywhere: bool) -> Iterator[ast.stmt]:
@@ -83,12 +97,49 @@ def top(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
+def own_imports(file: Path) -> set[tuple[str, ...]]:
+    """Modules of the package that a file imports, as parts below the package."""
+    found = set()
+    for name in imports(file):
+        parts = name.split(".")
+        if parts[0] != PACKAGE.name or name == f"{PACKAGE.name}.__version__":
+            continue
+        path = PACKAGE.joinpath(*parts[1:])
+        is_module = path.is_dir() or path.with_suffix(".py").is_file()
+        found.add(tuple(parts[1:] if is_module else parts[1:-1]))
+    return found - {()}
+
+
 @pytest.mark.parametrize("file", FILES, ids=path_of)
 def test_imports_point_downwards(file: Path) -> None:
     room = room_of(file)
-    parts = [name.split(".") for name in imports(file) if name.startswith("lorsmerge_cli")]
-    imported = {part[1] for part in parts if len(part) > 1} - {"__version__"}
-    assert imported <= MAY_IMPORT[room] | {room} | EVERYWHERE
+    within = {"commands": set(), "operations": {"operations"}}.get(room, {room})
+    imported = {parts[0] for parts in own_imports(file)}
+    assert imported <= MAY_IMPORT[room] | within | EVERYWHERE
+
+
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if room_of(f) in ("commands", "operations")], ids=path_of
+)
+def test_verbs_are_called_by_their_front(file: Path) -> None:
+    """A command or another verb imports a verb, never a file in a verb's folder."""
+    own = verb_of(file) if room_of(file) == "operations" else None
+    for parts in own_imports(file):
+        if parts[0] == "operations" and parts[1] != own:
+            assert len(parts) == 2, parts
+            assert own is None or (own, parts[1]) in VERBS_OF_VERBS
+
+
+@pytest.mark.parametrize("folder", sorted({f.parent for f in FILES}), ids=path_of)
+def test_the_files_of_a_folder_import_each_other_in_one_direction(folder: Path) -> None:
+    place = folder.relative_to(PACKAGE).parts
+    graph = {}
+    for file in (*folder.glob("*.py"), *folder.glob("*/*.py")):
+        name = file.relative_to(folder).parts[0].removesuffix(".py")
+        below = {p[len(place)] for p in own_imports(file) if p[: len(place)] == place != p}
+        if name not in ("__init__", "__main__"):
+            graph.setdefault(name, set()).update(below - {name})
+    assert tuple(TopologicalSorter(graph).static_order()) is not None  # CycleError names a circle
 
 
 @pytest.mark.parametrize("file", FILES, ids=path_of)
@@ -145,8 +196,6 @@ def test_every_module_says_what_it_is(file: Path) -> None:
     assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
 
 
-def test_every_subcommand_has_an_operation_of_its_name() -> None:
-    names = {
-        room: {f.stem for f in (PACKAGE / room).glob("*.py")} for room in ("commands", "operations")
-    }
-    assert names["commands"] <= names["operations"]
+def test_every_subcommand_is_a_verb_and_every_verb_a_subcommand() -> None:
+    verbs = {verb_of(file) for file in FILES if room_of(file) == "operations"} - {"__init__"}
+    assert verbs == {file.stem for file in (PACKAGE / "commands").glob("*.py")} - {"__init__"}

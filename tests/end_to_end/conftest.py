@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from lorsmerge_cli.app import app
-from lorsmerge_cli.checkpoint.hub import download, list_files
+from lorsmerge_cli.hub.files import download, list_files
 
 PATIENCE = 60  # seconds that a command of a test may take at most
 

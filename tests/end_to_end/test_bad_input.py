@@ -901,7 +901,7 @@ def test_an_input_that_is_cut_short_while_it_is_read(tiny: Path, contents: Calla
         save_file({"fc1.weight": torch.full((64, 1024), float(value))}, f"{name}.safetensors")
     before = contents(tiny)
     code = (
-        "import os; from lorsmerge_cli.operations import merge; from lorsmerge_cli.app import main\n"
+        "import os; from lorsmerge_cli.operations.merge import run as merge; from lorsmerge_cli.app import main\n"
         "real = merge._Run._merge_unit\n"
         "def cut(self, unit, writer):\n"
         "    os.truncate('ca.safetensors', 10); return real(self, unit, writer)\n"
@@ -920,7 +920,7 @@ def test_what_was_written_before_a_failure_is_told(tiny: Path, shell: Callable) 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lorsmerge_cli.operations.recipe.Recipe.to_toml", refuse)
+        patch.setattr("lorsmerge_cli.recipe.recipe.Recipe.to_toml", refuse)
         ended = shell(MERGE + "ca.delta -o x.safetensors --save-recipe x.toml")
     assert ended.code == WORK
     assert "x.toml could not be written: No space left" in ended.err

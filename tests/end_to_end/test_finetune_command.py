@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from speech_models import make_test_set, make_whisper
 from transformers import WhisperForConditionalGeneration
 
-from lorsmerge_cli.operations import finetune as operation
+from lorsmerge_cli.operations.finetune import run as operation
 from lorsmerge_cli.speech.decoding import decode
 
 BUNDLE = Path(__file__).parents[2] / "examples/demo/bundle"
@@ -480,8 +480,8 @@ def test_the_papers_recipes_are_settings_that_exist(
 @pytest.mark.parametrize(
     ("module", "name", "error"),
     [
-        ("operations.finetune", "copy_companions", OSError(28, "No space left on device")),
-        ("operations.finetune", "copy_companions", SafetensorError("No space left on device")),
+        ("operations.finetune.run", "copy_companions", OSError(28, "No space left on device")),
+        ("operations.finetune.run", "copy_companions", SafetensorError("No space left on device")),
         ("speech.training", "collate", RuntimeError("[enforce fail at inline_container.cc:672]")),
     ],
 )

@@ -226,7 +226,7 @@ def test_a_connection_that_keeps_breaking(stocked: Hub, succeed: Callable, shell
 def test_a_branch_that_moves_while_it_is_fetched(
     stocked: Hub, succeed: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lorsmerge_cli.checkpoint import hub
+    from lorsmerge_cli.hub import files as hub
 
     looked_up = commit_of(stocked, "org/ca")
 
@@ -390,7 +390,7 @@ def test_a_disk_too_small_is_told_before(
 def test_a_disk_that_fills_up(
     stocked: Hub, shell: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lorsmerge_cli.checkpoint import hub
+    from lorsmerge_cli.hub import files as hub
 
     def fill(*arguments: object, **settings: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")

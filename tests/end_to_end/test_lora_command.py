@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from speech_models import make_tuned, make_whisper
 from transformers import WhisperForConditionalGeneration
 
-from lorsmerge_cli.checkpoint.delta_file import DeltaFile
+from lorsmerge_cli.deltas.file import DeltaFile
 
 # peft of today and transformers of today
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lorsmerge_cli.operations.merge_plan import PRUNING_COPIES, THREAD_OVERHEAD
+from lorsmerge_cli.operations.merge.plan import PRUNING_COPIES, THREAD_OVERHEAD
 
 pytestmark = [
     pytest.mark.slow,

@@ -172,7 +172,7 @@ def test_debug_shows_where_a_bug_came_from(
     def fail(*arguments: object, **settings: object) -> None:
         raise ZeroDivisionError("one")
 
-    monkeypatch.setattr("lorsmerge_cli.operations.merge_plan.plan_merge", fail)
+    monkeypatch.setattr("lorsmerge_cli.operations.merge.plan_merge", fail)
     plain = shell(MERGE)
     assert plain.code == 1
     assert "This is a bug in lorsmerge" in plain.err
@@ -186,7 +186,7 @@ def test_a_file_that_cannot_be_opened_is_no_bug(
     def fail(*arguments: object, **settings: object) -> None:
         raise PermissionError(13, "Permission denied", "rows.jsonl")
 
-    monkeypatch.setattr("lorsmerge_cli.operations.merge_plan.plan_merge", fail)
+    monkeypatch.setattr("lorsmerge_cli.operations.merge.plan_merge", fail)
     ended = shell(MERGE)
     assert ended.code == 1
     assert (

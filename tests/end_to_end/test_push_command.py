@@ -75,7 +75,7 @@ def results_of(identity: str, path: Path, **changes: object) -> Path:
 
 
 def identity_of(path: Path) -> str:
-    from lorsmerge_cli.operations.push_source import find_source
+    from lorsmerge_cli.operations.push.source import find_source
 
     return find_source(path).identity
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from lorsmerge_cli.data.languages import SPACELESS
 from lorsmerge_cli.metrics.normalisation import (
     CHARACTER_LANGUAGES,
     NORMALISATIONS,
@@ -15,10 +16,9 @@ from lorsmerge_cli.metrics.normalisation import (
     normalise,
 )
 from lorsmerge_cli.metrics.wer import wer_signature
-from lorsmerge_cli.operations.eval_scores import Scoring
-from lorsmerge_cli.operations.eval_settings import settings_of
+from lorsmerge_cli.operations.eval.settings import settings_of
+from lorsmerge_cli.results.records import Scoring
 from lorsmerge_cli.speech.decoding import DecodingSettings
-from lorsmerge_cli.speech.languages import SPACELESS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scores.md").read_text(encoding="utf-8")
 ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines()

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorsmerge_cli.operations.delta import DeltaReport, delta
-from lorsmerge_cli.operations.merge import MergeReport, merge
-from lorsmerge_cli.operations.merge_plan import MergePlan, plan_merge
-from lorsmerge_cli.operations.prune import PruneReport, prune
-from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
+from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
+from lorsmerge_cli.operations.merge.run import MergeReport, merge
+from lorsmerge_cli.operations.prune.run import PruneReport, prune
+from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 
 FC1 = "model.encoder.layers.0.fc1.weight"
 FC2 = "model.encoder.layers.0.fc2.weight"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.operations.report import Report, report
-from lorsmerge_cli.operations.report_tables import Cell, Table
+from lorsmerge_cli.operations.report.run import Report, report
+from lorsmerge_cli.operations.report.tables import Cell, Table
 
 
 def run(paths: list[Path], output: Path, **changes: Any) -> Report:

@@ -14,19 +14,19 @@ from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from lorsmerge_cli.operations import search as module
-from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
-from lorsmerge_cli.operations.search import search
-from lorsmerge_cli.operations.search_plan import (
+from lorsmerge_cli.data.utterance import Utterance
+from lorsmerge_cli.operations.search import run as module
+from lorsmerge_cli.operations.search.plan import (
     DataSettings,
     SearchPlan,
     SearchSettings,
     plan_search,
 )
-from lorsmerge_cli.operations.search_report import SearchReport
-from lorsmerge_cli.operations.search_scores import Statistics, speakers_of
-from lorsmerge_cli.operations.search_space import make_space
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.operations.search.report import SearchReport
+from lorsmerge_cli.operations.search.run import search
+from lorsmerge_cli.operations.search.scores import Statistics, speakers_of
+from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
+from lorsmerge_cli.recipe.space import make_space
 
 UNITS = 1000.0  # words of an utterance
 SPACE = {"svp": "0.1,0.2,0.3", "mp": "0.2:0.6", "scale": "0.1:0.9"}

@@ -28,9 +28,9 @@ from safetensors.torch import load_file
 
 from lorsmerge_cli.checkpoint import content
 from lorsmerge_cli.checkpoint.content import ContentHash
-from lorsmerge_cli.checkpoint.delta_file import DeltaFile
 from lorsmerge_cli.checkpoint.reader import Checkpoint
-from lorsmerge_cli.checkpoint.task_vector import base_fingerprint
+from lorsmerge_cli.deltas.file import DeltaFile
+from lorsmerge_cli.deltas.task_vector import base_fingerprint
 from lorsmerge_cli.errors import (
     Faults,
     LorsmergeError,

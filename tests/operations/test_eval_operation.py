@@ -17,14 +17,16 @@ from operation_calls import load, run_merge, same_bits, take_delta
 from safetensors.torch import load_file, save_file
 from speech_models import make_clip, make_test_set, make_tuned, make_whisper
 
+from lorsmerge_cli.data.dataset import load_data
+from lorsmerge_cli.data.utterance import Answer, Drop, Utterance
 from lorsmerge_cli.errors import Mismatch, NonFinite, OutputFault, UnreadableFile
 from lorsmerge_cli.metrics.normalisation import NORMALISATIONS, SPELLING, normalise
-from lorsmerge_cli.operations import eval as operation
-from lorsmerge_cli.operations.data import load_data
-from lorsmerge_cli.operations.eval import evaluate, rescore
-from lorsmerge_cli.operations.eval_files import HypothesesFile, read_hypotheses, write_trn
-from lorsmerge_cli.operations.eval_report import EvalReport, TestSet
-from lorsmerge_cli.operations.eval_scores import (
+from lorsmerge_cli.operations.eval import run as operation
+from lorsmerge_cli.operations.eval.run import evaluate, rescore
+from lorsmerge_cli.operations.transcribe import transcribe
+from lorsmerge_cli.results.document import EvalReport, TestSet
+from lorsmerge_cli.results.hypotheses import HypothesesFile, read_hypotheses, write_trn
+from lorsmerge_cli.results.records import (
     STORED,
     Hypothesis,
     Record,
@@ -35,9 +37,7 @@ from lorsmerge_cli.operations.eval_scores import (
     dev_statistics,
     score,
 )
-from lorsmerge_cli.operations.speech_model import ModelSource, find_model, parse_speech_dtype
-from lorsmerge_cli.operations.transcribe import transcribe
-from lorsmerge_cli.speech.utterance import Answer, Drop, Utterance
+from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype
 
 SCORING = Scoring(samples=20)
 

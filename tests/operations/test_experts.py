@@ -20,12 +20,12 @@ from operation_calls import (
 )
 from safetensors.torch import load_file
 
-from lorsmerge_cli.checkpoint.delta_file import DeltaFile
 from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.errors import UsageFault
-from lorsmerge_cli.operations.merge_inputs import open_inputs
-from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
-from lorsmerge_cli.operations.search_merge import RepeatedMerge
+from lorsmerge_cli.operations.merge.inputs import open_inputs
+from lorsmerge_cli.operations.search.merges import RepeatedMerge
+from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 
 UP, DOWN = "model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj"
 Q = "model.layers.0.self_attn.q_proj.weight"

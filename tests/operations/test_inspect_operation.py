@@ -23,15 +23,15 @@ from operation_calls import (
 )
 from safetensors.torch import load_file
 
-from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter, Provenance
-from lorsmerge_cli.checkpoint.encodings import TensorLayout
 from lorsmerge_cli.checkpoint.fingerprint import fingerprint
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
+from lorsmerge_cli.deltas.encodings import TensorLayout
+from lorsmerge_cli.deltas.file import DeltaFile, DeltaWriter, Provenance
 from lorsmerge_cli.errors import Faults, Mismatch, UnreadableFile
-from lorsmerge_cli.operations import inspect
-from lorsmerge_cli.operations.inspect import inspect_files
-from lorsmerge_cli.operations.inspect_report import TOP_RATIOS
+from lorsmerge_cli.operations.inspect import run as inspect
+from lorsmerge_cli.operations.inspect.report import TOP_RATIOS
+from lorsmerge_cli.operations.inspect.run import inspect_files
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:

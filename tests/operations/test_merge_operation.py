@@ -48,11 +48,11 @@ from lorsmerge_cli.errors import (
     UnreadableFile,
     UsageFault,
 )
-from lorsmerge_cli.operations import merge_plan
-from lorsmerge_cli.operations.merge import merge
-from lorsmerge_cli.operations.merge_plan import plan_merge
-from lorsmerge_cli.operations.recipe import DeltaEntry, load_recipe
+from lorsmerge_cli.operations.merge import plan as merge_plan
+from lorsmerge_cli.operations.merge.plan import plan_merge
+from lorsmerge_cli.operations.merge.run import merge
 from lorsmerge_cli.outputs import MANIFEST
+from lorsmerge_cli.recipe.recipe import DeltaEntry, load_recipe
 
 HALF = [torch.float16, torch.bfloat16]
 

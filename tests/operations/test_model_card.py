@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from lorsmerge_cli.checkpoint.fingerprint import fingerprint
 from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile
 from lorsmerge_cli.errors import UnreadableFile
-from lorsmerge_cli.operations.model_card import Subject, base_of, hub_id, write_card
-from lorsmerge_cli.operations.model_card_scores import read_results
-from lorsmerge_cli.operations.push_source import WHISPERS_OWN, find_source
-from lorsmerge_cli.operations.recipe import load_recipe
+from lorsmerge_cli.operations.push.card import Subject, base_of, hub_id, write_card
+from lorsmerge_cli.operations.push.card_scores import read_results
+from lorsmerge_cli.operations.push.source import WHISPERS_OWN, find_source
+from lorsmerge_cli.recipe.recipe import load_recipe
 
 REPO = "you/babel"
 BASE = f"openai/whisper-small@{'0' * 40}"

@@ -15,9 +15,9 @@ from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from lorsmerge_cli.checkpoint.delta_file import DeltaFile
+from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.errors import UsageFault
-from lorsmerge_cli.operations.prune_lora import open_low_rank, write_lora
+from lorsmerge_cli.operations.prune.lora import open_low_rank, write_lora
 
 pytestmark = pytest.mark.filterwarnings(
     # peft tells of a module that is not what fan_in_fan_out says, and sets it right

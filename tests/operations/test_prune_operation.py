@@ -28,12 +28,12 @@ from operation_calls import (
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lorsmerge_cli.checkpoint.delta_file import DeltaFile, DeltaWriter
-from lorsmerge_cli.checkpoint.encodings import TensorLayout
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
+from lorsmerge_cli.deltas.encodings import TensorLayout
+from lorsmerge_cli.deltas.file import DeltaFile, DeltaWriter
 from lorsmerge_cli.errors import LorsmergeError, NonFinite, OutputFault, UnreadableFile, UsageFault
-from lorsmerge_cli.operations.merge import merge
-from lorsmerge_cli.operations.recipe import DeltaEntry
+from lorsmerge_cli.operations.merge.run import merge
+from lorsmerge_cli.recipe.recipe import DeltaEntry
 
 LINEAR = re.compile(r".*(_attn\.(q|k|v|out)_proj|fc1|fc2)\.weight")
 RATIOS = [(0.05, 0.2), (0.05, None), (None, 0.2), (0.0, 0.2), (0.05, 0.0), (0.3, 0.9), (1e-9, 1e-3)]

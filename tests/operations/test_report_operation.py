@@ -27,14 +27,14 @@ from results_files import (
 )
 from scipy.stats import t as student
 
+from lorsmerge_cli import pictures
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile, UsageFault
 from lorsmerge_cli.metrics.bleu import BLEU_METRIC, sentence_statistics
 from lorsmerge_cli.metrics.normalisation import normalise
 from lorsmerge_cli.metrics.significance import Comparison, Floats, block_sums, compare, holm
 from lorsmerge_cli.metrics.wer import WER_METRIC, error_statistics
-from lorsmerge_cli.operations import pictures
-from lorsmerge_cli.operations.eval_scores import count_rows, score
-from lorsmerge_cli.operations.report_tables import MINUS, NONE
+from lorsmerge_cli.operations.report.tables import MINUS, NONE
+from lorsmerge_cli.results.records import count_rows, score
 
 ASR = [("ca", "ca", "asr"), ("de", "de", "asr"), ("fr", "fr", "asr")]
 ST = [("ca", "ca", "st"), ("de", "de", "st"), ("fr", "fr", "st")]

@@ -13,9 +13,9 @@ from hostile import NAMES, STEERS, Elements, links_and_html, shape
 from report_calls import run
 from results_files import delta, merge, record, write_results
 
-from lorsmerge_cli.operations.pictures import legible
-from lorsmerge_cli.operations.report_pages import Page, Picture, html_page, latex, markdown
-from lorsmerge_cli.operations.report_tables import Cell, Table
+from lorsmerge_cli.operations.report.pages import Page, Picture, html_page, latex, markdown
+from lorsmerge_cli.operations.report.tables import Cell, Table
+from lorsmerge_cli.pictures import legible
 
 EVERY_NAME = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 COMMANDS = re.compile(r"\\[A-Za-z]+")

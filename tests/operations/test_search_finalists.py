@@ -13,13 +13,13 @@ from search_calls import Formula, formula, plan, quick_disk, run
 from speech_models import make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli.core.methods import PAPER_SCALE
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.operations.delta import delta
-from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe, load_recipe
-from lorsmerge_cli.operations.search_files import document, trials_csv, write_report
-from lorsmerge_cli.operations.search_finalists import choose, complexity, judge, unpruned
-from lorsmerge_cli.operations.search_report import Finalist, TrialRow
-from lorsmerge_cli.operations.search_scores import Goal, Speakers, Statistics, small_sets
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.operations.search.files import document, trials_csv, write_report
+from lorsmerge_cli.operations.search.finalists import choose, complexity, judge, unpruned
+from lorsmerge_cli.operations.search.report import Finalist, TrialRow
+from lorsmerge_cli.operations.search.scores import Goal, Speakers, Statistics, small_sets
+from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, load_recipe
 
 __all__ = ["formula", "quick_disk"]
 pytestmark = pytest.mark.usefixtures("quick_disk")

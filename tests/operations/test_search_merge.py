@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.pruning import repeated
 from lorsmerge_cli.errors import NonFinite
-from lorsmerge_cli.operations.merge_inputs import open_inputs
-from lorsmerge_cli.operations.recipe import DeltaEntry, Recipe
-from lorsmerge_cli.operations.search_merge import RepeatedMerge
+from lorsmerge_cli.operations.merge.inputs import open_inputs
+from lorsmerge_cli.operations.search.merges import RepeatedMerge
+from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 
 # of the largest update of a tensor: the decomposition is of a larger rank
 CLOSE = 1e-5

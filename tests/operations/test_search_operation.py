@@ -16,24 +16,26 @@ from operation_calls import run_merge, take_delta
 from search_calls import COMMAND, SPACE, Formula, formula, plan, quick_disk, run
 from speech_models import make_test_set, make_tuned, make_whisper
 
+from lorsmerge_cli.data.dataset import load_data
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, Mismatch, UnreadableFile, UsageFault
-from lorsmerge_cli.operations import merge_inputs, search_storage, search_study
-from lorsmerge_cli.operations import search as module
-from lorsmerge_cli.operations.data import load_data
-from lorsmerge_cli.operations.eval import evaluate
-from lorsmerge_cli.operations.eval_report import TestSet
-from lorsmerge_cli.operations.eval_scores import Scoring, average
-from lorsmerge_cli.operations.recipe import load_recipe
-from lorsmerge_cli.operations.search_files import (
+from lorsmerge_cli.operations.eval.run import evaluate
+from lorsmerge_cli.operations.merge import inputs as merge_inputs
+from lorsmerge_cli.operations.search import run as module
+from lorsmerge_cli.operations.search import storage as search_storage
+from lorsmerge_cli.operations.search import study as search_study
+from lorsmerge_cli.operations.search.files import (
     document,
     of_earlier_fronts,
     trials_csv,
     write_report,
 )
-from lorsmerge_cli.operations.search_report import SearchReport
-from lorsmerge_cli.operations.search_scores import ordered, pareto, parts_of
-from lorsmerge_cli.operations.speech_model import find_model
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.operations.search.report import SearchReport
+from lorsmerge_cli.operations.search.scores import ordered, pareto, parts_of
+from lorsmerge_cli.recipe.recipe import load_recipe
+from lorsmerge_cli.results.document import TestSet
+from lorsmerge_cli.results.records import Scoring, average
+from lorsmerge_cli.speech.source import find_model
 
 __all__ = ["formula", "quick_disk"]
 pytestmark = pytest.mark.usefixtures("quick_disk")

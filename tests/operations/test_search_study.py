@@ -11,11 +11,11 @@ import optuna
 import pytest
 
 from lorsmerge_cli.commands.search import _command
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UnreadableFile, UsageFault
-from lorsmerge_cli.operations import search_study
-from lorsmerge_cli.operations.search_scores import Goal, loss_statistics
-from lorsmerge_cli.operations.search_storage import open_storage, shown
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.operations.search import study as search_study
+from lorsmerge_cli.operations.search.scores import Goal, loss_statistics
+from lorsmerge_cli.operations.search.storage import open_storage, shown
 
 
 def test_statistics_come_back_as_they_were_kept() -> None:

@@ -15,13 +15,13 @@ from speech_models import LONGEST, MIXED, make_clip, make_tuned, make_whisper
 from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
+from lorsmerge_cli.data.languages import WHISPER_TASKS
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
-from lorsmerge_cli.operations.speech_model import find_model
 from lorsmerge_cli.speech import decoding
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode, decode_answers
-from lorsmerge_cli.speech.languages import WHISPER_TASKS
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.speech.source import find_model
 
 Generate = Callable[..., Tensor]
 REORDER = EncoderDecoderCache.reorder_cache

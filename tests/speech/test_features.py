@@ -8,12 +8,12 @@ import pytest
 import torch
 from speech_models import make_clip, make_whisper
 
-from lorsmerge_cli.operations.speech_model import find_model
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.speech import features as module
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.loss import token_losses
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.speech.source import find_model
 
 ONE = 80 * 128 * 4  # bytes of one utterance
 

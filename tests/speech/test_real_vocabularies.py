@@ -11,12 +11,12 @@ import torch
 from real_vocabularies import VOCABULARIES, make_real_vocabulary
 from whisper_package import tokenizer_module
 
+from lorsmerge_cli.data.languages import SPACELESS, WHISPER_TASKS
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.metrics.normalisation import CHARACTER_LANGUAGES
-from lorsmerge_cli.operations.speech_model import find_model
-from lorsmerge_cli.speech.languages import SPACELESS, WHISPER_TASKS
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.utterance import Utterance
+from lorsmerge_cli.speech.source import find_model
 
 Open = Callable[[str], SpeechModel]
 # openai-whisper leaves the file of its vocabulary open

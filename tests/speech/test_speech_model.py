@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from speech_models import LONGEST, RATE, WINDOW, make_clip, make_whisper
 
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import Mismatch, UnreadableFile, UsageFault
 from lorsmerge_cli.speech.model import (
     SpeechModel,
@@ -21,7 +22,6 @@ from lorsmerge_cli.speech.model import (
     check_model_folder,
     window_of,
 )
-from lorsmerge_cli.speech.utterance import Utterance
 
 Edit = Callable[[dict[str, torch.Tensor]], object]
 

@@ -12,19 +12,19 @@ import pytest
 import torch
 from speech_models import make_test_set, make_whisper
 
+from lorsmerge_cli.data.dataset import load_data
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UsageFault
-from lorsmerge_cli.operations.data import load_data
-from lorsmerge_cli.operations.speech_model import find_model
 from lorsmerge_cli.speech.batches import SpeechDataset, collate
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.settings import TrainingSettings
+from lorsmerge_cli.speech.source import find_model
 from lorsmerge_cli.speech.training import (
     TrainingHooks,
     TrainingResult,
     newest_checkpoint,
     train,
 )
-from lorsmerge_cli.speech.utterance import Utterance
 
 SETTINGS = TrainingSettings(learning_rate=1e-3, clip=0.0, epochs=2, effective_batch=8)
 State = dict[str, torch.Tensor]

@@ -1,0 +1,1 @@
+"""Utterances: audio, texts, languages, and the data sets they come from."""

@@ -1,0 +1,113 @@
+"""Data sets in the forms that people have them in: one reader each, found by what is there.
+
+A reader has `detects(path)`, `splits(path)`, `read(path, split, defaults)` and `NEEDS`, a line
+for people. A new one is a file here and a line in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from lorsmerge_cli.data.languages import parse_language, parse_task
+from lorsmerge_cli.data.readers import common_voice, covost, hf_metadata, jsonl, kaldi
+from lorsmerge_cli.data.readers.fields import SPLIT_NAMES, Defaults
+from lorsmerge_cli.data.utterance import (
+    OTHER_LANGUAGE,
+    OTHER_TASK,
+    Drop,
+    Utterance,
+    with_unique_ids,
+)
+from lorsmerge_cli.errors import UnreadableFile, UsageFault
+
+FORMATS: dict[str, ModuleType] = {
+    "jsonl": jsonl,
+    "covost": covost,  # before Common Voice, whose folder it is unpacked into
+    "common-voice": common_voice,
+    "hf": hf_metadata,
+    "kaldi": kaldi,
+}
+
+
+def read_manifest(
+    path: Path,
+    *,
+    split: str | None = None,
+    language: str | None = None,
+    task: str | None = None,
+    format: str | None = None,
+) -> tuple[list[Utterance], list[Drop]]:
+    """Read the utterances of a data set and the rows that are skipped, whatever audio is there.
+
+    Args:
+        path: file or folder.
+        split: `train`, `dev`, `test` or another that the data set has; one that is a single
+            split is read whatever is asked for.
+        language, task: for rows that do not say; rows that say another are skipped.
+        format: a name of `FORMATS`; found out by default.
+
+    Raises:
+        UnreadableFile: of no known format, malformed, or without the split.
+        UsageFault: language or task are unknown or missing, or every row has another.
+    """
+    language = parse_language(language) if language else None
+    task = parse_task(task) if task else None
+    if language and task == "st" and language == "en":
+        raise UsageFault("English is not translated into English.", "Give the spoken language.")
+    reader = _reader(path, format, task)
+    there = reader.splits(path)
+    if there and split not in there:
+        split = next((ours for ours, names in SPLIT_NAMES.items() if split in names), split)
+    if there and split not in there:
+        asked = f"has no split {split!r}" if split else "has several splits"
+        raise UnreadableFile(f"{path} {asked}.", f"Give --split with one of: {', '.join(there)}.")
+    rows = reader.read(path, split, Defaults(language, task))
+    utterances = [row for row in rows if isinstance(row, Utterance)]
+    drops = [row for row in rows if isinstance(row, Drop)]
+    others = [drop for drop in drops if drop.reason in (OTHER_LANGUAGE, OTHER_TASK)]
+    if others and len(others) == len(rows):
+        option = "language" if others[0].reason == OTHER_LANGUAGE else "task"
+        raise UsageFault(
+            f"No row of {path} is what was asked for: {others[0].detail}.",
+            f"Leave out --{option} or choose other data.",
+        )
+    return with_unique_ids(utterances), drops
+
+
+def manifest_splits(path: Path, format: str | None = None) -> tuple[str, ...]:
+    """Splits that a data set has; none where it is a single one."""
+    splits: tuple[str, ...] = _reader(path, format, None).splits(path)
+    return splits
+
+
+def _reader(path: Path, format: str | None, task: str | None) -> ModuleType:
+    if not path.exists():
+        raise UnreadableFile(f"There is no data set {path}.", _where_it_is(path))
+    if format is not None:
+        if format not in FORMATS:
+            raise UsageFault(f"There is no format {format!r}.", f"Use {', '.join(FORMATS)}.")
+        return FORMATS[format]
+    found = [name for name, reader in FORMATS.items() if reader.detects(path)]
+    if found == ["covost", "common-voice"]:  # transcripts and translations of the same clips
+        return FORMATS["common-voice" if task == "asr" else "covost"]
+    if len(found) > 1:
+        raise UsageFault(f"{path} looks like {' and '.join(found)}.", "Choose one with --format.")
+    inside = sorted(path.glob("*.jsonl")) if path.is_dir() else []
+    if inside and not found:
+        names = ", ".join(file.name for file in inside[:5]) + (", ..." if inside[5:] else "")
+        raise UnreadableFile(
+            f"{path} holds {len(inside)} JSON-lines manifests.", f"Give those you mean: {names}."
+        )
+    if not found:
+        known = "; ".join(f"{name}: {reader.NEEDS}" for name, reader in FORMATS.items())
+        raise UnreadableFile(f"{path} is no data set that is known.", f"The formats are {known}.")
+    return FORMATS[found[0]]
+
+
+def _where_it_is(path: Path) -> str:
+    """What to do about a data set that is not there."""
+    name, _, rest = str(path).partition("=")
+    if rest and Path(rest).exists():
+        return f"Only eval's sets have names: write {rest} without {name}=."
+    return "Check the path."

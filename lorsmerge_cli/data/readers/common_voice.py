@@ -1,0 +1,81 @@
+"""A language's folder of a Common Voice release: clips/ beside train.tsv, dev.tsv, test.tsv."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from lorsmerge_cli.data.languages import parse_language
+from lorsmerge_cli.data.readers.fields import (
+    Defaults,
+    Row,
+    language_and_task,
+    read_tsv,
+    used_or_skipped,
+)
+from lorsmerge_cli.data.utterance import Drop, Utterance
+from lorsmerge_cli.errors import LorsmergeError
+
+NEEDS = "clips/ and train.tsv, dev.tsv, test.tsv (a language's folder of a release)"
+TABLES = ("train", "dev", "test", "validated", "invalidated", "other")
+# Locales of Common Voice with a region; a folder with another hyphen is named by a person: `my-voices`
+LOCALES = frozenset(
+    {"hy-am", "nan-tw", "ne-np", "nn-no", "pa-in", "sv-se", "zh-cn", "zh-hk", "zh-tw"}
+)
+
+
+def _folder(path: Path) -> Path:
+    return path.parent if path.is_file() else path
+
+
+def detects(path: Path) -> bool:
+    """Whether a path is of this format: such a folder, or one of its tables."""
+    if path.name.startswith("covost"):
+        return False
+    here = path.stem in TABLES and path.suffix == ".tsv" if path.is_file() else bool(splits(path))
+    return here and (_folder(path) / "clips").is_dir()
+
+
+def splits(path: Path) -> tuple[str, ...]:
+    """The tables that are there."""
+    if path.is_file():
+        return ()
+    return tuple(name for name in TABLES if (path / f"{name}.tsv").is_file())
+
+
+def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | Drop]:
+    """Read the clips of one table; the language is the `locale` column's, or the folder's name."""
+    folder = _folder(path)
+    table = path if path.is_file() else folder / f"{split}.tsv"
+    folder_language = None if defaults.language else _language_of(folder)
+
+    def utterance(row: Row, name: str, where: str) -> Utterance:
+        language, task = language_and_task(
+            row.get("locale") or folder_language, "asr", defaults, where
+        )
+        return Utterance(
+            id=Path(name).stem,
+            audio=folder / "clips" / name,
+            text=row["sentence"],
+            language=language,
+            task=task,
+            speaker=row.get("client_id") or None,
+        )
+
+    found = []
+    for number, row in read_tsv(table, ("path", "sentence")):
+        name = row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3"
+        make = partial(utterance, row, name, f"{table}, line {number}")
+        found.append(used_or_skipped(make, Path(name).stem, folder / "clips" / name))
+    return found
+
+
+def _language_of(folder: Path) -> str | None:
+    """The language that a folder is named after, if it is."""
+    name = folder.resolve().name.lower()
+    if not name.isalpha() and name not in LOCALES:
+        return None
+    try:
+        return parse_language(name)
+    except LorsmergeError:
+        return None

@@ -1,0 +1,175 @@
+"""What the readers of manifests share: tables, and the values of a row."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorsmerge_cli.data.languages import parse_language, parse_task
+from lorsmerge_cli.data.readers.values import Skip, is_missing
+from lorsmerge_cli.data.utterance import OTHER_LANGUAGE, OTHER_TASK, Drop, Utterance
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
+from lorsmerge_cli.inputs import open_text
+
+SPLITS = ("train", "dev", "test")
+# Names of the three splits, Hugging Face's among them; ours first
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "dev": ("dev", "validation", "valid", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Language and task from the command line, for rows that do not say."""
+
+    language: str | None = None
+    task: str | None = None
+
+
+def read_tsv(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
+    """Line number and row of a table with tabs and a header, quotes being plain characters.
+
+    Raises:
+        UnreadableFile: it is no such table, lacks a needed column, or a row is cut short.
+    """
+    yield from _read_table(path, needed, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def read_csv(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
+    """Line number and row of a table with commas, quoted as spreadsheets do it."""
+    yield from _read_table(path, needed, delimiter=",", quoting=csv.QUOTE_MINIMAL)
+
+
+def _read_table(
+    path: Path, needed: Sequence[str], delimiter: str, quoting: int
+) -> Iterator[tuple[int, Row]]:
+    try:
+        with open_text(path, newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
+            header = [name.strip() for name in next(reader, [])]
+            missing = [name for name in needed if name not in header]
+            if missing:
+                raise wrong_columns(path, header, missing)
+            for cells in reader:
+                if not any(cells):
+                    continue
+                if len(cells) < len(header):
+                    raise UnreadableFile(
+                        f"{path}, line {reader.line_num}: {len(cells)} columns, and the header has "
+                        f"{len(header)}.",
+                        "The file was cut short, or a cell holds a line break.",
+                    )
+                yield reader.line_num, dict(zip(header, cells, strict=False))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> UnreadableFile:
+    """The error for a manifest that is no text, or is not there."""
+    return UnreadableFile(f"{path} cannot be read ({error}).", "A table in UTF-8 is needed.")
+
+
+def wrong_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> UnreadableFile:
+    """The error for columns or keys that are not there."""
+    return UnreadableFile(
+        f"{path} has no {' and no '.join(wanted)}.", f"It has: {', '.join(found) or 'nothing'}."
+    )
+
+
+def used_or_skipped(read: Callable[[], Utterance], name: str, audio: Path) -> Utterance | Drop:
+    """Read a row, or say why it is skipped.
+
+    Args:
+        read: makes the utterance, or raises `Skip`.
+        name, audio: of the row, for the one who reads about the skip.
+    """
+    try:
+        return read()
+    except Skip as skip:
+        return Drop(name, audio, skip.reason, skip.detail)
+
+
+def language_and_task(
+    language: str | None, task: str | None, defaults: Defaults, where: str
+) -> tuple[str, str]:
+    """Return what a row says of itself, or else what the command line says.
+
+    Raises:
+        Skip: the row is of another language or task than the command line asks for.
+        UsageFault: neither says which language is spoken, or the row's is unknown; `where` names
+            the row.
+    """
+    wanted_language = parse_language(defaults.language) if defaults.language else None
+    wanted_task = parse_task(defaults.task) if defaults.task else None
+    try:
+        said_task = parse_task(task) if task else None
+        said_language = parse_language(language) if language else None
+    except LorsmergeError as error:
+        if language and wanted_language and not _is_language(language):
+            raise _other("language", repr(language), wanted_language, where) from None
+        raise UsageFault(f"{where}: {error.what}", error.remedy) from None
+    if said_language and wanted_language and said_language != wanted_language:
+        raise _other("language", said_language, wanted_language, where)
+    if said_task and wanted_task and said_task != wanted_task:
+        raise _other("task", said_task, wanted_task, where)
+    chosen_language = said_language or wanted_language
+    if chosen_language is None:
+        raise UsageFault(f"{where} does not say which language is spoken.", "Give --language.")
+    return chosen_language, said_task or wanted_task or "asr"
+
+
+def _is_language(name: str) -> bool:
+    try:
+        parse_language(name)
+    except LorsmergeError:
+        return False
+    return True
+
+
+def _other(kind: str, said: str, wanted: str, where: str) -> Skip:
+    return Skip(
+        OTHER_LANGUAGE if kind == "language" else OTHER_TASK,
+        f"{where} has the {kind} {said}, and --{kind} {wanted} was given",
+    )
+
+
+TRANSCRIPT = ("text", "sentence", "transcription", "answer")
+TRANSLATION = "translation"
+
+
+def task_by_texts(row: Mapping[str, object], default: str | None, where: str) -> str | None:
+    """The task of a row that does not say: `st` where there is a translation alone.
+
+    Raises:
+        UsageFault: it has a transcript and a translation, and there is no default.
+    """
+    if default is not None or is_missing(row.get(TRANSLATION)):
+        return default
+    transcripts = [key for key in TRANSCRIPT if not is_missing(row.get(key))]
+    if transcripts:
+        raise UsageFault(
+            f"{where} has a {transcripts[0]} and a translation.", "Give --task asr or --task st."
+        )
+    return "st"
+
+
+def text_keys(task: str) -> tuple[str, ...]:
+    """Where the text of a task is looked for, the surest first."""
+    return TRANSCRIPT if task == "asr" else (TRANSLATION, *TRANSCRIPT)
+
+
+def into_english(target: str | None, where: str) -> None:
+    """Refuse a translation that Whisper cannot make.
+
+    Raises:
+        UsageFault: the target is another language than English.
+    """
+    if target and (not _is_language(target) or parse_language(target) != "en"):
+        raise UsageFault(
+            f"{where} is to be translated into {target!r}.", "Whisper translates into English only."
+        )

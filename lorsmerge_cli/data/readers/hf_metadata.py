@@ -1,0 +1,94 @@
+"""A folder of audio with metadata.csv or metadata.jsonl, as Hugging Face's audiofolder has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lorsmerge_cli.data.readers import jsonl
+from lorsmerge_cli.data.readers.fields import SPLIT_NAMES, Defaults, read_csv
+from lorsmerge_cli.data.readers.values import Skip, Values, read_audio
+from lorsmerge_cli.data.utterance import NO_SPLIT, Drop, Utterance
+from lorsmerge_cli.errors import LorsmergeError
+
+NEEDS = "metadata.csv or metadata.jsonl with file_name and text, in the folder or in train/, ..."
+NAMES = ("metadata.csv", "metadata.jsonl")
+NOT_TAKEN = ("file_name", "id", "duration", "offset")  # columns of a CSV with meanings of their own
+
+
+def _table(folder: Path) -> Path | None:
+    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
+
+
+def _tables(path: Path) -> dict[str, Path]:
+    """Split -> the table in its folder, which is in the root or in `data`."""
+    found: dict[str, Path] = {}
+    for split, folders in SPLIT_NAMES.items():
+        for folder in (root / name for root in (path, path / "data") for name in folders):
+            table = _table(folder)
+            if table is not None:
+                found.setdefault(split, table)
+    return found
+
+
+def _common_table(path: Path) -> Path | None:
+    """The one table of all splits."""
+    return _table(path) or _table(path / "data")
+
+
+def detects(path: Path) -> bool:
+    """Whether a path is of this format."""
+    if path.is_file():
+        return path.name == "metadata.csv"  # a metadata.jsonl is read as JSON lines
+    return _common_table(path) is not None or bool(_tables(path))
+
+
+def splits(path: Path) -> tuple[str, ...]:
+    """Folders that hold a table of their own, or that the one table's files are in."""
+    if not path.is_dir():
+        return ()
+    table = _common_table(path)
+    if _tables(path) or table is None:
+        return tuple(_tables(path))
+    found = {_split(row, table) for _, row in _rows(table)}
+    return tuple(split for split in SPLIT_NAMES if split in found)
+
+
+def _split(row: Values, table: Path) -> str | None:
+    """The split whose folder, right below the table's, a row's file is in."""
+    try:
+        audio = table.parent / read_audio(row, jsonl.AUDIO, "")
+    except (Skip, LorsmergeError):
+        return None
+    below = audio.relative_to(table.parent).parts if audio.is_relative_to(table.parent) else ()
+    return next((s for s, folders in SPLIT_NAMES.items() if below and below[0] in folders), None)
+
+
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if table.suffix == ".jsonl":
+        yield from jsonl.objects(table)
+        return
+    for number, row in read_csv(table, ("file_name",)):
+        kept = {key: value for key, value in row.items() if key not in NOT_TAKEN}
+        others = {key: value for key, value in kept.items() if key not in jsonl.AUDIO}
+        yield number, {"audio_filepath": row["file_name"]} | others
+
+
+def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | Drop]:
+    """Read the rows of a table; those of the split alone where one table has all."""
+    table = path if path.is_file() else _tables(path).get(split or "")
+    if table is not None:
+        return [jsonl.read_row(row, table, number, defaults) for number, row in _rows(table)]
+    table = _common_table(path)
+    assert table is not None  # `detects` found one
+    rows = [(number, row, _split(row, table)) for number, row in _rows(table)]
+    several = any(part for _, _, part in rows)
+    found: list[Utterance | Drop] = []
+    for number, row, part in rows:
+        if not several or part == split:
+            found.append(jsonl.read_row(row, table, number, defaults))
+        elif part is None:
+            where = f"{table}, line {number} names no file in a folder of a split"
+            found.append(Drop(f"line {number}", table, NO_SPLIT, where))
+    return found

@@ -1,0 +1,135 @@
+"""JSON lines with NeMo's keys: one object per utterance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lorsmerge_cli.data.languages import parse_language
+from lorsmerge_cli.data.readers.fields import (
+    Defaults,
+    into_english,
+    language_and_task,
+    task_by_texts,
+    text_keys,
+    unreadable,
+    used_or_skipped,
+    wrong_columns,
+)
+from lorsmerge_cli.data.readers.values import (
+    Skip,
+    Values,
+    read_audio,
+    read_label,
+    read_name,
+    read_seconds,
+    read_text,
+)
+from lorsmerge_cli.data.utterance import EMPTY, Drop, Utterance
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
+from lorsmerge_cli.inputs import json_object, open_text
+
+NEEDS = "a .jsonl or .json file with audio_filepath and text in every line"
+AUDIO = ("audio_filepath", "audio", "file_name", "path")
+LANGUAGE = ("source_lang", "language", "lang", "locale")
+TASK = ("taskname", "task")
+SPEAKER = ("speaker", "client_id", "speaker_id")
+
+
+def detects(path: Path) -> bool:
+    """Whether a path is of this format."""
+    return path.is_file() and path.suffix in (".jsonl", ".json", ".ndjson")
+
+
+def splits(path: Path) -> tuple[str, ...]:
+    """None: a file is one split."""
+    return ()
+
+
+def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | Drop]:
+    """Read the rows of a file; relative audio paths start at the file's folder."""
+    return [read_row(row, path, number, defaults) for number, row in objects(path)]
+
+
+def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line.
+
+    Raises:
+        UnreadableFile: a line is no JSON object.
+    """
+    try:
+        with open_text(path) as file:
+            lines = file.read().split("\n")  # a text may hold other line ends
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error) from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json_object(line)
+        except ValueError as error:
+            raise UnreadableFile(
+                f"{path}, line {number} is no JSON object ({error}).",
+                "A JSON-lines manifest has one {...} per line.",
+            ) from None
+        yield number, row
+
+
+def read_row(row: Values, path: Path, number: int, defaults: Defaults) -> Utterance | Drop:
+    """Read one row of a manifest at `path`, or say why it is skipped.
+
+    Raises:
+        LorsmergeError: the row lacks a key that the format needs, or has a value of another type.
+    """
+    where = f"{path}, line {number}"
+    wanted = [("audio_filepath", AUDIO), ("text", text_keys("st"))]
+    _has(row, path, where, *wanted)
+    name, audio = f"line {number}", path
+    try:
+        audio = path.parent / read_audio(row, AUDIO, where)
+        name = read_label(row, ("id",), where) or audio.stem
+    except Skip as skip:
+        return Drop(name, audio, skip.reason, skip.detail)
+    return used_or_skipped(lambda: _utterance(row, name, audio, path, where, defaults), name, audio)
+
+
+def _has(row: Values, path: Path, where: str, *wanted: tuple[str, tuple[str, ...]]) -> None:
+    missing = [name for name, keys in wanted if not any(key in row for key in keys)]
+    if missing:
+        error = wrong_columns(path, list(row), missing)
+        raise UnreadableFile(f"{where}: {error.what}", error.remedy)
+
+
+def _utterance(
+    row: Values, name: str, audio: Path, path: Path, where: str, defaults: Defaults
+) -> Utterance:
+    source, target = read_name(row, LANGUAGE, where), read_name(row, ("target_lang",), where)
+    task = read_name(row, TASK, where)
+    if task is None and source and target:
+        task = "asr" if _same_language(source, target) else "st"
+    task = task or task_by_texts(row, defaults.task, where)
+    language, task = language_and_task(source, task, defaults, where)
+    if task == "st":
+        into_english(target, where)
+    _has(row, path, where, ("text", text_keys(task)))
+    duration = read_seconds(row, "duration", where)
+    if duration == 0:
+        raise Skip(EMPTY, f"{where}: duration is 0")
+    return Utterance(
+        id=name,
+        audio=audio,
+        text=read_text(row, text_keys(task), "en" if task == "st" else language, where),
+        language=language,
+        task=task,
+        duration=duration,
+        start=read_seconds(row, "offset", where) or 0.0,
+        speaker=read_label(row, SPEAKER, where),
+    )
+
+
+def _same_language(source: str, target: str) -> bool:
+    try:
+        return parse_language(source) == parse_language(target)
+    except LorsmergeError:
+        return source == target  # one of them is unknown: whoever reads it further says so

@@ -1,0 +1,166 @@
+"""A Kaldi data folder: wav.scp and text, with segments, utt2spk and utt2lang where there are."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from functools import cache, partial
+from pathlib import Path
+
+from lorsmerge_cli.data.readers.fields import (
+    Defaults,
+    language_and_task,
+    unreadable,
+    used_or_skipped,
+)
+from lorsmerge_cli.data.readers.values import Skip, check_seconds
+from lorsmerge_cli.data.utterance import EMPTY, Drop, Utterance
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
+from lorsmerge_cli.inputs import open_text
+
+NEEDS = "wav.scp and text (a Kaldi data folder)"
+ARCHIVE = re.compile(r".*\.ark(:\d+)?(\[.*\])?|.*:\d+")
+TO_THE_END = -1.0  # as the end of a segment
+
+
+def detects(path: Path) -> bool:
+    """Whether a path is of this format."""
+    return (path / "wav.scp").is_file() and (path / "text").is_file()
+
+
+def splits(path: Path) -> tuple[str, ...]:
+    """None: a folder is one split."""
+    return ()
+
+
+def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | Drop]:
+    """Read the rows of `text`, in its order; relative audio paths start at the working folder.
+
+    Raises:
+        UnreadableFile: the folder's tables do not fit together; audio is a command, in an archive,
+            or one channel of several.
+    """
+    recordings = _pairs(path / "wav.scp")
+    segments = _pairs(path / "segments") if (path / "segments").is_file() else None
+    speakers, languages, channels = (
+        _pairs(path / name) if (path / name).is_file() else {}
+        for name in ("utt2spk", "utt2lang", "reco2file_and_channel")
+    )
+
+    def utterance(name: str, text: str, recording: str, audio: Path, piece: list[str]) -> Utterance:
+        where = f"{path}: {name!r}"
+        language, task = language_and_task(languages.get(name), None, defaults, where)
+        start, duration = _times(piece, where) if piece else (0.0, None)
+        named = piece[2] if len(piece) > 2 else channels.get(recording, "").rpartition(" ")[2]
+        _check_channel(audio, named, where)
+        return Utterance(
+            id=name,
+            audio=audio,
+            text=text,
+            language=language,
+            task=task,
+            duration=duration,
+            start=start,
+            speaker=speakers.get(name),
+        )
+
+    found = []
+    for name, text in _pairs(path / "text").items():
+        recording, *piece = [name] if segments is None else _segment(path, segments, name)
+        audio = _audio(path, recordings, recording)
+        make = partial(utterance, name, text, recording, audio, piece)
+        found.append(used_or_skipped(make, name, audio))
+    return found
+
+
+def _audio(path: Path, recordings: dict[str, str], recording: str) -> Path:
+    table = path / "wav.scp"
+    if recording not in recordings:
+        raise UnreadableFile(
+            f"{table} has no recording {recording!r}, which text names.",
+            "Run Kaldi's fix_data_dir.sh on the folder.",
+        )
+    audio = recordings[recording]
+    if audio.endswith("|"):
+        raise UnreadableFile(
+            f"{table}: {recording!r} is a command, and commands are not run.",
+            "Write its output to a file and name that.",
+        )
+    if ARCHIVE.fullmatch(audio) and not Path(audio).is_file():
+        raise UnreadableFile(
+            f"{table}: {recording!r} is in an archive ({audio}), and archives are not read.",
+            f"Write it to a file and name that: `wav-copy {shlex.quote(audio)} "
+            f"{shlex.quote(recording + '.wav')}`, with Kaldi's wav-copy.",
+        )
+    return Path(audio)
+
+
+def _segment(path: Path, segments: dict[str, str], name: str) -> list[str]:
+    """Recording, start and end, and the channel where it is there."""
+    cells = segments.get(name, "").split()
+    if len(cells) not in (3, 4):
+        raise UnreadableFile(
+            f"{path / 'segments'} has no recording, start and end for {name!r}.",
+            "Run Kaldi's fix_data_dir.sh on the folder.",
+        )
+    return cells
+
+
+def _times(piece: list[str], where: str) -> tuple[float, float | None]:
+    """Start and duration of a segment; without a duration it goes to the end of its file."""
+    try:
+        start, end = float(piece[0]), float(piece[1])
+    except ValueError:
+        raise UnreadableFile(
+            f"{where} has a segment from {piece[0]!r} to {piece[1]!r}, which are no times.",
+            "Give seconds.",
+        ) from None
+    start = check_seconds(start, "start", where)
+    if end == TO_THE_END:
+        return start, None
+    duration = check_seconds(end, "end", where) - start
+    if duration <= 0:
+        raise Skip(EMPTY, f"{where} ends at {end} and starts at {start}")
+    return start, duration
+
+
+def _check_channel(audio: Path, named: str, where: str) -> None:
+    """Refuse one channel of several, which would be mixed with the others.
+
+    Args:
+        named: `0`, `1` in segments, `A`, `B` in reco2file_and_channel, or "" or `-1` for none.
+    """
+    if named in ("", "-1"):
+        return
+    count = _channels(audio)
+    if count > 1:
+        raise UnreadableFile(
+            f"{where} is channel {named} of {audio}, which has {count}; channels are not taken apart.",
+            "Write each channel to a file of its own (`sox IN OUT remix 1` for the first) and name it.",
+        )
+    if count == 1 and named.isdigit() and int(named) > 0:
+        raise Skip(
+            "channel is not in its file", f"{where} is channel {named} of {audio}, which has 1"
+        )
+
+
+@cache
+def _channels(audio: Path) -> int:
+    """How many channels a file has; 0 where it cannot be read, which is found out later."""
+    from lorsmerge_cli.data.audio import audio_channels
+
+    try:
+        return audio_channels(audio)
+    except LorsmergeError:
+        return 0
+
+
+def _pairs(path: Path) -> dict[str, str]:
+    """Key -> the rest of its line."""
+    try:
+        with open_text(path) as file:
+            lines = file.read().split("\n")  # as Kaldi has it
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error) from None
+    split = (line.split(maxsplit=1) for line in lines if line.strip())
+    return {cells[0]: cells[1].strip() if len(cells) > 1 else "" for cells in split}

@@ -1,0 +1,174 @@
+"""The values of a manifest's row, each read as the one type it has to be of.
+
+JSON's `null` and `NaN` (which pandas writes for an empty cell) are missing values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lorsmerge_cli.data.utterance import MISSING
+from lorsmerge_cli.errors import UnreadableFile
+
+Values = Mapping[str, Any]
+ROUNDING = 0.05  # seconds below zero that a difference of two rounded times may come to
+
+
+class Skip(Exception):
+    """A row that cannot be used while the others can.
+
+    Attributes:
+        reason: by which rows are counted.
+        detail: which row it is and what it has.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(detail)
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value is null or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def first(row: Values, keys: Sequence[str]) -> tuple[str, Any]:
+    """Return the first of some keys that a row has a value for, and that value; ("", None) if none."""
+    return next(((key, row[key]) for key in keys if not is_missing(row.get(key))), ("", None))
+
+
+def read_name(row: Values, keys: Sequence[str], where: str) -> str | None:
+    """Read a language or a task; None where it is missing or empty.
+
+    Raises:
+        UnreadableFile: it is no string; `where` names the row.
+    """
+    key, value = first(row, keys)
+    if value is not None and not isinstance(value, str):
+        raise UnreadableFile(
+            f"{where}: {key} is {_shown(value)}, and a string is needed.",
+            "Give the code or the name, or leave the key out and use the option.",
+        )
+    return value or None
+
+
+def read_label(row: Values, keys: Sequence[str], where: str) -> str | None:
+    """Read a speaker or an id, a string or a whole number; None where it is missing or empty.
+
+    Raises:
+        Skip: it is something else.
+    """
+    key, value = first(row, keys)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas makes floats of a column of integers with an empty cell
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _encodable(value):
+        raise Skip(f"{key} is no string", f"{where}: {key} is {_shown(value)}")
+    return value or None
+
+
+def read_text(row: Values, keys: Sequence[str], language: str, where: str) -> str:
+    """Read a text, or that of one language where a row has several in an object.
+
+    Args:
+        keys: one of which the row has.
+        language: whose text is taken from `{"en": ..., "ca": ...}`.
+
+    Raises:
+        Skip: it is missing (an empty one is not), or no string.
+        UnreadableFile: it is a list.
+    """
+    key, value = first(row, keys)
+    if isinstance(value, dict):
+        key, value = f"{key}[{language}]", value.get(language)
+    if is_missing(value):
+        raise Skip("empty text", f"{where}: {key or 'the text'} is null or NaN")
+    if isinstance(value, list):
+        raise UnreadableFile(
+            f"{where}: {key} is a list of {len(value)}, and several references are not supported.",
+            "Give each row one string.",
+        )
+    if not isinstance(value, str) or not _encodable(value):
+        raise Skip("text is no string", f"{where}: {key} is {_shown(value)}")
+    return value
+
+
+def read_audio(row: Values, keys: Sequence[str], where: str) -> str:
+    """Read a path, or that in `{"path": ..., "bytes": ...}`.
+
+    Args:
+        keys: one of which the row has.
+
+    Raises:
+        Skip: it is missing, or no path.
+        UnreadableFile: there are bytes or samples in place of a path.
+    """
+    inside = ""
+    for key in keys:
+        value = row.get(key)
+        if isinstance(value, dict):
+            held = next((name for name in ("bytes", "array") if value.get(name)), "")
+            inside = inside or (f"{key} holds {held}" if held else "")
+            value = value.get("path")
+        if is_missing(value) or value == "":
+            continue
+        if not isinstance(value, str) or not _encodable(value):
+            raise Skip("audio is no path", f"{where}: {key} is {_shown(value)}")
+        return value
+    if inside:
+        raise UnreadableFile(
+            f"{where}: {inside} and no path, and audio within a manifest is not read.",
+            "Write the audio to files and give their paths.",
+        )
+    raise Skip(MISSING, f"{where} names no audio file")
+
+
+def read_seconds(row: Values, key: str, where: str) -> float | None:
+    """Read a time in seconds; None where it is null or not there.
+
+    Raises:
+        Skip: it is negative, NaN or infinite.
+        UnreadableFile: it is no number.
+    """
+    value = row.get(key)
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    except (TypeError, ValueError):
+        raise UnreadableFile(
+            f"{where}: offset and duration have to be numbers of seconds, and {key} is "
+            f"{_shown(value)}.",
+            "Correct the line.",
+        ) from None
+    return check_seconds(seconds, key, where)
+
+
+def check_seconds(seconds: float, key: str, where: str) -> float:
+    """Return a time, rounding errors below zero as zero.
+
+    Raises:
+        Skip: it is negative, NaN or infinite.
+    """
+    if not math.isfinite(seconds) or seconds < -ROUNDING:
+        raise Skip(f"{key} is negative, NaN or infinite", f"{where}: {key} is {seconds}")
+    return max(seconds, 0.0)
+
+
+def _encodable(text: str) -> bool:
+    """Whether a text can be written: JSON's escapes can name half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,1 @@
+"""Task vectors: delta files, a fine-tune less its base, adapters."""

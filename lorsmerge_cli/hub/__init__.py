@@ -1,0 +1,1 @@
+"""Files from and to the Hugging Face Hub, and its faults in words."""

@@ -1,0 +1,216 @@
+"""What of a Hub repository is needed: listed at one commit, checked, and brought into the cache.
+
+Where the Hub cannot be reached, what is in huggingface_hub's cache is used.
+"""
+
+from __future__ import annotations
+
+import glob
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from lorsmerge_cli.errors import (
+    HubFault,
+    LorsmergeError,
+    OutputFault,
+    UnreadableFile,
+    named,
+    raise_all,
+)
+from lorsmerge_cli.hub.faults import check_token, hub_faults
+
+MORE_SPACE = "Free some space (`hf cache prune`), or set HF_HOME to a folder on a larger disk."
+TIMEOUT = 10.0  # seconds to wait for an answer
+UNKNOWN_TOKEN, TOO_MANY, SERVER_ERROR = 401, 429, 500  # status codes
+
+# All names of a repository -> those that are needed, and which of them stands for all; None where
+# their folder does. It raises UnreadableFile where the repository has not what is needed.
+Choice = Callable[[Sequence[str]], tuple[list[str], str | None]]
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """The files that an id stands for, at one commit.
+
+    Attributes:
+        repo: `org/name`.
+        revision: as asked for; None for the main branch.
+        commit: the revision's, when it was looked up.
+        files: names in the repository.
+        single: the one file that is meant; None for the folder of all of them.
+        missing: bytes that are not in the cache yet.
+        reachable: whether the Hub said so, rather than the cache.
+    """
+
+    repo: str
+    revision: str | None
+    commit: str
+    files: tuple[str, ...]
+    single: str | None
+    missing: int = field(compare=False)
+    reachable: bool
+
+
+def find_files(repo: str, revision: str | None, choose: Choice) -> HubFiles:
+    """Return what a Hub id stands for, by the Hub's own list of files.
+
+    Args:
+        repo: `org/name`.
+        revision: branch, tag or commit; None for the main branch.
+        choose: takes from the names of all files those that are needed.
+
+    Raises:
+        UnreadableFile: a repository without what is needed, or that is not to be trusted.
+        HubFault: no such repository or revision, no access, or no network and nothing in the cache.
+    """
+    commit, sizes, reachable = list_files(repo, revision)
+    outside = [name for name in sizes if _leads_out(name)]
+    if outside:
+        raise UnreadableFile(
+            f"{repo} has files whose names lead out of its folder ({named(outside)}).",
+            "Do not use this repository.",
+        )
+    files, single = choose(list(sizes))
+    missing = sum(
+        sizes[name]
+        for name in files
+        if not isinstance(try_to_load_from_cache(repo, name, revision=commit), str)
+    )
+    return HubFiles(repo, revision, commit, tuple(files), single, missing, reachable)
+
+
+@cache  # one commit for a whole run
+def list_files(repo: str, revision: str | None) -> tuple[str, dict[str, int], bool]:
+    """The commit, the size of every file, and whether the Hub was asked; else it is the cache."""
+    check_token()
+    try:
+        with hub_faults(repo, revision):
+            api = HfApi()
+            info = api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
+            if info.gated:  # anybody may see the list of files, but not the files
+                api.auth_check(repo)
+    except HubFault as fault:
+        cached = _cached(repo, revision) if _may_be_there(fault.__cause__) else None
+        if cached is not None:
+            return *cached, False
+        raise _not_here(repo, fault) from fault.__cause__
+    except HFValidationError:
+        raise UnreadableFile(
+            f"{repo}: no such file or folder, and no id that the Hub would take.", "Check the name."
+        ) from None
+    if info.sha is None:
+        raise HubFault(f"{repo}: the Hub names no commit.", "Try again later.")
+    return info.sha, {item.rfilename: item.size or 0 for item in info.siblings or ()}, True
+
+
+def _may_be_there(error: BaseException | None) -> bool:
+    """Whether the Hub did not answer, rather than say no."""
+    if not isinstance(error, HfHubHTTPError):
+        return True
+    return error.response.status_code == TOO_MANY or error.response.status_code >= SERVER_ERROR
+
+
+def _not_here(repo: str, fault: HubFault) -> HubFault:
+    """The fault, told to somebody who may have meant a path, and who reads and does not write."""
+    error = fault.__cause__
+    what, remedy = fault.what, fault.remedy
+    refused = isinstance(error, HfHubHTTPError) and error.response.status_code == UNKNOWN_TOKEN
+    if isinstance(error, GatedRepoError):
+        return fault
+    if isinstance(error, RevisionNotFoundError):
+        remedy = f"{constants.ENDPOINT}/{repo}/refs lists its branches and tags."
+    elif _may_be_there(error):
+        reason = what.removeprefix(f"{repo}: ")
+        what = f"{repo} is no file or folder here, nor in {constants.HF_HUB_CACHE}; {reason}"
+        if not isinstance(error, OfflineModeIsEnabled):
+            remedy = "Check the network and try again later, or give a local path."
+    elif isinstance(error, RepositoryNotFoundError) or (refused and get_token() is None):
+        what = f"{repo} is no file or folder here. {what}"
+    elif refused:
+        remedy = "Log in anew with `hf auth login`, or set HF_TOKEN."
+    return HubFault(what, remedy)
+
+
+def _cached(repo: str, revision: str | None) -> tuple[str, dict[str, int]] | None:
+    """The commit of a revision that was downloaded before, and the files that are there."""
+    try:  # no file has this name, so that none can be missing
+        folder = Path(
+            snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[":"])
+        )
+    except LocalEntryNotFoundError:
+        return None
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return folder.name, dict.fromkeys(sorted(names), 0)
+
+
+def _leads_out(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
+
+
+def check_space(wanted: Collection[HubFiles]) -> list[LorsmergeError]:
+    """Whether all that is yet to be downloaded fits on the disk."""
+    size = sum(found.missing for found in wanted)
+    cache_folder = Path(constants.HF_HUB_CACHE)
+    there = next(folder for folder in (cache_folder, *cache_folder.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if size <= free:
+        return []
+    return [
+        OutputFault(
+            f"{named([found.repo for found in wanted if found.missing])}: {size:,} bytes to download, "
+            f"and {cache_folder} has {free:,} bytes free.",
+            MORE_SPACE,
+        )
+    ]
+
+
+@cache
+def download(found: HubFiles) -> Path:
+    """The folder in the cache that holds the files; those that are missing are downloaded.
+
+    Raises:
+        OutputFault: the disk is too small.
+        HubFault: the network broke, or the Hub refuses after all.
+    """
+    raise_all(check_space([found]))
+    try:
+        with hub_faults(found.repo, found.revision):
+            folder = _snapshot(found, found.revision) if found.reachable else None
+            if folder is None or folder.name != found.commit:  # the branch has moved on since
+                folder = _snapshot(found, found.commit)
+            return folder
+    except HubFault as fault:
+        if not _may_be_there(fault.__cause__):
+            raise
+        remedy = "Check the network and run the command again: what arrived whole is kept."
+        raise HubFault(fault.what, remedy) from fault.__cause__
+    except OSError as error:
+        raise OutputFault(
+            f"{constants.HF_HUB_CACHE} could not be written: {error.strerror or error}.", MORE_SPACE
+        ) from error
+
+
+def _snapshot(found: HubFiles, revision: str | None) -> Path:
+    return Path(
+        snapshot_download(
+            found.repo,
+            revision=revision,
+            allow_patterns=[glob.escape(name) for name in found.files],
+            local_files_only=not found.reachable,
+        )
+    )

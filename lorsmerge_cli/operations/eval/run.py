@@ -1,0 +1,338 @@
+"""Decode test sets with models, and score what they say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
+from lorsmerge_cli.data.utterance import Answer, Utterance, reasons
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.inputs import read_json
+from lorsmerge_cli.metrics.normalisation import MARK_LANGUAGES, SPELLING, check_choice
+from lorsmerge_cli.operations.eval.settings import limit_of, settings_of
+from lorsmerge_cli.outputs import atomic_file, check_output, write_json
+from lorsmerge_cli.recipe.record import made_from
+from lorsmerge_cli.results.document import EvalReport, TestSet
+from lorsmerge_cli.results.hypotheses import (
+    HypothesesFile,
+    by_group,
+    check_hypotheses,
+    check_trn,
+    finished_sets,
+    read_hypotheses,
+    write_trn,
+)
+from lorsmerge_cli.results.records import Hypothesis, Scoring, compare, score
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
+from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.source import ModelSource, parse_speech_dtype, process_device, processes
+
+
+def evaluate(
+    models: Sequence[ModelSource],
+    test_sets: Sequence[TestSet],
+    *,
+    scoring: Scoring,
+    beam: int = 20,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    hypotheses: Path | None = None,
+    output: Path | None = None,
+    force: bool = False,
+    trn: Path | None = None,
+    compared: tuple[str, str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EvalReport:
+    """Score models on test sets.
+
+    Args:
+        models: by name; the first one's list of suppressed tokens holds for all that have its
+            vocabulary.
+        test_sets: utterances with durations.
+        scoring: how.
+        beam, batch_size, max_tokens: as in `DecodingSettings`.
+        dtype: the models compute in.
+        device: as in `resolve_device`.
+        hypotheses: JSON lines to write what is decoded to, and to go on from.
+        output: the results file.
+        force: replace a results file that exists.
+        trn: folder for sclite's transcripts.
+        compared: names of two models for a paired test.
+        progress: told the utterances just done and those in all.
+
+    Raises:
+        LorsmergeError: see the subclasses; what was decoded stays in `hypotheses`.
+    """
+    names = [model.name for model in models]
+    inputs = [path for model in models for path in model.files]
+    inputs += [test_set.path for test_set in test_sets if test_set.path]
+    faults = [] if hypotheses is None else check_hypotheses(hypotheses, inputs)
+    inputs += [] if hypotheses is None else [hypotheses]
+    faults += _faults(names, scoring, output, force, compared, inputs)
+    faults += [] if trn is None else check_trn(trn, inputs, force=force)
+    raise_all(faults)
+    # without a GPU, accelerate joins the processes of torchrun only when told to stay on the CPU
+    state = processes(device)
+    dtype = dtype_name(parse_speech_dtype(dtype))
+    asked = DecodingSettings(beam, batch_size, max_tokens)
+    warnings = _other_spellings(models)
+    file = HypothesesFile(hypotheses)
+    count = len(models) * sum(len(test_set.utterances) for test_set in test_sets)
+    rows: list[Hypothesis] = []
+    speed: dict[str, float] = {}
+    origins: dict[str, dict[str, Any]] = {}
+    first: tuple[dict[str, int], DecodingSettings] | None = None
+    for model in models:
+        run = _Run(model, dtype, process_device(device, state), file, state)
+        own = run.speech.vocabulary, asked.with_lists_of(run.speech)
+        first = first or own
+        same = own[0] == first[0]  # or the lists' numbers mean other tokens, the end even
+        if not same:
+            warnings.append(
+                f"{model.name} has another vocabulary than {models[0].name}, and so its own list "
+                "of tokens that are not said."
+            )
+        decoding = first[1] if same else own[1]
+        origins[model.name] = run.origin
+        for test_set in test_sets:
+            rows += run.answer(test_set, decoding, lambda done: progress(done, count))
+        if run.decoded_seconds:
+            speed[model.name] = run.decoded_seconds / run.elapsed
+        run.close()
+    settings = settings_of(first[1] if first else asked, scoring, dtype)
+    settings["splits"] = {test_set.name: test_set.split for test_set in test_sets if test_set.split}
+    if dropped := {
+        test_set.name: reasons(test_set.drops) for test_set in test_sets if test_set.drops
+    }:
+        settings["dropped"] = dropped
+    main = state.is_main_process
+    report = _report(rows, scoring, settings, speed, output, force, trn, compared, main, origins)
+    if max_tokens is not None and (cut := sum(bool(row.cut) for row in rows)):
+        warnings.append(
+            f"{cut} of {len(rows)} hypotheses were cut at --max-tokens {max_tokens}: what would have "
+            "come after is missing from the scores."
+        )
+    return replace(report, warnings=(*warnings, *report.warnings))
+
+
+def rescore(
+    hypotheses: Path,
+    *,
+    scoring: Scoring,
+    output: Path | None = None,
+    force: bool = False,
+    trn: Path | None = None,
+    compared: tuple[str, str] | None = None,
+) -> EvalReport:
+    """Score hypotheses of an earlier run again, without a model.
+
+    Raises:
+        UnreadableFile: the file holds no hypotheses.
+        Mismatch: its models answered different utterances.
+    """
+    known = read_hypotheses(hypotheses)
+    if not known:
+        raise UnreadableFile(f"{hypotheses} holds no hypotheses.", "Run eval --hypotheses first.")
+    partial = {
+        name: (done, of)
+        for name, (done, of) in finished_sets(hypotheses, known).items()
+        if done < of
+    }
+    rows = [line.row for line in known]
+    names = list({row.model: 0 for row in rows})
+    faults = _faults(names, scoring, output, force, compared, [hypotheses])
+    raise_all(faults + ([] if trn is None else check_trn(trn, [hypotheses], force=force)))
+    settings = settings_of(None, scoring, None)
+    if partial:
+        settings["partial"] = partial
+    report = _report(rows, scoring, settings, {}, output, force, trn, compared, True)
+    warnings = [
+        f"{hypotheses} is unfinished: the scores of {name} are of {done} of {of} utterances."
+        for name, (done, of) in partial.items()
+    ]
+    return replace(report, warnings=(*warnings, *report.warnings))
+
+
+class _Run:
+    """One model over all test sets."""
+
+    def __init__(
+        self,
+        source: ModelSource,
+        dtype: str,
+        device: str,
+        file: HypothesesFile,
+        state: PartialState,
+    ) -> None:
+        self.source, self.dtype, self.device, self.file, self.state = (
+            source, dtype, device, file, state,
+        )  # fmt: skip
+        self.decoded_seconds = self.elapsed = 0.0
+        self.identity = source.identity()
+        self._speech: SpeechModel | None = source.open(parse_speech_dtype(dtype), device)
+
+    @property
+    def speech(self) -> SpeechModel:
+        """The model, until `close`."""
+        assert self._speech is not None
+        return self._speech
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Return the identity of the weights, and how they were made, as far as is known."""
+        source = self.source
+        made = made_from(source.checkpoint, source.applied, source.method)
+        return {"identity": self.identity, "made_from": made}
+
+    def answer(
+        self, test_set: TestSet, decoding: DecodingSettings, progress: Callable[[int], None]
+    ) -> list[Hypothesis]:
+        """Hypotheses of a test set in its order; the decoding settings have their lists."""
+        made_by = (
+            f"{self.identity}|beam:{decoding.beam}|{self.dtype}|{limit_of(decoding)}"
+            f"|suppress:{decoding.suppress_digest()}"
+        )
+        answers = self.file.known(self.source.name, test_set.name, made_by, test_set.utterances)
+        wanted = [row for row in test_set.utterances if row.id not in answers]
+        progress(len(test_set.utterances) - len(wanted))
+        mine = wanted[self.state.process_index :: self.state.num_processes]
+        began = time.perf_counter()
+        answers |= self._decode(mine, test_set, decoding, made_by, progress)
+        self.elapsed += time.perf_counter() - began
+        self.decoded_seconds += sum(row.duration or 0.0 for row in wanted)
+        return [self._hypothesis(row, answers[row.id], test_set) for row in test_set.utterances]
+
+    def _decode(
+        self,
+        mine: Sequence[Utterance],
+        test_set: TestSet,
+        decoding: DecodingSettings,
+        made_by: str,
+        progress: Callable[[int], None],
+    ) -> dict[str, Answer]:
+        alone = self.state.num_processes == 1
+
+        def keep(row: Utterance, answer: Answer) -> None:
+            if alone:
+                self.file.add([(self._hypothesis(row, answer, test_set), row)], made_by)
+            progress(self.state.num_processes)
+
+        answers = decode_answers(self.speech, mine, decoding, keep)
+        if alone:
+            return answers
+        gathered: dict[str, Answer] = dict(gather_object(list(answers.items())))
+        if self.state.is_main_process:
+            rows = {row.id: row for row in test_set.utterances}
+            self.file.add(
+                [
+                    (self._hypothesis(rows[name], answer, test_set), rows[name])
+                    for name, answer in gathered.items()
+                ],
+                made_by,
+            )
+        return gathered
+
+    def _hypothesis(self, row: Utterance, answer: Answer, test_set: TestSet) -> Hypothesis:
+        return Hypothesis(
+            model=self.source.name,
+            dataset=test_set.name,
+            id=row.id,
+            language=row.language,
+            task=row.task,
+            reference=row.text,
+            hypothesis=answer.text,
+            seconds=row.duration or 0.0,
+            speaker=row.speaker,
+            cut=answer.cut,
+        )
+
+    def close(self) -> None:
+        """Free the model before the next one is read."""
+        self._speech = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _other_spellings(models: Sequence[ModelSource]) -> list[str]:
+    """Warn of models whose own table of English spellings is not the one that scores are made with."""
+    others = []
+    for model in models:
+        path = model.processor / "normalizer.json"
+        with suppress(OSError, ValueError, LorsmergeError):
+            if read_json(path) != read_json(SPELLING):
+                others.append(
+                    f"{path} is not Whisper's table of English spellings; --normalise english uses "
+                    "Whisper's for every model."
+                )
+    return others
+
+
+def _faults(
+    names: Sequence[str],
+    scoring: Scoring,
+    output: Path | None,
+    force: bool,
+    compared: tuple[str, str] | None,
+    inputs: Sequence[Path],
+) -> list[LorsmergeError]:
+    faults: list[LorsmergeError] = []
+    faults += check_choice(scoring.normalisation)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        faults.append(UsageFault(f"Two models are called {twice[0]!r}.", "Give NAME=PATH."))
+    if compared is not None and compared[0] == compared[1]:
+        faults.append(UsageFault(f"--compare {compared[0]} with itself.", "Name two models."))
+    for name in compared or ():
+        if name not in names:
+            faults.append(
+                UsageFault(f"--compare names no model {name!r}.", f"There are: {', '.join(names)}.")
+            )
+    if output is not None:
+        faults += check_output(output, inputs=inputs, size=1 << 20, force=force)
+    return faults
+
+
+def _report(
+    rows: Sequence[Hypothesis],
+    scoring: Scoring,
+    settings: dict[str, Any],
+    speed: dict[str, float],
+    output: Path | None,
+    force: bool,
+    trn: Path | None,
+    compared: tuple[str, str] | None,
+    main: bool,
+    models: dict[str, dict[str, Any]] | None = None,
+) -> EvalReport:
+    records = tuple(score(group, scoring) for group in by_group(rows).values()) if main else ()
+    comparisons = []
+    for a in records:
+        for b in records:
+            same = (a.dataset, a.language, a.task) == (b.dataset, b.language, b.task)
+            if same and (a.model, b.model) == compared:
+                comparisons.append((a, b, compare([(a, b)], scoring)))
+    asr = [record for record in records if record.task == "asr"]
+    broken = {record.language for record in asr if record.normalisation == "basic"}
+    warnings = tuple(
+        f"{language}: basic makes spaces of its vowel signs, so its words are broken or lost; "
+        "--normalise auto keeps them."
+        for language in sorted(broken & MARK_LANGUAGES)
+    )
+    report = EvalReport(records, tuple(comparisons), settings, speed, warnings, main, models or {})
+    if main and output is not None:
+        with atomic_file(output, force=force) as partial:
+            write_json(partial, report.to_dict())
+    if main and trn is not None:
+        write_trn(trn, records, force=force)
+    return report

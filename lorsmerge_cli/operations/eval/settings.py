@@ -1,0 +1,37 @@
+"""What the scores of an evaluation depend on, beside models and data."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from lorsmerge_cli import __version__
+from lorsmerge_cli.results.records import Scoring
+from lorsmerge_cli.speech.decoding import DecodingSettings
+
+
+def limit_of(decoding: DecodingSettings) -> str:
+    """Return the part of a signature that says how long a hypothesis may get, in new tokens."""
+    return "max:None" if decoding.max_tokens is None else f"max_new:{decoding.max_tokens}"
+
+
+def settings_of(
+    decoding: DecodingSettings | None, scoring: Scoring, dtype: str | None
+) -> dict[str, Any]:
+    """Scoring, decoding (None where nothing was decoded), versions, and a signature of them."""
+    versions = {name: version(name) for name in ("torch", "transformers", "jiwer", "sacrebleu")}
+    settings: dict[str, Any] = {
+        "scoring": asdict(scoring),
+        "versions": versions | {"python": platform.python_version()},
+    }
+    if decoding is not None:
+        settings["decoding"] = asdict(decoding) | {"dtype": dtype}
+        settings["signature"] = (
+            f"beam:{decoding.beam}|dtype:{dtype}|{limit_of(decoding)}|"
+            f"suppress:{decoding.suppress_digest()}|"
+            f"norm:{scoring.normalisation}|jiwer:{versions['jiwer']}|"
+            f"transformers:{versions['transformers']}|lorsmerge:{__version__}"
+        )
+    return settings

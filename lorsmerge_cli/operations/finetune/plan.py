@@ -1,0 +1,305 @@
+"""What a fine-tune will do: its data, its settings, and everything that stands in its way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lorsmerge_cli.checkpoint.model_writer import check_companions, notes_on_code
+from lorsmerge_cli.data.dataset import DataReport, drop_warnings, load_data
+from lorsmerge_cli.data.readers import manifest_splits
+from lorsmerge_cli.data.utterance import Drop, listed
+from lorsmerge_cli.errors import (
+    LorsmergeError,
+    Mismatch,
+    UnreadableFile,
+    raise_all,
+)
+from lorsmerge_cli.inputs import read_json
+from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
+from lorsmerge_cli.outputs import check_not_inside, check_output
+from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.settings import TrainingSettings
+from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype, processes
+from lorsmerge_cli.speech.usage import (
+    STATE,
+    check_run,
+    check_training,
+    check_training_folder,
+    training_folder,
+)
+
+FLOAT32 = 4  # bytes of an entry
+ADAM_COPIES = 4  # weight, gradient and two moments of each entry
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where rows come from.
+
+    Attributes:
+        paths: manifests or folders.
+        split: of those that have several.
+        language, task, format: as in `read_manifest`.
+        hours: about how much of each to take.
+        seed: of that subset; the training has its own.
+    """
+
+    paths: tuple[Path, ...]
+    split: str | None = None
+    language: str | None = None
+    task: str | None = None
+    format: str | None = None
+    hours: float | None = None
+    seed: int = 0
+
+    def load(self, window: float) -> DataReport:
+        """The rows that fit into a model's window of some seconds."""
+        return load_data(
+            self.paths, split=self.split, language=self.language, task=self.task,
+            format=self.format, hours=self.hours, seed=self.seed, max_seconds=window,
+        )  # fmt: skip
+
+    def with_dev_split(self, hours: float | None) -> DataSource | None:
+        """The dev split of the data sets that have one."""
+        paths = tuple(path for path in self.paths if "dev" in manifest_splits(path, self.format))
+        return replace(self, paths=paths, split="dev", hours=hours) if paths else None
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Which epochs make up the model: the mean of the `count` best, or of the last."""
+
+    count: int = 1
+    best: bool = True
+
+
+@dataclass(frozen=True)
+class FinetunePlan:
+    """A fine-tune that was checked.
+
+    Attributes:
+        source: the base.
+        speech: the base in memory, in float32.
+        train, dev: rows; without `dev` the last epochs are taken for the best.
+        settings: of the training.
+        averaging: of epochs.
+        dev_beam: hypotheses kept where dev rows are decoded.
+        normalisation: of the dev rows' texts, one of `CHOICES`.
+        device: to train on.
+        output: the model folder to write.
+        delta: a delta to write as well.
+        resume: go on from the state in `folder`.
+        force: replace outputs that exist.
+        warnings: what the user should know.
+    """
+
+    source: ModelSource
+    speech: SpeechModel
+    train: DataReport
+    dev: DataReport | None
+    settings: TrainingSettings
+    averaging: Averaging
+    dev_beam: int
+    normalisation: str
+    device: str
+    output: Path
+    delta: Path | None
+    resume: bool
+    force: bool
+    processes: int
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """Checkpoints, until the model is written."""
+        return training_folder(self.output)
+
+    @property
+    def steps(self) -> int:
+        """Of the optimiser."""
+        return self.settings.total_steps(len(self.train.utterances))
+
+    @property
+    def memory(self) -> int:
+        """Bytes of weights, gradients and moments on each device; activations come on top."""
+        entries = {name: spec.numel for name, spec in self.source.checkpoint.float_specs.items()}
+        frozen = sum(
+            count for name, count in entries.items()
+            if self.settings.freeze_encoder and name.startswith("model.encoder.")
+        )  # fmt: skip
+        return FLOAT32 * (ADAM_COPIES * (sum(entries.values()) - frozen) + frozen)
+
+    def single(self) -> tuple[str, str] | None:
+        """The one language and task of the data, if it has but one."""
+        groups = {(row.language, row.task) for row in self.train.utterances}
+        return groups.pop() if len(groups) == 1 else None
+
+    @property
+    def leading_space(self) -> str:
+        """Where the space at the start of labels comes from: `added`, `tokenizer`, or `none`."""
+        own = self.speech.leading_space
+        return "none" if own == "added" and self.settings.label_space == "none" else own
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that a run's weights depend on; a run is resumed under the same alone."""
+        settings = asdict(self.settings) | {"keep": None, "workers": None, "save_steps": None}
+        size, accumulation = self.settings.batches(self.processes)
+        return {
+            "base": self.source.identity(),
+            "settings": {key: value for key, value in settings.items() if value is not None}
+            | {"batch_size": size, "accumulation": accumulation, "processes": self.processes},
+            "averaging": asdict(self.averaging),
+            "leading_space": self.leading_space,
+            "dev_beam": self.dev_beam,
+            "normalisation": self.normalisation,
+            "train": fingerprint(self.train),
+            "dev": fingerprint(self.dev) if self.dev else None,
+        }
+
+
+def fingerprint(report: DataReport) -> dict[str, Any]:
+    """Rows, hours, and a digest of what the rows say (the audio itself is not read)."""
+    digest = hashlib.sha256()
+    for row in report.utterances:
+        digest.update(json.dumps([row.id, row.language, row.task, row.text, row.duration,
+                                  row.start, row.audio.name]).encode())  # fmt: skip
+    return {
+        "utterances": len(report.utterances),
+        "hours": round(report.hours, 4),
+        "dropped": report.reasons,
+        "sha256": digest.hexdigest()[:16],
+    }
+
+
+def plan_finetune(
+    base: Path,
+    output: Path,
+    *,
+    train: DataSource,
+    dev: DataSource | None,
+    settings: TrainingSettings,
+    averaging: Averaging,
+    dev_beam: int = 1,
+    normalisation: str = AUTO,
+    device: str = "auto",
+    delta: Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+) -> FinetunePlan:
+    """Check a fine-tune's options, files and data.
+
+    Args:
+        base: a Whisper model folder.
+        output: the model folder to write.
+        train, dev: data.
+        settings, averaging: of the training.
+        dev_beam: of the decoding of dev rows.
+        normalisation: of their texts, one of `CHOICES`.
+        device: to train on.
+        delta: a delta to write as well.
+        resume: go on with a run that was interrupted.
+        force: replace outputs that exist, and throw away an interrupted run.
+
+    Raises:
+        LorsmergeError: every fault found; nothing was written.
+    """
+    raise_all([*check_training(settings, device), *check_choice(normalisation)])
+    source = find_model(base)
+    raise_all(_folder_faults(source))
+    size = FLOAT32 * sum(spec.numel for spec in source.checkpoint.specs.values())
+    inputs = [*source.checkpoint.sources, *train.paths, *(dev.paths if dev else ())]
+    # a model, two checkpoints with Adam's moments and an epoch or two of weights
+    faults = check_output(output, inputs=inputs, size=9 * size, force=force, folder=True)
+    if delta is not None:
+        faults += check_output(delta, inputs=inputs, size=size, force=force)
+        faults += check_training_folder(output, [*inputs, delta])
+        faults += check_not_inside(delta, output)
+    faults += check_training_folder(output, inputs)
+    raise_all(faults + check_run(output, resume=resume, force=force))
+    window = source.window
+    speech = source.open(parse_speech_dtype("float32"), "cpu")  # updates are small
+    found = _fitting(speech, train.load(window), settings.label_space)
+    held_out = dev.load(window) if dev else None
+    warnings = drop_warnings(found) + (drop_warnings(held_out) if held_out else [])
+    warnings += notes_on_code(source.folder)
+    if held_out is None:
+        warnings.append("There is no dev set to choose an epoch by: the last is taken. See --dev.")
+    else:
+        warnings += _shared_rows(found, held_out)
+    count = processes(device).num_processes
+    settings.batches(count)
+    return FinetunePlan(
+        source, speech, found, held_out, settings, averaging, dev_beam, normalisation, device, output,
+        delta, resume, force, count, warnings,
+    )  # fmt: skip
+
+
+def _folder_faults(source: ModelSource) -> list[LorsmergeError]:
+    if source.checkpoint.folder is not None:
+        return check_companions(source.checkpoint.folder)
+    return [
+        UnreadableFile(
+            f"{source.checkpoint.path} is a bare file, and a fine-tune is a model folder.",
+            "Give the folder with its config and tokenizer.",
+        )
+    ]
+
+
+def _fitting(speech: SpeechModel, report: DataReport, space: str) -> DataReport:
+    """Without the rows whose labels the decoder has no positions for."""
+    kept, drops = [], list(report.drops)
+    for row in report.utterances:
+        if len(speech.labels(row, space)) > speech.longest_label:
+            drops.append(Drop(row.id, row.audio, "text longer than the decoder"))
+        else:
+            kept.append(row)
+    if not kept:
+        raise LorsmergeError(f"No row of the training data can be used: {listed(drops)}.")
+    return DataReport(tuple(kept), tuple(drops))
+
+
+def _shared_rows(train: DataReport, dev: DataReport) -> list[str]:
+    """A warning where a dev row was trained on."""
+    pieces = {(row.audio.resolve(), row.start) for row in train.utterances}
+    shared = sum((row.audio.resolve(), row.start) in pieces for row in dev.utterances)
+    return [f"{shared} of the dev set's rows are in the training data too."] if shared else []
+
+
+def interrupted_run(plan: FinetunePlan) -> dict[str, Any]:
+    """What an interrupted run that is to be resumed has kept; empty where a new one begins.
+
+    Raises:
+        Mismatch: the interrupted run had other settings.
+    """
+    path = plan.folder / STATE
+    if not (plan.resume and path.is_file()):
+        return {}
+    try:
+        kept: dict[str, Any] = read_json(path)
+        before = kept["run"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UnreadableFile(
+            f"{path} is damaged.", "Begin anew with --force in place of --resume."
+        ) from None
+    differing = _differences(before, json.loads(json.dumps(plan.describe())))
+    if differing:
+        raise Mismatch(
+            f"The interrupted run in {plan.folder} had other settings: {'; '.join(differing)}.",
+            "Give the same ones, or begin anew with --force in place of --resume.",
+        )
+    return kept
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """`learning_rate was 1e-06 and is 1e-05` for each setting that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            text
+            for key in sorted({*before, *now})
+            for text in _differences(before.get(key), now.get(key), f"{name} {key}".strip())
+        ]
+    return [] if before == now else [f"{name} was {before} and is {now}"]

@@ -1,0 +1,345 @@
+"""Fine-tune a model, keep the best epoch, and write it as a model folder."""
+
+from __future__ import annotations
+
+import json
+import platform
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast, gather_object
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lorsmerge_cli import __version__
+from lorsmerge_cli.checkpoint.model_writer import (
+    GENERATION,
+    RUN,
+    ModelWriter,
+    copy_companions,
+)
+from lorsmerge_cli.checkpoint.reader import Checkpoint
+from lorsmerge_cli.checkpoint.references import pinned
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
+from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.data.languages import WHISPER_TASKS
+from lorsmerge_cli.errors import Interrupted, LorsmergeError, NonFinite, OutputFault
+from lorsmerge_cli.operations.delta import delta as write_delta
+from lorsmerge_cli.operations.finetune.plan import FinetunePlan, interrupted_run
+from lorsmerge_cli.outputs import atomic_file, atomic_folder, remove_matching, write_json
+from lorsmerge_cli.recipe.record import trained_on
+from lorsmerge_cli.results.records import dev_scores
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.source import process_device, processes
+from lorsmerge_cli.speech.training import TrainingHooks, TrainingResult, train
+from lorsmerge_cli.speech.usage import EPOCH_FILES, STATE, TRAINING_FILES
+
+MAX_SHARD = 5 * 10**9  # bytes, as transformers has it
+
+
+@dataclass(frozen=True)
+class FinetuneReport:
+    """What a fine-tune did.
+
+    Attributes:
+        output, delta: what was written.
+        before, after: scores of the dev set; empty without one. `score` is the mean over
+            languages and tasks of BLEU, or of 100 less the error rate.
+        epochs: scores of each epoch.
+        chosen: epochs that make up the model.
+        steps: of the optimiser.
+        warnings: what the user should know.
+        main: whether this process is the one that prints.
+    """
+
+    output: Path
+    delta: Path | None
+    before: dict[str, float]
+    after: dict[str, float]
+    epochs: list[dict[str, float]]
+    chosen: list[float]
+    steps: int
+    warnings: list[str]
+    main: bool
+
+
+def finetune(
+    plan: FinetunePlan,
+    *,
+    command: str,
+    progress: Callable[[int, int], None],
+    told: Callable[[dict[str, float]], None],
+) -> FinetuneReport:
+    """Carry out a plan.
+
+    Args:
+        plan: a checked fine-tune.
+        command: the line for a delta's history.
+        progress: told the steps just done and those in all.
+        told: told the scores before training and those of each epoch.
+
+    Raises:
+        Interrupted: by a signal; the state is kept for `--resume`.
+        NonFinite: the training diverged.
+        LorsmergeError: memory or disk were too small; the state of the last epoch is kept.
+    """
+    state = processes(plan.device)
+    run = _Run(plan, state, told)
+    with _stoppable() as interrupted, _run_kept(plan.folder):
+        result = run.train(interrupted, progress)
+    if not result.finished:
+        raise Interrupted(
+            f"Interrupted after step {result.step} of {result.steps}; the run is kept in "
+            f"{plan.folder}.",
+            "The same command with --resume goes on with it.",
+        )
+    chosen = run.chosen(result.epochs)
+    after = run.install(chosen, result.epochs)
+    if state.is_main_process:
+        with _run_kept(plan.folder):
+            run.write(result, chosen, after)
+        remove_matching(plan.folder, TRAINING_FILES)
+        if plan.delta is not None:
+            language, task = plan.single() or ("", "")
+            write_delta(
+                plan.source.checkpoint.path, plan.output, plan.delta, task=task, language=language,
+                command=command, force=plan.force, threads=None, progress=lambda done, total: None,
+            )  # fmt: skip
+    state.wait_for_everyone()
+    return FinetuneReport(
+        plan.output, plan.delta, run.before, after, result.epochs,
+        [entry["epoch"] for entry in chosen], result.steps, _warnings(run.before, after),
+        state.is_main_process,
+    )  # fmt: skip
+
+
+class _Run:
+    """A fine-tune in progress: the model in memory, and its epochs' weights on disk."""
+
+    def __init__(
+        self, plan: FinetunePlan, state: PartialState, told: Callable[[dict[str, float]], None]
+    ) -> None:
+        self.plan, self.state, self.told = plan, state, told
+        self.before: dict[str, float] = {}
+
+    def train(
+        self, interrupted: Callable[[], bool], progress: Callable[[int, int], None]
+    ) -> TrainingResult:
+        plan = self.plan
+        device = resolve_device(process_device(plan.device, self.state))
+        plan.speech.model.to(device)
+        # every process reads what is there before one of them changes it
+        kept = interrupted_run(plan)
+        self.state.wait_for_everyone()
+        if self.state.is_main_process and not kept:
+            remove_matching(plan.folder, TRAINING_FILES)
+            plan.folder.mkdir(parents=True, exist_ok=True)
+        self.before = kept.get("before") or self._scores()
+        if self.before:
+            self.told({"epoch": 0, **self.before})
+        if self.state.is_main_process and not kept:
+            write_json(plan.folder / STATE, {"run": plan.describe(), "before": self.before})
+        self.state.wait_for_everyone()
+        hooks = TrainingHooks(self._evaluate, self._prune_epochs, interrupted, progress)
+        try:
+            return train(
+                plan.speech, plan.train.utterances, plan.settings, plan.folder,
+                device=device.type, hooks=hooks, resume=bool(kept),
+            )  # fmt: skip
+        except torch.OutOfMemoryError:
+            size, _ = plan.settings.batches(plan.processes)
+            raise LorsmergeError(
+                f"Memory is too small for {size} utterances at a time.",
+                "Begin anew with --force and a smaller --batch-size, which gives the same result, or "
+                "with --dtype bfloat16.",
+            ) from None
+
+    def _evaluate(self, epoch: float) -> dict[str, float]:
+        if self.state.is_main_process:
+            path = self._epoch_file(epoch)
+            path.parent.mkdir(exist_ok=True)
+            weights = self.plan.speech.model.state_dict()
+            with atomic_file(path, force=True, intermediate=True) as partial:
+                _write_weights(partial, self.plan.source.checkpoint, weights.__getitem__, None)
+        scores = self._scores() or {"score": epoch}  # without a dev set a later one is better
+        if self.plan.dev:
+            self.told({"epoch": epoch, **scores})
+        return scores
+
+    def _scores(self) -> dict[str, float]:
+        """`ca_asr` -> WER (or CER) in percent or BLEU, and the mean that epochs are chosen by."""
+        if self.plan.dev is None:
+            return {}
+        rows = self.plan.dev.utterances
+        mine = rows[self.state.process_index :: self.state.num_processes]
+        with _without_autocast(self.plan.speech.model):
+            texts = decode(self.plan.speech, mine, DecodingSettings(beam=self.plan.dev_beam))
+        if self.state.num_processes > 1:
+            texts = dict(gather_object(list(texts.items())))
+        return dev_scores(rows, texts, self.plan.normalisation)
+
+    def _epoch_file(self, epoch: float) -> Path:
+        return self.plan.folder / "epochs" / f"{epoch:.6f}.safetensors"
+
+    def chosen(self, epochs: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+        """The epochs that make up the model, in order."""
+        averaging = self.plan.averaging
+        if not averaging.best:
+            return list(epochs[-averaging.count :])
+        best = sorted(epochs, key=lambda entry: (-entry["score"], entry["epoch"]))
+        return sorted(best[: averaging.count], key=lambda entry: entry["epoch"])
+
+    def _prune_epochs(self, epochs: list[dict[str, float]]) -> None:
+        """Remove weights that no later epoch can bring back, once a checkpoint says so."""
+        wanted = {self._epoch_file(entry["epoch"]) for entry in self.chosen(epochs)}
+        for path in self.plan.folder.glob(EPOCH_FILES):
+            if path not in wanted:
+                path.unlink()
+
+    def install(
+        self, chosen: Sequence[dict[str, float]], epochs: Sequence[dict[str, float]]
+    ) -> dict[str, float]:
+        """Put the mean of the chosen epochs into the model; its scores."""
+        weights = self.plan.speech.model.state_dict()
+        if self.state.is_main_process:
+            files = [Checkpoint(self._epoch_file(entry["epoch"])) for entry in chosen]
+            for name in files[0].float_specs:
+                weights[name].copy_(_mean([file.read(name) for file in files]))
+        if self.state.num_processes > 1:
+            for value in weights.values():
+                broadcast(value)
+        if self.plan.dev is None:
+            return {}
+        if len(chosen) > 1:
+            return self._scores()
+        return {key: chosen[0][key] for key in self.before}
+
+    def write(
+        self,
+        result: TrainingResult,
+        chosen: Sequence[dict[str, float]],
+        after: dict[str, float],
+    ) -> None:
+        """The model folder."""
+        plan = self.plan
+        weights = plan.speech.model.state_dict()
+        with atomic_folder(plan.output, force=plan.force) as partial:
+            copy_companions(plan.source.folder, partial, torch.float32)
+            single = plan.single()
+            if single and (partial / GENERATION).is_file():
+                generation = json.loads((partial / GENERATION).read_bytes())
+                if generation.get("is_multilingual", True):  # another cannot be asked for either
+                    language, task = single
+                    generation |= {"language": language, "task": WHISPER_TASKS[task]}
+                    write_json(partial / GENERATION, generation)
+            names = (
+                "torch",
+                "transformers",
+                "accelerate",
+                "soundfile",
+                "soxr",
+                "jiwer",
+                "sacrebleu",
+            )
+            record = {
+                "lorsmerge": __version__,
+                "base_name": pinned(plan.source.checkpoint.path) or plan.source.name,
+                **plan.describe(),
+                "trained_on": trained_on(plan.train),
+                "before": self.before,
+                "after": after,
+                "chosen": [entry["epoch"] for entry in chosen],
+                "epochs": result.epochs,
+                "losses": result.losses,
+                "versions": {name: version(name) for name in names}
+                | {"python": platform.python_version()},
+            }  # fmt: skip
+            write_json(partial / RUN, record)
+            _write_weights(partial, plan.source.checkpoint, weights.__getitem__, MAX_SHARD)
+
+
+@contextmanager
+def _without_autocast(model: Any) -> Iterator[None]:
+    """As eval computes: accelerate puts a forward of its own onto a model that it trains."""
+    trained = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if trained is not None:
+            model.forward = trained
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """In float64, so that the mean of equal weights is those weights."""
+    return torch.stack([value.double() for value in values]).mean(0).to(values[0].dtype)
+
+
+def _write_weights(
+    path: Path, base: Checkpoint, read: Callable[[str], Tensor], max_shard_size: int | None
+) -> None:
+    """The base's tensors with other values, floats in float32: a file, or into a folder."""
+    specs = {
+        name: TensorSpec(spec.shape, torch.float32) if spec.is_float else spec
+        for name, spec in base.specs.items()
+    }
+    tied = base.tied if max_shard_size is not None else {}
+    with ModelWriter(path, specs, tied, {}, max_shard_size) as writer:
+        for name in specs:
+            value = read(name).detach().cpu()
+            if not is_finite(value):
+                raise NonFinite(
+                    f"The training diverged: {name!r} holds a NaN or an infinity.",
+                    "Lower --learning-rate, or --clip the gradient.",
+                )
+            writer.write(name, value)
+        writer.finish()
+
+
+def _warnings(before: dict[str, float], after: dict[str, float]) -> list[str]:
+    if not after or after["score"] > before["score"]:
+        return []
+    return [
+        "The fine-tune is no better than its base on the dev set: try another --learning-rate, or "
+        "more data."
+    ]
+
+
+@contextmanager
+def _run_kept(folder: Path) -> Iterator[None]:
+    """Say of a disk that filled up, in whatever words a library has for it, how to go on."""
+    try:
+        yield
+    except (OSError, OutputFault, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise  # torch.save has no exception of its own
+        what = error.what if isinstance(error, OutputFault) else f"{folder} cannot be written."
+        how = f"Free some space; the run is kept in {folder}: --resume goes on with it."
+        raise OutputFault(what, how) from error
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """Have the first SIGINT or SIGTERM ask for a stop, and the second one stop at once."""
+    asked: list[int] = []
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(signum)
+
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,19 @@
+"""Inspect: what is in a checkpoint or a delta, and how several deltas relate."""
+
+from lorsmerge_cli.operations.inspect.report import (
+    TOP_RATIOS,
+    CheckpointReport,
+    DeltaFileReport,
+    InspectReport,
+    KindFigures,
+)
+from lorsmerge_cli.operations.inspect.run import inspect_files
+
+__all__ = [
+    "TOP_RATIOS",
+    "CheckpointReport",
+    "DeltaFileReport",
+    "InspectReport",
+    "KindFigures",
+    "inspect_files",
+]

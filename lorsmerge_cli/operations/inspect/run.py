@@ -1,0 +1,260 @@
+"""Inspect: what is in a checkpoint or a delta, and how several deltas relate."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TypeVar
+
+from lorsmerge_cli.checkpoint.names import is_linear_weight, kind, room, without_layer
+from lorsmerge_cli.checkpoint.reader import Checkpoint
+from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, dtype_name
+from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
+from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.core.parallel import default_threads, run_parallel
+from lorsmerge_cli.core.statistics import (
+    agreement,
+    energy,
+    magnitude_histogram,
+    nonzeros,
+    spectrum,
+    top_energy,
+)
+from lorsmerge_cli.deltas.encodings import stored_size
+from lorsmerge_cli.deltas.file import DeltaFile
+from lorsmerge_cli.deltas.task_vector import base_fingerprint, open_file
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, UsageFault, raise_all
+from lorsmerge_cli.operations.inspect.plot import plot_deltas
+from lorsmerge_cli.operations.inspect.report import (
+    TOP_RATIOS,
+    CheckpointReport,
+    DeltaFileReport,
+    InspectReport,
+    KindFigures,
+    Pair,
+    TensorGroup,
+)
+from lorsmerge_cli.pictures import check_picture
+
+Result = TypeVar("Result")
+NOTHING_SHARED = (0.0, 0, 0)  # product, elements that both have, those of opposite signs
+SAFE_ENERGY = (1e-30, 1e30)  # of a tensor whose Gram matrix fits float32
+
+
+def inspect_files(
+    paths: Sequence[Path],
+    *,
+    spectra: bool = True,
+    plot: Path | None = None,
+    force: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> InspectReport:
+    """Describe checkpoints and deltas.
+
+    Args:
+        paths: files and folders.
+        spectra: take the spectra of deltas' linear weights, which costs a decomposition each.
+        plot: a picture of the deltas' spectra and magnitudes to draw; None for none.
+        force: replace a picture that exists.
+        threads: tensors in flight; None for one per core.
+        progress: told the bytes done and the bytes in all.
+
+    Raises:
+        UnreadableFile: a file that cannot be read.
+        Mismatch: deltas of different models, which have no cosine.
+        UsageFault, OutputFault: a picture that cannot be drawn.
+    """
+    opened = _open(paths)
+    deltas = [item for item in opened if isinstance(item, DeltaFile)]
+    _check_same_tensors(deltas)
+    if plot is not None:
+        inputs = [item.local for item in deltas]
+        inputs += [path for item in opened if isinstance(item, Checkpoint) for path in item.sources]
+        faults = check_picture(plot, inputs, force=force)
+        if not deltas:
+            faults.append(UsageFault("--plot draws deltas, and there is none among the files."))
+        raise_all(faults)
+    total = sum(spec.nbytes for file in deltas for spec in file.specs.values())
+    total *= min(2, len(deltas))  # first one at a time, then in pairs
+    workers = threads or default_threads()
+    reports = tuple(
+        _describe_delta(
+            item,
+            spectra or plot is not None,
+            plot is not None,
+            workers,
+            lambda done: progress(done, total),
+        )
+        if isinstance(item, DeltaFile)
+        else describe_checkpoint(item)
+        for item in opened
+    )
+    described = [item for item in reports if isinstance(item, DeltaFileReport)]
+    bad = {name for item in described for name in item.total.non_finite}
+    pairs = _compare(deltas, bad, workers, lambda done: progress(done, total))
+    if plot is not None:
+        plot_deltas(described, plot, force=force)
+    return InspectReport(reports, tuple(pairs))
+
+
+def _open(paths: Sequence[Path]) -> list[Checkpoint | DeltaFile]:
+    faults = check_hub_ids(paths)
+    wanted = [path for path in paths if not (faults and is_hub_id(path))]
+    opened: list[Checkpoint | DeltaFile] = []
+    for path in wanted:
+        try:
+            opened.append(open_file(path))
+        except LorsmergeError as error:
+            faults.append(error)
+    raise_all(faults)
+    return opened
+
+
+def describe_checkpoint(checkpoint: Checkpoint) -> CheckpointReport:
+    """A checkpoint's tensors, those of equal layers together."""
+    groups: dict[tuple[str, TensorSpec], int] = defaultdict(int)
+    for name, spec in checkpoint.specs.items():
+        groups[without_layer(name), spec] += 1
+    return CheckpointReport(
+        path=checkpoint.path,
+        groups=tuple(
+            TensorGroup(
+                name, room(name), count, spec.shape, dtype_name(spec.dtype), count * spec.nbytes
+            )
+            for (name, spec), count in groups.items()
+        ),
+        tied=checkpoint.tied,
+        tensors=len(checkpoint.specs),
+        parameters=sum(spec.numel for spec in checkpoint.specs.values()),
+        nbytes=sum(spec.nbytes for spec in checkpoint.specs.values()),
+        fingerprint=base_fingerprint(checkpoint),
+        notes=checkpoint.notes,
+    )
+
+
+def _describe_delta(
+    file: DeltaFile,
+    spectra: bool,
+    histograms: bool,
+    threads: int,
+    progress: Callable[[int], None],
+) -> DeltaFileReport:
+    specs = file.specs
+
+    def measure(name: str) -> KindFigures:
+        return _figures(file, name, specs[name], spectra, histograms)
+
+    kinds: dict[str, KindFigures] = defaultdict(KindFigures)
+    total = KindFigures()
+    for name, figures in _in_order(specs, run_parallel(measure, specs, threads)):
+        kinds[kind(name)].add(figures)
+        total.add(figures)
+        progress(specs[name].nbytes)
+    encodings: dict[str, int] = defaultdict(int)
+    for layout in file.layouts.values():
+        encodings[layout.encoding] += 1
+    dtypes = sorted({dtype_name(layout.dtype) for layout in file.layouts.values()})
+    return DeltaFileReport(
+        file.path, dict(encodings), tuple(dtypes), file.provenance, dict(kinds), total
+    )
+
+
+def _figures(
+    file: DeltaFile, name: str, spec: TensorSpec, spectra: bool, histograms: bool
+) -> KindFigures:
+    layout = file.layouts[name]
+    if layout.is_zero:  # nothing to measure, whatever its size
+        return KindFigures(1, spec.numel, 0, 0.0, 0)
+    delta = file.read(name)
+    tensor = dense(delta)
+    nbytes = stored_size(name, layout)
+    if not is_finite(tensor):
+        return KindFigures(1, nbytes=nbytes, non_finite=[name])
+    # a low-rank part has no zeros: what a pruned tensor's density tells is its sparse part's
+    kept = layout.kept if isinstance(delta, LowRankSparse) else nonzeros(tensor)
+    square = energy(tensor)
+    figures = KindFigures(1, tensor.numel(), kept, square, nbytes)
+    linear = is_linear_weight(name, spec)
+    if spectra and linear:
+        in_range = SAFE_ENERGY[0] < square < SAFE_ENERGY[1]
+        squares = spectrum(tensor if in_range else tensor.double())
+        figures.spectral_energy = square
+        figures.top = {ratio: top_energy(squares, ratio) for ratio in TOP_RATIOS}
+        figures.singular_values = squares.double() if histograms else None
+    if histograms and linear:
+        figures.magnitudes = magnitude_histogram(tensor)
+    return figures
+
+
+def _check_same_tensors(deltas: Sequence[DeltaFile]) -> None:
+    shapes = [{name: item.shape for name, item in file.layouts.items()} for file in deltas[:1]]
+    for file in deltas[1:]:
+        if {name: item.shape for name, item in file.layouts.items()} != shapes[0]:
+            raise Mismatch(
+                f"{file.path} and {deltas[0].path} are deltas of different models.",
+                "Inspect them one at a time.",
+            )
+
+
+def _compare(
+    deltas: Sequence[DeltaFile], bad: set[str], threads: int, progress: Callable[[int], None]
+) -> list[Pair]:
+    """Compare all pairs of deltas, but for the tensors that are `bad` in any of them."""
+    pairs = list(combinations(range(len(deltas)), 2))
+    if not pairs:
+        return []
+
+    def compare(name: str) -> tuple[list[float], list[tuple[float, int, int]]]:
+        if name in bad:
+            return [0.0] * len(deltas), [NOTHING_SHARED] * len(pairs)
+        zero = [file.layouts[name].is_zero for file in deltas]  # and needs no memory
+        squares, products = [], []
+        for number, file in enumerate(deltas):
+            others = range(number + 1, len(deltas))
+            if zero[number]:
+                squares.append(0.0)
+                products += [NOTHING_SHARED] * len(others)
+                continue
+            first = dense(file.read(name))  # two are held at a time, however many deltas there are
+            squares.append(energy(first))
+            products += [
+                NOTHING_SHARED if zero[i] else agreement(first, dense(deltas[i].read(name)))
+                for i in others
+            ]
+        return squares, products
+
+    squares = [0.0] * len(deltas)
+    sums = [(0.0, 0, 0)] * len(pairs)
+    sizes = [file.specs for file in deltas]
+    names = list(sizes[0])
+    for name, (more, products) in _in_order(names, run_parallel(compare, names, threads)):
+        squares = [total + value for total, value in zip(squares, more, strict=True)]
+        sums = [
+            (a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in zip(sums, products, strict=True)
+        ]
+        progress(sum(specs[name].nbytes for specs in sizes))
+    return [
+        Pair(
+            deltas[i].path,
+            deltas[j].path,
+            product / (squares[i] * squares[j]) ** 0.5 if squares[i] and squares[j] else 0.0,
+            opposed / shared if shared else 0.0,
+        )
+        for (i, j), (product, shared, opposed) in zip(pairs, sums, strict=True)
+    ]
+
+
+def _in_order(
+    names: Iterable[str], results: Iterator[tuple[str, Result]]
+) -> Iterator[tuple[str, Result]]:
+    """Yield results in the order of the names, so that sums do not depend on the threads."""
+    waiting, early = list(names)[::-1], dict[str, Result]()
+    for done, result in results:
+        early[done] = result
+        while waiting and waiting[-1] in early:
+            name = waiting.pop()
+            yield name, early.pop(name)

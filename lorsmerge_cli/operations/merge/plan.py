@@ -1,0 +1,335 @@
+"""What a merge will do, found out and checked from headers before a weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lorsmerge_cli.checkpoint.companions import find_companions
+from lorsmerge_cli.checkpoint.model_writer import (
+    CONFIG,
+    check_companions,
+    companions_size,
+    notes_on_code,
+)
+from lorsmerge_cli.checkpoint.names import pruned_share
+from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
+from lorsmerge_cli.checkpoint.references import local_path
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
+from lorsmerge_cli.checkpoint.whisper_config import config_faults
+from lorsmerge_cli.core.combining import COMBINERS, Combiner
+from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.core.methods import METHODS, method_of
+from lorsmerge_cli.core.parallel import default_threads
+from lorsmerge_cli.errors import (
+    LorsmergeError,
+    Mismatch,
+    OutputFault,
+    UnreadableFile,
+    UsageFault,
+    raise_all,
+)
+from lorsmerge_cli.inputs import FileIdentity
+from lorsmerge_cli.operations.merge.inputs import MergeInputs, check_inputs
+from lorsmerge_cli.outputs import check_not_inside, check_output, leftovers
+from lorsmerge_cli.recipe.recipe import Recipe
+
+PRUNING_COPIES = 4  # of a matrix in float32 that pruning and a running sum hold at a time
+HEAP_SLACK = 2  # the allocator keeps up to as much again of what was freed
+THREAD_OVERHEAD = 32 << 20  # bytes: buffers of BLAS
+ANEW = "To merge something else, write a TOML recipe: `merge --save-recipe` makes one."
+WEIGHT_SUFFIXES = (".delta", ".bin", ".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one thread does at a time: a pruned matrix, or a block of a tensor's entries.
+
+    Attributes:
+        name: of the tensor.
+        start, stop: entries in row-major order.
+        whole: the tensor is needed in one piece and in its shape.
+        nbytes: in the base.
+    """
+
+    name: str
+    start: int
+    stop: int
+    whole: bool
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class MergePlan(MergeInputs):
+    """A checked merge, ready to be carried out.
+
+    Attributes:
+        recipe: with every default written out.
+        companions: the folder whose config and tokenizer an output folder gets.
+        copied: what tells whether a file of theirs changed since it was found.
+        output: file or folder.
+        as_folder: whether `output` is a model folder.
+        output_specs: every tensor of the output.
+        dtype: of most of the output.
+        device: where matrices are pruned.
+        threads: tensors in flight.
+        max_shard_size: bytes.
+        allow_other_base: whether deltas of another base are taken.
+        force: whether outputs that exist are replaced.
+        save_recipe: where the recipe is written, None for nowhere.
+    """
+
+    recipe: Recipe
+    companions: Path | None
+    copied: Mapping[Path, FileIdentity]
+    output: Path
+    as_folder: bool
+    output_specs: dict[str, TensorSpec]
+    dtype: torch.dtype
+    device: torch.device
+    threads: int
+    max_shard_size: int
+    allow_other_base: bool
+    force: bool
+    save_recipe: Path | None
+
+    @property
+    def method(self) -> str:
+        """A name in `METHODS`."""
+        return self.recipe.method or method_of(())
+
+    @property
+    def combiner(self) -> Combiner:
+        return COMBINERS[METHODS[self.method].combiner]
+
+    @property
+    def total_scale(self) -> float:
+        """Sum of the coefficients, or their mean where the combiner averages."""
+        total = sum(entry.scale or 0.0 for entry in self.recipe.deltas)
+        return total / len(self.recipe.deltas) if self.combiner.averages else total
+
+    @property
+    def output_size(self) -> int:
+        """Bytes of the output's weights."""
+        return sum(spec.nbytes for spec in self.output_specs.values())
+
+    @property
+    def pruned_share(self) -> float:
+        """Share of the parameters that is pruned."""
+        return pruned_share(self.base.float_specs, self.pruned)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of working memory at most, less PyTorch itself and the mapped inputs."""
+        matrices = [self.base.specs[name].numel for name in self.base.specs if self.is_whole(name)]
+        copies = PRUNING_COPIES + (len(self.vectors) if self.combiner.needs_all else 0)
+        held = copies * 4 * max([BLOCK, *matrices])
+        return self.threads * (HEAP_SLACK * held + THREAD_OVERHEAD)
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a tensor has to be dealt with in one piece."""
+        if not self.base.specs[name].is_float:
+            return False
+        if self.combiner.needs_all or name in self.pruned:
+            return True
+        return any(vector.is_pruned(name) for vector in self.vectors)
+
+    def units(self) -> Iterator[Unit]:
+        """The work, in the base's order."""
+        for name, spec in self.base.specs.items():
+            if self.is_whole(name):
+                yield Unit(name, 0, spec.numel, True, spec.nbytes)
+                continue
+            for start in range(0, spec.numel, BLOCK):
+                stop = min(start + BLOCK, spec.numel)
+                yield Unit(name, start, stop, False, (stop - start) * spec.dtype.itemsize)
+
+
+def plan_merge(
+    recipe: Recipe,
+    output: Path | None = None,
+    *,
+    companions: Path | None = None,
+    save_recipe: Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    max_shard_size: int = 5 * 10**9,
+    force: bool = False,
+    allow_other_base: bool = False,
+    strip_prefix: str = "",
+) -> MergePlan:
+    """Check everything that headers, configs and the file system tell, and plan the merge.
+
+    Args:
+        recipe: what to merge.
+        output: `x.safetensors` for one file, anything else for a model folder; None for
+            `merged.safetensors` or, where the base is a folder, `merged`.
+        companions: a folder, or a Hub id, with config and tokenizer; None for the base's.
+        save_recipe: a TOML file to write the recipe to.
+        device: `auto`, `cpu`, `cuda[:n]` or `mps`.
+        threads: tensors in flight; None for one per core.
+        max_shard_size: bytes in one file of a folder.
+        force: replace an output that exists.
+        allow_other_base: take deltas of another base.
+        strip_prefix: what may stand before the names of the base or of a fine-tune, and not of the
+            other, such as `module.`.
+
+    Raises:
+        LorsmergeError: everything that stands in the way, at once.
+    """
+    recipe = recipe.resolved()
+    target_device = resolve_device(device)
+    faults: list[LorsmergeError] = []
+    found = check_inputs(recipe, allow_other_base, faults, strip_prefix)
+    base = found.base
+    specs = output_specs(base, recipe.dtype)
+    if output is None:
+        output = Path("merged" if base.folder or companions else "merged.safetensors")
+    as_folder = output.suffix.lower() != ".safetensors"
+    folder = _config_dir(output, as_folder, base, companions, faults)
+    inputs = found.files + [path for path in (recipe.source, folder) if path is not None]
+    size = sum(spec.nbytes for spec in specs.values())
+    size += companions_size(folder) if folder else 0
+    faults += check_output(output, inputs=inputs, size=size, force=force, folder=as_folder)
+    if save_recipe is not None:
+        faults += check_output(save_recipe, inputs=[*inputs, output], size=0, force=force)
+        faults += check_not_inside(save_recipe, output) if as_folder else []
+    raise_all(faults)
+    raise_all(_check_expected(recipe, found))
+    return MergePlan(
+        base=base,
+        identity=found.identity,
+        vectors=found.vectors,
+        vector_identities=found.vector_identities,
+        pruned=found.pruned,
+        warnings=(
+            *found.warnings,
+            *(notes_on_code(folder) if folder else ()),
+            *leftovers(output),
+        ),
+        recipe=recipe,
+        companions=folder,
+        copied=_identified(folder),
+        output=output,
+        as_folder=as_folder,
+        output_specs=specs,
+        dtype=parse_dtype(recipe.dtype) if recipe.dtype else base.dtype,
+        device=target_device,
+        threads=threads or default_threads(),
+        max_shard_size=max_shard_size,
+        allow_other_base=allow_other_base,
+        force=force,
+        save_recipe=save_recipe,
+    )
+
+
+def _config_dir(
+    output: Path,
+    as_folder: bool,
+    base: Checkpoint,
+    given: Path | None,
+    faults: list[LorsmergeError],
+) -> Path | None:
+    """Return the folder with config and tokenizer; None where one file is written."""
+    if wrong := _check_suffix(output):
+        faults += wrong
+    elif as_folder:
+        return _companions(output, base, given, faults)
+    elif given is not None:
+        faults.append(
+            UsageFault(
+                f"--config {given} has no use where one file is written.",
+                "Leave it out, or write -o NAME/ for a model folder.",
+            )
+        )
+    return None
+
+
+def _identified(folder: Path | None) -> dict[Path, FileIdentity]:
+    files = find_companions(folder).files.values() if folder else ()
+    return {path: FileIdentity.of(path) for path in files}
+
+
+def output_specs(base: Checkpoint, dtype: str | None) -> dict[str, TensorSpec]:
+    """The base's tensors, the float ones in `dtype` where one is asked for."""
+    if dtype is None:
+        return dict(base.specs)
+    target = parse_dtype(dtype)
+    return {
+        name: TensorSpec(spec.shape, target) if spec.is_float else spec
+        for name, spec in base.specs.items()
+    }
+
+
+def _check_suffix(output: Path) -> list[LorsmergeError]:
+    if output.suffix not in WEIGHT_SUFFIXES:
+        return []
+    return [
+        OutputFault(
+            f"{output}: a merged model is written as .safetensors or as a folder.",
+            f"Write -o {output.with_suffix('.safetensors')} or -o {output.with_suffix('')}/.",
+        )
+    ]
+
+
+def _companions(
+    output: Path, base: Checkpoint, given: Path | None, faults: list[LorsmergeError]
+) -> Path | None:
+    """The folder whose config and tokenizer an output folder gets."""
+    folder = base.folder
+    if given is not None:
+        try:
+            folder = local_path(given, "companions")
+        except LorsmergeError as error:
+            faults.append(error)
+            return None
+        if not (folder / CONFIG).is_file():
+            what = f"--config {given} has no {CONFIG}."
+            faults.append(UnreadableFile(what, "Give the base's model folder."))
+        faults += config_faults(base, folder)
+    if folder is None:
+        faults.append(
+            OutputFault(
+                f"{output} is to be a model folder, and the base {base.path} is a bare file without "
+                "config and tokenizer.",
+                "Take both from its model folder or Hub id with --config (for OpenAI's small.pt: "
+                "--config openai/whisper-small), or write -o NAME.safetensors.",
+            )
+        )
+        return None
+    faults += check_companions(folder)
+    return folder
+
+
+def _check_expected(recipe: Recipe, inputs: MergeInputs) -> list[LorsmergeError]:
+    """Whether the files are those that a lorsmerge.json was written about."""
+    if not recipe.expected:
+        return []
+    vectors = inputs.vectors
+    found = (inputs.identity.digest, *inputs.vector_identities)
+    paths = [inputs.base.path, *(vector.path for vector in vectors)]
+    if len(paths) != len(recipe.expected):
+        return [
+            UsageFault(
+                f"{recipe.source} lists {len(vectors)} deltas and the fingerprints of "
+                f"{len(recipe.expected) - 1}.",
+                ANEW,
+            )
+        ]
+    return [
+        other_input(path, digest, wanted)
+        for path, digest, wanted in zip(paths, found, recipe.expected, strict=True)
+        if digest != wanted
+    ]
+
+
+def other_input(path: Path, found: str, recorded: str) -> Mismatch:
+    """The error for an input that is not the one a `lorsmerge.json` was written about."""
+    return Mismatch(
+        f"{path} is not the file that the recipe was made with (fingerprint {found[:12]}, recorded "
+        f"{recorded[:12]}).",
+        f"Restore it. {ANEW}",
+    )

@@ -1,0 +1,345 @@
+"""Merge: base + sum of scaled, pruned deltas, streamed tensor by tensor (Eq. 8)."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorsmerge_cli import __version__
+from lorsmerge_cli.checkpoint.content import ContentHash
+from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions
+from lorsmerge_cli.checkpoint.names import is_variance
+from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
+from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
+from lorsmerge_cli.core.merging import Rounding, Term, is_finite, merge_tensor
+from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.parallel import run_parallel
+from lorsmerge_cli.core.pruning.budget import budget
+from lorsmerge_cli.core.statistics import BaseRounding, energy
+from lorsmerge_cli.deltas.task_vector import (
+    FinetunedTaskVector,
+    StoredTaskVector,
+    TaskVector,
+    check_base_content,
+    rounded_base,
+)
+from lorsmerge_cli.errors import LorsmergeError, NonFinite, non_finite, raise_all, zero_delta
+from lorsmerge_cli.operations.merge.inputs import pinned_recipe
+from lorsmerge_cli.operations.merge.plan import MergePlan, Unit, other_input
+from lorsmerge_cli.outputs import atomic_file, atomic_folder, check_unchanged, write_json
+from lorsmerge_cli.recipe.recipe import save
+from lorsmerge_cli.recipe.record import training_of
+
+LOST_WARNING = 0.03  # of the updates
+NORM_SPREAD = 10.0  # between the largest and the smallest delta
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did.
+
+    Attributes:
+        output: what was written.
+        pruned, unpruned, copied: tensors by what was done with them.
+        rounding: updates, and how many of them the output's dtype lost.
+        norms: L2 norm of each delta as read, in the recipe's order.
+        kept: L2 norm of each after pruning.
+        step: L2 norm of the step from the base, lambda and all; a merge without pruning that takes
+            as long a step is the control for what pruning does beside shrinking.
+        warnings: what the user should know.
+    """
+
+    output: Path
+    pruned: int
+    unpruned: int
+    copied: int
+    rounding: Rounding
+    norms: tuple[float, ...]
+    kept: tuple[float, ...]
+    step: float
+    warnings: tuple[str, ...] = field(default=())
+
+
+def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
+    """Carry out a plan.
+
+    Args:
+        plan: a checked merge.
+        progress: told the bytes of the base that were dealt with.
+
+    Raises:
+        NonFinite: a NaN or an infinity in an input, or an overflow of the output's dtype.
+        Mismatch: a delta that is zero throughout.
+        OutputFault: the disk filled up.
+    """
+    run = _Run(plan)
+    if plan.as_folder:
+        with atomic_folder(plan.output, force=plan.force) as folder:
+            if plan.companions is not None:
+                copy_companions(plan.companions, folder, plan.dtype)
+            run.write_weights(folder, progress)
+            write_json(folder / "lorsmerge.json", run.record())
+    else:
+        with atomic_file(plan.output, force=plan.force) as file:
+            run.write_weights(file, progress)
+    if plan.save_recipe is not None:
+        save(pinned_recipe(plan.recipe), plan.save_recipe, force=plan.force)
+    return MergeReport(
+        output=plan.output,
+        pruned=len(plan.pruned),
+        unpruned=len(plan.base.float_specs) - len(plan.pruned),
+        copied=len(plan.base.specs) - len(plan.base.float_specs),
+        rounding=run.rounding,
+        norms=run.norms(),
+        kept=run.kept(),
+        step=math.fsum(run.steps) ** 0.5,
+        warnings=tuple(run.warnings()),
+    )
+
+
+class _Run:
+    """The state that the worker threads share."""
+
+    def __init__(self, plan: MergePlan) -> None:
+        self.plan = plan
+        self.method = METHODS[plan.method]
+        self.rounding = Rounding()
+        self.steps: list[float] = []  # energy of each unit's update
+        self._squares: list[list[float]] = [[] for _ in plan.vectors]
+        self._dropped: list[list[float]] = [[] for _ in plan.vectors]  # energy lost by pruning
+        self._base_content = ContentHash(plan.base.specs)
+        self._contents = [ContentHash(vector.stored) for vector in plan.vectors]
+        self._other_bases: list[str] = []
+        self._base_roundings: list[list[BaseRounding]] = [[] for _ in plan.vectors]
+
+    def write_weights(self, target: Path, progress: Callable[[int], None]) -> None:
+        plan = self.plan
+        with ModelWriter(
+            target,
+            plan.output_specs,
+            plan.base.tied,
+            {"lorsmerge": json.dumps(made_from(plan), ensure_ascii=False)},  # as long as `record`
+            plan.max_shard_size if plan.as_folder else None,
+        ) as writer:
+            for unit, rounding in run_parallel(
+                lambda unit: self._merge_unit(unit, writer), plan.units(), plan.threads
+            ):
+                self.rounding += rounding
+                progress(unit.nbytes)
+            self._refuse_zero_deltas()
+            self._check_contents()
+            check_unchanged(plan.identities | dict(plan.copied))
+            writer.finish({"lorsmerge": json.dumps(self.record(), ensure_ascii=False)})
+
+    def record(self) -> dict[str, Any]:
+        """How the output was made, when all inputs have been read."""
+        return made_from(self.plan, self._hexdigests)
+
+    @cached_property
+    def _hexdigests(self) -> list[str]:
+        """Of the base and each delta; asked for when all of them have been read."""
+        return [content.hexdigest() for content in (self._base_content, *self._contents)]
+
+    def _check_contents(self) -> None:
+        """Check every byte of the inputs against what deltas and a record say of them.
+
+        Raises:
+            Mismatch: another base than a delta's, or other inputs than the record's.
+        """
+        plan, faults = self.plan, list[LorsmergeError]()
+        floats = self._base_content.hexdigest(plan.base.float_specs)
+        for vector in plan.vectors:
+            fault = check_base_content(vector, plan.base, plan.identity, floats)
+            if fault is not None and plan.allow_other_base:
+                self._other_bases.append(fault.what)
+            elif fault is not None:
+                faults.append(fault)
+        paths = [plan.base.path, *(vector.path for vector in plan.vectors)]
+        recorded = plan.recipe.expected_contents
+        for path, found, wanted in zip(paths, self._hexdigests, recorded, strict=False):
+            if wanted and found != wanted:
+                faults.append(other_input(path, found, wanted))
+        raise_all(faults)
+
+    def _merge_unit(self, unit: Unit, writer: ModelWriter) -> Rounding:
+        base = self.plan.base.read(unit.name)
+        if not unit.whole:
+            base = base.reshape(-1)[unit.start : unit.stop]
+        self._base_content.add(unit.name, base, unit.start)
+        if not self.plan.base.specs[unit.name].is_float:
+            writer.write(unit.name, base, unit.start)
+            return Rounding()
+        dtype = self.plan.output_specs[unit.name].dtype
+        merged = merge_tensor(base, self._terms(unit, base), self.method, dtype)
+        self.steps.append(energy(merged.update))
+        if not is_finite(merged.tensor):
+            raise self._non_finite(unit.name)
+        if is_variance(unit.name) and bool((merged.tensor < 0).any()):
+            raise self._negative(unit.name, float(merged.tensor.min()))
+        writer.write(unit.name, merged.tensor, unit.start)
+        return merged.rounding
+
+    def _terms(self, unit: Unit, base: Tensor) -> Iterator[Term]:
+        for number, (vector, entry) in enumerate(
+            zip(self.plan.vectors, self.plan.recipe.deltas, strict=True)
+        ):
+            for part, start, values in vector.stored_parts(unit.name, unit.start, unit.stop):
+                self._contents[number].add(part, values, start)
+            delta = self._delta(unit, vector)
+            prunes = unit.name in self.plan.pruned and (entry.svp, entry.mp) != (None, None)
+            if (prunes or not self.plan.combiner.linear) and not is_finite(delta):
+                raise self._non_finite(unit.name)
+            if isinstance(vector, StoredTaskVector):
+                before = vector.file.norms[unit.name] ** 2 if prunes else 0.0
+            else:
+                before = energy(delta)
+                self._squares[number].append(before)  # list.append is atomic
+            if isinstance(vector, FinetunedTaskVector):
+                self._base_roundings[number].append(vector.base_rounding(unit.name, base, delta))
+            scale = entry.scale if entry.scale is not None else self.method.scale
+            if not prunes:
+                yield Term(delta, scale)
+                del delta  # before the next one is made
+                continue
+            term = Term(
+                delta,
+                scale,
+                budget(self.plan.base.specs[unit.name].shape, entry.svp, entry.mp),
+                partial(self._count_dropped, number, before),
+            )
+            del delta  # the term's alone, so that pruning can free it
+            yield term
+            del term
+
+    def _count_dropped(self, number: int, before: float, pruned: Tensor) -> None:
+        self._dropped[number].append(before - energy(pruned))
+
+    def _delta(self, unit: Unit, vector: TaskVector) -> Tensor:
+        if unit.whole:
+            return dense(vector.read(unit.name).to(self.plan.device))
+        return vector.read_block(unit.name, unit.start, unit.stop)
+
+    def _non_finite(self, name: str) -> NonFinite:
+        """Which of the inputs is not finite; the base first, a fine-tune's delta inherits it."""
+        if not is_finite(self.plan.base.read(name)):
+            return non_finite(self.plan.base.path, name)
+        for vector in self.plan.vectors:
+            if not is_finite(dense(vector.read(name))):
+                return non_finite(vector.path, name)
+        dtype = self.plan.output_specs[name].dtype
+        wider = ", or write --dtype float32 or bfloat16" if dtype == torch.float16 else ""
+        return NonFinite(
+            f"{name!r} overflows {dtype_name(dtype)} in the merge.", f"Lower --scale{wider}."
+        )
+
+    def _negative(self, name: str, least: float) -> NonFinite:
+        """Return the error for a variance below zero: in an input, or in the merge of sound ones."""
+        base = accumulable(self.plan.base.read(name))
+        tunes = ((vector.path, base + dense(vector.read(name))) for vector in self.plan.vectors)
+        for path, variance in ((self.plan.base.path, base), *tunes):
+            if bool((variance < 0).any()):
+                return NonFinite(
+                    f"{path}: {name!r} is a variance, and is negative ({float(variance.min()):.4g}).",
+                    "The file is damaged, or is a merge of too large a scale: use another one.",
+                )
+        return NonFinite(
+            f"{name!r} is a variance, and would be negative ({least:.4g}) in the merge: the square "
+            "root that its layer takes would be NaN.",
+            "Lower --scale, or give --method wa, whose mean of the fine-tunes stays positive.",
+        )
+
+    def norms(self) -> tuple[float, ...]:
+        return tuple(
+            vector.norm if isinstance(vector, StoredTaskVector) else math.fsum(squares) ** 0.5
+            for vector, squares in zip(self.plan.vectors, self._squares, strict=True)
+        )
+
+    def kept(self) -> tuple[float, ...]:
+        return tuple(
+            max(0.0, norm**2 - math.fsum(dropped)) ** 0.5 if dropped else norm
+            for norm, dropped in zip(self.norms(), self._dropped, strict=True)
+        )
+
+    def _refuse_zero_deltas(self) -> None:
+        for vector, norm in zip(self.plan.vectors, self.norms(), strict=True):
+            if norm == 0:
+                raise zero_delta(vector.path)
+
+    def warnings(self) -> Iterator[str]:
+        yield from self._other_bases
+        for vector, roundings in zip(self.plan.vectors, self._base_roundings, strict=True):
+            yield from rounded_base(vector, self.plan.base, sum(roundings, BaseRounding()))
+        norms = self.norms()
+        if max(norms) > NORM_SPREAD * min(norms):
+            largest = self.plan.vectors[norms.index(max(norms))].path
+            smallest = self.plan.vectors[norms.index(min(norms))].path
+            yield (
+                f"{largest} is {max(norms) / min(norms):.0f} times as large as {smallest} "
+                f"({max(norms):.3g} and {min(norms):.3g} in L2 norm) and will dominate the merge; "
+                "a scale per delta (DELTA:scale=...) evens them out."
+            )
+        lost, updated = self.rounding.lost, self.rounding.updated
+        half = self.plan.dtype.itemsize < torch.float32.itemsize
+        remedy = "--dtype float32" if half else "a larger --scale"
+        if lost == updated and any(entry.scale for entry in self.plan.recipe.deltas):
+            yield (
+                "The merge equals its base: scaled and summed up, the deltas are zero, or smaller "
+                f"than half a rounding step of the output's dtype. Give {remedy}, or deltas that do "
+                "not cancel out."
+            )
+        elif updated and lost > LOST_WARNING * updated:
+            yield (
+                f"{lost / updated:.1%} of the updates were smaller than half a rounding step of "
+                f"the output's dtype and are lost; {remedy} keeps them."
+            )
+
+
+def made_from(plan: MergePlan, contents: Sequence[str] = ()) -> dict[str, Any]:
+    """Say how an output was made: enough to make its bytes again, or to tell what has changed.
+
+    Args:
+        plan: of the merge.
+        contents: hashes of the base and of each delta; placeholders of their length by default.
+    """
+    contents = contents or ["0" * 64] * (1 + len(plan.vectors))
+    return {
+        "lorsmerge": __version__,
+        "recipe": pinned_recipe(plan.recipe).to_dict(),
+        "base": {"fingerprint": plan.identity.digest, "content": contents[0]},
+        "deltas": [
+            {"fingerprint": vector_identity, "content": content} | _about(vector)
+            for vector, vector_identity, content in zip(
+                plan.vectors, plan.vector_identities, contents[1:], strict=True
+            )
+        ],
+        "device": plan.device.type,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "scipy", "safetensors")},
+        },
+    }
+
+
+def _about(vector: TaskVector) -> dict[str, Any]:
+    """What is known of a delta beside its values."""
+    if not isinstance(vector, StoredTaskVector):
+        if not isinstance(vector, FinetunedTaskVector):
+            return {}
+        training = training_of(vector.finetuned.folder)
+        return {"training": training} if training else {}
+    source = vector.file.provenance
+    return {"task": source.task, "language": source.language} | {
+        key: dict(value)
+        for key, value in (("pruning", source.pruning), ("training", source.training))
+        if value
+    }

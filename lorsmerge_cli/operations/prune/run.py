@@ -1,0 +1,331 @@
+"""Prune: a dense delta into a small one, with the share of its energy that is kept."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lorsmerge_cli.checkpoint.names import (
+    idle_patterns,
+    kind,
+    nothing_to_prune,
+    pruned_share,
+    select_pruned,
+    share_warning,
+)
+from lorsmerge_cli.checkpoint.references import with_commits
+from lorsmerge_cli.checkpoint.safetensors_file import dtype_name, parse_dtype
+from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.core.low_rank_sparse import Delta, dense
+from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.parallel import default_threads, run_parallel
+from lorsmerge_cli.core.pruning import prune as prune_tensor
+from lorsmerge_cli.core.pruning.budget import Budget, budget
+from lorsmerge_cli.core.statistics import energy
+from lorsmerge_cli.deltas.encodings import TensorLayout, stored_size
+from lorsmerge_cli.deltas.file import DeltaFile, DeltaWriter, total_norm
+from lorsmerge_cli.errors import (
+    LorsmergeError,
+    NonFinite,
+    UsageFault,
+    named,
+    non_finite,
+    raise_all,
+    zero_delta,
+)
+from lorsmerge_cli.operations.prune.lora import check_low_rank
+from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
+from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
+from lorsmerge_cli.recipe.record import pruning_text
+
+ROUNDING_WARNING = 0.01  # of the pruned delta's norm
+ROUNDING_LIMIT = 0.1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a group of tensors.
+
+    Attributes:
+        tensors: how many.
+        entries: in all of them.
+        energy: squared L2 norm before.
+        kept: squared L2 norm after pruning.
+        stored: squared L2 norm of the numbers stored, which are rounded to their dtype.
+        rounding: squared L2 norm of what that rounding changed.
+        nbytes: stored after.
+    """
+
+    tensors: int = 0
+    entries: int = 0
+    energy: float = 0.0
+    kept: float = 0.0
+    stored: float = 0.0
+    rounding: float = 0.0
+    nbytes: int = 0
+
+    def __add__(self, other: Kept) -> Kept:
+        return Kept(
+            self.tensors + other.tensors,
+            self.entries + other.entries,
+            self.energy + other.energy,
+            self.kept + other.kept,
+            self.stored + other.stored,
+            self.rounding + other.rounding,
+            self.nbytes + other.nbytes,
+        )
+
+    @property
+    def share(self) -> float:
+        """Share of the energy that pruning keeps, ||f(tau)||^2 / ||tau||^2."""
+        return self.kept / self.energy if self.energy else 1.0
+
+    @property
+    def rounding_error(self) -> float:
+        """Error of rounding to the stored dtype, ||round(f(tau)) - f(tau)|| / ||f(tau)||."""
+        return (self.rounding / self.kept) ** 0.5 if self.kept else 0.0
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What was written.
+
+    Attributes:
+        output: the pruned delta.
+        method: a name in METHODS.
+        kinds: kind of pruned tensor -> what is left of it.
+        pruned: all pruned tensors together.
+        unpruned: all others.
+        share: of the parameters that is pruned.
+        warnings: what the user should know.
+    """
+
+    output: Path
+    method: str
+    kinds: Mapping[str, Kept]
+    pruned: Kept
+    unpruned: Kept
+    share: float
+    warnings: tuple[str, ...]
+
+
+def prune(
+    source: Path,
+    output: Path,
+    *,
+    svp: float | None,
+    mp: float | None,
+    method: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    dtype: str | None,
+    device: str,
+    command: str,
+    force: bool,
+    threads: int | None,
+    progress: Callable[[int, int], None],
+    as_lora: bool = False,
+) -> PruneReport:
+    """Write a pruned delta.
+
+    Args:
+        source: a delta file.
+        output: the pruned one.
+        svp, mp: ratios kept; None for no such part.
+        method: `svp`, `mp` or `lors`; None to have it follow from the ratios.
+        include, exclude: patterns of tensors to prune as well, or not.
+        dtype: of the stored numbers, which must come within 10% of the pruned delta; None for the
+            delta's own.
+        device: where matrices are pruned.
+        command: the line for the file's history.
+        force: replace an output that exists.
+        threads: tensors in flight; None for one per core.
+        progress: told the bytes done and the bytes in all.
+        as_lora: the output's low-rank part is wanted as an adapter, so it has to have one.
+
+    Raises:
+        LorsmergeError: see the subclasses; nothing is written then.
+    """
+    entry = DeltaEntry(str(source), svp, mp)
+    method = Recipe("", (entry,), method).resolved().method or ""
+    if METHODS[method].pruner is None:
+        raise UsageFault("Nothing says how much to keep.", "Give --svp 0.03 and --mp 0.4, say.")
+    target = resolve_device(device)
+    stored = parse_dtype(dtype) if dtype else None
+    file = DeltaFile(source)
+    chosen = select_pruned(file.specs, include, exclude)
+    if not chosen:
+        raise nothing_to_prune(source, exclude)
+    run = _Run(file, method, svp, mp, chosen, stored, target)
+    if as_lora:
+        check_low_rank(output, run.layouts)
+    raise_all(check_output(output, inputs=[file.local], size=run.size, force=force))
+    ratios = {key: value for key, value in (("svp", svp), ("mp", mp)) if value is not None}
+    old, made_by = file.provenance, with_commits(command, [source])
+    provenance = replace(old, pruning={"method": method, **ratios}, history=(*old.history, made_by))
+    warnings = leftovers(output) + idle_patterns(file.specs, include, exclude)
+    if old.pruning:
+        warnings.append(
+            f"{source} was pruned before ({pruning_text(old.pruning)}); this pruned it again."
+        )
+    with (
+        atomic_file(output, force=force) as partial,
+        DeltaWriter(partial, run.layouts, provenance) as writer,
+    ):
+        kept = run.write(writer, threads or default_threads(), progress)
+        warnings += run.check_rounding(kept)
+        groups = _grouped(kept, chosen)
+        check_unchanged(file.identities)
+        writer.finish(
+            {name: item.stored**0.5 for name, item in kept.items()},
+            {"energy_kept": groups["pruned"].share},
+        )
+    kinds = {key: group for key, group in groups.items() if key not in ("pruned", "unpruned")}
+    warnings += share_warning(file.specs, chosen)
+    share = pruned_share(file.specs, chosen)
+    return PruneReport(
+        output, method, kinds, groups["pruned"], groups["unpruned"], share, tuple(warnings)
+    )
+
+
+class _Run:
+    """A checked pruning: what becomes of each tensor, and the work of the threads."""
+
+    def __init__(
+        self,
+        file: DeltaFile,
+        method: str,
+        svp: float | None,
+        mp: float | None,
+        chosen: frozenset[str],
+        stored: torch.dtype | None,
+        device: torch.device,
+    ) -> None:
+        self.file = file
+        self.pruner = METHODS[method].pruner or ""
+        self.device = device
+        self.budgets = {
+            name: budget(file.layouts[name].shape, svp, mp)
+            for name in chosen
+            if not file.layouts[name].is_zero  # of nothing, nothing is left
+        }
+        self.layouts = {
+            name: _pruned_layout(layout, self.budgets[name], stored or layout.dtype)
+            if name in self.budgets
+            else replace(layout, dtype=stored or layout.dtype)
+            for name, layout in file.layouts.items()
+        }
+        self.nbytes = {name: stored_size(name, item) for name, item in self.layouts.items()}
+
+    @property
+    def size(self) -> int:
+        """Bytes of the output's tensors."""
+        return sum(self.nbytes.values())
+
+    def write(
+        self, writer: DeltaWriter, threads: int, progress: Callable[[int, int], None]
+    ) -> dict[str, Kept]:
+        """Prune every chosen tensor and write all; return what is left of each."""
+        total = sum(spec.nbytes for spec in self.file.specs.values())
+        kept: dict[str, Kept] = {}
+        for name, item in run_parallel(
+            lambda name: self._write_tensor(writer, name), self.file.specs, threads
+        ):
+            kept[name] = item
+            progress(self.file.specs[name].nbytes, total)
+        if total_norm(self.file.norms) == 0:
+            raise zero_delta(self.file.path)
+        return {name: kept[name] for name in self.layouts}  # an order free of the threads
+
+    def _write_tensor(self, writer: DeltaWriter, name: str) -> Kept:
+        if self.layouts[name].is_zero:  # the header says all there is of it
+            before = self.file.norms[name] ** 2
+            return Kept(1, self.file.specs[name].numel, before, 0.0, 0)
+        delta: Delta = self.file.read(name)
+        if name in self.budgets:
+            matrix = dense(delta.to(self.device))
+            if not is_finite(matrix):
+                raise non_finite(self.file.path, name)
+            pruned = prune_tensor(matrix, self.pruner, self.budgets[name])
+            delta = pruned.to(torch.device("cpu"))
+        rounded = delta.to(self.layouts[name].dtype)
+        numbers = dense(rounded)
+        stored = kept = energy(numbers)
+        rounding = 0.0
+        if not math.isfinite(stored):
+            raise self._non_finite(name)
+        writer.write(name, rounded)
+        if self._rounds(name):
+            exact = dense(delta)
+            kept, rounding = energy(exact), energy(numbers - exact)
+        before = self.file.norms[name] ** 2
+        numel = self.file.specs[name].numel
+        return Kept(1, numel, before, kept, stored, rounding, self.nbytes[name])
+
+    def _rounds(self, name: str) -> bool:
+        """Whether a tensor's numbers are stored in another dtype than they were computed in."""
+        dtype = self.file.layouts[name].dtype
+        if name in self.budgets and dtype != torch.float64:
+            dtype = torch.float32
+        return self.layouts[name].dtype != dtype
+
+    def check_rounding(self, kept: Mapping[str, Kept]) -> list[str]:
+        """Warn where rounding to the stored dtype changed the pruned delta.
+
+        Raises:
+            LorsmergeError: it changed more than a tenth of the norm.
+        """
+        error = sum(kept.values(), Kept()).rounding_error
+        rounded = [name for name in kept if self._rounds(name)]
+        if not rounded:
+            return []
+        dtype = self.layouts[rounded[0]].dtype
+        what = f"{self.file.path}: rounding to {dtype_name(dtype)} changes {error:.1%} of the pruned delta"
+        if error >= ROUNDING_LIMIT:
+            raise LorsmergeError(f"{what}, whose values are too small for it.", _wider(dtype))
+        warnings = [f"{what}. {_wider(dtype)}"] if error >= ROUNDING_WARNING else []
+        bad = [name for name in rounded if kept[name].rounding_error >= ROUNDING_LIMIT]
+        if bad:
+            warnings.append(
+                f"{self.file.path}: rounding to {dtype_name(dtype)} changes {len(bad)} tensors of "
+                f"small values by {ROUNDING_LIMIT:.0%} or more: {named(bad)}. {_wider(dtype)}"
+            )
+        return warnings
+
+    def _non_finite(self, name: str) -> NonFinite:
+        if not is_finite(dense(self.file.read(name))):
+            return non_finite(self.file.path, name)
+        return NonFinite(
+            f"{self.file.path}: {name!r} overflows {dtype_name(self.layouts[name].dtype)}.",
+            _wider(self.layouts[name].dtype),
+        )
+
+
+def _wider(dtype: torch.dtype) -> str:
+    """Say which dtype to store a delta in that does not fit this one."""
+    if dtype == torch.float16:
+        return "Store it with --dtype bfloat16, which has the range of float32, or with --dtype float32."
+    if dtype == torch.bfloat16:
+        return "Store it with --dtype float32."
+    return "Leave --dtype out, to store it in float64."
+
+
+def _pruned_layout(source: TensorLayout, keep: Budget, dtype: torch.dtype) -> TensorLayout:
+    if keep.whole or len(source.shape) == 3:  # the lors encoding has no stacks of factors
+        return TensorLayout("dense", source.shape, dtype)
+    return TensorLayout("lors", source.shape, dtype, keep.rank, keep.kept)
+
+
+def _grouped(kept: Mapping[str, Kept], chosen: frozenset[str]) -> dict[str, Kept]:
+    groups: dict[str, Kept] = defaultdict(Kept, pruned=Kept(), unpruned=Kept())
+    for name, item in kept.items():
+        groups["pruned" if name in chosen else "unpruned"] += item
+        if name in chosen:
+            groups[kind(name)] += item
+    return dict(groups)

@@ -1,0 +1,211 @@
+"""Push: a model folder, a checkpoint or a delta to the Hub, with a card; only what changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+
+from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.hub.faults import hub_faults
+from lorsmerge_cli.hub.target import Target, check_id, listed
+from lorsmerge_cli.operations.push.card import Subject, base_of, hub_id, license_of, write_card
+from lorsmerge_cli.operations.push.card_scores import Scored, read_results
+from lorsmerge_cli.operations.push.source import CARD, Source, find_source
+
+STALE = ("model*.safetensors", "model.safetensors.index.json")  # a reader might take them instead
+XET_HOST = "https://huggingface.co"
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """A checked push.
+
+    Attributes:
+        source: what is pushed.
+        target: where to.
+        card: text of the README.md that is written; None where one is kept or pushed as it is.
+        files: path in the repository -> file.
+        stale: weight files of the repository that the model no longer has.
+        notes: what the user should know.
+    """
+
+    source: Source
+    target: Target
+    card: str | None
+    files: Mapping[str, Path]
+    stale: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What a push did.
+
+    Attributes:
+        url: of the repository, or of the pull request.
+        commit: id of the commit; the newest one where nothing had changed.
+        uploaded, unchanged, removed: paths in the repository.
+    """
+
+    url: str
+    commit: str
+    uploaded: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    def in_words(self, target: Target) -> list[str]:
+        """What a push did, for people."""
+        count = len(self.uploaded) + len(self.unchanged)
+        if not self.uploaded and not self.removed:
+            return [f"{self.url}: all {count} files are there already, nothing was uploaded"]
+        removed = f", {len(self.removed)} old weight files removed" if self.removed else ""
+        private = "private " if target.private else ""
+        new = "" if target.exists else f", in a new {private}repository"
+        return [
+            f"{self.url}: {len(self.uploaded)} of {count} files uploaded{removed}; "
+            f"commit {self.commit[:10]}{new}",
+            f"uploaded: {', '.join(self.uploaded)}",
+        ]
+
+
+def plan_push(
+    source: Path,
+    target: Target,
+    *,
+    results: Path | None = None,
+    base_model: str | None = None,
+    license: str | None = None,
+    replace_card: bool = False,
+) -> PushPlan:
+    """Check a source and write its card.
+
+    Args:
+        source: a model folder, a .safetensors file or a .delta.
+        target: of `open_target`.
+        results: what `eval -o` wrote about this model.
+        base_model: Hub id of the base, where the source does not say.
+        license: id, where the base's card does not say.
+        replace_card: write the repository's README.md anew.
+
+    Raises:
+        LorsmergeError: everything that stands in the way, at once.
+    """
+    found = find_source(source)
+    faults: list[LorsmergeError] = []
+    keeps = CARD in target.files and not replace_card
+    own = CARD in found.files
+    if results is not None and found.kind == "delta":
+        faults.append(
+            UsageFault("--results are a model's, and this is a delta.", "Merge it, and push that.")
+        )
+    elif results is not None and (keeps or own):
+        kept = f"{target.repo} has" if keeps else f"{source} has"
+        remedy = "Give --replace-card." if keeps else "Move it away to have one written."
+        faults.append(UsageFault(f"{kept} a {CARD}, so --results would not be shown.", remedy))
+    scores: list[Scored] = []
+    try:
+        if results is not None and not faults:
+            scores = read_results(results, found.identity, source)
+        if base_model is not None:
+            check_id(base_model, "--base-model ")
+    except LorsmergeError as error:
+        faults.append(error)
+    raise_all(faults)
+    files = {path: file for path, file in found.files.items() if path != CARD or not keeps}
+    card, notes = None, [f"{target.repo} has a {CARD}, which is kept; --replace-card replaces it."]
+    if not keeps and own:
+        notes = [f"The card is {source / CARD}."]
+    elif not keeps:
+        card, notes = _card(found, target, base_model, license, scores)
+    stale = tuple(
+        path
+        for path in target.files
+        if found.kind == "model"
+        and path not in files
+        and any(fnmatchcase(path, pattern) for pattern in STALE)
+    )
+    return PushPlan(found, target, card, files, stale, (*notes, *found.notes))
+
+
+def _card(
+    source: Source,
+    target: Target,
+    base_model: str | None,
+    license: str | None,
+    scores: list[Scored],
+) -> tuple[str, list[str]]:
+    base = base_of(source)
+    base_id = base_model or hub_id(base)
+    terms = {"license": license} if license else license_of(base, base_id, target.token)
+    notes = []
+    if base_id is None:
+        called = f"{base!r}, which is no Hub id" if base else "not recorded"
+        notes.append(f"The card names no base model: it is {called}; --base-model ORG/NAME does.")
+    if not terms:
+        notes.append("The card names no license: the base's is not known; --license ID does.")
+    try:
+        return write_card(Subject(source, target.repo, base_id, terms, scores)), notes
+    except (TypeError, ValueError) as error:  # what huggingface_hub takes for no card
+        raise UnreadableFile(
+            f"{source.path}: no card can be written of it ({error}).",
+            f"Write a {CARD} of your own into it.",
+        ) from error
+
+
+def push(plan: PushPlan, message: str | None) -> PushReport:
+    """Carry out a plan.
+
+    Files that the repository has already are not sent again, nor are those that arrived before
+    an earlier push broke off.
+
+    Args:
+        plan: of `plan_push`.
+        message: of the commit.
+
+    Raises:
+        HubFault: the Hub refused, or the connection broke.
+        Interrupted: by a signal.
+    """
+    target = plan.target
+    api = HfApi(token=target.token)
+    logging.getLogger("huggingface_hub.hf_api").setLevel(logging.ERROR)  # "nothing to commit"
+    if constants.ENDPOINT != XET_HOST:  # other servers have none, and hf_xet does not fall back
+        constants.HF_HUB_DISABLE_XET = True
+    additions = [
+        CommitOperationAdd(path, plan.source.published.get(path, str(file)))
+        for path, file in plan.files.items()
+    ]
+    if plan.card is not None:
+        additions = [item for item in additions if item.path_in_repo != CARD]
+        additions.append(CommitOperationAdd(CARD, plan.card.encode()))
+    try:
+        with hub_faults(target.repo, target.revision, target.token):
+            if not target.exists:
+                api.create_repo(target.repo, private=target.private or None, exist_ok=True)
+            commit = api.create_commit(
+                target.repo,
+                [*additions, *(CommitOperationDelete(path) for path in plan.stale)],
+                commit_message=message or f"Upload {plan.source.path.name} with lorsmerge",
+                revision=target.revision,
+                create_pr=target.create_pr,
+            )
+            now = listed(api, target.repo, commit.pr_revision or commit.oid)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"The upload to {target.repo} was interrupted.",
+            "Push again to go on: what arrived is not sent again.",
+        ) from None
+    paths = [item.path_in_repo for item in additions]
+    uploaded = tuple(path for path in paths if now.get(path) != target.files.get(path))
+    return PushReport(
+        url=commit.pr_url or target.url,
+        commit=commit.oid,
+        uploaded=uploaded,
+        unchanged=tuple(path for path in paths if path not in uploaded),
+        removed=plan.stale,
+    )

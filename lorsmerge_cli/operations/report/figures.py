@@ -1,0 +1,258 @@
+"""The paper's figures, drawn where the results have more than one point of an axis."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from lorsmerge_cli.operations.report.entries import Row
+from lorsmerge_cli.operations.report.pages import Picture
+from lorsmerge_cli.operations.report.scores import Runs, average_score, partners
+from lorsmerge_cli.pictures import legible
+
+if TYPE_CHECKING:
+    from lorsmerge_cli.operations.report.tables import Tables
+
+# Okabe and Ito's colours, which the colour-blind tell apart, and a marker for each
+STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"),
+          ("#56B4E9", "P"), ("#000000", "X"))  # fmt: skip
+LEVELS = ("-.", ":")  # of the base and the fine-tunes
+LEVEL_COLOUR = "#6b7280"
+INCHES = (4.6, 3.7)  # a panel
+COLUMNS = 4  # of the legend, where its names are short
+LETTER, MARK = 0.065, 0.65  # inches of a letter in it, and of what is before a name
+RATIOS = ("svp", "mp")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row on an axis.
+
+    Attributes:
+        x: its place.
+        y: its score, the mean over languages and runs.
+        each: the score of every run.
+    """
+
+    x: float
+    y: float
+    each: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A system over an axis; a control is drawn in the colour of the system it belongs to."""
+
+    name: str
+    points: tuple[Point, ...]
+    control_of: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        x_label, y_label: of the axes.
+        lines: with two points or more.
+        levels: name -> a score that has no place on the axis.
+        ratios: whether the axis is of ratios retained.
+    """
+
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    levels: dict[str, float]
+    ratios: bool
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What is to be drawn, panel by panel."""
+
+    name: str
+    title: str
+    note: str
+    panels: tuple[Panel, ...]
+
+
+def figures_of(tables: Tables) -> list[Figure]:
+    """The figures that the results have points for."""
+    wanted = (
+        (
+            "languages", "Score against the number of languages",
+            "Averaged over the languages that a model was made for and over all combinations of as "
+            "many; small marks are single models. The paper's Figure 3.",
+            (("languages merged", "languages"),),
+        ),
+        (
+            "hours", "Score against hours of training data",
+            "Hours of each language, averaged over languages. The paper's Figure 4.",
+            (("hours of training data of each language", "hours"),),
+        ),
+        (
+            "retain", "Score against the ratio retained",
+            "Share that pruning keeps; at 1, the fine-tunes themselves. Averaged over languages. "
+            "Dashed: shrunk to the same norm, unpruned. The paper's Figure 5.",
+            (("singular values retained (SVP)", "svp"), ("entries retained (MP)", "mp")),
+        ),
+    )  # fmt: skip
+    found = []
+    for name, title, note, axes in wanted:
+        panels = [
+            panel
+            for task in tables.tasks
+            for label, axis in axes
+            if (panel := _panel(tables, task, label, axis)) is not None
+        ]
+        if panels:
+            found.append(Figure(name, title, note, tuple(panels)))
+    return found
+
+
+def _panel(tables: Tables, task: str, label: str, axis: str) -> Panel | None:
+    """Lines of the systems that have two places on an axis; None where there is none."""
+    ratios = axis in RATIOS
+    lines: dict[tuple[str, str], list[Point]] = {}  # of a name, and whose control it is
+    levels: dict[str, float] = {}
+    for row in tables.rows:
+        runs = tables.made_for(row, task)
+        level = average_score(runs, tables.columns(task))
+        if level is not None and row.system in (tables.roles.base, tables.roles.finetuned):
+            levels[tables.label(row)] = level.value
+        x = _place(tables, row, axis)
+        if level is None or x is None:
+            continue
+        several = ratios and _varies(tables, row, "hours")
+        size = f", {row.hours:g} h" if several else ""
+        name = tables.name(row.system) + size
+        points = lines.setdefault((name, ""), [])
+        points += _points(tables, task, x, runs)
+        if ratios and _is_whole(runs) and 1.0 not in [point.x for point in points]:
+            whole = partners(runs, tables.results.runs(tables.roles.finetuned or ""))
+            points += _points(tables, task, 1.0, whole)
+        control = tables.roles.controls.get(row.system)
+        paired = partners(runs, tables.results.runs(control or "")) if ratios else {}
+        if control is not None and paired:
+            own = tables.name(control) + size
+            lines.setdefault((own, name), []).extend(_points(tables, task, x, paired))
+    long = {key: points for key, points in lines.items() if len({point.x for point in points}) > 1}
+    drawn = tuple(
+        Line(name, tuple(sorted(points, key=lambda p: p.x)), system)
+        for (name, system), points in long.items()
+        if not system or (system, "") in long
+    )
+    if any(line.points[-1].x == 1 for line in drawn) or axis == "hours":
+        levels = {
+            name: y for name, y in levels.items() if name == tables.name(tables.roles.base or "")
+        }
+    return Panel(label, tables.block(task), drawn, levels, ratios) if drawn else None
+
+
+def _place(tables: Tables, row: Row, axis: str) -> float | None:
+    """Where a row stands on an axis; None where it has no place there.
+
+    A system whose rows differ in something else has none, but for hours on an axis of ratios.
+    """
+    value = getattr(row, axis)
+    pruned = [key for key in RATIOS if getattr(row, key) is not None]
+    if not isinstance(value, float | int) or (axis in RATIOS and pruned != [axis]):
+        return None
+    free = {axis, "hours"} if axis in RATIOS else {axis}
+    others = {"languages", "hours", *RATIOS} - free
+    if row.system == tables.roles.base or any(_varies(tables, row, other) for other in others):
+        return None
+    return float(value)
+
+
+def _varies(tables: Tables, row: Row, setting: str) -> bool:
+    return len({getattr(other, setting) for other in tables.rows if other.system == row.system}) > 1
+
+
+def _is_whole(runs: Runs) -> bool:
+    """Whether these are single deltas at lambda 1, which unpruned would be the fine-tunes."""
+    origins = [entry.origin for entries in runs.values() for entry in entries.values()]
+    return all(len(origin.deltas) == 1 and origin.scale == 1 for origin in origins)
+
+
+def _points(tables: Tables, task: str, x: float, runs: Runs) -> list[Point]:
+    """The one point of some runs; none where they were not scored on the task."""
+    keys = tables.columns(task)
+    each = [average_score({run: entries}, keys) for run, entries in runs.items()]
+    known = [score.value for score in each if score is not None]
+    return [Point(x, fmean(known), tuple(known))] if known else []
+
+
+def draw(figure: Figure) -> tuple[Picture, list[tuple[str, bytes]]]:
+    """Draw a figure as SVG and PNG; its files by name."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    settings: Any = {
+        "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.edgecolor": "#5a6675", "axes.grid": True, "grid.color": "#e3e8ee",
+        "axes.axisbelow": True, "svg.hashsalt": "lorsmerge", "svg.fonttype": "path",
+        "legend.frameon": False, "text.parse_math": False,
+    }  # fmt: skip
+    with matplotlib.rc_context(settings):
+        canvas = Canvas((INCHES[0] * len(figure.panels), INCHES[1]), layout="constrained")
+        axes = canvas.subplots(1, len(figure.panels), squeeze=False)[0]
+        handles: dict[str, Any] = {}
+        for panel, axis in zip(figure.panels, axes, strict=True):
+            _draw_panel(panel, axis)
+            drawn, names = axis.get_legend_handles_labels()
+            handles |= {n: h for n, h in zip(names, drawn, strict=True) if n not in handles}
+        widest = MARK + LETTER * max(map(len, handles))
+        columns = min(COLUMNS, max(1, int(canvas.get_figwidth() / widest)))
+        canvas.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=columns,
+            fontsize="small",
+        )  # fmt: skip
+        files = []
+        for suffix, extra in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 200})):
+            buffer = io.BytesIO()
+            canvas.savefig(buffer, format=suffix, **extra)
+            files.append((f"{figure.name}.{suffix}", buffer.getvalue()))
+    picture = Picture(figure.name, figure.title, figure.note, _words(figure), files[0][1])
+    return picture, files
+
+
+def _draw_panel(panel: Panel, axis: Any) -> None:
+    for (name, level), dashes in zip(panel.levels.items(), LEVELS * 4, strict=False):
+        axis.axhline(
+            level, color=LEVEL_COLOUR, linestyle=dashes, linewidth=1.2, label=legible(name)
+        )
+    systems = [line.name for line in panel.lines if not line.control_of]
+    for line in panel.lines:
+        control = bool(line.control_of)
+        colour, marker = STYLES[systems.index(line.control_of or line.name) % len(STYLES)]
+        xs = [point.x for point in line.points]
+        axis.plot(xs, [point.y for point in line.points], color=colour, marker=marker, markersize=5.5,
+                  linewidth=1.6, linestyle="--" if control else "-", label=legible(line.name),
+                  markerfacecolor="white" if control else colour)  # fmt: skip
+        singles = [(p.x, y) for p in line.points if len(p.each) > 1 for y in p.each]
+        if singles and not panel.ratios:
+            axis.plot(*zip(*singles, strict=True), color=colour, marker=marker, linestyle="none",
+                      markersize=2.5, alpha=0.35)  # fmt: skip
+    axis.set_xlabel(legible(panel.x_label))
+    axis.set_ylabel(legible(panel.y_label))
+    places = sorted({point.x for line in panel.lines for point in line.points})
+    if panel.ratios:
+        axis.set_xscale("log")
+    axis.set_xticks(places, [f"{x:g}" for x in places])
+    axis.minorticks_off()
+
+
+def _words(figure: Figure) -> str:
+    """The figure's numbers in words, for whoever cannot see it."""
+    parts = []
+    for panel in figure.panels:
+        lines = [
+            f"{line.name}: " + ", ".join(f"{p.y:.2f} at {p.x:g}" for p in line.points)
+            for line in panel.lines
+        ]
+        lines += [f"{name}: {level:.2f}" for name, level in panel.levels.items()]
+        parts.append(f"{panel.y_label} against {panel.x_label}. " + "; ".join(lines) + ".")
+    return " ".join(parts)

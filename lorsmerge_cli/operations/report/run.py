@@ -1,0 +1,205 @@
+"""A report: the paper's tables and figures from results files, in a folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from warnings import catch_warnings, simplefilter
+
+from lorsmerge_cli import __version__
+from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.operations.report.entries import Row, mean_hours
+from lorsmerge_cli.operations.report.figures import draw, figures_of
+from lorsmerge_cli.operations.report.gains import bought, scales_of
+from lorsmerge_cli.operations.report.pages import Page, write_pages
+from lorsmerge_cli.operations.report.results import read_results
+from lorsmerge_cli.operations.report.roles import (
+    Paper,
+    Roles,
+    check_systems,
+    find_roles,
+    read_paper,
+)
+from lorsmerge_cli.operations.report.scores import average_score, cell_score
+from lorsmerge_cli.operations.report.tables import NONE, Cell, Table, Tables
+from lorsmerge_cli.outputs import atomic_folder, check_output
+from lorsmerge_cli.pictures import can_draw
+from lorsmerge_cli.quoting import json_escaped
+from lorsmerge_cli.results.records import blocks_in_words, finite
+
+SIZE = 4 << 20  # bytes a report takes at most, or about that
+FIGURES = "figures"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        output: the folder.
+        files: in it.
+        tables: as they stand in it.
+        notes: on results that do not quite belong together.
+        warnings: what the user should know.
+        document: of report.json.
+    """
+
+    output: Path
+    files: tuple[str, ...]
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    document: dict[str, Any]
+
+
+def report(
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    title: str,
+    base: str | None,
+    finetuned: str | None,
+    against: str | None,
+    controls: Mapping[str, str],
+    held_out: Sequence[str],
+    paper: Path | None,
+    force: bool,
+    runs: bool = False,
+    tuned: Sequence[str] = (),
+) -> Report:
+    """Read results files, and write tables and figures.
+
+    Args:
+        paths: of `eval -o`.
+        output: the folder to write.
+        title: of the report.
+        base, finetuned, against: systems by name; None to find them out.
+        controls: pruned system -> task arithmetic of the same norm.
+        held_out: data sets that no delta was made for.
+        paper: a TOML file of published numbers to print beside the measured ones.
+        force: replace a folder that exists.
+        runs: take what follows the last colon of any model's name for a run to average over;
+            without, `NAME:seedN` alone.
+        tuned: systems whose lambda was chosen for each run.
+
+    Raises:
+        LorsmergeError: see the subclasses; nothing is written then.
+    """
+    inputs = [*paths, *([paper] if paper else [])]
+    raise_all(check_output(output, inputs=inputs, size=SIZE, force=force, folder=True))
+    published = read_paper(paper) if paper else Paper()
+    results = read_results(paths, runs=runs)
+    roles = find_roles(
+        results, base=base, finetuned=finetuned, against=against, controls=controls,
+        held_out=held_out,
+    )  # fmt: skip
+    check_systems(results, roles, tuned)
+    tables = Tables(results, roles, published)
+    every = (tables.scores(), *bought(tables), _systems(tables))
+    made = tuple(table for table in every if table.heads)
+    notes, warnings = results.notes, []
+    wanted = figures_of(tables)
+    if wanted and not can_draw():
+        warnings.append(
+            f"{len(wanted)} figures are left out, because matplotlib is not installed: "
+            "`pip install 'lorsmerge[plot]'`."
+        )
+        wanted = []
+    with catch_warnings(record=True) as caught:
+        simplefilter("always")
+        drawn = [draw(figure) for figure in wanted]
+    if any("missing from font" in str(warning.message) for warning in caught):
+        warnings.append("The figures' font lacks letters of some systems' names, and has boxes.")
+    page = Page(
+        title, _about(tables), notes, made, tuple(picture for picture, _ in drawn),
+        tuple(map(str, results.files)),
+    )  # fmt: skip
+    document = _document(tables, made, notes)
+    with atomic_folder(output, force=force) as partial:
+        files = write_pages(partial, page, [file for _, found in drawn for file in found])
+        text = json_escaped(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
+        (partial / "report.json").write_text(text, encoding="utf-8")
+    return Report(output, (*files, "report.json"), made, notes, tuple(warnings), document)
+
+
+def _about(tables: Tables) -> tuple[str, ...]:
+    """How the scores were made, in words."""
+    results = tables.results
+    left = ", ".join(dict.fromkeys(f"{lang} {task}" for _, lang, task in tables.of_the_base_alone))
+    sizes = [len(entry.record.rows) for entry in results.entries]
+    each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+    signatures = dict.fromkeys(entry.record.signature for entry in results.entries)
+    return (
+        f"Systems: {len(results.systems)}; {each} utterances for each score; errors, intervals and "
+        f"paired tests over {blocks_in_words([entry.record for entry in results.entries])}.",
+        f"lorsmerge {__version__}; {'; '.join(signatures)}",
+        *(
+            [f"Left out, as only {tables.name(tables.roles.base or '')} was scored on it: {left}."]
+            if left
+            else []
+        ),
+    )
+
+
+def _systems(tables: Tables) -> Table:
+    """How each system was made, as far as eval recorded it."""
+    rows = []
+    for row in tables.rows:
+        models = {entry.identity for entry in row.entries if entry.identity}
+        made_for = {pair for entry in row.entries for pair in entry.origin.covers or ()}
+        kinds = {entry.origin.kind: entry.origin.method for entry in row.entries}
+        words = [
+            ", ".join(f"{kind} {method}".strip() for kind, method in kinds.items()) or NONE,
+            str(len(models) or NONE),
+            ", ".join(f"{language} {task}" for language, task in sorted(made_for)) or NONE,
+            *(f"{x:g}" if isinstance(x, float | int) else x or NONE
+              for x in (mean_hours(row.entries), row.svp, row.mp)),
+            scales_of(row.runs),
+        ]  # fmt: skip
+        rows.append((tables.label(row), False, tuple(map(Cell, words))))
+    heads = ("made by", "models", "made for", "hours each", "SVP", "MP", "lambda")
+    note = (
+        "From lorsmerge.json and run.json of the models. Ratios are what is kept; own: deltas "
+        "or runs differ."
+    )
+    return Table("systems", "The systems", note, tuple((head, "") for head in heads), tuple(rows))
+
+
+def _document(tables: Tables, made: Sequence[Table], notes: Sequence[str]) -> dict[str, Any]:
+    """Everything a report says, as numbers and as it stands in its tables."""
+    roles: Roles = tables.roles
+    return {
+        "lorsmerge": __version__,
+        "files": [str(path) for path in tables.results.files],
+        "notes": list(notes),
+        "roles": {
+            "base": roles.base, "finetuned": roles.finetuned, "against": roles.against,
+            "controls": dict(roles.controls), "held_out": sorted(roles.held_out),
+        },
+        "scores": [score for row in tables.rows for score in _numbers(tables, row)],
+        "tables": [asdict(table) for table in made],
+    }  # fmt: skip
+
+
+def _numbers(tables: Tables, row: Row) -> list[dict[str, Any]]:
+    """Scores of a row, over its runs, and their paired difference from the system compared against."""
+    found = []
+    for key in dict.fromkeys(key for run in row.runs.values() for key in run):
+        score = cell_score(row.runs, key)
+        test = tables.tests.difference(row.runs, tables.others(row), [key])
+        found.append(
+            {"system": row.label, "dataset": key[0], "language": key[1], "task": key[2]}
+            | {"blocks": next(run[key].record.blocks for run in row.runs.values() if key in run)}
+            | finite(asdict(score) if score else {})
+            | {"against": None if test is None else finite(asdict(test))}
+        )
+    for task in tables.tasks:
+        mean = average_score(tables.made_for(row, task), tables.columns(task))
+        if mean is not None and not math.isnan(mean.value):
+            found.append({"system": row.label, "language": "average", "task": task}
+                         | finite(asdict(mean)))  # fmt: skip
+    return found

@@ -1,0 +1,86 @@
+"""Which of a search's finalists are as good as the best, and which of those is the simplest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lorsmerge_cli.operations.search.report import Finalist, TrialRow
+from lorsmerge_cli.operations.search.scores import Goal, Speakers, Statistics, ordered, pareto
+from lorsmerge_cli.recipe.recipe import Recipe
+from lorsmerge_cli.recipe.space import Point, rounded
+
+
+def complexity(recipe: Recipe) -> tuple[int, int, float]:
+    """Return how much there is to a recipe, to be compared: less is simpler.
+
+    First the parts that pruning has: none (task arithmetic), one (SVP or MP), two (LoRS). Of as
+    many, then the number of different settings that deltas have: shared ones are simpler than one
+    for each. Of as many, the share that pruning keeps: fewer parameters are simpler.
+    """
+    deltas = recipe.resolved().deltas
+    settings = [(delta.svp, delta.mp, delta.scale) for delta in deltas]
+    parts = max((svp is not None) + (mp is not None) for svp, mp, _ in settings)
+    kept = sum((svp or 0) + (mp or 0) for svp, mp, _ in settings) / len(settings)
+    return parts, len(set(settings)), kept
+
+
+def unpruned(point: Point, factor: float = 1.0) -> Point:
+    """Return a point without its pruning, and with each lambda times a factor."""
+    return {
+        name: None if value is None or not name.startswith("scale") else rounded(factor * value)
+        for name, value in point.items()
+    }
+
+
+def judge(
+    goal: Goal,
+    recipes: Sequence[tuple[TrialRow, Recipe]],
+    statistics: Sequence[Statistics],
+    speakers: Speakers,
+) -> tuple[Finalist, ...]:
+    """Order finalists, the best first, and tell which cannot be told from it.
+
+    A finalist counts as good as the best where it is behind by no more than one standard error of
+    the paired difference, in every objective. Where a dev set has too few speakers for a standard
+    error, only what is no worse counts.
+
+    Args:
+        goal: by which they are ordered.
+        recipes: what was tried.
+        statistics: of each, on the dev set by beam search.
+        speakers: of the dev set.
+    """
+    scores = [goal.scores(found, ranking=False) for found in statistics]
+    values = [goal.values(found) for found in scores]
+    costs = [goal.costs(found, ranking=False) for found in values]
+    order = ordered(costs)
+    front = set(order[:1]) if len(goal.tasks) == 1 else set(pareto(costs)[0])
+    order.sort(key=lambda n: (n not in front, sum(costs[n]) if len(goal.tasks) > 1 else 0))
+    found = []
+    for n in order:
+        row, recipe = recipes[n]
+        differences = goal.compare(statistics[order[0]], statistics[n], speakers, ranking=False)
+        behind = goal.costs([d.difference for d in differences], ranking=False)
+        errors = [difference.interval.standard_error for difference in differences]
+        as_good = all(
+            cost <= 0 or cost <= error for cost, error in zip(behind, errors, strict=True)
+        )
+        found.append(
+            Finalist(
+                row, values[n], scores[n], n in front, differences, as_good, complexity(recipe)
+            )
+        )
+    return tuple(found)
+
+
+def choose(finalists: Sequence[Finalist], best: bool) -> Finalist:
+    """Return the finalist whose recipe is written.
+
+    Args:
+        finalists: the best first.
+        best: the best trial itself; else the simplest of those that are as good as the best (the
+            one-standard-error rule of Breiman et al. 1984), of equally simple ones the better.
+    """
+    if best:
+        return next(found for found in finalists if found.trial.number)
+    return min((found for found in finalists if found.as_good), key=lambda found: found.complexity)

@@ -1,0 +1,167 @@
+"""Many merges of the same deltas, in memory."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from lorsmerge_cli.core.combining import COMBINERS
+from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.core.merging import Merged, Term, is_finite, merge_tensor
+from lorsmerge_cli.core.methods import METHODS, Method, method_of
+from lorsmerge_cli.core.parallel import run_parallel
+from lorsmerge_cli.core.pruning.budget import Budget, budget
+from lorsmerge_cli.core.pruning.repeated import RepeatedPruning
+from lorsmerge_cli.core.statistics import energy
+from lorsmerge_cli.errors import NonFinite, non_finite
+from lorsmerge_cli.operations.merge import MergeInputs
+from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
+
+
+class RepeatedMerge:
+    """Merges of one base and its deltas by many recipes.
+
+    A matrix of a delta is decomposed once, at the largest rank, and its largest entries are
+    selected once for each pair of ratios, as far as `cache` goes. Where all deltas share their
+    scale and are combined linearly, what is kept is their sum or mean, so that another lambda
+    costs one addition to the base.
+
+    The weights are those of `merge` but for the order of the sum and the rank of the
+    decomposition: a few roundings of float32 of the update. An entry whose magnitude equals the
+    threshold of MP to within such a rounding can fall on its other side.
+
+    Args:
+        inputs: base and deltas, checked; `inputs.pruned` names the tensors that are pruned.
+        largest_svp: of any recipe to come.
+        device: where matrices are pruned.
+        threads: tensors in flight.
+        cache: bytes of pruned deltas kept.
+    """
+
+    def __init__(
+        self,
+        inputs: MergeInputs,
+        largest_svp: float | None,
+        device: torch.device,
+        threads: int,
+        cache: int,
+    ) -> None:
+        self.inputs, self.device, self.threads = inputs, device, threads
+        specs = inputs.base.specs
+        self._prunings = {
+            (name, number): RepeatedPruning(budget(specs[name].shape, largest_svp, None).rank)
+            for name in inputs.pruned
+            for number in range(len(inputs.vectors))
+        }
+        self._cache = _Cache(cache)
+
+    def weights(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
+        """Name and merged value of every tensor of the base, in the base's dtype.
+
+        Args:
+            recipe: with deltas in the order of the inputs.
+
+        Raises:
+            NonFinite: an input, or the merge, is not finite.
+        """
+        recipe = recipe.resolved()
+        yield from run_parallel(
+            lambda name: self._weight(name, recipe), self.inputs.base.specs, self.threads
+        )
+
+    def step_norm(self, recipe: Recipe) -> float:
+        """Return the L2 norm of the step from the base, as `merge` reports it."""
+        recipe = recipe.resolved()
+        names = [name for name, spec in self.inputs.base.specs.items() if spec.is_float]
+        squares = dict(
+            run_parallel(
+                lambda name: energy(self._merged(name, recipe).update), names, self.threads
+            )
+        )
+        return math.sqrt(math.fsum(squares.values()))
+
+    def _weight(self, name: str, recipe: Recipe) -> Tensor:
+        if not self.inputs.base.specs[name].is_float:
+            return self.inputs.base.read(name)
+        merged = self._merged(name, recipe).tensor
+        if not is_finite(merged):
+            raise self._non_finite(name)
+        return merged
+
+    def _merged(self, name: str, recipe: Recipe) -> Merged:
+        base, method = self.inputs.base.read(name), METHODS[recipe.method or method_of(())]
+        return merge_tensor(base, self._terms(name, recipe.deltas, method), method, base.dtype)
+
+    def _terms(self, name: str, deltas: tuple[DeltaEntry, ...], method: Method) -> Iterator[Term]:
+        """Deltas pruned before; where all share a scale and combine linearly, as one."""
+        shape, prunes = self.inputs.base.specs[name].shape, name in self.inputs.pruned
+        keeps = tuple(
+            budget(shape, entry.svp, entry.mp) if prunes and (entry.svp or entry.mp) else None
+            for entry in deltas
+        )
+        scales = [entry.scale or 0.0 for entry in deltas]
+        combiner = COMBINERS[method.combiner]
+        if combiner.linear and len(set(scales)) == 1:
+            key = (name, method.combiner, keeps)
+            pairs = ((self._pruned(name, n, keep), 1.0) for n, keep in enumerate(keeps))
+            yield Term(self._cache.get(key, lambda: combiner.combine(pairs)), scales[0])
+            return
+        for number, (keep, scale) in enumerate(zip(keeps, scales, strict=True)):
+            pruned = partial(self._pruned, name, number, keep)
+            delta = self._cache.get((name, number, keep), pruned)
+            if not combiner.linear and not is_finite(delta):
+                raise self._non_finite(name)
+            yield Term(delta, scale)
+
+    def _pruned(self, name: str, number: int, keep: Budget | None) -> Tensor:
+        vector = self.inputs.vectors[number]
+        delta = dense(vector.read(name))
+        if keep is None:
+            return delta
+        if not is_finite(delta):
+            raise non_finite(vector.path, name)
+        return dense(self._prunings[name, number].prune(delta.to(self.device), keep)).cpu()
+
+    def _non_finite(self, name: str) -> NonFinite:
+        if not is_finite(self.inputs.base.read(name)):
+            return non_finite(self.inputs.base.path, name)
+        for vector in self.inputs.vectors:
+            if not is_finite(dense(vector.read(name))):
+                return non_finite(vector.path, name)
+        return NonFinite(
+            f"{name!r} overflows {self.inputs.base.specs[name].dtype} in a merge of the search.",
+            "Lower the upper end of --scale.",
+        )
+
+
+class _Cache:
+    """Tensors by key; the one that was not used for longest goes first."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._held: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._used = 0
+        self._lock = Lock()
+
+    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What is held under a key, or else is made now; not to be changed."""
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+        value = make()
+        nbytes = value.numel() * value.element_size()
+        if nbytes <= self.size:
+            with self._lock:
+                self._held[key] = value
+                self._used += nbytes
+                while self._used > self.size:
+                    _, old = self._held.popitem(last=False)
+                    self._used -= old.numel() * old.element_size()
+        return value

@@ -1,0 +1,106 @@
+"""The picture of `search --plot`: the objectives against what was tried, and against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lorsmerge_cli.operations.search.report import SearchReport, TrialRow
+from lorsmerge_cli.pictures import legible, save_picture
+
+INCHES = (4.2, 3.6)  # a panel
+LABELS = {"scale": "lambda", "svp": "SVP ratio r", "mp": "MP ratio p"}
+BLUE, GREY, RED = "#3b6ea5", "#b5b5b5", "#c0392b"
+NONE = "none"
+
+
+def plot_search(report: SearchReport, output: Path, *, force: bool) -> None:
+    """Draw a row of panels for each objective: its value against lambda, r and p.
+
+    With two objectives one more row has the one against the other, and the Pareto front.
+
+    Args:
+        report: with at least one finalist.
+        output: a picture that `check_picture` found nothing against.
+
+    Raises:
+        OutputFault: the disk filled up.
+    """
+    from matplotlib.figure import Figure
+
+    space, goal = report.plan.space, report.plan.goal
+    names = goal.names(ranking=True)
+    kinds = [kind for kind in ("scale", "svp", "mp") if kind in space.values]
+    rows = len(names) + (len(names) == 2)
+    figure = Figure((INCHES[0] * max(len(kinds), 1 + (len(names) == 2)), INCHES[1] * rows),
+                    layout="constrained")  # fmt: skip
+    grid = figure.add_gridspec(rows, len(kinds))
+    how = "" if goal.rank_by == "loss" else f", {goal.rank_by}"
+    for objective, name in enumerate(names):
+        for column, kind in enumerate(kinds):
+            axes = figure.add_subplot(grid[objective, column])
+            _against(axes, report, objective, kind)
+            axes.set(xlabel=LABELS[kind], ylabel=f"{name} (average{how})")
+            if not objective and not column:
+                axes.legend(fontsize="small")
+    if len(names) == 2:
+        _front(figure.add_subplot(grid[rows - 1, :]), report)
+    save_picture(figure, output, force=force)
+
+
+def _against(axes: Any, report: SearchReport, objective: int, kind: str) -> None:
+    """Trials by the value of one kind of parameter; each delta's own in a colour of its own."""
+    names = report.plan.space.names(kind)
+    whole = [row for row in report.trials if not row.stopped]
+    stopped = [row for row in report.trials if row.stopped]
+    left = _place_of_none(report, kind)
+
+    def places(rows: list[TrialRow], name: str) -> list[float]:
+        return [left if row.point[name] is None else float(row.point[name] or 0) for row in rows]
+
+    for number, name in enumerate(names):
+        colour = BLUE if len(names) == 1 else f"C{number % 10}"
+        label = "trial" if len(names) == 1 else legible(Path(report.plan.space.deltas[number]).stem)
+        ys = [row.values[objective] for row in whole]
+        axes.plot(places(whole, name), ys, "o", color=colour, markersize=5, alpha=0.75, label=label)
+    if len(names) == 1:
+        ys = [row.values[objective] for row in stopped if row.values]
+        xs = places([row for row in stopped if row.values], names[0])
+        label = "stopped, on a part"
+        axes.plot(xs, ys, "o", markerfacecolor="none", color=GREY, markersize=5, label=label)
+        best = next(found.trial for found in report.finalists if found.trial.number)
+        axes.plot(places([best], names[0]), [best.values[objective]], "*", color=RED,
+                  markersize=14, label=f"best: trial {best.number}")  # fmt: skip
+        if not stopped:
+            axes.lines[1].set_label("_none")
+    if any(row.point[name] is None for row in report.trials for name in names):
+        ticks = sorted({left, *(v for n in names for v in places(list(report.trials), n))})
+        if len(ticks) <= 8:
+            axes.set_xticks(ticks, [NONE if tick == left else f"{tick:g}" for tick in ticks])
+
+
+def _place_of_none(report: SearchReport, kind: str) -> float:
+    """Left of every number."""
+    names = report.plan.space.names(kind)
+    found = [row.point[name] for row in report.trials for name in names]
+    numbers = [value for value in found if value is not None] or [1.0]
+    return min(numbers) - 0.15 * ((max(numbers) - min(numbers)) or 1.0)
+
+
+def _front(axes: Any, report: SearchReport) -> None:
+    """Finalists by both objectives, their Pareto front joined."""
+    names = report.plan.goal.names(ranking=False)
+    for found in report.finalists:
+        style = {"color": RED} if found.on_front else {"color": BLUE}
+        axes.plot(*([value] for value in found.values), "o", **style)
+        axes.annotate(str(found.trial.number or found.trial.title), found.values, xytext=(5, 4),
+                      textcoords="offset points", fontsize="small")  # fmt: skip
+    front = sorted(found.values for found in report.front)
+    axes.plot([x for x, _ in front], [y for _, y in front], "-", color=RED, label="Pareto front")
+    axes.plot([], [], "o", color=BLUE, label="other finalist")
+    axes.set(
+        xlabel=f"{names[0]} (average, lower is better)",
+        ylabel=f"{names[1]} (average, higher is better)",
+        title=f"finalists, beam {report.plan.settings.beam}",
+    )
+    axes.legend(fontsize="small")

@@ -1,0 +1,393 @@
+"""Search the ratios and scales of a merge: many merges in memory, scored on a dev set."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile
+from lorsmerge_cli.metrics.significance import FLIPS, Comparison
+from lorsmerge_cli.operations.search import study as studies
+from lorsmerge_cli.operations.search.finalists import choose, complexity, judge, unpruned
+from lorsmerge_cli.operations.search.merges import RepeatedMerge
+from lorsmerge_cli.operations.search.plan import SearchPlan
+from lorsmerge_cli.operations.search.report import Finalist, SearchReport, TrialRow
+from lorsmerge_cli.operations.search.scores import (
+    Scorer,
+    Scores,
+    Statistics,
+    ordered,
+    pareto,
+    speakers_of,
+)
+from lorsmerge_cli.operations.search.storage import (
+    GRACE,
+    STORAGE_ERRORS,
+    is_url,
+    open_storage,
+    reason,
+    shown,
+)
+from lorsmerge_cli.recipe.space import Point, rounded
+from lorsmerge_cli.speech.decoding import free_memory
+from lorsmerge_cli.speech.source import parse_speech_dtype
+
+POLL = 1.0  # seconds between looks at what the other workers do
+PATIENCE = 120.0  # seconds that a worker waits for the study to be made
+KEPT_MERGES, KEPT_FEATURES = 0.25, 0.25  # of the free memory
+RESULT = "result"  # attribute of a trial: `scores`, of which `part`, and the `same` one
+STATISTICS = "statistics"  # attributes of a trial that heard all: what its scores come from
+
+
+def search(
+    plan: SearchPlan,
+    *,
+    command: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    told: Callable[[str], None] = lambda text: None,
+    done: Callable[[TrialRow], None] = lambda trial: None,
+) -> SearchReport:
+    """Carry out a plan, or take part in it.
+
+    Args:
+        plan: a checked search.
+        command: the line that goes on with it.
+        progress: told the trials that are newly finished, by whichever worker, and those in all.
+        told: told what it waits for.
+        done: told each trial that this process finished.
+
+    Raises:
+        Interrupted: by a signal.
+        UnreadableFile: the database went away and did not come back.
+        Mismatch: the study is about something else.
+        LorsmergeError: see the subclasses.
+    """
+    run = _Run(plan, progress, told, done)
+    try:
+        run.join()
+        run.do_trials()
+        if plan.settings.worker:
+            return SearchReport(plan, run.rows(), (), None, None, None, None, (), run.own)
+        finalists = run.finalists()
+        chosen = choose(finalists, plan.settings.best)
+        found = run.by_beam("the base", lambda: run.scorer.load_base())
+        base = plan.goal.scores(found, ranking=False)
+        test, base_test, tested = run.test(chosen) if plan.test else (None, None, ())
+        return SearchReport(
+            plan, run.rows(), finalists, chosen, base, test, base_test, tested, run.own
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted; what was finished is kept in {shown(plan.study)}.",
+            f"Go on with: {command}",
+        ) from None
+    except STORAGE_ERRORS as error:
+        raise UnreadableFile(
+            f"{shown(plan.study)} went away in the middle of the search ({reason(error)}).",
+            f"What was finished is in it. When it is back, go on with: {command}",
+        ) from error
+
+
+class _Run:
+    """A process of a search."""
+
+    def __init__(
+        self,
+        plan: SearchPlan,
+        progress: Callable[[int, int], None],
+        told: Callable[[str], None],
+        done: Callable[[TrialRow], None],
+    ) -> None:
+        self.plan, self.progress, self.told, self.done = plan, progress, told, done
+        self.own = 0
+        self._reported = 0
+        self._titles = {
+            tuple(self._point(point).items()): title
+            for title, point in plan.space.first_points().items()
+        }
+        self.storage: RDBStorage
+        self.study: Study
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model and all that is kept for it, made when it is first needed."""
+        plan = self.plan
+        settings = plan.settings
+        device = resolve_device(settings.device)
+        speech = plan.source.open(parse_speech_dtype(settings.dtype), settings.device)
+        ratio = plan.space.values.get("svp")
+        free = free_memory()
+        merge = RepeatedMerge(
+            plan.inputs, ratio.largest if ratio else None, device, plan.threads,
+            cache=int(KEPT_MERGES * free),
+        )  # fmt: skip
+        return Scorer(
+            speech, merge, plan.goal.rank_by, settings.decoding, int(KEPT_FEATURES * free),
+            settings.normalisation,
+        )  # fmt: skip
+
+    def join(self) -> None:
+        """Open the study, or begin it; a worker waits for it."""
+        plan, began = self.plan, time.monotonic()
+        worker = plan.settings.worker
+        while True:
+            study = None
+            if not worker or is_url(plan.study) or os.path.exists(plan.study):
+                self.storage = open_storage(plan.study, studies.do_again, self.told)
+                study = studies.join_study(
+                    self.storage, plan.study, plan.settings.name, plan.fingerprint,
+                    plan.goal.directions(ranking=True), create=not worker,
+                )  # fmt: skip
+            if study is not None:
+                break
+            if time.monotonic() - began > PATIENCE:
+                raise LorsmergeError(
+                    f"There is no study {plan.settings.name!r} in {shown(plan.study)} to take "
+                    "part in.",
+                    "Start the search itself, the same command with -o in place of --worker.",
+                )
+            time.sleep(POLL)
+        study.sampler = studies.Sampler(plan.settings.sampler, plan.settings.seed, plan.points)
+        if not worker and study.user_attrs.get(studies.TRIALS) != plan.trials:
+            study.set_user_attr(studies.TRIALS, plan.trials)
+        self.study = study
+
+    @property
+    def total(self) -> int:
+        """Trials in all, as the search itself was told."""
+        return int(self.study.user_attrs.get(studies.TRIALS, self.plan.trials))
+
+    def do_trials(self) -> None:
+        """Do trials until there are enough; a search then waits for those of its workers."""
+        waited = failed = False
+        while True:
+            try:
+                studies.recover(self.study)
+                trials = studies.live(self.study)
+                states = [trial.state for trial in trials]
+                self._progress(trials)
+                if TrialState.WAITING in states or len(trials) < self.total:
+                    self._do_one()
+                elif TrialState.RUNNING in states and not self.plan.settings.worker:
+                    if not waited:
+                        self.told(
+                            "waiting for the trials of other workers; those of one that died "
+                            f"are done again after {GRACE} s"
+                        )
+                        waited = True
+                    time.sleep(POLL)
+                else:
+                    return
+                failed = False
+            except STORAGE_ERRORS as error:
+                if failed:
+                    raise
+                failed = True  # the trial in hand is lost, and done again if the next one works
+                self.told(f"{shown(self.plan.study)}: {reason(error)}; trying again.")
+
+    def _progress(self, trials: Sequence[FrozenTrial]) -> None:
+        count = len(studies.finished(trials))
+        self.progress(count - self._reported, self.total)
+        self._reported = count
+
+    def _do_one(self) -> None:
+        trial = studies.ask(self.study)
+        try:
+            trials = studies.live(self.study)
+            if sum(t.number < trial.number for t in trials) >= self.total:  # another was faster
+                studies.let_be(self.study, trial)
+                return
+            with studies.signs_of_life(self.storage, trial):
+                values = self._try(trial, studies.finished(trials))
+        except UpdateFinishedTrialError:
+            self.told(f"trial {trial.number}: given up by another worker, as this one gave no sign")
+            return
+        except STORAGE_ERRORS:
+            raise
+        except BaseException:
+            with suppress(*STORAGE_ERRORS):
+                studies.give_up(self.study, self.study.get_trials(deepcopy=False)[trial.number])
+            raise
+        state = TrialState.PRUNED if values is None else None
+        self.done(self._row(self.study.tell(trial, values, state, skip_if_finished=True)))
+        self.own += 1
+
+    def _try(self, trial: Trial, finished: Sequence[FrozenTrial]) -> tuple[float, ...] | None:
+        """Values of the objectives; None for a trial that is stopped early."""
+        point = studies.suggest(trial, self.plan.space)
+        wanted = self._point(point)
+        twin = next((t for t in finished if self._point(t.params) == wanted), None)
+        if twin is not None:
+            return self._repeat(trial, twin)
+        self.scorer.load(self.plan.space.recipe(point))
+        parts, goal = self.plan.parts, self.plan.goal
+        values: tuple[float, ...] = ()
+        for step, statistics in enumerate(self.scorer.rank(parts), 1):
+            scores = goal.scores(statistics, ranking=True)
+            values = goal.values(scores)
+            last = step == len(parts)
+            if not last and len(values) == 1:
+                trial.report(values[0], step)
+            stopped = not last and self._is_behind(statistics)
+            if last:
+                studies.keep_statistics(trial, STATISTICS, statistics)
+            if last or stopped:
+                part = len(parts[step - 1]) / len(parts[-1])
+                trial.set_user_attr(RESULT, {"scores": scores, "part": part})
+            if stopped:
+                return None
+        return values
+
+    def _is_behind(self, statistics: Statistics) -> bool:
+        """Whether one of the best finished trials is better on the same utterances, for certain.
+
+        By more than two standard errors of the paired difference, in every objective. A loss that
+        is not finite is behind.
+        """
+        goal = self.plan.goal
+        whole = [
+            trial for trial in studies.finished(studies.live(self.study))
+            if trial.state == TrialState.COMPLETE and "same" not in trial.user_attrs[RESULT]
+        ]  # fmt: skip
+        if len(whole) < studies.COMPARED:
+            return False
+        costs = [goal.costs(trial.values or (), ranking=True) for trial in whole]
+        for n in pareto(costs)[0]:
+            best = studies.kept_statistics(whole[n].user_attrs, STATISTICS, self._shapes(True))
+            if best is None:
+                continue
+            same = {key: table[: len(statistics[key])] for key, table in best.items()}
+            found = goal.compare(same, statistics, self.plan.speakers, ranking=True)
+            behind = goal.costs([test.difference for test in found], ranking=True)
+            lost = self._infinite(statistics) and not self._infinite(same)
+            if lost or all(
+                cost > studies.BEHIND * test.interval.standard_error
+                for cost, test in zip(behind, found, strict=True)
+            ):
+                return True
+        return False
+
+    def _infinite(self, statistics: Statistics) -> bool:
+        values = self.plan.goal.values(self.plan.goal.scores(statistics, ranking=True))
+        return any(map(math.isinf, values))
+
+    def _shapes(self, ranking: bool) -> dict[str, tuple[int, int]]:
+        """Of the statistics of the whole dev set."""
+        goal = self.plan.goal
+        return {
+            key: (len(names), goal.metric(key.rpartition("_")[2], ranking=ranking)[0].columns)
+            for key, names in self.plan.speakers.items()
+        }
+
+    def _repeat(self, trial: Trial, twin: FrozenTrial) -> tuple[float, ...] | None:
+        """The result of a finished trial that tried the same."""
+        same = studies.place_of(self.study, twin) + 1
+        trial.set_user_attr(RESULT, {"same": same} | twin.user_attrs[RESULT])
+        for step, value in twin.intermediate_values.items():  # none with two objectives
+            trial.report(value, step)
+        return None if twin.state == TrialState.PRUNED else tuple(twin.values or ())
+
+    def _point(self, params: Mapping[str, Any]) -> Point:
+        """As it stands in a recipe."""
+        point = {name: params[name] for name in self.plan.space.parameters}
+        return {name: None if value is None else rounded(value) for name, value in point.items()}
+
+    def _row(self, trial: FrozenTrial) -> TrialRow:
+        point, result = self._point(trial.params), trial.user_attrs[RESULT]
+        return TrialRow(
+            number=studies.place_of(self.study, trial) + 1,
+            title=self._titles.get(tuple(point.items()), ""),
+            stopped=trial.state == TrialState.PRUNED,
+            part=result["part"],
+            point=point,
+            values=tuple(trial.values or self.plan.goal.values(result["scores"])),
+            scores=result["scores"],
+            same_as=result.get("same"),
+        )
+
+    def rows(self) -> tuple[TrialRow, ...]:
+        """The finished trials."""
+        return tuple(self._row(trial) for trial in studies.finished(studies.live(self.study)))
+
+    def finalists(self) -> tuple[Finalist, ...]:
+        """The best trials and what they have to beat, scored as `eval` does, the best of them first.
+
+        To beat: task arithmetic with the lambda of the best trial, and with the lambda that takes a
+        step of the same norm, its control.
+        """
+        plan = self.plan
+        rows = [row for row in self.rows() if not row.stopped and row.same_as is None]
+        costs = [plan.goal.costs(row.values, ranking=True) for row in rows]
+        chosen = [rows[n] for n in ordered(costs)[: plan.settings.finalists]]
+        found = {row.name: (row, self._final(row)) for row in chosen}
+        best = self._judged(found.values())[0].trial
+        for row in self._to_beat(best):
+            if row.point not in [other.point for other, _ in found.values()]:
+                found[row.name] = row, self._final(row)
+        return self._judged(found.values())
+
+    def _judged(self, found: Iterable[tuple[TrialRow, Statistics]]) -> tuple[Finalist, ...]:
+        rows, statistics = zip(*found, strict=True)
+        recipes = [(row, self.plan.space.recipe(row.point)) for row in rows]
+        return judge(self.plan.goal, recipes, statistics, self.plan.speakers)
+
+    def _to_beat(self, best: TrialRow) -> Iterator[TrialRow]:
+        recipe, plain = self.plan.space.recipe(best.point), unpruned(best.point)
+        if complexity(recipe)[0] == 0:
+            return
+        key = f"step of {best.name}"
+        factor: float | None = self.study.user_attrs.get(key)
+        if factor is None:
+            norms = [self.scorer.step_norm(r) for r in (recipe, self.plan.space.recipe(plain))]
+            factor = norms[0] / norms[1] if norms[1] else 0.0
+            self.study.set_user_attr(key, factor)
+        for title, point in (
+            (f"task arithmetic of {best.name}", plain),
+            (f"control of {best.name}", unpruned(best.point, factor)),
+        ):
+            yield TrialRow(0, title, False, 1.0, point, (), {})
+
+    def _final(self, row: TrialRow) -> Statistics:
+        if self.plan.goal.rank_by == "beam" and row.number:
+            trial = next(
+                t for t in studies.finished(studies.live(self.study))
+                if studies.place_of(self.study, t) + 1 == row.number
+            )  # fmt: skip
+            known = studies.kept_statistics(trial.user_attrs, STATISTICS, self._shapes(True))
+            if known is not None:
+                return known
+        recipe = self.plan.space.recipe(row.point)
+        return self.by_beam(row.name, lambda: self.scorer.load(recipe))
+
+    def by_beam(self, what: str, load: Callable[[], None]) -> Statistics:
+        """Statistics of a model as `eval` has them, from the study where an earlier run got there."""
+        key = f"{what} beam {self.plan.settings.beam}"
+        known = studies.kept_statistics(self.study.user_attrs, key, self._shapes(False))
+        if known is None:
+            self.told(f"beam search with {what}")
+            load()
+            known = self.scorer.score(self.plan.parts[-1])
+            studies.keep_statistics(self.study, key, known)
+        return known
+
+    def test(self, chosen: Finalist) -> tuple[Scores, Scores, tuple[Comparison, ...]]:
+        """Scores of the chosen recipe and of the base on the test set, and their paired test."""
+        goal, rows = self.plan.goal, self.plan.test
+        self.told(f"beam search with {chosen.trial.name} and the base on the test set")
+        self.scorer.load(self.plan.space.recipe(chosen.trial.point))
+        own = self.scorer.score(rows)
+        self.scorer.load_base()
+        base = self.scorer.score(rows)
+        tested = goal.compare(base, own, speakers_of(rows), ranking=False, flips=FLIPS)
+        return goal.scores(own, ranking=False), goal.scores(base, ranking=False), tested

@@ -1,0 +1,285 @@
+"""Scores of the merges of a search: the one model that stays loaded, and the dev set it hears."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorsmerge_cli.data.utterance import Utterance
+from lorsmerge_cli.metrics.normalisation import AUTO
+from lorsmerge_cli.metrics.significance import (
+    FEW,
+    Comparison,
+    Floats,
+    Interval,
+    Metric,
+    block_sums,
+    compare,
+)
+from lorsmerge_cli.metrics.wer import WER_METRIC
+from lorsmerge_cli.operations.search.merges import RepeatedMerge
+from lorsmerge_cli.recipe.recipe import Recipe
+from lorsmerge_cli.results.records import dev_statistics, metric_for
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.features import Features
+from lorsmerge_cli.speech.loss import token_losses
+from lorsmerge_cli.speech.model import SpeechModel
+
+RANKINGS = ("greedy", "beam", "loss")
+OBJECTIVES = {"wer": ("asr",), "bleu": ("st",), "both": ("asr", "st")}
+PARTS = (0.25, 0.5, 1.0)  # of the dev set, after which a trial may be stopped
+
+SMALL = 100  # utterances of a task, of fewer of which a dev set is small
+
+Scores = dict[str, float]  # `ca_asr` -> its WER (or CER) in percent, its BLEU, or its loss
+Statistics = dict[str, Floats]  # `ca_asr` -> what its score comes from, (utterances, columns)
+Speakers = dict[str, list[str | None]]  # `ca_asr` -> of its utterances
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is to become better.
+
+    Attributes:
+        tasks: of each objective, `asr` (average error rate) or `st` (average BLEU).
+        rank_by: what a trial is scored by: `greedy` or `beam` decoding, or `loss`.
+    """
+
+    tasks: tuple[str, ...]
+    rank_by: str
+
+    def names(self, *, ranking: bool) -> tuple[str, ...]:
+        """Of the objectives, of trials or else of finalists."""
+        if ranking and self.rank_by == "loss":
+            return tuple(f"{task} loss" for task in self.tasks)
+        return tuple("WER" if task == "asr" else "BLEU" for task in self.tasks)
+
+    def directions(self, *, ranking: bool) -> tuple[str, ...]:
+        """`minimize` or `maximize`, of each objective."""
+        if ranking and self.rank_by == "loss":
+            return ("minimize",) * len(self.tasks)
+        return tuple("minimize" if task == "asr" else "maximize" for task in self.tasks)
+
+    def metric(self, task: str, *, ranking: bool) -> tuple[Metric, float]:
+        """Return the metric of a task's statistics, and what its scores are multiplied by.
+
+        A loss is a rate too: nats per token.
+        """
+        if ranking and self.rank_by == "loss":
+            return WER_METRIC, 1.0
+        return metric_for(task), 1.0 if task == "st" else 100.0
+
+    def scores(self, statistics: Mapping[str, Floats], *, ranking: bool) -> Scores:
+        """Return the score of each language and task; a loss that is not finite is infinite."""
+        found = {}
+        for key, table in statistics.items():
+            metric, unit = self.metric(key.rpartition("_")[2], ranking=ranking)
+            found[key] = unit * float(metric.score(table.sum(axis=0)))
+            if ranking and self.rank_by == "loss" and math.isnan(found[key]):
+                found[key] = math.inf
+        return found
+
+    def compare(
+        self,
+        a: Mapping[str, Floats],
+        b: Mapping[str, Floats],
+        speakers: Speakers,
+        *,
+        ranking: bool,
+        flips: int = 1,
+    ) -> tuple[Comparison, ...]:
+        """Return b less a in each objective, in percent, BLEU points or nats.
+
+        Args:
+            a, b: statistics of the same utterances.
+            speakers: of at least those: they are the first ones.
+            ranking: of trials, or else of finalists.
+            flips: of the paired test, for whoever wants its p.
+        """
+        found = []
+        for task in self.tasks:
+            metric, unit = self.metric(task, ranking=ranking)
+            pairs = []
+            for key in a:
+                if key.rpartition("_")[2] == task:
+                    said = speakers[key][: len(a[key])]
+                    pairs.append((block_sums(a[key], said), block_sums(b[key], said)))
+            test = compare(pairs, metric, flips=flips)
+            low, high, error, blocks = vars(test.interval).values()
+            interval = Interval(unit * low, unit * high, unit * error, blocks)
+            found.append(Comparison(unit * test.difference, interval, test.p_value))
+        return tuple(found)
+
+    def values(self, scores: Mapping[str, float]) -> tuple[float, ...]:
+        """Plain means over the languages, as in the paper's tables."""
+        return tuple(
+            _mean(value for key, value in scores.items() if key.rpartition("_")[2] == task)
+            for task in self.tasks
+        )
+
+    def costs(self, values: Sequence[float], *, ranking: bool) -> tuple[float, ...]:
+        """Values of which less is better."""
+        directions = self.directions(ranking=ranking)
+        return tuple(
+            value if direction == "minimize" else -value
+            for value, direction in zip(values, directions, strict=True)
+        )
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = [value for value in values if not math.isnan(value)]
+    return math.fsum(found) / len(found) if found else math.inf
+
+
+def parts_of(rows: Sequence[Utterance], shares: Sequence[float]) -> list[list[Utterance]]:
+    """Growing parts of a dev set, each with about the same share of every language and task."""
+    groups: dict[tuple[str, str], list[Utterance]] = {}
+    for row in rows:
+        groups.setdefault((row.language, row.task), []).append(row)
+    for group in groups.values():  # any order that is none, and the same one everywhere
+        group.sort(key=lambda row: hashlib.sha256(row.id.encode()).digest())
+    return [
+        [row for group in groups.values() for row in group[: math.ceil(share * len(group))]]
+        for share in shares
+    ]
+
+
+def speakers_of(rows: Sequence[Utterance]) -> Speakers:
+    """Return the speakers of each language and task, in the order of statistics of the rows."""
+    found: Speakers = {}
+    for row in rows:
+        found.setdefault(f"{row.language}_{row.task}", []).append(row.speaker)
+    return found
+
+
+def small_sets(tasks: Sequence[str], rows: Sequence[Utterance]) -> list[str]:
+    """Return a warning for each task that a dev set is too small to tell recipes apart by."""
+    found = []
+    for task in tasks:
+        groups = {
+            key: names for key, names in speakers_of(rows).items() if key.endswith(f"_{task}")
+        }
+        count = sum(map(len, groups.values()))
+        each = [len({name or n for n, name in enumerate(names)}) for names in groups.values()]
+        if min(each) < FEW or count < SMALL:
+            found.append(
+                f"The dev set is small for {task}: {count} utterances, of {min(each)} speakers in one "
+                "language. What separates its best recipes will mostly be chance."
+            )
+    return found
+
+
+class Scorer:
+    """Scores recipes by the model they make.
+
+    Args:
+        speech: the model whose weights are replaced.
+        merge: of the same base.
+        rank_by: how trials are scored, of RANKINGS.
+        decoding: of the finalists, and of trials ranked by `beam`.
+        kept: bytes of features that are kept.
+        normalisation: of error rates, one of `CHOICES`.
+    """
+
+    def __init__(
+        self,
+        speech: SpeechModel,
+        merge: RepeatedMerge,
+        rank_by: str,
+        decoding: DecodingSettings,
+        kept: int,
+        normalisation: str = AUTO,
+    ) -> None:
+        self.speech, self.merge, self.rank_by = speech, merge, rank_by
+        self.normalisation = normalisation
+        self.decoding = decoding.with_lists_of(speech)
+        self.features = Features(speech, kept)
+
+    def load(self, recipe: Recipe) -> None:
+        """Make the model that a recipe stands for.
+
+        Raises:
+            NonFinite: an input, or the merge, is not finite.
+        """
+        self._replace_weights(self.merge.weights(recipe))
+
+    def load_base(self) -> None:
+        """Make the model that is merged into."""
+        base = self.merge.inputs.base
+        self._replace_weights((name, base.read(name)) for name in base.specs)
+
+    def _replace_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        model = self.speech.model
+        held = dict(model.named_parameters()) | dict(model.named_buffers())
+        with torch.no_grad():
+            for name, value in weights:
+                if name in held:  # not a second name of a tied tensor
+                    held[name].copy_(value)
+
+    def step_norm(self, recipe: Recipe) -> float:
+        """Return the L2 norm of the step from the base that a recipe's merge takes."""
+        return self.merge.step_norm(recipe)
+
+    def rank(self, parts: Sequence[Sequence[Utterance]]) -> Iterable[Statistics]:
+        """Statistics of the loaded model on growing parts, by what is cheap."""
+        if self.rank_by == "loss":
+            losses: dict[str, tuple[float, int]] = {}
+            for rows in parts:
+                new = [row for row in rows if row.id not in losses]
+                losses |= token_losses(self.speech, new, self.features)
+                yield loss_statistics(rows, losses)
+            return
+        settings = self.decoding if self.rank_by == "beam" else replace(self.decoding, beam=1)
+        texts: dict[str, str] = {}
+        for rows in parts:
+            new = [row for row in rows if row.id not in texts]
+            texts |= decode(self.speech, new, settings, features=self.features)
+            yield dev_statistics(rows, texts, self.normalisation)
+
+    def score(self, rows: Sequence[Utterance]) -> Statistics:
+        """Statistics of the loaded model as `eval` has them."""
+        texts = decode(self.speech, rows, self.decoding, features=self.features)
+        return dev_statistics(rows, texts, self.normalisation)
+
+
+def loss_statistics(
+    rows: Sequence[Utterance], losses: Mapping[str, tuple[float, int]]
+) -> Statistics:
+    """Return nats and tokens of each utterance, (utterances, 2) by language and task."""
+    found: dict[str, list[tuple[float, int]]] = {}
+    for row in rows:
+        found.setdefault(f"{row.language}_{row.task}", []).append(losses[row.id])
+    return {key: np.array(pairs, dtype=np.float64) for key, pairs in found.items()}
+
+
+def ordered(costs: Sequence[Sequence[float]]) -> list[int]:
+    """Indices, the best first: by Pareto front, and in it by the sum of their ranks."""
+    ranks = [0] * len(costs)
+    for objective in zip(*costs, strict=True):
+        for rank, n in enumerate(sorted(range(len(costs)), key=lambda n: objective[n])):
+            ranks[n] += rank
+    return [n for front in pareto(costs) for n in sorted(front, key=lambda n: ranks[n])]
+
+
+def pareto(costs: Sequence[Sequence[float]]) -> list[list[int]]:
+    """Indices by front: none of a front is worse in all than another of it or of a later one.
+
+    Args:
+        costs: of each candidate, of which less is better.
+    """
+    left, fronts = list(range(len(costs))), []
+    while left:
+        front = [i for i in left if not any(_dominates(costs[j], costs[i]) for j in left)]
+        fronts.append(front)
+        left = [i for i in left if i not in front]
+    return fronts
+
+
+def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)

@@ -1,0 +1,135 @@
+"""What may leave this machine: names of files in place of the paths they have here, and Hub ids.
+
+A path tells a user's name and what else lies on the machine, and nobody elsewhere has use for it.
+Cards and records that are pushed have names alone; the history in a delta's header, which is there to
+be shared, has relative paths as well.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lorsmerge_cli.checkpoint.references import REFERENCE, pinned_parts
+from lorsmerge_cli.recipe.recipe import Recipe
+
+OPTION = re.compile(r"[\w.-]+=")  # before the path in `--data clips=/home/anna/clips`
+# a root, a home, a drive, or a folder above the current one
+OF_THIS_MACHINE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:|(?:.*[/\\])?\.\.(?:[/\\]|$)", re.DOTALL)
+COMMITS = "  # "  # between a command of a history and the Hub ids that it took
+
+
+def published_name(path: str) -> str:
+    """Return a Hub id with its commit as it is, and the last part of any other path.
+
+    Example:
+        >>> published_name("/home/anna/secret/ca.delta")
+        'ca.delta'
+    """
+    if pinned_parts(path):
+        return path
+    parts = [part for part in re.split(r"[/\\]", path) if part.strip(".") and part[0] != "~"]
+    return parts[-1] if parts else "folder" if path else ""
+
+
+def published_recipe(recipe: Recipe) -> Recipe:
+    """Return the recipe with a name for each path, and different names for different paths."""
+    names = published_names([recipe.base, *(entry.path for entry in recipe.deltas)])
+    deltas = tuple(replace(entry, path=names[entry.path]) for entry in recipe.deltas)
+    return replace(recipe, base=names[recipe.base], deltas=deltas)
+
+
+def published_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checked `lorsmerge.json` or `run.json` with names in place of paths."""
+    found: dict[str, Any] = recorded(record)
+    if "base_name" in record:
+        found["base_name"] = published_name(record["base_name"])
+    if "recipe" in record:
+        entries = record["recipe"]["deltas"]
+        names = published_names([record["recipe"]["base"], *(entry["path"] for entry in entries)])
+        found["recipe"]["base"] = names[record["recipe"]["base"]]
+        for entry, before in zip(found["recipe"]["deltas"], entries, strict=True):
+            entry["path"] = names[before["path"]]
+    return found
+
+
+def published_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return a name for each path, and different names for different paths."""
+    names: dict[str, str] = {}
+    for path in dict.fromkeys(paths):
+        name = published_name(path)
+        stem, dot, suffix = name.partition(".")
+        number = 1
+        while name in names.values():
+            number += 1
+            name = f"{stem}-{number}{dot}{suffix}"
+        names[path] = name
+    return names
+
+
+def recorded(value: Any) -> Any:
+    """Return plain values in which paths of this machine alone are replaced by names."""
+    if isinstance(value, dict):
+        return {key: recorded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [recorded(item) for item in value]
+    return recorded_word(value) if isinstance(value, str) else value
+
+
+def recorded_word(word: str) -> str:
+    """Return a word of a command as a file's history has it: relative paths as they are."""
+    return _behind_option(lambda path: published_name(path) if is_local(path) else path, word)
+
+
+def recorded_command(words: Sequence[str]) -> str:
+    """Return the command of these words, for a delta's history: of absolute paths the names alone.
+
+    A delta is made to be shared, and where its files lay says nothing but who lives there.
+
+    Example:
+        >>> recorded_command(["delta", "/home/anna/base", "ca", "-o", "ca.delta"])
+        'lorsmerge delta base ca -o ca.delta'
+    """
+    return shlex.join(["lorsmerge", *map(recorded_word, words)])
+
+
+def is_local(path: str) -> bool:
+    """Whether a path begins at this machine's root, at a home or in a folder above."""
+    return OF_THIS_MACHINE.match(path) is not None
+
+
+def published_command(line: str) -> str | None:
+    """Return a command of a history with names in place of paths; None for what is no command of ours.
+
+    Example:
+        >>> published_command("lorsmerge delta /home/anna/base runs/ca -o /tmp/ca.delta")
+        'lorsmerge delta base ca -o ca.delta'
+    """
+    command, mark, comment = line.rpartition(COMMITS)
+    ids = comment.split(", ")
+    if not mark or not all(map(pinned_parts, ids)):
+        command, ids = line, []
+    try:
+        words = shlex.split(command, comments=True)
+    except ValueError:
+        return None
+    if words[:1] != ["lorsmerge"]:
+        return None
+    repos = {parts[0] for name in ids if (parts := pinned_parts(name))}
+
+    def name_of(path: str) -> str:
+        match = REFERENCE.fullmatch(path)
+        return path if match and match["repo"] in repos else published_name(path)
+
+    shown = shlex.join(_behind_option(name_of, word) for word in words)
+    return shown + (COMMITS + ", ".join(ids) if ids else "")
+
+
+def _behind_option(change: Callable[[str], str], word: str) -> str:
+    """Change what follows `name=` in a word, or all of it."""
+    option = OPTION.match(word)
+    start = option.end() if option else 0
+    return word[:start] + change(word[start:])

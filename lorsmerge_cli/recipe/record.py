@@ -1,0 +1,349 @@
+"""How a model was made: the records that merges and fine-tunes leave, read as a stranger's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorsmerge_cli.checkpoint.model_writer import RUN
+from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile
+from lorsmerge_cli.core.methods import method_of, method_of_pruned
+from lorsmerge_cli.data.languages import TASKS
+from lorsmerge_cli.deltas.task_vector import StoredTaskVector
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
+from lorsmerge_cli.inputs import json_object, read_document
+from lorsmerge_cli.recipe.recipe import LARGEST, RATIOS, Recipe, recipe_of
+
+if TYPE_CHECKING:
+    from lorsmerge_cli.checkpoint.reader import Checkpoint
+    from lorsmerge_cli.data.dataset import DataReport
+    from lorsmerge_cli.deltas.task_vector import TaskVector
+
+SHOWN = 16  # characters of a fingerprint
+MERGE = "lorsmerge.json"
+LANGUAGE = re.compile(
+    r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*"
+)  # Whisper's codes, and others of their form
+
+
+@dataclass(frozen=True)
+class MergedDelta:
+    """What a merge recorded of one of its deltas.
+
+    Attributes:
+        fingerprint: of its numbers.
+        language, task: what its file names, empty where it names none.
+        pruning: the ratios that `prune` had applied, by name.
+        trained_on: language and task, and hours where they are known, of its training data.
+        seed: of its training, None where it is not known.
+    """
+
+    fingerprint: str
+    language: str
+    task: str
+    pruning: Mapping[str, float]
+    trained_on: tuple[Mapping[str, Any], ...]
+    seed: int | None
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Languages and tasks, of the file and of its training data."""
+        rows = [(row["language"], row["task"]) for row in self.trained_on]
+        return [pair for pair in dict.fromkeys([(self.language, self.task), *rows]) if any(pair)]
+
+
+@dataclass(frozen=True)
+class MergeRecord:
+    """What a merge recorded of itself in `lorsmerge.json`, or in the header of a file.
+
+    Attributes:
+        recipe: with every default written out.
+        base: the base's fingerprint.
+        deltas: one for each of the recipe's.
+        lorsmerge, torch: versions, empty where they are not recorded.
+    """
+
+    recipe: Recipe
+    base: str
+    deltas: tuple[MergedDelta, ...]
+    lorsmerge: str
+    torch: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `finetune` recorded of itself in `run.json`, as far as it is there.
+
+    Attributes:
+        base: start of the base's fingerprint.
+        base_name: what the base was called, or its Hub id.
+        trained_on: as in `MergedDelta`.
+        learning_rate, seed: of the training.
+        leading_space: where the space before a label came from, empty where it is not recorded.
+    """
+
+    base: str
+    base_name: str
+    trained_on: tuple[Mapping[str, Any], ...]
+    learning_rate: float | None
+    seed: int | None
+    leading_space: str
+
+
+def merge_record(document: Mapping[str, Any]) -> MergeRecord:
+    """Read the record of a merge, which anyone may have written.
+
+    Raises:
+        ValueError: a field that is missing or that no merge writes.
+    """
+    try:
+        recipe = recipe_of(_table(document, "recipe", needed=True), MERGE)
+    except LorsmergeError as error:
+        raise ValueError(str(error)) from None
+    deltas = tuple(_merged_delta(found) for found in _rows(document, "deltas"))
+    if len(deltas) != len(recipe.deltas):
+        raise ValueError(f"{len(deltas)} deltas for the {len(recipe.deltas)} of the recipe")
+    base = _table(document, "base", needed=True)
+    return MergeRecord(
+        recipe,
+        _string(base, "fingerprint"),
+        deltas,
+        _string(document, "lorsmerge"),
+        _string(_table(document, "versions"), "torch"),
+    )
+
+
+def run_record(document: Mapping[str, Any]) -> RunRecord:
+    """Read the record of a fine-tune, which anyone may have written.
+
+    Raises:
+        ValueError: a field that `finetune` does not write.
+    """
+    settings = _table(document, "settings")
+    return RunRecord(
+        _string(document, "base"),
+        _string(document, "base_name"),
+        training_rows(document),
+        _number(settings, "learning_rate"),
+        _whole(settings, "seed"),
+        _string(document, "leading_space"),
+    )
+
+
+def training_rows(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Read `trained_on`: language, task and hours of each part of a fine-tune's training data.
+
+    Raises:
+        ValueError: a language or a task that is none, or another type.
+    """
+    rows = []
+    for row in _rows(document, "trained_on"):
+        hours = _number(row, "hours")
+        labels = {"language": _string(row, "language"), "task": _string(row, "task")}
+        check_labels(**labels)
+        rows.append(labels | ({} if hours is None else {"hours": hours}))
+    return tuple(rows)
+
+
+def check_labels(language: str, task: str) -> None:
+    """Check the language and the task that a file names; either may be empty.
+
+    Raises:
+        ValueError: one of them is none.
+    """
+    if language and not LANGUAGE.fullmatch(language):
+        raise ValueError(f"{language[:SHOWN]!r} is no code of a language")
+    if task and task not in TASKS:
+        raise ValueError(f"{task[:SHOWN]!r} is no task")
+
+
+def ratios_of(pruning: Mapping[str, Any]) -> dict[str, float]:
+    """Take the ratios that were kept from what a file says of its pruning.
+
+    Raises:
+        ValueError: one is no finite number.
+    """
+    found = {key: _number(pruning, key) for key in RATIOS}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _merged_delta(document: Mapping[str, Any]) -> MergedDelta:
+    language, task = _string(document, "language"), _string(document, "task")
+    check_labels(language, task)
+    training = _table(document, "training")
+    own = ({"language": language, "task": task},) if language and task else ()
+    return MergedDelta(
+        _string(document, "fingerprint", needed=True),
+        language,
+        task,
+        ratios_of(_table(document, "pruning")),
+        training_rows(training) or own,
+        _whole(training, "seed"),
+    )
+
+
+def _table(document: Mapping[str, Any], key: str, *, needed: bool = False) -> Mapping[str, Any]:
+    found = document.get(key, None if needed else {})
+    if not isinstance(found, dict):
+        raise ValueError(f"`{key}` is no table")
+    return found
+
+
+def _rows(document: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    found = document.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ValueError(f"`{key}` is no list of tables")
+    return found
+
+
+def _string(document: Mapping[str, Any], key: str, *, needed: bool = False) -> str:
+    found = document.get(key, None if needed else "")
+    if not isinstance(found, str):
+        raise ValueError(f"`{key}` is no string")
+    return found
+
+
+def _number(document: Mapping[str, Any], key: str) -> float | None:
+    found = document.get(key)
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise ValueError(f"`{key}` is no number")
+    if not abs(found) <= LARGEST:  # nor is NaN
+        raise ValueError(f"`{key}` is no finite number")
+    return found
+
+
+def _whole(document: Mapping[str, Any], key: str) -> int | None:
+    found = _number(document, key)
+    if isinstance(found, float):
+        raise ValueError(f"`{key}` is no whole number")
+    return found
+
+
+def trained_on(data: DataReport) -> list[dict[str, Any]]:
+    """Language, task and hours of each part of a fine-tune's training data."""
+    return [
+        {"language": group.language, "task": group.task, "hours": round(group.hours, 4)}
+        for group in data.groups
+    ]
+
+
+def pruning_text(pruning: Mapping[str, Any]) -> str:
+    """Return the ratios that a delta was pruned by, as its header has them: `svp 0.05, mp 0.4`."""
+    return ", ".join(f"{ratio} {pruning[ratio]}" for ratio in ("svp", "mp") if ratio in pruning)
+
+
+def training_of(folder: Path | None) -> dict[str, Any]:
+    """What `finetune` says of a model folder: base, data by language and task, rate, seed, and
+    where the space at the start of its labels came from.
+
+    Empty for a folder that it did not write.
+    """
+    document = {} if folder is None else _read(folder / RUN)
+    if not {"base", "trained_on", "settings"} <= document.keys():
+        return {}
+    try:
+        run = run_record(document)
+    except ValueError:
+        return {}
+    return {
+        "base": run.base,
+        "trained_on": [dict(row) for row in run.trained_on],
+        "learning_rate": run.learning_rate,
+        "seed": run.seed,
+    } | ({"leading_space": run.leading_space} if run.leading_space else {})
+
+
+def made_from(
+    checkpoint: Checkpoint, applied: Sequence[tuple[TaskVector, float]], method: str
+) -> dict[str, Any]:
+    """Return where a model's weights come from.
+
+    Args:
+        checkpoint: the weights.
+        applied: deltas that are added to them, each with its scale.
+        method: by which they are added.
+
+    Returns:
+        `kind` is `merge` (with `method`, `base` and `deltas`, each with its ratios, scale and what
+        it was trained on) or `finetune` (as `training_of`); empty for any other model.
+
+    Raises:
+        UnreadableFile: a delta that names a language or figures that are none.
+    """
+    if applied:
+        deltas = []
+        for vector, scale in applied:
+            about: dict[str, Any] = {"fingerprint": vector.identity()}
+            if isinstance(vector, StoredTaskVector):
+                made = vector.file.provenance
+                about |= {"language": made.language, "task": made.task}
+                about |= {"pruning": dict(made.pruning), "training": dict(made.training)}
+            try:
+                deltas.append(_delta(_merged_delta(about), {"scale": scale}))
+            except ValueError as error:
+                what = f"{vector.path}: the delta's header is damaged ({error})."
+                raise UnreadableFile(what, "Make it again with `lorsmerge delta`.") from None
+        return {"kind": "merge", "method": _method(deltas, method), "deltas": deltas}
+    merge = _merge_record(checkpoint)
+    if merge:
+        return _merged(merge)
+    training = training_of(checkpoint.folder)
+    return {"kind": "finetune", **training} if training else {}
+
+
+def _merge_record(checkpoint: Checkpoint) -> dict[str, Any]:
+    """`lorsmerge.json` of a folder, or its copy in the header of a file."""
+    if checkpoint.folder is not None:
+        return _read(checkpoint.folder / MERGE)
+    try:
+        return json_object(SafetensorsFile(checkpoint.path).metadata.get("lorsmerge", "{}"))
+    except ValueError:
+        return {}
+
+
+def _merged(document: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        record = merge_record(document)
+    except ValueError:
+        return {}
+    deltas = [
+        _delta(found, {key: value for key, value in asdict(entry).items() if value is not None})
+        for found, entry in zip(record.deltas, record.recipe.deltas, strict=True)
+    ]
+    return {
+        "kind": "merge",
+        "method": _method(deltas, record.recipe.method or method_of(())),
+        "base": record.base[:SHOWN],
+        "deltas": deltas,
+    }
+
+
+def _delta(delta: MergedDelta, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A delta of a merge; ratios are the merge's own or else those of the file."""
+    found = {
+        "fingerprint": delta.fingerprint[:SHOWN],
+        "trained_on": [dict(row) for row in delta.trained_on],
+        "seed": delta.seed,
+        "scale": entry.get("scale"),
+    }
+    ratios = entry if {"svp", "mp"} & entry.keys() else delta.pruning
+    found |= {key: ratios[key] for key in ("svp", "mp") if ratios.get(key) is not None}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _method(deltas: Sequence[Mapping[str, Any]], method: str) -> str:
+    """Return what a merge amounts to, some of whose deltas `prune` has pruned."""
+    return method_of_pruned(method, {key for delta in deltas for key in RATIOS if key in delta})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is none."""
+    try:
+        return json_object(read_document(path))
+    except (OSError, ValueError, LorsmergeError):
+        return {}

@@ -1,0 +1,275 @@
+"""What a search may choose: ratios and scales, shared or one per delta."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from lorsmerge_cli.core.methods import METHODS, PAPER_SCALE
+from lorsmerge_cli.errors import UsageFault, raise_all
+from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, unpruned_method_faults
+
+KINDS = ("svp", "mp", "scale")
+EXAMPLES = {"svp": "--svp 0.01,0.02,0.05", "mp": "--mp 0.1,0.2,0.4", "scale": "--scale 0.05:0.5"}
+DIGITS = 4  # of a value drawn from a range
+LARGEST_GRID = 10_000
+
+Point = dict[str, float | None]  # a parameter's name -> its value; None for `none`
+
+
+@dataclass(frozen=True)
+class Values:
+    """Choices, or a range.
+
+    Attributes:
+        choices: numbers or None (`none`: no such part); empty for a range.
+        low, high: ends of a range, both in it.
+        step: between the values of a range; None for any of them.
+    """
+
+    choices: tuple[float | None, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    step: float | None = None
+
+    @property
+    def listed(self) -> tuple[float | None, ...]:
+        """Every value there is; empty for a range without a step."""
+        if self.choices or self.step is None:
+            return self.choices
+        count = round((self.high - self.low) / self.step) + 1
+        return tuple(rounded(self.low + n * self.step) for n in range(count))
+
+    @property
+    def largest(self) -> float | None:
+        """None where there are no numbers."""
+        if not self.choices:
+            return self.high
+        return max((value for value in self.choices if value is not None), default=None)
+
+    def nearest(self, value: float) -> float | None:
+        """The value to begin with in place of one that may not be there."""
+        numbers = [item for item in self.listed if item is not None]
+        if numbers:
+            return min(numbers, key=lambda item: abs(item - value))
+        return None if self.listed else min(max(value, self.low), self.high)
+
+
+def rounded(value: float) -> float:
+    """As a person would write it."""
+    return float(f"{value:.{DIGITS}g}")
+
+
+def parse_values(kind: str, text: str) -> Values:
+    """`0.01,0.02,none`, `0.05:0.5` or `0.05:0.5:0.05`.
+
+    Raises:
+        UsageFault: no numbers, an empty range, or values that the option cannot take.
+    """
+
+    def number(word: str) -> float:
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise UsageFault(
+                f"--{kind} {text!r}: {word!r} is no finite number.", f"Write {EXAMPLES[kind]}, say."
+            )
+        return value
+
+    def checked(value: float) -> float:
+        if kind != "scale" and not 0 < value <= 1:
+            raise UsageFault(
+                f"--{kind} {text!r}: {value:g} is not above 0 and at most 1.",
+                "It is the share that is kept; `none` leaves the part out.",
+            )
+        return value
+
+    if ":" in text:
+        low, high, *rest = (number(word) for word in text.split(":"))
+        if len(rest) > 1 or low >= high or any(step <= 0 for step in rest):
+            raise UsageFault(
+                f"--{kind} {text!r} is an empty range.",
+                "Write LOW:HIGH or LOW:HIGH:STEP, the lower end first.",
+            )
+        if rest:  # the last value that the steps reach
+            low_, step = Decimal(str(low)), Decimal(str(rest[0]))
+            high = float(low_ + (Decimal(str(high)) - low_) // step * step)
+        return Values((), checked(low), checked(high), rest[0] if rest else None)
+    words = [word.strip() for word in text.split(",")]
+    found = [
+        None if word == "none" and kind != "scale" else checked(number(word)) for word in words
+    ]
+    return Values(tuple(dict.fromkeys(found)))
+
+
+@dataclass(frozen=True)
+class Space:
+    """The parameters of a search, and the recipe that each point stands for.
+
+    Attributes:
+        base: of the recipes.
+        deltas: paths, in order.
+        values: kind (`svp`, `mp`, `scale`) -> its values; a ratio may be missing.
+        per_delta: kinds that each delta has a parameter of its own for.
+        include, exclude: patterns, as in a recipe.
+        method: of every point, one without ratios; None to have it follow from the ratios.
+    """
+
+    base: str
+    deltas: tuple[str, ...]
+    values: Mapping[str, Values]
+    per_delta: frozenset[str] = frozenset()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    method: str | None = None
+
+    @property
+    def parameters(self) -> dict[str, Values]:
+        """Name -> values; `scale`, or `scale[1]`, `scale[2]`, ... for the deltas in order."""
+        return {
+            name: self.values[kind]
+            for kind in KINDS
+            if kind in self.values
+            for name in self.names(kind)
+        }
+
+    def names(self, kind: str) -> list[str]:
+        """The parameters of a kind."""
+        if kind not in self.per_delta:
+            return [kind]
+        return [f"{kind}[{number}]" for number in range(1, len(self.deltas) + 1)]
+
+    @property
+    def prunes(self) -> bool:
+        """Whether any point has a ratio."""
+        return any(self.values[k].largest is not None for k in ("svp", "mp") if k in self.values)
+
+    def recipe(self, point: Mapping[str, Any]) -> Recipe:
+        """The merge that a point stands for."""
+        shared: dict[str, Any] = {}
+        own: list[dict[str, Any]] = [{} for _ in self.deltas]
+        for kind in self.values:
+            found = [None if point[n] is None else rounded(point[n]) for n in self.names(kind)]
+            if kind not in self.per_delta:
+                shared[kind] = found[0]
+            else:
+                for entry, value in zip(own, found, strict=True):
+                    entry[kind] = value
+        deltas = tuple(
+            DeltaEntry(path, **entry) for path, entry in zip(self.deltas, own, strict=True)
+        )
+        pruned = any(entry.get(ratio) for entry in (shared, *own) for ratio in ("svp", "mp"))
+        include, exclude = (self.include, self.exclude) if pruned else ((), ())
+        return Recipe(self.base, deltas, self.method, **shared, include=include, exclude=exclude)
+
+    def largest_recipe(self) -> Recipe:
+        """The merge that keeps most: what its inputs have to fulfil, all the others' have to."""
+        return self.recipe({name: values.largest for name, values in self.parameters.items()})
+
+    def first_points(self) -> dict[str, Point]:
+        """Known settings by name, or `near` it where the values allow no nearer.
+
+        The paper's lambda with ratios from the middle of its Tables 5 and 6, 1 / T, what the
+        authors have in their script, and task arithmetic as the control.
+        """
+        known: dict[str, tuple[float | None, float | None, float]] = {
+            "paper": (0.03, 0.4, PAPER_SCALE),
+            "1/T": (0.03, 0.4, 1 / len(self.deltas)),
+            "authors' script": (0.01, 0.2, 0.2),
+        }
+        if self.method is not None:
+            known = {"default": (None, None, METHODS[self.method].scale)}
+        ratios = [self.values[kind] for kind in ("svp", "mp") if kind in self.values]
+        if ratios and all(None in values.choices for values in ratios):
+            known["task arithmetic"] = (None, None, PAPER_SCALE)
+        points: dict[str, Point] = {}
+        for title, settings in known.items():
+            wanted = {
+                kind: None if value is None else rounded(value)
+                for kind, value in zip(KINDS, settings, strict=True)
+            }
+            asked: Point = {name: wanted[name.partition("[")[0]] for name in self.parameters}
+            point: Point = {
+                name: None if (value := asked[name]) is None else values.nearest(value)
+                for name, values in self.parameters.items()
+            }
+            if point not in points.values():
+                points[title if point == asked else f"near {title}"] = point
+        return points
+
+    def grid(self) -> list[Point]:
+        """Every point, the known settings first.
+
+        Raises:
+            UsageFault: a range has no step, or there are too many points.
+        """
+        lists = [values.listed for values in self.parameters.values()]
+        for name, values in zip(self.parameters, lists, strict=True):
+            if not values:
+                raise UsageFault(
+                    f"--sampler grid needs a step for --{name.partition('[')[0]}.",
+                    "Write LOW:HIGH:STEP, or a list of values.",
+                )
+        if math.prod(map(len, lists)) > LARGEST_GRID:
+            raise UsageFault(f"The grid has over {LARGEST_GRID:,} points.", "Use --sampler tpe.")
+        first = list(self.first_points().values())
+        points = [dict(zip(self.parameters, p, strict=True)) for p in itertools.product(*lists)]
+        return first + [point for point in points if point not in first]
+
+
+def make_space(
+    base: str,
+    deltas: Sequence[str],
+    texts: Mapping[str, str | None],
+    per_delta: str,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    method: str | None = None,
+) -> Space:
+    """A space from options.
+
+    Args:
+        base, deltas: paths.
+        texts: kind -> its option's text; None or missing where it was not given.
+        per_delta: kinds, separated by commas.
+        include, exclude: patterns.
+        method: of every point, one without ratios; None to have it follow from the ratios.
+
+    Raises:
+        UsageFault: everything that is wrong with them.
+    """
+    faults = unpruned_method_faults(method)
+    values = {}
+    for kind in KINDS:
+        text = texts.get(kind)
+        if text is not None:
+            try:
+                values[kind] = parse_values(kind, text)
+            except UsageFault as fault:
+                faults.append(fault)
+    kinds = frozenset(word.strip() for word in per_delta.split(",") if word.strip())
+    for kind in sorted(kinds - {kind for kind in KINDS if texts.get(kind) is not None}):
+        known = kind in KINDS
+        faults.append(
+            UsageFault(
+                f"--per-delta {kind}: "
+                + ("it is not searched." if known else "no such parameter."),
+                f"Give --{kind} as well." if known else "Name svp, mp or scale.",
+            )
+        )
+    if not deltas:
+        faults.append(UsageFault("There are no deltas.", "Name at least one after the base."))
+    raise_all(faults)
+    space = Space(base, tuple(deltas), values, kinds, tuple(include), tuple(exclude), method)
+    if (include or exclude) and not space.prunes:
+        raise UsageFault(
+            "Nothing is pruned, so --include and --exclude have no use.",
+            "Give --svp or --mp as well, or leave the patterns out.",
+        )
+    return space

@@ -1,0 +1,1 @@
+"""Scores on file: hypotheses, records and the results document."""

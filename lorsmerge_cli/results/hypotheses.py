@@ -1,0 +1,302 @@
+"""What `eval` reads and writes beside its results: hypotheses, and sclite's transcripts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import NoneType
+from typing import NamedTuple
+
+from lorsmerge_cli.data.utterance import Answer, Utterance
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile, raise_all
+from lorsmerge_cli.inputs import json_object, open_regular, parse_json
+from lorsmerge_cli.outputs import atomic_file, check_output
+from lorsmerge_cli.results.records import Hypothesis, Record
+
+FIRST_BYTES = b'{"model": "'  # of every line of a file of hypotheses
+MIDDLE = 4096  # bytes of an audio file that tell it from another
+_FIELDS = {field.name for field in fields(Hypothesis)}
+
+
+class HypothesesFile:
+    """JSON lines that grow while models are decoded, and from which a run goes on.
+
+    Every line says which weights and decoding settings made it; lines of others are an error,
+    so that a table never mixes them.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._mended = False
+        self._known: list[KnownHypothesis] = []
+        self._sizes: dict[str, int] = {}  # data set -> its utterances
+        if path is not None and path.is_file():
+            self._known = read_hypotheses(path)
+
+    def known(
+        self, model: str, dataset: str, made_by: str, utterances: Sequence[Utterance]
+    ) -> dict[str, Answer]:
+        """Utterance id -> what was said to it in an earlier run.
+
+        Raises:
+            Mismatch: they were made by other weights or settings, or of other audio.
+        """
+        found = {}
+        self._sizes[dataset] = len(utterances)
+        wanted = {(row.id, row.language, row.task): row for row in utterances}
+        for row, its_maker, its_audio, _ in self._known:
+            utterance = wanted.get((row.id, row.language, row.task))
+            if (row.model, row.dataset) != (model, dataset) or utterance is None:
+                continue
+            if its_audio != heard(utterance):
+                raise Mismatch(
+                    f"{self.path} holds what {model!r} said to other audio than {utterance.audio}, "
+                    f"under the same name: {row.id!r} of {dataset!r}.",
+                    "Give another --hypotheses file, or name the test set with --data NAME=PATH.",
+                )
+            if its_maker != made_by:
+                raise Mismatch(
+                    f"{self.path} holds hypotheses of {model!r} on {dataset!r} that were made "
+                    f"otherwise: {_changed(its_maker, made_by)}.",
+                    "Give another --hypotheses file, or remove this one.",
+                )
+            found[row.id] = Answer(row.hypothesis, row.cut)
+        return found
+
+    def add(self, hypotheses: Iterable[tuple[Hypothesis, Utterance]], made_by: str) -> None:
+        """Append what was said to utterances, and see to it that the lines are on disk."""
+        if self.path is None:
+            return
+        lines = [
+            json.dumps(
+                asdict(row)
+                | {
+                    "made_by": made_by,
+                    "heard": heard(utterance),
+                    "of": self._sizes.get(row.dataset, 0),
+                },
+                ensure_ascii=False,
+            )
+            + "\n"
+            for row, utterance in hypotheses
+        ]
+        try:
+            if not self._mended:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                _drop_cut_line(self.path)
+                self._mended = True
+            with self.path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write("".join(lines))
+        except OSError as error:
+            raise OutputFault(
+                f"{self.path} cannot be written ({error.strerror}).", "Choose another file."
+            ) from None
+
+
+def _changed(before: str, now: str) -> str:
+    """What differs between two makers, each `weights|setting:value|...`."""
+    (weights, *old), (others, *new) = before.split("|"), now.split("|")
+    parts = [f"{a}, now {b}" for a, b in zip(old, new, strict=False) if a != b]
+    return "; ".join(["by other weights"] * (weights != others) + parts)
+
+
+def heard(utterance: Utterance) -> str:
+    """What tells an utterance's audio from any other: place and length, size and middle bytes."""
+    piece = f"{utterance.start:.3f}+{utterance.duration or 0.0:.3f}"
+    try:
+        size = utterance.audio.stat().st_size
+        with utterance.audio.open("rb") as file:
+            file.seek(max(0, size - MIDDLE) // 2)
+            middle = file.read(MIDDLE)
+    except OSError:  # decoding says so
+        return piece
+    return f"{piece}:{size}:{hashlib.sha256(middle).hexdigest()[:12]}"
+
+
+class KnownHypothesis(NamedTuple):
+    """A line of a file of hypotheses: what was said, by what, to what, and how many there will be.
+
+    Attributes:
+        of: utterances of the data set; 0 where an older version did not say.
+    """
+
+    row: Hypothesis
+    made_by: str
+    heard: str
+    of: int
+
+
+def read_hypotheses(path: Path) -> list[KnownHypothesis]:
+    """Hypotheses, what made each and what of; a last line that was cut short by a kill is left out.
+
+    Raises:
+        UnreadableFile: it is no such file.
+    """
+    try:
+        with open_regular(path) as file:
+            lines = file.read().split(b"\n")  # texts may hold what str.splitlines splits at
+    except OSError as error:
+        raise UnreadableFile(f"{path} cannot be read ({error}).", "Check the path.") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json_object(line)
+            _check_types(row)
+            said = Hypothesis(**{key: row[key] for key in _FIELDS if key in row})
+            about = row.get("made_by", ""), row.get("heard", ""), int(row.get("of", 0))
+            found.append(KnownHypothesis(said, *about))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            if number == len(lines):
+                continue
+            raise UnreadableFile(
+                f"{path}, line {number} is no hypothesis.",
+                "Give a file that `eval --hypotheses` wrote.",
+            ) from None
+    return found
+
+
+def finished_sets(path: Path, known: Sequence[KnownHypothesis]) -> dict[str, tuple[int, int]]:
+    """Check that every model of a file of hypotheses answered the same utterances.
+
+    Returns:
+        Data set -> utterances answered, and those that there are.
+
+    Raises:
+        Mismatch: one model answered others, as when a run was stopped in its middle.
+    """
+    answered: dict[str, dict[str, set[tuple[str, str, str]]]] = {}
+    sizes: dict[str, int] = {}
+    for row, _, _, of in known:
+        ids = answered.setdefault(row.dataset, {}).setdefault(row.model, set())
+        ids.add((row.id, row.language, row.task))
+        sizes[row.dataset] = max(sizes.get(row.dataset, 0), of)
+    for dataset, models in answered.items():
+        every = set.union(*models.values())
+        sizes[dataset] = max(sizes[dataset], len(every))
+        if any(ids != every for ids in models.values()):
+            counts = (f"{model} {len(ids)} of {sizes[dataset]}" for model, ids in models.items())
+            raise Mismatch(
+                f"{path} is unfinished: its models answered different utterances of {dataset!r}: "
+                f"{', '.join(counts)}.",
+                "Finish it first: run the command that made it again, without --score-only.",
+            )
+    return {
+        dataset: (len(next(iter(models.values()))), sizes[dataset])
+        for dataset, models in answered.items()
+    }
+
+
+TYPES = {  # of a line of hypotheses; the rest are strings
+    "seconds": (int, float), "speaker": (str, NoneType), "cut": (bool, NoneType), "of": (int,),
+}  # fmt: skip
+
+
+def _check_types(row: Mapping[str, object]) -> None:
+    """Raise ValueError for a value that no run writes."""
+    for key, value in row.items():
+        if type(value) not in TYPES.get(key, (str,)):
+            raise ValueError(f"{key} is a {type(value).__name__}")
+    if row["task"] not in ("asr", "st"):
+        raise ValueError(f"the task is {row['task']!r}")
+
+
+def _drop_cut_line(path: Path) -> None:
+    """End a file with its last whole line, so that what is added starts a line of its own.
+
+    Raises:
+        OutputFault: it is no file of hypotheses, and may be somebody's own.
+    """
+    if not path.is_file():
+        return
+    raise_all(_foreign(path))
+    raw = path.read_bytes()
+    whole = raw.rfind(b"\n") + 1
+    try:
+        parse_json(raw[whole:])
+    except ValueError:
+        if whole < len(raw):
+            os.truncate(path, whole)
+    else:  # whole but for its end of line
+        with path.open("ab") as file:
+            file.write(b"\n")
+
+
+def check_hypotheses(path: Path, inputs: Iterable[Path]) -> list[LorsmergeError]:
+    """Find what keeps hypotheses from being added to a file: an input, or no such file."""
+    faults = check_output(path, inputs=inputs, size=0, force=True)
+    return faults or (_foreign(path) if path.is_file() else [])
+
+
+def _foreign(path: Path) -> list[LorsmergeError]:
+    """Return a fault where a file does not begin as one of hypotheses; an empty one may become one."""
+    with open_regular(path) as file:
+        start = file.read(len(FIRST_BYTES))
+    if FIRST_BYTES.startswith(start):
+        return []
+    return [
+        OutputFault(
+            f"{path} is no file that `eval --hypotheses` wrote, so nothing is added to it.",
+            "Give another --hypotheses file.",
+        )
+    ]
+
+
+def check_trn(folder: Path, inputs: Iterable[Path], *, force: bool) -> list[LorsmergeError]:
+    """Find what keeps sclite's transcripts from being written: transcripts that are there already."""
+    there = sorted(folder.glob("*.trn")) if folder.is_dir() else []
+    if there and not force:
+        return [OutputFault(f"{there[0]} exists.", "Give --force, or another --trn folder.")]
+    return [
+        fault for path in there for fault in check_output(path, inputs=inputs, size=0, force=force)
+    ]
+
+
+def write_trn(folder: Path, records: Sequence[Record], *, force: bool) -> list[Path]:
+    """References and hypotheses as sclite reads them: `text (speaker-utterance)` lines.
+
+        sclite -r X.ref.trn trn -h X.hyp.trn trn -i rm -o all stdout -e utf-8
+
+    Raises:
+        OutputFault: the folder cannot be written.
+    """
+    written: list[Path] = []
+    for record in records:
+        parts = (record.model, record.dataset, record.language, record.task)
+        stem = re.sub(r"[^\w.+-]+", "_", "-".join(parts))
+        for kind in ("ref", "hyp"):
+            path = folder / f"{stem}.{kind}.trn"
+            if path in written:  # `a b` and `a_b`
+                path = folder / f"{stem}-{len(written) // 2 + 1}.{kind}.trn"
+            lines = [
+                f"{_escape(row.reference if kind == 'ref' else row.hypothesis)} ({_trn_id(row)})\n"
+                for row in record.rows
+            ]
+            with atomic_file(path, force=force) as partial:
+                partial.write_text("".join(lines), encoding="utf-8")
+            written.append(path)
+    return written
+
+
+def _escape(text: str) -> str:
+    """Characters that mean alternatives or comments to sclite."""
+    return re.sub(r"[(){}/@;\\]", " ", " ".join(text.split()))
+
+
+def _trn_id(row: Hypothesis) -> str:
+    speaker, name = (re.sub(r"[^\w.]+", "_", part) for part in (row.speaker or row.id, row.id))
+    return f"{speaker}-{name}"
+
+
+def by_group(rows: Iterable[Hypothesis]) -> Mapping[tuple[str, str, str, str], list[Hypothesis]]:
+    """(model, dataset, language, task) -> its hypotheses, in order of appearance."""
+    groups: dict[tuple[str, str, str, str], list[Hypothesis]] = {}
+    for row in rows:
+        groups.setdefault((row.model, row.dataset, row.language, row.task), []).append(row)
+    return groups

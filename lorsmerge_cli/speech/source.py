@@ -1,0 +1,202 @@
+"""Open a model to train or to score: a folder, a bare file, or a base with deltas applied."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from lorsmerge_cli.checkpoint.model_files import processor_folder
+from lorsmerge_cli.checkpoint.reader import Checkpoint
+from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_path
+from lorsmerge_cli.checkpoint.whisper_config import config_faults
+from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.core.merging import Term, is_finite, merge_tensor
+from lorsmerge_cli.core.methods import METHODS, method_of
+from lorsmerge_cli.deltas.task_vector import (
+    StoredTaskVector,
+    TaskVector,
+    base_fingerprint,
+    check_base,
+    check_vector,
+    open_task_vector,
+)
+from lorsmerge_cli.errors import LorsmergeError, non_finite, raise_all
+from lorsmerge_cli.speech.model import (
+    SpeechModel,
+    build_model,
+    check_model_folder,
+    window_of,
+)
+from lorsmerge_cli.speech.settings import full_dtype
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that was checked as far as its headers tell.
+
+    Attributes:
+        name: for tables.
+        checkpoint: its weights.
+        folder: its config.
+        processor: the folder of its tokenizer and feature extractor.
+        applied: deltas to add, each with its scale.
+        method: by which they are added, a name in `METHODS`.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    folder: Path
+    processor: Path
+    applied: tuple[tuple[TaskVector, float], ...] = ()
+    method: str = method_of(())
+
+    @property
+    def window(self) -> float:
+        """Seconds of audio that the encoder takes."""
+        return window_of(self.processor)
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that is read and must not be written."""
+        return [
+            *self.checkpoint.files,
+            *(path for vector, _ in self.applied for path in vector.files),
+        ]
+
+    def identity(self) -> str:
+        """Digest of the weights, whatever files they are in."""
+        own = base_fingerprint(self.checkpoint).digest
+        if not self.applied:
+            return own[:16]
+        parts = [own] if self.method == method_of(()) else [own, self.method]
+        parts += [f"{vector.identity()}*{scale!r}" for vector, scale in self.applied]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+    def open(self, dtype: torch.dtype, device: str) -> SpeechModel:
+        """Read the weights, apply the deltas, and put the model on a device.
+
+        Raises:
+            NonFinite: a NaN or an infinity in the weights.
+        """
+        state = {name: self._read(name) for name in self.checkpoint.specs}
+        speech = build_model(self.name, self.folder, state, dtype, self.processor)
+        speech.model.to(resolve_device(device))
+        return speech
+
+    def _read(self, name: str) -> Tensor:
+        value = self.checkpoint.read(name)
+        if not self.checkpoint.specs[name].is_float:
+            return value
+        if not is_finite(value):
+            raise non_finite(self.checkpoint.path, name)
+        if self.applied:  # summed and rounded as a merge on disk would be
+            value = merge_tensor(value, self._terms(name), METHODS[self.method], value.dtype).tensor
+            if not is_finite(value):
+                raise non_finite(self.name, name)
+        return value
+
+    def _terms(self, name: str) -> Iterator[Term]:
+        for vector, scale in self.applied:
+            delta = dense(vector.read(name))
+            if not is_finite(delta):
+                raise non_finite(vector.path, name)
+            yield Term(delta, scale)
+            del delta  # before the next one is made
+
+
+def find_models(
+    named: Sequence[tuple[str, Path]],
+    *,
+    companions: Path | None = None,
+    deltas: Sequence[Path] = (),
+    scale: float = 1.0,
+    method: str = method_of(()),
+) -> list[ModelSource]:
+    """Check several models, each with its name, and that all are there before one is downloaded.
+
+    Raises:
+        LorsmergeError: as `find_model`.
+    """
+    raise_all(check_hub_ids([*(path for _, path in named), *deltas]))
+    return [
+        find_model(
+            path, name=name, companions=companions, deltas=deltas, scale=scale, method=method
+        )
+        for name, path in named
+    ]
+
+
+def find_model(
+    path: Path,
+    *,
+    name: str = "",
+    companions: Path | None = None,
+    deltas: Sequence[Path] = (),
+    scale: float = 1.0,
+    method: str = method_of(()),
+) -> ModelSource:
+    """Check a model's files without reading its weights.
+
+    Args:
+        path: a model folder, a file of weights, or a Hub id.
+        name: for tables; the path by default.
+        companions: a folder with config, tokenizer and feature extractor, for a bare file; the
+            file's own folder by default.
+        deltas: to apply.
+        scale: of each delta.
+        method: by which they are added, a name in `METHODS` that prunes nothing.
+
+    Raises:
+        LorsmergeError: every fault found.
+    """
+    checkpoint = Checkpoint(path)
+    own = checkpoint.folder or checkpoint.files[0].parent
+    folder = local_path(companions, "companions") if companions else own
+    processor = processor_folder(folder)
+    given = companions or path
+    called = given if is_hub_id(given) else folder
+    faults: list[LorsmergeError] = check_model_folder(folder, processor, called)
+    if companions is not None:
+        faults += config_faults(checkpoint, folder)
+    applied = []
+    for delta in deltas:
+        vector = open_task_vector(delta, checkpoint)
+        faults += check_vector(checkpoint, vector)
+        if isinstance(vector, StoredTaskVector):
+            other = check_base(vector.file, checkpoint, base_fingerprint(checkpoint))
+            faults += [other] if other else []
+        applied.append((vector, scale))
+    raise_all(faults)
+    return ModelSource(name or str(path), checkpoint, folder, processor, tuple(applied), method)
+
+
+def processes(device: str) -> PartialState:
+    """This process among those of torchrun.
+
+    Without a GPU accelerate has to be told so, or each of them takes itself for the only one.
+    """
+    return PartialState(cpu=resolve_device(device).type == "cpu")
+
+
+def process_device(device: str, state: PartialState) -> str:
+    """The device of one of several processes: under torchrun each has a GPU of its own."""
+    if device == "auto" and state.num_processes > 1 and torch.cuda.is_available():
+        return f"cuda:{state.local_process_index % torch.cuda.device_count()}"
+    return device
+
+
+def parse_speech_dtype(name: str) -> torch.dtype:
+    """The dtype a model computes in.
+
+    Raises:
+        UsageFault: none of the three.
+    """
+    dtype: torch.dtype = getattr(torch, full_dtype(name))
+    return dtype

@@ -1,0 +1,144 @@
+"""What a search may choose, as it is written, and the recipes that come of it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.errors import LorsmergeError, UsageFault
+from lorsmerge_cli.recipe.space import Space, Values, make_space, parse_values
+
+DELTAS = ("ca.delta", "de.delta")
+PAPER = {"svp": "0.01,0.02,0.03,0.05", "mp": "0.1,0.2,0.4,0.6", "scale": "0.05:0.5"}
+
+
+def space(texts: dict[str, str], per_delta: str = "", deltas: tuple[str, ...] = DELTAS) -> Space:
+    return make_space("base", deltas, texts, per_delta)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [
+        ("svp", "0.01,0.05", Values((0.01, 0.05))),
+        ("svp", " 0.01 , 0.05,0.01", Values((0.01, 0.05))),
+        ("mp", "none,0.4", Values((None, 0.4))),
+        ("mp", "1", Values((1.0,))),
+        ("scale", "0.05:0.5", Values(low=0.05, high=0.5)),
+        ("scale", "-0.5:0", Values(low=-0.5, high=0.0)),
+        ("scale", "0.05:0.5:0.1", Values(low=0.05, high=0.45, step=0.1)),
+        ("scale", "0:0.3:0.1", Values(low=0.0, high=0.3, step=0.1)),
+        ("scale", "0", Values((0.0,))),
+    ],
+)
+def test_values_as_they_are_written(kind: str, text: str, expected: Values) -> None:
+    assert parse_values(kind, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "said"),
+    [
+        ("svp", "", "'' is no finite number"),
+        ("svp", "nan", "'nan' is no finite number"),
+        ("scale", "nan:0.5", "'nan' is no finite number"),
+        ("scale", "0.1:inf", "'inf' is no finite number"),
+        ("scale", "0.5:0.05", "is an empty range"),
+        ("scale", "0.5:0.5", "is an empty range"),
+        ("scale", "0.1:0.5:0", "is an empty range"),
+        ("scale", "0.1:0.5:0.1:2", "is an empty range"),
+        ("scale", "0.1:", "'' is no finite number"),
+        ("scale", "none,0.1", "'none' is no finite number"),
+        ("svp", "0,0.1", "0 is not above 0"),
+        ("mp", "0.4,1.5", "1.5 is not above 0 and at most 1"),
+        ("mp", "0:0.4", "0 is not above 0"),
+        ("mp", "0.1,,0.4", "'' is no finite number"),
+    ],
+)
+def test_values_that_are_none(kind: str, text: str, said: str) -> None:
+    with pytest.raises(UsageFault, match=f"--{kind} '{text}'.*{said}"):
+        parse_values(kind, text)
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(LorsmergeError) as caught:
+        space({"svp": "nan", "mp": "7", "scale": "1:0"}, per_delta="scala,mp")
+    text = str(caught.value)
+    for part in ("--svp 'nan'", "--mp '7'", "--scale '1:0'", "--per-delta scala: no such"):
+        assert part in text
+    with pytest.raises(UsageFault, match="--per-delta svp: it is not searched"):
+        space({"scale": "0.1,0.2"}, per_delta="svp")
+    with pytest.raises(UsageFault, match="no deltas"):
+        space({"scale": "0.1,0.2"}, deltas=())
+    with pytest.raises(UsageFault, match="Nothing is pruned"):
+        make_space("base", DELTAS, {"mp": "none", "scale": "0.1"}, "", exclude=("*fc1*",))
+
+
+def test_the_grid_is_every_point_once_and_the_known_settings_first() -> None:
+    found = space(PAPER | {"scale": "0.1:0.3:0.05"}).grid()
+    points = [(p["svp"], p["mp"], p["scale"]) for p in found]
+    ratios = (0.01, 0.02, 0.03, 0.05), (0.1, 0.2, 0.4, 0.6)
+    assert set(points) == set(itertools.product(*ratios, (0.1, 0.15, 0.2, 0.25, 0.3)))
+    assert len(points) == 4 * 4 * 5
+    assert points[:3] == [(0.03, 0.4, 0.15), (0.03, 0.4, 0.3), (0.01, 0.2, 0.2)]
+    with pytest.raises(UsageFault, match="needs a step for --scale"):
+        space(PAPER).grid()
+    many = ",".join(f"0.{n:03}" for n in range(1, 999))
+    with pytest.raises(UsageFault, match="over 10,000 points"):
+        space({"svp": many, "mp": many}).grid()
+
+
+def test_the_known_settings_are_tried_first() -> None:
+    five = tuple(f"{n}.delta" for n in range(5))
+    first = space(PAPER, deltas=five).first_points()
+    assert first == {
+        "paper": {"svp": 0.03, "mp": 0.4, "scale": 0.15},
+        "1/T": {"svp": 0.03, "mp": 0.4, "scale": 0.2},
+        "authors' script": {"svp": 0.01, "mp": 0.2, "scale": 0.2},
+    }
+    control = space({"svp": "none,0.02", "mp": "0.3,none", "scale": "0.1,0.15"}).first_points()
+    assert control["task arithmetic"] == {"svp": None, "mp": None, "scale": 0.15}
+    assert control["near paper"] == {"svp": 0.02, "mp": 0.3, "scale": 0.15}
+    assert space({"scale": "0.3:0.4"}).first_points() == {
+        "near paper": {"scale": 0.3}, "near 1/T": {"scale": 0.4},
+    }  # fmt: skip
+
+
+def test_a_point_is_a_recipe() -> None:
+    point = {"svp": 0.03, "mp": 0.4, "scale": 0.1234567}
+    recipe = space(PAPER).recipe(point).resolved()
+    assert recipe.method == "lors"
+    assert [(d.path, d.svp, d.mp, d.scale) for d in recipe.deltas] == [
+        ("ca.delta", 0.03, 0.4, 0.1235), ("de.delta", 0.03, 0.4, 0.1235),
+    ]  # fmt: skip
+
+
+def test_each_delta_may_have_values_of_its_own() -> None:
+    found = space({"svp": "0.01,0.05", "mp": "0.4,none", "scale": "0.1:0.5"}, "mp, scale")
+    assert list(found.parameters) == ["svp", "mp[1]", "mp[2]", "scale[1]", "scale[2]"]
+    point = {"svp": 0.05, "mp[1]": None, "mp[2]": 0.4, "scale[1]": 0.2, "scale[2]": 0.3}
+    recipe = found.recipe(point).resolved()
+    assert [(d.svp, d.mp, d.scale) for d in recipe.deltas] == [(0.05, None, 0.2), (0.05, 0.4, 0.3)]
+    assert found.first_points()["near 1/T"]["scale[2]"] == 0.5
+
+
+def test_a_point_without_pruning_is_task_arithmetic_and_has_no_patterns() -> None:
+    found = make_space(
+        "base", DELTAS, {"svp": "none,0.05", "scale": "0.1"}, "", exclude=("*.fc1.weight",)
+    )
+    plain = found.recipe({"svp": None, "scale": 0.1}).resolved()
+    assert (plain.method, plain.exclude) == ("ta", ())
+    assert found.recipe({"svp": 0.05, "scale": 0.1}).exclude == ("*.fc1.weight",)
+    assert found.largest_recipe().svp == 0.05
+
+
+def test_a_method_without_ratios_is_that_of_every_point() -> None:
+    space = make_space("base", DELTAS, {"scale": "0.5:1.5"}, "", method="wa")
+    assert {space.recipe(point).method for point in space.first_points().values()} == {"wa"}
+    assert space.first_points()["default"] == {"scale": METHODS["wa"].scale}
+
+
+@pytest.mark.parametrize("method", ["lors", "wat"])
+def test_a_method_that_prunes_follows_from_the_ratios(method: str) -> None:
+    with pytest.raises(UsageFault, match=method):
+        make_space("base", DELTAS, {"scale": "0.1"}, "", method=method)
