@@ -46,6 +46,10 @@ class _Program(TyperGroup):
         self.rich_markup_mode = None
         super().format_help(ctx, formatter)
 
+    def main(self, *args: Any, **settings: Any) -> Any:
+        self.rich_markup_mode = None  # in a panel of rich's a long name is broken in two
+        return super().main(*args, **settings)
+
     def make_context(self, *args: Any, **settings: Any) -> Any:
         with _clean_messages():
             return super().make_context(*args, **settings)

@@ -3,6 +3,7 @@
 LorsmergeError              the work failed: exit 1
 ├── UsageFault              options that contradict one another: exit 2
 ├── UnreadableFile          missing, truncated, pickled, or with a header that lies
+│   └── NoSuchFile          not in its folder or repository
 ├── Mismatch                files that do not belong together: names, shapes, ancestry
 ├── NonFinite               a NaN or an infinity in a tensor
 ├── OutputFault             the target exists, is an input, or cannot be written
@@ -43,6 +44,10 @@ class UsageFault(LorsmergeError):
 
 class UnreadableFile(LorsmergeError):
     """A file that is missing, damaged or of another kind than was asked for."""
+
+
+class NoSuchFile(UnreadableFile):
+    """A file that a folder or a repository does not have."""
 
 
 class Mismatch(LorsmergeError):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lorsmerge_cli.core.methods import METHODS, PAPER_SCALE
+from lorsmerge_cli.errors import UsageFault
 
 METHOD_NAMES = "; ".join(f"{name}: {method.title}" for name, method in METHODS.items())
 WITHOUT_RATIOS = "; ".join(
@@ -24,6 +25,7 @@ MACHINE = "Machine"
 DATA = "Data"
 DECODING = "Decoding"
 SCORING = "Scoring"
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 Svp = Annotated[
     float | None,
@@ -91,6 +93,15 @@ Companions = Annotated[
         help="Model folder or Hub id to take config and tokenizer from, for a bare file of weights.",
     ),
 ]
+Processor = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FOLDER",
+        help="Model folder or Hub id to take tokenizer and feature extractor from, for a folder that "
+        "has none; a Trainer's checkpoint-N takes those of the folder it lies in.",
+    ),
+]
 StripPrefix = Annotated[
     str,
     typer.Option(
@@ -147,6 +158,12 @@ DataSeed = Annotated[
     typer.Option("--data-seed", metavar="N", rich_help_panel=DATA,
                  help="Another N takes other rows for --hours; --seed does not."),
 ]  # fmt: skip
+AllowParts = Annotated[
+    bool,
+    typer.Option("--allow-parts", rich_help_panel=DATA,
+                 help="Use rows that are shorter than their files and give no offset where most are "
+                 "so; without it that is an error, as the durations are probably wrong."),
+]  # fmt: skip
 Format = Annotated[
     str | None,
     typer.Option("--format", metavar="NAME", rich_help_panel=DATA,
@@ -164,6 +181,12 @@ MaxTokens = Annotated[
     typer.Option("--max-tokens", metavar="N", min=1, rich_help_panel=DECODING,
                  help="Most tokens of a hypothesis, the prompt not counted; the model's limit by "
                  "default."),
+]  # fmt: skip
+MemorySize = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="SIZE", rich_help_panel=MACHINE,
+                 help="Memory that each process may take in all, such as 16GB; by default what the "
+                 "machine, its cgroups and SLURM leave, divided among the processes here."),
 ]  # fmt: skip
 Seed = Annotated[
     int,
@@ -191,3 +214,19 @@ Debug = Annotated[
     bool,
     typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT),
 ]
+
+
+def parse_size(option: str, text: str) -> int:
+    """Return the bytes of `5GB` or `500MB`.
+
+    Raises:
+        UsageFault: not a number with KB, MB, GB or TB.
+    """
+    number, unit = text[:-2], text[-2:].upper()
+    try:
+        size = int(float(number) * UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise UsageFault(f"{option} {text} is no size.", "Write 5GB or 500MB.")
+    return size

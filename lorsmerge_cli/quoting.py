@@ -7,6 +7,7 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 
 # Invisible, or filed by Unicode among what is, and yet letters of a text: the joiners of Persian and
 # the scripts of India, and the signs that Arabic, Syriac and Kaithi write before a number.
@@ -132,6 +133,38 @@ def fence(text: str, info: str) -> str:
 
 def _longest_run(text: str) -> int:
     return max((len(run) for run in re.findall("`+", text)), default=0)
+
+
+def command(*words: str | Path) -> str:
+    r"""Return a command that can be pasted into bash, whatever letters its words have.
+
+    Args:
+        words: a Path that begins with a dash is not to be taken for an option.
+
+    Example:
+        >>> print(command("lorsmerge", "inspect", Path("-my model"), "a\nb"))
+        lorsmerge inspect './-my model' $'a\u000ab'
+    """
+    return " ".join(map(_shell_word, words))
+
+
+def _shell_word(word: str | Path) -> str:
+    text = str(word)
+    if isinstance(word, Path) and text.startswith("-"):
+        text = f"./{text}"
+    if printable(text) == text:
+        return shlex.quote(text)
+    return "$'" + "".join(_ansi_c(ch) for ch in text) + "'"
+
+
+def _ansi_c(ch: str) -> str:
+    """A character between the quotes of `$'...'`."""
+    code = ord(ch)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if _is_hidden(ch):
+        return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return f"\\{ch}" if ch in "\\'" else ch
 
 
 def python_command(code: str) -> str:

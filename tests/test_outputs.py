@@ -22,7 +22,7 @@ from lorsmerge_cli.checkpoint.model_files import ADAPTERS, COMPANIONS, WHOLE_MOD
 from lorsmerge_cli.errors import OutputFault, UnreadableFile
 from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.outputs import MANIFEST, atomic_file, atomic_folder, check_output
-from lorsmerge_cli.speech.usage import TRAINING_FILES
+from lorsmerge_cli.usage import TRAINING_FILES
 
 Usage = namedtuple("Usage", "total used free")
 # an interrupt between the opening of a file and its `with`

@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.checkpoint.model_files import companion_files, inherited_files
+from lorsmerge_cli.checkpoint.model_files import (
+    CONFIG,
+    GENERATION,
+    companion_files,
+    inherited_files,
+)
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, named
 from lorsmerge_cli.inputs import file_type, json_object, open_regular, read_document
 
@@ -65,6 +70,16 @@ def find_companions(folder: Path) -> Companions:
             )
         )
     return found
+
+
+def with_processor_of(own: Companions, other: Companions) -> Companions:
+    """Return what a folder's copy gets where tokenizer and feature extractor are another folder's.
+
+    Config, generation config and the code that they name stay the folder's own.
+    """
+    kept = {CONFIG, GENERATION, *own.code} & own.files.keys()
+    files = other.files | {name: own.files[name] for name in kept}
+    return Companions(files, own.code, own.size + other.size, own.faults + other.faults)
 
 
 def _names(folder: Path) -> list[str]:

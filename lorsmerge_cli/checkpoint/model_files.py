@@ -9,10 +9,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from lorsmerge_cli.errors import UnreadableFile, named
+from lorsmerge_cli.errors import NoSuchFile, UnreadableFile, named
 
 Kind = Literal["any", "delta", "companions"]  # what is wanted of a folder or a repository
 
+CONFIG, GENERATION = "config.json", "generation_config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLED_FILE = "pytorch_model.bin"
@@ -30,6 +31,9 @@ WHOLE_MODELS = (
     (PICKLED_INDEX, "pytorch_model-*-of-*.bin"),
 )
 ADAPTERS = tuple((name, ADAPTER_CONFIG) for name in ADAPTER_FILES)
+# one of each is what a Whisper needs beside config and weights
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+EXTRACTOR_FILES = ("processor_config.json", "preprocessor_config.json")
 TRAINER_CHECKPOINT = re.compile(r"checkpoint-\d+")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", DELTA)
 
@@ -95,7 +99,7 @@ def _weights_needed(
     if file is not None:
         if file not in names:
             there = f"It has {named(weights)}." if weights else "It has no weights at all."
-            raise UnreadableFile(f"{where} has no file {file!r}.", there)
+            raise NoSuchFile(f"{where} has no file {file!r}.", there)
         return [file, *([] if file.endswith(DELTA) else companions)], file
     for patterns in (*WHOLE_MODELS, *ADAPTERS):
         if patterns[0] in names:
@@ -107,7 +111,8 @@ def _weights_needed(
     what = f"none called {SINGLE_FILE}" if weights else "no weights that can be read"
     what = f"{len(deltas)} deltas" if deltas else what
     remedy = f"Name one of its files: {where}:{(deltas or weights)[0]}." if weights else ""
-    raise UnreadableFile(
+    fault = UnreadableFile if weights else NoSuchFile
+    raise fault(
         f"{where} holds {what} (it has {named(weights or list(names))}).",
         remedy or "Give a repository with safetensors weights, or a delta.",
     )
@@ -123,9 +128,22 @@ def inherited_files(folder: Path) -> list[Path]:
 
 
 def processor_folder(folder: Path) -> Path:
-    """The folder that holds a model folder's tokenizer and feature extractor."""
-    inherited = inherited_files(folder)
-    return inherited[0].parent if inherited else folder
+    """The folder that holds a model folder's tokenizer and feature extractor.
+
+    A Trainer's `checkpoint-N` often has the extractor alone, and the folder it lies in both.
+    """
+    place = folder.resolve()
+    above = place.parent
+    if not TRAINER_CHECKPOINT.fullmatch(place.name) or not lacking(os.listdir(place)):
+        return folder
+    return folder if lacking(os.listdir(above)) else above
+
+
+def lacking(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return which of tokenizer and feature extractor are not among files -> files that would do."""
+    there = set(names)
+    needed = {"tokenizer": TOKENIZER_FILES, "feature extractor": EXTRACTOR_FILES}
+    return {what: files for what, files in needed.items() if there.isdisjoint(files)}
 
 
 def companion_files(names: Iterable[str]) -> list[str]:

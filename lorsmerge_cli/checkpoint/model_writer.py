@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.checkpoint.companions import copy_file, find_companions
-from lorsmerge_cli.checkpoint.model_files import INDEX_FILE, SINGLE_FILE
+from lorsmerge_cli.checkpoint.model_files import CONFIG, GENERATION, INDEX_FILE, SINGLE_FILE
 from lorsmerge_cli.checkpoint.safetensors_file import (
     SafetensorsWriter,
     TensorSpec,
@@ -25,7 +25,7 @@ from lorsmerge_cli.outputs import write_json
 
 RUN = "run.json"  # what `finetune` says of itself in a model folder
 TRAINING_STATE = ("trainer_state.json", RUN, "rng_state*", "optimizer*", "scheduler*",
-                  "checkpoint-*", "runs", "events.out.*", "wandb", "global_step*")  # fmt: skip
+                  "scaler.pt", "training_args.bin", "checkpoint-*", "runs", "events.out.*", "wandb", "global_step*")  # fmt: skip
 FORCED = ("forced_decoder_ids", "language", "task")  # what a single-language fine-tune sets
 
 
@@ -122,9 +122,6 @@ def split_shards(
         f"model-{number:05d}-of-{count:05d}.safetensors": shard
         for number, shard in enumerate(shards, 1)
     }
-
-
-CONFIG, GENERATION = "config.json", "generation_config.json"
 
 
 def check_companions(folder: Path) -> list[LorsmergeError]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.quoting import command
 
 # What transformers calls the modules that are no linear layers of a model's inside. A delta has no
 # config, and `merge` has to prune what `prune` does: so names and shapes decide, in both. A test
@@ -208,7 +208,7 @@ def share_warning(specs: Mapping[str, TensorSpec], pruned: frozenset[str]) -> li
         for name in specs.keys() - linear_weights(specs)
         if _can_be_pruned(name, specs[name])
     }
-    options = " ".join(f"--include {shlex.quote(name)}" for name in largest if name in to_include)
+    options = " ".join(command("--include", name) for name in largest if name in to_include)
     listed = ", ".join(f"{name} ({rest[name] / total:.0%})" for name in largest)
     return [
         f"{share:.0%} of the parameters are pruned. Most others are in {listed}, merged whole"

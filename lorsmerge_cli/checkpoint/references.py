@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorsmerge_cli.checkpoint.model_files import Kind, files_needed
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
+from lorsmerge_cli.checkpoint.model_files import INDEX_FILE, PICKLED_INDEX, Kind, files_needed
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, named
+from lorsmerge_cli.inputs import json_object, read_document
 
 if TYPE_CHECKING:
     from lorsmerge_cli.hub.files import HubFiles
@@ -106,6 +107,25 @@ def check_hub_ids(paths: Iterable[Path]) -> list[LorsmergeError]:
     return faults
 
 
+def told_of_cache(path: Path, faults: list[LorsmergeError]) -> list[LorsmergeError]:
+    """Return faults of files that are missing, as one where only a Hub's cache could be looked into.
+
+    Args:
+        path: a path, or a Hub id.
+        faults: what its folder lacks.
+    """
+    match = REFERENCE.fullmatch(str(path))
+    if not faults or match is None or not is_hub_id(path):
+        return faults
+    from lorsmerge_cli.hub.files import list_files, partly_cached
+
+    _, _, reachable = list_files(match["repo"], match["revision"])
+    if reachable:
+        return faults
+    what = " ".join(fault.what for fault in faults)
+    return [partly_cached(match["repo"], match["revision"], what)]
+
+
 def _on_hub(path: Path, kind: Kind = "any") -> HubFiles | None:
     """What a Hub id stands for; None for a path on this machine."""
     if os.path.lexists(path):  # a link that leads nowhere is no id either
@@ -114,7 +134,26 @@ def _on_hub(path: Path, kind: Kind = "any") -> HubFiles | None:
     if match is None:
         raise no_such_path(path)
     # which takes a while to load
-    from lorsmerge_cli.hub.files import find_files
+    from lorsmerge_cli.hub.files import find_files, partly_cached
 
     choose = partial(files_needed, file=match["file"], where=match["repo"], kind=kind)
-    return find_files(match["repo"], match["revision"], choose)
+    found = find_files(match["repo"], match["revision"], choose)
+    if not found.reachable and (absent := _absent_shards(found)):
+        what = f"{found.repo} lacks shards of its weights: {named(absent)}."
+        raise partly_cached(found.repo, found.revision, what)
+    return found
+
+
+def _absent_shards(found: HubFiles) -> list[str]:
+    """The shards that an index in the cache lists and that are not there."""
+    from lorsmerge_cli.hub.files import cached_file
+
+    for index in (INDEX_FILE, PICKLED_INDEX):
+        path = cached_file(found, index) if index in found.files else None
+        if path is not None:
+            try:
+                listed = json_object(read_document(path))["weight_map"].values()
+                return sorted({name for name in listed if name not in found.files})
+            except (OSError, ValueError, KeyError, AttributeError, TypeError, LorsmergeError):
+                return []  # which the reader of the index tells
+    return []

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lorsmerge_cli import console, options
+from lorsmerge_cli.errors import raise_all
 
 
 def delta(
@@ -35,6 +36,14 @@ def delta(
 
     Example: lorsmerge delta openai-whisper-small/ my-finetune-ca/ -o ca_asr.delta --task asr --language ca
     """
+    from lorsmerge_cli import usage
+
+    inputs = [base, finetuned]
+    raise_all(
+        usage.check_labels(task, language)
+        + usage.check_together(inputs)
+        + usage.check_outputs([output], inputs=inputs, force=force)
+    )
     from lorsmerge_cli.operations.delta import delta as operation
     from lorsmerge_cli.recipe.published import recorded_command
 

@@ -25,7 +25,7 @@ FLAWS = {
 }
 WITHOUT_MODELS = {  # parameters that --score-only heeds
     "models", "hypotheses", "score_only", "normalisation", "compare", "samples", "seed", "output",
-    "trn", "worst", "verbose", "force",
+    "trn", "worst", "verbose", "force", "quiet", "as_json", "debug",
 }  # fmt: skip
 
 
@@ -53,8 +53,10 @@ def evaluate(
     data_seed: options.DataSeed = 0,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", rich_help_panel=options.DATA,
-                           help="Score what is there where the audio of more than 5% is missing."),
+                           help="Score the other rows where audio is damaged, or that of more than 5% "
+                           "is missing; without it that is an error."),
     ] = False,
+    allow_parts: options.AllowParts = False,
     format: options.Format = None,
     beam: Annotated[
         int, typer.Option("--beam", metavar="N", min=1, rich_help_panel=options.DECODING,
@@ -66,6 +68,7 @@ def evaluate(
                      help="Utterances at a time; by memory, and halved when it runs out."),
     ] = None,
     max_tokens: options.MaxTokens = None,
+    memory: options.MemorySize = None,
     dtype: options.ComputeDtype = "float32",
     device: options.Device = "auto",
     companions: options.Companions = None,
@@ -130,18 +133,25 @@ def evaluate(
     elif not (models and datasets):
         raise typer.BadParameter("Give a MODEL and --data, or --score-only and --hypotheses.")
     _check_applied(models or (), apply, {"--scale": scale, "--method": method})
+    from lorsmerge_cli import usage
     from lorsmerge_cli.recipe.recipe import unpruned_method_faults
-    from lorsmerge_cli.speech import usage
 
     files = [path for _, path in _named(models or ())] + (apply or [])
-    data = [] if score_only else [path for _, path in _named(datasets or ())]
+    data = [] if score_only else [path for _, path in _test_sets_named(datasets or ())]
+    inputs = [*files, *data]
+    names = [name for name, _ in _models_named(models or (), apply or [], method, scale)]
+    limit = None if memory is None else options.parse_size("--memory", memory)
     raise_all(
         usage.check_inputs(
             files, data, format=format, language=language, task=task, normalise=normalisation,
             dtype=dtype, device=device, numbers={"--hours": hours, "--scale": scale},
         )
-        + usage.check_outputs([output], inputs=[*files, *data], force=force)
         + unpruned_method_faults(method)
+        + usage.check_paths([companions])
+        + usage.check_evaluation(
+            names, inputs, compared=compare, hypotheses=hypotheses, score_only=score_only,
+            output=output, trn=trn, force=force,
+        )
     )  # fmt: skip
     from lorsmerge_cli.operations.eval import evaluate as operation
     from lorsmerge_cli.operations.eval import rescore
@@ -159,26 +169,15 @@ def evaluate(
         sources = _models(models, companions, apply or [], method, scale)
         reading = {
             "split": split, "language": language, "task": task, "hours": hours, "format": format,
-            "seed": data_seed,
+            "seed": data_seed, "allow_parts": allow_parts,
         }  # fmt: skip
         tests = _test_sets(datasets, sources, reading, allow_missing, verbose)
         with console.progress("eval", "utterances") as progress:
             report = operation(
-                sources,
-                tests,
-                beam=beam,
-                batch_size=batch_size,
-                max_tokens=max_tokens,
-                scoring=scoring,
-                dtype=dtype,
-                device=device,
-                hypotheses=hypotheses,
-                output=output,
-                force=force,
-                trn=trn,
-                compared=compare,
-                progress=progress,
-            )
+                sources, tests, beam=beam, batch_size=batch_size, max_tokens=max_tokens, memory=limit,
+                scoring=scoring, dtype=dtype, device=device, hypotheses=hypotheses, output=output,
+                force=force, trn=trn, compared=compare, progress=progress,
+            )  # fmt: skip
     if report.main:
         _tell(report, output, lambda: _show(report, worst, verbose))
 
@@ -240,13 +239,32 @@ def _models(
     from lorsmerge_cli.core.methods import METHODS, method_of
     from lorsmerge_cli.speech.source import find_models
 
+    named = _models_named(texts, deltas, method, scale)
     method = method or method_of(())
     scale = METHODS[method].scale if scale is None else scale
+    return find_models(named, companions=companions, deltas=deltas, scale=scale, method=method)
+
+
+def _models_named(
+    texts: Sequence[str], deltas: Sequence[Path], method: str | None, scale: float | None
+) -> list[tuple[str, Path]]:
+    """Name and path of each model, the deltas that are applied to it in the name."""
+    from lorsmerge_cli.core.methods import METHODS, method_of
+
+    method = method or method_of(())
+    scale = METHODS[method].scale if scale is None and method in METHODS else scale
     stems = "+".join(delta.stem for delta in deltas)
     update = stems if method == method_of(()) else f"{method}({stems})"
-    added = f"+{update}@{scale:g}" if deltas else ""
-    named = [(name + added, path) for name, path in _named(texts)]
-    return find_models(named, companions=companions, deltas=deltas, scale=scale, method=method)
+    added = f"+{update}@{scale or 0:g}" if deltas else ""
+    return [(name + added, path) for name, path in _named(texts)]
+
+
+def _test_sets_named(texts: Sequence[str]) -> list[tuple[str, Path]]:
+    named = _named(texts)
+    twice = [path for n, (name, path) in enumerate(named) if (name, path) in named[:n]]
+    if twice:
+        raise typer.BadParameter(f"--data {twice[0]} is given twice.")
+    return named
 
 
 def _test_sets(
@@ -267,12 +285,12 @@ def _test_sets(
 
     tests = []
     window = min(source.window for source in sources)
-    named = _named(texts)
-    twice = [path for n, (name, path) in enumerate(named) if (name, path) in named[:n]]
-    if twice:
-        raise typer.BadParameter(f"--data {twice[0]} is given twice.")
-    for name, path in named:
-        loaded = load_data([path], **reading, max_seconds=window, empty_text=True)
+    for name, path in _test_sets_named(texts):
+        with console.progress("check", "utterances") as progress:
+            loaded = load_data(
+                [path], **reading, max_seconds=window, empty_text=True, decoded=True,
+                progress=progress,
+            )  # fmt: skip
         if not allow_missing:
             check_complete(loaded, path)
         for warning in drop_warnings(loaded, 0.0):  # a score is of all rows, or says so

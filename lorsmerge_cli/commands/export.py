@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lorsmerge_cli import console, options
+from lorsmerge_cli.errors import raise_all
 
 
 def export(
@@ -27,15 +28,26 @@ def export(
         typer.Option("--dtype", metavar="DTYPE", rich_help_panel=options.OUTPUT,
                      help="float32 or float16, with ct2 also int8 and others; the model's by default."),
     ] = None,
+    companions: options.Processor = None,
     force: options.Force = False,
 ) -> None:  # fmt: skip
     """Write a Whisper for faster-whisper (CTranslate2) or openai-whisper.
 
     Example: lorsmerge export merged/ --format ct2 -o merged-ct2/ --dtype float16
     """
+    from lorsmerge_cli import usage
+
+    faults = usage.check_paths([model]) + usage.check_export(format, output, dtype)
+    if not faults and not (force and output.is_dir()):
+        is_file = format == "openai"
+        files, folders = ([output], []) if is_file else ([], [output])
+        faults += usage.check_outputs(files, folders, inputs=[model], force=force)
+    raise_all(faults)
     from lorsmerge_cli.operations.export import export as operation
 
-    report = operation(model, output, format=format, dtype=dtype, force=force)
+    report = operation(
+        model, output, format=format, companions=companions, dtype=dtype, force=force
+    )
     for text in report.warnings:
         console.warning(text)
     opened = {

@@ -14,6 +14,7 @@ import typer
 from lorsmerge_cli import console, options
 from lorsmerge_cli.errors import LorsmergeError, raise_all
 from lorsmerge_cli.inputs import read_toml
+from lorsmerge_cli.outputs import check_not_inside
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.finetune import FinetunePlan, FinetuneReport
@@ -59,7 +60,8 @@ def finetune(
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="FOLDER", rich_help_panel=options.OUTPUT,
-                     help="Model folder to write; FOLDER.training holds the run until then."),
+                     help="Model folder to write; FOLDER.training holds the run until then. The loss of "
+                     "each step is in losses.jsonl, first of that and then of the model folder."),
     ],
     dev: Annotated[
         list[Path] | None,
@@ -80,6 +82,7 @@ def finetune(
         typer.Option("--dev-hours", metavar="H", min=0.001, rich_help_panel=options.DATA,
                      help="The same for each dev set."),
     ] = None,
+    allow_parts: options.AllowParts = False,
     format: options.Format = None,
     learning_rate: Annotated[
         float, typer.Option("--learning-rate", "--lr", metavar="X", rich_help_panel=TRAINING,
@@ -151,6 +154,11 @@ def finetune(
         typer.Option("--delta", metavar="FILE", rich_help_panel=options.OUTPUT,
                      help="Write the fine-tune's delta too."),
     ] = None,
+    no_digests: Annotated[
+        bool, typer.Option("--no-digests", rich_help_panel=options.OUTPUT,
+                           help="Record no hashes of the training data's audio, sentences and "
+                           "speakers, by which eval finds them in a test set.")
+    ] = False,
     save_steps: Annotated[
         int | None,
         typer.Option("--save-steps", metavar="N", min=1, rich_help_panel=options.OUTPUT,
@@ -194,7 +202,7 @@ def finetune(
     """
     if average_best and average_last:
         raise typer.BadParameter("Give --average-best or --average-last, not both.")
-    from lorsmerge_cli.speech import usage
+    from lorsmerge_cli import usage
 
     settings = usage.settings_of(
         learning_rate=learning_rate, schedule=schedule, warmup=warmup, clip=clip, epochs=epochs,
@@ -210,6 +218,8 @@ def finetune(
             normalise=normalisation, numbers={"--hours": hours, "--dev-hours": dev_hours},
         )
         + usage.check_outputs([delta], [output], inputs=[base, *data], force=force)
+        + (check_not_inside(delta, output) if delta else [])
+        + usage.check_training_folder(output, [base, *data, *([delta] if delta else [])])
         + usage.check_run(output, resume=resume, force=force)
     )  # fmt: skip
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn of it
@@ -219,9 +229,11 @@ def finetune(
     from lorsmerge_cli.operations.finetune import finetune as operation
     from lorsmerge_cli.recipe.published import recorded_command
 
-    train = DataSource(tuple(datasets), split, language, task, format, hours, data_seed)
+    train = DataSource(
+        tuple(datasets), split, language, task, format, hours, data_seed, allow_parts
+    )
     held_out = (
-        DataSource(tuple(dev), "dev", language, task, format, dev_hours, data_seed)
+        DataSource(tuple(dev), "dev", language, task, format, dev_hours, data_seed, allow_parts)
         if dev
         else train.with_dev_split(dev_hours)
     )
@@ -231,7 +243,7 @@ def finetune(
         base, output, train=train, dev=held_out, settings=replace(settings, workers=workers),
         averaging=Averaging(average_last or average_best or 1, best=not average_last),
         dev_beam=dev_beam, normalisation=normalisation, device=device, delta=delta, resume=resume,
-        force=force,
+        force=force, digests=not no_digests,
     )  # fmt: skip
     for text in plan.warnings:
         console.warning(text)
@@ -242,8 +254,9 @@ def finetune(
         return
     with console.progress("finetune", "steps") as progress:
         report = operation(
-            plan, command=recorded_command(sys.argv[1:]), progress=progress, told=_tell
-        )
+            plan, command=recorded_command(sys.argv[1:]), progress=progress, told=_tell,
+            missed=console.warning, learnt=lambda record: progress.detail(_learnt(record)),
+        )  # fmt: skip
     if report.main:
         for text in report.warnings:
             console.warning(text)
@@ -255,6 +268,12 @@ def _scores(scores: dict[str, float]) -> str:
 
     named = {k: v for k, v in scores.items() if k not in ("epoch", "step", "score")}
     return ", ".join(f"{k} {metric_of(*k.split('_'))} {v:.2f}" for k, v in named.items())
+
+
+def _learnt(record: dict[str, Any]) -> str:
+    """A step, beside the progress: its loss and speed."""
+    loss, speed = record["loss"], record.get("utterances_per_second")  # not of an older run
+    return f"loss {loss:.4f}" + (f", {console.pace(speed, 'utterances')}" if speed else "")
 
 
 def _tell(scores: dict[str, float]) -> None:

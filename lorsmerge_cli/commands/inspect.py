@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorsmerge_cli import console, options
+from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.inspect import (
@@ -42,6 +43,11 @@ def inspect_files(
 
     Example: lorsmerge inspect ca_asr.delta de_st.delta --plot deltas.png
     """
+    from lorsmerge_cli.pictures import check_picture
+    from lorsmerge_cli.usage import check_together
+
+    drawn = [] if plot is None else check_picture(plot, files, force=force)
+    raise_all(check_together(files) + drawn)
     from lorsmerge_cli.operations.inspect import inspect_files as operation
 
     with console.progress("inspect") as progress:

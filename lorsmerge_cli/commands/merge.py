@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorsmerge_cli import console, options
-from lorsmerge_cli.errors import HubFault, Interrupted, LorsmergeError, UsageFault
+from lorsmerge_cli.errors import HubFault, Interrupted, LorsmergeError, UsageFault, raise_all
+from lorsmerge_cli.quoting import command
 
 if TYPE_CHECKING:
     from lorsmerge_cli.hub.target import Target
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from lorsmerge_cli.recipe.recipe import Recipe
 
 COMMIT = re.compile(r"@([0-9a-f]{10})[0-9a-f]{30}")
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 Base = Annotated[
@@ -171,8 +171,21 @@ def merge(
             exclude=tuple(exclude or ()),
             dtype=dtype,
         )
-    shard_size = parse_size(max_shard_size)
+    shard_size = options.parse_size("--max-shard-size", max_shard_size)
     wanted.resolved()  # a mistake in the settings shows before PyTorch is loaded
+    from lorsmerge_cli.usage import check_merge
+
+    raise_all(
+        check_merge(
+            Path(wanted.base), [Path(entry.path) for entry in wanted.deltas], output,
+            companions=companions, save_recipe=save_recipe, dtype=wanted.dtype, device=device,
+            force=force,
+        )
+    )  # fmt: skip
+    if push is not None:
+        from lorsmerge_cli.hub.target import check_id
+
+        check_id(push)
     _run(
         wanted, output, push, dry_run, companions=companions, save_recipe=save_recipe, device=device,
         threads=threads, max_shard_size=shard_size, force=force, allow_other_base=allow_other_base,
@@ -188,6 +201,8 @@ def _run(
 
     target = None if repo is None else _target(repo)
     plan = plan_merge(recipe, output, **settings)
+    if target is not None:
+        raise_all(plan.lacking)  # which a push refuses when the work is done
     for text in plan.warnings:
         console.warning(text)
     if dry_run:
@@ -231,24 +246,8 @@ def _push(output: Path, target: Target) -> PushReport:
         kind = Interrupted if isinstance(error, Interrupted) else HubFault
         raise kind(
             f"{output} is written, but not uploaded. {error.what}",
-            f"{error.remedy} `lorsmerge push {output} {target.repo}` sends it.",
+            f"{error.remedy} `{command('lorsmerge', 'push', output, target.repo)}` sends it.",
         ) from error
-
-
-def parse_size(text: str) -> int:
-    """`5GB` or `500MB` in bytes.
-
-    Raises:
-        UsageFault: not a number with KB, MB, GB or TB.
-    """
-    number, unit = text[:-2], text[-2:].upper()
-    try:
-        size = int(float(number) * UNITS[unit])
-    except (KeyError, ValueError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise UsageFault(f"--max-shard-size {text} is no size.", "Write 5GB or 500MB.")
-    return size
 
 
 def _plan_document(plan: MergePlan) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorsmerge_cli import console, options
+from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.prune import Kept, LoraReport, PruneReport
@@ -54,10 +55,6 @@ def prune(
 
     Example: lorsmerge prune ca_asr.delta -o ca_asr.lors.delta --svp 0.05 --mp 0.4
     """  # fmt: skip
-    from lorsmerge_cli.operations.prune import check_adapter, open_low_rank, write_lora
-    from lorsmerge_cli.operations.prune import prune as operation
-    from lorsmerge_cli.recipe.published import recorded_command
-
     ratios = (svp, mp) != (None, None)
     if output is None and (as_lora is None or ratios):
         raise typer.BadParameter(
@@ -66,6 +63,21 @@ def prune(
         )
     if as_lora is not None and output is not None and svp is None:
         raise typer.BadParameter("--as-lora writes the low-rank part: give --svp as well.")
+    from lorsmerge_cli import usage
+    from lorsmerge_cli.recipe.recipe import pruning_method
+
+    if output is not None:
+        pruning_method(source, svp, mp, method)
+    raise_all(
+        usage.check_paths([source])
+        + usage.check_stored_dtype(dtype)
+        + usage.check_device(device)
+        + usage.check_outputs([output], inputs=[source], force=force)
+    )
+    from lorsmerge_cli.operations.prune import check_adapter, open_low_rank, write_lora
+    from lorsmerge_cli.operations.prune import prune as operation
+    from lorsmerge_cli.recipe.published import recorded_command
+
     document: dict[str, object] = {}
     whole = None
     shows: list[Callable[[], None]] = []
@@ -74,21 +86,11 @@ def prune(
     if output is not None:
         with console.progress("prune") as progress:
             report = operation(
-                source,
-                output,
-                svp=svp,
-                mp=mp,
-                method=method,
-                include=tuple(include or ()),
-                exclude=tuple(exclude or ()),
-                dtype=dtype,
-                device=device,
-                command=recorded_command(sys.argv[1:]),
-                force=force,
-                threads=threads,
-                progress=progress,
-                as_lora=as_lora is not None,
-            )
+                source, output, svp=svp, mp=mp, method=method, include=tuple(include or ()),
+                exclude=tuple(exclude or ()), dtype=dtype, device=device,
+                command=recorded_command(sys.argv[1:]), force=force, threads=threads,
+                progress=progress, as_lora=as_lora is not None,
+            )  # fmt: skip
         for text in report.warnings:
             console.warning(text)
         document |= _document(report)

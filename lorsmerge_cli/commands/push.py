@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorsmerge_cli import console, options
-from lorsmerge_cli.errors import HubFault
+from lorsmerge_cli.errors import HubFault, raise_all
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.push import PushPlan
@@ -70,6 +70,7 @@ def push(
         typer.Option("--replace-card", rich_help_panel=CARD,
                      help="Replace the repository's README.md, which is kept otherwise."),
     ] = False,
+    companions: options.Processor = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", "-n", rich_help_panel=options.OUTPUT,
@@ -83,11 +84,16 @@ def push(
 
     Example: lorsmerge push merged/ you/whisper-small-babel --private --results results.json
     """
-    from lorsmerge_cli.hub.target import new_target, open_target
+    console.hide(token)
+    from lorsmerge_cli.usage import check_push
+
+    raise_all(check_push(source, results))
+    from lorsmerge_cli.hub.target import check_id, new_target, open_target
+
+    check_id(repo)
     from lorsmerge_cli.operations.push import plan_push
     from lorsmerge_cli.operations.push import push as operation
 
-    console.hide(token)
     where: Any = {
         "revision": revision, "create_pr": create_pr, "private": private, "token": token,
     }  # fmt: skip
@@ -100,7 +106,7 @@ def push(
         target = new_target(repo, **where)
     plan = plan_push(
         source, target, results=results, base_model=base_model, license=license,
-        replace_card=replace_card,
+        replace_card=replace_card, companions=companions,
     )  # fmt: skip
     for text in plan.notes:
         console.note(text)

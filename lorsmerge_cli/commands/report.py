@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorsmerge_cli import console, options
+from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.report import Report, Table
@@ -84,11 +85,19 @@ def report(
 
     Example: lorsmerge report results/base.json results/merged.json -o report/
     """
+    from lorsmerge_cli import usage
+
+    controls = _controls(control or [])
+    inputs = [*results, *([paper] if paper else [])]
+    faults = usage.check_files(inputs)
+    if not (force and output.is_dir()):
+        faults += usage.check_outputs([], [output], inputs=inputs, force=force)
+    raise_all(faults)
     from lorsmerge_cli.operations.report import report as operation
 
     found = operation(
         results, output, title=title, base=base, finetuned=finetuned, against=against,
-        controls=_controls(control or []), held_out=held_out or [], paper=paper, force=force,
+        controls=controls, held_out=held_out or [], paper=paper, force=force,
         runs=runs, tuned=tuned or [],
     )  # fmt: skip
     for note in found.notes:

@@ -128,6 +128,7 @@ def search(
         typer.Option("--batch-size", metavar="N", min=1, rich_help_panel=SCORES,
                      help="Utterances at a time; by memory, and halved when it runs out."),
     ] = None,
+    memory: options.MemorySize = None,
     test: Annotated[
         list[Path] | None,
         typer.Option("--test", metavar="DATA", rich_help_panel=options.DATA,
@@ -172,22 +173,40 @@ def search(
 
     Example: lorsmerge search base/ ca.delta de.delta --data dev.jsonl --svp 0.01,0.03 --mp 0.2,0.4 -o best.toml
     """
-    from lorsmerge_cli.speech import usage
-
-    raise_all(
-        usage.check_inputs(
-            [Path(base), *map(Path, deltas)], [*data, *(test or ())], format=format,
-            language=language, task=task, normalise=normalisation, dtype=dtype, device=device,
-            numbers={"--hours": hours},
-        )
-    )  # fmt: skip
-    from lorsmerge_cli.recipe.space import make_space
-
-    texts = {"svp": svp, "mp": mp, "scale": scale}
-    space = make_space(base, deltas, texts, per_delta, include or (), exclude or (), method)
-    from lorsmerge_cli.operations.search import (
+    from lorsmerge_cli import usage
+    from lorsmerge_cli.recipe.search_settings import (
         DataSettings,
         SearchSettings,
+        check_search_outputs,
+        check_settings,
+        check_space,
+    )
+    from lorsmerge_cli.recipe.space import make_space
+
+    settings = SearchSettings(
+        study=study, name=name, worker=worker, trials=trials, sampler=sampler, seed=seed,
+        pruner=pruner, objective=objective, rank_by=rank_by, finalists=finalists,
+        beam=beam, batch_size=batch_size, max_tokens=max_tokens, normalisation=normalisation,
+        memory=None if memory is None else options.parse_size("--memory", memory),
+        dtype=dtype, device=device, best=best, threads=threads, output=output, csv=csv, plot=plot,
+        force=force,
+        allow_other_base=allow_other_base, companions=companions,
+    )  # fmt: skip
+    models = [Path(base), *map(Path, deltas)]
+    files = [*models, *data, *(test or ())]
+    raise_all(
+        usage.check_inputs(
+            models, [*data, *(test or ())], format=format, language=language, task=task,
+            normalise=normalisation, dtype=dtype, device=device, numbers={"--hours": hours},
+        )
+        + check_settings(settings)
+        + usage.check_paths([companions])
+        + check_search_outputs(settings, files, front=objective == "both")
+    )  # fmt: skip
+    texts = {"svp": svp, "mp": mp, "scale": scale}
+    space = make_space(base, deltas, texts, per_delta, include or (), exclude or (), method)
+    raise_all(check_space(space, settings))
+    from lorsmerge_cli.operations.search import (
         document,
         of_earlier_fronts,
         plan_search,
@@ -195,14 +214,6 @@ def search(
     )
     from lorsmerge_cli.operations.search import search as operation
 
-    settings = SearchSettings(
-        study=study, name=name, worker=worker, trials=trials, sampler=sampler, seed=seed,
-        pruner=pruner, objective=objective, rank_by=rank_by, finalists=finalists,
-        beam=beam, batch_size=batch_size, max_tokens=max_tokens, normalisation=normalisation,
-        dtype=dtype, device=device, best=best, threads=threads, output=output, csv=csv, plot=plot,
-        force=force,
-        allow_other_base=allow_other_base, companions=companions,
-    )  # fmt: skip
     reading = DataSettings(language, task, format, hours, data_seed)
     plan = plan_search(space, data, test or [], reading, settings)
     for text in plan.warnings:
@@ -211,6 +222,7 @@ def search(
         report = operation(
             plan, command=_command(study), progress=progress, told=console.note,
             done=lambda row: _tell(plan.goal.names(ranking=True), row),
+            heard=lambda rate: progress.detail(console.pace(rate, "utterances")),
         )  # fmt: skip
     written = [] if worker else write_report(report)
     console.result(document(report), lambda: _show(report, verbose))
@@ -224,7 +236,7 @@ def search(
 
 def _command(study: str | None) -> str:
     """What was typed, without the password of a database."""
-    from lorsmerge_cli.operations.search import shown
+    from lorsmerge_cli.recipe.search_settings import shown
 
     words = ["lorsmerge", *sys.argv[1:]]
     if study is not None:  # as a word of its own, or in --study=URL

@@ -40,10 +40,11 @@ def transcribe(
 
     Example: lorsmerge transcribe base/ ft/ca_asr merged/ --audio clip.wav --language ca
     """
-    from lorsmerge_cli.speech import usage
+    from lorsmerge_cli import usage
 
     raise_all(
         usage.check_inputs(models, [], language=language, task=task, device=device)
+        + usage.check_paths([companions])
         + usage.check_audio(audio)
     )
     from lorsmerge_cli.operations.transcribe import transcribe as operation
@@ -59,6 +60,11 @@ def transcribe(
                 f"{item.audio} is {item.seconds:.1f} s long; {item.model} hears the first "
                 f"{item.heard:g} s, its window."
             )
+        text = f"{item.model}'s text of {item.audio}"
+        if item.cut:
+            console.warning(f"The limit of tokens ended {text}.")
+        if item.looping:
+            console.warning(f"{text} repeats itself.")
     rows = [
         [*([str(item.audio)] if len(audio) > 1 else []), item.model, item.text] for item in found
     ]

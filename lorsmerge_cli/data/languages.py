@@ -29,12 +29,30 @@ km khm|sn sna|yo yor|so som|af afr|oc oci|ka kat geo|be bel|tg tgk|sd snd|gu guj
 lo lao|uz uzb uzn|fo fao|ht hat|ps pus pbt pst pbu|tk tuk|nn nno|mt mlt|sa san|lb ltz|my mya bur
 bo bod tib|tl tgl fil|mg mlg plt|as asm|tt tat|haw|ln lin|ha hau|ba bak|jw jv jav|su sun|yue
 """
-_ALIASES = {
-    other: entry.split()[0]
-    for entry in re.split(r"[|\n]", _CODES.strip())
-    for other in entry.split()[1:]
-}
-_ALIASES |= {"filipino": "tl", "farsi": "fa", "bokmål": "no", "bokmal": "no", "cantonese": "yue"}
+# English names in the order of the codes, as transformers has them, which takes a second to load
+_NAMES = """
+english|chinese|german|spanish|russian|korean|french|japanese|portuguese|turkish|polish|catalan
+dutch|arabic|swedish|italian|indonesian|hindi|finnish|vietnamese|hebrew|ukrainian|greek|malay
+czech|romanian|danish|hungarian|tamil|norwegian|thai|urdu|croatian|bulgarian|lithuanian|latin
+maori|malayalam|welsh|slovak|telugu|persian|latvian|bengali|serbian|azerbaijani|slovenian|kannada
+estonian|macedonian|breton|basque|icelandic|armenian|nepali|mongolian|bosnian|kazakh|albanian
+swahili|galician|marathi|punjabi|sinhala|khmer|shona|yoruba|somali|afrikaans|occitan|georgian
+belarusian|tajik|sindhi|gujarati|amharic|yiddish|lao|uzbek|faroese|haitian creole|pashto|turkmen
+nynorsk|maltese|sanskrit|luxembourgish|myanmar|tibetan|tagalog|malagasy|assamese|tatar|hawaiian
+lingala|hausa|bashkir|javanese|sundanese|cantonese
+"""
+_ENTRIES = [entry.split() for entry in re.split(r"[|\n]", _CODES.strip())]
+LANGUAGES = dict(
+    zip((code for code, *_ in _ENTRIES), re.split(r"[|\n]", _NAMES.strip()), strict=True)
+)
+_ALIASES = {other: code for code, *others in _ENTRIES for other in others}
+_ALIASES |= {name: code for code, name in LANGUAGES.items()}
+_ALIASES |= {
+    "burmese": "my", "valencian": "ca", "flemish": "nl", "haitian": "ht", "letzeburgesch": "lb",
+    "pushto": "ps", "panjabi": "pa", "moldavian": "ro", "moldovan": "ro", "sinhalese": "si",
+    "castilian": "es", "mandarin": "zh",
+}  # fmt: skip
+_ALIASES |= {"filipino": "tl", "farsi": "fa", "bokmål": "no", "bokmal": "no"}
 # What people would look for instead, where Whisper lacks a language
 _RELATIVES = {
     "ast": "es", "an": "es", "arg": "es", "ckb": "fa", "kmr": "fa", "ku": "fa", "kur": "fa", "arz": "ar",
@@ -68,12 +86,10 @@ def parse_language(name: str) -> str:
         >>> parse_language("cmn_hans_cn"), parse_language("zh-HK")
         ('zh', 'yue')
     """
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
-
     wanted = name.strip().lower().replace("_", "-")
     wanted = re.split("[.@]", wanted)[0]  # as in de_DE.UTF-8
     head, *rest = wanted.split("-")
-    known = {code: code for code in LANGUAGES} | TO_LANGUAGE_CODE | _ALIASES
+    known = {code: code for code in LANGUAGES} | _ALIASES
     if wanted in known:
         return str(known[wanted])
     tags = all(_REGION.fullmatch(tag) or tag in _SCRIPTS | _VARIANTS | _CANTONESE for tag in rest)

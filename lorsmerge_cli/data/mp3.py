@@ -34,6 +34,7 @@ class Mp3Scan:
         frames: that there are.
         frame_seconds: of one frame.
         start: where the first frame of audio begins.
+        cut: whether the last frame, right behind the one before it, is not all there.
     """
 
     seconds: float
@@ -41,6 +42,7 @@ class Mp3Scan:
     frames: int
     frame_seconds: float
     start: int
+    cut: bool
 
 
 def _frame(header: int) -> tuple[int, int, int] | None:
@@ -60,7 +62,7 @@ def _frame(header: int) -> tuple[int, int, int] | None:
 def scan_mp3(data: bytes) -> Mp3Scan | None:
     """Count the frames of a file; None where none is found, or their bit rate is a free one."""
     position, seconds, count, told, first = 0, 0.0, 0, None, -1
-    length = 0.0
+    length, end, cut = 0.0, -1, False
     while 0 <= position <= len(data) - 4:
         if data.startswith(b"ID3", position) and position + 10 <= len(data):
             a, b, c, d = data[position + 6 : position + 10]
@@ -73,7 +75,8 @@ def scan_mp3(data: bytes) -> Mp3Scan | None:
             continue
         size, samples, hertz = found
         if following > len(data):
-            break  # the last one is cut
+            cut = position == end  # else it may be no frame
+            break
         head = data[position : position + 48]
         if first < 0 and told is None and any(tag in head for tag in TAGS):
             told = _told(head)
@@ -81,8 +84,8 @@ def scan_mp3(data: bytes) -> Mp3Scan | None:
             first = position if first < 0 else first
             length = samples / hertz
             seconds, count = seconds + length, count + 1
-        position += size
-    return Mp3Scan(seconds, told, count, length, first) if count else None
+        position = end = position + size
+    return Mp3Scan(seconds, told, count, length, first, cut) if count else None
 
 
 def _leads_on(data: bytes, following: int, searching: bool) -> bool:

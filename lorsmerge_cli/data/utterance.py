@@ -16,7 +16,11 @@ NOT_ASKED_FOR = frozenset({OTHER_LANGUAGE, OTHER_TASK, NO_SPLIT})
 # Reasons that lie in audio which should be there, and is not or not whole
 MISSING, UNREADABLE, EMPTY = "missing audio", "unreadable audio", "empty audio"
 CUT, SHORT = "audio file is cut short", "audio ends before the row does"
-LACKING = frozenset({MISSING, UNREADABLE, EMPTY, CUT, SHORT})
+NO_NUMBERS = "audio with samples that are no numbers"
+LACKING = frozenset({MISSING, UNREADABLE, EMPTY, CUT, SHORT, NO_NUMBERS})
+REMOVED = "audio that was removed"  # of a training that had skipped it, and was resumed
+# Reasons that a close look at the audio has beside those
+SILENT, LONGER = "silent audio", "audio is longer than its row"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Utterance:
         duration: seconds of the piece; None until the file's header was read.
         start: seconds into the file.
         speaker: for confidence intervals.
+        whole: whether the piece is known to be all of its file.
+        segment: whether it is a piece of its file, and no whole one. A manifest says so by giving a
+            start, be it 0.
     """
 
     id: str
@@ -42,6 +49,8 @@ class Utterance:
     duration: float | None = None
     start: float = 0.0
     speaker: str | None = None
+    whole: bool = False
+    segment: bool = False
 
 
 class Answer(NamedTuple):

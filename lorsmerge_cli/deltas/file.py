@@ -30,6 +30,7 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
     shown,
 )
 from lorsmerge_cli.core.low_rank_sparse import Delta, zeros
+from lorsmerge_cli.core.sketch import parse_sketches
 from lorsmerge_cli.deltas.encodings import ENCODINGS, TensorLayout
 from lorsmerge_cli.errors import UnreadableFile, named
 from lorsmerge_cli.inputs import json_object, parse_json
@@ -411,6 +412,8 @@ def check_training(found: Mapping[str, Any]) -> None:
             raise ValueError(f"the {key} of its training is {shown(found[key])}")
     if not isinstance(found.get("base", ""), str):
         raise ValueError(f"the base of its training is {shown(found['base'])}")
+    if "digests" in found:
+        parse_sketches(found["digests"])
     parts = found.get("trained_on", [])
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise ValueError("trained_on of its training is no list of tables")

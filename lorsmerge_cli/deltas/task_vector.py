@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +34,7 @@ from lorsmerge_cli.deltas.encodings import ENCODINGS, TensorLayout
 from lorsmerge_cli.deltas.file import DeltaFile, total_norm
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
 from lorsmerge_cli.inputs import FileIdentity
+from lorsmerge_cli.quoting import command
 
 HALF = ("F16", "BF16")
 ROUNDING_WARNING = 0.5  # of a delta's energy
@@ -306,13 +306,11 @@ def _wrapped(base: Checkpoint, vector: TaskVector) -> LorsmergeError | None:
         what = f"{vector.path} has the tensors of {base.path} without the {prefix!r} before their names."
     else:
         return None
-    option = f"--strip-prefix {shlex.quote(prefix)}"
+    option = command("--strip-prefix", prefix)
     if isinstance(vector, FinetunedTaskVector):
-        line = ["lorsmerge", "delta", str(base.path), str(vector.path), "-o"]
-        line.append(f"{vector.path.stem or 'x'}.delta")
-        remedy = (
-            f"Give `{option}` as well, or take the delta by itself: `{shlex.join(line)} {option}`."
-        )
+        output = Path(f"{vector.path.stem or 'x'}.delta")
+        line = command("lorsmerge", "delta", base.path, vector.path, "-o", output)
+        remedy = f"Give `{option}` as well, or take the delta by itself: `{line} {option}`."
     else:
         remedy = "Give the base that it was made of, or a copy with the names of that one."
     return Mismatch(what, remedy)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from huggingface_hub.errors import (
 
 from lorsmerge_cli.errors import HubFault, LorsmergeError
 from lorsmerge_cli.inputs import read_document
+from lorsmerge_cli.quoting import command
 
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 TOKEN = re.compile(r"[!-~]+")  # printable ASCII without blanks: what a header of HTTP takes
@@ -130,7 +130,7 @@ def _fault(
         return HubFault(
             f"{repo} has no revision {revision!r}.",
             f"{url}/tree/main lists its branches; "
-            f"`{shlex.join(['hf', 'repos', 'branch', 'create', repo, str(revision)])}` makes one.",
+            f"`{command('hf', 'repos', 'branch', 'create', repo, str(revision))}` makes one.",
         )
     if isinstance(error, RemoteEntryNotFoundError):
         return HubFault(f"{repo} has no such file: {error.response.url}.", "Check its name.")

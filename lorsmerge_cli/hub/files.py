@@ -6,11 +6,14 @@ Where the Hub cannot be reached, what is in huggingface_hub's cache is used.
 from __future__ import annotations
 
 import glob
+import io
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
+from threading import Lock
+from typing import Any
 
 from huggingface_hub import HfApi, constants, get_token, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -22,19 +25,24 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from tqdm import tqdm
 
+from lorsmerge_cli import progress
 from lorsmerge_cli.errors import (
     HubFault,
     LorsmergeError,
+    NoSuchFile,
     OutputFault,
     UnreadableFile,
     named,
     raise_all,
 )
 from lorsmerge_cli.hub.faults import check_token, hub_faults
+from lorsmerge_cli.quoting import command
 
 MORE_SPACE = "Free some space (`hf cache prune`), or set HF_HOME to a folder on a larger disk."
 TIMEOUT = 10.0  # seconds to wait for an answer
+MOST_NAMED = 12  # files of a cache in a message
 UNKNOWN_TOKEN, TOO_MANY, SERVER_ERROR = 401, 429, 500  # status codes
 
 # All names of a repository -> those that are needed, and which of them stands for all; None where
@@ -84,13 +92,44 @@ def find_files(repo: str, revision: str | None, choose: Choice) -> HubFiles:
             f"{repo} has files whose names lead out of its folder ({named(outside)}).",
             "Do not use this repository.",
         )
-    files, single = choose(list(sizes))
+    try:
+        files, single = choose(list(sizes))
+    except NoSuchFile as fault:
+        if reachable:
+            raise
+        raise partly_cached(repo, revision, fault.what) from None
     missing = sum(
         sizes[name]
         for name in files
         if not isinstance(try_to_load_from_cache(repo, name, revision=commit), str)
     )
     return HubFiles(repo, revision, commit, tuple(files), single, missing, reachable)
+
+
+def cached_file(found: HubFiles, name: str) -> Path | None:
+    """Return where in the cache a file lies, None where it is not there."""
+    path = try_to_load_from_cache(found.repo, name, revision=found.commit)
+    return Path(path) if isinstance(path, str) else None
+
+
+def partly_cached(repo: str, revision: str | None, what: str) -> HubFault:
+    """Return the fault of a repository that is in the cache in part, while the Hub is out of reach.
+
+    Args:
+        what: is missing, in a sentence.
+    """
+    names = sorted(list_files(repo, revision)[1])
+    why = (
+        "HF_HUB_OFFLINE is set"
+        if constants.HF_HUB_OFFLINE
+        else (f"{constants.ENDPOINT} cannot be reached")
+    )
+    line = command("hf", "download", repo, *(["--revision", revision] if revision else []))
+    return HubFault(
+        f"{what} {why}, and of {repo} the cache in {constants.HF_HUB_CACHE} has only "
+        f"{named(names, MOST_NAMED) if names else 'no file'}.",
+        f"Run the command where the Hub can be reached, or fetch the rest: `HF_HUB_OFFLINE=0 {line}`.",
+    )
 
 
 @cache  # one commit for a whole run
@@ -206,11 +245,42 @@ def download(found: HubFiles) -> Path:
 
 
 def _snapshot(found: HubFiles, revision: str | None) -> Path:
-    return Path(
-        snapshot_download(
-            found.repo,
-            revision=revision,
-            allow_patterns=[glob.escape(name) for name in found.files],
-            local_files_only=not found.reachable,
-        )
-    )
+    settings: dict[str, Any] = {
+        "revision": revision,
+        "allow_patterns": [glob.escape(name) for name in found.files],
+        "local_files_only": not found.reachable,
+    }
+    if progress.show is None:
+        return Path(snapshot_download(found.repo, **settings))
+    with progress.show(f"download of {found.repo}", "bytes") as advance:
+        told = _told(lambda done: advance(done, found.missing))
+        return Path(snapshot_download(found.repo, **settings, tqdm_class=told))
+
+
+def _told(advance: Callable[[int], None]) -> type[Any]:
+    """Return a bar for huggingface_hub that is not drawn, and tells the bytes that newly arrived.
+
+    There are several bars of one download: bytes that came, bytes that were written, and files.
+    """
+    lock, arrived = Lock(), 0
+
+    class Told(tqdm):  # type: ignore[misc]
+        monitor_interval = 0  # no thread to draw it again
+
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            settings.pop("name", None)
+            super().__init__(*arguments, **settings | {"file": io.StringIO()})
+
+        def display(self, *arguments: Any, **settings: Any) -> None:
+            pass
+
+        def update(self, n: float | None = 1) -> None:
+            nonlocal arrived
+            super().update(n)
+            if self.unit == "B":
+                with lock:
+                    newly = max(0, int(self.n) - arrived)
+                    arrived += newly
+                    advance(newly)
+
+    return Told

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from lorsmerge_cli.checkpoint.model_writer import CONFIG
+from lorsmerge_cli.checkpoint.companions import (
+    find_companions,
+    with_processor_of,
+)
+from lorsmerge_cli.checkpoint.model_files import processor_folder
 from lorsmerge_cli.checkpoint.openai_names import to_openai
 from lorsmerge_cli.checkpoint.reader import Checkpoint
+from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import parse_dtype
+from lorsmerge_cli.checkpoint.whisper_config import check_model_folder, config_faults, other_sizes
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.errors import (
     LorsmergeError,
@@ -23,7 +30,6 @@ from lorsmerge_cli.errors import (
     non_finite,
     raise_all,
 )
-from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.outputs import (
     atomic_file,
     atomic_folder,
@@ -31,11 +37,11 @@ from lorsmerge_cli.outputs import (
     check_unchanged,
     leftovers,
 )
-from lorsmerge_cli.speech.model import check_model_folder
+from lorsmerge_cli.quoting import python_command
+from lorsmerge_cli.speech.loading import load_config, load_parts, refused
+from lorsmerge_cli.usage import check_export
 
 WINDOW, VOCABULARIES = 1500, (51864, 51865, 51866)  # encoder positions, tokens: what OpenAI's have
-CT2_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16",
-             "int8_bfloat16", "int16")  # fmt: skip
 TOKENIZER, EXTRACTOR = "tokenizer.json", "preprocessor_config.json"
 DIMS = {  # OpenAI's name of a size -> transformers'
     "n_mels": "num_mel_bins",
@@ -70,12 +76,21 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class _Model:
-    """A checked Whisper folder."""
+    """A checked Whisper.
+
+    Attributes:
+        path: as given.
+        checkpoint: its weights.
+        config: of the network.
+        files: what lies beside the weights, by name.
+        extractor: of features; None where the format has no use for it.
+    """
 
     path: Path
-    folder: Path
     checkpoint: Checkpoint
     config: Mapping[str, Any]
+    files: Mapping[str, Path]
+    extractor: Any
 
 
 def export(
@@ -83,6 +98,7 @@ def export(
     output: Path,
     *,
     format: str,
+    companions: Path | None = None,
     dtype: str | None = None,
     force: bool = False,
 ) -> ExportReport:
@@ -92,17 +108,20 @@ def export(
         model: a model folder.
         output: a `.pt` file for `openai`, a folder for `ct2`.
         format: a name in FORMATS.
+        companions: a model whose tokenizer and feature extractor are taken; by default those of the
+            folder or, of a Trainer's `checkpoint-N`, of the folder it lies in.
         dtype: of the written weights; None for the model's own.
         force: replace an output that exists.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
     """
+    faults = check_export(format, output, dtype)
     if format not in FORMATS:
-        raise UsageFault(f"There is no format {format!r}.", f"Use {' or '.join(FORMATS)}.")
+        raise_all(faults)
     is_folder, check, write = FORMATS[format]
-    found = _open(model)
-    faults = check(found, output, dtype)
+    found, unread = _open(model, companions, with_processor=is_folder)
+    faults += unread + check(found)
     size = sum(spec.nbytes for spec in found.checkpoint.specs.values())
     inputs = found.checkpoint.sources
     faults += check_output(output, inputs=inputs, size=size, force=force, folder=is_folder)
@@ -113,7 +132,10 @@ def export(
     return ExportReport(output, format, sum(path.stat().st_size for path in files), warnings)
 
 
-def _open(path: Path) -> _Model:
+def _open(
+    path: Path, companions: Path | None, *, with_processor: bool
+) -> tuple[_Model, list[LorsmergeError]]:
+    """Open a model folder; with the faults that others may be reported beside."""
     checkpoint = Checkpoint(path)
     folder = checkpoint.folder
     if folder is None:
@@ -121,8 +143,37 @@ def _open(path: Path) -> _Model:
             f"{path} is a bare file, and its config and tokenizer are needed as well.",
             "Give a model folder: `merge -o folder/` writes one where the base is a folder.",
         )
-    raise_all(check_model_folder(folder))
-    return _Model(path, folder, checkpoint, read_json(folder / CONFIG))
+    base = local_path(companions, "companions") if companions else None
+    processor = base or processor_folder(folder)
+    called = companions or path
+    faults = check_model_folder(folder, processor, called, config_alone=not with_processor)
+    faults += config_faults(checkpoint, base) if base else []
+    raise_all(faults)
+    config = load_config(folder)
+    faults = other_sizes(checkpoint, config.to_dict(), folder)
+    found = _Model(path, checkpoint, config.to_dict(), {}, None)
+    if not with_processor:
+        return found, faults
+    files = find_companions(folder)
+    files = with_processor_of(files, find_companions(base)) if base else files
+    faults += files.faults
+    if TOKENIZER not in files.files:
+        faults.append(_no_fast_tokenizer(processor))
+    if faults:
+        return found, faults
+    parts = load_parts(config, folder, processor)
+    return replace(found, files=files.files, extractor=parts.processor.feature_extractor), []
+
+
+def _no_fast_tokenizer(processor: Path) -> Mismatch:
+    line = python_command(
+        "from transformers import WhisperProcessor as W; "
+        f"W.from_pretrained({str(processor)!r}).save_pretrained('processor')"
+    )
+    return Mismatch(
+        f"{processor} holds no {TOKENIZER}, which faster-whisper reads.",
+        f"Make one: `{line}`, and export with --config processor.",
+    )
 
 
 def _unlike_original(model: _Model, format: str) -> list[str]:
@@ -141,17 +192,9 @@ def _unlike_original(model: _Model, format: str) -> list[str]:
 # openai-whisper: one pickle, {dims, model_state_dict}
 
 
-def _check_openai(model: _Model, output: Path, dtype: str | None) -> list[LorsmergeError]:
+def _check_openai(model: _Model) -> list[LorsmergeError]:
     faults: list[LorsmergeError] = []
     config = model.config
-    if output.suffix != ".pt":
-        faults.append(UsageFault(f"{output}: openai-whisper's checkpoints are .pt files.",
-                                 f"Write -o {output.with_suffix('.pt')}."))  # fmt: skip
-    try:
-        if dtype is not None and not parse_dtype(dtype).is_floating_point:
-            faults.append(UsageFault(f"{dtype} is no float.", "Use float32 or float16."))
-    except LorsmergeError as error:
-        faults.append(error)
     wide = [f"{part}_ffn_dim" for part in ("encoder", "decoder")]
     odd = [f"{key} = {config.get(key)}" for key in wide if config.get(key) != 4 * config["d_model"]]
     if config.get("scale_embedding"):
@@ -197,7 +240,7 @@ def _write_openai(model: _Model, output: Path, dtype: str | None, force: bool) -
 # CTranslate2: a folder that faster_whisper.WhisperModel opens
 
 
-def _check_ct2(model: _Model, output: Path, dtype: str | None) -> list[LorsmergeError]:
+def _check_ct2(model: _Model) -> list[LorsmergeError]:
     faults: list[LorsmergeError] = []
     try:
         import ctranslate2  # noqa: F401
@@ -208,25 +251,11 @@ def _check_ct2(model: _Model, output: Path, dtype: str | None) -> list[Lorsmerge
                 "`pip install 'lorsmerge[ct2]'`, or `pip install ctranslate2`.",
             )
         )
-    if dtype is not None and dtype not in CT2_TYPES:
-        faults.append(UsageFault(f"CTranslate2 has no {dtype}.", f"Use {', '.join(CT2_TYPES)}."))
-    if output.suffix in (".pt", ".bin", ".safetensors"):
-        faults.append(UsageFault(f"{output}: a CTranslate2 model is a folder.",
-                                 f"Write -o {output.with_suffix('')}/."))  # fmt: skip
-    if not (model.folder / TOKENIZER).is_file():
-        faults.append(
-            Mismatch(
-                f"{model.path} holds no {TOKENIZER}, which faster-whisper reads.",
-                "Save its processor again with transformers: `WhisperProcessor.from_pretrained("
-                f"'{model.path}').save_pretrained('{model.path}')`.",
-            )
-        )
     return faults
 
 
 def _write_ct2(model: _Model, output: Path, dtype: str | None, force: bool) -> None:
     from ctranslate2.converters import TransformersConverter
-    from transformers import WhisperProcessor
     from transformers.utils import logging
 
     for name in model.checkpoint.specs:
@@ -234,15 +263,20 @@ def _write_ct2(model: _Model, output: Path, dtype: str | None, force: bool) -> N
             raise non_finite(model.path, name)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    with atomic_folder(output, force=force) as partial:
-        converter = TransformersConverter(str(model.folder), copy_files=[TOKENIZER])
-        converter.convert(str(partial), quantization=dtype, force=True)
-        extractor = WhisperProcessor.from_pretrained(model.folder).feature_extractor
-        extractor.to_json_file(partial / EXTRACTOR)
+    weights = {path.name: path for path in model.checkpoint.identities}
+    with atomic_folder(output, force=force) as partial, TemporaryDirectory() as name:
+        whole = Path(name)
+        for file, path in {**model.files, **weights}.items():
+            (whole / file).parent.mkdir(exist_ok=True)
+            (whole / file).symlink_to(path.resolve())
+        with refused(model.path):
+            converter = TransformersConverter(name, copy_files=[TOKENIZER])
+            converter.convert(str(partial), quantization=dtype, force=True)
+        model.extractor.to_json_file(partial / EXTRACTOR)
         check_unchanged(model.checkpoint.identities)
 
 
-Check = Callable[[_Model, Path, str | None], list[LorsmergeError]]
+Check = Callable[[_Model], list[LorsmergeError]]
 Write = Callable[[_Model, Path, str | None, bool], None]
 FORMATS: dict[str, tuple[bool, Check, Write]] = {  # name -> (is a folder, check, write)
     "ct2": (True, _check_ct2, _write_ct2),

@@ -10,19 +10,28 @@ from lorsmerge_cli.data.audio import audio_seconds
 from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UnreadableFile, raise_all
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.metrics.looping import is_looping
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
 from lorsmerge_cli.speech.source import ModelSource, parse_speech_dtype
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What one model heard in one file: the first `heard` of its `seconds`."""
+    """What one model heard in one file.
+
+    Attributes:
+        seconds: of the file, the first `heard` of which the model was given.
+        cut: whether the limit of tokens ended the text.
+        looping: whether it repeats itself.
+    """
 
     model: str
     audio: Path
     text: str
     seconds: float
     heard: float
+    cut: bool | None
+    looping: bool
 
 
 def transcribe(
@@ -51,9 +60,9 @@ def transcribe(
             Utterance(str(number), path, "", code, kind, min(seconds, speech.window))
             for number, (path, seconds) in enumerate(zip(files, lengths, strict=True))
         ]
-        texts = decode(speech, rows, DecodingSettings(beam=beam))
-        found += [
-            Transcript(source.name, path, texts[row.id], seconds, min(seconds, speech.window))
-            for row, path, seconds in zip(rows, files, lengths, strict=True)
-        ]
+        answers = decode_answers(speech, rows, DecodingSettings(beam=beam))
+        for row, path, seconds in zip(rows, files, lengths, strict=True):
+            text, cut = answers[row.id]
+            heard = min(seconds, speech.window)
+            found.append(Transcript(source.name, path, text, seconds, heard, cut, is_looping(text)))
     return found

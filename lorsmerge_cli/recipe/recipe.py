@@ -163,6 +163,19 @@ def parse_delta(text: str) -> DeltaEntry:
     return DeltaEntry(match["path"], **settings)
 
 
+def pruning_method(source: Path, svp: float | None, mp: float | None, method: str | None) -> str:
+    """Return the method that prunes one delta: the one given, or what the ratios say.
+
+    Raises:
+        UsageFault: ratios out of range, a method that they contradict, or nothing to prune by.
+    """
+    entry = DeltaEntry(str(source), svp, mp)
+    found = Recipe("", (entry,), method).resolved().method or ""
+    if METHODS[found].pruner is None:
+        raise UsageFault("Nothing says how much to keep.", "Give --svp 0.03 and --mp 0.4, say.")
+    return found
+
+
 def load_recipe(path: Path) -> Recipe:
     """Read a TOML recipe, the one in a model card, or the `lorsmerge.json` that a merge left.
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorsmerge_cli.checkpoint.model_writer import RUN
+from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile
 from lorsmerge_cli.core.methods import method_of, method_of_pruned
+from lorsmerge_cli.core.sketch import Sketch, Trained, parse_sketches, sketches_document, union
 from lorsmerge_cli.data.languages import TASKS
-from lorsmerge_cli.deltas.task_vector import StoredTaskVector
+from lorsmerge_cli.deltas.task_vector import FinetunedTaskVector, StoredTaskVector, TaskVector
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 from lorsmerge_cli.inputs import json_object, read_document
+from lorsmerge_cli.recipe.published import published_name
 from lorsmerge_cli.recipe.recipe import LARGEST, RATIOS, Recipe, recipe_of
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ class MergedDelta:
         pruning: the ratios that `prune` had applied, by name.
         trained_on: language and task, and hours where they are known, of its training data.
         seed: of its training, None where it is not known.
+        digests: of its training data, by kind; empty where there are none.
     """
 
     fingerprint: str
@@ -47,6 +51,7 @@ class MergedDelta:
     pruning: Mapping[str, float]
     trained_on: tuple[Mapping[str, Any], ...]
     seed: int | None
+    digests: Mapping[str, Sketch]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -62,12 +67,14 @@ class MergeRecord:
     Attributes:
         recipe: with every default written out.
         base: the base's fingerprint.
+        base_digests: of what the base was trained on, where it is a fine-tune itself.
         deltas: one for each of the recipe's.
         lorsmerge, torch: versions, empty where they are not recorded.
     """
 
     recipe: Recipe
     base: str
+    base_digests: Mapping[str, Sketch]
     deltas: tuple[MergedDelta, ...]
     lorsmerge: str
     torch: str
@@ -83,6 +90,7 @@ class RunRecord:
         trained_on: as in `MergedDelta`.
         learning_rate, seed: of the training.
         leading_space: where the space before a label came from, empty where it is not recorded.
+        digests: as in `MergedDelta`.
     """
 
     base: str
@@ -91,6 +99,7 @@ class RunRecord:
     learning_rate: float | None
     seed: int | None
     leading_space: str
+    digests: Mapping[str, Sketch]
 
 
 def merge_record(document: Mapping[str, Any]) -> MergeRecord:
@@ -110,6 +119,7 @@ def merge_record(document: Mapping[str, Any]) -> MergeRecord:
     return MergeRecord(
         recipe,
         _string(base, "fingerprint"),
+        _digests(base),
         deltas,
         _string(document, "lorsmerge"),
         _string(_table(document, "versions"), "torch"),
@@ -130,6 +140,7 @@ def run_record(document: Mapping[str, Any]) -> RunRecord:
         _number(settings, "learning_rate"),
         _whole(settings, "seed"),
         _string(document, "leading_space"),
+        _digests(document),
     )
 
 
@@ -182,7 +193,12 @@ def _merged_delta(document: Mapping[str, Any]) -> MergedDelta:
         ratios_of(_table(document, "pruning")),
         training_rows(training) or own,
         _whole(training, "seed"),
+        _digests(training),
     )
+
+
+def _digests(document: Mapping[str, Any]) -> dict[str, Sketch]:
+    return parse_sketches(document["digests"]) if "digests" in document else {}
 
 
 def _table(document: Mapping[str, Any], key: str, *, needed: bool = False) -> Mapping[str, Any]:
@@ -238,24 +254,84 @@ def pruning_text(pruning: Mapping[str, Any]) -> str:
 
 
 def training_of(folder: Path | None) -> dict[str, Any]:
-    """What `finetune` says of a model folder: base, data by language and task, rate, seed, and
-    where the space at the start of its labels came from.
+    """What is known of the training of a model folder.
 
-    Empty for a folder that it did not write.
+    Of one that `finetune` wrote: base, data by language and task, rate, seed, where the space at the
+    start of its labels came from, and digests of its data. Of one that `merge` wrote the digests
+    alone, and of any other nothing.
     """
-    document = {} if folder is None else _read(folder / RUN)
-    if not {"base", "trained_on", "settings"} <= document.keys():
+    if folder is None:
         return {}
+    document = _read(folder / RUN)
+    found: dict[str, Any] = {}
+    if {"base", "trained_on", "settings"} <= document.keys():
+        try:
+            run = run_record(document)
+        except ValueError:
+            return {}
+        found = {
+            "base": run.base,
+            "trained_on": [dict(row) for row in run.trained_on],
+            "learning_rate": run.learning_rate,
+            "seed": run.seed,
+        } | ({"leading_space": run.leading_space} if run.leading_space else {})
+    digests = union(_recorded_digests(folder, ""))
+    return found | ({"digests": sketches_document(digests)} if digests else {})
+
+
+def trained_digests(checkpoint: Checkpoint, name: str) -> Trained:
+    """Return digests of all data that a model was trained on, as far as its files have them.
+
+    Args:
+        checkpoint: of the model.
+        name: of the model; data of a merge has the name of its delta.
+    """
+    if checkpoint.folder is not None:
+        return _recorded_digests(checkpoint.folder, name)
+    return _merged_digests(_header_record(checkpoint.files[0]))
+
+
+def vector_digests(vector: TaskVector) -> Trained:
+    """Return the same of a delta, or of a fine-tune in its place."""
+    name = published_name(str(vector.path))
+    if isinstance(vector, FinetunedTaskVector):
+        return [(name, union(trained_digests(vector.finetuned, name)))]
+    if not isinstance(vector, StoredTaskVector):
+        return []
+    return [(name, _digests(vector.file.provenance.training))]
+
+
+def model_digests(
+    checkpoint: Checkpoint, name: str, applied: Iterable[tuple[TaskVector, float]]
+) -> Trained:
+    """Return the same of a model with the deltas that are applied to it, each with its scale."""
+    found = [*trained_digests(checkpoint, name)]
+    for vector, _ in applied:
+        found += vector_digests(vector)
+    return [(name, digests) for name, digests in found if digests]
+
+
+def _recorded_digests(folder: Path, name: str) -> Trained:
+    """Digests in what `finetune` or `merge` recorded in a folder."""
+    run = _read(folder / RUN)
+    if run:
+        try:
+            return [(name, _digests(run))]
+        except ValueError:
+            return []
+    return _merged_digests(_read(folder / MERGE))
+
+
+def _merged_digests(document: Mapping[str, Any]) -> Trained:
     try:
-        run = run_record(document)
+        record = merge_record(document)
     except ValueError:
-        return {}
-    return {
-        "base": run.base,
-        "trained_on": [dict(row) for row in run.trained_on],
-        "learning_rate": run.learning_rate,
-        "seed": run.seed,
-    } | ({"leading_space": run.leading_space} if run.leading_space else {})
+        return []
+    deltas = zip(record.recipe.deltas, record.deltas, strict=True)
+    return [
+        (published_name(record.recipe.base), record.base_digests),
+        *((published_name(entry.path), delta.digests) for entry, delta in deltas),
+    ]
 
 
 def made_from(
@@ -293,6 +369,7 @@ def made_from(
     if merge:
         return _merged(merge)
     training = training_of(checkpoint.folder)
+    training.pop("digests", None)  # of which a results file has what they tell
     return {"kind": "finetune", **training} if training else {}
 
 
@@ -300,9 +377,14 @@ def _merge_record(checkpoint: Checkpoint) -> dict[str, Any]:
     """`lorsmerge.json` of a folder, or its copy in the header of a file."""
     if checkpoint.folder is not None:
         return _read(checkpoint.folder / MERGE)
+    return _header_record(checkpoint.files[0])
+
+
+def _header_record(path: Path) -> dict[str, Any]:
+    """The record of a merge in the header of its file, empty where there is none, as in a pickle."""
     try:
-        return json_object(SafetensorsFile(checkpoint.path).metadata.get("lorsmerge", "{}"))
-    except ValueError:
+        return json_object(SafetensorsFile(path).metadata.get("lorsmerge", "{}"))
+    except (ValueError, LorsmergeError):
         return {}
 
 

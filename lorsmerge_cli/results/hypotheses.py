@@ -13,13 +13,14 @@ from types import NoneType
 from typing import NamedTuple
 
 from lorsmerge_cli.data.utterance import Answer, Utterance
-from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile, raise_all
+from lorsmerge_cli.errors import Mismatch, OutputFault, UnreadableFile, raise_all
 from lorsmerge_cli.inputs import json_object, open_regular, parse_json
-from lorsmerge_cli.outputs import atomic_file, check_output
+from lorsmerge_cli.outputs import atomic_file
+from lorsmerge_cli.results.beginning import check_hypotheses_begin
 from lorsmerge_cli.results.records import Hypothesis, Record
 
-FIRST_BYTES = b'{"model": "'  # of every line of a file of hypotheses
 MIDDLE = 4096  # bytes of an audio file that tell it from another
+SHOWN = 3  # repeated utterances in an error
 _FIELDS = {field.name for field in fields(Hypothesis)}
 
 
@@ -49,7 +50,7 @@ class HypothesesFile:
         found = {}
         self._sizes[dataset] = len(utterances)
         wanted = {(row.id, row.language, row.task): row for row in utterances}
-        for row, its_maker, its_audio, _ in self._known:
+        for row, its_maker, its_audio, *_ in self._known:
             utterance = wanted.get((row.id, row.language, row.task))
             if (row.model, row.dataset) != (model, dataset) or utterance is None:
                 continue
@@ -123,12 +124,14 @@ class KnownHypothesis(NamedTuple):
 
     Attributes:
         of: utterances of the data set; 0 where an older version did not say.
+        line: of the file, from 1 on.
     """
 
     row: Hypothesis
     made_by: str
     heard: str
     of: int
+    line: int
 
 
 def read_hypotheses(path: Path) -> list[KnownHypothesis]:
@@ -151,7 +154,7 @@ def read_hypotheses(path: Path) -> list[KnownHypothesis]:
             _check_types(row)
             said = Hypothesis(**{key: row[key] for key in _FIELDS if key in row})
             about = row.get("made_by", ""), row.get("heard", ""), int(row.get("of", 0))
-            found.append(KnownHypothesis(said, *about))
+            found.append(KnownHypothesis(said, *about, number))
         except (ValueError, KeyError, AttributeError, TypeError):
             if number == len(lines):
                 continue
@@ -173,7 +176,7 @@ def finished_sets(path: Path, known: Sequence[KnownHypothesis]) -> dict[str, tup
     """
     answered: dict[str, dict[str, set[tuple[str, str, str]]]] = {}
     sizes: dict[str, int] = {}
-    for row, _, _, of in known:
+    for row, _, _, of, _ in known:
         ids = answered.setdefault(row.dataset, {}).setdefault(row.model, set())
         ids.add((row.id, row.language, row.task))
         sizes[row.dataset] = max(sizes.get(row.dataset, 0), of)
@@ -191,6 +194,31 @@ def finished_sets(path: Path, known: Sequence[KnownHypothesis]) -> dict[str, tup
         dataset: (len(next(iter(models.values()))), sizes[dataset])
         for dataset, models in answered.items()
     }
+
+
+def check_answered_once(path: Path, known: Sequence[KnownHypothesis]) -> None:
+    """Check that no model of a file of hypotheses answered an utterance twice.
+
+    Raises:
+        Mismatch: one did, in the lines that it names; both would be scored.
+    """
+    lines: dict[tuple[str, ...], list[int]] = {}
+    for row, _, _, _, line in known:
+        key = (row.model, row.dataset, row.id, row.language, row.task)
+        lines.setdefault(key, []).append(line)
+    twice = {key: numbers for key, numbers in lines.items() if len(numbers) > 1}
+    if not twice:
+        return
+    shown = [
+        f"{name!r} of {dataset!r} by {model!r} in lines {', '.join(map(str, numbers))}"
+        for (model, dataset, name, *_), numbers in list(twice.items())[:SHOWN]
+    ]
+    more = f"; and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
+    raise Mismatch(
+        f"{path} has more than one answer to {len(twice)} utterances, which would be scored more "
+        f"than once: {'; '.join(shown)}{more}.",
+        "Remove all but one of each, or decode again into another file.",
+    )
 
 
 TYPES = {  # of a line of hypotheses; the rest are strings
@@ -215,7 +243,7 @@ def _drop_cut_line(path: Path) -> None:
     """
     if not path.is_file():
         return
-    raise_all(_foreign(path))
+    raise_all(check_hypotheses_begin(path))
     raw = path.read_bytes()
     whole = raw.rfind(b"\n") + 1
     try:
@@ -226,36 +254,6 @@ def _drop_cut_line(path: Path) -> None:
     else:  # whole but for its end of line
         with path.open("ab") as file:
             file.write(b"\n")
-
-
-def check_hypotheses(path: Path, inputs: Iterable[Path]) -> list[LorsmergeError]:
-    """Find what keeps hypotheses from being added to a file: an input, or no such file."""
-    faults = check_output(path, inputs=inputs, size=0, force=True)
-    return faults or (_foreign(path) if path.is_file() else [])
-
-
-def _foreign(path: Path) -> list[LorsmergeError]:
-    """Return a fault where a file does not begin as one of hypotheses; an empty one may become one."""
-    with open_regular(path) as file:
-        start = file.read(len(FIRST_BYTES))
-    if FIRST_BYTES.startswith(start):
-        return []
-    return [
-        OutputFault(
-            f"{path} is no file that `eval --hypotheses` wrote, so nothing is added to it.",
-            "Give another --hypotheses file.",
-        )
-    ]
-
-
-def check_trn(folder: Path, inputs: Iterable[Path], *, force: bool) -> list[LorsmergeError]:
-    """Find what keeps sclite's transcripts from being written: transcripts that are there already."""
-    there = sorted(folder.glob("*.trn")) if folder.is_dir() else []
-    if there and not force:
-        return [OutputFault(f"{there[0]} exists.", "Give --force, or another --trn folder.")]
-    return [
-        fault for path in there for fault in check_output(path, inputs=inputs, size=0, force=force)
-    ]
 
 
 def write_trn(folder: Path, records: Sequence[Record], *, force: bool) -> list[Path]:

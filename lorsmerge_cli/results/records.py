@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
+from lorsmerge_cli.data.leakage import Shared
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.metrics.bleu import BLEU_METRIC, bleu, chrf, sentence_statistics
 from lorsmerge_cli.metrics.language import share_not_english
@@ -85,6 +86,8 @@ class Record:
         signature: of the reported score.
         details: every other score, and the counts they came from.
         rows: the hypotheses, so that a record can be scored again.
+        leakage: what of the test set the model was trained on, as far as it has digests of that;
+            None where it has none.
     """
 
     model: str
@@ -100,6 +103,7 @@ class Record:
     signature: str
     details: dict[str, Any]
     rows: tuple[Hypothesis, ...]
+    leakage: tuple[Shared, ...] | None = None
 
     @property
     def unit(self) -> str:
@@ -124,6 +128,8 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """For JSON: NaN as null."""
         record = {key: value for key, value in asdict(self).items() if key != "rows"}
+        if self.leakage is None:
+            del record["leakage"]
         rows = [
             {key: getattr(row, key)
              for key in ("id", "speaker", "seconds", "reference", "hypothesis", "cut")}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from lorsmerge_cli.data.utterance import Utterance
+from lorsmerge_cli.data.audio import UnreadableAudio
+from lorsmerge_cli.data.utterance import REMOVED, Drop, Utterance
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
 
 IGNORED = -100  # label of what does not count, as cross_entropy has it
@@ -20,17 +21,25 @@ IGNORED = -100  # label of what does not count, as cross_entropy has it
 class SpeechDataset(Dataset[dict[str, Any]]):
     """Utterances as features and labels, made when they are asked for.
 
+    One whose audio cannot be read is a silence without labels, which counts for nothing, and says why.
+
     Args:
         speech: the model.
         utterances: whose labels fit it.
         space: as in `SpeechModel.labels`.
+        removed: ids of utterances that are not to be read.
     """
 
     def __init__(
-        self, speech: SpeechModel, utterances: Sequence[Utterance], space: str = "auto"
+        self,
+        speech: SpeechModel,
+        utterances: Sequence[Utterance],
+        space: str = "auto",
+        removed: Collection[str] = (),
     ) -> None:
         self.labels = [speech.labels(row, space) for row in utterances]
         self.utterances = utterances
+        self.removed = frozenset(removed)
         # workers that are not forked get a copy of this, and need no weights
         self.speech = replace(speech, model=None)
 
@@ -38,25 +47,40 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         return len(self.utterances)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        wave = audio_of(self.utterances[index])
-        features = self.speech.features([wave])[0]
-        hop = self.speech.processor.feature_extractor.hop_length
+        row = self.utterances[index]
+        if row.id in self.removed:
+            return self._nothing(Drop(row.id, row.audio, REMOVED))
+        try:
+            wave = audio_of(row)
+        except UnreadableAudio as error:
+            return self._nothing(Drop(row.id, row.audio, error.reason, error.what))
         return {
-            "features": features,
-            "frames": math.ceil(len(wave) / hop),
+            "features": self.speech.features([wave])[0],
+            "frames": math.ceil(len(wave) / self._hop),
             "labels": self.labels[index],
         }
 
+    def _nothing(self, drop: Drop) -> dict[str, Any]:
+        features = self.speech.features([np.zeros(1, np.float32)])[0]
+        return {"features": features, "frames": features.shape[1], "labels": [], "drop": drop}
 
-def collate(items: Sequence[Mapping[str, Any]], start: int, pad: int) -> dict[str, Tensor]:
+    @property
+    def _hop(self) -> int:
+        return int(self.speech.processor.feature_extractor.hop_length)
+
+
+def collate(items: Sequence[Mapping[str, Any]], start: int, pad: int) -> dict[str, Any]:
     """A batch: labels are padded by their length, because Whisper's padding token ends a text too.
 
     Args:
         items: of a `SpeechDataset`; those without `frames` get no mask of their audio.
         start: token that the decoder begins with; labels follow it by one.
         pad: token where a row has ended.
+
+    Returns:
+        Tensors, and under `drops` each row's fault, or None.
     """
-    longest = max(len(item["labels"]) for item in items)
+    longest = max(1, *(len(item["labels"]) for item in items))
     labels = torch.full((len(items), longest), IGNORED)
     inputs = torch.full((len(items), longest), pad)
     for row, item in enumerate(items):
@@ -69,4 +93,4 @@ def collate(items: Sequence[Mapping[str, Any]], start: int, pad: int) -> dict[st
     if "frames" in items[0]:  # for SpecAugment alone, or most of what it masks is silence
         frames = torch.tensor([item["frames"] for item in items])
         batch["attention_mask"] = (torch.arange(features.shape[2]) < frames[:, None]).long()
-    return batch
+    return batch | {"drops": [item.get("drop") for item in items]}

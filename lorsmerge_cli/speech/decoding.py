@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from transformers.cache_utils import EncoderDecoderCache
 from lorsmerge_cli.data.utterance import Answer, Utterance
 from lorsmerge_cli.errors import LorsmergeError
 from lorsmerge_cli.speech.features import Features
+from lorsmerge_cli.speech.memory import ALL, Memory
 from lorsmerge_cli.speech.model import SpeechModel
 
 CPU = torch.device("cpu")
@@ -36,6 +36,7 @@ class DecodingSettings:
         suppress: token ids never said; None for the model's own list. Fine-tunes often lack the
             base's list, and scores of models compare only under one.
         begin_suppress: the same for the first token of the text.
+        memory: that the batch size is chosen by, on a CPU.
     """
 
     beam: int = 20
@@ -43,6 +44,7 @@ class DecodingSettings:
     max_tokens: int | None = None
     suppress: tuple[int, ...] | None = None
     begin_suppress: tuple[int, ...] | None = None
+    memory: Memory = field(default=ALL, compare=False)
 
     def with_lists_of(self, model: SpeechModel) -> DecodingSettings:
         """The settings with a model's own lists of suppressed tokens filled in."""
@@ -103,7 +105,7 @@ def decode_answers(
     prompts = {
         pair: speech.prompt(*pair) for pair in {(row.language, row.task) for row in utterances}
     }
-    size = settings.batch_size or fitting_batch(speech, settings.beam)
+    size = settings.batch_size or fitting_batch(speech, settings.beam, settings.memory)
     order = sorted(utterances, key=lambda row: (-(row.duration or 0.0), row.id))
     answers: dict[str, Answer] = {}
     end = speech.model.config.eos_token_id
@@ -168,24 +170,20 @@ def generate(
     return found
 
 
-def fitting_batch(speech: SpeechModel, beam: int) -> int:
+def fitting_batch(speech: SpeechModel, beam: int, memory: Memory = ALL) -> int:
     """Utterances whose cross-attention keys and values take a share of the free memory."""
     config = speech.model.config
     itemsize = speech.model.dtype.itemsize
     each = 2 * config.decoder_layers * config.max_source_positions * config.d_model
-    free = free_memory(speech.model.device)
+    free = free_memory(speech.model.device, memory)
     return max(1, min(LARGEST_BATCH, int(MEMORY_SHARE * free / (each * itemsize * beam))))
 
 
-def free_memory(device: torch.device = CPU) -> int:
-    """Bytes that are free; on a CPU whose system does not tell, half of what there is."""
+def free_memory(device: torch.device = CPU, memory: Memory = ALL) -> int:
+    """Return the bytes that this process may still use: the GPU's, or else what `memory` says."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if "SC_AVPHYS_PAGES" in os.sysconf_names:  # not on macOS
-        pages = os.sysconf("SC_AVPHYS_PAGES")
-    else:
-        pages = os.sysconf("SC_PHYS_PAGES") // 2
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return memory.free()
 
 
 def _halved(size: int, name: str) -> int:

@@ -46,6 +46,13 @@ class Features:
                 self._keep(key, features)
         return torch.stack([found[_key(row)] for row in rows])
 
+    def keep_at_most(self, limit: int) -> None:
+        """Keep another number of bytes from now on; nothing of what is there if it is more."""
+        self.limit = limit
+        if self._used > limit:
+            self._held.clear()
+            self._used = 0
+
     def _keep(self, key: tuple[Path, float, float | None], features: Tensor) -> None:
         nbytes = features.numel() * features.element_size()
         if self._used + nbytes <= self.limit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,23 +14,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    GenerationConfig,
-    WhisperForConditionalGeneration,
-    WhisperProcessor,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import WhisperForConditionalGeneration
 
 from lorsmerge_cli.data.audio import RATE, load_audio
 from lorsmerge_cli.data.languages import SPACELESS, WHISPER_TASKS
 from lorsmerge_cli.data.utterance import Utterance
-from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault, named
-from lorsmerge_cli.inputs import read_json
+from lorsmerge_cli.errors import Mismatch, UsageFault, named
+from lorsmerge_cli.speech.loading import (
+    CONFIG,
+    ModelParts,
+    load_config,
+    load_parts,
+    refused,
+)
 
 CONTROL = re.compile(r"<\|.*\|>")  # languages, tasks, timestamps, the end of a text
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
-EXTRACTOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,21 @@ class SpeechModel:
                 f"{self.name} has no token {' or '.join(missing)} in its vocabulary.",
                 "Choose a language and task that it was trained on.",
             )
-        return [int(known[word]) for word in words]
+        return self._within([int(known[word]) for word in words])
+
+    def _within(self, tokens: list[int]) -> list[int]:
+        """Return tokens that the network has an embedding of.
+
+        Raises:
+            Mismatch: there is one beyond.
+        """
+        size = int(self.model.config.vocab_size)
+        if max(tokens, default=0) >= size:
+            raise Mismatch(
+                f"{self.name}: its tokenizer has the token {max(tokens)}, and the model {size} of them.",
+                "Give the tokenizer of the model that it was fine-tuned from.",
+            )
+        return tokens
 
     @cached_property
     def leading_space(self) -> str:
@@ -111,7 +124,7 @@ class SpeechModel:
             text = f" {text}"
         prompt = self.prompt(utterance.language, utterance.task)
         end = int(self.processor.tokenizer.eos_token_id)
-        return [*prompt[1:], *self._text_tokens(text), end]
+        return [*prompt[1:], *self._within([*self._text_tokens(text), end])]
 
     def _text_tokens(self, text: str) -> list[int]:
         """Tokens of a text, none of which is a control token."""
@@ -151,57 +164,12 @@ def audio_of(utterance: Utterance) -> NDArray[np.float32]:
     return load_audio(utterance.audio, start=utterance.start, duration=utterance.duration)
 
 
-def check_model_folder(
-    folder: Path, processor: Path | None = None, called: Path | None = None
-) -> list[LorsmergeError]:
-    """What keeps a model's config, tokenizer and feature extractor from being used.
-
-    Args:
-        folder: with the config.
-        processor: the folder with tokenizer and extractor, where it is another one.
-        called: what the user knows it as; the folder by default.
-    """
-    called = called or folder
-    config = folder / "config.json"
-    if not config.is_file():
-        return [
-            UnreadableFile(
-                f"{called} holds no config.json.",
-                "Give a model folder, or with a bare file --config and the folder or Hub id of its base.",
-            )
-        ]
-    try:
-        kind = read_json(config).get("model_type")
-    except (ValueError, AttributeError):
-        return [UnreadableFile(f"{config} is no JSON config.", "Copy or download it again.")]
-    if kind != "whisper":
-        return [
-            Mismatch(f"{called} is a {kind} model.", "finetune, eval and transcribe know Whisper.")
-        ]
-    faults: list[LorsmergeError] = []
-    for what, files in (("tokenizer", TOKENIZER_FILES), ("feature extractor", EXTRACTOR_FILES)):
-        if not any(((processor or folder) / file).is_file() for file in files):
-            faults.append(
-                UnreadableFile(
-                    f"{called} holds no {what} ({' or '.join(files)}).",
-                    "Copy the file from the model it was fine-tuned from, or name that model with "
-                    "--config (eval, transcribe).",
-                )
-            )
-    return faults
-
-
-def window_of(folder: Path) -> float:
-    """Seconds of audio that a folder's feature extractor takes."""
-    return float(WhisperProcessor.from_pretrained(folder).feature_extractor.chunk_length)
-
-
 def build_model(
     name: str,
     folder: Path,
     state: Mapping[str, Tensor],
     dtype: torch.dtype | None = None,
-    processor_folder: Path | None = None,
+    parts: ModelParts | None = None,
 ) -> SpeechModel:
     """A model of given weights, with the config, tokenizer and extractor of a folder.
 
@@ -210,20 +178,18 @@ def build_model(
         folder: a Hugging Face model folder that passed `check_model_folder`.
         state: weights by name; `proj_out.weight` may be left out, it is tied.
         dtype: of the model; None for that of the weights.
-        processor_folder: of tokenizer and extractor, where it is another one.
+        parts: what was read of the folder already.
 
     Raises:
+        UnreadableFile: a config, tokenizer or extractor that cannot be used.
         Mismatch: the weights are of another architecture.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    config = AutoConfig.from_pretrained(folder)
-    processor = WhisperProcessor.from_pretrained(processor_folder or folder)
+    parts = parts or load_parts(load_config(folder), folder)
     if dtype is None:
         dtype = next(value.dtype for value in state.values() if value.is_floating_point())
     model: Any
-    with torch.device("meta"):
-        model = WhisperForConditionalGeneration(config)
+    with refused(folder / CONFIG), torch.device("meta"):
+        model = WhisperForConditionalGeneration(deepcopy(parts.config))  # training changes it
     shapes = {key: value.shape for key, value in model.state_dict().items()}
     wrong = [
         key
@@ -233,17 +199,19 @@ def build_model(
     wrong += [key for key in state if key not in shapes]
     if wrong:
         raise Mismatch(
-            f"{name} and {folder / 'config.json'} describe different models: they differ in "
+            f"{name} and {folder / CONFIG} describe different models: they differ in "
             f"{named(wrong)}.",
             "Give the config of the model that the weights belong to.",
         )
     model = model.to_empty(device="cpu").to(dtype)
+    # as transformers itself notes them where it saves a model
+    model.config.architectures, model.config.dtype = [type(model).__name__], dtype
     with torch.no_grad():
         parameters: dict[str, Any] = dict(model.named_parameters()) | dict(model.named_buffers())
         for key, value in state.items():
             if key in parameters:
                 parameters[key].copy_(value)
     model.tie_weights()
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return SpeechModel(name, model.eval(), processor)
+    if parts.generation is not None:
+        model.generation_config = parts.generation
+    return SpeechModel(name, model.eval(), parts.processor)

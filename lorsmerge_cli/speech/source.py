@@ -14,7 +14,7 @@ from torch import Tensor
 from lorsmerge_cli.checkpoint.model_files import processor_folder
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_path
-from lorsmerge_cli.checkpoint.whisper_config import config_faults
+from lorsmerge_cli.checkpoint.whisper_config import check_model_folder, config_faults, other_sizes
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Term, is_finite, merge_tensor
@@ -28,12 +28,8 @@ from lorsmerge_cli.deltas.task_vector import (
     open_task_vector,
 )
 from lorsmerge_cli.errors import LorsmergeError, non_finite, raise_all
-from lorsmerge_cli.speech.model import (
-    SpeechModel,
-    build_model,
-    check_model_folder,
-    window_of,
-)
+from lorsmerge_cli.speech.loading import ModelParts, load_config, load_parts
+from lorsmerge_cli.speech.model import SpeechModel, build_model
 from lorsmerge_cli.speech.settings import full_dtype
 
 
@@ -46,6 +42,7 @@ class ModelSource:
         checkpoint: its weights.
         folder: its config.
         processor: the folder of its tokenizer and feature extractor.
+        parts: what was read of both.
         applied: deltas to add, each with its scale.
         method: by which they are added, a name in `METHODS`.
     """
@@ -54,13 +51,14 @@ class ModelSource:
     checkpoint: Checkpoint
     folder: Path
     processor: Path
+    parts: ModelParts
     applied: tuple[tuple[TaskVector, float], ...] = ()
     method: str = method_of(())
 
     @property
     def window(self) -> float:
         """Seconds of audio that the encoder takes."""
-        return window_of(self.processor)
+        return self.parts.window
 
     @property
     def files(self) -> list[Path]:
@@ -86,7 +84,7 @@ class ModelSource:
             NonFinite: a NaN or an infinity in the weights.
         """
         state = {name: self._read(name) for name in self.checkpoint.specs}
-        speech = build_model(self.name, self.folder, state, dtype, self.processor)
+        speech = build_model(self.name, self.folder, state, dtype, self.parts)
         speech.model.to(resolve_device(device))
         return speech
 
@@ -174,7 +172,12 @@ def find_model(
             faults += [other] if other else []
         applied.append((vector, scale))
     raise_all(faults)
-    return ModelSource(name or str(path), checkpoint, folder, processor, tuple(applied), method)
+    config = load_config(folder)
+    raise_all(other_sizes(checkpoint, config.to_dict(), folder))
+    parts = load_parts(config, folder, processor)
+    return ModelSource(
+        name or str(path), checkpoint, folder, processor, parts, tuple(applied), method
+    )
 
 
 def processes(device: str) -> PartialState:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import (
     PrinterCallback,
@@ -19,13 +23,18 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorsmerge_cli.data.utterance import Utterance
+from lorsmerge_cli.data.utterance import Drop, Utterance, listed
+from lorsmerge_cli.errors import UnreadableFile
 from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.speech.batches import IGNORED, SpeechDataset, collate
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.settings import TrainingSettings
 
-LOG_STEPS = 5
+LOG_STEPS = 5  # of a mean in `TrainingResult.losses`
+SPEED, TIME = "utterances_per_second", "time"  # of a step, beside what Trainer logs
+# a training ends when over this share of the utterances seen so far was skipped: those skipped being so
+# many, and those seen so many or all
+MANY_SKIPPED, FEW_SKIPPED, FEW_SEEN = 0.1, 5, 100
 # shares of the input that a fine-tune with SpecAugment masks (Park et al. 2019), in time and mel bins
 TIME_MASKED, BINS_MASKED = 0.05, 0.05
 
@@ -39,20 +48,31 @@ class TrainingHooks:
         saved: told the records of all epochs so far, once their checkpoint is on disk.
         interrupted: whether to save and stop, asked after each step.
         progress: told the steps just done and those in all.
+        skipped: told of utterances whose audio cannot be read, the first time that one is met.
+        learnt: told the record of each step, those of the run that is resumed first: `step`, `epoch`,
+            `loss` (nats per token), `grad_norm`, `learning_rate`, `utterances_per_second`, `time`
+            (UTC).
     """
 
     evaluate: Callable[[float], dict[str, float]]
     saved: Callable[[list[dict[str, float]]], None]
     interrupted: Callable[[], bool]
     progress: Callable[[int, int], None]
+    skipped: Callable[[Sequence[Drop]], None] = lambda drops: None
+    learnt: Callable[[dict[str, Any]], None] = lambda record: None
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """`epochs` and `losses` as logged; `finished` is False where the run was interrupted."""
+    """What was logged; `finished` is False where the run was interrupted.
+
+    `records` are those that `TrainingHooks.learnt` is told; `losses` are means over five of them, or
+    those that an epoch ends with.
+    """
 
     epochs: list[dict[str, float]]
     losses: list[dict[str, float]]
+    records: list[dict[str, Any]]
     step: int
     steps: int
     finished: bool
@@ -82,8 +102,13 @@ def train(
     device: str,
     hooks: TrainingHooks,
     resume: bool = False,
+    skipped: Sequence[Drop] = (),
+    removed: Collection[str] = (),
 ) -> TrainingResult:
     """Train the model in place, with checkpoints to go on from.
+
+    An utterance whose audio cannot be read is skipped: the step is one of the others, and changes
+    nothing where there are none.
 
     Args:
         speech: the model, in float32.
@@ -93,11 +118,18 @@ def train(
         device: `cpu`, `cuda` (under torchrun each process has one of its own) or `mps`.
         hooks: what the caller does meanwhile.
         resume: go on from the newest whole checkpoint in the folder, if there is one.
+        skipped: what the interrupted run has skipped.
+        removed: ids of those of the utterances that are no longer there.
+
+    Raises:
+        UnreadableFile: over 10% of the utterances seen were skipped.
     """
     checkpoint = newest_checkpoint(folder) if resume else None
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step >= state.max_steps:  # Trainer would go one step too far
+            for record in _records(state):
+                hooks.learnt(record)
             return _result(state, finished=True)
     arguments = _arguments(settings, folder, device)
     model = speech.model
@@ -113,12 +145,14 @@ def train(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=SpeechDataset(speech, utterances, settings.label_space),
+        train_dataset=SpeechDataset(speech, utterances, settings.label_space, removed),
         data_collator=partial(collate, start=start, pad=pad),
         compute_loss_func=token_loss,
         callbacks=[control],
     )
-    trainer.hooks = hooks
+    trainer.hooks, trainer.steps = hooks, control
+    trainer.rows, trainer.effective_batch = len(utterances), settings.effective_batch
+    trainer.skipped = {drop.id: drop for drop in skipped}
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -143,8 +177,28 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def _result(state: TrainerState, *, finished: bool) -> TrainingResult:
-    losses = [entry for entry in state.log_history if "loss" in entry]
-    return TrainingResult(_epochs(state), losses, state.global_step, state.max_steps, finished)
+    records = _records(state)
+    return TrainingResult(
+        _epochs(state), _means(records), records, state.global_step, state.max_steps, finished
+    )
+
+
+def _records(state: TrainerState) -> list[dict[str, Any]]:
+    """What was logged of each step."""
+    return [entry for entry in state.log_history if "loss" in entry]
+
+
+def _means(records: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """The last record of every five steps and of every epoch, with the mean loss since the one before."""
+    found, losses = [], []
+    for record, after in zip(records, [*records[1:], None], strict=True):
+        losses.append(record["loss"])
+        ends = after is None or math.ceil(after["epoch"]) > math.ceil(record["epoch"])
+        if record["step"] % LOG_STEPS == 0 or ends:
+            kept = {key: value for key, value in record.items() if key not in (SPEED, TIME)}
+            found.append(kept | {"loss": sum(losses) / len(losses)})
+            losses.clear()
+    return found
 
 
 def _arguments(settings: TrainingSettings, folder: Path, device: str) -> TrainingArguments:
@@ -172,7 +226,7 @@ def _arguments(settings: TrainingSettings, folder: Path, device: str) -> Trainin
         eval_strategy="no",  # _Control says when
         save_strategy="no",
         save_total_limit=settings.keep,
-        logging_steps=LOG_STEPS,
+        logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is no number is to be seen
         report_to="none",
         disable_tqdm=True,
@@ -196,6 +250,25 @@ def _epochs(state: TrainerState) -> list[dict[str, float]]:
 
 class _Trainer(Trainer):
     hooks: TrainingHooks
+    steps: _Control
+    rows: int
+    effective_batch: int
+    skipped: dict[str, Drop]  # by id
+    _step_began = 0.0
+    _step_utterances = 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the loss of a step with its speed, so that a run that is resumed has both."""
+        if "loss" in logs:
+            seconds = time.perf_counter() - self._step_began
+            speed: dict[str, Any] = {
+                SPEED: round(self._step_utterances / seconds, 3),
+                TIME: datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            logs |= speed
+        super().log(logs, start_time)
+        if "loss" in logs:
+            self.hooks.learnt(self.state.log_history[-1])
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Decode instead of computing a loss."""
@@ -211,20 +284,61 @@ class _Trainer(Trainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor | int | None]:
+    ) -> tuple[list[Any], Tensor | None]:
         """Without the rows that several processes hear twice so that all have as many batches."""
-        found: tuple[list[Any], Tensor | int | None] = super().get_batch_samples(
-            map(self._once, epoch_iterator), num_batches, device
+        self._step_began = time.perf_counter()
+        drops: list[Drop | None] = []
+        samples, count = super().get_batch_samples(
+            (self._once(batch, drops) for batch in epoch_iterator), num_batches, device
         )
-        return found
+        self._step_utterances = self.args.world_size * sum(len(each["labels"]) for each in samples)
+        if samples:
+            self._skip(drops, device)
+        assert count is None or isinstance(count, Tensor)
+        # where nothing is learnt from at all, the loss is zero
+        return samples, None if count is None else count.clamp(min=1)
 
-    def _once(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _once(self, batch: dict[str, Any], drops: list[Drop | None]) -> dict[str, Tensor]:
         """The last batch of an epoch, accelerate's filling with rows of its beginning ignored."""
+        own = batch.pop("drops")
         ending = self.accelerator.gradient_state
         if ending.end_of_dataloader and ending.remainder > 0 and self.args.world_size > 1:
             before = self.args.process_index * self.args.per_device_train_batch_size
-            batch["labels"][max(0, ending.remainder - before) :] = IGNORED
+            kept = max(0, ending.remainder - before)
+            batch["labels"][kept:] = IGNORED
+            own = own[:kept]
+        drops += own
         return batch
+
+    def _skip(self, drops: list[Drop | None], device: torch.device) -> None:
+        """Tell of the step's rows that cannot be read, and end a training that has too many."""
+        bad = [drop for drop in drops if drop is not None]
+        counts = torch.tensor([len(drops), len(bad)])
+        if self.args.world_size > 1:  # all processes do the same
+            counts = counts.to(device)
+            torch.distributed.all_reduce(counts)
+            bad = gather_object(bad) if counts[1] else []
+        self.steps.empty = bool(counts[0] == counts[1])
+        if new := {drop.id: drop for drop in bad if drop.id not in self.skipped}:
+            self.skipped |= new
+            self.hooks.skipped(list(new.values()))
+        seen, count = (self.state.global_step + 1) * self.effective_batch, len(self.skipped)
+        seen = min(seen, self.rows)
+        if (
+            count >= FEW_SKIPPED
+            and seen >= min(FEW_SEEN, self.rows)
+            and count > MANY_SKIPPED * seen
+        ):
+            raise _too_many(list(self.skipped.values()), seen)
+
+
+def _too_many(skipped: Sequence[Drop], seen: int) -> UnreadableFile:
+    return UnreadableFile(
+        f"{len(skipped)} of the first {seen} utterances of the training data had to be skipped "
+        f"({listed(skipped)}), the first: {skipped[0].detail or skipped[0].audio}",
+        "Mend the data or take those rows out (`lorsmerge data --check-audio -o FILE` does that), and "
+        "begin anew with --force.",
+    )
 
 
 class _Control(TrainerCallback):
@@ -233,11 +347,23 @@ class _Control(TrainerCallback):
     def __init__(self, settings: TrainingSettings, hooks: TrainingHooks) -> None:
         self.settings, self.hooks = settings, hooks
         self.stopped = False
+        self.empty = False  # whether the step has no row that can be read
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.hooks.progress(state.global_step, state.max_steps)
+        for record in _records(state):
+            self.hooks.learnt(record)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.empty:  # or Adam would move on by its momentum
+            optimizer = kwargs["optimizer"]
+            if optimizer.scaler is not None and not self.settings.clip:
+                optimizer.scaler.unscale_(optimizer.optimizer)  # which has to have seen a gradient
+            kwargs["model"].zero_grad()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

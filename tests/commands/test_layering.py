@@ -13,18 +13,19 @@ import lorsmerge_cli
 
 PACKAGE = Path(lorsmerge_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-EVERYWHERE = {"errors", "inputs", "outputs", "quoting"}
+EVERYWHERE = {"errors", "inputs", "outputs", "progress", "quoting"}
 NOUNS = {  # what each may import beside itself and those
     "core": set(),
     "metrics": set(),
     "hub": set(),
     "pictures": set(),
     "checkpoint": {"core", "hub"},
-    "data": {"hub", "metrics"},
+    "data": {"core", "hub", "metrics"},
     "deltas": {"checkpoint", "core"},
     "results": {"metrics", "data"},
-    "recipe": {"deltas", "checkpoint", "core", "data"},
+    "recipe": {"deltas", "checkpoint", "core", "data", "metrics", "pictures"},
     "speech": {"deltas", "checkpoint", "data", "core", "metrics"},
+    "usage": {"speech", "results", "checkpoint", "data", "metrics"},
 }
 MAY_IMPORT = NOUNS | {
     "__main__": {"app"},
@@ -37,6 +38,7 @@ MAY_IMPORT = NOUNS | {
     "errors": set(),
     "inputs": set(),
     "outputs": set(),
+    "progress": set(),
     "quoting": set(),
 }
 VERBS_OF_VERBS = {("search", "merge"), ("finetune", "delta")}
@@ -50,6 +52,7 @@ LIGHT_ROOMS = {
     "errors",
     "inputs",
     "outputs",
+    "progress",
     "quoting",
     "__main__",
     "__init__",

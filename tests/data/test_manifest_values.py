@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
+from lorsmerge_cli.data import languages
 from lorsmerge_cli.data.dataset import DataReport, check_complete, drop_warnings, load_data
 from lorsmerge_cli.data.languages import parse_language
 from lorsmerge_cli.data.readers import read_manifest
@@ -347,9 +349,12 @@ def test_codes_of_languages(code: str, names: str) -> None:
 
 
 def test_no_code_stands_for_two_languages_of_whisper() -> None:
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES
-
     assert {code: parse_language(code) for code in LANGUAGES} == {code: code for code in LANGUAGES}
+
+
+def test_languages_and_their_names_are_whispers() -> None:
+    assert languages.LANGUAGES == LANGUAGES
+    assert {name: parse_language(name) for name in TO_LANGUAGE_CODE} == TO_LANGUAGE_CODE
 
 
 @pytest.mark.parametrize(

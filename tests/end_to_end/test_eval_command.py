@@ -289,7 +289,7 @@ BASE = "lorsmerge eval base" + DATA + "--beam 1 "
 BAD: dict[str, tuple[str, Callable[[], None], int, tuple[str, ...]]] = {
     "no tokenizer": (BASE, no_tokenizer, WORK, ("base holds no tokenizer", "tokenizer.json")),
     "another architecture": (BASE, another_architecture, WORK, ("base is a wav2vec2 model",)),
-    "another size": (BASE, another_size, WORK, ("describe different models", "model.")),
+    "another size": (BASE, another_size, WORK, ("config.json does not describe base", "d_model is 64 and has to be 32")),
     "a bare file": (
         "lorsmerge eval bare.safetensors" + DATA, nothing, WORK, ("config.json", "--config"),
     ),
@@ -435,6 +435,8 @@ def test_options_that_score_only_ignores_are_wrong_usage(
     assert f"leave out {ignored}." in said
     succeed(BASE + "--hypotheses h.jsonl")
     succeed(line + "--normalise raw --seed 1 --samples 9 --worst 1 -o r.json")
+    succeed(line + "--quiet --debug")
+    assert json.loads(succeed(line + "--json").out)["records"]
 
 
 def test_few_speakers_are_said_beside_an_interval_and_a_test(

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from speech_models import make_test_set, make_whisper
 from transformers import WhisperForConditionalGeneration
 
+from lorsmerge_cli import console
 from lorsmerge_cli.operations.finetune import run as operation
 from lorsmerge_cli.speech.decoding import decode
 
@@ -97,6 +98,68 @@ def test_it_writes_a_model_its_delta_and_how_it_was_made(here: Path, succeed: Co
     ours, again = load_file("out.delta"), load_file("again.delta")
     assert ours.keys() == again.keys()
     assert all(torch.equal(ours[name], again[name]) for name in ours)
+
+
+def losses_of(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_the_loss_of_each_step_is_in_the_output(here: Path, succeed: Command) -> None:
+    succeed(f"{LINE} --epochs 2 --schedule linear")
+    records = losses_of("out/losses.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert [record["epoch"] for record in records] == [0.5, 1.0, 1.5, 2.0]
+    assert [record["learning_rate"] for record in records] == pytest.approx(
+        [1e-3, 7.5e-4, 5e-4, 2.5e-4]
+    )
+    assert set(records[0]) >= {"loss", "utterances_per_second", "time"}
+    run = json.loads(Path("out/run.json").read_text())
+    assert [entry["step"] for entry in run["losses"]] == [2, 4]
+    assert run["losses"][0]["loss"] == pytest.approx((records[0]["loss"] + records[1]["loss"]) / 2)
+    assert "time" not in run["losses"][0]
+    assert "losses.jsonl" in json.loads(Path("out/.lorsmerge-files.json").read_text())["files"]
+    succeed(f"{LINE} --epochs 1 --force")  # of a folder that is known to be ours, this file too
+    assert len(losses_of("out/losses.jsonl")) == 2
+    succeed("lorsmerge merge base out --scale 1 -o merged")
+    assert not Path("merged/losses.jsonl").exists()
+
+
+def test_losses_are_kept_as_the_training_goes(
+    here: Path, shell: Command, succeed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that broke off in its second epoch, three steps in and with a checkpoint of two."""
+    seen: list[int] = []
+    real = operation._Run._keep_loss
+
+    def keep(self: Any, record: dict[str, Any]) -> None:
+        real(self, record)
+        seen.append(len(losses_of("out.training/losses.jsonl")))
+        if len(seen) == 3:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(operation._Run, "_keep_loss", keep)
+        assert shell(f"{LINE} --epochs 3").code == 1
+    assert seen == [1, 2, 3]
+    before = losses_of("out.training/losses.jsonl")
+    with Path("out.training/losses.jsonl").open("a") as file:
+        file.write('{"loss": 0.1, "st')  # as a kill may leave it
+    succeed(f"{LINE} --epochs 3 --resume")
+    after = losses_of("out/losses.jsonl")
+    assert [record["step"] for record in after] == [1, 2, 3, 4, 5, 6]
+    assert after[:2] == before[:2]  # the third was done again
+    assert after[2]["loss"] == before[2]["loss"]
+    assert not Path("out.training").exists()
+
+
+def test_the_line_of_a_long_training_says_loss_and_speed(
+    here: Path, succeed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "INTERVAL", 0.02)
+    ended = succeed(f"{LINE} --epochs 20")
+    assert re.search(r"finetune: \d+/40 steps, loss \d\.\d{4}, [\d.]+ utterances/s, ", ended.err)
+    assert re.search(r"steps/(s|min|h), 0:\d\d:\d\d left\n", ended.err)
+    assert "finetune:" not in succeed(f"{LINE} --epochs 2 --force --quiet").err
 
 
 def test_a_base_from_the_hub_is_recorded_with_its_commit(
@@ -304,6 +367,8 @@ def test_two_processes_train_as_one(here: Path, succeed: Command, rows: int) -> 
     done = subprocess.run(two, capture_output=True, encoding="utf-8", timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("two: epoch") == 1
+    steps = [[r["step"] for r in losses_of(f"{name}/losses.jsonl")] for name in ("out", "two")]
+    assert steps[0] == steps[1] == list(range(1, 1 + len(steps[0])))
     a, b = (json.loads(Path(name, "run.json").read_text()) for name in ("out", "two"))
     losses = [[entry["loss"] for entry in run["losses"]] for run in (a, b)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
@@ -442,7 +507,8 @@ def test_seeds_of_the_training_draw_the_same_data(here: Path, succeed: Command) 
 
 def test_a_dev_set_that_was_trained_on_is_told(here: Path, succeed: Command) -> None:
     line = LINE.replace("dev.jsonl", "train.jsonl")
-    assert "16 of the dev set's rows are in the training data" in succeed(f"{line} --dry-run").err
+    told = succeed(f"{line} --dry-run").err
+    assert "16 of the 16 dev utterances are in the training data too" in told
 
 
 def test_a_training_that_diverges_is_told(

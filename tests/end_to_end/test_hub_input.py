@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
+import time
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,8 @@ from huggingface_hub import constants
 from safetensors import safe_open
 from safetensors.torch import load_file
 from speech_models import make_clip, make_tuned, make_whisper
+
+from lorsmerge_cli import console
 
 WORK = 1  # exit code
 RATIOS = " --svp 0.5 --mp 0.5"
@@ -204,6 +208,95 @@ def test_what_is_in_the_cache_does_without_the_hub(
     assert "HF_HUB_OFFLINE" in ended.err
 
 
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Make a cache that has some files of lab/whisper, and go offline."""
+
+    def make(files: dict[str, bytes | str], revision: str = "main") -> Path:
+        repo = tmp_path / "cache" / "models--lab--whisper"
+        snapshot = repo / "snapshots" / ("a" * 40)
+        snapshot.mkdir(parents=True)
+        (repo / "refs").mkdir()
+        (repo / "refs" / revision).write_text("a" * 40)
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            (snapshot / name).write_bytes(data)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        return snapshot
+
+    return make
+
+
+SHARDS = {name: f"model-0000{n}-of-00003.safetensors" for n, name in enumerate("abc", 1)}
+INDEX = json.dumps({"weight_map": SHARDS})
+
+
+@pytest.mark.parametrize(
+    ("there", "line", "absent"),
+    [
+        (["config.json"], "inspect lab/whisper", "holds no weights"),
+        (["config.json"], "inspect lab/whisper:model.safetensors", "no file 'model.safetensors'"),
+        (["README.md"], "delta lab/whisper ca.delta -o x.delta", "holds no weights"),
+        (
+            ["config.json", "model.safetensors.index.json", "model-00002-of-00003.safetensors"],
+            "inspect lab/whisper",
+            "'model-00001-of-00003.safetensors', 'model-00003-of-00003.safetensors'",
+        ),
+        (["model.safetensors"], "eval lab/whisper --data x.jsonl", "holds no config.json"),
+        (
+            ["model.safetensors", "config.json"], "eval lab/whisper --data x.jsonl",
+            "no tokenizer (tokenizer.json or vocab.json). lab/whisper holds no feature extractor",
+        ),
+        (
+            ["model.safetensors", "config.json"], "export lab/whisper --format ct2 -o x",
+            "holds no feature extractor",
+        ),
+        (
+            ["config.json"], "transcribe ca.safetensors --config lab/whisper -a x.wav --language ca",
+            "holds no tokenizer",
+        ),
+    ],
+)  # fmt: skip
+def test_a_part_of_a_repository_in_the_cache_is_told_as_what_it_is(
+    tiny: Path, cached: Callable, shell: Callable, there: list[str], line: str, absent: str
+) -> None:
+    contents: dict[str, bytes | str] = dict.fromkeys(there, '{"model_type": "whisper"}')
+    contents |= {
+        name: Path("ca.safetensors").read_bytes() for name in there if "safetensors" in name
+    }
+    contents |= {name: INDEX for name in there if name.endswith("index.json")}
+    cached(contents)
+    Path("x.jsonl").write_text("{}")
+    make_clip(Path("x.wav"), 1, 1.0)
+    ended = shell(f"lorsmerge {line}")
+    assert ended.code == WORK
+    assert absent in ended.err
+    assert "HF_HUB_OFFLINE is set" in ended.err
+    for name in there:
+        assert repr(name) in ended.err.split("has only")[1]
+    assert "`HF_HUB_OFFLINE=0 hf download lab/whisper`" in ended.err
+    assert "--config" not in ended.err  # which would not help
+
+
+def test_a_revision_is_fetched_by_its_name(tiny: Path, cached: Callable, shell: Callable) -> None:
+    cached({"config.json": "{}"}, "dev")
+    ended = shell("lorsmerge inspect lab/whisper@dev")
+    assert "`HF_HUB_OFFLINE=0 hf download lab/whisper --revision dev`" in ended.err
+
+
+def test_a_hub_out_of_reach_is_told_in_place_of_the_variable(
+    stocked: Hub, succeed: Callable, shell: Callable
+) -> None:
+    shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
+    succeed("lorsmerge inspect org/many:de.delta")
+    stocked.fail("GET", "/api/models/", 500, times=1000)
+    ended = shell("lorsmerge inspect org/many:ca.delta")
+    assert ended.code == WORK
+    assert f"{stocked.url} cannot be reached, and of org/many the cache" in ended.err
+    assert "has only 'de.delta'" in ended.err
+
+
 def test_a_download_that_breaks_off_is_gone_on_with(stocked: Hub, succeed: Callable) -> None:
     stocked.fail("GET", "resolve", drop_after=300)
     succeed("lorsmerge inspect org/many:de.delta")
@@ -250,6 +343,32 @@ def test_nothing_shows_in_a_pipe(stocked: Hub, process: Callable) -> None:
     ended = process("lorsmerge inspect org/many:de.delta --no-spectra")
     assert ended.code == 0
     assert ended.err == ""
+
+
+def test_a_long_download_prints_lines_in_a_pipe(
+    stocked: Hub, succeed: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "INTERVAL", 0.001)
+    told: list[tuple[int, int]] = []
+    real = console._Lines.__call__
+
+    def slowly(self: Any, done: int, total: int) -> None:
+        real(self, done, total)
+        if self.label.startswith("download"):
+            told.append((done, total))
+            time.sleep(0.05)
+
+    monkeypatch.setattr(console._Lines, "__call__", slowly)
+    ended = succeed("lorsmerge inspect org/base --no-spectra")
+    size = sum(path.stat().st_size for path in Path("base").iterdir())
+    assert sum(done for done, _ in told) == size
+    assert {total for _, total in told} == {size}
+    shown = re.escape(console.size(size))
+    assert re.search(rf"^download of org/base: .*/{shown}", ended.err, re.MULTILINE)
+    assert "\r" not in ended.err
+    told.clear()
+    succeed("lorsmerge inspect org/base --no-spectra")  # is in the cache
+    assert sum(done for done, _ in told) == 0
 
 
 # --- bad input --------------------------------------------------------------------------------

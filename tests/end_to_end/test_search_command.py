@@ -14,11 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 from speech_models import make_test_set, make_tuned, make_whisper
 
+from lorsmerge_cli import console
 from lorsmerge_cli.operations.delta import delta
+from lorsmerge_cli.operations.search import run as search_operation
+from lorsmerge_cli.speech import decoding
 
 WORK, USAGE = 1, 2  # exit codes
 PATIENCE = 180  # seconds
@@ -224,3 +228,52 @@ def test_two_processes_share_a_grid_and_do_no_point_twice(files: Path, start: Ca
         states = [state for (state,) in connection.execute("select state from trials")]
     connection.close()
     assert states.count("COMPLETE") == 18
+
+
+@pytest.mark.parametrize(("option", "sizes"), [("", {64}), (" --memory 1MB", {1})])
+def test_memory_by_hand_decides_the_batches(
+    files: Path, succeed: Callable, monkeypatch: pytest.MonkeyPatch, option: str, sizes: set[int]
+) -> None:
+    """More than a megabyte is in use; the tiny model's utterances fit in their dozens otherwise."""
+    chosen = []
+    real = decoding.fitting_batch
+
+    def record(*arguments: Any) -> int:
+        chosen.append(real(*arguments))
+        return chosen[-1]
+
+    monkeypatch.setattr(decoding, "fitting_batch", record)
+    succeed(SEARCH + "--scale 0.1,0.2 --trials 1 --objective wer -o best.toml" + option)
+    assert set(chosen) == sizes
+    chosen.clear()
+    succeed("lorsmerge eval base --data data/test.jsonl --beam 1 --device cpu" + option)
+    assert set(chosen) == sizes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells")
+def test_a_job_of_slurm_decides_what_is_kept(
+    files: Path, succeed: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
+    kept = []
+    real = search_operation.RepeatedMerge
+
+    def record(*arguments: Any, cache: int) -> Any:
+        kept.append(cache)
+        return real(*arguments, cache=cache)
+
+    monkeypatch.setattr(search_operation, "RepeatedMerge", record)
+    succeed(SEARCH + "--scale 0.1,0.2 --trials 1 --objective wer -o best.toml")
+    assert kept == [0]
+
+
+def test_the_lines_of_a_long_search_say_trials_and_utterances_a_second(
+    files: Path, succeed: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "INTERVAL", 0.01)
+    ended = succeed(SEARCH + "--scale 0.1:0.9 --trials 4 --objective wer -o best.toml")
+    assert re.search(
+        r"^search: \d/4 trials, [\d.]+ utterances/(s|min), .* trials/", ended.err, re.M
+    )
+    ended = succeed("lorsmerge eval base --data data/test.jsonl --beam 1 --device cpu")
+    assert re.search(r"^eval: \d+/20 utterances", ended.err, re.M)

@@ -55,7 +55,7 @@ def test_a_clip_longer_than_the_window_is_a_warning(files: Path, succeed: Callab
     for model in ("base", "ca"):
         assert f"long.wav is 2.5 s long; {model} hears the first 2 s, its window" in ended.err
     assert "clip.wav is" not in ended.err
-    assert ended.err.count("warning") == 2
+    assert ended.err.count(" s long; ") == 2
     samples, rate = soundfile.read("long.wav", dtype="float32")
     soundfile.write("long.wav", samples[: 2 * rate], rate, subtype="FLOAT")
     assert "s long" not in succeed(line).err
@@ -76,6 +76,29 @@ def test_texts_are_those_of_eval(files: Path, succeed: Callable) -> None:
                 f"--task {record['task']} --device cpu --beam 2",
             )
             assert texts == {("base", clip): row["hypothesis"]}
+
+
+def test_texts_that_are_cut_or_that_loop_are_told_as_eval_counts_them(
+    files: Path, succeed: Callable
+) -> None:
+    make_test_set(files / "data", count=10)
+    succeed(
+        "lorsmerge eval base --data data/test.jsonl --device cpu --beam 2 --samples 20 -o r.json"
+    )
+    told = set()
+    for record in json.loads(Path("r.json").read_text())["records"]:
+        line = f"--language {record['language']} --task {record['task']} --device cpu --beam 2"
+        clips = " ".join(f"-a data/{row['id'][1:]}.wav" for row in record["rows"])
+        ended = succeed(f"lorsmerge transcribe base {clips} {line} --json")
+        found = json.loads(ended.out)["transcripts"]
+        assert [item["cut"] for item in found] == [row["cut"] for row in record["rows"]]
+        assert sum(item["looping"] for item in found) == record["details"]["looping"]
+        for item in found:
+            name = f"base's text of {item['audio']}"
+            assert (f"The limit of tokens ended {name}." in ended.err) == item["cut"]
+            assert (f"{name} repeats itself." in ended.err) == item["looping"]
+            told |= {("cut", item["cut"]), ("looping", item["looping"])}
+    assert told >= {("cut", True), ("cut", False), ("looping", False)}
 
 
 def test_a_bare_file_takes_a_config(files: Path, succeed: Callable) -> None:

@@ -16,16 +16,12 @@ from sqlalchemy.engine import Engine
 
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.operations.search import run as module
-from lorsmerge_cli.operations.search.plan import (
-    DataSettings,
-    SearchPlan,
-    SearchSettings,
-    plan_search,
-)
+from lorsmerge_cli.operations.search.plan import SearchPlan, plan_search
 from lorsmerge_cli.operations.search.report import SearchReport
 from lorsmerge_cli.operations.search.run import search
 from lorsmerge_cli.operations.search.scores import Statistics, speakers_of
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
+from lorsmerge_cli.recipe.search_settings import DataSettings, SearchSettings
 from lorsmerge_cli.recipe.space import make_space
 
 UNITS = 1000.0  # words of an utterance
@@ -71,6 +67,9 @@ class Formula:
     def __init__(self) -> None:
         self.tried: list[tuple[float | None, ...]] = []
         self.recipe: Recipe
+
+    def share_memory(self, workers: int) -> None:
+        """Nothing is kept."""
 
     def load(self, recipe: Recipe) -> None:
         self.recipe = recipe.resolved()

@@ -439,6 +439,14 @@ def test_a_model_of_another_vocabulary_has_its_own_list(
     assert not expected.warnings
 
 
+def test_a_pickle_is_scored_as_the_model_that_it_is(
+    folder: Path, base: ModelSource, test_set: TestSet, tmp_path: Path
+) -> None:
+    torch.save(load_file(folder / "base" / "model.safetensors"), tmp_path / "base.bin")
+    pickled = find_model(tmp_path / "base.bin", name="base", companions=folder / "base")
+    assert run([pickled], test_set).records == run([base], test_set).records
+
+
 def test_a_run_that_is_stopped_keeps_what_was_decoded(
     base: ModelSource, test_set: TestSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,6 +489,44 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
 
 
 # --- scoring again --------------------------------------------------------------------------------
+
+
+def one_answer(**changes: Any) -> Hypothesis:
+    return Hypothesis(**{
+        "model": "m", "dataset": "d", "id": "u", "language": "ca", "task": "asr", "reference": "a b",
+        "hypothesis": "a", "seconds": 1.0, **changes,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "again", [{}, {"hypothesis": "another"}, {"reference": "x"}, {"seconds": 2.0}]
+)
+def test_an_utterance_that_was_answered_twice_is_not_scored_twice(
+    tmp_path: Path, again: dict[str, Any]
+) -> None:
+    path = tmp_path / "h.jsonl"
+    rows = [one_answer(), one_answer(id="v"), one_answer(**again)]
+    HypothesesFile(path).add([(row, NOWHERE) for row in rows], "x")
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\n\n"))  # an empty line after each
+    with pytest.raises(Mismatch, match=r"h\.jsonl has .*'u' of 'd' by 'm' in lines 1, 5"):
+        rescore(path, scoring=SCORING)
+
+
+@pytest.mark.parametrize(
+    "again", [{"model": "n"}, {"dataset": "e"}, {"language": "es"}, {"task": "st"}, {"id": "v"}]
+)
+def test_one_id_of_two_sets_is_two_utterances(tmp_path: Path, again: dict[str, Any]) -> None:
+    path = tmp_path / "h.jsonl"
+    HypothesesFile(path).add([(row, NOWHERE) for row in (one_answer(), one_answer(**again))], "x")
+    assert sum(len(record.rows) for record in rescore(path, scoring=SCORING).records) == 2
+
+
+def test_of_many_that_were_answered_twice_a_few_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "h.jsonl"
+    for _ in range(2):
+        HypothesesFile(path).add([(one_answer(id=f"u{n}"), NOWHERE) for n in range(9)], "x")
+    with pytest.raises(Mismatch, match=r"to 9 utterances.*'u2' .* lines 3, 12; and 6 more"):
+        rescore(path, scoring=SCORING)
 
 
 def test_rescoring_gives_the_same_records(folder: Path, test_set: TestSet, tmp_path: Path) -> None:

@@ -403,7 +403,10 @@ def test_results_of_an_older_version_have_their_intervals_made_anew(tmp_path: Pa
 def test_a_set_that_was_not_scored_whole_is_marked_in_every_format(tmp_path: Path) -> None:
     path = base(tmp_path)
     document = json.loads(path.read_text())
-    document["settings"]["dropped"] = {"ca": {"missing audio": 2, "too long": 1}}
+    document["settings"]["dropped"] = {
+        "ca": {"missing audio": 2, "too long": 1, "of another language": 40},
+        "de": {"of another task": 7},
+    }
     document["settings"]["partial"] = {"de": [30, 200]}
     path.write_text(json.dumps(document))
     found = run([path], tmp_path / "out")

@@ -236,7 +236,8 @@ def noisy(formula: Formula, spread: float) -> None:
 
     def score(rows: Any) -> Statistics:
         found = real(formula, rows)
-        random = np.random.default_rng(crc32(repr(formula.recipe.deltas).encode()))
+        settings = [(entry.svp, entry.mp, entry.scale) for entry in formula.recipe.deltas]
+        random = np.random.default_rng(crc32(repr(settings).encode()))
         for table in found.values():
             table[:, 0] += spread * random.standard_normal(len(table))
         return found

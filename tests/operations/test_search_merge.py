@@ -125,6 +125,17 @@ def test_what_is_kept_stays_within_the_limit(models: Path, deltas: Path) -> None
         assert sum(held) == merge._cache._used <= limit
 
 
+def test_a_smaller_limit_holds_at_once(models: Path, deltas: Path) -> None:
+    recipe = recipe_of(models, deltas, svp=0.3, mp=0.4, scale=0.1)
+    inputs = open_inputs(recipe.resolved())
+    merge = RepeatedMerge(inputs, 0.3, torch.device("cpu"), 2, 1 << 30)
+    expected = dict(merge.weights(recipe))
+    for limit in (200_000, 0):
+        merge.keep_at_most(limit)
+        assert merge._cache._used <= limit == merge.cache
+        assert all(torch.equal(value, expected[name]) for name, value in merge.weights(recipe))
+
+
 @pytest.mark.parametrize("settings", [{"svp": 0.1}, *({"method": m} for m in WITHOUT_RATIOS)])
 def test_a_tensor_that_is_no_number_is_named(
     models: Path, tmp_path: Path, settings: dict[str, Any]

@@ -7,6 +7,8 @@ import json
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from lorsmerge_cli.operations.search.scores import ordered, pareto, parts_of
 from lorsmerge_cli.recipe.recipe import load_recipe
 from lorsmerge_cli.results.document import TestSet
 from lorsmerge_cli.results.records import Scoring, average
+from lorsmerge_cli.speech.memory import Memory
 from lorsmerge_cli.speech.source import find_model
 
 __all__ = ["formula", "quick_disk"]
@@ -143,7 +146,8 @@ def test_the_best_is_scored_once_more_on_a_test_set(
         goal.values(report.test)[0] - goal.values(report.base_test)[0]
     )
     assert 0 < tested.p_value <= 1
-    (warning,) = report.plan.warnings
+    speakers, warning = report.plan.warnings
+    assert "test speakers are in the dev set too" in speakers
     assert "The dev set is small for asr: 12 utterances, of 4 speakers in one language" in warning
 
 
@@ -438,6 +442,54 @@ def test_a_trial_of_a_dead_machine_is_done_again_and_of_a_living_one_is_not(
     assert told[0].startswith("waiting for the trials of other workers")
     assert len(waits) == 3
     assert [row.number for row in report.trials] == [1, 2, 3, 4, 5, 6]
+
+
+def test_workers_on_this_machine_share_its_memory(
+    folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that do trials now: neither one of another machine nor one that is gone."""
+    shares: list[int] = []
+    monkeypatch.setattr(formula, "share_memory", shares.append)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        other = f"{search_study._machine()} {process.pid} {search_study._started(process.pid)}"
+        run(folder, study, trials=1)
+        opened = optuna.load_study(study_name="search", storage=f"sqlite:///{study}")
+        for worker in (other, other, "elsewhere 1 1", f"{search_study._machine()} 4194999 1"):
+            trial = opened.ask()
+            opened._storage.set_trial_user_attr(
+                trial._trial_id, search_study.WORK, {"worker": worker, "place": 50, "signed": True}
+            )
+        assert search_study.workers_here(opened) == 2
+        opened.set_user_attr(search_study.TRIALS, 7)
+        run(folder, study, worker=True)
+        assert set(shares[1:]) == {2}
+        process.communicate(b"\n")
+    assert shares[0] == 1
+    assert search_study.workers_here(opened) == 1
+
+
+def test_memory_given_by_hand_is_not_shared(
+    folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[int] = []
+    monkeypatch.setattr(formula, "share_memory", shares.append)
+    run(folder, study, trials=2, memory=10**9)
+    assert shares == []
+
+
+def test_what_is_kept_and_decoded_with_follows_the_memory_and_the_workers(
+    folder: Path, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.Memory, "free", lambda self: 4_000_000)
+    scorer = module._Run(plan(folder, study), *[lambda *told: None] * 4).scorer
+    assert (scorer.merge.cache, scorer.features.limit) == (1_000_000, 1_000_000)
+    scorer.share_memory(4)
+    assert (scorer.merge.cache, scorer.features.limit) == (250_000, 250_000)
+    assert scorer.decoding.memory == Memory(None, 4)
+    scorer.share_memory(1)
+    assert scorer.merge.cache == 1_000_000
+    by_hand = module._Run(plan(folder, study, memory=7), *[lambda *told: None] * 4).scorer
+    assert by_hand.decoding.memory.limit == 7
 
 
 def test_a_trial_that_another_machine_never_signed_is_done_again_after_a_while(

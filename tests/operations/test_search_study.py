@@ -15,7 +15,8 @@ from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UnreadableFile, UsageFault
 from lorsmerge_cli.operations.search import study as search_study
 from lorsmerge_cli.operations.search.scores import Goal, loss_statistics
-from lorsmerge_cli.operations.search.storage import open_storage, shown
+from lorsmerge_cli.operations.search.storage import open_storage
+from lorsmerge_cli.recipe.search_settings import shown
 
 
 def test_statistics_come_back_as_they_were_kept() -> None:

@@ -18,7 +18,7 @@ from transformers.cache_utils import EncoderDecoderCache
 from lorsmerge_cli.data.languages import WHISPER_TASKS
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
-from lorsmerge_cli.speech import decoding
+from lorsmerge_cli.speech import decoding, memory
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode, decode_answers
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
 from lorsmerge_cli.speech.source import find_model
@@ -238,6 +238,7 @@ def test_too_little_memory_for_one_utterance_is_an_error(
 def test_a_fitting_batch_keeps_to_its_share_of_memory(
     speech: SpeechModel, monkeypatch: pytest.MonkeyPatch, beam: int, pages: int
 ) -> None:
+    monkeypatch.setattr(memory, "ROOT", Path("nowhere"))  # where nothing tells it better
     free = {"SC_AVPHYS_PAGES": pages, "SC_PAGE_SIZE": 4096}
     monkeypatch.setattr("os.sysconf", lambda name: free[name])
     size = decoding.fitting_batch(speech, beam)

@@ -93,3 +93,17 @@ def test_losses_are_those_of_each_text_by_itself(
         total, count = found[row.id]
         assert count == len(logs)
         assert total == pytest.approx(-float(logs.sum()), rel=1e-5)
+
+
+def test_a_smaller_limit_holds_at_once(
+    speech: SpeechModel, rows: list[Utterance], read: list[str]
+) -> None:
+    kept = Features(speech, 10 * ONE)
+    kept.of(rows)
+    kept.keep_at_most(4 * ONE)  # still enough
+    kept.of(rows)
+    assert len(read) == 4
+    kept.keep_at_most(2 * ONE)
+    kept.of(rows)
+    kept.of(rows)
+    assert len(read) == 4 + 4 + 2

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from speech_models import LONGEST, RATE, WINDOW, make_clip, make_whisper
 
+from lorsmerge_cli.checkpoint.whisper_config import check_model_folder
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import Mismatch, UnreadableFile, UsageFault
 from lorsmerge_cli.speech.model import (
     SpeechModel,
     audio_of,
     build_model,
-    check_model_folder,
-    window_of,
 )
+from lorsmerge_cli.speech.source import find_model
 
 Edit = Callable[[dict[str, torch.Tensor]], object]
 
@@ -77,8 +77,8 @@ def test_an_utterance_is_a_piece_of_its_file(tmp_path: Path) -> None:
 
 
 def test_window_and_limit_are_the_models(speech: SpeechModel, folder: Path, models: Path) -> None:
-    assert speech.window == window_of(folder) == WINDOW
-    assert window_of(models / "base") == 30
+    assert speech.window == find_model(folder).window == WINDOW
+    assert find_model(models / "base").window == 30
     assert speech.longest_label == LONGEST
 
 

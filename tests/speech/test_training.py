@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,10 @@ def never() -> bool:
     return False
 
 
+def ignore(record: dict[str, Any]) -> None:
+    pass
+
+
 def run(
     speech: SpeechModel,
     rows: tuple[Utterance, ...],
@@ -58,11 +64,15 @@ def run(
     *,
     interrupted: Callable[[], bool] = never,
     resume: bool = False,
+    learnt: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainingResult:
     def evaluate(epoch: float) -> dict[str, float]:
         return {"score": epoch}
 
-    hooks = TrainingHooks(evaluate, lambda epochs: None, interrupted, lambda done, total: None)
+    hooks = TrainingHooks(
+        evaluate, lambda epochs: None, interrupted, lambda done, total: None,
+        learnt=learnt or ignore,
+    )  # fmt: skip
     return train(speech, rows, settings, folder, device="cpu", hooks=hooks, resume=resume)
 
 
@@ -152,6 +162,62 @@ def test_an_interrupted_run_ends_where_a_whole_one_does(
     assert resumed.epochs == expected.epochs
     for name, value in weights(whole).items():
         assert torch.equal(weights(again)[name], value), name
+
+
+def test_each_step_is_told_once_and_a_resumed_run_begins_with_those_before(
+    speech: SpeechModel, base: Path, rows: tuple[Utterance, ...], tmp_path: Path
+) -> None:
+    """4 steps and then 6, of two epochs of three."""
+    settings = replace(SETTINGS, batch_size=4, schedule="linear")
+    asked = iter(range(1, 100))
+    first: list[dict[str, Any]] = []
+    run(
+        speech, rows, tmp_path / "a", settings, interrupted=lambda: next(asked) == 4, learnt=first.append
+    )  # fmt: skip
+    again: list[dict[str, Any]] = []
+    resumed = find_model(base).open(torch.float32, "cpu")
+    result = run(resumed, rows, tmp_path / "a", settings, resume=True, learnt=again.append)
+    whole: list[dict[str, Any]] = []
+    plain = find_model(base).open(torch.float32, "cpu")
+    expected = run(plain, rows, tmp_path / "b", settings, learnt=whole.append)
+    assert len(first) == 4
+    assert again[:4] == first  # times and all
+    assert [record["step"] for record in again] == [1, 2, 3, 4, 5, 6]
+    assert [record["loss"] for record in again] == [record["loss"] for record in whole]
+    assert [record["learning_rate"] for record in whole] == pytest.approx(
+        [1e-3 * (7 - step) / 6 for step in range(1, 7)]  # that the step was made with
+    )
+    assert [record["epoch"] for record in whole] == pytest.approx([n / 3 for n in range(1, 7)])
+    assert result.records == again
+    assert result.losses == expected.losses
+    ended: list[dict[str, Any]] = []
+    run(resumed, rows, tmp_path / "a", settings, resume=True, learnt=ended.append)
+    assert ended == again  # of a run that is finished
+
+
+def test_the_losses_of_a_run_are_means_since_the_ones_before(
+    speech: SpeechModel, rows: tuple[Utterance, ...], tmp_path: Path
+) -> None:
+    """An epoch of six steps and a half of one: after five steps, at its end, and at the end."""
+    result = run(speech, rows, tmp_path, replace(SETTINGS, effective_batch=4, epochs=1.5))
+    losses = [record["loss"] for record in result.records]
+    assert [entry["step"] for entry in result.losses] == [5, 6, 9]
+    means = [sum(losses[:5]) / 5, losses[5], sum(losses[6:]) / 3]
+    assert [entry["loss"] for entry in result.losses] == pytest.approx(means, rel=1e-12)
+    assert set(result.losses[0]) == {"loss", "grad_norm", "learning_rate", "epoch", "step"}
+
+
+def test_a_step_has_its_speed_and_time(
+    speech: SpeechModel, rows: tuple[Utterance, ...], tmp_path: Path
+) -> None:
+    """Two steps of 16 and of 8 utterances."""
+    began, clock = datetime.now(UTC), time.perf_counter()
+    result = run(speech, rows, tmp_path, replace(SETTINGS, effective_batch=16, epochs=1))
+    took = time.perf_counter() - clock
+    speeds = [record["utterances_per_second"] for record in result.records]
+    assert sum(count / speed for count, speed in zip((16, 8), speeds, strict=True)) < took
+    times = [datetime.fromisoformat(record["time"]) for record in result.records]
+    assert began.replace(microsecond=0) <= times[0] <= times[1] <= datetime.now(UTC)
 
 
 def test_data_for_workers_that_are_not_forked(

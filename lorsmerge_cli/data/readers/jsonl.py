@@ -116,6 +116,7 @@ def _utterance(
     duration = read_seconds(row, "duration", where)
     if duration == 0:
         raise Skip(EMPTY, f"{where}: duration is 0")
+    start = read_seconds(row, "offset", where)
     return Utterance(
         id=name,
         audio=audio,
@@ -123,8 +124,9 @@ def _utterance(
         language=language,
         task=task,
         duration=duration,
-        start=read_seconds(row, "offset", where) or 0.0,
+        start=start or 0.0,
         speaker=read_label(row, SPEAKER, where),
+        segment=start is not None,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from lorsmerge_cli.data.readers.values import Skip, check_seconds
 from lorsmerge_cli.data.utterance import EMPTY, Drop, Utterance
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 from lorsmerge_cli.inputs import open_text
+from lorsmerge_cli.quoting import command
 
 NEEDS = "wav.scp and text (a Kaldi data folder)"
 ARCHIVE = re.compile(r".*\.ark(:\d+)?(\[.*\])?|.*:\d+")
@@ -62,6 +62,7 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
             duration=duration,
             start=start,
             speaker=speakers.get(name),
+            segment=bool(piece),
         )
 
     found = []
@@ -89,8 +90,8 @@ def _audio(path: Path, recordings: dict[str, str], recording: str) -> Path:
     if ARCHIVE.fullmatch(audio) and not Path(audio).is_file():
         raise UnreadableFile(
             f"{table}: {recording!r} is in an archive ({audio}), and archives are not read.",
-            f"Write it to a file and name that: `wav-copy {shlex.quote(audio)} "
-            f"{shlex.quote(recording + '.wav')}`, with Kaldi's wav-copy.",
+            "Write it to a file and name that: "
+            f"`{command('wav-copy', Path(audio), Path(f'{recording}.wav'))}`, with Kaldi's wav-copy.",
         )
     return Path(audio)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,12 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
+from lorsmerge_cli.data.leakage import Shared
 from lorsmerge_cli.data.utterance import Answer, Utterance, reasons
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, raise_all
 from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.metrics.normalisation import MARK_LANGUAGES, SPELLING, check_choice
+from lorsmerge_cli.operations.eval.leakage import Group, leaks_of
 from lorsmerge_cli.operations.eval.settings import limit_of, settings_of
 from lorsmerge_cli.outputs import atomic_file, check_output, write_json
 from lorsmerge_cli.recipe.record import made_from
@@ -25,16 +27,17 @@ from lorsmerge_cli.results.document import EvalReport, TestSet
 from lorsmerge_cli.results.hypotheses import (
     HypothesesFile,
     by_group,
-    check_hypotheses,
-    check_trn,
+    check_answered_once,
     finished_sets,
     read_hypotheses,
     write_trn,
 )
 from lorsmerge_cli.results.records import Hypothesis, Scoring, compare, score
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
+from lorsmerge_cli.speech.memory import Memory
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.source import ModelSource, parse_speech_dtype, process_device, processes
+from lorsmerge_cli.usage import check_hypotheses, check_names, check_trn
 
 
 def evaluate(
@@ -45,6 +48,7 @@ def evaluate(
     beam: int = 20,
     batch_size: int | None = None,
     max_tokens: int | None = None,
+    memory: int | None = None,
     dtype: str = "float32",
     device: str = "auto",
     hypotheses: Path | None = None,
@@ -62,6 +66,7 @@ def evaluate(
         test_sets: utterances with durations.
         scoring: how.
         beam, batch_size, max_tokens: as in `DecodingSettings`.
+        memory: bytes that each process may use in all; None for what there is.
         dtype: the models compute in.
         device: as in `resolve_device`.
         hypotheses: JSON lines to write what is decoded to, and to go on from.
@@ -85,8 +90,10 @@ def evaluate(
     # without a GPU, accelerate joins the processes of torchrun only when told to stay on the CPU
     state = processes(device)
     dtype = dtype_name(parse_speech_dtype(dtype))
-    asked = DecodingSettings(beam, batch_size, max_tokens)
-    warnings = _other_spellings(models)
+    asked = DecodingSettings(beam, batch_size, max_tokens, memory=Memory(memory))
+    main = state.is_main_process
+    leaks, leakage = leaks_of(models, test_sets) if main else ([], {})
+    warnings = [*_other_spellings(models), *leaks]
     file = HypothesesFile(hypotheses)
     count = len(models) * sum(len(test_set.utterances) for test_set in test_sets)
     rows: list[Hypothesis] = []
@@ -110,20 +117,23 @@ def evaluate(
         if run.decoded_seconds:
             speed[model.name] = run.decoded_seconds / run.elapsed
         run.close()
-    settings = settings_of(first[1] if first else asked, scoring, dtype)
-    settings["splits"] = {test_set.name: test_set.split for test_set in test_sets if test_set.split}
-    if dropped := {
-        test_set.name: reasons(test_set.drops) for test_set in test_sets if test_set.drops
-    }:
-        settings["dropped"] = dropped
-    main = state.is_main_process
-    report = _report(rows, scoring, settings, speed, output, force, trn, compared, main, origins)
+    settings = settings_of(first[1] if first else asked, scoring, dtype) | _about(test_sets)
+    report = _report(
+        rows, scoring, settings, speed, output, force, trn, compared, main, origins, leakage
+    )
     if max_tokens is not None and (cut := sum(bool(row.cut) for row in rows)):
         warnings.append(
             f"{cut} of {len(rows)} hypotheses were cut at --max-tokens {max_tokens}: what would have "
             "come after is missing from the scores."
         )
     return replace(report, warnings=(*warnings, *report.warnings))
+
+
+def _about(test_sets: Sequence[TestSet]) -> dict[str, Any]:
+    """Which split each test set is, and what of it cannot be scored, for the results file."""
+    splits = {test_set.name: test_set.split for test_set in test_sets if test_set.split}
+    dropped = {test_set.name: reasons(test_set.drops) for test_set in test_sets if test_set.drops}
+    return {"splits": splits} | ({"dropped": dropped} if dropped else {})
 
 
 def rescore(
@@ -139,11 +149,12 @@ def rescore(
 
     Raises:
         UnreadableFile: the file holds no hypotheses.
-        Mismatch: its models answered different utterances.
+        Mismatch: its models answered different utterances, or one of them twice.
     """
     known = read_hypotheses(hypotheses)
     if not known:
         raise UnreadableFile(f"{hypotheses} holds no hypotheses.", "Run eval --hypotheses first.")
+    check_answered_once(hypotheses, known)
     partial = {
         name: (done, of)
         for name, (done, of) in finished_sets(hypotheses, known).items()
@@ -286,18 +297,8 @@ def _faults(
     compared: tuple[str, str] | None,
     inputs: Sequence[Path],
 ) -> list[LorsmergeError]:
-    faults: list[LorsmergeError] = []
-    faults += check_choice(scoring.normalisation)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        faults.append(UsageFault(f"Two models are called {twice[0]!r}.", "Give NAME=PATH."))
-    if compared is not None and compared[0] == compared[1]:
-        faults.append(UsageFault(f"--compare {compared[0]} with itself.", "Name two models."))
-    for name in compared or ():
-        if name not in names:
-            faults.append(
-                UsageFault(f"--compare names no model {name!r}.", f"There are: {', '.join(names)}.")
-            )
+    faults: list[LorsmergeError] = [*check_choice(scoring.normalisation)]
+    faults += check_names(names, compared)
     if output is not None:
         faults += check_output(output, inputs=inputs, size=1 << 20, force=force)
     return faults
@@ -314,8 +315,13 @@ def _report(
     compared: tuple[str, str] | None,
     main: bool,
     models: dict[str, dict[str, Any]] | None = None,
+    leakage: Mapping[Group, tuple[Shared, ...]] | None = None,
 ) -> EvalReport:
-    records = tuple(score(group, scoring) for group in by_group(rows).values()) if main else ()
+    groups = by_group(rows) if main else {}
+    records = tuple(
+        replace(score(group, scoring), leakage=(leakage or {}).get(key))
+        for key, group in groups.items()
+    )
     comparisons = []
     for a in records:
         for b in records:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.checkpoint.model_writer import check_companions, notes_on_code
+from lorsmerge_cli.core.sketch import Sketch, union
 from lorsmerge_cli.data.dataset import DataReport, drop_warnings, load_data
+from lorsmerge_cli.data.digests import DataDigests, digests_of
+from lorsmerge_cli.data.leakage import repeated, shared_with
 from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.data.utterance import Drop, listed
 from lorsmerge_cli.errors import (
@@ -20,11 +24,13 @@ from lorsmerge_cli.errors import (
 )
 from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
+from lorsmerge_cli.operations.finetune.skips import read_skipped, said, with_removed
 from lorsmerge_cli.outputs import check_not_inside, check_output
+from lorsmerge_cli.recipe.record import trained_digests
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.settings import TrainingSettings
 from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype, processes
-from lorsmerge_cli.speech.usage import (
+from lorsmerge_cli.usage import (
     STATE,
     check_run,
     check_training,
@@ -46,6 +52,7 @@ class DataSource:
         language, task, format: as in `read_manifest`.
         hours: about how much of each to take.
         seed: of that subset; the training has its own.
+        allow_parts: as in `load_data`.
     """
 
     paths: tuple[Path, ...]
@@ -55,12 +62,14 @@ class DataSource:
     format: str | None = None
     hours: float | None = None
     seed: int = 0
+    allow_parts: bool = False
 
-    def load(self, window: float) -> DataReport:
-        """The rows that fit into a model's window of some seconds."""
+    def load(self, window: float, *, decoded: bool = False) -> DataReport:
+        """The rows that fit into a model's window of some seconds, and whose audio decodes if asked."""
         return load_data(
             self.paths, split=self.split, language=self.language, task=self.task,
             format=self.format, hours=self.hours, seed=self.seed, max_seconds=window,
+            allow_parts=self.allow_parts, decoded=decoded,
         )  # fmt: skip
 
     def with_dev_split(self, hours: float | None) -> DataSource | None:
@@ -94,7 +103,11 @@ class FinetunePlan:
         delta: a delta to write as well.
         resume: go on from the state in `folder`.
         force: replace outputs that exist.
+        digests: of the training data, and of what the base was trained on; empty where none are to be
+            recorded.
         warnings: what the user should know.
+        skipped: rows of `train` that the run that is resumed skipped.
+        removed: ids of those of them that are no longer in the data.
     """
 
     source: ModelSource
@@ -111,7 +124,10 @@ class FinetunePlan:
     resume: bool
     force: bool
     processes: int
+    digests: Mapping[str, Sketch]
     warnings: list[str] = field(default_factory=list)
+    skipped: tuple[Drop, ...] = ()
+    removed: frozenset[str] = frozenset()
 
     @property
     def folder(self) -> Path:
@@ -165,8 +181,7 @@ def fingerprint(report: DataReport) -> dict[str, Any]:
     """Rows, hours, and a digest of what the rows say (the audio itself is not read)."""
     digest = hashlib.sha256()
     for row in report.utterances:
-        digest.update(json.dumps([row.id, row.language, row.task, row.text, row.duration,
-                                  row.start, row.audio.name]).encode())  # fmt: skip
+        digest.update(json.dumps(said(row)).encode())
     return {
         "utterances": len(report.utterances),
         "hours": round(report.hours, 4),
@@ -189,6 +204,7 @@ def plan_finetune(
     delta: Path | None = None,
     resume: bool = False,
     force: bool = False,
+    digests: bool = True,
 ) -> FinetunePlan:
     """Check a fine-tune's options, files and data.
 
@@ -203,6 +219,7 @@ def plan_finetune(
         delta: a delta to write as well.
         resume: go on with a run that was interrupted.
         force: replace outputs that exist, and throw away an interrupted run.
+        digests: record digests of the training data.
 
     Raises:
         LorsmergeError: every fault found; nothing was written.
@@ -223,18 +240,34 @@ def plan_finetune(
     window = source.window
     speech = source.open(parse_speech_dtype("float32"), "cpu")  # updates are small
     found = _fitting(speech, train.load(window), settings.label_space)
-    held_out = dev.load(window) if dev else None
+    held_out = dev.load(window, decoded=True) if dev else None
     warnings = drop_warnings(found) + (drop_warnings(held_out) if held_out else [])
     warnings += notes_on_code(source.folder)
+    trained = digests_of(found.utterances)
+    warnings += repeated(trained, role="training")
     if held_out is None:
         warnings.append("There is no dev set to choose an epoch by: the last is taken. See --dev.")
     else:
-        warnings += _shared_rows(found, held_out)
+        warnings += _leaks(trained, digests_of(held_out.utterances))
     count = processes(device).num_processes
     settings.batches(count)
-    return FinetunePlan(
+    known = [*trained_digests(source.checkpoint, source.name), ("", trained.sketches)]
+    recorded = union(known) if digests else {}
+    plan = FinetunePlan(
         source, speech, found, held_out, settings, averaging, dev_beam, normalisation, device, output,
-        delta, resume, force, count, warnings,
+        delta, resume, force, count, recorded, warnings,
+    )  # fmt: skip
+    return _with_skipped(plan, train.hours) if resume else plan
+
+
+def _with_skipped(plan: FinetunePlan, hours: float | None) -> FinetunePlan:
+    """Take over what the run that is resumed skipped, be it there or removed meanwhile."""
+    train, removed = with_removed(plan.train, plan.folder, hours)
+    drops = [entry.drop for entry in read_skipped(plan.folder).values()]
+    note = f"{len(removed)} rows that the run had skipped are gone, and stay skipped."
+    return replace(
+        plan, train=train, skipped=tuple(drops), removed=frozenset(removed),
+        warnings=[*plan.warnings, *([note] if removed else [])],
     )  # fmt: skip
 
 
@@ -259,14 +292,15 @@ def _fitting(speech: SpeechModel, report: DataReport, space: str) -> DataReport:
             kept.append(row)
     if not kept:
         raise LorsmergeError(f"No row of the training data can be used: {listed(drops)}.")
-    return DataReport(tuple(kept), tuple(drops))
+    return replace(report, utterances=tuple(kept), drops=tuple(drops))
 
 
-def _shared_rows(train: DataReport, dev: DataReport) -> list[str]:
-    """A warning where a dev row was trained on."""
-    pieces = {(row.audio.resolve(), row.start) for row in train.utterances}
-    shared = sum((row.audio.resolve(), row.start) in pieces for row in dev.utterances)
-    return [f"{shared} of the dev set's rows are in the training data too."] if shared else []
+def _leaks(train: DataDigests, dev: DataDigests) -> list[str]:
+    """Warnings where a dev row, its sentence or its speaker was trained on."""
+    return repeated(dev, role="dev") + [
+        shared.warning("the training data too", role="dev")
+        for shared in shared_with(dev, train.sketches)
+    ]
 
 
 def interrupted_run(plan: FinetunePlan) -> dict[str, Any]:
@@ -285,13 +319,23 @@ def interrupted_run(plan: FinetunePlan) -> dict[str, Any]:
         raise UnreadableFile(
             f"{path} is damaged.", "Begin anew with --force in place of --resume."
         ) from None
-    differing = _differences(before, json.loads(json.dumps(plan.describe())))
+    now = json.loads(json.dumps(plan.describe()))
+    differing = _differences(_without_counts(before), _without_counts(now))
     if differing:
         raise Mismatch(
             f"The interrupted run in {plan.folder} had other settings: {'; '.join(differing)}.",
             "Give the same ones, or begin anew with --force in place of --resume.",
         )
     return kept
+
+
+def _without_counts(run: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the rows that are not used: what is wrong with them may be mended or removed."""
+    return {
+        key: {k: v for k, v in value.items() if k != "dropped"} if key in ("train", "dev") and value
+        else value
+        for key, value in run.items()
+    }  # fmt: skip
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,28 +20,27 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lorsmerge_cli import __version__
-from lorsmerge_cli.checkpoint.model_writer import (
-    GENERATION,
-    RUN,
-    ModelWriter,
-    copy_companions,
-)
+from lorsmerge_cli.checkpoint.model_files import GENERATION
+from lorsmerge_cli.checkpoint.model_writer import RUN, ModelWriter, copy_companions
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import pinned
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.core.sketch import sketches_document
 from lorsmerge_cli.data.languages import WHISPER_TASKS
-from lorsmerge_cli.errors import Interrupted, LorsmergeError, NonFinite, OutputFault
+from lorsmerge_cli.data.utterance import Drop, listed
+from lorsmerge_cli.errors import Interrupted, LorsmergeError, NonFinite, OutputFault, named
 from lorsmerge_cli.operations.delta import delta as write_delta
 from lorsmerge_cli.operations.finetune.plan import FinetunePlan, interrupted_run
+from lorsmerge_cli.operations.finetune.skips import add_skipped, row_digests
 from lorsmerge_cli.outputs import atomic_file, atomic_folder, remove_matching, write_json
 from lorsmerge_cli.recipe.record import trained_on
-from lorsmerge_cli.results.records import dev_scores
+from lorsmerge_cli.results.records import dev_scores, finite
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.source import process_device, processes
 from lorsmerge_cli.speech.training import TrainingHooks, TrainingResult, train
-from lorsmerge_cli.speech.usage import EPOCH_FILES, STATE, TRAINING_FILES
+from lorsmerge_cli.usage import EPOCH_FILES, LOSSES, STATE, TRAINING_FILES
 
 MAX_SHARD = 5 * 10**9  # bytes, as transformers has it
 
@@ -59,6 +58,7 @@ class FinetuneReport:
         steps: of the optimiser.
         warnings: what the user should know.
         main: whether this process is the one that prints.
+        skipped: utterances whose audio could not be read when it was their turn.
     """
 
     output: Path
@@ -70,6 +70,7 @@ class FinetuneReport:
     steps: int
     warnings: list[str]
     main: bool
+    skipped: list[Drop]
 
 
 def finetune(
@@ -78,6 +79,8 @@ def finetune(
     command: str,
     progress: Callable[[int, int], None],
     told: Callable[[dict[str, float]], None],
+    missed: Callable[[str], None] = lambda text: None,
+    learnt: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> FinetuneReport:
     """Carry out a plan.
 
@@ -86,14 +89,17 @@ def finetune(
         command: the line for a delta's history.
         progress: told the steps just done and those in all.
         told: told the scores before training and those of each epoch.
+        missed: told, in words, of each utterance that is skipped as its audio cannot be read.
+        learnt: told the record of each step, as in `TrainingHooks`.
 
     Raises:
         Interrupted: by a signal; the state is kept for `--resume`.
         NonFinite: the training diverged.
-        LorsmergeError: memory or disk were too small; the state of the last epoch is kept.
+        LorsmergeError: memory or disk were too small, or too many utterances could not be read; the
+            state of the last epoch is kept.
     """
     state = processes(plan.device)
-    run = _Run(plan, state, told)
+    run = _Run(plan, state, told, missed, learnt)
     with _stoppable() as interrupted, _run_kept(plan.folder):
         result = run.train(interrupted, progress)
     if not result.finished:
@@ -117,8 +123,8 @@ def finetune(
     state.wait_for_everyone()
     return FinetuneReport(
         plan.output, plan.delta, run.before, after, result.epochs,
-        [entry["epoch"] for entry in chosen], result.steps, _warnings(run.before, after),
-        state.is_main_process,
+        [entry["epoch"] for entry in chosen], result.steps,
+        _warnings(run.before, after, run.skipped), state.is_main_process, run.skipped,
     )  # fmt: skip
 
 
@@ -126,10 +132,17 @@ class _Run:
     """A fine-tune in progress: the model in memory, and its epochs' weights on disk."""
 
     def __init__(
-        self, plan: FinetunePlan, state: PartialState, told: Callable[[dict[str, float]], None]
+        self,
+        plan: FinetunePlan,
+        state: PartialState,
+        told: Callable[[dict[str, float]], None],
+        missed: Callable[[str], None],
+        learnt: Callable[[dict[str, Any]], None],
     ) -> None:
-        self.plan, self.state, self.told = plan, state, told
+        self.plan, self.state, self.told, self.missed = plan, state, told, missed
+        self.learnt = learnt
         self.before: dict[str, float] = {}
+        self.skipped = list(plan.skipped)
 
     def train(
         self, interrupted: Callable[[], bool], progress: Callable[[int, int], None]
@@ -147,13 +160,25 @@ class _Run:
         if self.before:
             self.told({"epoch": 0, **self.before})
         if self.state.is_main_process and not kept:
-            write_json(plan.folder / STATE, {"run": plan.describe(), "before": self.before})
+            rows = row_digests(plan.train.utterances)
+            state = {"run": plan.describe(), "before": self.before, "rows": rows}
+            write_json(plan.folder / STATE, state)
         self.state.wait_for_everyone()
-        hooks = TrainingHooks(self._evaluate, self._prune_epochs, interrupted, progress)
+        if self.state.is_main_process:  # those of a run that is resumed are told again
+            (plan.folder / LOSSES).write_bytes(b"")
+        hooks = TrainingHooks(
+            self._evaluate,
+            self._prune_epochs,
+            interrupted,
+            progress,
+            self._skipped,
+            self._keep_loss,
+        )
         try:
             return train(
                 plan.speech, plan.train.utterances, plan.settings, plan.folder,
-                device=device.type, hooks=hooks, resume=bool(kept),
+                device=device.type, hooks=hooks, resume=bool(kept), skipped=self.skipped,
+                removed=plan.removed,
             )  # fmt: skip
         except torch.OutOfMemoryError:
             size, _ = plan.settings.batches(plan.processes)
@@ -162,6 +187,13 @@ class _Run:
                 "Begin anew with --force and a smaller --batch-size, which gives the same result, or "
                 "with --dtype bfloat16.",
             ) from None
+
+    def _skipped(self, drops: Sequence[Drop]) -> None:
+        self.skipped += drops
+        if self.state.is_main_process:
+            add_skipped(self.plan.folder, self.plan.train.utterances, drops)
+        for drop in drops:
+            self.missed(f"skipped {drop.id}: {drop.reason} ({drop.detail or drop.audio})")
 
     def _evaluate(self, epoch: float) -> dict[str, float]:
         if self.state.is_main_process:
@@ -174,6 +206,12 @@ class _Run:
         if self.plan.dev:
             self.told({"epoch": epoch, **scores})
         return scores
+
+    def _keep_loss(self, record: dict[str, Any]) -> None:
+        if self.state.is_main_process:
+            with (self.plan.folder / LOSSES).open("a", encoding="utf-8", newline="\n") as file:
+                file.write(_loss_line(record))
+        self.learnt(record)
 
     def _scores(self) -> dict[str, float]:
         """`ca_asr` -> WER (or CER) in percent or BLEU, and the mean that epochs are chosen by."""
@@ -255,6 +293,11 @@ class _Run:
                 "base_name": pinned(plan.source.checkpoint.path) or plan.source.name,
                 **plan.describe(),
                 "trained_on": trained_on(plan.train),
+                **({"digests": sketches_document(plan.digests)} if plan.digests else {}),
+                "skipped": [
+                    {"id": drop.id, "audio": drop.audio.name, "reason": drop.reason}
+                    for drop in self.skipped
+                ],
                 "before": self.before,
                 "after": after,
                 "chosen": [entry["epoch"] for entry in chosen],
@@ -264,7 +307,14 @@ class _Run:
                 | {"python": platform.python_version()},
             }  # fmt: skip
             write_json(partial / RUN, record)
+            lines = "".join(map(_loss_line, result.records))
+            (partial / LOSSES).write_text(lines, encoding="utf-8", newline="\n")
             _write_weights(partial, plan.source.checkpoint, weights.__getitem__, MAX_SHARD)
+
+
+def _loss_line(record: Mapping[str, Any]) -> str:
+    """A line of `losses.jsonl`; JSON has no NaN, so a loss that is none is null."""
+    return json.dumps({key: finite(value) for key, value in record.items()}) + "\n"
 
 
 @contextmanager
@@ -304,13 +354,21 @@ def _write_weights(
         writer.finish()
 
 
-def _warnings(before: dict[str, float], after: dict[str, float]) -> list[str]:
-    if not after or after["score"] > before["score"]:
-        return []
-    return [
-        "The fine-tune is no better than its base on the dev set: try another --learning-rate, or "
-        "more data."
-    ]
+def _warnings(
+    before: dict[str, float], after: dict[str, float], skipped: Sequence[Drop]
+) -> list[str]:
+    found = []
+    if skipped:
+        found.append(
+            f"{len(skipped)} utterances were skipped ({listed(skipped)}): "
+            f"{named([drop.id for drop in skipped])}; all are in run.json."
+        )
+    if after and after["score"] <= before["score"]:
+        found.append(
+            "The fine-tune is no better than its base on the dev set: try another --learning-rate, "
+            "or more data."
+        )
+    return found
 
 
 @contextmanager

@@ -9,17 +9,21 @@ from pathlib import Path
 import torch
 
 from lorsmerge_cli.checkpoint.companions import find_companions
+from lorsmerge_cli.checkpoint.model_files import CONFIG
 from lorsmerge_cli.checkpoint.model_writer import (
-    CONFIG,
     check_companions,
     companions_size,
     notes_on_code,
 )
 from lorsmerge_cli.checkpoint.names import pruned_share
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
-from lorsmerge_cli.checkpoint.references import local_path
+from lorsmerge_cli.checkpoint.references import local_path, told_of_cache
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
-from lorsmerge_cli.checkpoint.whisper_config import config_faults
+from lorsmerge_cli.checkpoint.whisper_config import (
+    WHISPERS_OWN,
+    config_faults,
+    lacking_processor,
+)
 from lorsmerge_cli.core.combining import COMBINERS, Combiner
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.methods import METHODS, method_of
@@ -36,12 +40,12 @@ from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.operations.merge.inputs import MergeInputs, check_inputs
 from lorsmerge_cli.outputs import check_not_inside, check_output, leftovers
 from lorsmerge_cli.recipe.recipe import Recipe
+from lorsmerge_cli.usage import check_weights_path
 
 PRUNING_COPIES = 4  # of a matrix in float32 that pruning and a running sum hold at a time
 HEAP_SLACK = 2  # the allocator keeps up to as much again of what was freed
 THREAD_OVERHEAD = 32 << 20  # bytes: buffers of BLAS
 ANEW = "To merge something else, write a TOML recipe: `merge --save-recipe` makes one."
-WEIGHT_SUFFIXES = (".delta", ".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class MergePlan(MergeInputs):
         allow_other_base: whether deltas of another base are taken.
         force: whether outputs that exist are replaced.
         save_recipe: where the recipe is written, None for nowhere.
+        lacking: tokenizer and feature extractor where a Whisper's folder will have none.
     """
 
     recipe: Recipe
@@ -95,6 +100,7 @@ class MergePlan(MergeInputs):
     allow_other_base: bool
     force: bool
     save_recipe: Path | None
+    lacking: tuple[LorsmergeError, ...]
 
     @property
     def method(self) -> str:
@@ -199,6 +205,7 @@ def plan_merge(
         faults += check_not_inside(save_recipe, output) if as_folder else []
     raise_all(faults)
     raise_all(_check_expected(recipe, found))
+    lacking = _lacking(base, companions or base.path, folder) if folder else ()
     return MergePlan(
         base=base,
         identity=found.identity,
@@ -209,6 +216,10 @@ def plan_merge(
             *found.warnings,
             *(notes_on_code(folder) if folder else ()),
             *leftovers(output),
+            *(
+                f"{fault.what[:-1]}, and {output} will have none. {fault.remedy}"
+                for fault in lacking
+            ),
         ),
         recipe=recipe,
         companions=folder,
@@ -223,6 +234,7 @@ def plan_merge(
         allow_other_base=allow_other_base,
         force=force,
         save_recipe=save_recipe,
+        lacking=lacking,
     )
 
 
@@ -234,7 +246,7 @@ def _config_dir(
     faults: list[LorsmergeError],
 ) -> Path | None:
     """Return the folder with config and tokenizer; None where one file is written."""
-    if wrong := _check_suffix(output):
+    if wrong := check_weights_path(output):
         faults += wrong
     elif as_folder:
         return _companions(output, base, given, faults)
@@ -246,6 +258,14 @@ def _config_dir(
             )
         )
     return None
+
+
+def _lacking(base: Checkpoint, given: Path, folder: Path) -> tuple[LorsmergeError, ...]:
+    """Return a fault for tokenizer and extractor where a Whisper's output folder gets none."""
+    if not base.specs.keys() >= WHISPERS_OWN:
+        return ()
+    faults = lacking_processor(find_companions(folder).files, given, folder)
+    return tuple(told_of_cache(given, faults))
 
 
 def _identified(folder: Path | None) -> dict[Path, FileIdentity]:
@@ -262,17 +282,6 @@ def output_specs(base: Checkpoint, dtype: str | None) -> dict[str, TensorSpec]:
         name: TensorSpec(spec.shape, target) if spec.is_float else spec
         for name, spec in base.specs.items()
     }
-
-
-def _check_suffix(output: Path) -> list[LorsmergeError]:
-    if output.suffix not in WEIGHT_SUFFIXES:
-        return []
-    return [
-        OutputFault(
-            f"{output}: a merged model is written as .safetensors or as a folder.",
-            f"Write -o {output.with_suffix('.safetensors')} or -o {output.with_suffix('')}/.",
-        )
-    ]
 
 
 def _companions(

@@ -25,6 +25,7 @@ from lorsmerge_cli.core.merging import Rounding, Term, is_finite, merge_tensor
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning.budget import budget
+from lorsmerge_cli.core.sketch import sketches_document, union
 from lorsmerge_cli.core.statistics import BaseRounding, energy
 from lorsmerge_cli.deltas.task_vector import (
     FinetunedTaskVector,
@@ -38,7 +39,7 @@ from lorsmerge_cli.operations.merge.inputs import pinned_recipe
 from lorsmerge_cli.operations.merge.plan import MergePlan, Unit, other_input
 from lorsmerge_cli.outputs import atomic_file, atomic_folder, check_unchanged, write_json
 from lorsmerge_cli.recipe.recipe import save
-from lorsmerge_cli.recipe.record import training_of
+from lorsmerge_cli.recipe.record import trained_digests, training_of
 
 LOST_WARNING = 0.03  # of the updates
 NORM_SPREAD = 10.0  # between the largest and the smallest delta
@@ -312,10 +313,12 @@ def made_from(plan: MergePlan, contents: Sequence[str] = ()) -> dict[str, Any]:
         contents: hashes of the base and of each delta; placeholders of their length by default.
     """
     contents = contents or ["0" * 64] * (1 + len(plan.vectors))
+    of_base = union(trained_digests(plan.base, plan.recipe.base))
     return {
         "lorsmerge": __version__,
         "recipe": pinned_recipe(plan.recipe).to_dict(),
-        "base": {"fingerprint": plan.identity.digest, "content": contents[0]},
+        "base": {"fingerprint": plan.identity.digest, "content": contents[0]}
+        | ({"digests": sketches_document(of_base)} if of_base else {}),
         "deltas": [
             {"fingerprint": vector_identity, "content": content} | _about(vector)
             for vector, vector_identity, content in zip(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from lorsmerge_cli.deltas.encodings import TensorLayout
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.errors import UsageFault, named, non_finite, raise_all
 from lorsmerge_cli.outputs import atomic_folder, check_output, check_unchanged, write_json
+from lorsmerge_cli.quoting import command
 
 PREFIX = "base_model.model."  # what PEFT puts before a module's name
 METADATA = {"format": "pt"}
@@ -73,7 +73,7 @@ def open_low_rank(source: Path) -> DeltaFile:
         raise UsageFault(
             f"{source}: nothing tells whether these square weights are of a Conv1D, as GPT-2's are, or "
             f"of a Linear, and an adapter's factors depend on it: {named(unknown)}.",
-            f"Leave them out of it: prune with --exclude {shlex.quote(unknown[0])}.",
+            f"Leave them out of it: prune with {command('--exclude', unknown[0])}.",
         )
     return file
 

@@ -33,7 +33,6 @@ from lorsmerge_cli.deltas.file import DeltaFile, DeltaWriter, total_norm
 from lorsmerge_cli.errors import (
     LorsmergeError,
     NonFinite,
-    UsageFault,
     named,
     non_finite,
     raise_all,
@@ -41,7 +40,7 @@ from lorsmerge_cli.errors import (
 )
 from lorsmerge_cli.operations.prune.lora import check_low_rank
 from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
-from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
+from lorsmerge_cli.recipe.recipe import pruning_method
 from lorsmerge_cli.recipe.record import pruning_text
 
 ROUNDING_WARNING = 0.01  # of the pruned delta's norm
@@ -152,10 +151,7 @@ def prune(
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
     """
-    entry = DeltaEntry(str(source), svp, mp)
-    method = Recipe("", (entry,), method).resolved().method or ""
-    if METHODS[method].pruner is None:
-        raise UsageFault("Nothing says how much to keep.", "Give --svp 0.03 and --mp 0.4, say.")
+    method = pruning_method(source, svp, mp, method)
     target = resolve_device(device)
     stored = parse_dtype(dtype) if dtype else None
     file = DeltaFile(source)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 
+from lorsmerge_cli.checkpoint.whisper_config import lacking_processor
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.hub.faults import hub_faults
 from lorsmerge_cli.hub.target import Target, check_id, listed
@@ -81,6 +82,7 @@ def plan_push(
     base_model: str | None = None,
     license: str | None = None,
     replace_card: bool = False,
+    companions: Path | None = None,
 ) -> PushPlan:
     """Check a source and write its card.
 
@@ -91,12 +93,15 @@ def plan_push(
         base_model: Hub id of the base, where the source does not say.
         license: id, where the base's card does not say.
         replace_card: write the repository's README.md anew.
+        companions: as of `find_source`.
 
     Raises:
         LorsmergeError: everything that stands in the way, at once.
     """
-    found = find_source(source)
+    found = find_source(source, companions)
     faults: list[LorsmergeError] = []
+    if found.kind == "model" and found.is_whisper:
+        faults += lacking_processor(found.files, companions or source, source)
     keeps = CARD in target.files and not replace_card
     own = CARD in found.files
     if results is not None and found.kind == "delta":

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.checkpoint.companions import real_file
-from lorsmerge_cli.checkpoint.model_files import is_adapter
-from lorsmerge_cli.checkpoint.model_writer import CONFIG, RUN, TRAINING_STATE
+from lorsmerge_cli.checkpoint.companions import find_companions, real_file, with_processor_of
+from lorsmerge_cli.checkpoint.model_files import (
+    CONFIG,
+    inherited_files,
+    is_adapter,
+)
+from lorsmerge_cli.checkpoint.model_writer import RUN, TRAINING_STATE
 from lorsmerge_cli.checkpoint.reader import DELTA_MARK, Checkpoint
+from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile
+from lorsmerge_cli.checkpoint.whisper_config import WHISPERS_OWN, config_faults
 from lorsmerge_cli.deltas.file import DeltaFile, Provenance
 from lorsmerge_cli.deltas.task_vector import base_fingerprint
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, named, raise_all
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, named, raise_all
 from lorsmerge_cli.inputs import json_object, parse_json, read_document
-from lorsmerge_cli.quoting import json_escaped
+from lorsmerge_cli.quoting import command, json_escaped
 from lorsmerge_cli.recipe.published import is_local, published_record
 from lorsmerge_cli.recipe.record import (
     MERGE,
@@ -33,10 +38,9 @@ from lorsmerge_cli.recipe.record import (
     run_record,
     training_rows,
 )
+from lorsmerge_cli.usage import check_push
 
 CARD = "README.md"
-WHISPERS_OWN = {"model.encoder.embed_positions.weight", "model.encoder.conv1.weight",
-                "model.decoder.embed_positions.weight"}  # fmt: skip
 OWN_CARD = f"Write a {CARD} of your own into it, or restore its {MERGE}."
 LARGEST_SCANNED = 1 << 20  # bytes: configs are smaller, and vocabularies larger
 LEFT_OUT = (*(pattern for pattern in TRAINING_STATE if pattern != RUN), ".*", "__pycache__")
@@ -77,25 +81,33 @@ class Source:
         return sum(file.stat().st_size for file in self.files.values())
 
 
-def find_source(path: Path) -> Source:
+def find_source(path: Path, companions: Path | None = None) -> Source:
     """Find out what is to be pushed, from headers and records.
+
+    Args:
+        path: what is pushed.
+        companions: a model whose tokenizer and feature extractor go with a folder; by default its
+            own or, of a Trainer's `checkpoint-N`, those of the folder it lies in.
 
     Raises:
         UnreadableFile: it is neither a model folder nor a checkpoint nor a delta, a link in it leads
             out of it, or what it says of its making is what nothing writes.
     """
-    if not path.exists():
-        raise UnreadableFile(f"{path}: no such file or folder.", "Check the path.")
+    raise_all(check_push(path, None))
     if not path.is_dir() and path.suffix not in (".safetensors", ".delta"):
         raise UnreadableFile(
             f"{path} is no model folder, no .safetensors file and no .delta.",
             "Push one of the three; `hf upload` takes any file.",
         )
+    if companions is not None and not path.is_dir():
+        raise UsageFault(
+            f"--config {companions} has no use where one file is pushed.", "Leave it out."
+        )
     if not path.is_dir() and DELTA_MARK in SafetensorsFile(path).metadata:
         return _delta(path)
     if is_adapter(path):
-        command = shlex.join(["hf", "upload", "ORG/NAME", str(path)])
-        raise UnreadableFile(f"{path} is a PEFT adapter.", f"`{command}` puts it on the Hub.")
+        line = command("hf", "upload", "ORG/NAME", path)
+        raise UnreadableFile(f"{path} is a PEFT adapter.", f"`{line}` puts it on the Hub.")
     checkpoint = Checkpoint(path)
     identity = base_fingerprint(checkpoint).digest[:16]
     is_whisper = checkpoint.specs.keys() >= WHISPERS_OWN
@@ -111,13 +123,13 @@ def find_source(path: Path) -> Source:
             f"{path} has weights but no {CONFIG}, so nothing could open it as a model.",
             "Push the .safetensors file itself, or add the base's config and tokenizer.",
         )
-    files = _files(path)
+    files, notes = _model_files(checkpoint, path, companions)
     documents = {
         name: _document(path, read_document(files[name])) for name in (MERGE, RUN) if name in files
     }
     merge, run = _merge(path, documents.get(MERGE, {})), _run(path, documents.get(RUN, {}))
     published = dict(_published(path, documents))
-    notes = [
+    notes += [
         f"{name} is uploaded with names of files in place of their paths on this machine."
         for name in published
     ]
@@ -180,6 +192,30 @@ def _published(path: Path, documents: Mapping[str, dict[str, Any]]) -> Iterator[
             raise _unlike_ours(path, ValueError("it is nested too deeply"), OWN_CARD) from None
         if found != document:
             yield name, f"{text}\n".encode()
+
+
+def _model_files(
+    checkpoint: Checkpoint, folder: Path, companions: Path | None
+) -> tuple[dict[str, Path], list[str]]:
+    """What of a model folder is pushed, and what there is to say of it.
+
+    Raises:
+        LorsmergeError: files that must not be, or cannot be, uploaded.
+    """
+    files, notes = _files(folder), list(checkpoint.notes)
+    if companions is not None:
+        base = local_path(companions, "companions")
+        raise_all(config_faults(checkpoint, base))
+        own = find_companions(folder)
+        found = with_processor_of(own, find_companions(base))
+        raise_all(found.faults)
+        return {n: f for n, f in files.items() if n not in own.files} | found.files, notes
+    above = inherited_files(folder)
+    if above:
+        files |= {file.name: real_file(file, file.parent) for file in above}
+        names = named([file.name for file in above], len(above))
+        notes.append(f"{names} are taken from {above[0].parent}, the folder that it lies in.")
+    return files, notes
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from lorsmerge_cli.data.leakage import Shared, parse_shared
+from lorsmerge_cli.data.utterance import NOT_ASKED_FOR
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
 from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.metrics.normalisation import CHOICES, normalisation_for
@@ -25,6 +27,7 @@ from lorsmerge_cli.operations.report.entries import (
     rows_of,
     system_and_run,
 )
+from lorsmerge_cli.operations.report.types import check_types
 from lorsmerge_cli.results.records import Hypothesis, Record, Scoring, few_blocks, score
 
 
@@ -95,7 +98,7 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
     every = tuple(_rescored(entry, documents[entry.file], scoring) for entry in entries.values())
     partial = _partial(documents)
     notes = (
-        *_mixed_settings(documents), *_same_weights(every), *_flawed(every),
+        *_mixed_settings(documents), *_same_weights(every), *_flawed(every), *_leaks(entries.values()),
         *_normalised(entries.values(), documents, scoring),
         *(f"{name} is not whole: {words}." for name, words in partial.items()),
     )  # fmt: skip
@@ -148,10 +151,12 @@ def _partial(documents: Mapping[Path, Mapping[str, Any]]) -> dict[str, str]:
     for document in documents.values():
         settings = document["settings"]
         for name, reasons in settings.get("dropped", {}).items():
-            words = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-            found.setdefault(name, []).append(
-                f"{sum(reasons.values())} rows were skipped ({words})"
-            )
+            lacking = {why: count for why, count in reasons.items() if why not in NOT_ASKED_FOR}
+            if lacking:
+                words = ", ".join(f"{count} {reason}" for reason, count in lacking.items())
+                found.setdefault(name, []).append(
+                    f"{sum(lacking.values())} rows were skipped ({words})"
+                )
         for name, (done, of) in settings.get("partial", {}).items():
             found.setdefault(name, []).append(f"{done} of {of} utterances were scored")
     return {name: "; ".join(dict.fromkeys(words)) for name, words in found.items()}
@@ -171,9 +176,10 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _entries(path: Path, document: Mapping[str, Any], runs: bool) -> Iterable[Entry]:
-    names = {field.name for field in fields(Record)} - {"rows", "blocks"}
+    names = {field.name for field in fields(Record)} - {"rows", "blocks", "leakage"}
     try:
-        _scoring(document), _partial({path: document})
+        check_types(document)
+        _scoring(document)
         models = document.get("models", {})
         for stored in document["records"]:
             figures = {key: stored[key] for key in names}
@@ -184,7 +190,11 @@ def _entries(path: Path, document: Mapping[str, Any], runs: bool) -> Iterable[En
             system, run = system_and_run(about["model"], runs)
             model = models.get(stored["model"], {})
             # older files have the intervals of a bootstrap, and no number of blocks
-            record = Record(**figures | about, blocks=int(stored.get("blocks", 0)), rows=rows)
+            leakage = stored.get("leakage")  # of test sets whose models have digests alone
+            record = Record(
+                **figures | about, blocks=int(stored.get("blocks", 0)), rows=rows,
+                leakage=None if leakage is None else parse_shared(leakage),
+            )  # fmt: skip
             yield Entry(
                 path, system, run, record, model.get("identity", ""),
                 origin_of(model.get("made_from", {})),
@@ -264,6 +274,26 @@ def _flawed(entries: Iterable[Entry]) -> Iterable[str]:
         if parts:
             whole = sum(len(record.rows) for record in records)
             yield f"Of {system}'s {whole} hypotheses {', and '.join(parts)}."
+
+
+def _leaks(entries: Iterable[Entry]) -> Iterable[str]:
+    """A note for systems that were trained on some of the utterances or sentences they are scored on.
+
+    That speakers are shared is known of many test sets, and is left to `eval`.
+    """
+    found: dict[tuple[str, str], dict[Key, Shared]] = {}
+    for entry in entries:
+        for shared in entry.record.leakage or ():
+            if shared.kind != "speakers":
+                found.setdefault((shared.kind, entry.system), {}).setdefault(entry.key, shared)
+    for (kind, system), of_sets in found.items():
+        each = list(of_sets.values())
+        sources = dict.fromkeys(source for shared in each for source in shared.sources)
+        whole = Shared(
+            kind, sum(shared.count for shared in each), sum(shared.of for shared in each),
+            all(shared.complete for shared in each), tuple(sources),
+        )  # fmt: skip
+        yield f"{system}: {whole.warning(name=f'{len(each)} of its test sets')}"
 
 
 def _mixed_settings(documents: Mapping[Path, Mapping[str, Any]]) -> Iterable[str]:

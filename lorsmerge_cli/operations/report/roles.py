@@ -10,6 +10,7 @@ from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, Usage
 from lorsmerge_cli.inputs import read_toml
 from lorsmerge_cli.operations.report.entries import Entry, Row
 from lorsmerge_cli.operations.report.results import Results
+from lorsmerge_cli.quoting import command
 
 AVERAGE = "average"  # the column of a plain mean over languages
 CONTROL = "ta_as_"  # before the name of a pruned system: task arithmetic of the same norm
@@ -180,7 +181,7 @@ def _other_settings(entries: Sequence[Entry], what: str) -> list[LorsmergeError]
     if len(found) < 2:
         return []
     one, other, *_ = found.values()
-    tuned = f", or give --tuned {one.system} if it was chosen for each run"
+    tuned = f", or give {command('--tuned', one.system)} if it was chosen for each run"
     return [
         Mismatch(
             f"Models of {one.system!r} that would be averaged differ in {what}: {_told(one)} and "

@@ -1,22 +1,18 @@
 """Search the ratios and scales of a merge: many merges in memory, scored on a dev set."""
 
 from lorsmerge_cli.operations.search.files import document, of_earlier_fronts, write_report
-from lorsmerge_cli.operations.search.plan import DataSettings, SearchSettings, plan_search
+from lorsmerge_cli.operations.search.plan import plan_search
 from lorsmerge_cli.operations.search.report import SearchReport, TrialRow
 from lorsmerge_cli.operations.search.run import search
 from lorsmerge_cli.operations.search.scores import Goal
-from lorsmerge_cli.operations.search.storage import shown
 
 __all__ = [
-    "DataSettings",
     "Goal",
     "SearchReport",
-    "SearchSettings",
     "TrialRow",
     "document",
     "of_earlier_fronts",
     "plan_search",
     "search",
-    "shown",
     "write_report",
 ]

@@ -10,12 +10,11 @@ from typing import Any
 from lorsmerge_cli.inputs import open_regular
 from lorsmerge_cli.metrics.significance import Comparison
 from lorsmerge_cli.operations.merge import pinned_recipe
-from lorsmerge_cli.operations.search.plan import recipe_files
 from lorsmerge_cli.operations.search.plot import plot_search
 from lorsmerge_cli.operations.search.report import Finalist, SearchReport, TrialRow
-from lorsmerge_cli.operations.search.storage import shown
 from lorsmerge_cli.outputs import atomic_file
 from lorsmerge_cli.recipe.recipe import Recipe
+from lorsmerge_cli.recipe.search_settings import recipe_files, shown
 from lorsmerge_cli.results.records import finite
 
 HEADING = "# lorsmerge search:"

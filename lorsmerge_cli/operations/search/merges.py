@@ -61,6 +61,15 @@ class RepeatedMerge:
         }
         self._cache = _Cache(cache)
 
+    def keep_at_most(self, cache: int) -> None:
+        """Keep another number of bytes of pruned deltas from now on."""
+        self._cache.resize(cache)
+
+    @property
+    def cache(self) -> int:
+        """Bytes of pruned deltas that are kept at most."""
+        return self._cache.size
+
     def weights(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
         """Name and merged value of every tensor of the base, in the base's dtype.
 
@@ -159,9 +168,18 @@ class _Cache:
         nbytes = value.numel() * value.element_size()
         if nbytes <= self.size:
             with self._lock:
-                self._held[key] = value
-                self._used += nbytes
-                while self._used > self.size:
-                    _, old = self._held.popitem(last=False)
-                    self._used -= old.numel() * old.element_size()
+                if key not in self._held:  # nor made by another thread meanwhile
+                    self._held[key] = value
+                    self._used += nbytes
+                    self._shrink()
         return value
+
+    def resize(self, size: int) -> None:
+        with self._lock:
+            self.size = size
+            self._shrink()
+
+    def _shrink(self) -> None:
+        while self._used > self.size:
+            _, old = self._held.popitem(last=False)
+            self._used -= old.numel() * old.element_size()

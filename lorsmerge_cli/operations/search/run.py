@@ -31,16 +31,11 @@ from lorsmerge_cli.operations.search.scores import (
     pareto,
     speakers_of,
 )
-from lorsmerge_cli.operations.search.storage import (
-    GRACE,
-    STORAGE_ERRORS,
-    is_url,
-    open_storage,
-    reason,
-    shown,
-)
+from lorsmerge_cli.operations.search.storage import GRACE, STORAGE_ERRORS, open_storage, reason
+from lorsmerge_cli.recipe.search_settings import is_url, shown
 from lorsmerge_cli.recipe.space import Point, rounded
-from lorsmerge_cli.speech.decoding import free_memory
+from lorsmerge_cli.speech.decoding import DecodingSettings
+from lorsmerge_cli.speech.memory import Memory
 from lorsmerge_cli.speech.source import parse_speech_dtype
 
 POLL = 1.0  # seconds between looks at what the other workers do
@@ -57,6 +52,7 @@ def search(
     progress: Callable[[int, int], None] = lambda done, total: None,
     told: Callable[[str], None] = lambda text: None,
     done: Callable[[TrialRow], None] = lambda trial: None,
+    heard: Callable[[float], None] = lambda rate: None,
 ) -> SearchReport:
     """Carry out a plan, or take part in it.
 
@@ -66,6 +62,7 @@ def search(
         progress: told the trials that are newly finished, by whichever worker, and those in all.
         told: told what it waits for.
         done: told each trial that this process finished.
+        heard: told the utterances that it scores per second.
 
     Raises:
         Interrupted: by a signal.
@@ -73,7 +70,7 @@ def search(
         Mismatch: the study is about something else.
         LorsmergeError: see the subclasses.
     """
-    run = _Run(plan, progress, told, done)
+    run = _Run(plan, progress, told, done, heard)
     try:
         run.join()
         run.do_trials()
@@ -108,8 +105,10 @@ class _Run:
         progress: Callable[[int, int], None],
         told: Callable[[str], None],
         done: Callable[[TrialRow], None],
+        heard: Callable[[float], None],
     ) -> None:
         self.plan, self.progress, self.told, self.done = plan, progress, told, done
+        self.heard = heard
         self.own = 0
         self._reported = 0
         self._titles = {
@@ -127,13 +126,18 @@ class _Run:
         device = resolve_device(settings.device)
         speech = plan.source.open(parse_speech_dtype(settings.dtype), settings.device)
         ratio = plan.space.values.get("svp")
-        free = free_memory()
+        # all there is: `_try` divides it, as workers come and go
+        memory = Memory(settings.memory, workers=1)
+        free = memory.free()
         merge = RepeatedMerge(
             plan.inputs, ratio.largest if ratio else None, device, plan.threads,
             cache=int(KEPT_MERGES * free),
         )  # fmt: skip
+        decoding = DecodingSettings(
+            settings.beam, settings.batch_size, settings.max_tokens, memory=memory
+        )
         return Scorer(
-            speech, merge, plan.goal.rank_by, settings.decoding, int(KEPT_FEATURES * free),
+            speech, merge, plan.goal.rank_by, decoding, int(KEPT_FEATURES * free),
             settings.normalisation,
         )  # fmt: skip
 
@@ -230,10 +234,14 @@ class _Run:
         twin = next((t for t in finished if self._point(t.params) == wanted), None)
         if twin is not None:
             return self._repeat(trial, twin)
+        if self.plan.settings.memory is None:
+            self.scorer.share_memory(studies.workers_here(self.study))
         self.scorer.load(self.plan.space.recipe(point))
         parts, goal = self.plan.parts, self.plan.goal
         values: tuple[float, ...] = ()
+        began = time.monotonic()
         for step, statistics in enumerate(self.scorer.rank(parts), 1):
+            self.heard(len(parts[step - 1]) / max(1e-3, time.monotonic() - began))
             scores = goal.scores(statistics, ranking=True)
             values = goal.values(scores)
             last = step == len(parts)

@@ -31,8 +31,6 @@ from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.loss import token_losses
 from lorsmerge_cli.speech.model import SpeechModel
 
-RANKINGS = ("greedy", "beam", "loss")
-OBJECTIVES = {"wer": ("asr",), "bleu": ("st",), "both": ("asr", "st")}
 PARTS = (0.25, 0.5, 1.0)  # of the dev set, after which a trial may be stopped
 
 SMALL = 100  # utterances of a task, of fewer of which a dev set is small
@@ -200,6 +198,15 @@ class Scorer:
         self.normalisation = normalisation
         self.decoding = decoding.with_lists_of(speech)
         self.features = Features(speech, kept)
+        self._kept = merge.cache, kept
+
+    def share_memory(self, workers: int) -> None:
+        """Keep, and decode with, the share of one of several workers on this machine."""
+        merges, features = (size // workers for size in self._kept)
+        self.merge.keep_at_most(merges)
+        self.features.keep_at_most(features)
+        memory = replace(self.decoding.memory, workers=workers)
+        self.decoding = replace(self.decoding, memory=memory)
 
     def load(self, recipe: Recipe) -> None:
         """Make the model that a recipe stands for.

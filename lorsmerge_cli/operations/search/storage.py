@@ -21,30 +21,14 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, raise_all
+from lorsmerge_cli.recipe.search_settings import check_study, is_url, shown
 
 HEARTBEAT, GRACE = 30, 150  # seconds between signs of life, and without one until a trial is lost
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # seconds between attempts to reach the database
 LOCK_PATIENCE = 60.0  # seconds that SQLite waits for another worker's lock
 OPENINGS = 5  # attempts: workers that begin at once may all find the tables missing
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
-
-
-def is_url(place: str) -> bool:
-    """Whether `--study` names a database and no file."""
-    return "://" in place
-
-
-def shown(place: str) -> str:
-    """A file, or a URL without its password."""
-    if not is_url(place):
-        return place
-    try:
-        url = make_url(place)
-    except (SQLAlchemyError, ValueError):
-        return place.partition("://")[0] + "://..."
-    secret = {key: "..." for key in url.query if "password" in key.lower()}
-    return url.update_query_dict(secret).render_as_string(hide_password=True)
 
 
 def open_storage(
@@ -66,22 +50,13 @@ def open_storage(
         UnreadableFile: it cannot be opened.
         LorsmergeError: no driver for it is installed.
     """
+    raise_all(check_study(place))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     file = None if is_url(place) else Path(place).absolute()
     arguments: dict[str, Any] = {"pool_pre_ping": True}
     if file is None:
-        try:
-            make_url(place)
-        except (SQLAlchemyError, ValueError):
-            raise UsageFault(
-                f"--study {shown(place)} is no database URL.",
-                "Write DIALECT+DRIVER://USER:PASSWORD@HOST/NAME, and special characters of a password "
-                "as %40 for @, %3A for : and so on.",
-            ) from None
         url = place
     else:
-        if "?" in str(file):
-            raise UsageFault(f"--study {place} holds a question mark.", "Choose another name.")
         with suppress(OSError):  # then it cannot be opened either, which is told below
             file.parent.mkdir(parents=True, exist_ok=True)
         # each transaction opens the file anew, and so notices that it is gone

@@ -33,11 +33,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorsmerge_cli.errors import Mismatch, UnreadableFile
 from lorsmerge_cli.operations.search.scores import Statistics
-from lorsmerge_cli.operations.search.storage import GRACE, HEARTBEAT, STORAGE_ERRORS, shown
+from lorsmerge_cli.operations.search.storage import GRACE, HEARTBEAT, STORAGE_ERRORS
+from lorsmerge_cli.recipe.search_settings import shown
 from lorsmerge_cli.recipe.space import Point, Space
 
-SAMPLERS = ("grid", "tpe", "cmaes")
-PRUNERS = ("paired", "none")
 COMPARED = 5  # trials that are finished before any is stopped early
 BEHIND = 2.0  # standard errors of the paired difference that one is stopped at
 WORK = "work"  # attribute of a trial: its `place`, its `worker`; whether it is `signed`, `again`, `surplus`
@@ -205,6 +204,14 @@ def recover(study: Study) -> None:
             lost |= datetime.now() - began > timedelta(seconds=GRACE)
         if lost:
             give_up(study, trial)
+
+
+def workers_here(study: Study) -> int:
+    """Count the processes on this machine that are doing trials, this one among them."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    workers = {trial.user_attrs.get(WORK, {}).get("worker") for trial in running}
+    here = {name for name in workers if name and name.rsplit(" ", 2)[0] == _machine()}
+    return len({name for name in here if _alive(name)} | {this_process()})
 
 
 def ask(study: Study) -> Trial:

@@ -1,0 +1,102 @@
+"""The types of what a results file holds, which anyone may have written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lorsmerge_cli.recipe.record import check_labels
+
+LARGEST = 1e12  # of a figure: of what is larger no mean or square is finite for long
+SHOWN = 40  # characters of a value in a message
+
+
+class Each:
+    """The shape of every value of an object whose keys are names."""
+
+    def __init__(self, shape: Any) -> None:
+        self.shape = shape
+
+
+# A shape is a type (float stands for any finite number) or several, a list of one shape for lists of
+# it, and a dict for objects with these keys, of which those that end in ? may be missing.
+NONE = type(None)
+FIGURE, RATIO = (float, NONE), (float, str, NONE)
+TRAINED = {"trained_on?": [{"language": str, "task": str, "hours?": float}]}
+DELTA = {"fingerprint": str, "svp?": RATIO, "mp?": RATIO, "scale?": RATIO, **TRAINED}
+MADE_FROM = {"kind?": str, "method?": str, "base?": str, "deltas?": [DELTA], **TRAINED}
+PLAIN = (str, float, bool, NONE, list)
+SETTINGS = {
+    "scoring": {"normalisation": str},
+    "decoding?": (NONE, dict),
+    "versions?": Each(PLAIN),
+    "dropped?": Each(Each(int)),
+    "partial?": Each([int]),
+}
+ROW = {"id": str, "reference": str, "hypothesis": str, "seconds": float, "speaker?": (str, NONE),
+       "cut?": (bool, NONE)}  # fmt: skip
+RECORD = {
+    **dict.fromkeys(("model", "dataset", "language", "task", "metric", "signature"), str),
+    **dict.fromkeys(("score", "low", "high", "standard_error"), FIGURE),
+    "blocks?": int,
+    "details": {"normalisation?": str, "cut?": (int, NONE), "looping?": (int, NONE)},
+    "rows": [ROW],
+}
+DOCUMENT = {
+    "lorsmerge?": (str, NONE),
+    "settings": SETTINGS,
+    "models?": Each({"identity?": str, "made_from?": MADE_FROM}),
+    "records": [RECORD],
+}
+
+
+def check_types(document: Mapping[str, Any]) -> None:
+    """Check all of a results file that a report is drawn from.
+
+    Raises:
+        ValueError: a value of another type than `eval` writes; the message says which.
+    """
+    _check(document, DOCUMENT, "")
+    for key, value in (document["settings"].get("decoding") or {}).items():
+        _check(value, PLAIN, f"settings.decoding.{key}")
+        if isinstance(value, list):
+            _check(value, [int], f"settings.decoding.{key}")
+    for name, counts in document["settings"].get("partial", {}).items():
+        if len(counts) != 2:
+            raise ValueError(f"settings.partial.{name} is no pair")
+    for number, record in enumerate(document["records"]):
+        check_labels(record["language"], record["task"])
+        if not (record["task"] and record["rows"]):
+            raise ValueError(f"records[{number}] has no {'rows' if record['task'] else 'task'}")
+        for row in record["rows"]:
+            (row["reference"] + row["hypothesis"]).encode()  # half of a pair is no text
+
+
+def _check(value: Any, shape: Any, where: str) -> None:
+    if isinstance(shape, Each):
+        _check(value, dict, where)
+        for key, item in value.items():
+            _check(item, shape.shape, f"{where}.{key}")
+    elif isinstance(shape, list):
+        _check(value, list, where)
+        for number, item in enumerate(value):
+            _check(item, shape[0], f"{where}[{number}]")
+    elif isinstance(shape, dict):
+        _check(value, dict, where)
+        for name, inner in shape.items():
+            key = name.removesuffix("?")
+            if key in value:
+                _check(value[key], inner, f"{where}.{key}")
+            elif key == name:
+                raise ValueError(f"{where}.{key} is missing".lstrip("."))
+    elif not any(_is(value, kind) for kind in (shape if isinstance(shape, tuple) else (shape,))):
+        shown = ascii(value)
+        shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
+        raise ValueError(f"{where.lstrip('.')[: 4 * SHOWN] or 'it'} is {shown}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and abs(value) <= LARGEST
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

@@ -1,0 +1,387 @@
+"""What can be known to be wrong in a moment, before torch is loaded: names, numbers and paths."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lorsmerge_cli.checkpoint.references import is_hub_id, no_such_path
+from lorsmerge_cli.data.languages import parse_language, parse_task
+from lorsmerge_cli.data.readers import manifest_splits
+from lorsmerge_cli.errors import (
+    Faults,
+    LorsmergeError,
+    OutputFault,
+    UnreadableFile,
+    UsageFault,
+    named,
+)
+from lorsmerge_cli.inputs import json_object, read_document
+from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
+from lorsmerge_cli.outputs import check_output, others_in
+from lorsmerge_cli.quoting import command
+from lorsmerge_cli.results.beginning import check_hypotheses_begin
+from lorsmerge_cli.speech.settings import (
+    DTYPES,
+    LABEL_SPACES,
+    SCHEDULES,
+    TrainingSettings,
+    full_dtype,
+)
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+STATE = "settings.json"
+SKIPPED, LOSSES = "skipped.jsonl", "losses.jsonl"
+WEIGHT_SUFFIXES = (".delta", ".bin", ".pt", ".pth", ".ckpt")  # that a merge's output has not
+CT2_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16",
+             "int8_bfloat16", "int16")  # fmt: skip
+EXPORTS = ("ct2", "openai")
+EPOCH_FILES = "epochs/[0-9]*.[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"
+TRAINING_FILES = (  # all that a run writes into its training folder
+    STATE, SKIPPED, LOSSES, EPOCH_FILES,
+    "epochs/.[0-9]*.safetensors.*.partial/new/*.safetensors",
+    *(f"checkpoint-[0-9]*/{name}" for name in (
+        "model*.safetensors", "model.safetensors.index.json", "training_args.bin", "optimizer.pt",
+        "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", "*config.json",
+        "tokenizer*", "vocab.json", "merges.txt", "normalizer.json", "special_tokens_map.json",
+        "added_tokens.json",
+    )),
+)  # fmt: skip
+
+
+def settings_of(*, dtype: str, **settings: Any) -> TrainingSettings:
+    """Return settings by name; `dtype` may be spelled short (`bf16`).
+
+    Raises:
+        UsageFault: there is no such dtype.
+    """
+    return TrainingSettings(dtype=full_dtype(dtype), **settings)
+
+
+def check_inputs(
+    models: Iterable[Path],
+    data: Iterable[Path],
+    *,
+    format: str | None = None,
+    language: str | None = None,
+    task: str | None = None,
+    normalise: str = AUTO,
+    dtype: str = "float32",
+    device: str = "auto",
+    numbers: Mapping[str, float | None] | None = None,
+) -> list[LorsmergeError]:
+    """Return the faults of what the commands that read speech have in common.
+
+    Args:
+        models: paths, or ids on the Hub, which are not asked for.
+        data: data sets.
+        format, language, task: of the data, as in `read_manifest`.
+        normalise: one of `CHOICES`.
+        dtype: the models compute in.
+        device: as in `resolve_device`; whether it is there is not asked.
+        numbers: option -> its value, which has to be finite; None where it was not given.
+    """
+    faults: list[LorsmergeError] = []
+    faults += check_paths(models)
+    for path in dict.fromkeys(data):
+        faults += _caught(manifest_splits, path, format)
+    faults += check_labels(task or "", language or "")
+    faults += _caught(full_dtype, dtype) + check_device(device)
+    faults += check_choice(normalise)
+    for option, value in (numbers or {}).items():
+        if value is not None and not math.isfinite(value):
+            faults.append(UsageFault(f"{option} {value} is no finite number."))
+    return faults
+
+
+def check_paths(paths: Iterable[Path | None]) -> list[LorsmergeError]:
+    """Return a fault for each path that is neither there nor an id on the Hub, which is not asked."""
+    given = dict.fromkeys(path for path in paths if path is not None)
+    return [no_such_path(path) for path in given if not path.exists() and not is_hub_id(path)]
+
+
+def check_together(paths: Iterable[Path | None]) -> list[LorsmergeError]:
+    """Return the faults of `check_paths`; none where the Hub is to be asked, when all are told at once."""
+    given = [path for path in paths if path is not None]
+    return [] if any(map(is_hub_id, given)) else check_paths(given)
+
+
+def check_files(paths: Iterable[Path | None]) -> list[LorsmergeError]:
+    """Return a fault for each path that is not there, Hub or no Hub."""
+    return [
+        UnreadableFile(f"{path}: {os.strerror(errno.ENOENT)}.", "Check the path.")
+        for path in dict.fromkeys(paths)
+        if path is not None and not path.exists()
+    ]
+
+
+def check_push(source: Path, results: Path | None) -> list[LorsmergeError]:
+    """Return a fault for what is to be pushed, and for its results, if they are not there."""
+    faults = check_files([results])
+    if not source.exists():
+        faults.append(UnreadableFile(f"{source}: no such file or folder.", "Check the path."))
+    return faults
+
+
+def check_device(device: str) -> list[LorsmergeError]:
+    """Return a fault for what names no device; whether it is there is not asked."""
+    if re.fullmatch(r"auto|(cpu|cuda|mps)(:\d+)?", device):
+        return []
+    return [UsageFault(f"--device {device} is not auto, cpu, cuda, cuda:N or mps.")]
+
+
+def check_stored_dtype(dtype: str | None) -> list[LorsmergeError]:
+    """Return a fault for a dtype that no output is written in."""
+    if dtype is None or dtype in DTYPES:
+        return []
+    return [UsageFault(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")]
+
+
+def check_labels(task: str, language: str) -> list[LorsmergeError]:
+    """Return the faults of a task and a language; an empty one is not given."""
+    faults = _caught(parse_task, task) if task else []
+    return faults + (_caught(parse_language, language) if language else [])
+
+
+def check_weights_path(output: Path) -> list[LorsmergeError]:
+    """Return a fault where a merge's output is called as other files of weights are."""
+    if output.suffix not in WEIGHT_SUFFIXES:
+        return []
+    return [
+        OutputFault(
+            f"{output}: a merged model is written as .safetensors or as a folder.",
+            f"Write {command('-o', output.with_suffix('.safetensors'))} or "
+            f"{command('-o', output.with_suffix(''))}/.",
+        )
+    ]
+
+
+def check_merge(
+    base: Path,
+    deltas: Iterable[Path],
+    output: Path | None,
+    *,
+    companions: Path | None,
+    save_recipe: Path | None,
+    dtype: str | None,
+    device: str,
+    force: bool,
+) -> list[LorsmergeError]:
+    """Return the faults of a merge's paths and choices; what a forced output holds is not looked at."""
+    inputs = [base, *deltas]
+    faults = (
+        check_together([*inputs, companions]) + check_stored_dtype(dtype) + check_device(device)
+    )
+    if output is None and base.exists():
+        output = Path("merged" if base.is_dir() or companions else "merged.safetensors")
+    wrong = check_weights_path(output) if output is not None else []
+    if output is None or wrong:
+        return faults + wrong
+    if output.suffix.lower() == ".safetensors":
+        faults += check_outputs([output], inputs=inputs, force=force)
+    elif not force:
+        faults += check_outputs([], [output], inputs=inputs, force=False)
+    return faults + check_outputs([save_recipe], inputs=[*inputs, output], force=force)
+
+
+def check_export(format: str, output: Path, dtype: str | None) -> list[LorsmergeError]:
+    """Return the faults of an export's format, dtype and name."""
+    if format not in EXPORTS:
+        return [UsageFault(f"There is no format {format!r}.", f"Use {' or '.join(EXPORTS)}.")]
+    faults: list[LorsmergeError] = []
+    if format == "openai":
+        faults += check_stored_dtype(dtype)
+        if output.suffix != ".pt":
+            faults.append(UsageFault(f"{output}: openai-whisper's checkpoints are .pt files.",
+                                     f"Write {command('-o', output.with_suffix('.pt'))}."))  # fmt: skip
+        return faults
+    if dtype is not None and dtype not in CT2_TYPES:
+        faults.append(UsageFault(f"CTranslate2 has no {dtype}.", f"Use {', '.join(CT2_TYPES)}."))
+    if output.suffix in (".pt", ".bin", ".safetensors"):
+        faults.append(UsageFault(f"{output}: a CTranslate2 model is a folder.",
+                                 f"Write {command('-o', output.with_suffix(''))}/."))  # fmt: skip
+    return faults
+
+
+def check_names(names: Sequence[str], compared: tuple[str, str] | None) -> list[LorsmergeError]:
+    """Return the faults of models' names, and of the two among them that are compared."""
+    faults: list[LorsmergeError] = []
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        faults.append(UsageFault(f"Two models are called {twice[0]!r}.", "Give NAME=PATH."))
+    if compared is not None and compared[0] == compared[1]:
+        faults.append(UsageFault(f"--compare {compared[0]} with itself.", "Name two models."))
+    for name in compared or ():
+        if name not in names:
+            faults.append(
+                UsageFault(f"--compare names no model {name!r}.", f"There are: {', '.join(names)}.")
+            )
+    return faults
+
+
+def check_evaluation(
+    names: Sequence[str],
+    inputs: Sequence[Path],
+    *,
+    compared: tuple[str, str] | None,
+    hypotheses: Path | None,
+    score_only: bool,
+    output: Path | None,
+    trn: Path | None,
+    force: bool,
+) -> list[LorsmergeError]:
+    """Return the faults of what eval writes, and of its models' names where it has models."""
+    faults = check_outputs([output], inputs=inputs, force=force)
+    if score_only:
+        faults += check_files([hypotheses])
+    else:
+        faults += check_names(names, compared)
+        faults += [] if hypotheses is None else check_hypotheses(hypotheses, inputs)
+    return faults + ([] if trn is None else check_trn(trn, inputs, force=force))
+
+
+def check_hypotheses(path: Path, inputs: Iterable[Path]) -> list[LorsmergeError]:
+    """Find what keeps hypotheses from being added to a file: an input, or no such file."""
+    faults = check_output(path, inputs=inputs, size=0, force=True)
+    return faults or (check_hypotheses_begin(path) if path.is_file() else [])
+
+
+def check_trn(folder: Path, inputs: Iterable[Path], *, force: bool) -> list[LorsmergeError]:
+    """Find what keeps sclite's transcripts from being written: transcripts that are there already."""
+    there = sorted(folder.glob("*.trn")) if folder.is_dir() else []
+    if there and not force:
+        return [OutputFault(f"{there[0]} exists.", "Give --force, or another --trn folder.")]
+    return [
+        fault for path in there for fault in check_output(path, inputs=inputs, size=0, force=force)
+    ]
+
+
+def check_audio(files: Iterable[Path]) -> list[LorsmergeError]:
+    """Return a fault for each file whose header is not one of audio."""
+    from lorsmerge_cli.data.audio import audio_seconds
+
+    return [fault for path in files for fault in _caught(audio_seconds, path)]
+
+
+def training_folder(output: Path) -> Path:
+    """Return where the run of a fine-tune keeps its state."""
+    return output.with_name(output.name + ".training")
+
+
+def check_run(output: Path, *, resume: bool, force: bool) -> list[LorsmergeError]:
+    """Return a fault where a run was interrupted and it is not said what to do with it.
+
+    So is one where the folder of its state holds files that no run writes.
+    """
+    folder = training_folder(output)
+    if not os.path.lexists(folder):
+        return []
+    others = others_in(folder, TRAINING_FILES)
+    if folder.is_symlink() or not _is_a_run(folder):
+        others = others or [folder.name]
+    if others:
+        return [
+            OutputFault(
+                f"{folder} is where the training keeps its state, and holds other files "
+                f"({named(others)}).",
+                "Move them away.",
+            )
+        ]
+    if resume or force:
+        return []
+    return [
+        OutputFault(
+            f"{folder} holds a run that was interrupted.",
+            "Resume it with --resume, or begin anew with --force.",
+        )
+    ]
+
+
+def _is_a_run(folder: Path) -> bool:
+    """Whether a folder's settings are those that a run writes when it begins."""
+    try:
+        return {"run", "before"} <= json_object(read_document(folder / STATE)).keys()
+    except (OSError, ValueError, LorsmergeError):
+        return not any(folder.iterdir()) if folder.is_dir() else False
+
+
+def check_training_folder(output: Path, inputs: Iterable[Path]) -> list[LorsmergeError]:
+    """Return a fault where an input or another output lies where a training keeps its state."""
+    folder = training_folder(output).resolve()
+    inside = [path for path in inputs if folder in (path.resolve(), *path.resolve().parents)]
+    if not inside:
+        return []
+    return [
+        OutputFault(
+            f"{inside[0]} lies in {folder}, where the training keeps its state and clears it away.",
+            "Move it, or write to another folder with -o.",
+        )
+    ]
+
+
+def check_outputs(
+    files: Iterable[Path | None],
+    folders: Iterable[Path | None] = (),
+    *,
+    inputs: Sequence[Path],
+    force: bool,
+) -> list[LorsmergeError]:
+    """Return what keeps outputs from being written, but for a disk that is too small."""
+    wanted = [(path, False) for path in files if path] + [(path, True) for path in folders if path]
+    return [
+        fault
+        for path, folder in wanted
+        for fault in check_output(path, inputs=inputs, size=0, force=force, folder=folder)
+    ]
+
+
+def check_training(settings: TrainingSettings, device: str) -> list[LorsmergeError]:
+    """Return what is wrong with the settings of a training, and with the device for it."""
+    faults: list[LorsmergeError] = []
+    for what, name, known in (
+        ("schedule", settings.schedule, SCHEDULES),
+        ("label space", settings.label_space, LABEL_SPACES),
+    ):
+        if name not in known:
+            faults.append(UsageFault(f"There is no {what} {name!r}.", f"Use {', '.join(known)}."))
+    rate = settings.learning_rate
+    if not 0 < rate < 1:
+        faults.append(UsageFault(f"A learning rate of {rate:g} is not between 0 and 1."))
+    if not 0 < settings.epochs < math.inf:
+        faults.append(
+            UsageFault(
+                f"--epochs {settings.epochs:g} is not a number of passes above 0.",
+                "Give --epochs 1, say; to score a model as it is, use `lorsmerge eval`.",
+            )
+        )
+    for option, value in (("--warmup", settings.warmup), ("--clip", settings.clip)):
+        if not 0 <= value < math.inf:
+            faults.append(UsageFault(f"{option} {value:g} is not a number from 0 on."))
+    if device.startswith("cuda:"):
+        faults.append(
+            UsageFault(
+                f"--device {device} is not for training.",
+                f"Use CUDA_VISIBLE_DEVICES={device[5:]} with --device cuda; torchrun takes several.",
+            )
+        )
+    elif device not in DEVICES:
+        faults.append(UsageFault(f"There is no device {device!r}.", f"Use {', '.join(DEVICES)}."))
+    # as torchrun and accelerate tell each process
+    faults += _caught(settings.batches, int(os.environ.get("WORLD_SIZE", "1")))
+    return faults
+
+
+def _caught(check: Any, *arguments: Any) -> list[LorsmergeError]:
+    """The faults that a check raises, each by itself."""
+    try:
+        check(*arguments)
+    except Faults as found:
+        return list(found.errors)
+    except LorsmergeError as fault:
+        return [fault]
+    return []
