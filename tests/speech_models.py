@@ -45,17 +45,23 @@ MIXED = [("ca", "asr"), ("de", "st"), ("de", "asr"), ("zh", "asr"), ("ca", "st")
 
 
 def make_whisper(
-    folder: Path, *, seed: int = 0, suppress: tuple[int, ...] = (), spells: bool = False
+    folder: Path,
+    *,
+    seed: int = 0,
+    suppress: tuple[int, ...] = (),
+    spells: bool = False,
+    spelt: int = 64,
 ) -> Path:
     """A model folder of random weights; which words it says depends on sound and prompt.
 
-    One that `spells` has tokens for letters too, without which no text can be learnt.
+    One that `spells` has tokens for letters too, without which no text can be learnt, and says as
+    many as `spelt` tokens.
     """
     tokens = [_bytes("" if word in "好界" else " ") + _bytes(word) for word in WORDS] + SPECIAL
     longest = LONGEST
     if spells:
         tokens += sorted(set(_bytes(" ".join(WORDS))))
-        longest = 64
+        longest = spelt
     ids = {token: number for number, token in enumerate(tokens)}
     tokenizer = WhisperTokenizer(
         vocab=ids, merges=[], unk_token="<|endoftext|>", bos_token="<|endoftext|>",
