@@ -41,6 +41,8 @@ WEIGHT_SUFFIXES = (".delta", ".bin", ".pt", ".pth", ".ckpt")  # that a merge's o
 CT2_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16",
              "int8_bfloat16", "int16")  # fmt: skip
 EXPORTS = ("ct2", "openai")
+RESULTS = "Give files that `lorsmerge eval -o results.json` wrote."
+PAPER = "examples/paper/paper.toml shows how they are written."
 EPOCH_FILES = "epochs/[0-9]*.[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"
 TRAINING_FILES = (  # all that a run writes into its training folder
     STATE, SKIPPED, LOSSES, EPOCH_FILES,
@@ -125,6 +127,19 @@ def check_push(source: Path, results: Path | None) -> list[LorsmergeError]:
     faults = check_files([results])
     if not source.exists():
         faults.append(UnreadableFile(f"{source}: no such file or folder.", "Check the path."))
+    return faults
+
+
+def check_report(results: Iterable[Path], paper: Path | None) -> list[LorsmergeError]:
+    """Return a fault for each file of results, and for the published numbers, that is not there."""
+    gone = os.strerror(errno.ENOENT)
+    faults: list[LorsmergeError] = [
+        UnreadableFile(f"{path} cannot be read ({gone}).", RESULTS)
+        for path in results
+        if not path.exists()
+    ]
+    if paper is not None and not paper.exists():
+        faults.append(UnreadableFile(f"{paper} holds no published numbers ({gone}).", PAPER))
     return faults
 
 

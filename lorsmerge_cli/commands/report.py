@@ -89,7 +89,7 @@ def report(
 
     controls = _controls(control or [])
     inputs = [*results, *([paper] if paper else [])]
-    faults = usage.check_files(inputs)
+    faults = usage.check_report(results, paper)
     if not (force and output.is_dir()):
         faults += usage.check_outputs([], [output], inputs=inputs, force=force)
     raise_all(faults)

@@ -93,7 +93,7 @@ LINES = [
     ("export base --format ct2 -o there", WORK, ["there exists"]),
     ("push nowhere a/b --results no.json", WORK, ["nowhere: no such", "no.json: No such file"]),
     ("push x.delta a/b/c", USAGE, ["no id of a repository"]),
-    ("report no.json -o there --paper no.toml", WORK, ["no.json: No such", "no.toml: No such", "there exists"]),
+    ("report no.json -o there --paper no.toml", WORK, ["no.json cannot be read", "no.toml holds no published", "there exists"]),
     ("report d.jsonl -o new --control lors", USAGE, ["write NAME=CONTROL"]),
     ("data nowhere --language xx", USAGE, ["no data set nowhere", "no language 'xx'"]),
     ("data d.jsonl --format csv", USAGE, ["no format 'csv'"]),

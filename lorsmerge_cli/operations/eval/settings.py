@@ -28,6 +28,7 @@ def settings_of(
     }
     if decoding is not None:
         settings["decoding"] = asdict(decoding) | {"dtype": dtype}
+        del settings["decoding"]["memory"]  # no score depends on it
         settings["signature"] = (
             f"beam:{decoding.beam}|dtype:{dtype}|{limit_of(decoding)}|"
             f"suppress:{decoding.suppress_digest()}|"

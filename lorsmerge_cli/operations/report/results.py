@@ -29,6 +29,7 @@ from lorsmerge_cli.operations.report.entries import (
 )
 from lorsmerge_cli.operations.report.types import check_types
 from lorsmerge_cli.results.records import Hypothesis, Record, Scoring, few_blocks, score
+from lorsmerge_cli.usage import RESULTS
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _partial(documents: Mapping[Path, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    remedy = "Give files that `lorsmerge eval -o results.json` wrote."
+    remedy = RESULTS
     try:
         document = read_json(path)
     except OSError as error:

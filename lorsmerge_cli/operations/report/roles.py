@@ -11,6 +11,7 @@ from lorsmerge_cli.inputs import read_toml
 from lorsmerge_cli.operations.report.entries import Entry, Row
 from lorsmerge_cli.operations.report.results import Results
 from lorsmerge_cli.quoting import command
+from lorsmerge_cli.usage import PAPER
 
 AVERAGE = "average"  # the column of a plain mean over languages
 CONTROL = "ta_as_"  # before the name of a pruned system: task arithmetic of the same norm
@@ -223,5 +224,5 @@ def read_paper(path: Path) -> Paper:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UnreadableFile(
             f"{path} holds no published numbers ({error}).",
-            "examples/paper/paper.toml shows how they are written.",
+            PAPER,
         ) from None
