@@ -47,7 +47,7 @@ class _Program(TyperGroup):
         super().format_help(ctx, formatter)
 
     def main(self, *args: Any, **settings: Any) -> Any:
-        self.rich_markup_mode = None  # in a panel of rich's a long name is broken in two
+        self.rich_markup_mode = None  # whose panel would break a long name in two
         return super().main(*args, **settings)
 
     def make_context(self, *args: Any, **settings: Any) -> Any:
@@ -65,7 +65,15 @@ def _clean_messages() -> Iterator[None]:
         yield
     except WrongUsage as error:
         error.message = console.shown(error.message)
+        error.show = functools.partial(_show_wrong_usage, error)
         raise
+
+
+def _show_wrong_usage(error: Any) -> None:
+    if error.ctx is not None:
+        typer.echo(error.ctx.get_usage(), err=True)
+        typer.echo(f"Try '{error.ctx.command_path} --help' for help.", err=True)
+    console.error(error.format_message())
 
 
 app = typer.Typer(
