@@ -109,9 +109,7 @@ def shown(place: str) -> str:
 def check_study(place: str) -> list[LorsmergeError]:
     """Return a fault where `--study` is neither a file's path nor a database URL."""
     if not is_url(place):
-        if "?" not in str(Path(place).absolute()):
-            return []
-        return [UsageFault(f"--study {place} holds a question mark.", "Choose another name.")]
+        return []
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -147,7 +145,9 @@ def check_settings(settings: SearchSettings) -> list[LorsmergeError]:
             )
         )
     if settings.worker and settings.study is None:
-        faults.append(UsageFault("A --worker needs --study, the database that it takes part in."))
+        faults.append(
+            UsageFault("A --worker needs --study, the file or database that it takes part in.")
+        )
     if not settings.worker and settings.output is None:
         faults.append(UsageFault("There is no output.", "Write -o best.toml."))
     if settings.output is not None and settings.output.suffix != ".toml":
@@ -186,8 +186,14 @@ def check_space(space: Space, settings: SearchSettings) -> list[LorsmergeError]:
 
 
 def study_of(settings: SearchSettings) -> str:
-    """Return the database of the trials: the one asked for, or one beside the output."""
-    return settings.study or str((settings.output or Path("search")).with_suffix(".db"))
+    """Return the study's file or database: the one asked for, or a journal beside the output.
+
+    A database there is that of a search which an earlier version began.
+    """
+    output = settings.output or Path("search")
+    earlier = output.with_suffix(".db")
+    beside = earlier if earlier.exists() else output.with_suffix(".journal")
+    return settings.study or str(beside)
 
 
 def recipe_files(settings: SearchSettings) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
-from transformers.cache_utils import EncoderDecoderCache
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from lorsmerge_cli.data.utterance import Answer, Utterance
 from lorsmerge_cli.errors import LorsmergeError
@@ -22,6 +23,21 @@ from lorsmerge_cli.speech.model import SpeechModel
 CPU = torch.device("cpu")
 LARGEST_BATCH = 64
 MEMORY_SHARE = 0.3  # of what is free, for the cross-attention's keys and values
+
+
+class SharedCrossAttention(EncoderDecoderCache):
+    """A cache whose cross-attention stays in place while beams are reordered.
+
+    Beams never cross utterances, so all beams of one share their cross-attention. Moving it at
+    every step, as transformers does, more than doubles the time of beam 20.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(DynamicCache(), DynamicCache())
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Reorder the self-attention of the beams."""
+        self.self_attention_cache.reorder_cache(beam_idx)
 
 
 @dataclass(frozen=True)
@@ -109,22 +125,21 @@ def decode_answers(
     order = sorted(utterances, key=lambda row: (-(row.duration or 0.0), row.id))
     answers: dict[str, Answer] = {}
     end = speech.model.config.eos_token_id
-    with _self_attention_alone_reordered():
-        start = 0
-        while start < len(order):
-            rows = order[start : start + size]
-            heard = features.of(rows)
-            given = torch.tensor([prompts[row.language, row.task] for row in rows])
-            try:
-                tokens = generate(speech, heard, given, settings)
-            except torch.OutOfMemoryError:
-                size = _halved(size, speech.name)
-                continue
-            cut = (tokens[:, given.shape[1] :] != end).all(1).tolist()
-            for row, *said in zip(rows, speech.texts(tokens), cut, strict=True):
-                answers[row.id] = Answer(*said)
-                progress(row, answers[row.id])
-            start += len(rows)
+    start = 0
+    while start < len(order):
+        rows = order[start : start + size]
+        heard = features.of(rows)
+        given = torch.tensor([prompts[row.language, row.task] for row in rows])
+        try:
+            tokens = generate(speech, heard, given, settings)
+        except torch.OutOfMemoryError:
+            size = _halved(size, speech.name)
+            continue
+        cut = (tokens[:, given.shape[1] :] != end).all(1).tolist()
+        for row, *said in zip(rows, speech.texts(tokens), cut, strict=True):
+            answers[row.id] = Answer(*said)
+            progress(row, answers[row.id])
+        start += len(rows)
     return answers
 
 
@@ -157,6 +172,9 @@ def generate(
         eos_token_id=model.config.eos_token_id,
         decoder_start_token_id=model.config.decoder_start_token_id,
     )
+    # transformers 5.0 names the argument of the cache otherwise than later versions
+    forward = inspect.signature(type(model).forward).parameters
+    cache = "cache" if "cache" in forward else "past_key_values"
     with _without_generation_config(model), torch.inference_mode():
         # Whisper's own generate() takes one task per call and looks for timestamps
         tokens: Any = GenerationMixin.generate(
@@ -165,6 +183,7 @@ def generate(
             generation_config=config,
             decoder_input_ids=prompts.to(model.device),
             attention_mask=torch.ones(features.shape[::2], dtype=torch.long, device=model.device),
+            **{cache: SharedCrossAttention()},
         )
     found: Tensor = tokens
     return found
@@ -205,22 +224,3 @@ def _without_generation_config(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = own
-
-
-@contextmanager
-def _self_attention_alone_reordered() -> Iterator[None]:
-    """Beams never cross utterances, so all beams of one share their cross-attention.
-
-    transformers moves it about at every step, which more than doubles the time of beam 20.
-    """
-    name = "reorder_cache"
-    original = getattr(EncoderDecoderCache, name)
-
-    def reorder(self: Any, beams: Tensor) -> None:
-        self.self_attention_cache.reorder_cache(beams)
-
-    setattr(EncoderDecoderCache, name, reorder)
-    try:
-        yield
-    finally:
-        setattr(EncoderDecoderCache, name, original)

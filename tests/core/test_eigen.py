@@ -229,6 +229,24 @@ class TestAnyBuildOfScipy:
             check_pairs(w.float() if dtype == torch.float32 else w, dtype, count)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("hidden", ["syrk", "syevr"])
+def test_pytorch_decomposes_where_scipy_hides_a_symbol(
+    monkeypatch: pytest.MonkeyPatch, hidden: str, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(eigen, "_foreign", eigen._foreign.__wrapped__)  # without its cache
+    calls: list[int] = []
+    real = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: calls.append(1) or real(matrix))
+    check_pairs(gaussian(12, 30, seed=1).to(dtype), dtype, 4)
+    assert not calls  # while it has them, LAPACK is asked for those pairs alone
+    for module in (cython_blas, cython_lapack):
+        left = {k: v for k, v in module.__pyx_capi__.items() if k[1:] != hidden}
+        monkeypatch.setattr(module, "__pyx_capi__", left)
+    check_pairs(gaussian(12, 30, seed=1).to(dtype), dtype, 4)
+    assert len(calls) == (hidden == "syevr")
+
+
 @pytest.mark.parametrize("letter", ["s", "d"])
 @pytest.mark.parametrize(("module", "name"), [(cython_blas, "syrk"), (cython_lapack, "syevr")])
 def test_this_scipys_functions_are_used(module: ModuleType, name: str, letter: str) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import tempfile
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from optuna.storages import RDBStorage
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.operations.search import run as module
@@ -46,17 +42,7 @@ def plan(folder: Path, place: Path, **changes: Any) -> SearchPlan:
     return plan_search(space, data, test, reading, SearchSettings(**settings | changes))
 
 
-@functools.cache
-def _empty_database() -> bytes:
-    """Its tables take longer to make than several trials."""
-    with tempfile.TemporaryDirectory() as folder:
-        RDBStorage(f"sqlite:///{folder}/empty.db").engine.dispose()
-        return Path(folder, "empty.db").read_bytes()
-
-
 def run(folder: Path, place: Path, **changes: Any) -> SearchReport:
-    if place.parent.is_dir() and not place.exists() and not changes.get("worker"):
-        place.write_bytes(_empty_database())
     hooks = {key: changes.pop(key) for key in ("told", "done", "progress") if key in changes}
     return search(plan(folder, place, **changes), command=COMMAND, **hooks)
 
@@ -100,17 +86,10 @@ class Formula:
             yield self.score(part)
 
 
-def _never_sync(connection: Any, record: object) -> None:
-    connection.execute("PRAGMA synchronous = OFF")
-    connection.execute("PRAGMA journal_mode = MEMORY")
-
-
 @pytest.fixture
-def quick_disk() -> Iterator[None]:
-    """A database that need not outlive the machine."""
-    event.listen(Engine, "connect", _never_sync)
-    yield
-    event.remove(Engine, "connect", _never_sync)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study that need not outlive the machine."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture

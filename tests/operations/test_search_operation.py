@@ -1,20 +1,24 @@
-"""A search: its scores are eval's, and its trials the same whatever happens on the way."""
+"""A search: its scores are eval's, and its trials are kept whatever happens on the way."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
+import platform
 import random
 import shutil
-import sqlite3
-import subprocess
-import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
 from operation_calls import run_merge, take_delta
+from optuna.storages import RDBStorage
+from optuna.study import Study
+from optuna.trial import TrialState
 from search_calls import COMMAND, SPACE, Formula, formula, plan, quick_disk, run
 from speech_models import make_test_set, make_tuned, make_whisper
 
@@ -29,7 +33,6 @@ from lorsmerge_cli.operations.search import study as search_study
 from lorsmerge_cli.operations.search.files import (
     document,
     of_earlier_fronts,
-    trials_csv,
     write_report,
 )
 from lorsmerge_cli.operations.search.report import SearchReport
@@ -58,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    return tmp_path / "study.db"
+    return tmp_path / "study.journal"
 
 
 def averages(folder: Path, report: SearchReport, point: dict[str, Any], beam: int) -> list[float]:
@@ -239,7 +242,9 @@ def test_a_grid_is_tried_whole_and_each_point_once(
     points = [tuple(row.point.values()) for row in report.trials]
     assert len(points) == len(set(points)) == 2 * 2 * 3
     assert len(formula.tried) == 12 + len(report.finalists)
-    part = run(folder, study.with_name("b"), texts=texts, sampler="grid", trials=3, objective="wer")
+    part = run(
+        folder, study.with_name("b.journal"), texts=texts, sampler="grid", trials=3, objective="wer"
+    )
     assert [tuple(row.point.values()) for row in part.trials] == points[:3]
     assert part.plan.warnings[0] == "3 of the grid's 12 points are tried."
 
@@ -265,14 +270,23 @@ def test_a_trial_that_is_behind_is_stopped(folder: Path, study: Path, formula: F
     assert not any(row.stopped for row in report.trials[:5])
 
 
-@pytest.mark.slow
 def test_more_trials_go_on_where_fewer_ended(folder: Path, study: Path, formula: Formula) -> None:
-    wanted = run(folder, study.with_name("b.db"), objective="wer", trials=12)
-    run(folder, study, objective="wer", trials=4)
+    first = run(folder, study, objective="wer", trials=4)
     report = run(folder, study, objective="wer", trials=12)
-    assert report.trials == wanted.trials
+    assert report.trials[:4] == first.trials
+    assert [row.number for row in report.trials] == list(range(1, 13))
     assert report.own == 8
-    assert trials_csv(report) == trials_csv(wanted)
+    points = [tuple(row.point.values()) for row in report.trials]
+    assert len(set(points)) == 12  # what the first run drew is not drawn again
+
+
+def test_a_seed_repeats_a_search(folder: Path, study: Path, formula: Formula) -> None:
+    settings = {"objective": "wer", "trials": 7, "finalists": 1}
+    tables = [
+        run(folder, study.with_name(f"{n}.journal"), **settings, seed=seed).trials
+        for n, seed in enumerate((3, 3, 4))
+    ]
+    assert tables[0] == tables[1] != tables[2]
 
 
 def test_a_worker_takes_part_and_leaves_the_rest(
@@ -300,25 +314,24 @@ def test_a_worker_takes_part_and_leaves_the_rest(
 def test_what_another_worker_began_last_is_not_one_too_many(
     folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both see room for one more trial; the one that is later lets it be."""
+    """Both see room for one more trial; the one that is later discards its own."""
     settings = {"objective": "wer", "trials": 5, "finalists": 1}
-    real = search_study.ask
+    real = Study.ask
     late: list[Any] = []
 
-    def ask(found: Any) -> Any:
+    def ask(found: Study) -> Any:
         if len(search_study.live(found)) == 4 and not late:
             late.append(1)
             run(folder, study, **settings, worker=True)
         return real(found)
 
-    monkeypatch.setattr(search_study, "ask", ask)
+    monkeypatch.setattr(Study, "ask", ask)
     report = run(folder, study, **settings)
     assert late
     assert [row.number for row in report.trials] == [1, 2, 3, 4, 5]
-    del late[:]
     more = run(folder, study, **settings | {"trials": 7})
-    monkeypatch.undo()
-    assert [row.number for row in more.trials] == [1, 2, 3, 4, 5, 6, 7]
+    assert (more.own, len(more.trials)) == (2, 7)
+    assert more.trials[:5] == report.trials
 
 
 # --- what happens on the way ----------------------------------------------------------------------
@@ -329,10 +342,10 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, number: int, when: str) -> None:
-    """End the process as if by SIGKILL in its `number`-th trial: unsigned, signed or scored."""
-    real, count = module._Run._try, itertools.count(1)
-    sign, asked = search_study.Sampler.before_trial, itertools.count(1)
-    give_up, dead = search_study.give_up, False
+    """End the process as if by SIGKILL in its `number`-th trial: asked for, begun or scored."""
+    real, beat, requeue = module._Run._try, search_study.heartbeat, search_study.requeue
+    begun, scored = itertools.count(1), itertools.count(1)
+    dead = False
 
     def killed() -> None:
         nonlocal dead
@@ -340,60 +353,83 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, number: int, when: str) -> None:
         raise Killed
 
     def attempt(self: Any, *rest: Any) -> Any:
-        last = next(count) == number
-        if last and when == "signed":
+        last = next(scored) == number
+        if last and when == "begun":
             killed()
         found = real(self, *rest)
         if last:
             killed()
         return found
 
-    def before_trial(self: Any, *rest: Any) -> None:
-        if next(asked) == number and when == "unsigned":
+    def heartbeat(*rest: Any, **options: Any) -> Any:
+        if next(begun) == number and when == "asked":
             killed()
-        sign(self, *rest)
+        return beat(*rest, **options)
 
     monkeypatch.setattr(module._Run, "_try", attempt)
-    monkeypatch.setattr(search_study.Sampler, "before_trial", before_trial)
-    monkeypatch.setattr(search_study, "give_up", lambda *rest: dead or give_up(*rest))
-    gone = f"{search_study._machine()} 4194999 1"
-    monkeypatch.setattr(search_study, "this_process", lambda: gone)
+    monkeypatch.setattr(search_study, "heartbeat", heartbeat)
+    monkeypatch.setattr(search_study, "requeue", lambda *rest: dead or requeue(*rest))
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let so much time have passed since the heartbeats of the trials."""
+    clock = SimpleNamespace(time=lambda: time.time() + seconds)
+    monkeypatch.setattr(search_study, "time", clock)
 
 
 @pytest.mark.parametrize(
     "sampler",
-    ["tpe", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cmaes", "grid"))],
+    ["tpe", "grid", pytest.param("cmaes", marks=pytest.mark.slow)],
 )
-def test_the_trials_are_the_same_after_kills(
+def test_finished_trials_are_kept_and_lost_ones_done_again_after_kills(
     folder: Path, study: Path, formula: Formula, sampler: str
 ) -> None:
-    texts = {"svp": "0.1:0.3:0.1", "mp": "0.2:0.6:0.2", "scale": "0.1:0.9:0.2"}
+    texts = {"svp": "0.1:0.3:0.1", "mp": "0.2:0.6:0.4", "scale": "0.1:0.9:0.4"}
     settings = {
         "texts": texts,
         "sampler": sampler,
-        "trials": 13,
+        "trials": 18,
         "objective": "wer",
         "finalists": 2,
     }
-    wanted = run(folder, study.with_name("b.db"), **settings)
+    kept: list[Any] = []
     for number, when in (
-        (1, "signed"), (2, "scored"), (1, "unsigned"), (8, "scored"), (2, "signed"), (1, "unsigned")
+        (1, "begun"), (2, "scored"), (1, "asked"), (8, "scored"), (2, "begun"), (1, "asked")
     ):  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
             kill_at(patch, number, when)
             with pytest.raises(Killed):
-                run(folder, study, **settings)
-    report = run(folder, study, **settings)
-    assert report.trials == wanted.trials
-    assert report.finalists == wanted.finalists
-    assert trials_csv(report) == trials_csv(wanted)
+                run(folder, study, **settings, done=kept.append)
+    with pytest.MonkeyPatch.context() as patch:
+        later(patch, search_study.GRACE + 1)
+        report = run(folder, study, **settings, done=kept.append)
+    assert [row.number for row in report.trials] == list(range(1, 19))
+    assert sorted(kept, key=lambda row: row.number) == list(report.trials)
+    first = [tuple(point.values()) for point in report.plan.points]
+    tried = [tuple(row.point.values()) for row in report.trials]
+    assert tried[: len(first)] == first
+    if sampler == "grid":
+        assert len(set(tried)) == 18 == len(first)
 
 
-def test_an_interrupted_search_says_how_to_go_on_and_comes_to_the_same(
+@pytest.mark.parametrize("when", ["asked", "begun"])
+def test_a_killed_search_is_resumed_without_waiting(
+    folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """There is one search to a study, so what it was at is known to be lost."""
+    settings = {"objective": "wer", "trials": 4, "finalists": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, 2, when)
+        with pytest.raises(Killed):
+            run(folder, study, **settings)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: pytest.fail("it waited"))
+    assert [row.number for row in run(folder, study, **settings).trials] == [1, 2, 3, 4]
+
+
+def test_an_interrupted_search_says_how_to_resume_it(
     folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"objective": "wer", "trials": 4, "finalists": 1}
-    wanted = run(folder, study.with_name("b.db"), **settings)
     real, count = formula.load, itertools.count()
 
     def load(recipe: Any) -> None:
@@ -402,9 +438,12 @@ def test_an_interrupted_search_says_how_to_go_on_and_comes_to_the_same(
         real(recipe)
 
     monkeypatch.setattr(formula, "load", load)
-    with pytest.raises(Interrupted, match=rf"study.db\. Go on with: {COMMAND}"):
+    with pytest.raises(Interrupted, match=rf"study.journal\. Resume with: {COMMAND}"):
         run(folder, study, **settings)
-    assert run(folder, study, **settings).trials == wanted.trials
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: pytest.fail("it waited"))
+    report = run(folder, study, **settings, worker=True)  # any process takes it from the queue
+    assert (report.own, [row.number for row in report.trials]) == (2, [1, 2, 3, 4])
+    assert [row.title for row in report.trials[:3]] == [*report.plan.space.first_points()]
 
 
 def test_finalists_are_not_scored_again(folder: Path, study: Path, formula: Formula) -> None:
@@ -417,24 +456,22 @@ def test_finalists_are_not_scored_again(folder: Path, study: Path, formula: Form
     assert len(formula.tried) == 2 + 2  # and task arithmetic, and the control
 
 
-def test_a_trial_of_a_dead_machine_is_done_again_and_of_a_living_one_is_not(
+def test_a_trial_of_a_dead_worker_is_done_again_and_of_a_living_one_is_not(
     folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Elsewhere only signs of life tell."""
     settings = {"objective": "wer", "trials": 6, "finalists": 1}
+    run(folder, study, **settings | {"trials": 2})
+    storage = search_storage.open_storage(str(study))
+    optuna.load_study(study_name="search", storage=storage).set_user_attr("trials", 6)
     with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, 3, "signed")
-        patch.setattr(search_study, "this_process", lambda: "elsewhere 1 1")
+        kill_at(patch, 1, "begun")
         with pytest.raises(Killed):
-            run(folder, study, **settings)
+            run(folder, study, **settings, worker=True)
     waits = []
 
     def sleep(seconds: float) -> None:
         waits.append(seconds)
-        if len(waits) == 3:
-            with sqlite3.connect(study) as connection:
-                connection.execute("update trial_heartbeats set heartbeat = '2001-01-01 00:00:00'")
-            connection.close()
+        later(monkeypatch, search_study.GRACE * (0.9 if len(waits) < 3 else 1.1))
 
     monkeypatch.setattr(module.time, "sleep", sleep)
     told: list[str] = []
@@ -447,25 +484,23 @@ def test_a_trial_of_a_dead_machine_is_done_again_and_of_a_living_one_is_not(
 def test_workers_on_this_machine_share_its_memory(
     folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that do trials now: neither one of another machine nor one that is gone."""
+    """Those that do trials now: neither one of another machine nor one without a heartbeat."""
     shares: list[int] = []
     monkeypatch.setattr(formula, "share_memory", shares.append)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        other = f"{search_study._machine()} {process.pid} {search_study._started(process.pid)}"
-        run(folder, study, trials=1)
-        opened = optuna.load_study(study_name="search", storage=f"sqlite:///{study}")
-        for worker in (other, other, "elsewhere 1 1", f"{search_study._machine()} 4194999 1"):
-            trial = opened.ask()
-            opened._storage.set_trial_user_attr(
-                trial._trial_id, search_study.WORK, {"worker": worker, "place": 50, "signed": True}
-            )
-        assert search_study.workers_here(opened) == 2
-        opened.set_user_attr(search_study.TRIALS, 7)
-        run(folder, study, worker=True)
-        assert set(shares[1:]) == {2}
-        process.communicate(b"\n")
+    run(folder, study, trials=1)
+    opened = optuna.load_study(study_name="search", storage=search_storage.open_storage(str(study)))
+    now, here = time.time(), platform.node()
+    for host, number, alive in (
+        (here, 1, now), (here, 1, now), ("elsewhere", 2, now), (here, 3, now - 2 * search_study.GRACE),
+    ):  # fmt: skip
+        trial = opened.ask()
+        trial.set_user_attr(search_study.PROCESS, [host, number])
+        trial.set_user_attr(search_study.ALIVE, alive)
+    assert search_study.workers_here(opened) == 2
+    opened.set_user_attr(search_study.TRIALS, 7)
+    run(folder, study, worker=True)
     assert shares[0] == 1
-    assert search_study.workers_here(opened) == 1
+    assert set(shares[1:]) == {2}
 
 
 def test_memory_given_by_hand_is_not_shared(
@@ -492,48 +527,53 @@ def test_what_is_kept_and_decoded_with_follows_the_memory_and_the_workers(
     assert by_hand.decoding.memory.limit == 7
 
 
-def test_a_trial_that_another_machine_never_signed_is_done_again_after_a_while(
+def test_a_trial_of_a_worker_that_died_before_its_first_heartbeat_is_done_again(
     folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"objective": "wer", "trials": 4, "finalists": 1}
-    with pytest.MonkeyPatch.context() as patch:
-        kill_at(patch, 2, "unsigned")
-        patch.setattr(search_study, "this_process", lambda: "elsewhere 1 1")
-        with pytest.raises(Killed):
-            run(folder, study, **settings)
-    waits = []
-
-    def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        if len(waits) == 3:
-            with sqlite3.connect(study) as connection:
-                connection.execute("update trials set datetime_start = '2001-01-01 00:00:00'")
-            connection.close()
-
-    monkeypatch.setattr(module.time, "sleep", sleep)
-    assert [row.number for row in run(folder, study, **settings).trials] == [1, 2, 3, 4]
-    assert len(waits) == 3
-
-
-def test_a_trial_that_others_gave_up_meanwhile_is_dropped(
-    folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As after a laptop slept with a trial in hand."""
-    settings = {"objective": "wer", "trials": 4, "finalists": 1}
-    wanted = run(folder, study.with_name("b.db"), **settings)
     real, count = formula.load, itertools.count()
 
     def load(recipe: Any) -> None:
         if next(count) == 1:
-            found = optuna.load_study(study_name="search", storage=f"sqlite:///{study}")
-            search_study.give_up(found, found.get_trials()[1])
+            with pytest.MonkeyPatch.context() as patch:
+                kill_at(patch, 1, "asked")
+                with pytest.raises(Killed):
+                    run(folder, study, **settings, worker=True)
+        real(recipe)
+
+    monkeypatch.setattr(formula, "load", load)
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        later(monkeypatch, search_study.GRACE * (0.9 if len(waits) < 3 else 1.1))
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    report = run(folder, study, **settings)
+    assert [row.number for row in report.trials] == [1, 2, 3, 4]
+    assert len(waits) == 3
+
+
+def test_a_trial_that_others_requeued_meanwhile_is_dropped(
+    folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a laptop slept with a trial in hand."""
+    settings = {"objective": "wer", "trials": 4, "finalists": 1}
+    real, count = formula.load, itertools.count()
+
+    def load(recipe: Any) -> None:
+        if next(count) == 1:
+            storage = search_storage.open_storage(str(study))
+            search_study.requeue(optuna.load_study(study_name="search", storage=storage), 1)
         real(recipe)
 
     monkeypatch.setattr(formula, "load", load)
     told: list[str] = []
-    report = run(folder, study, **settings, told=told.append)
-    assert any("given up by another worker" in text for text in told)
-    assert report.trials == wanted.trials
+    done: list[Any] = []
+    report = run(folder, study, **settings, told=told.append, done=done.append)
+    assert told[0].startswith("trial 2: requeued by another worker")
+    assert [row.number for row in report.trials] == [1, 2, 3, 4]
+    assert sorted(done, key=lambda row: row.number) == list(report.trials)
 
 
 def test_a_recipe_names_the_commits_of_what_is_on_the_hub(
@@ -551,7 +591,7 @@ def test_a_recipe_names_the_commits_of_what_is_on_the_hub(
 @pytest.fixture(scope="module")
 def begun(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of one trial. Read only."""
-    place = tmp_path_factory.mktemp("begun") / "study.db"
+    place = tmp_path_factory.mktemp("begun") / "study.journal"
     with pytest.MonkeyPatch.context() as patch:
         scorer = Formula()
         patch.setattr(module._Run, "scorer", property(lambda self: scorer))
@@ -589,7 +629,9 @@ def test_a_study_of_something_else_is_refused(
             }
     if "data" in change:
         change = {"data": [make_test_set(tmp_path / "other", count=20, seed=3)]}
-    with pytest.raises(Mismatch, match=rf"'search' in .*study.db .* differs in {said}\. .*--name"):
+    with pytest.raises(
+        Mismatch, match=rf"'search' in .*study.journal .* differs in {said}\. .*--name"
+    ):
         run(folder, begun, **{"objective": "wer", "trials": 1} | change)
 
 
@@ -599,33 +641,9 @@ def test_a_database_holds_many_searches(folder: Path, study: Path, formula: Form
         assert run(folder, study, **settings, name=name).own == 1
 
 
-def test_a_database_that_goes_away_is_waited_for(
+def test_a_study_that_goes_away_ends_the_search_with_how_to_resume_it(
     folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = run(folder, study.with_name("b.db"), objective="wer", trials=3)
-    monkeypatch.setattr(search_storage, "BACKOFF", (0.01, 0.01))
-    told: list[str] = []
-    hidden = study.with_name("hidden")
-
-    def tell(text: str) -> None:
-        told.append(text)
-        if hidden.exists():
-            shutil.move(hidden, study)
-
-    def hide(row: Any) -> None:
-        if row.number == 2:
-            shutil.move(study, hidden)
-
-    report = run(folder, study, objective="wer", trials=3, told=tell, done=hide)
-    assert told[0] == f"{study} cannot be reached ({study} is gone); trying again in 0.01 s."
-    assert report.trials == wanted.trials
-
-
-def test_a_database_that_stays_away_ends_the_search_with_how_to_go_on(
-    folder: Path, study: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted = run(folder, study.with_name("b.db"), objective="wer", trials=3)
-    monkeypatch.setattr(search_storage, "BACKOFF", (0.01, 0.01))
     hidden = study.with_name("hidden")
     real, count = formula.load, itertools.count()
 
@@ -635,11 +653,79 @@ def test_a_database_that_stays_away_ends_the_search_with_how_to_go_on(
         real(recipe)
 
     monkeypatch.setattr(formula, "load", load)
-    with pytest.raises(UnreadableFile, match=rf"went away in the middle .*go on with: {COMMAND}"):
+    with pytest.raises(
+        UnreadableFile, match=rf"study.journal: No such file.* resume with: {COMMAND}"
+    ):
         run(folder, study, objective="wer", trials=3)
-    assert not study.exists()
+    assert [path.name for path in study.parent.iterdir()] == ["hidden"]
     shutil.move(hidden, study)
-    assert run(folder, study, objective="wer", trials=3).trials == wanted.trials
+    assert len(run(folder, study, objective="wer", trials=3).trials) == 3
+
+
+def test_a_study_of_an_earlier_version_is_resumed(
+    folder: Path, study: Path, formula: Formula
+) -> None:
+    """A database of SQLite's, whose trials say at which place they are."""
+    database = study.with_suffix(".db")
+    settings = {"objective": "wer", "trials": 6, "finalists": 2}
+    new = run(folder, study, **settings | {"trials": 3})
+    storage = RDBStorage(f"sqlite:///{database}")
+    earlier = optuna.create_study(storage=storage, study_name="search", directions=["minimize"])
+    journal = search_storage.open_storage(str(study))
+    found = optuna.load_study(study_name="search", storage=journal).get_trials()
+    for place, again in ((0, {}), (1, {}), (2, {}), (1, {"again": True})):
+        lost = place == 1 and not again
+        trial, work = found[place], {"place": place, "worker": "elsewhere 1 1", "signed": True}
+        earlier.add_trial(
+            optuna.create_trial(
+                state=TrialState.FAIL if lost else TrialState.COMPLETE,
+                params=trial.params, distributions=trial.distributions,
+                values=None if lost else trial.values,
+                user_attrs=trial.user_attrs | {"work": work | again},
+            )
+        )  # fmt: skip
+    earlier.set_user_attr("inputs", new.plan.fingerprint)
+    storage.engine.dispose()
+    assert plan(folder, study, study=None, output=study.with_suffix(".toml")).study == str(database)
+    report = run(folder, database, **settings)
+    assert report.own == 3
+    assert report.trials[:3] == new.trials
+    assert [row.number for row in report.trials] == [1, 2, 3, 4, 5, 6]
+    assert database.read_bytes()[:6] == b"SQLite"
+
+
+def test_the_study_is_a_journal_beside_the_output(folder: Path, tmp_path: Path) -> None:
+    found = plan(folder, tmp_path / "x", study=None, output=tmp_path / "best.toml")
+    assert found.study == str(tmp_path / "best.journal")
+
+
+def test_a_line_of_a_killed_writer_is_cut_off(folder: Path, study: Path, formula: Formula) -> None:
+    settings = {"objective": "wer", "trials": 3, "finalists": 1}
+    first = run(folder, study, **settings)
+    other = search_storage.open_storage(str(study))  # has read all that was whole
+    before = study.read_bytes()
+    with study.open("ab") as file:
+        file.write(b'{"op_code":8,"worker_id":"x","trial_id":0,"user_attr":{"y":"' + b"z" * 9000)
+    optuna.load_study(study_name="search", storage=other).set_user_attr("seen", 0)
+    lines = study.read_bytes()
+    assert lines.startswith(before)
+    assert b"zzz" not in lines
+    assert json.loads(lines.splitlines()[-1])["user_attr"] == {"seen": 0}
+    report = run(folder, study, **settings | {"trials": 5})
+    assert report.trials[:3] == first.trials
+    assert report.own == 2
+
+
+STRANGE = {
+    "text": b"no database" * 100,
+    "database": search_storage.SQLITE + b"no database" * 100,
+    "operation": b'{"op_code":77,"worker_id":"x"}\n',
+    "words": b'{"op_code":4,"worker_id":"x"}\n',
+    "list": b'{"op_code":[0]}\n',
+    "deep": b'{"op_code":' + b"[" * 100_000 + b"\n{}\n",
+    "binary": b'{"op_code":0\xff\xfe}\n{}\n',
+    "what?": search_storage.SQLITE,
+}
 
 
 @pytest.mark.parametrize(
@@ -647,22 +733,30 @@ def test_a_database_that_stays_away_ends_the_search_with_how_to_go_on(
     [
         ("mysql+nothing://user:secret@host/db", LorsmergeError, "cannot be opened|not installed"),
         ("postgresql+psycopg://user:secret@host/db", LorsmergeError, "not installed"),
-        ("text.db/study.db", LorsmergeError, "cannot be opened: unable to open"),
-        ("text.db", UnreadableFile, "cannot be opened: file is not a database"),
-        ("what?.db", UsageFault, "question mark"),
+        ("text/study.journal", LorsmergeError, "cannot be opened: .*text: File exists"),
+        ("text", UnreadableFile, "cannot be opened: it is neither a journal nor a database"),
+        ("database", UnreadableFile, "cannot be opened: file is not a database"),
+        *((name, UnreadableFile, "cannot be opened") for name in (
+            "operation", "words", "list", "deep", "binary"
+        )),
+        ("pipe", UnreadableFile, "pipe is a FIFO, not a file"),
+        ("what?", UsageFault, "question mark"),
     ],
-)
-def test_no_database(
+)  # fmt: skip
+def test_no_study(
     folder: Path, tmp_path: Path, formula: Formula, monkeypatch: pytest.MonkeyPatch, place: str,
     error: type[Exception], said: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(search_storage, "OPENINGS", 1)
-    Path("text.db").write_text("no database" * 100)
+    os.mkfifo("pipe")
+    for name, content in STRANGE.items():
+        Path(name).write_bytes(content)
     settings = {"study": place, "output": tmp_path / "x.toml"}
     with pytest.raises(error, match=said) as caught:
         run(folder, Path("ignored"), **settings)
     assert "secret" not in str(caught.value)
+    assert all(Path(name).read_bytes() == content for name, content in STRANGE.items())
 
 
 def test_a_worker_needs_a_study(

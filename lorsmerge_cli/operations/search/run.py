@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -31,7 +31,7 @@ from lorsmerge_cli.operations.search.scores import (
     pareto,
     speakers_of,
 )
-from lorsmerge_cli.operations.search.storage import GRACE, STORAGE_ERRORS, open_storage, reason
+from lorsmerge_cli.operations.search.storage import STORAGE_ERRORS, open_storage, reason
 from lorsmerge_cli.recipe.search_settings import is_url, shown
 from lorsmerge_cli.recipe.space import Point, rounded
 from lorsmerge_cli.speech.decoding import DecodingSettings
@@ -58,7 +58,7 @@ def search(
 
     Args:
         plan: a checked search.
-        command: the line that goes on with it.
+        command: the line that resumes it.
         progress: told the trials that are newly finished, by whichever worker, and those in all.
         told: told what it waits for.
         done: told each trial that this process finished.
@@ -66,33 +66,24 @@ def search(
 
     Raises:
         Interrupted: by a signal.
-        UnreadableFile: the database went away and did not come back.
+        UnreadableFile: the study cannot be read or written any more.
         Mismatch: the study is about something else.
         LorsmergeError: see the subclasses.
     """
-    run = _Run(plan, progress, told, done, heard)
     try:
-        run.join()
-        run.do_trials()
-        if plan.settings.worker:
-            return SearchReport(plan, run.rows(), (), None, None, None, None, (), run.own)
-        finalists = run.finalists()
-        chosen = choose(finalists, plan.settings.best)
-        found = run.by_beam("the base", lambda: run.scorer.load_base())
-        base = plan.goal.scores(found, ranking=False)
-        test, base_test, tested = run.test(chosen) if plan.test else (None, None, ())
-        return SearchReport(
-            plan, run.rows(), finalists, chosen, base, test, base_test, tested, run.own
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # of samplers and retries
+            return _Run(plan, progress, told, done, heard).report()
     except KeyboardInterrupt:
         raise Interrupted(
             f"Interrupted; what was finished is kept in {shown(plan.study)}.",
-            f"Go on with: {command}",
+            f"Resume with: {command}",
         ) from None
     except STORAGE_ERRORS as error:
         raise UnreadableFile(
-            f"{shown(plan.study)} went away in the middle of the search ({reason(error)}).",
-            f"What was finished is in it. When it is back, go on with: {command}",
+            f"The search stopped ({reason(error)}); what was finished is kept in "
+            f"{shown(plan.study)}.",
+            f"When it can be reached again, resume with: {command}",
         ) from error
 
 
@@ -115,8 +106,23 @@ class _Run:
             tuple(self._point(point).items()): title
             for title, point in plan.space.first_points().items()
         }
-        self.storage: RDBStorage
         self.study: Study
+
+    def report(self) -> SearchReport:
+        """Do trials until there are enough; unless for a worker, score the best of them."""
+        plan = self.plan
+        self.join()
+        self.do_trials()
+        if plan.settings.worker:
+            return SearchReport(plan, self.rows(), (), None, None, None, None, (), self.own)
+        finalists = self.finalists()
+        chosen = choose(finalists, plan.settings.best)
+        found = self.by_beam("the base", lambda: self.scorer.load_base())
+        base = plan.goal.scores(found, ranking=False)
+        test, base_test, tested = self.test(chosen) if plan.test else (None, None, ())
+        return SearchReport(
+            plan, self.rows(), finalists, chosen, base, test, base_test, tested, self.own
+        )
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -148,9 +154,8 @@ class _Run:
         while True:
             study = None
             if not worker or is_url(plan.study) or os.path.exists(plan.study):
-                self.storage = open_storage(plan.study, studies.do_again, self.told)
                 study = studies.join_study(
-                    self.storage, plan.study, plan.settings.name, plan.fingerprint,
+                    open_storage(plan.study), plan.study, plan.settings.name, plan.fingerprint,
                     plan.goal.directions(ranking=True), create=not worker,
                 )  # fmt: skip
             if study is not None:
@@ -162,9 +167,12 @@ class _Run:
                     "Start the search itself, the same command with -o in place of --worker.",
                 )
             time.sleep(POLL)
-        study.sampler = studies.Sampler(plan.settings.sampler, plan.settings.seed, plan.points)
-        if not worker and study.user_attrs.get(studies.TRIALS) != plan.trials:
-            study.set_user_attr(studies.TRIALS, plan.trials)
+        if not worker:
+            studies.begin(study, plan.fingerprint, plan.points, plan.trials)
+        study.sampler = studies.make_sampler(
+            plan.settings.sampler, plan.settings.seed, len(study.get_trials(deepcopy=False)),
+            worker=worker,
+        )  # fmt: skip
         self.study = study
 
     @property
@@ -174,66 +182,59 @@ class _Run:
 
     def do_trials(self) -> None:
         """Do trials until there are enough; a search then waits for those of its workers."""
-        waited = failed = False
+        waited = False
         while True:
-            try:
-                studies.recover(self.study)
-                trials = studies.live(self.study)
-                states = [trial.state for trial in trials]
-                self._progress(trials)
-                if TrialState.WAITING in states or len(trials) < self.total:
-                    self._do_one()
-                elif TrialState.RUNNING in states and not self.plan.settings.worker:
-                    if not waited:
-                        self.told(
-                            "waiting for the trials of other workers; those of one that died "
-                            f"are done again after {GRACE} s"
-                        )
-                        waited = True
-                    time.sleep(POLL)
-                else:
-                    return
-                failed = False
-            except STORAGE_ERRORS as error:
-                if failed:
-                    raise
-                failed = True  # the trial in hand is lost, and done again if the next one works
-                self.told(f"{shown(self.plan.study)}: {reason(error)}; trying again.")
+            studies.requeue_lost(self.study)
+            trials = studies.live(self.study)
+            states = [trial.state for trial in trials.values()]
+            self._progress(trials)
+            if TrialState.WAITING in states or len(trials) < self.total:
+                self._do_one()
+            elif TrialState.RUNNING in states and not self.plan.settings.worker:
+                if not waited:
+                    self.told(
+                        "waiting for the trials of other workers; those of one that died are "
+                        f"requeued after {studies.GRACE} s"
+                    )
+                    waited = True
+                time.sleep(POLL)
+            else:
+                return
 
-    def _progress(self, trials: Sequence[FrozenTrial]) -> None:
+    def _progress(self, trials: Mapping[int, FrozenTrial]) -> None:
         count = len(studies.finished(trials))
         self.progress(count - self._reported, self.total)
         self._reported = count
 
     def _do_one(self) -> None:
-        trial = studies.ask(self.study)
-        try:
-            trials = studies.live(self.study)
-            if sum(t.number < trial.number for t in trials) >= self.total:  # another was faster
-                studies.let_be(self.study, trial)
-                return
-            with studies.signs_of_life(self.storage, trial):
-                values = self._try(trial, studies.finished(trials))
-        except UpdateFinishedTrialError:
-            self.told(f"trial {trial.number}: given up by another worker, as this one gave no sign")
+        trial = self.study.ask()
+        trials = studies.live(self.study)
+        if sum(t.number < trial.number for t in trials.values()) >= self.total:
+            studies.discard(self.study, trial)
             return
-        except STORAGE_ERRORS:
-            raise
+        number = next(n for n, found in trials.items() if found.number == trial.number)
+        try:
+            with studies.heartbeat(trial, worker=self.plan.settings.worker):
+                values = self._try(trial, studies.finished(trials))
+            state = TrialState.PRUNED if values is None else None
+            found = self.study.tell(trial, values, state, skip_if_finished=True)
+        except UpdateFinishedTrialError:
+            self.told(f"trial {number}: requeued by another worker, as this one gave no heartbeat")
+            return
         except BaseException:
             with suppress(*STORAGE_ERRORS):
-                studies.give_up(self.study, self.study.get_trials(deepcopy=False)[trial.number])
+                studies.requeue(self.study, trial.number)
             raise
-        state = TrialState.PRUNED if values is None else None
-        self.done(self._row(self.study.tell(trial, values, state, skip_if_finished=True)))
+        self.done(self._row(number, found))
         self.own += 1
 
-    def _try(self, trial: Trial, finished: Sequence[FrozenTrial]) -> tuple[float, ...] | None:
+    def _try(self, trial: Trial, finished: Mapping[int, FrozenTrial]) -> tuple[float, ...] | None:
         """Values of the objectives; None for a trial that is stopped early."""
         point = studies.suggest(trial, self.plan.space)
         wanted = self._point(point)
-        twin = next((t for t in finished if self._point(t.params) == wanted), None)
+        twin = next((n for n, t in finished.items() if self._point(t.params) == wanted), None)
         if twin is not None:
-            return self._repeat(trial, twin)
+            return self._repeat(trial, twin, finished[twin])
         if self.plan.settings.memory is None:
             self.scorer.share_memory(studies.workers_here(self.study))
         self.scorer.load(self.plan.space.recipe(point))
@@ -265,7 +266,7 @@ class _Run:
         """
         goal = self.plan.goal
         whole = [
-            trial for trial in studies.finished(studies.live(self.study))
+            trial for trial in studies.finished(studies.live(self.study)).values()
             if trial.state == TrialState.COMPLETE and "same" not in trial.user_attrs[RESULT]
         ]  # fmt: skip
         if len(whole) < studies.COMPARED:
@@ -298,10 +299,9 @@ class _Run:
             for key, names in self.plan.speakers.items()
         }
 
-    def _repeat(self, trial: Trial, twin: FrozenTrial) -> tuple[float, ...] | None:
-        """The result of a finished trial that tried the same."""
-        same = studies.place_of(self.study, twin) + 1
-        trial.set_user_attr(RESULT, {"same": same} | twin.user_attrs[RESULT])
+    def _repeat(self, trial: Trial, number: int, twin: FrozenTrial) -> tuple[float, ...] | None:
+        """Return the result of a finished trial that tried the same."""
+        trial.set_user_attr(RESULT, {"same": number} | twin.user_attrs[RESULT])
         for step, value in twin.intermediate_values.items():  # none with two objectives
             trial.report(value, step)
         return None if twin.state == TrialState.PRUNED else tuple(twin.values or ())
@@ -311,10 +311,10 @@ class _Run:
         point = {name: params[name] for name in self.plan.space.parameters}
         return {name: None if value is None else rounded(value) for name, value in point.items()}
 
-    def _row(self, trial: FrozenTrial) -> TrialRow:
+    def _row(self, number: int, trial: FrozenTrial) -> TrialRow:
         point, result = self._point(trial.params), trial.user_attrs[RESULT]
         return TrialRow(
-            number=studies.place_of(self.study, trial) + 1,
+            number=number,
             title=self._titles.get(tuple(point.items()), ""),
             stopped=trial.state == TrialState.PRUNED,
             part=result["part"],
@@ -325,8 +325,9 @@ class _Run:
         )
 
     def rows(self) -> tuple[TrialRow, ...]:
-        """The finished trials."""
-        return tuple(self._row(trial) for trial in studies.finished(studies.live(self.study)))
+        """Return the finished trials."""
+        found = studies.finished(studies.live(self.study))
+        return tuple(self._row(number, trial) for number, trial in found.items())
 
     def finalists(self) -> tuple[Finalist, ...]:
         """The best trials and what they have to beat, scored as `eval` does, the best of them first.
@@ -368,10 +369,7 @@ class _Run:
 
     def _final(self, row: TrialRow) -> Statistics:
         if self.plan.goal.rank_by == "beam" and row.number:
-            trial = next(
-                t for t in studies.finished(studies.live(self.study))
-                if studies.place_of(self.study, t) + 1 == row.number
-            )  # fmt: skip
+            trial = studies.live(self.study)[row.number]
             known = studies.kept_statistics(trial.user_attrs, STATISTICS, self._shapes(True))
             if known is not None:
                 return known

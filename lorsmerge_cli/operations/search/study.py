@@ -1,45 +1,41 @@
-"""The trials of a search in their study: who does which, what of, and what becomes of lost ones.
-
-A trial is known by its place, not by Optuna's number: one that was lost with its worker is done
-again under another number, and at the same place. What is tried there follows from the place,
-the seed and the trials that are finished, so that a search by one worker comes to the same trials
-however often it was killed, and workers that share a seed do not repeat one another.
-"""
+"""The trials of a search in their study: what is tried, and what becomes of lost trials."""
 
 from __future__ import annotations
 
 import base64
-import copy
-import hashlib
 import os
-import socket
+import platform
+import secrets
 import threading
-import warnings
+import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
-from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
-from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
+from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorsmerge_cli.errors import Mismatch, UnreadableFile
 from lorsmerge_cli.operations.search.scores import Statistics
-from lorsmerge_cli.operations.search.storage import GRACE, HEARTBEAT, STORAGE_ERRORS
+from lorsmerge_cli.operations.search.storage import STORAGE_ERRORS
 from lorsmerge_cli.recipe.search_settings import shown
 from lorsmerge_cli.recipe.space import Point, Space
 
 COMPARED = 5  # trials that are finished before any is stopped early
 BEHIND = 2.0  # standard errors of the paired difference that one is stopped at
-WORK = "work"  # attribute of a trial: its `place`, its `worker`; whether it is `signed`, `again`, `surplus`
+HEARTBEAT, GRACE = 30, 150  # seconds between heartbeats, and without one until a trial is lost
+ALIVE, WORKER, PROCESS = (
+    "alive",
+    "worker",
+    "process",
+)  # attributes of a trial: its last heartbeat, who does it
+WORK, SURPLUS = "work", "surplus"  # attribute of a discarded trial; earlier versions' `place`
 INPUTS, TRIALS = "inputs", "trials"  # attributes of a study
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -85,7 +81,7 @@ def kept_statistics(
 
 
 def join_study(
-    storage: RDBStorage,
+    storage: BaseStorage,
     place: str,
     name: str,
     inputs: Mapping[str, str],
@@ -93,7 +89,7 @@ def join_study(
     *,
     create: bool,
 ) -> Study | None:
-    """The study of a name, made where there is none yet.
+    """Return the study of a name.
 
     Args:
         storage: of `place`.
@@ -101,149 +97,156 @@ def join_study(
         name: of the study.
         inputs: everything that its trials depend on, to tell it from others of that name.
         directions: `minimize` or `maximize`, of each objective.
-        create: whether to make it; else None stands for one that is not there.
+        create: create it where there is none; else None stands for one that nobody has begun.
 
     Raises:
         Mismatch: it is about something else.
     """
-    known = {
-        study.study_name
-        for study in optuna.get_all_study_summaries(storage, include_best_trial=False)
-    }
-    if name not in known:
-        if not create:
+    if create:
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=[StudyDirection[word.upper()] for word in directions],
+            load_if_exists=True,
+        )
+    else:
+        try:
+            study = optuna.load_study(study_name=name, storage=storage)
+        except KeyError:
             return None
-        with suppress(DuplicatedStudyError):  # another worker was faster
-            storage.create_new_study([StudyDirection[word.upper()] for word in directions], name)
-    study = optuna.load_study(study_name=name, storage=storage)
     found = study.user_attrs.get(INPUTS)
-    if found is None and not study.get_trials(deepcopy=False):
-        if not create:
-            return None  # its maker is not ready
-        study.set_user_attr(INPUTS, dict(inputs))
-    elif found != inputs:
+    if found is None and not finished(live(study)):
+        return study if create else None
+    if found != inputs:
         found = found or {}
         other = [key for key in inputs if found.get(key) != inputs[key]]
         raise Mismatch(
             f"The study {name!r} in {shown(place)} is about other inputs: it differs in "
             f"{', '.join(other) or 'its settings'}.",
-            "Give what it was begun with to go on with it, or another --name to begin a new one.",
+            "Give what it was begun with to resume it, or another --name to begin a new one.",
         )
     return study
 
 
-def live(study: Study) -> list[FrozenTrial]:
-    """The trials that count: finished, running, or waiting to be done again; by place."""
+def begin(study: Study, inputs: Mapping[str, str], points: Sequence[Point], trials: int) -> None:
+    """Enqueue what is tried first, and let the workers in; requeue what an earlier run was at.
+
+    Args:
+        study: of a search, not of a worker.
+        inputs: as in `join_study`.
+        points: tried before any other.
+        trials: in all.
+    """
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        # no worker's, and there is one search to a study: that of a dead process
+        if not trial.user_attrs.get(WORKER):
+            requeue(study, trial.number)
+    for point in points[:trials]:
+        study.enqueue_trial(point, skip_if_exists=True)
+    # the inputs last: workers wait for them
+    for key, value in ((TRIALS, trials), (INPUTS, dict(inputs))):
+        if study.user_attrs.get(key) != value:
+            study.set_user_attr(key, value)
+
+
+def make_sampler(kind: str, seed: int, begun: int, *, worker: bool) -> BaseSampler:
+    """Return Optuna's sampler for a process of a search.
+
+    Args:
+        kind: of SAMPLERS; of a grid every point is enqueued, and nothing sampled.
+        seed: of everything random.
+        begun: trials there are already: what another run drew is not to be drawn again.
+        worker: whether others draw at the same time, and so what is drawn cannot be repeated.
+    """
+    entropy = [seed, begun, *([secrets.randbits(64)] if worker else [])]
+    drawn = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    if kind == "cmaes":
+        return CmaEsSampler(seed=drawn, warn_independent_sampling=False)
+    # a liar: what others are trying counts as tried, and found to be bad
+    return TPESampler(seed=drawn, constant_liar=True)
+
+
+def live(study: Study) -> dict[int, FrozenTrial]:
+    """Return the trials that count (finished, running or in the queue) by trial number.
+
+    Numbers are 1, 2, 3, ... in the order in which trials were first asked for: unlike Optuna's they
+    skip none, as one that was requeued keeps the number of the lost one.
+    """
     trials = study.get_trials(deepcopy=False)
-    counted = [trial for trial in trials if trial.state != TrialState.FAIL]
-    return sorted(counted, key=lambda trial: place_of(study, trial))
+    numbers: dict[int, int] = {}
+    discarded = 0
+    for trial in trials:
+        work = trial.user_attrs.get(WORK, {})
+        lost = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+        if "place" in work:  # of an earlier version
+            numbers[trial.number] = int(work["place"]) + 1
+        elif lost is not None:
+            numbers[trial.number] = numbers[lost]
+        else:
+            numbers[trial.number] = trial.number + 1 - discarded
+        discarded += lost is not None or bool({"again", SURPLUS} & work.keys())
+    found = {numbers[t.number]: t for t in trials if t.state != TrialState.FAIL}
+    return dict(sorted(found.items()))
 
 
-def finished(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that have a result."""
-    return [trial for trial in trials if trial.state in FINISHED]
+def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
+    """Return those that have a result."""
+    return {number: trial for number, trial in trials.items() if trial.state in FINISHED}
 
 
-def place_of(study: Study, trial: FrozenTrial) -> int:
-    """0, 1, 2, ... as the trials were begun, not counting those that were done again."""
-    work = trial.user_attrs.get(WORK, {})
-    if "place" in work:
-        return int(work["place"])
-    earlier = (t for t in study.get_trials(deepcopy=False) if t.number < trial.number)
-    return sum(not {"again", "surplus"} & t.user_attrs.get(WORK, {}).keys() for t in earlier)
-
-
-def do_again(study: Study, trial: FrozenTrial) -> None:
-    """Put what was lost back into the queue, at its place and with what was chosen for it."""
-    study.add_trial(
-        optuna.create_trial(
-            state=TrialState.WAITING,
-            params=trial.params,
-            distributions=trial.distributions,
-            user_attrs={
-                WORK: {
-                    "place": place_of(study, trial),
-                    "worker": this_process(),
-                    "again": True,
-                }
-            },
-        )
-    )
-
-
-def let_be(study: Study, trial: Trial) -> None:
-    """End a trial that is one too many."""
-    found = study.get_trials(deepcopy=False)[trial.number]
-    trial.set_user_attr(WORK, found.user_attrs[WORK] | {"surplus": True})
+def discard(study: Study, trial: Trial) -> None:
+    """Fail a trial that exceeds the quota, because another worker was faster."""
+    trial.set_user_attr(WORK, {SURPLUS: True})
     study.tell(trial, state=TrialState.FAIL)
 
 
-def give_up(study: Study, trial: FrozenTrial) -> None:
-    """Have a trial done again that was begun and will not be finished."""
+def requeue(study: Study, number: int) -> None:
+    """Fail a running trial, and put what was to be tried back into the queue."""
     try:
-        study.tell(trial.number, state=TrialState.FAIL)
-    except (ValueError, RuntimeError):  # it ended meanwhile, or another worker was faster
+        lost = study.tell(number, state=TrialState.FAIL)
+    except (ValueError, UpdateFinishedTrialError):  # it ended, or another worker was faster
         return
-    do_again(study, trial)
+    RetryHeartbeatStaleTrialCallback()(study, lost)
 
 
-def recover(study: Study) -> None:
-    """Put the trials of dead workers back into the queue.
+def requeue_lost(study: Study) -> None:
+    """Requeue the running trials of workers that gave no heartbeat for GRACE seconds.
 
-    On this machine a process that is gone is known to be; of another one, its signs of life tell.
+    Optuna has heartbeats for databases alone, and none for a trial that was killed before its
+    first; these are kept as an attribute of the trial, in any storage.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        work = trial.user_attrs.get(WORK, {})
-        worker = work.get("worker")
-        lost = worker is not None and (worker == this_process() or not _alive(worker))
-        if not work.get("signed"):  # nor is there a sign of life, by which Optuna tells stale ones
-            began = trial.datetime_start or datetime.now()
-            lost |= datetime.now() - began > timedelta(seconds=GRACE)
-        if lost:
-            give_up(study, trial)
+        began = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+        # a requeued trial still has the last heartbeat of the lost one
+        if time.time() - max(began, trial.user_attrs.get(ALIVE, 0.0)) > GRACE:
+            requeue(study, trial.number)
 
 
 def workers_here(study: Study) -> int:
-    """Count the processes on this machine that are doing trials, this one among them."""
+    """Return the number of processes on this machine that are doing trials, this one among them."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    workers = {trial.user_attrs.get(WORK, {}).get("worker") for trial in running}
-    here = {name for name in workers if name and name.rsplit(" ", 2)[0] == _machine()}
-    return len({name for name in here if _alive(name)} | {this_process()})
-
-
-def ask(study: Study) -> Trial:
-    """Begin a trial: a lost one first, else a new one.
-
-    A new one is put into the queue and taken from there, so that it bears a worker's name from
-    its first moment: were this process killed before `before_trial` signs it, the next one would
-    not know whether it is lost, and would do it out of its turn.
-    """
-    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        study.add_trial(
-            optuna.create_trial(
-                state=TrialState.WAITING, user_attrs={WORK: {"worker": this_process()}}
-            )
-        )
-    with warnings.catch_warnings():
-        # Optuna's own loop gives signs of life; ours are below
-        warnings.filterwarnings("ignore", message="Heartbeat of storage")
-        return study.ask()
+    alive = [t.user_attrs for t in running if time.time() - t.user_attrs.get(ALIVE, 0.0) <= GRACE]
+    processes = [found[PROCESS] for found in alive if PROCESS in found]
+    return len({number for host, number in processes if host == platform.node()} | {os.getpid()})
 
 
 @contextmanager
-def signs_of_life(storage: RDBStorage, trial: Trial) -> Iterator[None]:
-    """Tell the other workers, while the block runs, that this one is alive."""
+def heartbeat(trial: Trial, *, worker: bool) -> Iterator[None]:
+    """Record in the study, while the block runs, that a trial's process is alive.
+
+    Args:
+        trial: that runs in the block.
+        worker: whether the process is a worker's.
+    """
+    trial.set_user_attr(ALIVE, time.time())
+    trial.set_user_attr(WORKER, worker)
+    trial.set_user_attr(PROCESS, [platform.node(), os.getpid()])
     ended = threading.Event()
 
     def beat() -> None:
-        while True:
-            with suppress(*STORAGE_ERRORS):
-                storage.record_heartbeat(trial._trial_id)
-            if ended.wait(HEARTBEAT):
-                return
+        while not ended.wait(HEARTBEAT):
+            with suppress(*STORAGE_ERRORS, UpdateFinishedTrialError):  # the next one may do
+                trial.set_user_attr(ALIVE, time.time())
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -254,109 +257,8 @@ def signs_of_life(storage: RDBStorage, trial: Trial) -> Iterator[None]:
         thread.join()
 
 
-def this_process() -> str:
-    """A name that no other process has, here or on another machine."""
-    return f"{_machine()} {os.getpid()} {_started(os.getpid())}"
-
-
-def _alive(worker: str) -> bool:
-    """Whether a process may still run."""
-    machine, pid, started = worker.rsplit(" ", 2)
-    return machine != _machine() or _started(int(pid)) == started
-
-
-def _machine() -> str:
-    """This machine since it was booted, or this container: where process ids mean the same."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return "/".join(parts).replace(" ", "_")
-
-
-def _started(pid: int) -> str:
-    """When a process began, which tells it from a later one of its id; `-` if it is gone."""
-    if not Path("/proc/self/stat").exists():
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return "-"
-        except OSError:
-            pass
-        return "?"
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return "-"
-    return "-" if state in "ZX" else fields[18]
-
-
-class Sampler(BaseSampler):
-    """Given points first, and then another sampler, seeded anew for each place.
-
-    Args:
-        kind: of SAMPLERS; a grid has given points only.
-        seed: of everything random.
-        points: what to try at the first places.
-    """
-
-    def __init__(self, kind: str, seed: int, points: Sequence[Point]) -> None:
-        self.kind, self.seed, self.points = kind, seed, points
-        self._place = 0
-        self._inner: BaseSampler = RandomSampler()
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._place = place_of(study, trial)
-        work = trial.user_attrs.get(WORK, {})
-        work = work | {"place": self._place, "worker": this_process(), "signed": True}
-        if isinstance(study._storage, RDBStorage):
-            study._storage.record_heartbeat(trial._trial_id)
-        study._storage.set_trial_user_attr(trial._trial_id, WORK, work)
-        digest = hashlib.sha256(f"{self.seed} {self._place}".encode()).digest()
-        seed = int.from_bytes(digest[:4], "big")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            if self.kind == "cmaes":
-                self._inner = CmaEsSampler(seed=seed, warn_independent_sampling=False)
-            else:
-                # a liar: what others are trying counts as tried, and found to be bad
-                self._inner = TPESampler(seed=seed, constant_liar=True)
-
-    @property
-    def _given(self) -> Point | None:
-        return self.points[self._place] if self._place < len(self.points) else None
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        if self._given is not None:
-            return {}
-        return self._inner.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        if self._given is not None:
-            return {}
-        if self.kind == "cmaes":  # it seeds by the number
-            trial = copy.copy(trial)
-            trial.number = self._place
-        return self._inner.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        if self._given is not None:
-            return self._given[param_name]
-        return self._inner.sample_independent(study, trial, param_name, param_distribution)
-
-
 def suggest(trial: Trial, space: Space) -> Point:
-    """What is to be tried in a trial."""
+    """Return what is to be tried in a trial."""
     point: Point = {}
     for name, values in space.parameters.items():
         if values.choices:
