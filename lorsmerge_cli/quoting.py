@@ -1,4 +1,4 @@
-"""Strings that anyone may have written, made harmless for a terminal, JSON, Markdown and a command."""
+"""Strings that anyone may have written, made harmless wherever they are shown or pasted."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ AUTOLINK = re.compile(r"(?<=\w)(:)(?=//)|(?<=www)(\.)", re.IGNORECASE)
 BLOCK_START = re.compile(
     r"(?P<number>\d{1,9}(?=[.)](?:\s|$)))|#{1,6}(?=\s|$)|>|[+-](?=\s|$)|[-=]+$"
 )
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "†": r"\textsuperscript{\textdagger}", "‡": r"\textsuperscript{\textdaggerdbl}",
+    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "\N{EN DASH}": "--", "\N{MINUS SIGN}": "$-$", "<": r"$<$", ">": r"$>$",
+    "↳": r"$\hookrightarrow$", "§": r"\S{}",
+}  # fmt: skip
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -43,6 +50,16 @@ def printable(text: str, *, lines: bool = False) -> str:
     return "".join(
         _spelled(ch) if _is_hidden(ch) and not (lines and ch == "\n") else ch for ch in text
     )
+
+
+def one_line(text: str) -> str:
+    """Return the text as one line, of `printable` characters.
+
+    Example:
+        >>> one_line(" a\\n  b ")
+        'a b'
+    """
+    return printable(" ".join(text.split()))
 
 
 def _is_hidden(ch: str) -> bool:
@@ -100,7 +117,7 @@ def markdown(text: str) -> str:
         >>> print(markdown("a|b <script> [x](http://y)"))
         a\|b &lt;script> \[x\](http\://y)
     """
-    shown = MARKUP.sub(r"\\\1", printable(" ".join(text.split())))
+    shown = MARKUP.sub(r"\\\1", one_line(text))
     shown = ENTITY.sub("&amp;", shown).replace("<", "&lt;")
     for sign in "~$":  # a pair of them strikes out, or is a formula
         if shown.count(sign) > 1:
@@ -113,9 +130,19 @@ def markdown(text: str) -> str:
     return f"{shown[:place]}\\{shown[place:]}"
 
 
+def latex(text: str) -> str:
+    r"""Return LaTeX that shows a text as it is, for a paragraph, a caption or a table's cell.
+
+    Example:
+        >>> print(latex("50%_of {x}"))
+        50\%\_of \{x\}
+    """
+    return "".join(LATEX.get(ch, ch) for ch in one_line(text))
+
+
 def code(text: str) -> str:
     """Return Markdown that shows a text as inline code."""
-    shown = printable(" ".join(text.split()))
+    shown = one_line(text)
     ticks = "`" * (_longest_run(shown) + 1)
     return f"{ticks} {shown} {ticks}" if "`" in shown else f"{ticks}{shown}{ticks}"
 

@@ -21,6 +21,7 @@ NAMES = {
     "python": "'); __import__('os').system('touch owned'); print('",
     "python lines": '"""\nimport os\nos.system("touch owned")\n"""',
     "braces": "{repo} {0} {{}} %s $HOME ${HOME} $(touch owned)",
+    "jinja": "{{ 7 * 7 }} {% for x in y %} {# gone #} {{ self.__init__.__globals__ }} <<x>> <% if %> <# c #>",
     "shell": "a; touch owned && `touch owned` | sh > /dev/null 2>&1 # b",
     "latex": r"\input{/etc/passwd} \end{tabular} % & $x$ # _ { } ~ ^ \write18{ls}",
     "escapes": "\x1b[31mred\x1b]0;title\x07\x9b31m\x00\x7f\r\t",
@@ -58,6 +59,35 @@ def text_of(markdown: str) -> str:
     """What a reader sees of one paragraph of Markdown."""
     (inline,) = (t for t in MarkdownIt("commonmark").enable("table").parse(markdown) if t.children)
     return "".join(token.content for token in inline.children or ())
+
+
+class Dom(HTMLParser):
+    """A page's elements, attributes and text in order, less the layout of its source."""
+
+    INLINE = frozenset({"td", "th", "p", "li", "h1", "h2", "title", "a", "strong", "sup", "span"})
+    VOID = frozenset({"meta", "img"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[object] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, sorted(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+        self.found.append(f"/{tag}")
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["style"]:
+            self.found.append(data.split())
+        elif data.strip() or (self.open and self.open[-1] in self.INLINE):
+            self.found.append(data)
 
 
 class Elements(HTMLParser):

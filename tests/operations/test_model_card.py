@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from golden_files import golden
 from hostile import NAMES, links_and_html, shape
 from markdown_it import MarkdownIt
 from safetensors.torch import save_file
@@ -103,6 +104,63 @@ def check(card: str, like: str, *, links: int) -> None:
     found = links_and_html(parts(card)[1])
     assert len(found) == links
     assert all(re.fullmatch(r"https://huggingface\.co/[\w.-]+/[\w.-]+", link) for link in found)
+
+
+# the cards that were once found right
+
+
+def cards(path: Path) -> dict[str, str]:
+    """A card of everything that can be pushed, of plain names and of a stranger's."""
+    recipe = record()["recipe"]
+    ids = [{"path": f"anna/ca@{'1' * 40}", "svp": 0.05, "mp": 0.4}, {"path": "/home/anna/de.delta"}]
+    hub = record(recipe=recipe | {"deltas": ids, "method": "lors", "scale": 0.15})
+    unknown = record(recipe=recipe | {"base": "/home/anna/base"})
+    names = list(NAMES.values())
+    nasty = record(
+        lorsmerge=" ".join(names), versions={"torch": " ".join(names)},
+        recipe=recipe | {"include": names, "deltas": [{"path": n, "scale": 0.1} for n in names]},
+        deltas=[record()["deltas"][0] | {"fingerprint": name} for name in names],
+    )  # fmt: skip
+    scores = [
+        result
+        for number, changes in enumerate(
+            [{}, {"dataset": "x|y/test", "task": "st", "metric": "BLEU", "score": 38, "low": None,
+                  "high": None, "signature": "nrefs:1"},
+             *({"dataset": f"a{name}", "metric": name, "signature": name, "split": name}
+               for name in names)]
+        )
+        for result in read_results(results(path / f"{number}.json", **changes), "0" * 16, path)
+    ]  # fmt: skip
+    run = {"base_name": BASE, "trained_on": [{"language": "ca", "task": "st", "hours": 1.0}]}
+    pruned = {
+        "lorsmerge.pruning": json.dumps({"svp": 0.05, "mp": 0.2, "energy_kept": 0.98765}),
+        "lorsmerge.history": json.dumps(
+            [f"lorsmerge delta {shlex.quote(name)} ca -o ca.delta" for name in names
+             if "\udc80" not in name]
+        ),
+    }  # fmt: skip
+    alone = {"lorsmerge": json.dumps(record())}
+    return {
+        "merge": card_of(folder(path / "merge", record())),
+        "merge_of_ids": card_of(folder(path / "ids", hub), license={"license": "mit"}),
+        "merge_of_no_id": card_of(folder(path / "no", unknown), base=None),
+        "merge_based": card_of(folder(path / "based", unknown), base="_you_/whisper_small"),
+        "merge_hostile": card_of(folder(path / "nasty", nasty)),
+        "scores": card_of(folder(path / "scores", record()), scores=scores[:2]),
+        "scores_hostile": card_of(folder(path / "scored", record()), scores=scores),
+        "finetune": card_of(folder(path / "run", None, run)),
+        "nothing": card_of(folder(path / "nothing", None), base=None),
+        "checkpoint": card_of(weights(path / "it's.safetensors", alone)),
+        "checkpoint_unknown": card_of(weights(path / "x.safetensors"), base=None),
+        "delta": card_of(delta_file(path / "a.delta")),
+        "delta_pruned": card_of(delta_file(path / "b.delta", **pruned), base=None),
+    }
+
+
+def test_cards_are_those_that_were_found_right(tmp_path: Path) -> None:
+    """The YAML by its values, as its layout is huggingface_hub's; the rest byte for byte."""
+    for name, card in cards(tmp_path).items():
+        assert parts(card) == parts(golden(f"card_{name}.md", card)), name
 
 
 # a merge
@@ -381,17 +439,18 @@ def test_a_deltas_commands_are_split_by_a_shell(tmp_path: Path) -> None:
 # scores
 
 
-def results(path: Path, **changes: Any) -> Path:
+def results(path: Path, split: str | None = None, **changes: Any) -> Path:
     row = {"model": "m", "dataset": "fleurs", "language": "ca", "task": "asr", "metric": "WER",
            "score": 12.3456, "low": 11.0, "high": 13.5, "signature": "beam:20"}  # fmt: skip
-    document = {"settings": {"splits": {}}, "models": {"m": {"identity": "0" * 16}},
+    splits = {str(changes.get("dataset", "fleurs")): split}
+    document = {"settings": {"splits": splits}, "models": {"m": {"identity": "0" * 16}},
                 "records": [row | changes]}  # fmt: skip
     path.write_text(json.dumps(document))
     return path
 
 
 @EVERY_NAME
-@pytest.mark.parametrize("key", ["dataset", "metric", "signature"])
+@pytest.mark.parametrize("key", ["dataset", "metric", "signature", "split"])
 def test_a_results_strings_are_text_in_the_card(tmp_path: Path, name: str, key: str) -> None:
     source = folder(tmp_path / "m", record())
     rows = read_results(results(tmp_path / "r.json", **{key: name}), "0" * 16, source)

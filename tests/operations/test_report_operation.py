@@ -33,7 +33,7 @@ from lorsmerge_cli.metrics.bleu import BLEU_METRIC, sentence_statistics
 from lorsmerge_cli.metrics.normalisation import normalise
 from lorsmerge_cli.metrics.significance import Comparison, Floats, block_sums, compare, holm
 from lorsmerge_cli.metrics.wer import WER_METRIC, error_statistics
-from lorsmerge_cli.operations.report.tables import MINUS, NONE
+from lorsmerge_cli.operations.report.numbers import MINUS, NONE
 from lorsmerge_cli.results.records import count_rows, score
 
 ASR = [("ca", "ca", "asr"), ("de", "de", "asr"), ("fr", "fr", "asr")]

@@ -14,7 +14,7 @@ from results_files import delta, finetune, merge, record, write_results
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault
 from lorsmerge_cli.metrics.normalisation import normalise
 from lorsmerge_cli.operations.report.entries import system_and_run
-from lorsmerge_cli.operations.report.tables import NONE
+from lorsmerge_cli.operations.report.numbers import NONE
 from lorsmerge_cli.results.records import Hypothesis, Scoring, score
 
 LANGUAGES = ("ca", "de", "fr")

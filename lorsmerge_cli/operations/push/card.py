@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ from huggingface_hub import ModelCard, ModelCardData
 from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.references import pinned_parts
 from lorsmerge_cli.core.methods import METHODS, method_of, method_of_pruned
+from lorsmerge_cli.data.languages import WHISPER_TASKS
 from lorsmerge_cli.deltas.file import Provenance
 from lorsmerge_cli.hub.faults import hub_faults
 from lorsmerge_cli.inputs import read_document
-from lorsmerge_cli.operations.push.card_scores import Scored, model_index, score_table
-from lorsmerge_cli.operations.push.card_usage import SPEECH, usage_of
+from lorsmerge_cli.operations.push.card_scores import TASKS, Scored, model_index
 from lorsmerge_cli.operations.push.source import CARD, Source
 from lorsmerge_cli.quoting import code, fence, markdown, printable
 from lorsmerge_cli.recipe.published import published_command, published_recipe
-from lorsmerge_cli.recipe.recipe import CARD_BLOCK
-from lorsmerge_cli.recipe.record import MergeRecord, ratios_of
+from lorsmerge_cli.recipe.recipe import CARD_BLOCK, DeltaEntry
+from lorsmerge_cli.recipe.record import MergedDelta, MergeRecord, ratios_of
+
+TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def write_card(subject: Subject) -> str:
     fields: dict[str, Any] = dict(subject.license) | {
         "language": languages or None,
         "library_name": "lorsmerge" if source.kind == "delta" else "transformers",
-        "pipeline_tag": SPEECH if source.is_whisper else None,
+        "pipeline_tag": TASKS["asr"][0] if source.is_whisper else None,
         "tags": [*tags, "lorsmerge", *(["whisper"] if source.is_whisper else [])],
     }
     if bases:
@@ -112,92 +115,54 @@ def write_card(subject: Subject) -> str:
         fields |= {"base_model": bases, "base_model_relation": relation}
     if subject.scores:
         fields |= {"model_name": name, "eval_results": model_index(subject.scores)}
-    data = ModelCardData(**fields)
-    parts = [f"---\n{data.to_yaml()}\n---", f"# {name}", *_body(subject)]
-    return str(ModelCard("\n\n".join(parts) + "\n"))
+    language, task = next(iter(subject.pairs), ("", ""))  # the first, for the code on the card
+    card = ModelCard.from_template(
+        ModelCardData(**fields), str(TEMPLATE), name=name, repo=subject.repo, base=subject.base,
+        kind=source.kind, is_whisper=source.is_whisper, file=next(iter(source.files)),
+        language=language or "en", task=WHISPER_TASKS.get(task, "transcribe"),
+        scores=subject.scores, markdown=markdown, code=code, fence=fence, python=repr,
+        shell=shlex.quote, **_delta(source.delta), **_merge(source.merge, subject.base),
+    )  # fmt: skip
+    return str(card)
 
 
-def _body(subject: Subject) -> Iterator[str]:
-    source = subject.source
-    if source.delta is not None:
-        yield from _delta_body(source.delta, subject.base)
-    elif source.merge is not None:
-        yield _merge_line(source.merge, subject.base)
-    elif subject.base:
-        yield f"A fine-tune of {_link(subject.base)}."
-    usage = usage_of(source, subject.repo, subject.base, subject.pairs)
-    if usage:
-        yield f"## Use\n\n{usage}"
-    if subject.scores:
-        yield f"## Scores\n\n{score_table(subject.scores)}"
-    if source.merge is not None:
-        yield from _recipe_part(source.merge, subject.base)
+def _delta(delta: Provenance | None) -> dict[str, Any]:
+    """What the card of a delta says of its making, without local paths."""
+    if delta is None:
+        return {"delta": None}
+    commands = filter(None, map(published_command, delta.history))
+    return {
+        "delta": delta, "ratios": ratios_of(delta.pruning),
+        "history": [printable(command) for command in commands],
+    }  # fmt: skip
 
 
-def _merge_line(merge: MergeRecord, base_id: str | None) -> str:
-    ratios = {key for delta in merge.deltas for key in delta.pruning}
-    method = METHODS[method_of_pruned(merge.recipe.method or method_of(()), ratios)].title
-    base = _link(base_id) if base_id else "A base"
-    count = len(merge.deltas)
-    fine_tunes = "one fine-tune" if count == 1 else f"{count} fine-tunes"
-    return f"{base} with what {fine_tunes} of it learnt added, without training again: {method}."
-
-
-def _recipe_part(merge: MergeRecord, base_id: str | None) -> Iterator[str]:
-    """The inputs as a table, and the recipe that makes the merge again, without local paths."""
+def _merge(merge: MergeRecord | None, base_id: str | None) -> dict[str, Any]:
+    """What the card of a merge says of its inputs, and the recipe that makes it again, without local paths."""
+    if merge is None:
+        return {"merge": None}
     recipe = published_recipe(merge.recipe)
     if base_id and hub_id(recipe.base) is None:
         recipe = replace(recipe, base=base_id)
-    yield "## How it was made"
-    rows = ["| delta | language | task | svp | mp | lambda | fingerprint |",
-            "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
-    for entry, delta in zip(recipe.deltas, merge.deltas, strict=True):
-        given = (
-            entry.svp if entry.svp is not None else delta.pruning.get("svp"),
-            entry.mp if entry.mp is not None else delta.pruning.get("mp"),
-            entry.scale,
-        )
-        languages, tasks = (
-            ", ".join(dict.fromkeys(filter(None, part))) for part in zip(*delta.pairs, strict=True)
-        ) if delta.pairs else ("", "")  # fmt: skip
-        repo = hub_id(entry.path)
-        cells = [
-            _link(repo) if repo else markdown(entry.path), languages, tasks,
-            *("" if value is None else f"{value:g}" for value in given),
-            markdown(delta.fingerprint[:12]),
-        ]  # fmt: skip
-        rows.append(f"| {' | '.join(cells)} |")
-    yield "\n".join(rows)
-    yield (
-        f"To make it again with lorsmerge {markdown(merge.lorsmerge or __version__)} and PyTorch "
-        f"{markdown(merge.torch)}, save this card as `card.md`:"
+    ratios = {key for delta in merge.deltas for key in delta.pruning}
+    paths = [recipe.base, *(entry.path for entry in recipe.deltas)]
+    return {
+        "merge": merge, "recipe": recipe, "recipe_block": CARD_BLOCK, "version": __version__,
+        "method": METHODS[method_of_pruned(merge.recipe.method or method_of(()), ratios)].title,
+        "local": [path for path in paths if hub_id(path) is None],
+        "inputs": [_input(*pair) for pair in zip(recipe.deltas, merge.deltas, strict=True)],
+    }  # fmt: skip
+
+
+def _input(entry: DeltaEntry, delta: MergedDelta) -> dict[str, Any]:
+    """A row of the table of a merge's inputs."""
+    languages, tasks = (
+        ", ".join(dict.fromkeys(filter(None, part)))
+        for part in (zip(*delta.pairs, strict=True) if delta.pairs else ("", ""))
     )
-    yield fence("lorsmerge merge --recipe card.md -o merged/", "sh")
-    inputs = [recipe.base, *(entry.path for entry in recipe.deltas)]
-    local = [path for path in inputs if hub_id(path) is None]
-    if local:
-        listed = ", ".join(map(code, local))
-        yield f"Not on the Hub, and to be put where the recipe has them: {listed}."
-    yield fence(recipe.to_toml(), CARD_BLOCK)
-
-
-def _link(repo: str) -> str:
-    """A repository of the Hub as a link."""
-    return f"[{markdown(repo)}](https://huggingface.co/{repo})"
-
-
-def _delta_body(delta: Provenance, base_id: str | None) -> Iterator[str]:
-    base = _link(base_id) if base_id else "its base"
-    what = ", ".join(part for part in (delta.language, delta.task) if part)
-    yield (
-        f"What a fine-tune{f' ({what})' if what else ''} changed in {base}: a *delta*, to be added to "
-        "it, alone or with others."
-    )
-    if delta.pruning:
-        ratios = ", ".join(f"{key} {value:g}" for key, value in ratios_of(delta.pruning).items())
-        kept = delta.pruning.get("energy_kept")
-        share = f"; {kept:.1%} of its energy is kept" if isinstance(kept, float) else ""
-        yield f"It was pruned ({ratios}){share}."
-    history = [command for line in delta.history if (command := published_command(line))]
-    if history:
-        yield "It was made by:\n\n" + fence("\n".join(map(printable, history)), "sh")
+    return {
+        "path": entry.path, "repo": hub_id(entry.path), "languages": languages, "tasks": tasks,
+        "svp": delta.pruning.get("svp") if entry.svp is None else entry.svp,
+        "mp": delta.pruning.get("mp") if entry.mp is None else entry.mp,
+        "scale": entry.scale, "fingerprint": delta.fingerprint[:12],
+    }  # fmt: skip

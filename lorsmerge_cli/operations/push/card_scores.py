@@ -1,4 +1,4 @@
-"""Scores on a model card: from `eval`'s results file to the card's model-index and a table."""
+"""Scores on a model card: from `eval`'s results file to the card's model-index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult
 
 from lorsmerge_cli.errors import Mismatch, UnreadableFile, named
 from lorsmerge_cli.inputs import json_object, read_document
-from lorsmerge_cli.quoting import markdown, printable
+from lorsmerge_cli.quoting import printable
 from lorsmerge_cli.recipe.published import published_names
 from lorsmerge_cli.recipe.recipe import LARGEST
 from lorsmerge_cli.recipe.record import check_labels
@@ -131,16 +131,3 @@ def model_index(scores: Sequence[Scored]) -> list[EvalResult]:
             )
         )
     return results
-
-
-def score_table(scores: Sequence[Scored]) -> str:
-    """The scores as Markdown, with their signatures below."""
-    lines = ["| task | language | data | split | metric | score | 95 % interval |",
-             "| --- | --- | --- | --- | --- | ---: | ---: |"]  # fmt: skip
-    for row in scores:
-        cells = [row.task, row.language, row.dataset, row.split or "", row.metric,
-                 f"{row.score:.2f}"]  # fmt: skip
-        cells.append("" if row.interval is None else "{:.2f} to {:.2f}".format(*row.interval))
-        lines.append(f"| {' | '.join(map(markdown, cells))} |")
-    signatures = dict.fromkeys(row.signature for row in scores)
-    return "\n".join([*lines, "", *(f"    {signature}" for signature in signatures)])

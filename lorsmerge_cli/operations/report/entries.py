@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lorsmerge_cli.operations.report.numbers import setting
 from lorsmerge_cli.results.records import Record
 
 RUN_MARK = ":"
@@ -181,7 +182,7 @@ def rows_of(entries: Sequence[Entry]) -> Iterable[Row]:
     for (system, its), own in rows.items():
         columns = zip(*(other for name, other in rows if name == system), strict=True)
         words = [
-            f"{word} {_number(value)}"
+            f"{word} {setting(value)}"
             for word, value, column in zip(SETTINGS, its, columns, strict=True)
             if len(set(column)) > 1 and value is not None
         ]
@@ -217,10 +218,6 @@ def mean_hours(entries: Iterable[Entry]) -> float | None:
     """Of training data for each language and task; None where that is not known."""
     known = [entry.origin.hours for entry in entries if entry.origin.hours is not None]
     return sum(known) / len(known) if known else None
-
-
-def _number(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float | int) else str(value)
 
 
 def _sizes(hours: Sequence[float]) -> dict[float, float]:

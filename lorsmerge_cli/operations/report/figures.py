@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lorsmerge_cli.operations.report.entries import Row
+from lorsmerge_cli.operations.report.numbers import number, setting
 from lorsmerge_cli.operations.report.pages import Picture
 from lorsmerge_cli.operations.report.scores import Runs, average_score, partners
 from lorsmerge_cli.pictures import legible
@@ -126,7 +127,7 @@ def _panel(tables: Tables, task: str, label: str, axis: str) -> Panel | None:
         if level is None or x is None:
             continue
         several = ratios and _varies(tables, row, "hours")
-        size = f", {row.hours:g} h" if several else ""
+        size = f", {setting(row.hours)} h" if several else ""
         name = tables.name(row.system) + size
         points = lines.setdefault((name, ""), [])
         points += _points(tables, task, x, runs)
@@ -241,7 +242,7 @@ def _draw_panel(panel: Panel, axis: Any) -> None:
     places = sorted({point.x for line in panel.lines for point in line.points})
     if panel.ratios:
         axis.set_xscale("log")
-    axis.set_xticks(places, [f"{x:g}" for x in places])
+    axis.set_xticks(places, [setting(x) for x in places])
     axis.minorticks_off()
 
 
@@ -250,9 +251,9 @@ def _words(figure: Figure) -> str:
     parts = []
     for panel in figure.panels:
         lines = [
-            f"{line.name}: " + ", ".join(f"{p.y:.2f} at {p.x:g}" for p in line.points)
+            f"{line.name}: " + ", ".join(f"{number(p.y)} at {setting(p.x)}" for p in line.points)
             for line in panel.lines
         ]
-        lines += [f"{name}: {level:.2f}" for name, level in panel.levels.items()]
+        lines += [f"{name}: {number(level)}" for name, level in panel.levels.items()]
         parts.append(f"{panel.y_label} against {panel.x_label}. " + "; ".join(lines) + ".")
     return " ".join(parts)

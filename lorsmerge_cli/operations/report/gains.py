@@ -7,6 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lorsmerge_cli.operations.report.entries import OWN, Key, Row
+from lorsmerge_cli.operations.report.numbers import (
+    NONE,
+    change,
+    number,
+    percent,
+    percents,
+    span,
+)
 from lorsmerge_cli.operations.report.scores import (
     Difference,
     Runs,
@@ -17,17 +25,13 @@ from lorsmerge_cli.operations.report.scores import (
 )
 from lorsmerge_cli.operations.report.tables import (
     BETTER,
-    MINUS,
-    NONE,
     WORSE,
     Cell,
     Table,
     Tables,
     difference_cell,
     marked,
-    number,
     score_cell,
-    signed,
 )
 
 REFUSED = "refused"
@@ -106,8 +110,7 @@ def scales_of(runs: Runs) -> str:
     numbers = sorted(scale for scale in scales if isinstance(scale, float | int))
     if OWN in scales or not numbers:
         return OWN if OWN in scales else NONE
-    low, high = f"{numbers[0]:.3g}", f"{numbers[-1]:.3g}"
-    return low if low == high else f"{low} to {high}"
+    return span(numbers[0], numbers[-1])
 
 
 def gains(tables: Tables) -> Iterable[Table]:
@@ -121,10 +124,7 @@ def gains(tables: Tables) -> Iterable[Table]:
         for row in tables.rows:
             if row.system == finetuned:
                 whole = _divisors(tables, tables.made_for(row, task), task, keys)
-                cells = [
-                    Cell(NONE if d is None else f"{signed(d.value)} ± {number(d.error)}")
-                    for d in whole
-                ]
+                cells = [Cell(NONE if d is None else change(d.value, d.error)) for d in whole]
                 label = f"{tables.label(row)} less {tables.name(base)}"
                 rows.append((label, False, (*cells, Cell(""))))
         denominators = len(rows)
@@ -156,7 +156,7 @@ def _divisors(
 def _gain_cells(tables: Tables, row: Row, task: str, keys: Sequence[Key]) -> tuple[Cell, ...]:
     runs, roles = tables.made_for(row, task), tables.roles
     scores = [score.value for key in keys if (score := cell_score(runs, key)) is not None]
-    gap = Cell(f"{max(scores) - min(scores):.2f}" if len(scores) > 1 else "")
+    gap = Cell(number(max(scores) - min(scores)) if len(scores) > 1 else "")
     if row.system in (roles.base, roles.finetuned):
         return (*(Cell(NONE) for _ in [*keys, "average"]), gap)
     base = tables.results.runs(roles.base or "")
@@ -194,8 +194,8 @@ def _gain(
     share = test.value / divisor.value
     found = tables.tests.share(*systems, keys, share, divisor.value)
     known = found is not None and not math.isnan(found.standard_error)
-    beside = f"{100 * found.low:.0f} to {100 * found.high:.0f}" if found and known else ""
-    return Cell(f"{100 * share:.0f} %".replace("-", MINUS), beside=beside.replace("-", MINUS))
+    beside = percents(found.low, found.high) if found and known else ""
+    return Cell(percent(share), beside=beside)
 
 
 def retention(tables: Tables) -> Table | None:

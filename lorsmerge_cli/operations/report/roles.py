@@ -9,6 +9,7 @@ from pathlib import Path
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.inputs import read_toml
 from lorsmerge_cli.operations.report.entries import Entry, Row
+from lorsmerge_cli.operations.report.numbers import number
 from lorsmerge_cli.operations.report.results import Results
 from lorsmerge_cli.quoting import command
 from lorsmerge_cli.usage import PAPER
@@ -32,7 +33,7 @@ class Paper:
         found = own.get(column)
         if found is None:
             return ""
-        return f"{found:.2f}" if column == AVERAGE else str(found)
+        return number(found) if column == AVERAGE else str(found)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.operations.report.entries import Row, mean_hours
 from lorsmerge_cli.operations.report.figures import draw, figures_of
 from lorsmerge_cli.operations.report.gains import bought, scales_of
+from lorsmerge_cli.operations.report.numbers import NONE, setting
 from lorsmerge_cli.operations.report.pages import Page, write_pages
 from lorsmerge_cli.operations.report.results import read_results
 from lorsmerge_cli.operations.report.roles import (
@@ -25,7 +26,7 @@ from lorsmerge_cli.operations.report.roles import (
     read_paper,
 )
 from lorsmerge_cli.operations.report.scores import average_score, cell_score
-from lorsmerge_cli.operations.report.tables import NONE, Cell, Table, Tables
+from lorsmerge_cli.operations.report.tables import Cell, Table, Tables
 from lorsmerge_cli.outputs import atomic_folder, check_output
 from lorsmerge_cli.pictures import can_draw
 from lorsmerge_cli.quoting import json_escaped
@@ -156,8 +157,7 @@ def _systems(tables: Tables) -> Table:
             ", ".join(f"{kind} {method}".strip() for kind, method in kinds.items()) or NONE,
             str(len(models) or NONE),
             ", ".join(f"{language} {task}" for language, task in sorted(made_for)) or NONE,
-            *(f"{x:g}" if isinstance(x, float | int) else x or NONE
-              for x in (mean_hours(row.entries), row.svp, row.mp)),
+            *map(setting, (mean_hours(row.entries), row.svp, row.mp)),
             scales_of(row.runs),
         ]  # fmt: skip
         rows.append((tables.label(row), False, tuple(map(Cell, words))))

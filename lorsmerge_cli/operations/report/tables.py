@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from lorsmerge_cli.metrics.significance import TOO_FEW, holm
 from lorsmerge_cli.operations.report.entries import Key, Row
+from lorsmerge_cli.operations.report.numbers import NONE, change, number, rounded
 from lorsmerge_cli.operations.report.results import Results
 from lorsmerge_cli.operations.report.roles import AVERAGE, Paper, Roles
 from lorsmerge_cli.operations.report.scores import (
@@ -23,8 +24,6 @@ from lorsmerge_cli.results.records import blocks_in_words
 
 BETTER, WORSE, PARTIAL, CUT = "†", "‡", "*", "§"
 LEVEL = 0.05  # of the paired tests of a table together
-NONE = "\N{EN DASH}"  # a cell that has no number
-MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ class Tables:
             tests.append(self.tests.difference(runs, others, keys) if tested else None)
             errors.append(Cell(NONE if score is None else number(score.error)))
             spreads.append(Cell("" if score is None or math.isnan(score.spread) else
-                                f"{score.spread:.2f} ({score.runs})"))  # fmt: skip
+                                f"{number(score.spread)} ({score.runs})"))  # fmt: skip
         beside = [self.paper.beside(row, task, AVERAGE) for row in self.rows]
         averages = _column(scores, tests, beside, whole, task)
         return [averages, errors, *([spreads] if many else [])]
@@ -280,17 +279,17 @@ def _column(
     task: str,
 ) -> list[Cell]:
     """A column of scores, the best of the complete ones in bold."""
-    shown = [None if s is None or math.isnan(s.value) else f"{s.value:.2f}" for s in scores]
-    known = [float(text) for text, all_of in zip(shown, whole, strict=True) if text and all_of]
+    shown = [math.nan if score is None else rounded(score.value) for score in scores]
+    known = [v for v, all_of in zip(shown, whole, strict=True) if all_of and not math.isnan(v)]
     best = (max if task == "st" else min)(known, default=math.nan)
     return [
         Cell(NONE, beside=paper)
-        if text is None
+        if math.isnan(value)
         else Cell(
-            text, all_of and float(text) == best and len(known) > 1, "" if all_of else PARTIAL,
+            number(value), all_of and value == best and len(known) > 1, "" if all_of else PARTIAL,
             paper, test,
         )
-        for text, test, paper, all_of in zip(shown, tests, beside, whole, strict=True)
+        for value, test, paper, all_of in zip(shown, tests, beside, whole, strict=True)
     ]  # fmt: skip
 
 
@@ -301,14 +300,5 @@ def score_cell(score: Score | None) -> Cell:
 def difference_cell(found: Difference | None) -> Cell:
     if found is None or math.isnan(found.value):
         return Cell(NONE)
-    spread = f" ({found.spread:.2f})" if found.runs > 1 else ""
-    return Cell(f"{signed(found.value)} ± {number(found.error)}{spread}", test=found)
-
-
-def signed(value: float) -> str:
-    """With a sign as wide as a plus."""
-    return NONE if math.isnan(value) else f"{value:+.2f}".replace("-", MINUS)
-
-
-def number(value: float) -> str:
-    return NONE if math.isnan(value) else f"{value:.2f}"
+    spread = f" ({number(found.spread)})" if found.runs > 1 else ""
+    return Cell(change(found.value, found.error) + spread, test=found)
