@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -202,3 +203,16 @@ def test_every_module_says_what_it_is(file: Path) -> None:
 def test_every_subcommand_is_a_verb_and_every_verb_a_subcommand() -> None:
     verbs = {verb_of(file) for file in FILES if room_of(file) == "operations"} - {"__init__"}
     assert verbs == {file.stem for file in (PACKAGE / "commands").glob("*.py")} - {"__init__"}
+
+
+def test_the_page_draws_what_may_be_imported() -> None:
+    page = (PACKAGE.parent / "docs" / "contributing.md").read_text(encoding="utf-8")
+    arrows = re.findall(r"^    (\w+) --> (\w+)$", page, re.MULTILINE)
+    below: dict[str, set[str]] = {}
+    for upper, lower in arrows:
+        below.setdefault(upper, set()).add(lower)
+        assert lower in MAY_IMPORT[upper]
+    for name in TopologicalSorter(below).static_order():  # what is further down as well
+        below[name] = set().union(below.get(name, ()), *(below[low] for low in below.get(name, ())))
+    for name in (*NOUNS, "operations", "commands"):
+        assert MAY_IMPORT[name] & {*NOUNS, "operations"} <= below[name], name
