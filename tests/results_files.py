@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.results.records import Hypothesis, Record, Scoring, score
+from lorsmerge_cli.metrics.metric import Scoring
+from lorsmerge_cli.results.document import VERSION, record_document
+from lorsmerge_cli.results.records import Hypothesis, Record, score
 
 WORDS = [
     "the",
@@ -49,6 +52,20 @@ def hypotheses(model: str, cell: Cell, wrong: float, *, count: int = COUNT) -> l
     return rows
 
 
+def answers(said: Sequence[str], meant: Sequence[str], **more: Any) -> list[Hypothesis]:
+    """Hypotheses beside their references, and nothing else of note."""
+    pairs = enumerate(zip(said, meant, strict=True))
+    return [
+        Hypothesis("m", "d", str(n), "ca", "st", ref, hyp, 1.0, **more) for n, (hyp, ref) in pairs
+    ]
+
+
+def reported(record: dict[str, Any]) -> dict[str, Any]:
+    """The reported score of a record of a results file."""
+    found: dict[str, Any] = record["scores"][record["metric"]]
+    return found
+
+
 @cache
 def record(model: str, cell: Cell, wrong: float, **changes: Any) -> Record:
     return score(hypotheses(model, cell, wrong, **changes), SCORING)
@@ -87,6 +104,7 @@ def write_results(
 ) -> Path:
     """A results file as `eval -o` writes it; without `made_from` as it did at first."""
     document: dict[str, Any] = {
+        "version": VERSION,
         "lorsmerge": version,
         "settings": {
             "scoring": {"normalisation": normalisation, "samples": SCORING.samples, "seed": 0},
@@ -95,7 +113,7 @@ def write_results(
                          "begin_suppress": [], "dtype": "float32"},
         },
         "speed": {},
-        "records": [entry.to_dict() for entry in records],
+        "records": [record_document(entry) for entry in records],
         "comparisons": [],
     }  # fmt: skip
     if made_from is not None:

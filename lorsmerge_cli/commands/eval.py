@@ -23,8 +23,9 @@ FLAWS = {
     "cut": "hypotheses that the limit of tokens ended",
     "looping": "hypotheses that repeat themselves (zlib makes them over 2.4 times as short)",
 }
+KINDS = {"sub": "substitutions", "del": "deletions", "ins": "insertions"}
 WITHOUT_MODELS = {  # parameters that --score-only heeds
-    "models", "hypotheses", "score_only", "normalisation", "compare", "samples", "seed", "output",
+    "models", "hypotheses", "score_only", "normalisation", "metrics", "compare", "samples", "seed", "output",
     "trn", "worst", "verbose", "force", "quiet", "as_json", "debug",
 }  # fmt: skip
 
@@ -86,6 +87,12 @@ def evaluate(
                                  help=f"How deltas are applied: {options.WITHOUT_RATIOS}."),
     ] = None,
     normalisation: options.Normalise = "auto",
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", metavar="NAME", rich_help_panel=options.SCORING,
+                     help="Score by this too, and --compare by it (may be repeated); NAME=OPTION "
+                     "where a metric has one."),
+    ] = None,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option("--compare", metavar="A B", rich_help_panel=options.SCORING,
@@ -134,6 +141,7 @@ def evaluate(
         raise typer.BadParameter("Give a MODEL and --data, or --score-only and --hypotheses.")
     _check_applied(models or (), apply, {"--scale": scale, "--method": method})
     from lorsmerge_cli import usage
+    from lorsmerge_cli.metrics import check_metrics
     from lorsmerge_cli.recipe.recipe import unpruned_method_faults
 
     files = [path for _, path in _named(models or ())] + (apply or [])
@@ -147,17 +155,18 @@ def evaluate(
             dtype=dtype, device=device, numbers={"--hours": hours, "--scale": scale},
         )
         + unpruned_method_faults(method)
+        + check_metrics(metrics or ())
         + usage.check_paths([companions])
         + usage.check_evaluation(
             names, inputs, compared=compare, hypotheses=hypotheses, score_only=score_only,
             output=output, trn=trn, force=force,
         )
     )  # fmt: skip
+    from lorsmerge_cli.metrics.metric import Scoring
     from lorsmerge_cli.operations.eval import evaluate as operation
     from lorsmerge_cli.operations.eval import rescore
-    from lorsmerge_cli.results.records import Scoring
 
-    scoring = Scoring(normalisation, samples, seed)
+    scoring = Scoring(normalisation, samples, seed, tuple(metrics or ()))
     if score_only:
         assert hypotheses is not None
         report = rescore(
@@ -307,23 +316,20 @@ def _test_sets(
 def _show(report: EvalReport, worst: int, verbose: bool) -> None:
     from lorsmerge_cli.results.records import few_blocks
 
-    for task in ("asr", "st"):
-        records = [record for record in report.records if record.task == task]
-        if records:
-            _summary(records, task)
+    for task in sorted({record.task for record in report.records}):
+        _summary([record for record in report.records if record.task == task])
     if verbose or worst:
         _worst(report, worst) if worst else _details(report)
-    for a, b, found in report.comparisons:
-        unit = 100 if a.task == "asr" else 1
+    for a, b, metric, found in report.comparisons:
         console.line(
-            f"{a.dataset} {a.language} {a.task}: {a.metric} of {b.model} less {a.model} "
-            f"{unit * found.difference:+.2f} ({unit * found.interval.low:+.2f} to "
-            f"{unit * found.interval.high:+.2f}), p = {found.p_value:.2g}, "
-            f"{found.blocks} {a.block_unit}"
+            f"{a.dataset} {a.language} {a.task}: {metric.name} of {b.model} less {a.model} "
+            f"{found.difference:+.2f} ({found.interval.low:+.2f} to {found.interval.high:+.2f}), "
+            f"p = {found.p_value:.2g}, {found.blocks} {a.block_unit}"
         )
     for model, speed in report.speed.items():
         console.line(f"{model}: {speed:.1f} s of audio a second")
-    for signature in dict.fromkeys(record.signature for record in report.records):
+    signatures = (score.signature for r in report.records for score in r.scores.values())
+    for signature in dict.fromkeys(signatures):
         console.line(f"signature: {signature}")
     if "signature" in report.settings:
         console.line(f"signature: {report.settings['signature']}")
@@ -331,15 +337,18 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
         console.note(few)
 
 
-def _summary(records: Sequence[Record], task: str) -> None:
-    """Systems x languages, as the paper's tables, and how the errors divide."""
-    from lorsmerge_cli.results.records import average, blocks_in_words
+def _summary(records: Sequence[Record]) -> None:
+    """Show systems x languages of one task, as the paper's tables, and how the errors divide."""
+    from lorsmerge_cli.results.records import average, blocks_in_words, metric_of
 
     sets = list(dict.fromkeys((record.dataset, record.language) for record in records))
     languages = [language for _, language in sets]
     repeated = len(set(languages)) < len(languages)
     heads = [f"{language} {dataset}" if repeated else language for dataset, language in sets]
-    extra = ["sub", "del", "ins"] if task == "asr" else ["chrF2", "not English"]
+    reported = list(dict.fromkeys(record.metric for record in records))
+    names = dict.fromkeys(name for record in records for name in record.scores)
+    others = [name for name in names if name not in reported]
+    kinds = [kind for kind in KINDS if all(KINDS[kind] in record.details for record in records)]
     flaws = [key for key in FLAWS if any(record.details[key] for record in records)]
     rows = []
     for model in dict.fromkeys(record.model for record in records):
@@ -347,18 +356,27 @@ def _summary(records: Sequence[Record], task: str) -> None:
         mean, error = average(list(own.values()))
         row = [model, *(f"{own[key].score:.2f}" if key in own else "" for key in sets)]
         row += [f"{mean:.2f}", "" if math.isnan(error) else f"{error:.2f}"]
-        row += _extra(list(own.values()), task)
+        row += [_mean(list(own.values()), name) for name in others]
+        row += [_share(list(own.values()), KINDS[kind]) for kind in kinds]
         rows.append(row + [_sum(list(own.values()), key) for key in flaws])
-    metrics = " / ".join(dict.fromkeys(record.metric for record in records))
-    title = f"{metrics} {'%' if task == 'asr' else ''}".strip()
-    console.table(["model", *heads, "average", "+-", *extra, *flaws], rows, title=title)
-    kinds = "; sub, del, ins: substituted, deleted, inserted, % of the reference"
-    console.line(
-        f"+-: standard error of the average, over {blocks_in_words(records)}"
-        f"{kinds if task == 'asr' else ''}"
-    )
+    unit = metric_of(records[0]).unit
+    title = f"{' / '.join(reported)} {unit if unit == '%' else ''}".strip()
+    console.table(["model", *heads, "average", "+-", *others, *kinds, *flaws], rows, title=title)
+    legend = "; sub, del, ins: substituted, deleted, inserted, % of the reference" if kinds else ""
+    console.line(f"+-: standard error of the average, over {blocks_in_words(records)}{legend}")
     for key in flaws:
         console.line(f"{key}: {FLAWS[key]}")
+
+
+def _mean(records: Sequence[Record], name: str) -> str:
+    known = [record.scores[name].score for record in records if name in record.scores]
+    return f"{sum(known) / len(known):.2f}" if known else ""
+
+
+def _share(records: Sequence[Record], kind: str) -> str:
+    """Return errors of one kind in percent of the references."""
+    length = sum(r.details[key] for r in records for key in ("hits", "substitutions", "deletions"))
+    return f"{100 * sum(r.details[kind] for r in records) / length:.2f}" if length else ""
 
 
 def _sum(records: Sequence[Record], key: str) -> str:
@@ -366,26 +384,15 @@ def _sum(records: Sequence[Record], key: str) -> str:
     return "" if None in counts else str(sum(counts))
 
 
-def _extra(records: Sequence[Record], task: str) -> list[str]:
-    if task == "st":
-        chrf = sum(record.details["chrf2"] for record in records) / len(records)
-        shares = [record.details["share_not_english"] for record in records]
-        known = [share for share in shares if share is not None]
-        return [f"{chrf:.2f}", f"{sum(known) / len(known):.1%}" if known else ""]
-    length = sum(r.details[key] for r in records for key in ("hits", "substitutions", "deletions"))
-    kinds = ("substitutions", "deletions", "insertions")
-    counts = [sum(record.details[kind] for record in records) for kind in kinds]
-    return [f"{100 * count / length:.2f}" if length else "" for count in counts]
-
-
 def _details(report: EvalReport) -> None:
     rows = [
         [
-            record.model, record.dataset, record.language, record.task, record.metric,
-            f"{record.score:.2f}", f"{record.low:.2f} to {record.high:.2f}",
+            record.model, record.dataset, record.language, record.task, name,
+            f"{score.score:.2f}", f"{score.low:.2f} to {score.high:.2f}",
             f"{record.blocks} {record.block_unit}", str(len(record.rows)),
         ]
         for record in report.records
+        for name, score in record.scores.items()
     ]  # fmt: skip
     heads = [
         "model",
@@ -402,7 +409,8 @@ def _details(report: EvalReport) -> None:
 
 
 def _worst(report: EvalReport, count: int) -> None:
-    from lorsmerge_cli.results.records import count_rows
+    from lorsmerge_cli.data.languages import text_language
+    from lorsmerge_cli.metrics.wer import count_rows, unit_of
 
     for model in dict.fromkeys(record.model for record in report.records):
         found = [
@@ -410,7 +418,11 @@ def _worst(report: EvalReport, count: int) -> None:
             for record in report.records
             if record.model == model
             for errors, row in zip(
-                count_rows(record.rows, record.normalisation, record.unit),
+                count_rows(
+                    record.rows,
+                    record.details.get("normalisation", "basic"),
+                    unit_of(text_language(record.language, record.task)),
+                ),
                 record.rows,
                 strict=True,
             )

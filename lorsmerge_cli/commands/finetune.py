@@ -264,10 +264,10 @@ def finetune(
 
 
 def _scores(scores: dict[str, float]) -> str:
-    from lorsmerge_cli.results.records import metric_of
+    from lorsmerge_cli.metrics import metrics_of
 
     named = {k: v for k, v in scores.items() if k not in ("epoch", "step", "score")}
-    return ", ".join(f"{k} {metric_of(*k.split('_'))} {v:.2f}" for k, v in named.items())
+    return ", ".join(f"{k} {metrics_of(*k.split('_'))[0].name} {v:.2f}" for k, v in named.items())
 
 
 def _learnt(record: dict[str, Any]) -> str:

@@ -268,7 +268,11 @@ def _show(report: SearchReport, verbose: bool) -> None:
     goal, best = report.plan.goal, report.finalists[0]
     same = sum(row.same_as is not None for row in report.trials)
     repeated = f", {same} repeated" if same else ""
-    first = "best (least WER less BLEU)" if len(goal.tasks) > 1 else "best"
+    first = (
+        f"best (least {' less '.join(goal.names(ranking=False))})"
+        if len(goal.tasks) > 1
+        else "best"
+    )
     console.line(
         f"{first}: {best.trial.name} of {len(report.trials)} ({stopped} stopped early"
         f"{repeated}): {_named(goal, best.values)}"

@@ -8,6 +8,8 @@ import re
 from lorsmerge_cli.errors import UsageFault
 
 TASKS = ("asr", "st")
+CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # Whisper's codes, and others of their form
+SHOWN = 16  # characters of a value in a message
 # Written without spaces between words: Whisper's texts in them begin without one too.
 SPACELESS = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
 WHISPER_TASKS = {"asr": "transcribe", "st": "translate"}
@@ -120,3 +122,20 @@ def parse_task(name: str) -> str:
     if task is None:
         raise UsageFault(f"There is no task {name!r}.", "Use asr (transcribe) or st (translate).")
     return task
+
+
+def text_language(language: str, task: str) -> str:
+    """Return the language of an answer: what is spoken, or English, which Whisper translates into."""
+    return "en" if task == "st" else language
+
+
+def check_labels(language: str, task: str) -> None:
+    """Check the language and the task that a file names; either may be empty.
+
+    Raises:
+        ValueError: one of them is none.
+    """
+    if language and not CODE.fullmatch(language):
+        raise ValueError(f"{language[:SHOWN]!r} is no code of a language")
+    if task and task not in TASKS:
+        raise ValueError(f"{task[:SHOWN]!r} is no task")

@@ -39,6 +39,7 @@ class Utterance:
         whole: whether the piece is known to be all of its file.
         segment: whether it is a piece of its file, and no whole one. A manifest says so by giving a
             start, be it 0.
+        source_text: transcript of what a translation's text is of; None where it is not known.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Utterance:
     speaker: str | None = None
     whole: bool = False
     segment: bool = False
+    source_text: str | None = None
 
 
 class Answer(NamedTuple):

@@ -1,95 +1,50 @@
-"""BLEU and chrF of a corpus by sacreBLEU, one reference per hypothesis."""
+"""BLEU of a corpus by sacreBLEU, one reference per hypothesis."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
-import numpy as np
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
+from lorsmerge_cli.metrics.metric import Metric, Scored, Scoring
 
-from lorsmerge_cli.errors import LorsmergeError, Mismatch
-from lorsmerge_cli.metrics.significance import Floats, Metric
+if TYPE_CHECKING:
+    from sacrebleu.metrics.bleu import BLEU as Sacrebleu
+
+    from lorsmerge_cli.metrics.metric import Floats
 
 ORDERS = 4  # n-grams up to this length, sacreBLEU's default
 
 
-@dataclass(frozen=True)
-class CorpusScore:
-    """A score from 0 to 100 and sacreBLEU's signature of how it was computed."""
-
-    score: float
-    signature: str
-
-
-def bleu(
-    hypotheses: Sequence[str], references: Sequence[str], target_language: str = "en"
-) -> CorpusScore:
-    """Cased corpus BLEU (Papineni et al. 2002; Post 2018) of raw text.
-
-    Args:
-        hypotheses, references: (n,) texts, pair by pair.
-        target_language: picks the tokenizer: `zh` for Chinese, MeCab for `ja` and `ko`,
-            and `13a` for every other language.
-
-    Raises:
-        Mismatch: the numbers of hypotheses and references differ, or are zero.
-        LorsmergeError: the tokenizer of Japanese or Korean is not installed.
-    """
-    _check_pairs(hypotheses, references)
-    metric = _metric(target_language)
-    score = metric.corpus_score(hypotheses, [references])
-    return CorpusScore(score.score, str(metric.get_signature()))
-
-
-def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> CorpusScore:
-    """Corpus chrF2 (Popović 2015): character n-grams up to 6, recall weighing twice precision.
-
-    Args:
-        hypotheses, references: (n,) texts, pair by pair.
-
-    Raises:
-        Mismatch: the numbers of hypotheses and references differ, or are zero.
-    """
-    _check_pairs(hypotheses, references)
-    metric = CHRF()
-    score = metric.corpus_score(hypotheses, [references])
-    return CorpusScore(score.score, str(metric.get_signature()))
-
-
-def sentence_statistics(
-    hypotheses: Sequence[str], references: Sequence[str], target_language: str = "en"
-) -> Floats:
-    """What corpus BLEU needs of each sentence: sums of rows give the score of any subset.
+def statistics(rows: Sequence[Scored], scoring: Scoring) -> Floats:
+    """Return what corpus BLEU needs of each row: the score of any subset is that of the sum.
 
     Returns:
-        (n, 10): the length of the hypothesis and of the reference in tokens, the matching
+        (rows, 10): the length of the hypothesis and of the reference in tokens, the matching
         n-grams and the hypothesis's n-grams of orders 1 to 4. Integers, for `corpus_scores`.
-
-    Raises:
-        As `bleu` does.
     """
-    _check_pairs(hypotheses, references)
-    pairs = zip(hypotheses, references, strict=True)
-    rows = [_statistics(*pair, target_language) for pair in pairs]
-    return np.array(rows, dtype=np.float64)
+    import numpy as np
+
+    found = [_counts(row.hypothesis, row.reference) for row in rows]
+    return np.array(found, dtype=np.float64).reshape(-1, 2 + 2 * ORDERS)
 
 
 @lru_cache(maxsize=1 << 16)  # a report compares one system with several
-def _statistics(hypothesis: str, reference: str, target_language: str) -> tuple[int, ...]:
+def _counts(hypothesis: str, reference: str) -> tuple[int, ...]:
     # An effective order changes a sentence's score, which is not used here, and no counts;
     # without it sacreBLEU logs a warning per sentence.
-    found = _metric(target_language, effective_order=True).sentence_score(hypothesis, [reference])
+    found = _sacrebleu(effective_order=True).sentence_score(hypothesis, [reference])
     return found.sys_len, found.ref_len, *found.counts, *found.totals
 
 
 def corpus_scores(sums: Floats) -> Floats:
-    """Return BLEUs from 0 to 100 of summed `sentence_statistics`, (...) of (..., 10).
+    """Return BLEUs from 0 to 100 of summed `statistics`, (...) of (..., 10).
 
-    sacreBLEU's formula with its default smoothing (`exp`), for many sums at once.
+    Cased BLEU of raw text (Papineni et al. 2002; Post 2018) with sacreBLEU's default smoothing
+    (`exp`), for many sums at once.
     """
+    import numpy as np
+
     lengths, references = sums[..., 0], sums[..., 1]
     counts, totals = sums[..., 2 : 2 + ORDERS], sums[..., 2 + ORDERS :]
     missing = (counts == 0) & (totals > 0)
@@ -102,26 +57,23 @@ def corpus_scores(sums: Floats) -> Floats:
     return np.where(told, scores, 0.0)
 
 
-BLEU_METRIC = Metric(corpus_scores, columns=2 + 2 * ORDERS, size=1, highest=100.0)
+@cache
+def _sacrebleu(effective_order: bool = False) -> Sacrebleu:
+    from sacrebleu.metrics.bleu import BLEU as Sacrebleu
+
+    # `force` leaves out a log line about tokenized hypotheses, and changes no score.
+    return Sacrebleu(effective_order=effective_order, force=True)
 
 
-@lru_cache
-def _metric(target_language: str, effective_order: bool = False) -> BLEU:
-    language = target_language.partition("-")[0].lower()  # zh-CN is zh
-    try:
-        # `force` leaves out a log line about tokenized hypotheses, and changes no score.
-        return BLEU(trg_lang=language, effective_order=effective_order, force=True)
-    except RuntimeError as error:
-        raise LorsmergeError(
-            f"BLEU of {target_language!r} needs a tokenizer that is not installed.",
-            f"Run: pip install 'sacrebleu[{language}]'",
-        ) from error
+@cache
+def _signature() -> str:
+    metric = _sacrebleu()
+    metric.corpus_score(["a"], [["a"]])  # the number of references is known after a first score
+    return str(metric.get_signature())
 
 
-def _check_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> None:
-    """sacreBLEU would cut the longer of the two without a word."""
-    if len(hypotheses) != len(references) or not hypotheses:
-        raise Mismatch(
-            f"{len(hypotheses)} hypotheses cannot be scored against {len(references)} references.",
-            "Give one reference for each hypothesis, and one pair at least.",
-        )
+BLEU = Metric(
+    name="BLEU", task="st", unit="points", higher_is_better=True, highest=100.0,
+    statistics=statistics, score=corpus_scores, signature=lambda language, scoring: _signature(),
+    columns=2 + 2 * ORDERS,
+)  # fmt: skip

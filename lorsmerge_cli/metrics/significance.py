@@ -8,7 +8,7 @@ utterances (errors and words; n-grams and lengths), so one interval and one pair
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,31 +16,13 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from lorsmerge_cli.errors import Mismatch
-
-FLIPS = 10_000  # random assignments of the paired test
-EXACT = 12  # blocks up to which all 2 ** blocks assignments are tried
-FEW, TOO_FEW = 10, 6  # blocks: fewer than this are worth a note; fewer than that bear no mark
-CHUNK = 1 << 22  # assignments times blocks held at a time
+from lorsmerge_cli.metrics.metric import FLIPS, CorpusScore
 
 Floats = NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A corpus score of statistics that add up over utterances.
-
-    Attributes:
-        score: sums of statistics (..., columns) -> scores (...), zero or more; NaN where there is
-            none.
-        columns: of the statistics.
-        size: the column of the length of the references, by which blocks differ in weight.
-        highest: score there can be.
-    """
-
-    score: Callable[[Floats], Floats]
-    columns: int
-    size: int
-    highest: float = math.inf
+EXACT = 12  # blocks up to which all 2 ** blocks assignments are tried
+FEW, TOO_FEW = 10, 6  # blocks: fewer than this are worth a note; fewer than that bear no mark
+CHUNK = 1 << 22  # assignments times blocks held at a time
 
 
 @dataclass(frozen=True)
@@ -100,10 +82,11 @@ def block_sums(statistics: Floats, speakers: Sequence[str | None]) -> Floats:
     return sums
 
 
-def interval(blocks: Floats, metric: Metric) -> Interval:
+def interval(blocks: Floats, metric: CorpusScore) -> Interval:
     """Return the interval of a corpus score: by t, on the scale of its square root.
 
-    The square root takes most of the skew that a few bad speakers give an error rate.
+    The square root takes most of the skew that a few bad speakers give an error rate. A score
+    that may be negative has no root, and an interval by t on its own scale.
 
     Args:
         blocks: (n, columns), of `block_sums`.
@@ -113,6 +96,8 @@ def interval(blocks: Floats, metric: Metric) -> Interval:
     error, reach = _uncertainty([[blocks]], metric, (1.0,))
     if math.isnan(score) or math.isnan(reach):
         return Interval(math.nan, math.nan, math.nan, len(blocks))
+    if metric.lowest < 0:
+        return Interval(score - reach, score + reach, error, len(blocks))
     root = math.sqrt(score)
     step = reach / (2 * root) if score else 0.0
     high = min((root + step) ** 2, metric.highest)
@@ -120,7 +105,7 @@ def interval(blocks: Floats, metric: Metric) -> Interval:
 
 
 def combination(
-    test_sets: Sequence[Sequence[Floats]], metric: Metric, weights: Sequence[float]
+    test_sets: Sequence[Sequence[Floats]], metric: CorpusScore, weights: Sequence[float]
 ) -> Interval:
     """Return the interval, by t, of a weighted sum of systems' scores, on average over test sets.
 
@@ -137,7 +122,7 @@ def combination(
 
 def compare(
     test_sets: Sequence[tuple[Floats, Floats]],
-    metric: Metric,
+    metric: CorpusScore,
     *,
     flips: int = FLIPS,
     seed: int = 0,
@@ -184,13 +169,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _weighted(systems: Sequence[Floats], metric: Metric, weights: Sequence[float]) -> float:
+def _weighted(systems: Sequence[Floats], metric: CorpusScore, weights: Sequence[float]) -> float:
     scores = [float(metric.score(blocks.sum(axis=0))) for blocks in systems]
     return math.fsum(weight * score for weight, score in zip(weights, scores, strict=True))
 
 
 def _uncertainty(
-    test_sets: Sequence[Sequence[Floats]], metric: Metric, weights: Sequence[float]
+    test_sets: Sequence[Sequence[Floats]], metric: CorpusScore, weights: Sequence[float]
 ) -> tuple[float, float]:
     """Return the standard error of a mean over independent test sets, and half its interval."""
     parts = [_jackknife(systems, metric, weights) for systems in test_sets]
@@ -202,7 +187,7 @@ def _uncertainty(
 
 
 def _jackknife(
-    systems: Sequence[Floats], metric: Metric, weights: Sequence[float]
+    systems: Sequence[Floats], metric: CorpusScore, weights: Sequence[float]
 ) -> tuple[float, float]:
     """Return the standard error of a weighted sum of scores, and its degrees of freedom.
 
@@ -232,7 +217,7 @@ def _jackknife(
 
 
 def _p_value(
-    test_sets: Sequence[tuple[Floats, Floats]], metric: Metric, flips: int, seed: int
+    test_sets: Sequence[tuple[Floats, Floats]], metric: CorpusScore, flips: int, seed: int
 ) -> float:
     # a block in which the systems do not differ is the same either way
     moved = [(b - a)[(a != b).any(axis=1)] for a, b in test_sets]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
-
-import jiwer
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from lorsmerge_cli.errors import UsageFault
-from lorsmerge_cli.metrics.significance import Floats, Metric
+from lorsmerge_cli.metrics.metric import Metric, Scored, Scoring, ratio
+from lorsmerge_cli.metrics.normalisation import CHARACTER_LANGUAGES, normalisation_for, normalise
+
+if TYPE_CHECKING:
+    from lorsmerge_cli.metrics.metric import Floats
 
 UNITS = ("word", "char")
+STORED = ("raw", "basic", "marks")  # beside the reported one, so that others can be compared with
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCo
     Raises:
         UsageFault: `unit` is neither.
     """
+    import jiwer
+
     if unit == "word":
         words = jiwer.process_words(reference, hypothesis)
         return ErrorCounts(words.hits, words.substitutions, words.deletions, words.insertions)
@@ -73,27 +79,40 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCo
 
 
 def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
-    """The counts of a corpus; its `rate` is the corpus-level WER, not a mean over utterances."""
+    """Return the counts of a corpus; its `rate` is the corpus-level WER, not a mean over utterances."""
     return sum(counts, ErrorCounts(0, 0, 0, 0))
+
+
+def count_rows(rows: Sequence[Scored], normalisation: str, unit: str) -> list[ErrorCounts]:
+    """Return the errors of each hypothesis."""
+    return [
+        count_errors(
+            normalise(row.reference, normalisation), normalise(row.hypothesis, normalisation), unit
+        )
+        for row in rows
+    ]
+
+
+def unit_of(language: str) -> str:
+    """Return what errors are counted in: characters where a language writes no spaces."""
+    return "char" if language in CHARACTER_LANGUAGES else "word"
 
 
 def error_statistics(counts: Sequence[ErrorCounts]) -> Floats:
     """Return what an error rate needs of each utterance, (n, 2): errors, and length of the reference."""
+    import numpy as np
+
     rows = [(count.errors, count.reference_length) for count in counts]
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 
 def error_rates(sums: Floats) -> Floats:
-    """Return errors per unit of reference, (...) of (..., 2); NaN where references are empty."""
-    errors, lengths = sums[..., 0], sums[..., 1]
-    return np.divide(errors, lengths, out=np.full_like(errors, np.nan), where=lengths > 0)
-
-
-WER_METRIC = Metric(error_rates, columns=2, size=1)
+    """Return errors in percent of the reference, (...) of (..., 2); NaN where references are empty."""
+    return 100 * ratio(sums)
 
 
 def wer_signature(*, normalisation: str, unit: str) -> str:
-    """All that an error rate depends on, in the manner of sacreBLEU (Post 2018).
+    """Return all that an error rate depends on.
 
     Returns:
         For example `unit:word|norm:basic|jiwer:4.0.0|transformers:5.23.0`; transformers, whose
@@ -103,3 +122,40 @@ def wer_signature(*, normalisation: str, unit: str) -> str:
     if normalisation != "raw":
         parts.append(f"transformers:{version('transformers')}")
     return "|".join(parts)
+
+
+def _error_rate(name: str, unit: str, first_for: frozenset[str] = frozenset()) -> Metric:
+    def statistics(rows: Sequence[Scored], scoring: Scoring) -> Floats:
+        how = normalisation_for(rows[0].language, scoring.normalisation)
+        return error_statistics(count_rows(rows, how, unit))
+
+    def signature(language: str, scoring: Scoring) -> str:
+        how = normalisation_for(language, scoring.normalisation)
+        return wer_signature(normalisation=how, unit=unit)
+
+    return Metric(
+        name=name, task="asr", unit="%", higher_is_better=False, statistics=statistics,
+        score=error_rates, signature=signature, first_for=first_for, details=partial(_details, unit),
+    )  # fmt: skip
+
+
+def _details(unit: str, rows: Sequence[Scored], scoring: Scoring) -> dict[str, Any]:
+    """Return the kinds of errors, and the rates of other normalisations."""
+    chosen = normalisation_for(rows[0].language, scoring.normalisation)
+    found = {how: total(count_rows(rows, how, unit)) for how in dict.fromkeys((*STORED, chosen))}
+    return {
+        "normalisation": chosen,
+        **asdict(found[chosen]),
+        "normalisations": {
+            how: {
+                "rate": 100 * counts.rate,
+                **asdict(counts),
+                "signature": wer_signature(normalisation=how, unit=unit),
+            }
+            for how, counts in found.items()
+        },
+    }
+
+
+WER = _error_rate("WER", "word")
+CER = _error_rate("CER", "char", CHARACTER_LANGUAGES)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lorsmerge_cli.data.dataset import DataReport, has_splits, load_data
 from lorsmerge_cli.data.digests import DataDigests, digests_of
+from lorsmerge_cli.data.languages import text_language
 from lorsmerge_cli.data.leakage import repeated, shared_with
 from lorsmerge_cli.data.utterance import Utterance, with_unique_ids
 from lorsmerge_cli.errors import raise_all
@@ -96,11 +97,13 @@ def _row(utterance: Utterance, folder: Path) -> dict[str, object]:
         "duration": utterance.duration,
         "text": utterance.text,
         "source_lang": utterance.language,
-        "target_lang": "en" if utterance.task == "st" else utterance.language,
+        "target_lang": text_language(utterance.language, utterance.task),
         "taskname": utterance.task,
     }
     if utterance.start or utterance.segment:
         row["offset"] = utterance.start
+    if utterance.source_text is not None:
+        row["source_text"] = utterance.source_text
     if utterance.speaker:
         row["speaker"] = utterance.speaker
     return row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile
 from lorsmerge_cli.core.methods import method_of, method_of_pruned
 from lorsmerge_cli.core.sketch import Sketch, Trained, parse_sketches, sketches_document, union
-from lorsmerge_cli.data.languages import TASKS
+from lorsmerge_cli.data.languages import check_labels
 from lorsmerge_cli.deltas.task_vector import FinetunedTaskVector, StoredTaskVector, TaskVector
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 from lorsmerge_cli.inputs import json_object, read_document
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
 SHOWN = 16  # characters of a fingerprint
 MERGE = "lorsmerge.json"
-LANGUAGE = re.compile(
-    r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*"
-)  # Whisper's codes, and others of their form
 
 
 @dataclass(frozen=True)
@@ -157,18 +153,6 @@ def training_rows(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
         check_labels(**labels)
         rows.append(labels | ({} if hours is None else {"hours": hours}))
     return tuple(rows)
-
-
-def check_labels(language: str, task: str) -> None:
-    """Check the language and the task that a file names; either may be empty.
-
-    Raises:
-        ValueError: one of them is none.
-    """
-    if language and not LANGUAGE.fullmatch(language):
-        raise ValueError(f"{language[:SHOWN]!r} is no code of a language")
-    if task and task not in TASKS:
-        raise ValueError(f"{task[:SHOWN]!r} is no task")
 
 
 def ratios_of(pruning: Mapping[str, Any]) -> dict[str, float]:

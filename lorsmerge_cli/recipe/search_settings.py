@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorsmerge_cli.data.languages import TASKS
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
+from lorsmerge_cli.metrics import METRICS, metrics_of
 from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
 from lorsmerge_cli.outputs import check_output
 from lorsmerge_cli.pictures import check_picture
@@ -16,7 +18,11 @@ from lorsmerge_cli.recipe.space import Space
 SAMPLERS = ("grid", "tpe", "cmaes")
 PRUNERS = ("paired", "none")
 RANKINGS = ("greedy", "beam", "loss")
-OBJECTIVES = {"wer": ("asr",), "bleu": ("st",), "both": ("asr", "st")}
+OBJECTIVES = {  # the reported metric of each task, and both at once
+    key: (metric.task,)
+    for key, metric in METRICS.items()
+    if metric is metrics_of("", metric.task)[0]
+} | {"both": TASKS}
 TRIALS = 60
 
 

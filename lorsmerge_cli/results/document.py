@@ -1,15 +1,38 @@
-"""What `eval` is given to hear, and what it found."""
+"""The results file: what `eval` found, written and read here alone.
+
+Version 2 has all scores of a record under `scores`, by the metric's name; version 1, which is still
+read, had the one that `metric` names in the record itself, and rates of errors as `difference`.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli import __version__
+from lorsmerge_cli.data.leakage import parse_shared
 from lorsmerge_cli.data.utterance import Drop, Utterance
+from lorsmerge_cli.errors import UnreadableFile
+from lorsmerge_cli.inputs import json_object, read_document
+from lorsmerge_cli.metrics.metric import Metric, Scoring
+from lorsmerge_cli.metrics.normalisation import CHOICES
 from lorsmerge_cli.metrics.significance import Comparison
-from lorsmerge_cli.results.records import Record, finite
+from lorsmerge_cli.results.records import Hypothesis, Record, Score, finite
+from lorsmerge_cli.results.shapes import check_types
+
+VERSION = 2
+AGAIN = "Make one with `lorsmerge eval MODEL --data DATA -o results.json`."
+ROW = (
+    "id",
+    "speaker",
+    "seconds",
+    "reference",
+    "hypothesis",
+    "cut",
+)  # and the source text, if known
 
 
 @dataclass(frozen=True)
@@ -31,7 +54,7 @@ class EvalReport:
 
     Attributes:
         records: in the order of models, then test sets.
-        comparisons: of `--compare`, one per language and task.
+        comparisons: of `--compare`, one for each language, task and metric that is compared by.
         settings: all that the scores depend on.
         speed: model -> seconds of audio per second of decoding (RTFx); empty if none was decoded.
         main: whether this process is the one that prints.
@@ -39,7 +62,7 @@ class EvalReport:
     """
 
     records: tuple[Record, ...]
-    comparisons: tuple[tuple[Record, Record, Comparison], ...]
+    comparisons: tuple[tuple[Record, Record, Metric, Comparison], ...]
     settings: dict[str, Any]
     speed: dict[str, float]
     warnings: tuple[str, ...]
@@ -47,16 +70,143 @@ class EvalReport:
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The results file."""
+        """Return the results file."""
         return {
+            "version": VERSION,
             "lorsmerge": __version__,
             "settings": self.settings,
             "models": self.models,
             "speed": self.speed,
-            "records": [record.to_dict() for record in self.records],
+            "records": [record_document(record) for record in self.records],
             "comparisons": [
                 {"a": a.model, "b": b.model, "dataset": a.dataset, "language": a.language,
-                 "task": a.task, "metric": a.metric, **finite(asdict(found))}
-                for a, b, found in self.comparisons
+                 "task": a.task, "metric": metric.name, **finite(asdict(found))}
+                for a, b, metric, found in self.comparisons
             ],
         }  # fmt: skip
+
+
+def record_document(record: Record) -> dict[str, Any]:
+    """Return a record for JSON, NaN as null."""
+    document: dict[str, Any] = {
+        "model": record.model, "dataset": record.dataset, "language": record.language,
+        "task": record.task, "metric": record.metric,
+        "scores": {name: asdict(score) for name, score in record.scores.items()},
+        "blocks": record.blocks, "block_unit": record.block_unit, "details": record.details,
+    }  # fmt: skip
+    if record.leakage is not None:
+        document["leakage"] = [asdict(shared) for shared in record.leakage]
+    rows = [
+        {key: getattr(row, key) for key in ROW}
+        | ({} if row.source_text is None else {"source_text": row.source_text})
+        for row in record.rows
+    ]
+    document |= {"utterances": len(rows), "seconds": record.seconds, "rows": rows}
+    return {key: finite(value) for key, value in document.items()}
+
+
+@dataclass(frozen=True)
+class StoredResults:
+    """What a results file holds.
+
+    Attributes:
+        lorsmerge: the version that wrote it; None where that is not said.
+        scoring: how its rows were scored, with as many random exchanges as there are by default.
+        versions: library -> version.
+        decoding: settings of it; None where nothing was decoded.
+        splits: data set -> the split it is.
+        dropped: data set -> reason -> rows that were not scored.
+        partial: data set -> utterances scored, and those that there are.
+        identities: model -> the start of the fingerprint of its weights; those alone that have one.
+        made_from: model -> how it was made, as `recipe.record.made_from` has it.
+        records: scores and rows.
+    """
+
+    lorsmerge: str | None
+    scoring: Scoring
+    versions: Mapping[str, Any]
+    decoding: Mapping[str, Any] | None
+    splits: Mapping[str, str]
+    dropped: Mapping[str, Mapping[str, int]]
+    partial: Mapping[str, tuple[int, int]]
+    identities: Mapping[str, str]
+    made_from: Mapping[str, Mapping[str, Any]]
+    records: tuple[Record, ...]
+
+
+def read_results(path: Path) -> StoredResults:
+    """Read a results file of `eval`, of any version.
+
+    Raises:
+        UnreadableFile: it is no such file, or one of a newer version.
+    """
+    try:
+        document = json_object(read_document(path))
+        version = document.get("version", 1)
+        if type(version) is int and version > VERSION:
+            raise UnreadableFile(
+                f"{path} is a results file of version {version}, and this lorsmerge reads up to "
+                f"{VERSION}.",
+                "Update lorsmerge.",
+            )
+        return _parsed(document, version)
+    except OSError as error:
+        raise UnreadableFile(f"{path}: {error.strerror}.", "Check the path.") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnreadableFile(
+            f"{path} is no results file of `lorsmerge eval`, or was damaged ({error}).", AGAIN
+        ) from None
+
+
+def _parsed(document: Mapping[str, Any], version: Any) -> StoredResults:
+    """Check and take apart a document.
+
+    Raises:
+        ValueError: it is none of `eval`'s.
+    """
+    if version not in (1, VERSION):
+        raise ValueError(f"its version is {version!r:.40}")
+    check_types(document, version)
+    settings, models = document["settings"], document.get("models", {})
+    normalisation = settings["scoring"]["normalisation"]
+    if normalisation not in CHOICES:
+        raise ValueError(f"there is no normalisation {normalisation!r}")
+    return StoredResults(
+        lorsmerge=document.get("lorsmerge"),
+        scoring=Scoring(normalisation),
+        versions=settings.get("versions", {}),
+        decoding=settings.get("decoding"),
+        splits=settings.get("splits", {}),
+        dropped=settings.get("dropped", {}),
+        partial={name: (done, of) for name, (done, of) in settings.get("partial", {}).items()},
+        identities={name: m["identity"] for name, m in models.items() if m.get("identity")},
+        made_from={name: m.get("made_from", {}) for name, m in models.items()},
+        records=tuple(_record(stored) for stored in document["records"]),
+    )
+
+
+def _record(stored: Mapping[str, Any]) -> Record:
+    metric = stored["metric"]
+    scores = stored.get("scores", {metric: stored})  # version 1 has one, in the record
+    about = {key: stored[key] for key in ("model", "dataset", "language", "task")}
+    known = (*ROW, "source_text")
+    leakage = stored.get("leakage")  # of test sets whose models have digests alone
+    return Record(
+        **about,
+        scores={name: _score(scores[name]) for name in dict.fromkeys((metric, *scores))},
+        blocks=stored.get("blocks", 0),  # older files have none, and the intervals of a bootstrap
+        details=stored["details"],
+        rows=tuple(
+            Hypothesis(**about, **{key: row[key] for key in known if key in row})
+            for row in stored["rows"]
+        ),
+        leakage=None if leakage is None else parse_shared(leakage),
+    )
+
+
+def _score(stored: Mapping[str, Any]) -> Score:
+    score, low, high, error = (
+        math.nan if stored[key] is None else float(stored[key])  # null is NaN
+        for key in ("score", "low", "high", "standard_error")
+    )
+    return Score(score, low, high, error, stored["signature"])

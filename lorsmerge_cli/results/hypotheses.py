@@ -223,6 +223,7 @@ def check_answered_once(path: Path, known: Sequence[KnownHypothesis]) -> None:
 
 TYPES = {  # of a line of hypotheses; the rest are strings
     "seconds": (int, float), "speaker": (str, NoneType), "cut": (bool, NoneType), "of": (int,),
+    "source_text": (str, NoneType),
 }  # fmt: skip
 
 

@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from lorsmerge_cli.data.leakage import Shared
 from lorsmerge_cli.data.utterance import Utterance
-from lorsmerge_cli.metrics.bleu import BLEU_METRIC, bleu, chrf, sentence_statistics
-from lorsmerge_cli.metrics.language import share_not_english
+from lorsmerge_cli.metrics import metrics_of
 from lorsmerge_cli.metrics.looping import is_looping
-from lorsmerge_cli.metrics.normalisation import (
-    AUTO,
-    CHARACTER_LANGUAGES,
-    normalisation_for,
-    normalise,
-)
+from lorsmerge_cli.metrics.metric import Metric, Scoring
+from lorsmerge_cli.metrics.normalisation import AUTO
 from lorsmerge_cli.metrics.significance import (
     FEW,
-    FLIPS,
     Comparison,
     Floats,
     Interval,
-    Metric,
     block_sums,
     combination,
     interval,
 )
 from lorsmerge_cli.metrics.significance import compare as compare_blocks
-from lorsmerge_cli.metrics.wer import (
-    WER_METRIC,
-    ErrorCounts,
-    count_errors,
-    error_statistics,
-    total,
-    wer_signature,
-)
-
-STORED = ("raw", "basic", "marks")  # beside the reported one, so that others can be compared with
 
 
 @dataclass(frozen=True)
@@ -57,21 +40,24 @@ class Hypothesis:
     seconds: float
     speaker: str | None = None
     cut: bool | None = None  # at the limit of tokens, before its end; None where that is not known
+    source_text: str | None = None  # what was said, where the reference is a translation of it
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """How hypotheses are scored.
+class Score:
+    """A score by one metric, in the metric's unit.
 
     Attributes:
-        normalisation: of the reported error rates, of `CHOICES`; `auto` is by language.
-        samples: random exchanges of a paired test of more than 12 speakers.
-        seed: of the exchanges.
+        score: the score itself; NaN where there is none.
+        low, high, standard_error: the 95 % interval over speakers.
+        signature: all that the score depends on.
     """
 
-    normalisation: str = AUTO
-    samples: int = FLIPS
-    seed: int = 0
+    score: float
+    low: float
+    high: float
+    standard_error: float
+    signature: str
 
 
 @dataclass(frozen=True)
@@ -79,12 +65,9 @@ class Record:
     """Scores of one model on one language and task of one data set.
 
     Attributes:
-        metric: `WER`, `CER` (languages without spaces) or `BLEU`.
-        score: in percent, or on BLEU's scale of 0 to 100.
-        low, high, standard_error: the 95 % interval over speakers, in units of the score.
-        blocks: speakers that it is judged from, or utterances where none is known.
-        signature: of the reported score.
-        details: every other score, and the counts they came from.
+        scores: name of a metric -> the score by it, the reported one first.
+        blocks: speakers that they are judged from, or utterances where none is known.
+        details: the counts that scores came from.
         rows: the hypotheses, so that a record can be scored again.
         leakage: what of the test set the model was trained on, as far as it has digests of that;
             None where it has none.
@@ -94,26 +77,31 @@ class Record:
     dataset: str
     language: str
     task: str
-    metric: str
-    score: float
-    low: float
-    high: float
-    standard_error: float
+    scores: dict[str, Score]
     blocks: int
-    signature: str
     details: dict[str, Any]
     rows: tuple[Hypothesis, ...]
     leakage: tuple[Shared, ...] | None = None
 
     @property
-    def unit(self) -> str:
-        """What errors are counted in; translations are English."""
-        return "word" if self.task == "st" else unit_of(self.language)
+    def metric(self) -> str:
+        """The name of the reported metric."""
+        return next(iter(self.scores))
 
     @property
-    def normalisation(self) -> str:
-        """What was done to the texts whose errors are counted; a translation has no such score."""
-        return str(self.details.get("normalisation", "basic"))
+    def reported(self) -> Score:
+        """The score by the reported metric."""
+        return self.scores[self.metric]
+
+    @property
+    def score(self) -> float:
+        """The reported score."""
+        return self.reported.score
+
+    @property
+    def standard_error(self) -> float:
+        """The reported score's standard error."""
+        return self.reported.standard_error
 
     @property
     def block_unit(self) -> str:
@@ -125,142 +113,44 @@ class Record:
         """Of audio."""
         return sum(row.seconds for row in self.rows)
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: NaN as null."""
-        record = {key: value for key, value in asdict(self).items() if key != "rows"}
-        if self.leakage is None:
-            del record["leakage"]
-        rows = [
-            {key: getattr(row, key)
-             for key in ("id", "speaker", "seconds", "reference", "hypothesis", "cut")}
-            for row in self.rows
-        ]  # fmt: skip
-        document = record | {
-            "block_unit": self.block_unit, "utterances": len(rows), "seconds": self.seconds,
-            "rows": rows,
-        }  # fmt: skip
-        return {key: finite(value) for key, value in document.items()}
 
-
-def metric_of(language: str, task: str) -> str:
-    """`BLEU` of a translation, `WER` or `CER` of a transcript."""
-    if task == "st":
-        return "BLEU"
-    return "CER" if unit_of(language) == "char" else "WER"
-
-
-def unit_of(language: str) -> str:
-    """What errors are counted in: characters where a language writes no spaces."""
-    return "char" if language in CHARACTER_LANGUAGES else "word"
-
-
-def count_rows(rows: Sequence[Hypothesis], normalisation: str, unit: str) -> list[ErrorCounts]:
-    """Errors of each hypothesis."""
-    return [
-        count_errors(
-            normalise(row.reference, normalisation), normalise(row.hypothesis, normalisation), unit
-        )
-        for row in rows
-    ]
-
-
-def metric_for(task: str) -> Metric:
-    """Return the metric of a task, whose statistics `statistics_of` gives."""
-    return BLEU_METRIC if task == "st" else WER_METRIC
-
-
-def statistics_of(rows: Sequence[Hypothesis], normalisation: str) -> Floats:
-    """Return what the metric of one language and task needs of each row, (rows, columns).
-
-    Args:
-        rows: of one language and task.
-        normalisation: as in `Scoring`.
-    """
-    if rows[0].task == "st":
-        return sentence_statistics(
-            [row.hypothesis for row in rows], [row.reference for row in rows]
-        )
-    language = rows[0].language
-    how = normalisation_for(language, normalisation)
-    return error_statistics(count_rows(rows, how, unit_of(language)))
+def metric_of(record: Record) -> Metric:
+    """Return the metric of a record's reported score."""
+    return metrics_of(record.language, record.task)[0]
 
 
 def score(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
     """Score the hypotheses of one model on one language and task of one data set."""
     rows = tuple(sorted(rows, key=lambda row: row.id))  # tests go alike whatever came first
-    return _translation(rows, scoring) if rows[0].task == "st" else _transcription(rows, scoring)
-
-
-@lru_cache(maxsize=4096)  # a report compares one system with several
-def _blocks(rows: tuple[Hypothesis, ...], normalisation: str) -> Floats:
-    return block_sums(statistics_of(rows, normalisation), [row.speaker for row in rows])
-
-
-def _interval(rows: tuple[Hypothesis, ...], scoring: Scoring) -> Interval:
-    return interval(_blocks(rows, scoring.normalisation), metric_for(rows[0].task))
-
-
-def _transcription(rows: tuple[Hypothesis, ...], scoring: Scoring) -> Record:
-    first, unit = rows[0], unit_of(rows[0].language)
-    chosen = normalisation_for(first.language, scoring.normalisation)
-    stored = {}
-    for how in dict.fromkeys((*STORED, chosen)):
-        whole = total(count_rows(rows, how, unit))
-        stored[how] = {"rate": 100 * whole.rate, **asdict(whole),
-                       "signature": wer_signature(normalisation=how, unit=unit)}  # fmt: skip
-    counts = count_rows(rows, chosen, unit)
-    found = _interval(rows, scoring)
-    other = "word" if unit == "char" else "char"
-    other_rate = total(count_rows(rows, chosen, other)).rate
+    first = rows[0]
+    metrics = metrics_of(first.language, first.task, tuple(scoring.asked))
     return Record(
         model=first.model,
         dataset=first.dataset,
         language=first.language,
         task=first.task,
-        metric=metric_of(first.language, first.task),
-        score=100 * total(counts).rate,
-        low=100 * found.low,
-        high=100 * found.high,
-        standard_error=100 * found.standard_error,
-        blocks=found.blocks,
-        signature=wer_signature(normalisation=chosen, unit=unit),
-        details={
-            **_flaws(rows),
-            "normalisation": chosen,
-            **asdict(total(counts)),
-            "cer" if other == "char" else "wer": finite(100 * other_rate),
-            "normalisations": {how: finite(entry) for how, entry in stored.items()},
-        },
+        scores={metric.name: _score(rows, metric, scoring) for metric in metrics},
+        blocks=len(_blocks(rows, metrics[0], scoring)),
+        details={**_flaws(rows), **finite(metrics[0].details(rows, scoring))},
         rows=rows,
     )
 
 
-def _translation(rows: tuple[Hypothesis, ...], scoring: Scoring) -> Record:
-    first = rows[0]
-    hypotheses = [row.hypothesis for row in rows]
-    references = [row.reference for row in rows]
-    whole, characters = bleu(hypotheses, references), chrf(hypotheses, references)
-    found = _interval(rows, scoring)
-    return Record(
-        model=first.model,
-        dataset=first.dataset,
-        language=first.language,
-        task=first.task,
-        metric=metric_of(first.language, first.task),
-        score=whole.score,
+def _score(rows: tuple[Hypothesis, ...], metric: Metric, scoring: Scoring) -> Score:
+    blocks = _blocks(rows, metric, scoring)
+    found = interval(blocks, metric)
+    return Score(
+        score=float(metric.score(blocks.sum(axis=0))),
         low=found.low,
         high=found.high,
         standard_error=found.standard_error,
-        blocks=found.blocks,
-        signature=whole.signature,
-        details={
-            **_flaws(rows),
-            "chrf2": characters.score,
-            "chrf2_signature": characters.signature,
-            "share_not_english": share_not_english(hypotheses),
-        },
-        rows=rows,
+        signature=metric.signature(rows[0].language, scoring),
     )
+
+
+@lru_cache(maxsize=4096)  # a report compares one system with several
+def _blocks(rows: tuple[Hypothesis, ...], metric: Metric, scoring: Scoring) -> Floats:
+    return block_sums(metric.statistics(rows, scoring), [row.speaker for row in rows])
 
 
 def _flaws(rows: Sequence[Hypothesis]) -> dict[str, int | None]:
@@ -272,19 +162,24 @@ def _flaws(rows: Sequence[Hypothesis]) -> dict[str, int | None]:
     return {"cut": cut, "looping": sum(is_looping(row.hypothesis) for row in rows)}
 
 
-def compare(pairs: Sequence[tuple[Record, Record]], scoring: Scoring) -> Comparison:
+def compare(
+    pairs: Sequence[tuple[Record, Record]], scoring: Scoring, metric: Metric | None = None
+) -> Comparison:
     """Return the second of two systems against the first, on average over test sets of one task.
 
     Args:
         pairs: both systems' records of each test set, on the same utterances.
         scoring: how.
+        metric: by which; each record's reported one by default, which have one unit.
 
     Returns:
-        As a rate (not in percent), or in BLEU points.
+        In the metric's unit.
     """
-    blocks = [(_of(a, scoring), _of(b, scoring)) for a, b in pairs]
-    metric = metric_for(pairs[0][0].task)
-    return compare_blocks(blocks, metric, flips=scoring.samples, seed=scoring.seed)
+    blocks = [tuple(_of(record, scoring, metric) for record in pair) for pair in pairs]
+    return compare_blocks(
+        [(a, b) for a, b in blocks], metric or metric_of(pairs[0][0]),
+        flips=scoring.samples, seed=scoring.seed,
+    )  # fmt: skip
 
 
 def share_interval(
@@ -297,18 +192,18 @@ def share_interval(
     Args:
         triples: of each test set, the records of the base, the fine-tune and the system.
         share: the share itself.
-        gain: of the fine-tunes over the base, as a rate or in BLEU points.
+        gain: of the fine-tunes over the base, in the metric's unit.
         scoring: how.
     """
     blocks = [[_of(record, scoring) for record in triple] for triple in triples]
     weights = ((share - 1) / gain, -share / gain, 1 / gain)
-    around = combination(blocks, metric_for(triples[0][0].task), weights)
+    around = combination(blocks, metric_of(triples[0][0]), weights)
     reach = (around.high - around.low) / 2
     return Interval(share - reach, share + reach, around.standard_error, around.blocks)
 
 
-def _of(record: Record, scoring: Scoring) -> Floats:
-    return _blocks(record.rows, scoring.normalisation)
+def _of(record: Record, scoring: Scoring, metric: Metric | None = None) -> Floats:
+    return _blocks(record.rows, metric or metric_of(record), scoring)
 
 
 def blocks_in_words(records: Sequence[Record]) -> str:
@@ -367,15 +262,19 @@ def dev_statistics(
         texts: utterance id -> what was said.
         normalisation: as in `Scoring`.
     """
+    scoring = Scoring(normalisation)
     return {
-        name: statistics_of(group, normalisation) for name, group in dev_groups(rows, texts).items()
+        name: metrics_of(group[0].language, group[0].task)[0].statistics(group, scoring)
+        for name, group in dev_groups(rows, texts).items()
     }
 
 
 def dev_scores(
     rows: Sequence[Utterance], texts: dict[str, str], normalisation: str = AUTO
 ) -> dict[str, float]:
-    """Scores of each language and task, and as `score` the mean of what is the better the more.
+    """Return the reported score of each language and task, `ca_asr` say, and their mean as `score`.
+
+    The mean is of what is the better the more: of error rates, what they leave of 100.
 
     Args:
         rows: with their references.
@@ -383,17 +282,10 @@ def dev_scores(
         normalisation: as in `Scoring`.
     """
     scores, goodness = {}, []
-    for name, group in dev_groups(rows, texts).items():
-        if group[0].task == "st":
-            found = bleu([row.hypothesis for row in group], [row.reference for row in group])
-            scores[name] = found.score
-            goodness.append(found.score)
-        else:
-            language = group[0].language
-            how = normalisation_for(language, normalisation)
-            counts = count_rows(group, how, unit_of(language))
-            scores[name] = 100 * total(counts).rate
-            goodness.append(100 - scores[name])
+    for name, table in dev_statistics(rows, texts, normalisation).items():
+        metric = metrics_of(*name.split("_"))[0]
+        scores[name] = float(metric.score(table.sum(axis=0)))
+        goodness.append(scores[name] if metric.higher_is_better else 100 - scores[name])
     return {"score": sum(goodness) / len(goodness), **scores}
 
 

@@ -115,6 +115,7 @@ def test_covost_joined_with_common_voice(tmp_path: Path) -> None:
     assert said(rows) == [("a", 'He said "one" and NA', "de", "st")]
     assert rows[0].speaker == "s1"
     assert rows[0].audio == folder / "clips/a.mp3"
+    assert rows[0].source_text == "eins"
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
@@ -228,6 +229,29 @@ def test_each_task_has_its_own_text(
     if "target_lang" not in row:  # a key of NeMo's
         found += rows_of(tmp_path / "metadata.csv", task=task)
     assert [(utterance.task, utterance.text) for utterance in found] == [expected] * len(found)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"text": "hello", "taskname": "st", "source_text": "hola"}, "hola"),
+        ({"text": "hello", "taskname": "st", "transcript": "hola"}, "hola"),
+        ({"text": "hello", "taskname": "st", "source_text": None, "transcript": "hola"}, "hola"),
+        ({"text": "hola", "translation": "hello", "taskname": "st"}, "hola"),
+        ({"sentence": {"ca": "hola", "en": "x"}, "translation": "hello", "taskname": "st"}, "hola"),
+        ({"text": "hello", "taskname": "st"}, None),
+        ({"text": "hello", "taskname": "st", "source_text": 3}, None),
+        ({"text": "hello", "taskname": "st", "source_text": "\ud800"}, None),
+        ({"text": "hola", "taskname": "asr", "source_text": "hola"}, None),
+    ],
+)
+def test_a_translation_may_have_its_transcript_beside_it(
+    tmp_path: Path, row: dict[str, object], expected: str | None
+) -> None:
+    rows = rows_of(
+        write_rows(tmp_path / "m.jsonl", {"audio_filepath": "x.wav", "source_lang": "ca"} | row)
+    )
+    assert [utterance.source_text for utterance in rows] == [expected]
 
 
 def test_a_transcript_and_a_translation_without_a_task(tmp_path: Path) -> None:
@@ -374,7 +398,7 @@ def test_what_data_writes_reads_the_same(tmp_path: Path) -> None:
         tmp_path / "in/m.jsonl",
         {"audio_filepath": "x.wav", "id": "a", "text": "één", "source_lang": "de", "speaker": "s"},
         {"audio_filepath": "x.wav", "id": "b", "text": "b", "source_lang": "de", "taskname": "st",
-         "offset": 0.25, "duration": 0.5},
+         "offset": 0.25, "duration": 0.5, "source_text": "ß"},
     )  # fmt: skip
     output = tmp_path / "out.jsonl"
 
@@ -389,7 +413,7 @@ def test_what_data_writes_reads_the_same(tmp_path: Path) -> None:
     assert [row.audio.resolve() for row in first.utterances] == [
         row.audio.resolve() for row in again.utterances
     ]
-    for field in ("id", "text", "language", "task", "duration", "start", "speaker"):
+    for field in ("id", "text", "language", "task", "duration", "start", "speaker", "source_text"):
         assert [getattr(row, field) for row in first.utterances] == [
             getattr(row, field) for row in again.utterances
         ]

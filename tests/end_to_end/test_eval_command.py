@@ -15,6 +15,7 @@ from typing import Any
 import jiwer
 import pytest
 import sacrebleu
+from results_files import reported
 from safetensors.torch import load_file, save_file
 from speech_models import make_test_set, make_tuned, make_whisper
 from typer.testing import CliRunner
@@ -77,8 +78,8 @@ def test_the_tables_show_what_jiwer_and_sacrebleu_make_of_the_stored_hypotheses(
                 bleu = sacrebleu.corpus_bleu(said, [meant]).score
                 chrf = sacrebleu.corpus_chrf(said, [meant]).score
                 scores.append(bleu)
-                assert record["details"]["chrf2"] == chrf
-                assert "|tok:13a|" in record["signature"]
+                assert record["scores"]["chrF2"]["score"] == pytest.approx(chrf, rel=1e-12)
+                assert "|tok:13a|" in reported(record)["signature"]
             else:
                 pair = [[normalise(text, "basic") for text in side] for side in (meant, said)]
                 if record["metric"] == "CER":
@@ -91,7 +92,7 @@ def test_the_tables_show_what_jiwer_and_sacrebleu_make_of_the_stored_hypotheses(
                 scores.append(100 * rate)
                 for kind in ("substitutions", "deletions", "insertions"):
                     assert record["details"][kind] == getattr(words, kind)
-            assert record["score"] == pytest.approx(scores[-1])
+            assert reported(record)["score"] == pytest.approx(scores[-1])
             table = shown["BLEU" if record["task"] == "st" else "WER / CER %"]
             assert f" {scores[-1]:.2f} " in table[number]
         assert len(own) == 5
@@ -109,7 +110,7 @@ def test_scores_of_hypotheses_alone_are_the_same(files: Path, succeed: Callable)
     def figures(file: str) -> dict[tuple[str, str, str], tuple[object, ...]]:
         return {
             (r["model"], r["language"], r["task"]): (
-                r["score"], r["standard_error"], r["details"], r["signature"],
+                r["scores"], r["details"],
                 sorted(map(repr, r["rows"])),
             )
             for r in results(file)["records"]
@@ -180,15 +181,16 @@ def _errors(row: dict[str, str], language: str) -> int:
 def test_a_comparison_is_b_less_a(files: Path, succeed: Callable, a: str, b: str) -> None:
     ended = succeed(EVAL + f"-o results.json --compare {a} {b}")
     document = results("results.json")
-    scores = {(r["model"], r["language"], r["task"]): r["score"] for r in document["records"]}
+    scores = {
+        (r["model"], r["language"], r["task"]): reported(r)["score"] for r in document["records"]
+    }
     assert len(document["comparisons"]) == 5
     different = 0
     for found in document["comparisons"]:
         key = (found["language"], found["task"])
-        unit = 100 if found["task"] == "asr" else 1
         expected = scores[(b, *key)] - scores[(a, *key)]
         assert (found["a"], found["b"]) == (a, b)
-        assert unit * found["difference"] == pytest.approx(expected, abs=1e-9)
+        assert found["difference"] == pytest.approx(expected, abs=1e-9)
         assert (
             f"{key[0]} {key[1]}: {found['metric']} of {b} less {a} {expected:+.2f} (" in ended.out
         )

@@ -167,7 +167,7 @@ def test_a_report_refuses_what_no_eval_records(
     document["records"][0]["leakage"] = damaged
     Path("results.json").write_text(json.dumps(document))
     ended = shell("lorsmerge report results.json -o report.md")
-    assert (ended.code, "a record that is not one of eval's" in ended.err) == (1, True)
+    assert (ended.code, "is no results file of `lorsmerge eval`" in ended.err) == (1, True)
 
 
 def test_a_fine_tune_of_a_fine_tune_knows_the_data_of_both(files: Path, succeed: Command) -> None:

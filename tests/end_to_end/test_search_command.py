@@ -20,6 +20,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from results_files import reported
 from speech_models import make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli import console
@@ -64,7 +65,7 @@ def test_merging_by_the_best_recipe_has_the_score_that_was_reported(
     )
     records = json.loads(Path("results.json").read_text())["records"]
     wers = {
-        name: [r["score"] for r in records if (r["model"], r["task"]) == (name, "asr")]
+        name: [reported(r)["score"] for r in records if (r["model"], r["task"]) == (name, "asr")]
         for name in ("merged", "base")
     }
     written = next(f for f in found["finalists"] if f["name"] == found["chosen"])

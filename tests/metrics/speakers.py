@@ -30,7 +30,7 @@ def error_blocks(logits: Floats, counts: NDArray[np.int64], random: np.random.Ge
 
 
 def bleu_blocks(logits: Floats, counts: NDArray[np.int64], random: np.random.Generator) -> Floats:
-    """(speakers, 10), as `sentence_statistics` has them: translations with words wrong here and there."""
+    """(speakers, 10), as `bleu.statistics` has them: translations with words wrong here and there."""
     return np.array([_bleu(p, n, random) for p, n in zip(wrong(logits), counts, strict=True)])
 
 

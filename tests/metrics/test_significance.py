@@ -5,26 +5,29 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import sacrebleu
+from results_files import answers
 from scipy.stats import permutation_test
 from scipy.stats import t as student
 from speakers import LOGIT, SPREAD, Floats, bleu_blocks, error_blocks, utterances, wrong
 
 from lorsmerge_cli.errors import Mismatch
-from lorsmerge_cli.metrics.bleu import BLEU_METRIC, sentence_statistics
+from lorsmerge_cli.metrics.bleu import BLEU, statistics
+from lorsmerge_cli.metrics.metric import Metric, Scoring, ratio
 from lorsmerge_cli.metrics.significance import (
-    Metric,
     block_sums,
     compare,
     holm,
     interval,
 )
-from lorsmerge_cli.metrics.wer import WER_METRIC, ErrorCounts, error_statistics
+from lorsmerge_cli.metrics.wer import WER, ErrorCounts, error_statistics
 
-MAKERS = {"wer": (error_blocks, WER_METRIC), "bleu": (bleu_blocks, BLEU_METRIC)}
+WER_METRIC = replace(WER, score=ratio)  # in errors per word, not in percent
+MAKERS = {"wer": (error_blocks, WER_METRIC), "bleu": (bleu_blocks, BLEU)}
 
 
 def errors(*wrong: int, words: int = 10) -> Floats:
@@ -101,7 +104,7 @@ def test_what_has_no_interval() -> None:
 def test_a_bleu_s_interval_stays_below_100() -> None:
     references = [f"the girl buys {n} houses on this day" for n in range(6)]
     said = [*references[:5], "a girl sells no houses now"]
-    found = interval(sentence_statistics(said, references), BLEU_METRIC)
+    found = interval(statistics(answers(said, references), Scoring()), BLEU)
     assert found.high == 100
     assert 0 < found.low < sacrebleu.corpus_bleu(said, [references]).score
 

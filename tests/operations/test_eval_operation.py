@@ -14,23 +14,25 @@ import sacrebleu
 import soundfile
 import torch
 from operation_calls import load, run_merge, same_bits, take_delta
+from results_files import reported
 from safetensors.torch import load_file, save_file
 from speech_models import make_clip, make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.utterance import Answer, Drop, Utterance
-from lorsmerge_cli.errors import Mismatch, NonFinite, OutputFault, UnreadableFile
+from lorsmerge_cli.errors import Mismatch, NonFinite, OutputFault, UnreadableFile, UsageFault
+from lorsmerge_cli.metrics import METRICS
+from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.metrics.normalisation import NORMALISATIONS, SPELLING, normalise
+from lorsmerge_cli.metrics.wer import STORED
 from lorsmerge_cli.operations.eval import run as operation
 from lorsmerge_cli.operations.eval.run import evaluate, rescore
 from lorsmerge_cli.operations.transcribe import transcribe
-from lorsmerge_cli.results.document import EvalReport, TestSet
+from lorsmerge_cli.results.document import EvalReport, TestSet, read_results, record_document
 from lorsmerge_cli.results.hypotheses import HypothesesFile, read_hypotheses, write_trn
 from lorsmerge_cli.results.records import (
-    STORED,
     Hypothesis,
     Record,
-    Scoring,
     average,
     compare,
     dev_scores,
@@ -124,10 +126,10 @@ def test_the_reported_rates_are_of_the_chosen_normalisation(results: dict) -> No
             references, hypotheses = pairs(record, "basic")
             close = [[t.replace(" ", "") for t in side] for side in (references, hypotheses)]
             rates = {"WER": jiwer.wer(references, hypotheses), "CER": jiwer.cer(*close)}
-            other = "wer" if record["metric"] == "CER" else "cer"
-            assert record["score"] == pytest.approx(100 * rates[record["metric"]])
-            assert record["details"][other] == pytest.approx(100 * rates[other.upper()])
-            assert "norm:basic" in record["signature"]
+            for metric, rate in rates.items():
+                assert record["scores"][metric]["score"] == pytest.approx(100 * rate)
+            assert record["scores"].keys() == rates.keys()
+            assert "norm:basic" in reported(record)["signature"]
 
 
 def test_bleu_and_chrf_are_sacrebleus(results: dict) -> None:
@@ -138,11 +140,13 @@ def test_bleu_and_chrf_are_sacrebleus(results: dict) -> None:
         hypotheses = [row["hypothesis"] for row in rows]
         references = [[row["reference"] for row in rows]]
         bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
-        assert record["score"] == bleu.corpus_score(hypotheses, references).score
-        assert record["signature"] == str(bleu.get_signature())
-        assert record["details"]["chrf2"] == chrf.corpus_score(hypotheses, references).score
-        assert record["details"]["chrf2_signature"] == str(chrf.get_signature())
-    assert any(record["details"]["chrf2"] for record in records)
+        assert list(record["scores"]) == ["BLEU", "chrF2"]
+        for stored, metric in zip(record["scores"].values(), (bleu, chrf), strict=True):
+            found = metric.corpus_score(hypotheses, references).score
+            assert stored["score"] == pytest.approx(found, rel=1e-12)
+            assert stored["signature"] == str(metric.get_signature())
+            assert stored["low"] < found < stored["high"]
+    assert any(record["scores"]["chrF2"]["score"] for record in records)
 
 
 def test_languages_without_spaces_are_scored_in_characters(results: dict) -> None:
@@ -192,9 +196,9 @@ def test_transcripts_are_normalised_by_their_language(
 ) -> None:
     record = score([answer(language, reference, hypothesis)], SCORING)
     assert record.score == pytest.approx(rate)
-    assert record.normalisation == how
-    assert f"norm:{how}|" in record.signature
-    assert record.to_dict()["details"]["normalisations"][how]["rate"] == pytest.approx(rate)
+    assert record.details["normalisation"] == how
+    assert f"norm:{how}|" in record.reported.signature
+    assert record_document(record)["details"]["normalisations"][how]["rate"] == pytest.approx(rate)
     dev = [Utterance("u", Path("x"), reference, language, "asr")]
     assert dev_scores(dev, {"u": hypothesis})[f"{language}_asr"] == pytest.approx(rate)
     raw = dev_scores(dev, {"u": hypothesis}, "raw")
@@ -204,7 +208,7 @@ def test_transcripts_are_normalised_by_their_language(
         assert 100 * errors / length == pytest.approx(expected)
     same = answer(language, reference, reference)
     better = compare([(record, score([same], SCORING))], SCORING)
-    assert 100 * better.difference == pytest.approx(-rate)
+    assert better.difference == pytest.approx(-rate)
 
 
 def test_cut_and_looping_hypotheses_are_counted(
@@ -220,9 +224,9 @@ def test_cut_and_looping_hypotheses_are_counted(
     )
     again = run([base], test_set, max_tokens=3, hypotheses=tmp_path / "h.jsonl")
     assert (again.records, again.speed) == (report.records, {})
-    assert {row["id"]: row["cut"] for r in report.records for row in r.to_dict()["rows"]} == {
-        row.id: row.cut for row in every
-    }
+    assert {
+        row["id"]: row["cut"] for r in report.records for row in record_document(r)["rows"]
+    } == {row.id: row.cut for row in every}
     loop = answer("ca", "el nen", "el nen veu ocells " * 12, cut=False)
     record = score([loop, replace(loop, id="v", hypothesis="el nen", cut=True)], SCORING)
     assert (record.details["cut"], record.details["looping"]) == (1, 1)
@@ -256,12 +260,51 @@ def test_another_table_of_spellings_is_told(test_set: TestSet, tmp_path: Path) -
     assert str(table) in warning
 
 
+def test_what_a_metric_needs_is_checked_before_anything_is_scored(
+    base: ModelSource, test_set: TestSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = replace(METRICS["chrf"], name="chrf2s", only_asked=True, needs_source=True)
+    monkeypatch.setitem(METRICS, "own", known)
+    own = replace(SCORING, metrics=("own",))
+    with pytest.raises(Mismatch, match=r"4 of 4 st utterances have no transcript .* source_text"):
+        run([base], test_set, scoring=own)
+    with pytest.raises(UsageFault, match="--metric own scores st, and the data has none"):
+        run(
+            [base], TestSet("asr", [u for u in test_set.utterances if u.task == "asr"]), scoring=own
+        )
+    with pytest.raises(UsageFault, match="There is no metric 'other'"):
+        run([base], test_set, scoring=replace(SCORING, metrics=("other",)))
+    rows = [replace(u, source_text="x" if u.task == "st" else None) for u in test_set.utterances]
+    file, output = tmp_path / "h.jsonl", tmp_path / "r.json"
+    models = [base, replace(base, name="again")]
+    compared = ("base", "again")
+    report = run(
+        models,
+        TestSet("test", rows),
+        scoring=own,
+        hypotheses=file,
+        output=output,
+        compared=compared,
+    )
+    metrics = [(a.task, m.name) for a, _, m, _ in report.comparisons]
+    assert sorted(metrics) == [("asr", "CER"), ("asr", "WER"), ("asr", "WER"),
+                               *[("st", "BLEU")] * 2, *[("st", "chrf2s")] * 2]  # fmt: skip
+    for record in read_results(output).records:
+        assert ("chrf2s" in record.scores) == (record.task == "st")
+        assert {row.source_text for row in record.rows} == {"x" if record.task == "st" else None}
+    again = rescore(file, scoring=own)  # the transcripts are with the hypotheses
+    found, kept = (
+        {(r.model, r.language, r.task): r.scores for r in each.records} for each in (report, again)
+    )
+    assert found == kept
+
+
 def test_an_average_adds_independent_errors_in_squares() -> None:
     row = Hypothesis("m", "d", "u", "ca", "asr", "a b", "a", 1.0)
     record = score([row], SCORING)
     two = [
-        replace(record, score=10.0, standard_error=3.0),
-        replace(record, score=20.0, standard_error=4.0),
+        replace(record, scores={"WER": replace(record.reported, score=value, standard_error=error)})
+        for value, error in ((10.0, 3.0), (20.0, 4.0))
     ]
     assert average(two) == (15.0, 2.5)
 
@@ -541,7 +584,7 @@ def test_rescoring_gives_the_same_records(folder: Path, test_set: TestSet, tmp_p
     for key, record in groups[0].items():
         other = groups[1][key]
         assert (record.score, record.details) == (other.score, other.details)
-        assert record.signature == other.signature
+        assert record.scores == other.scores
         assert set(record.rows) == set(other.rows)
     assert len(again.comparisons) == len(first.comparisons) == 5
 

@@ -441,9 +441,12 @@ def test_a_deltas_commands_are_split_by_a_shell(tmp_path: Path) -> None:
 
 def results(path: Path, split: str | None = None, **changes: Any) -> Path:
     row = {"model": "m", "dataset": "fleurs", "language": "ca", "task": "asr", "metric": "WER",
-           "score": 12.3456, "low": 11.0, "high": 13.5, "signature": "beam:20"}  # fmt: skip
-    splits = {str(changes.get("dataset", "fleurs")): split}
-    document = {"settings": {"splits": splits}, "models": {"m": {"identity": "0" * 16}},
+           "score": 12.3456, "low": 11.0, "high": 13.5, "signature": "beam:20",
+           "standard_error": 0.5, "details": {},
+           "rows": [{"id": "u", "seconds": 1.0, "reference": "a", "hypothesis": "b"}]}  # fmt: skip
+    splits = {str(changes.get("dataset", "fleurs")): split} if split else {}
+    settings = {"splits": splits, "scoring": {"normalisation": "auto"}}
+    document = {"settings": settings, "models": {"m": {"identity": "0" * 16}},
                 "records": [row | changes]}  # fmt: skip
     path.write_text(json.dumps(document))
     return path

@@ -23,18 +23,20 @@ from results_files import (
     hypotheses,
     merge,
     record,
+    reported,
     write_results,
 )
 from scipy.stats import t as student
 
 from lorsmerge_cli import pictures
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile, UsageFault
-from lorsmerge_cli.metrics.bleu import BLEU_METRIC, sentence_statistics
+from lorsmerge_cli.metrics.bleu import BLEU, statistics
+from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.metrics.normalisation import normalise
 from lorsmerge_cli.metrics.significance import Comparison, Floats, block_sums, compare, holm
-from lorsmerge_cli.metrics.wer import WER_METRIC, error_statistics
+from lorsmerge_cli.metrics.wer import WER, count_rows, error_statistics
 from lorsmerge_cli.operations.report.numbers import MINUS, NONE
-from lorsmerge_cli.results.records import count_rows, score
+from lorsmerge_cli.results.records import score
 
 ASR = [("ca", "ca", "asr"), ("de", "de", "asr"), ("fr", "fr", "asr")]
 ST = [("ca", "ca", "st"), ("de", "de", "st"), ("fr", "fr", "st")]
@@ -77,6 +79,11 @@ def block(task: str) -> str:
     return "BLEU ↑" if task == "st" else "WER % ↓"
 
 
+WER_METRIC = replace(
+    WER, score=lambda sums: WER.score(sums) / 100
+)  # in errors per word, not in percent
+
+
 def direct(model: str, cell: tuple[str, str, str]) -> float:
     """The score by jiwer or sacreBLEU."""
     rows = hypotheses(model, cell, WRONG[model][cell[2]])
@@ -92,7 +99,7 @@ def direct(model: str, cell: tuple[str, str, str]) -> float:
 def blocks(model: str, cell: tuple[str, str, str], wrong: float | None = None) -> Floats:
     rows = hypotheses(model, cell, WRONG[model][cell[2]] if wrong is None else wrong)
     if cell[2] == "st":
-        table = sentence_statistics([r.hypothesis for r in rows], [r.reference for r in rows])
+        table = statistics(rows, Scoring())
     else:
         table = error_statistics(count_rows(rows, "basic", "word"))
     return block_sums(table, [row.speaker for row in rows])
@@ -100,7 +107,7 @@ def blocks(model: str, cell: tuple[str, str, str], wrong: float | None = None) -
 
 def paired(a: str, b: str, *some: tuple[str, str, str]) -> Comparison:
     """Of b less a, on average over data sets of one task."""
-    metric = BLEU_METRIC if some[0][2] == "st" else WER_METRIC
+    metric = BLEU if some[0][2] == "st" else WER_METRIC
     return compare([(blocks(a, cell), blocks(b, cell)) for cell in some], metric)
 
 
@@ -590,7 +597,7 @@ def test_files_that_are_no_results_are_all_named(files: list[Path], tmp_path: Pa
     (tmp_path / "cut.json").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "other.json").write_text('{"deltas": []}')
     stored = json.loads(whole)
-    del stored["records"][0]["score"]
+    del reported(stored["records"][0])["score"]
     (tmp_path / "record.json").write_text(json.dumps(stored))
     names = ["cut.json", "other.json", "record.json", "missing.json"]
     with pytest.raises(LorsmergeError) as caught:

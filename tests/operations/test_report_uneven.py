@@ -9,13 +9,14 @@ from statistics import fmean
 import jiwer
 import pytest
 from report_calls import cells, run
-from results_files import delta, finetune, merge, record, write_results
+from results_files import delta, finetune, merge, record, reported, write_results
 
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault
+from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.metrics.normalisation import normalise
 from lorsmerge_cli.operations.report.entries import system_and_run
 from lorsmerge_cli.operations.report.numbers import NONE
-from lorsmerge_cli.results.records import Hypothesis, Scoring, score
+from lorsmerge_cli.results.records import Hypothesis, score
 
 LANGUAGES = ("ca", "de", "fr")
 ASR = [(name, name, "asr") for name in LANGUAGES]
@@ -182,7 +183,7 @@ def test_scores_that_are_no_numbers_are_no_cells(tmp_path: Path) -> None:
     for path in files:
         document = json.loads(path.read_text())
         for key in ("score", "low", "high", "standard_error"):
-            document["records"][0][key] = None
+            reported(document["records"][0])[key] = None
         path.write_text(json.dumps(document))
     found = cells(run([*files, base(tmp_path)], tmp_path / "out"), "scores")["ta"]
     assert found["ca", "WER % ↓"].text == NONE
@@ -395,7 +396,7 @@ def test_results_of_an_older_version_have_their_intervals_made_anew(tmp_path: Pa
     document = json.loads(path.read_text())
     for stored in document["records"]:
         del stored["blocks"], stored["block_unit"]
-        stored["standard_error"] = 99.0
+        reported(stored)["standard_error"] = 99.0
     path.write_text(json.dumps(document))
     assert cells(run([path], tmp_path / "old"), "scores") == wanted
 
@@ -429,7 +430,7 @@ def test_skipped_rows_that_are_no_numbers_are_an_unreadable_file(
     document = json.loads(path.read_text())
     document["settings"]["dropped"] = dropped
     path.write_text(json.dumps(document))
-    with pytest.raises(LorsmergeError, match=r"json holds a record that is not one of eval's"):
+    with pytest.raises(LorsmergeError, match=r"json is no results file of `lorsmerge eval`"):
         run([path], tmp_path / "out")
 
 

@@ -11,6 +11,7 @@ from operation_calls import prune_delta, run_merge, take_delta
 from speech_models import make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli.data.dataset import load_data
+from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.operations.eval.run import evaluate
 from lorsmerge_cli.operations.report.entries import origin_of
 from lorsmerge_cli.recipe.recipe import DeltaEntry
@@ -22,7 +23,6 @@ from lorsmerge_cli.recipe.record import (
     training_of,
 )
 from lorsmerge_cli.results.document import TestSet
-from lorsmerge_cli.results.records import Scoring
 from lorsmerge_cli.speech.source import ModelSource, find_model
 
 CA = [{"language": "ca", "task": "asr", "hours": 5.0}]

@@ -58,7 +58,9 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
         language, task = language_and_task(source, asked, defaults, where)
         if task == "st":
             into_english(target, where)
-        speaker = row.get("client_id") or (clips or {}).get(name, {}).get("client_id")
+        clip = (clips or {}).get(name, {})
+        speaker = row.get("client_id") or clip.get("client_id")
+        said = row.get("sentence") or clip.get("sentence")  # which not every release repeats
         return Utterance(
             id=Path(name).stem,
             audio=audio,
@@ -66,6 +68,7 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
             language=language,
             task=task,
             speaker=speaker or None,
+            source_text=_unescape(said) if said and task == "st" else None,
         )
 
     found = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorsmerge_cli.data.languages import parse_language, parse_task
-from lorsmerge_cli.data.readers.values import Skip, is_missing
+from lorsmerge_cli.data.readers.values import Skip, is_missing, is_text
 from lorsmerge_cli.data.utterance import OTHER_LANGUAGE, OTHER_TASK, Drop, Utterance
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
 from lorsmerge_cli.inputs import open_text
@@ -140,6 +140,7 @@ def _other(kind: str, said: str, wanted: str, where: str) -> Skip:
 
 TRANSCRIPT = ("text", "sentence", "transcription", "answer")
 TRANSLATION = "translation"
+SOURCE = ("source_text", "transcript")  # beside a translation
 
 
 def task_by_texts(row: Mapping[str, object], default: str | None, where: str) -> str | None:
@@ -161,6 +162,22 @@ def task_by_texts(row: Mapping[str, object], default: str | None, where: str) ->
 def text_keys(task: str) -> tuple[str, ...]:
     """Where the text of a task is looked for, the surest first."""
     return TRANSCRIPT if task == "asr" else (TRANSLATION, *TRANSCRIPT)
+
+
+def read_source(row: Mapping[str, object], language: str, task: str) -> str | None:
+    """Return the transcript that a row has beside the translation that is its text, if it has one.
+
+    Args:
+        row: of a manifest.
+        language: whose text is taken from `{"ca": ..., "en": ...}`.
+        task: of the row; the text of one that is no translation is a transcript itself.
+    """
+    named = SOURCE if is_missing(row.get(TRANSLATION)) else (*SOURCE, *TRANSCRIPT)
+    found = next((row[key] for key in named if not is_missing(row.get(key))), None)
+    if isinstance(found, Mapping):
+        found = found.get(language)
+    known = text_keys(task) != TRANSCRIPT and isinstance(found, str) and is_text(found)
+    return str(found) if known else None
 
 
 def into_english(target: str | None, where: str) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.data.languages import parse_language
+from lorsmerge_cli.data.languages import parse_language, text_language
 from lorsmerge_cli.data.readers.fields import (
     Defaults,
     into_english,
     language_and_task,
+    read_source,
     task_by_texts,
     text_keys,
     unreadable,
@@ -120,13 +121,14 @@ def _utterance(
     return Utterance(
         id=name,
         audio=audio,
-        text=read_text(row, text_keys(task), "en" if task == "st" else language, where),
+        text=read_text(row, text_keys(task), text_language(language, task), where),
         language=language,
         task=task,
         duration=duration,
         start=start or 0.0,
         speaker=read_label(row, SPEAKER, where),
         segment=start is not None,
+        source_text=read_source(row, language, task),
     )
 
 

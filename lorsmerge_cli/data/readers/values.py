@@ -67,7 +67,7 @@ def read_label(row: Values, keys: Sequence[str], where: str) -> str | None:
         return str(value)
     if value is None:
         return None
-    if not isinstance(value, str) or not _encodable(value):
+    if not isinstance(value, str) or not is_text(value):
         raise Skip(f"{key} is no string", f"{where}: {key} is {_shown(value)}")
     return value or None
 
@@ -93,7 +93,7 @@ def read_text(row: Values, keys: Sequence[str], language: str, where: str) -> st
             f"{where}: {key} is a list of {len(value)}, and several references are not supported.",
             "Give each row one string.",
         )
-    if not isinstance(value, str) or not _encodable(value):
+    if not isinstance(value, str) or not is_text(value):
         raise Skip("text is no string", f"{where}: {key} is {_shown(value)}")
     return value
 
@@ -117,7 +117,7 @@ def read_audio(row: Values, keys: Sequence[str], where: str) -> str:
             value = value.get("path")
         if is_missing(value) or value == "":
             continue
-        if not isinstance(value, str) or not _encodable(value):
+        if not isinstance(value, str) or not is_text(value):
             raise Skip("audio is no path", f"{where}: {key} is {_shown(value)}")
         return value
     if inside:
@@ -164,7 +164,7 @@ def check_seconds(seconds: float, key: str, where: str) -> float:
     return max(seconds, 0.0)
 
 
-def _encodable(text: str) -> bool:
+def is_text(text: str) -> bool:
     """Whether a text can be written: JSON's escapes can name half of a surrogate pair."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 

@@ -16,8 +16,17 @@ from accelerate.utils import gather_object
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.data.leakage import Shared
 from lorsmerge_cli.data.utterance import Answer, Utterance, reasons
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, raise_all
+from lorsmerge_cli.errors import (
+    LorsmergeError,
+    Mismatch,
+    UnreadableFile,
+    UsageFault,
+    named,
+    raise_all,
+)
 from lorsmerge_cli.inputs import read_json
+from lorsmerge_cli.metrics import METRICS, check_metrics
+from lorsmerge_cli.metrics.metric import Metric, Scoring
 from lorsmerge_cli.metrics.normalisation import MARK_LANGUAGES, SPELLING, check_choice
 from lorsmerge_cli.operations.eval.leakage import Group, leaks_of
 from lorsmerge_cli.operations.eval.settings import limit_of, settings_of
@@ -32,7 +41,7 @@ from lorsmerge_cli.results.hypotheses import (
     read_hypotheses,
     write_trn,
 )
-from lorsmerge_cli.results.records import Hypothesis, Scoring, compare, score
+from lorsmerge_cli.results.records import Hypothesis, Record, compare, metric_of, score
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
 from lorsmerge_cli.speech.memory import Memory
 from lorsmerge_cli.speech.model import SpeechModel
@@ -86,6 +95,7 @@ def evaluate(
     inputs += [] if hypotheses is None else [hypotheses]
     faults += _faults(names, scoring, output, force, compared, inputs)
     faults += [] if trn is None else check_trn(trn, inputs, force=force)
+    faults += _metric_faults([row for data in test_sets for row in data.utterances], scoring)
     raise_all(faults)
     # without a GPU, accelerate joins the processes of torchrun only when told to stay on the CPU
     state = processes(device)
@@ -163,6 +173,7 @@ def rescore(
     rows = [line.row for line in known]
     names = list({row.model: 0 for row in rows})
     faults = _faults(names, scoring, output, force, compared, [hypotheses])
+    faults += _metric_faults(rows, scoring)
     raise_all(faults + ([] if trn is None else check_trn(trn, [hypotheses], force=force)))
     settings = settings_of(None, scoring, None)
     if partial:
@@ -266,6 +277,7 @@ class _Run:
             seconds=row.duration or 0.0,
             speaker=row.speaker,
             cut=answer.cut,
+            source_text=row.source_text,
         )
 
     def close(self) -> None:
@@ -297,11 +309,46 @@ def _faults(
     compared: tuple[str, str] | None,
     inputs: Sequence[Path],
 ) -> list[LorsmergeError]:
-    faults: list[LorsmergeError] = [*check_choice(scoring.normalisation)]
+    faults = check_metrics(scoring.metrics)
+    faults += check_choice(scoring.normalisation)
     faults += check_names(names, compared)
     if output is not None:
         faults += check_output(output, inputs=inputs, size=1 << 20, force=force)
     return faults
+
+
+def _metric_faults(
+    rows: Sequence[Utterance | Hypothesis], scoring: Scoring
+) -> list[LorsmergeError]:
+    """Return why rows cannot be scored by the metrics that are asked for."""
+    faults: list[LorsmergeError] = []
+    for key in scoring.asked:
+        if (metric := METRICS.get(key)) is None:  # a fault already
+            continue
+        own = [row for row in rows if row.task == metric.task]
+        lacking = [row.id for row in own if not (row.source_text or "").strip()]
+        if not own:
+            faults.append(
+                UsageFault(
+                    f"--metric {key} scores {metric.task}, and the data has none of that.",
+                    "Leave it out, or add such data.",
+                )
+            )
+        elif metric.needs_source and lacking:
+            faults.append(
+                Mismatch(
+                    f"--metric {key} compares a translation with what was said, and {len(lacking)} of "
+                    f"{len(own)} {metric.task} utterances have no transcript ({named(lacking)}).",
+                    "Give each row of the manifest a source_text, and decode again.",
+                )
+            )
+    return faults
+
+
+def _compared(record: Record, scoring: Scoring) -> list[Metric]:
+    """Return what two models are compared by: the reported metric, and those that were asked for."""
+    asked = [METRICS[key] for key in scoring.asked if METRICS[key].name in record.scores]
+    return list(dict.fromkeys([metric_of(record), *asked]))
 
 
 def _report(
@@ -327,9 +374,10 @@ def _report(
         for b in records:
             same = (a.dataset, a.language, a.task) == (b.dataset, b.language, b.task)
             if same and (a.model, b.model) == compared:
-                comparisons.append((a, b, compare([(a, b)], scoring)))
-    asr = [record for record in records if record.task == "asr"]
-    broken = {record.language for record in asr if record.normalisation == "basic"}
+                comparisons += [
+                    (a, b, m, compare([(a, b)], scoring, m)) for m in _compared(a, scoring)
+                ]
+    broken = {r.language for r in records if r.details.get("normalisation") == "basic"}
     warnings = tuple(
         f"{language}: basic makes spaces of its vowel signs, so its words are broken or lost; "
         "--normalise auto keeps them."

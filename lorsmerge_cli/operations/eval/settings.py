@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from lorsmerge_cli import __version__
-from lorsmerge_cli.results.records import Scoring
+from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.speech.decoding import DecodingSettings
 
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult
 
 from lorsmerge_cli.errors import Mismatch, UnreadableFile, named
-from lorsmerge_cli.inputs import json_object, read_document
+from lorsmerge_cli.metrics import METRICS
 from lorsmerge_cli.quoting import printable
 from lorsmerge_cli.recipe.published import published_names
-from lorsmerge_cli.recipe.recipe import LARGEST
-from lorsmerge_cli.recipe.record import check_labels
+from lorsmerge_cli.results import document
 
 TASKS = {"asr": ("automatic-speech-recognition", "Speech Recognition"),
          "st": ("translation", "Speech Translation into English")}  # fmt: skip
-AGAIN = "Make one with `lorsmerge eval MODEL --data DATA -o results.json`."
+
+KEYS = {metric.name: key for key, metric in METRICS.items()}  # which are the Hub's names too
+ASKED = {metric.name for metric in METRICS.values() if metric.only_asked}  # shown where they are
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Scored:
         dataset: its name; of a path the last part.
         split: of the data set, None where it has none or it is not known.
         language, task, metric: what was scored, and by what.
-        score: in percent, or BLEU's points.
+        score: in the metric's unit.
         interval: the 95 % interval, None where none was estimated.
         signature: the settings that a score depends on.
     """
@@ -54,60 +55,43 @@ def read_results(path: Path, identity: str, model: Path) -> list[Scored]:
         model: for messages.
 
     Raises:
-        UnreadableFile: it is no results file.
+        UnreadableFile: it is no results file, or a score in it is no number.
         Mismatch: it is about other weights.
     """
-    try:
-        document = json_object(read_document(path))
-        weights = {name: str(about["identity"]) for name, about in document["models"].items()}
-        splits = document["settings"].get("splits", {})
-        names = [name for name, found in weights.items() if found == identity]
-        own = [_scored(row, splits) for row in document["records"] if row["model"] in names]
-        called = published_names([row.dataset for row in own])
-    except OSError as error:
-        raise UnreadableFile(f"{path}: {error.strerror}.", "Check the path.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnreadableFile(
-            f"{path} is no results file of `lorsmerge eval` with the fingerprints of its models "
-            f"({type(error).__name__}: {error}).",
-            AGAIN,
-        ) from None
+    stored = document.read_results(path)
+    own = [r for r in stored.records if stored.identities.get(r.model) == identity]
     if not own:
+        others = named(sorted(stored.identities.values())) or "none"
         raise Mismatch(
-            f"{path} holds no score of {model}: it is about other weights "
-            f"({named(sorted(weights)) or 'none'}).",
+            f"{path} holds no score of {model}: it is about other weights ({others}).",
             "Give the results of this very model; a merge that was made anew has to be scored anew.",
         )
-    return [replace(row, dataset=printable(called[row.dataset])) for row in own]
-
-
-def _scored(row: Mapping[str, Any], splits: Mapping[str, Any]) -> Scored:
-    """A record, as strings of one line and finite numbers.
-
-    Raises:
-        ValueError, KeyError, TypeError: it is none of `eval`'s.
-    """
-    text = {key: row[key] for key in ("dataset", "language", "task", "metric", "signature")}
-    split = splits.get(text["dataset"])
-    wrong = [key for key, value in text.items() if not isinstance(value, str)]
-    if wrong or not isinstance(split, str | None):
-        raise TypeError(f"{', '.join(wrong) or 'split'}: no string")
-    check_labels(text["language"], text["task"])
-    ends = [row.get("low"), row.get("high")]
-    return Scored(
-        **text | {key: printable(text[key]) for key in ("metric", "signature")},
-        split=printable(split) if split else None,
-        score=_finite(row["score"]),
-        interval=None if None in ends else (_finite(ends[0]), _finite(ends[1])),
-    )
-
-
-def _finite(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no score")
-    if not abs(value) <= LARGEST:  # nor is NaN
-        raise ValueError("a score is no finite number")
-    return value
+    called = published_names([record.dataset for record in own])
+    found = []
+    for record in own:
+        split = stored.splits.get(record.dataset)
+        for name in (n for n in record.scores if n == record.metric or n in ASKED):
+            score = record.scores[name]
+            if math.isnan(score.score):
+                raise UnreadableFile(
+                    f"{path} is no results file of `lorsmerge eval` that a card can show: the {name} "
+                    f"of {record.language} {record.task} on {record.dataset} is no number.",
+                    document.AGAIN,
+                )
+            known = not math.isnan(score.low + score.high)
+            found.append(
+                Scored(
+                    dataset=printable(called[record.dataset]),
+                    split=printable(split) if split else None,
+                    language=record.language,
+                    task=record.task,
+                    metric=printable(name),
+                    score=score.score,
+                    interval=(score.low, score.high) if known else None,
+                    signature=printable(score.signature),
+                )
+            )
+    return found
 
 
 def model_index(scores: Sequence[Scored]) -> list[EvalResult]:
@@ -124,7 +108,7 @@ def model_index(scores: Sequence[Scored]) -> list[EvalResult]:
                 dataset_config=row.language,
                 dataset_split=row.split,
                 dataset_args={"language": row.language},
-                metric_type=row.metric.lower(),
+                metric_type=KEYS.get(row.metric, row.metric.lower()),
                 metric_name=row.metric,
                 metric_value=round(row.score, 2),
                 metric_args={"signature": row.signature},

@@ -22,6 +22,7 @@ from lorsmerge_cli.checkpoint.reader import DELTA_MARK, Checkpoint
 from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile
 from lorsmerge_cli.checkpoint.whisper_config import WHISPERS_OWN, config_faults
+from lorsmerge_cli.data.languages import check_labels
 from lorsmerge_cli.deltas.file import DeltaFile, Provenance
 from lorsmerge_cli.deltas.task_vector import base_fingerprint
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, named, raise_all
@@ -32,7 +33,6 @@ from lorsmerge_cli.recipe.record import (
     MERGE,
     MergeRecord,
     RunRecord,
-    check_labels,
     merge_record,
     ratios_of,
     run_record,

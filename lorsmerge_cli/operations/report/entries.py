@@ -138,7 +138,7 @@ def origin_of(made_from: Mapping[str, Any]) -> Origin:
     known = all(part.get("trained_on") for part in parts)
     hours = [group["hours"] for group in groups if "hours" in group]
     return Origin(
-        kind=made_from["kind"],
+        kind=made_from.get("kind", ""),
         method=made_from.get("method", ""),
         base=made_from.get("base", ""),
         covers=frozenset((g["language"], g["task"]) for g in groups) if known else None,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from lorsmerge_cli.data.languages import TASKS
 from lorsmerge_cli.operations.report.entries import OWN, Key, Row
 from lorsmerge_cli.operations.report.numbers import (
     NONE,
@@ -21,6 +21,7 @@ from lorsmerge_cli.operations.report.scores import (
     average_score,
     cell_score,
     matched,
+    metric_of_key,
     partners,
 )
 from lorsmerge_cli.operations.report.tables import (
@@ -123,7 +124,7 @@ def gains(tables: Tables) -> Iterable[Table]:
         rows: list[tuple[str, bool, tuple[Cell, ...]]] = []
         for row in tables.rows:
             if row.system == finetuned:
-                whole = _divisors(tables, tables.made_for(row, task), task, keys)
+                whole = _divisors(tables, tables.made_for(row, task), keys)
                 cells = [Cell(NONE if d is None else change(d.value, d.error)) for d in whole]
                 label = f"{tables.label(row)} less {tables.name(base)}"
                 rows.append((label, False, (*cells, Cell(""))))
@@ -144,13 +145,10 @@ def gains(tables: Tables) -> Iterable[Table]:
         yield Table(f"gain_{task}", f"Gain kept, {task.upper()}", note, tuple(heads), tuple(rows))
 
 
-def _divisors(
-    tables: Tables, finetuned: Runs, task: str, keys: Sequence[Key]
-) -> list[_Divisor | None]:
+def _divisors(tables: Tables, finetuned: Runs, keys: Sequence[Key]) -> list[Difference | None]:
     """What fine-tuning changed, by language and on average."""
     base = tables.results.runs(tables.roles.base or "")
-    tests = _tests(tables, finetuned, base, keys)
-    return [None if test is None else _Divisor(test.value, test.error, task) for test in tests]
+    return _tests(tables, finetuned, base, keys)
 
 
 def _gain_cells(tables: Tables, row: Row, task: str, keys: Sequence[Key]) -> tuple[Cell, ...]:
@@ -163,7 +161,7 @@ def _gain_cells(tables: Tables, row: Row, task: str, keys: Sequence[Key]) -> tup
     finetuned = partners(runs, tables.results.runs(roles.finetuned or ""))
     runs = {run: entries for run, entries in runs.items() if run in finetuned}
     tests = _tests(tables, runs, base, keys)
-    divisors = _divisors(tables, finetuned, task, keys)
+    divisors = _divisors(tables, finetuned, keys)
     cells = [
         _gain(tables, (runs, base, finetuned), test, divisor, own)
         for test, divisor, own in zip(
@@ -183,13 +181,14 @@ def _gain(
     tables: Tables,
     systems: tuple[Runs, Runs, Runs],
     test: Difference | None,
-    divisor: _Divisor | None,
+    divisor: Difference | None,
     keys: Sequence[Key],
 ) -> Cell:
     """The share of the fine-tunes' gain, and its interval."""
     if test is None or divisor is None:
         return Cell(NONE)
-    if not divisor.usable:
+    gain = metric_of_key(keys[0]).gain(divisor.value)
+    if not (gain > 0 and gain >= 2 * divisor.error):  # of less a share means nothing; nor of NaN
         return Cell(REFUSED)
     share = test.value / divisor.value
     found = tables.tests.share(*systems, keys, share, divisor.value)
@@ -214,7 +213,7 @@ def retention(tables: Tables) -> Table | None:
         if not any(key in entries for entries in runs.values() for key in keys):
             continue
         cells: list[Cell] = []
-        for task in ("asr", "st"):
+        for task in TASKS:
             own = [key for key in keys if key[2] == task]
             cells += [_retained(tables, row, runs, base, key) for key in own]
             if own:
@@ -224,7 +223,7 @@ def retention(tables: Tables) -> Table | None:
                 )
         rows.append((tables.label(row), tables.is_control(row), tuple(cells)))
     heads = []
-    for task in ("asr", "st"):
+    for task in TASKS:
         own = [key for key in keys if key[2] == task]
         heads += [(head, tables.block(task)) for head in tables.heads(own)]
         heads += [("change", tables.block(task))] if own else []
@@ -251,18 +250,3 @@ def _retained(tables: Tables, row: Row, runs: Runs, base: Runs, key: Key) -> Cel
     own = row.system == tables.roles.base
     test = None if own else tables.tests.difference(runs, base, [key])
     return Cell(NONE) if score is None else Cell(number(score.value), test=test)
-
-
-@dataclass(frozen=True)
-class _Divisor:
-    """What fine-tuning changed, in a task's score."""
-
-    value: float
-    error: float
-    task: str
-
-    @property
-    def usable(self) -> bool:
-        """Whether it is a gain of two standard errors or more, below which a share means nothing."""
-        gain = self.value if self.task == "st" else -self.value
-        return gain > 0 and gain >= 2 * self.error  # false for NaN

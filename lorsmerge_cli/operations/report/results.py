@@ -7,17 +7,14 @@ averaged; with --runs any `SYSTEM:RUN`, as combinations of languages are (`lors:
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from lorsmerge_cli.data.leakage import Shared, parse_shared
+from lorsmerge_cli.data.leakage import Shared
 from lorsmerge_cli.data.utterance import NOT_ASKED_FOR
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
-from lorsmerge_cli.inputs import read_json
-from lorsmerge_cli.metrics.normalisation import CHOICES, normalisation_for
+from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.operations.report.entries import (
     RUN_MARK,
     Entry,
@@ -27,9 +24,9 @@ from lorsmerge_cli.operations.report.entries import (
     rows_of,
     system_and_run,
 )
-from lorsmerge_cli.operations.report.types import check_types
-from lorsmerge_cli.results.records import Hypothesis, Record, Scoring, few_blocks, score
-from lorsmerge_cli.usage import RESULTS
+from lorsmerge_cli.results.document import StoredResults
+from lorsmerge_cli.results.document import read_results as read_document
+from lorsmerge_cli.results.records import Record, few_blocks, metric_of, score
 
 
 @dataclass(frozen=True)
@@ -77,11 +74,11 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
         Mismatch: a model scored twice with other answers, or systems on other utterances.
     """
     faults: list[LorsmergeError] = []
-    documents: dict[Path, dict[str, Any]] = {}
+    documents: dict[Path, StoredResults] = {}
     entries: dict[tuple[str, str, Key], Entry] = {}
     for path in dict.fromkeys(paths):
         try:
-            document = _document(path)
+            document = read_document(path)
             found = list(_entries(path, document, runs))
         except LorsmergeError as fault:
             faults.append(fault)
@@ -95,7 +92,7 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
     raise_all(faults)
     if not entries:
         raise UnreadableFile(f"{named([str(p) for p in paths])} hold no scores.", "Run eval -o.")
-    scoring = _scoring(next(iter(documents.values())))
+    scoring = next(iter(documents.values())).scoring
     every = tuple(_rescored(entry, documents[entry.file], scoring) for entry in entries.values())
     partial = _partial(documents)
     notes = (
@@ -108,37 +105,29 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
     return Results(tuple(documents), every, tuple(rows_of(every)), scoring, partial, notes)
 
 
-def _scoring(document: Mapping[str, Any]) -> Scoring:
-    """How a file's rows were scored; random exchanges as many as there are by default."""
-    how = document["settings"]["scoring"]["normalisation"]
-    if how not in CHOICES:
-        raise ValueError(f"there is no normalisation {how!r}")
-    return Scoring(how)
-
-
-def _rescored(entry: Entry, document: Mapping[str, Any], scoring: Scoring) -> Entry:
-    """An entry with its score of another normalisation, or with an interval that it lacks."""
-    if entry.record.blocks and not _otherwise(entry, document, scoring):
+def _rescored(entry: Entry, stored: StoredResults, scoring: Scoring) -> Entry:
+    """Return an entry with its score of another normalisation, or with an interval that it lacks."""
+    record = entry.record
+    if record.blocks and not _otherwise(entry, stored, scoring):
         return entry
-    return replace(entry, record=score(entry.record.rows, scoring))
+    return replace(entry, record=score(record.rows, scoring))
 
 
-def _otherwise(entry: Entry, document: Mapping[str, Any], scoring: Scoring) -> bool:
-    """Whether an error rate is of another normalisation than the language's under a scoring."""
-    language, choices = entry.record.language, (_scoring(document), scoring)
-    its, wanted = (normalisation_for(language, choice.normalisation) for choice in choices)
-    return entry.record.task == "asr" and its != wanted
+def _otherwise(entry: Entry, stored: StoredResults, scoring: Scoring) -> bool:
+    """Return whether a score depends on what two scorings differ in."""
+    signature, language = metric_of(entry.record).signature, entry.record.language
+    return signature(language, stored.scoring) != signature(language, scoring)
 
 
 def _normalised(
-    entries: Iterable[Entry], documents: Mapping[Path, Mapping[str, Any]], scoring: Scoring
+    entries: Iterable[Entry], documents: Mapping[Path, StoredResults], scoring: Scoring
 ) -> Iterable[str]:
     """A note on files with scores of another normalisation than the first file's."""
     others: dict[str, dict[str, None]] = {}
     for entry in entries:
         document = documents[entry.file]
         if _otherwise(entry, document, scoring):
-            others.setdefault(_scoring(document).normalisation, {})[str(entry.file)] = None
+            others.setdefault(document.scoring.normalisation, {})[str(entry.file)] = None
     for how, files in others.items():
         yield (
             f"{_files(list(files))}: scored with normalisation {how}, and rescored here with "
@@ -146,65 +135,34 @@ def _normalised(
         )
 
 
-def _partial(documents: Mapping[Path, Mapping[str, Any]]) -> dict[str, str]:
+def _partial(documents: Mapping[Path, StoredResults]) -> dict[str, str]:
     """Data set -> what of it was not scored, as far as eval recorded it."""
     found: dict[str, list[str]] = {}
     for document in documents.values():
-        settings = document["settings"]
-        for name, reasons in settings.get("dropped", {}).items():
+        for name, reasons in document.dropped.items():
             lacking = {why: count for why, count in reasons.items() if why not in NOT_ASKED_FOR}
             if lacking:
                 words = ", ".join(f"{count} {reason}" for reason, count in lacking.items())
                 found.setdefault(name, []).append(
                     f"{sum(lacking.values())} rows were skipped ({words})"
                 )
-        for name, (done, of) in settings.get("partial", {}).items():
+        for name, (done, of) in document.partial.items():
             found.setdefault(name, []).append(f"{done} of {of} utterances were scored")
     return {name: "; ".join(dict.fromkeys(words)) for name, words in found.items()}
 
 
-def _document(path: Path) -> dict[str, Any]:
-    remedy = RESULTS
-    try:
-        document = read_json(path)
-    except OSError as error:
-        raise UnreadableFile(f"{path} cannot be read ({error.strerror}).", remedy) from None
-    except ValueError as error:
-        raise UnreadableFile(f"{path} is no JSON, or was cut short ({error}).", remedy) from None
-    if not isinstance(document, dict) or not {"records", "settings"} <= document.keys():
-        raise UnreadableFile(f"{path} holds no results of eval.", remedy)
-    return document
-
-
-def _entries(path: Path, document: Mapping[str, Any], runs: bool) -> Iterable[Entry]:
-    names = {field.name for field in fields(Record)} - {"rows", "blocks", "leakage"}
-    try:
-        check_types(document)
-        _scoring(document)
-        models = document.get("models", {})
-        for stored in document["records"]:
-            figures = {key: stored[key] for key in names}
-            for key in ("score", "low", "high", "standard_error"):  # null is NaN
-                figures[key] = math.nan if figures[key] is None else float(figures[key])
-            about: Any = {key: stored[key] for key in ("model", "dataset", "language", "task")}
-            rows = tuple(Hypothesis(**about, **row) for row in stored["rows"])
-            system, run = system_and_run(about["model"], runs)
-            model = models.get(stored["model"], {})
-            # older files have the intervals of a bootstrap, and no number of blocks
-            leakage = stored.get("leakage")  # of test sets whose models have digests alone
-            record = Record(
-                **figures | about, blocks=int(stored.get("blocks", 0)), rows=rows,
-                leakage=None if leakage is None else parse_shared(leakage),
-            )  # fmt: skip
-            yield Entry(
-                path, system, run, record, model.get("identity", ""),
-                origin_of(model.get("made_from", {})),
-            )  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnreadableFile(
-            f"{path} holds a record that is not one of eval's ({type(error).__name__}: {error}).",
-            "Score again with `lorsmerge eval -o`.",
-        ) from None
+def _entries(path: Path, stored: StoredResults, runs: bool) -> Iterable[Entry]:
+    for record in stored.records:
+        if record.metric != metric_of(record).name:
+            raise UnreadableFile(
+                f"{path} holds a score of {record.language} {record.task} by {record.metric!r:.40}.",
+                "Score again with `lorsmerge eval -o`.",
+            )
+        system, run = system_and_run(record.model, runs)
+        yield Entry(
+            path, system, run, record, stored.identities.get(record.model, ""),
+            origin_of(stored.made_from.get(record.model, {})),
+        )  # fmt: skip
 
 
 def _answers(entry: Entry) -> list[tuple[str, str, str]]:
@@ -297,13 +255,12 @@ def _leaks(entries: Iterable[Entry]) -> Iterable[str]:
         yield f"{system}: {whole.warning(name=f'{len(each)} of its test sets')}"
 
 
-def _mixed_settings(documents: Mapping[Path, Mapping[str, Any]]) -> Iterable[str]:
+def _mixed_settings(documents: Mapping[Path, StoredResults]) -> Iterable[str]:
     """A note for everything that scores depend on and that differs between files."""
     seen: dict[str, dict[str, list[str]]] = {}
     for path, document in documents.items():
-        settings = document["settings"]
-        decoding = settings.get("decoding")
-        found = {"lorsmerge": document.get("lorsmerge"), **settings.get("versions", {})}
+        decoding = document.decoding
+        found = {"lorsmerge": document.lorsmerge, **document.versions}
         if decoding is None:
             found["decoding"] = "not recorded (eval --score-only)"
         else:

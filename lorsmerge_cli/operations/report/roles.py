@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lorsmerge_cli.data.languages import TASKS
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.inputs import read_toml
 from lorsmerge_cli.operations.report.entries import Entry, Row
@@ -214,12 +215,12 @@ def read_paper(path: Path) -> Paper:
         found = read_toml(path)
         scores = {
             (task, system): {column: float(value) for column, value in columns.items()}
-            for task in ("asr", "st")
+            for task in TASKS
             for system, columns in found.get(task, {}).items()
         }
-        unknown = found.keys() - {"about", "names", "asr", "st"}
+        unknown = found.keys() - {"about", "names", *TASKS}
         if unknown:
-            raise ValueError(f"{sorted(unknown)[0]!r} is none of about, names, asr, st")
+            raise ValueError(f"{sorted(unknown)[0]!r} is none of about, names, {', '.join(TASKS)}")
         names = {str(key): str(value) for key, value in found.get("names", {}).items()}
         return Paper(str(found.get("about", "published numbers")), names, scores)
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -133,7 +133,7 @@ def _about(tables: Tables) -> tuple[str, ...]:
     left = ", ".join(dict.fromkeys(f"{lang} {task}" for _, lang, task in tables.of_the_base_alone))
     sizes = [len(entry.record.rows) for entry in results.entries]
     each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-    signatures = dict.fromkeys(entry.record.signature for entry in results.entries)
+    signatures = dict.fromkeys(entry.record.reported.signature for entry in results.entries)
     return (
         f"Systems: {len(results.systems)}; {each} utterances for each score; errors, intervals and "
         f"paired tests over {blocks_in_words([entry.record for entry in results.entries])}.",

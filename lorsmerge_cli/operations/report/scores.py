@@ -7,12 +7,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from lorsmerge_cli.metrics import metrics_of
+from lorsmerge_cli.metrics.metric import Metric
 from lorsmerge_cli.metrics.significance import Comparison, Interval
 from lorsmerge_cli.operations.report.entries import Entry, Key, Row
 from lorsmerge_cli.operations.report.results import Results
 from lorsmerge_cli.results.records import average, compare, share_interval
 
 Runs = Mapping[str, Mapping[Key, Entry]]
+
+
+def metric_of_key(key: Key) -> Metric:
+    """Return the reported metric of a data set, language and task."""
+    return metrics_of(*key[1:])[0]
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Tests:
         self._made: dict[tuple[tuple[int, int], ...], Comparison] = {}
 
     def compare(self, entries: Sequence[tuple[Entry, Entry]]) -> Comparison:
-        """Return second entries against the first on the same utterances, as a rate or BLEU."""
+        """Return second entries against the first on the same utterances, in the metric's unit."""
         key = tuple((id(other), id(entry)) for other, entry in entries)
         if key not in self._made:
             pairs = [(other.record, entry.record) for other, entry in entries]
@@ -71,7 +78,7 @@ class Tests:
             keys: data sets, languages and one task; a single one for a cell of a table.
 
         Returns:
-            In percent, or BLEU points; None where there is nothing to compare.
+            In the metric's unit; None where there is nothing to compare.
         """
         found = []
         for entries, partner in pairs(runs, other):
@@ -82,14 +89,13 @@ class Tests:
                 found.append(self.compare(both))
         if not found:
             return None
-        unit = 1.0 if keys[0][2] == "st" else 100.0
-        sign = 1 if keys[0][2] == "st" else -1
         whole = score_of(
-            [unit * test.difference for test in found],
-            [unit * test.interval.standard_error for test in found],
+            [test.difference for test in found],
+            [test.interval.standard_error for test in found],
         )
-        better = all(sign * test.difference > 0 for test in found)
-        one_sign = better or all(sign * test.difference < 0 for test in found)
+        gains = [metric_of_key(keys[0]).gain(test.difference) for test in found]
+        better = all(gain > 0 for gain in gains)
+        one_sign = better or all(gain < 0 for gain in gains)
         p_values = [test.p_value for test in found]
         p_value = math.nan if any(map(math.isnan, p_values)) else max(p_values)
         blocks = min(test.blocks for test in found)
@@ -113,16 +119,15 @@ class Tests:
 
         Args:
             keys: data sets and languages of one task, which all three systems have.
-            share, gain: as they are over all runs: of 1, and in percent or BLEU points.
+            share, gain: as they are over all runs: of 1, and in the metric's unit.
         """
-        unit = 1.0 if keys[0][2] == "st" else 100.0
         found = []
         for run, entries in runs.items():
             others = partner_of(run, base), partner_of(run, finetuned)
             if all(key in each for key in keys for each in (entries, *others)):
                 triples = [tuple(each[key].record for each in (*others, entries)) for key in keys]
                 scoring = self.results.scoring
-                found.append(share_interval(triples, share, gain / unit, scoring))
+                found.append(share_interval(triples, share, gain, scoring))
         found.sort(key=lambda interval: interval.standard_error)
         return found[len(found) // 2] if found else None
 

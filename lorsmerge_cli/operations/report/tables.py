@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from lorsmerge_cli.data.languages import TASKS
 from lorsmerge_cli.metrics.significance import TOO_FEW, holm
 from lorsmerge_cli.operations.report.entries import Key, Row
 from lorsmerge_cli.operations.report.numbers import NONE, change, number, rounded
@@ -18,6 +19,7 @@ from lorsmerge_cli.operations.report.scores import (
     Tests,
     average_score,
     cell_score,
+    metric_of_key,
     restricted,
 )
 from lorsmerge_cli.results.records import blocks_in_words
@@ -101,7 +103,7 @@ class Tables:
         known = {e.key for e in results.entries if e.covered and e.system != roles.base}
         self.keys = [k for k in self.every_key if k[0] not in roles.held_out
                      and (k in known or len(results.systems) == 1)]  # fmt: skip
-        self.tasks = [t for t in ("asr", "st") if any(key[2] == t for key in self.keys)]
+        self.tasks = [t for t in TASKS if any(key[2] == t for key in self.keys)]
 
     @property
     def of_the_base_alone(self) -> list[Key]:
@@ -148,9 +150,10 @@ class Tables:
         return marked(Table("scores", "Scores", note, tuple(heads), tuple(rows)))
 
     def block(self, task: str) -> str:
-        """`WER % ↓`, or `WER / CER % ↓`, or `BLEU ↑`."""
-        metrics = dict.fromkeys(e.record.metric for e in self.results.entries if e.key[2] == task)
-        return " / ".join(metrics) + (" % ↓" if task == "asr" else " ↑")
+        """Return `WER % ↓`, or `WER / CER % ↓`, or `BLEU ↑`."""
+        keys = [entry.key for entry in self.results.entries if entry.key[2] == task]
+        names = dict.fromkeys(metric_of_key(key).name for key in keys)
+        return f"{' / '.join(names)} {metric_of_key(keys[0]).sign}"
 
     def heads(self, keys: Sequence[Key]) -> list[str]:
         """Languages, with the data set where a language has several."""
@@ -169,7 +172,7 @@ class Tables:
             for each, row in zip(runs, self.rows, strict=True)
         ]
         beside = [self.paper.beside(row, task, key[1]) for row in self.rows]
-        return _column(scores, tests, beside, [True] * len(scores), task)
+        return _column(scores, tests, beside, [True] * len(scores), key)
 
     def _average_columns(self, task: str, keys: Sequence[Key], many: bool) -> list[list[Cell]]:
         scores, tests, whole, errors, spreads = [], [], [], [], []
@@ -185,7 +188,7 @@ class Tables:
             spreads.append(Cell("" if score is None or math.isnan(score.spread) else
                                 f"{number(score.spread)} ({score.runs})"))  # fmt: skip
         beside = [self.paper.beside(row, task, AVERAGE) for row in self.rows]
-        averages = _column(scores, tests, beside, whole, task)
+        averages = _column(scores, tests, beside, whole, keys[0])
         return [averages, errors, *([spreads] if many else [])]
 
     def others(self, row: Row) -> Runs:
@@ -276,12 +279,12 @@ def _column(
     tests: Sequence[Difference | None],
     beside: Sequence[str],
     whole: Sequence[bool],
-    task: str,
+    key: Key,
 ) -> list[Cell]:
-    """A column of scores, the best of the complete ones in bold."""
+    """Return a column of scores by the metric of `key`, the best of the complete ones in bold."""
     shown = [math.nan if score is None else rounded(score.value) for score in scores]
     known = [v for v, all_of in zip(shown, whole, strict=True) if all_of and not math.isnan(v)]
-    best = (max if task == "st" else min)(known, default=math.nan)
+    best = max(known, key=metric_of_key(key).gain, default=math.nan)
     return [
         Cell(NONE, beside=paper)
         if math.isnan(value)

@@ -17,7 +17,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile
-from lorsmerge_cli.metrics.significance import FLIPS, Comparison
+from lorsmerge_cli.metrics.metric import FLIPS
+from lorsmerge_cli.metrics.significance import Comparison
 from lorsmerge_cli.operations.search import study as studies
 from lorsmerge_cli.operations.search.finalists import choose, complexity, judge, unpruned
 from lorsmerge_cli.operations.search.merges import RepeatedMerge
@@ -295,7 +296,7 @@ class _Run:
         """Of the statistics of the whole dev set."""
         goal = self.plan.goal
         return {
-            key: (len(names), goal.metric(key.rpartition("_")[2], ranking=ranking)[0].columns)
+            key: (len(names), goal.metric(key.rpartition("_")[2], ranking=ranking).columns)
             for key, names in self.plan.speakers.items()
         }
 

@@ -12,20 +12,19 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.data.utterance import Utterance
+from lorsmerge_cli.metrics import metrics_of
+from lorsmerge_cli.metrics.metric import CorpusScore, ratio
 from lorsmerge_cli.metrics.normalisation import AUTO
 from lorsmerge_cli.metrics.significance import (
     FEW,
     Comparison,
     Floats,
-    Interval,
-    Metric,
     block_sums,
     compare,
 )
-from lorsmerge_cli.metrics.wer import WER_METRIC
 from lorsmerge_cli.operations.search.merges import RepeatedMerge
 from lorsmerge_cli.recipe.recipe import Recipe
-from lorsmerge_cli.results.records import dev_statistics, metric_for
+from lorsmerge_cli.results.records import dev_statistics
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.loss import token_losses
@@ -33,9 +32,12 @@ from lorsmerge_cli.speech.model import SpeechModel
 
 PARTS = (0.25, 0.5, 1.0)  # of the dev set, after which a trial may be stopped
 
+# of a token of the labels, the mean over a dev set
+LOSS = CorpusScore(name="loss", unit="nats", higher_is_better=False, score=ratio)
+
 SMALL = 100  # utterances of a task, of fewer of which a dev set is small
 
-Scores = dict[str, float]  # `ca_asr` -> its WER (or CER) in percent, its BLEU, or its loss
+Scores = dict[str, float]  # `ca_asr` -> its score by the reported metric, or its loss
 Statistics = dict[str, Floats]  # `ca_asr` -> what its score comes from, (utterances, columns)
 Speakers = dict[str, list[str | None]]  # `ca_asr` -> of its utterances
 
@@ -45,40 +47,35 @@ class Goal:
     """What is to become better.
 
     Attributes:
-        tasks: of each objective, `asr` (average error rate) or `st` (average BLEU).
+        tasks: of each objective, whose reported metric is averaged over languages.
         rank_by: what a trial is scored by: `greedy` or `beam` decoding, or `loss`.
     """
 
     tasks: tuple[str, ...]
     rank_by: str
 
+    def metric(self, task: str, language: str = "", *, ranking: bool) -> CorpusScore:
+        """Return what statistics of a task are scored by; without a language, as it is for most."""
+        return LOSS if ranking and self.rank_by == "loss" else metrics_of(language, task)[0]
+
     def names(self, *, ranking: bool) -> tuple[str, ...]:
-        """Of the objectives, of trials or else of finalists."""
+        """Return the names of the objectives, of trials or else of finalists."""
         if ranking and self.rank_by == "loss":
-            return tuple(f"{task} loss" for task in self.tasks)
-        return tuple("WER" if task == "asr" else "BLEU" for task in self.tasks)
+            return tuple(f"{task} {LOSS.name}" for task in self.tasks)
+        return tuple(self.metric(task, ranking=ranking).name for task in self.tasks)
 
     def directions(self, *, ranking: bool) -> tuple[str, ...]:
-        """`minimize` or `maximize`, of each objective."""
-        if ranking and self.rank_by == "loss":
-            return ("minimize",) * len(self.tasks)
-        return tuple("minimize" if task == "asr" else "maximize" for task in self.tasks)
-
-    def metric(self, task: str, *, ranking: bool) -> tuple[Metric, float]:
-        """Return the metric of a task's statistics, and what its scores are multiplied by.
-
-        A loss is a rate too: nats per token.
-        """
-        if ranking and self.rank_by == "loss":
-            return WER_METRIC, 1.0
-        return metric_for(task), 1.0 if task == "st" else 100.0
+        """Return `minimize` or `maximize`, of each objective."""
+        metrics = [self.metric(task, ranking=ranking) for task in self.tasks]
+        return tuple("maximize" if metric.higher_is_better else "minimize" for metric in metrics)
 
     def scores(self, statistics: Mapping[str, Floats], *, ranking: bool) -> Scores:
         """Return the score of each language and task; a loss that is not finite is infinite."""
         found = {}
         for key, table in statistics.items():
-            metric, unit = self.metric(key.rpartition("_")[2], ranking=ranking)
-            found[key] = unit * float(metric.score(table.sum(axis=0)))
+            language, task = key.split("_")
+            metric = self.metric(task, language, ranking=ranking)
+            found[key] = float(metric.score(table.sum(axis=0)))
             if ranking and self.rank_by == "loss" and math.isnan(found[key]):
                 found[key] = math.inf
         return found
@@ -92,7 +89,7 @@ class Goal:
         ranking: bool,
         flips: int = 1,
     ) -> tuple[Comparison, ...]:
-        """Return b less a in each objective, in percent, BLEU points or nats.
+        """Return b less a in each objective, in its metric's unit, or in nats.
 
         Args:
             a, b: statistics of the same utterances.
@@ -102,16 +99,12 @@ class Goal:
         """
         found = []
         for task in self.tasks:
-            metric, unit = self.metric(task, ranking=ranking)
             pairs = []
             for key in a:
                 if key.rpartition("_")[2] == task:
                     said = speakers[key][: len(a[key])]
                     pairs.append((block_sums(a[key], said), block_sums(b[key], said)))
-            test = compare(pairs, metric, flips=flips)
-            low, high, error, blocks = vars(test.interval).values()
-            interval = Interval(unit * low, unit * high, unit * error, blocks)
-            found.append(Comparison(unit * test.difference, interval, test.p_value))
+            found.append(compare(pairs, self.metric(task, ranking=ranking), flips=flips))
         return tuple(found)
 
     def values(self, scores: Mapping[str, float]) -> tuple[float, ...]:
@@ -122,11 +115,10 @@ class Goal:
         )
 
     def costs(self, values: Sequence[float], *, ranking: bool) -> tuple[float, ...]:
-        """Values of which less is better."""
-        directions = self.directions(ranking=ranking)
+        """Return values of which less is better."""
         return tuple(
-            value if direction == "minimize" else -value
-            for value, direction in zip(values, directions, strict=True)
+            -self.metric(task, ranking=ranking).gain(value)
+            for value, task in zip(values, self.tasks, strict=True)
         )
 
 

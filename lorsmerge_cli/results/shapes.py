@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lorsmerge_cli.recipe.record import check_labels
+from lorsmerge_cli.data.languages import check_labels
 
 LARGEST = 1e12  # of a figure: of what is larger no mean or square is finite for long
 SHOWN = 40  # characters of a value in a message
@@ -32,31 +32,32 @@ SETTINGS = {
     "versions?": Each(PLAIN),
     "dropped?": Each(Each(int)),
     "partial?": Each([int]),
+    "splits?": Each(str),
 }
 ROW = {"id": str, "reference": str, "hypothesis": str, "seconds": float, "speaker?": (str, NONE),
-       "cut?": (bool, NONE)}  # fmt: skip
+       "cut?": (bool, NONE), "source_text?": (str, NONE)}  # fmt: skip
+SCORE = {**dict.fromkeys(("score", "low", "high", "standard_error"), FIGURE), "signature": str}
 RECORD = {
-    **dict.fromkeys(("model", "dataset", "language", "task", "metric", "signature"), str),
-    **dict.fromkeys(("score", "low", "high", "standard_error"), FIGURE),
+    **dict.fromkeys(("model", "dataset", "language", "task", "metric"), str),
     "blocks?": int,
     "details": {"normalisation?": str, "cut?": (int, NONE), "looping?": (int, NONE)},
     "rows": [ROW],
 }
+RECORDS = {1: RECORD | SCORE, 2: RECORD | {"scores": Each(SCORE)}}  # by the version of the format
 DOCUMENT = {
     "lorsmerge?": (str, NONE),
     "settings": SETTINGS,
     "models?": Each({"identity?": str, "made_from?": MADE_FROM}),
-    "records": [RECORD],
 }
 
 
-def check_types(document: Mapping[str, Any]) -> None:
-    """Check all of a results file that a report is drawn from.
+def check_types(document: Mapping[str, Any], version: int) -> None:
+    """Check all that is read of a results file.
 
     Raises:
         ValueError: a value of another type than `eval` writes; the message says which.
     """
-    _check(document, DOCUMENT, "")
+    _check(document, DOCUMENT | {"records": [RECORDS[version]]}, "")
     for key, value in (document["settings"].get("decoding") or {}).items():
         _check(value, PLAIN, f"settings.decoding.{key}")
         if isinstance(value, list):
@@ -68,6 +69,8 @@ def check_types(document: Mapping[str, Any]) -> None:
         check_labels(record["language"], record["task"])
         if not (record["task"] and record["rows"]):
             raise ValueError(f"records[{number}] has no {'rows' if record['task'] else 'task'}")
+        if version > 1 and record["metric"] not in record["scores"]:
+            raise ValueError(f"records[{number}].scores has no {record['metric'][:SHOWN]!r}")
         for row in record["rows"]:
             (row["reference"] + row["hypothesis"]).encode()  # half of a pair is no text
 

@@ -1,0 +1,76 @@
+"""chrF2 (Popović 2015): F-score of character n-grams up to 6, recall weighing twice precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+from lorsmerge_cli.metrics.metric import Metric, Scored, Scoring
+
+if TYPE_CHECKING:
+    from lorsmerge_cli.metrics.metric import Floats
+
+ORDER = 6  # n-grams up to this length, sacreBLEU's default
+RECALL = 2  # times the weight of precision
+
+
+def statistics(rows: Sequence[Scored], scoring: Scoring) -> Floats:
+    """Return of each row the n-grams of the hypothesis, of the reference and of both.
+
+    Returns:
+        (rows, 18): three counts for each order from 1 to 6.
+    """
+    import numpy as np
+
+    found = [_counts(row.hypothesis, row.reference) for row in rows]
+    return np.array(found, dtype=np.float64).reshape(-1, 3 * ORDER)
+
+
+@lru_cache(maxsize=1 << 16)  # a report compares one system with several
+def _counts(hypothesis: str, reference: str) -> tuple[int, ...]:
+    from sacrebleu.metrics.helpers import extract_all_char_ngrams
+
+    texts = (extract_all_char_ngrams(text.rstrip(), ORDER) for text in (hypothesis, reference))
+    counts: list[int] = []
+    for said, meant in zip(*texts, strict=True):
+        # as sacreBLEU has it: where the reference is too short for an order, that does not count
+        counts += [said.total() if meant else 0, meant.total(), (said & meant).total()]
+    return tuple(counts)
+
+
+def corpus_scores(sums: Floats) -> Floats:
+    """Return chrF2s from 0 to 100 of summed statistics, (...) of (..., 18).
+
+    sacreBLEU's formula: precision and recall are means over the orders that both texts have.
+    """
+    import numpy as np
+
+    said, meant, both = (sums[..., part::3] for part in range(3))
+    counted = (said > 0) & (meant > 0)
+    orders = np.maximum(counted.sum(axis=-1), 1)
+    precision, recall = (
+        np.divide(both, length, out=np.zeros_like(both), where=counted).sum(axis=-1) / orders
+        for length in (said, meant)
+    )
+    weight = RECALL**2
+    below = weight * precision + recall
+    above = 100 * (1 + weight) * precision * recall
+    scores: Floats = np.divide(above, below, out=np.zeros_like(below), where=below > 0)
+    return scores
+
+
+@cache
+def _signature() -> str:
+    from sacrebleu.metrics.chrf import CHRF as Sacrebleu
+
+    metric = Sacrebleu()
+    metric.corpus_score(["a"], [["a"]])  # the number of references is known after a first score
+    return str(metric.get_signature())
+
+
+CHRF = Metric(
+    name="chrF2", task="st", unit="points", higher_is_better=True, highest=100.0,
+    statistics=statistics, score=corpus_scores, signature=lambda language, scoring: _signature(),
+    columns=3 * ORDER,
+)  # fmt: skip
