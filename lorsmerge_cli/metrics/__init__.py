@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
 from lorsmerge_cli.metrics.bleu import BLEU
 from lorsmerge_cli.metrics.chrf import CHRF
+from lorsmerge_cli.metrics.comet import COMET
 from lorsmerge_cli.metrics.metric import Metric
 from lorsmerge_cli.metrics.wer import CER, WER
 
@@ -15,6 +16,7 @@ METRICS: dict[str, Metric] = {  # the first of a task is the reported one, but f
     "cer": CER,
     "bleu": BLEU,
     "chrf": CHRF,
+    "comet": COMET,
 }
 
 

@@ -19,7 +19,8 @@ OPTIONS = {
     name: {option for parameter in command.params for option in parameter.opts}
     for name, command in COMMANDS.items()
 }
-THEIRS = {"--revision", "--config", "--version", "--help"}  # of `hf`, ours too, and of the program
+# of `hf`, ours too, of the program, and of `comet-score`
+THEIRS = {"--revision", "--config", "--version", "--help", "--model", "--quiet"}
 
 
 def texts() -> Iterator[tuple[str, str]]:
