@@ -24,7 +24,7 @@ from merge import build
 from lorsmerge_cli.core.parallel import default_threads
 from lorsmerge_cli.operations.merge.inputs import open_inputs
 from lorsmerge_cli.operations.merge.plan import plan_merge
-from lorsmerge_cli.operations.merge.run import merge
+from lorsmerge_cli.operations.merge.run import run_merge
 from lorsmerge_cli.operations.search.merges import RepeatedMerge
 from lorsmerge_cli.operations.search.scores import Scorer
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
@@ -64,7 +64,7 @@ def measure(folder: Path, threads: int, results: dict[str, list[float]]) -> None
 
     first = recipe_of(folder, 0.03, 0.4, 0.15)
     plan = plan_merge(first, folder / "out.safetensors", threads=threads, force=True)
-    timed("merge", lambda: merge(plan, lambda done: None))
+    timed("merge", lambda: run_merge(plan))
     inputs = open_inputs(first.resolved())
     speech = find_model(folder / "base").open(torch.float32, "cpu")
     repeated = RepeatedMerge(inputs, LARGEST, torch.device("cpu"), threads, CACHE)

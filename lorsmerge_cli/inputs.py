@@ -12,14 +12,32 @@ import json
 import os
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from lorsmerge_cli.errors import UnreadableFile
 
+FilePath = str | Path
 MAX_DOCUMENT = 256 << 20  # bytes of a JSON or TOML file: a results file of 100,000 rows has 50 MB
+
+
+def several(given: object) -> tuple[Any, ...]:
+    """Return one string, path or other value as a tuple of one, and those of a sequence as a tuple.
+
+    Example:
+        >>> several("ca.delta"), several(["ca.delta", "de.delta"])
+        (('ca.delta',), ('ca.delta', 'de.delta'))
+    """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return (given,)
+    return tuple(given)
+
+
+def path_of(given: FilePath | None) -> Path | None:
+    """Return a path as a Path, and None as None."""
+    return None if given is None else Path(given)
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.checkpoint.references import is_hub_id, no_such_path
+from lorsmerge_cli.core.methods import METHODS, method_of
 from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.errors import (
@@ -21,7 +22,7 @@ from lorsmerge_cli.errors import (
     UsageFault,
     named,
 )
-from lorsmerge_cli.inputs import json_object, read_document
+from lorsmerge_cli.inputs import FilePath, json_object, read_document, several
 from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
 from lorsmerge_cli.outputs import check_output, others_in
 from lorsmerge_cli.quoting import command
@@ -220,6 +221,78 @@ def check_export(format: str, output: Path, dtype: str | None) -> list[Lorsmerge
     if output.suffix in (".pt", ".bin", ".safetensors"):
         faults.append(UsageFault(f"{output}: a CTranslate2 model is a folder.",
                                  f"Write {command('-o', output.with_suffix(''))}/."))  # fmt: skip
+    return faults
+
+
+Named = Mapping[str, FilePath] | Sequence[FilePath] | FilePath  # what eval's models and data are
+
+
+def named_paths(given: Named) -> list[tuple[str, Path]]:
+    """Return a name and a path for each model or data set.
+
+    A bare path has its last part for a name, if that tells it from the others, else all of it.
+
+    Args:
+        given: name -> path, or paths, each alone or as `NAME=PATH`.
+
+    Example:
+        >>> [name for name, _ in named_paths(["lors=out/merged", "ft/ca", "ft/de", "other/de"])]
+        ['lors', 'ca', 'ft/de', 'other/de']
+    """
+    if isinstance(given, Mapping):
+        return [(name, Path(path)) for name, path in given.items()]
+    split = []
+    for text in map(str, several(given)):
+        name, equals, path = text.partition("=")
+        own = bool(equals) and not Path(text).exists()
+        split.append((name, Path(path)) if own else ("", Path(text)))
+    last = [name or path.name or path.resolve().name for name, path in split]
+    return [
+        (name or (short if last.count(short) == 1 else str(path)), path)
+        for (name, path), short in zip(split, last, strict=True)
+    ]
+
+
+def named_models(
+    given: Named, deltas: Sequence[Path], method: str | None, scale: float | None
+) -> list[tuple[str, Path]]:
+    """Return name and path of each model, with the deltas that are applied to it in the name."""
+    method = method or method_of(())
+    scale = METHODS[method].scale if scale is None and method in METHODS else scale
+    stems = "+".join(delta.stem for delta in deltas)
+    update = stems if method == method_of(()) else f"{method}({stems})"
+    added = f"+{update}@{scale or 0:g}" if deltas else ""
+    return [(name + added, path) for name, path in named_paths(given)]
+
+
+def named_data(given: Named) -> list[tuple[str, Path]]:
+    """Return name and path of each data set.
+
+    Raises:
+        UsageFault: one is given twice.
+    """
+    named = named_paths(given)
+    if twice := [path for n, (name, path) in enumerate(named) if (name, path) in named[:n]]:
+        raise UsageFault(f"--data {twice[0]} is given twice.")
+    return named
+
+
+def check_applied(
+    models: Sequence[object], deltas: Sequence[Path], settings: Mapping[str, object]
+) -> list[LorsmergeError]:
+    """Return what is wrong with deltas that are applied, and with settings of that.
+
+    Args:
+        models: to apply them to.
+        deltas: which.
+        settings: option -> its value, None where it was not given.
+    """
+    faults: list[LorsmergeError] = []
+    if deltas and len(models) > 1:
+        faults.append(UsageFault("--apply takes one MODEL, the base of the deltas."))
+    for option, value in settings.items():
+        if value is not None and not deltas:
+            faults.append(UsageFault(f"{option} is that of --apply, which is not there."))
     return faults
 
 

@@ -41,10 +41,7 @@ FLOAT = {"fc1.weight": (6, 4), "fc1.bias": (6,), "norm.weight": (4,), "embed_tok
 
 def make(folder: Path) -> dict[str, Path]:
     """A base, a fine-tune, deltas, an adapter and documents, all of them sound."""
-    from lorsmerge_cli.operations.delta import delta
-    from lorsmerge_cli.operations.merge.plan import plan_merge
-    from lorsmerge_cli.operations.merge.run import merge
-    from lorsmerge_cli.operations.prune.run import prune
+    from lorsmerge_cli import delta, merge, prune
     from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 
     generator = torch.Generator().manual_seed(0)
@@ -57,14 +54,8 @@ def make(folder: Path) -> dict[str, Path]:
     save_file(tuned, folder / "ft.safetensors")
     torch.save(tuned, folder / "ft.bin")
 
-    def quiet(*figures: int) -> None:
-        pass
-
-    delta(folder / "base", folder / "ft.safetensors", folder / "a.delta", task="asr", language="ca",
-          command="lorsmerge delta", force=False, threads=1, progress=quiet)  # fmt: skip
-    prune(folder / "a.delta", folder / "p.delta", svp=0.3, mp=0.3, method=None, include=(),
-          exclude=(), dtype=None, device="cpu", command="lorsmerge prune", force=False, threads=1,
-          progress=quiet)  # fmt: skip
+    delta(folder / "base", folder / "ft.safetensors", folder / "a.delta", task="asr", language="ca")
+    prune(folder / "a.delta", folder / "p.delta", svp=0.3, mp=0.3)
     adapter = folder / "adapter"
     adapter.mkdir()
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "alpha_pattern": {"fc1": 3},
@@ -77,8 +68,7 @@ def make(folder: Path) -> dict[str, Path]:
         str(folder / "base"), (DeltaEntry(str(folder / "a.delta"), scale=0.3),), svp=0.5, mp=0.2
     )
     (folder / "recipe.toml").write_text(recipe.to_toml())
-    plan = plan_merge(recipe, folder / "merged", device="cpu", threads=1)
-    merge(plan, lambda done: None)
+    merge(output=folder / "merged", recipe=folder / "recipe.toml")
     return {
         "base": folder / "base" / "model.safetensors", "config": folder / "base" / "config.json",
         "delta": folder / "a.delta", "pruned delta": folder / "p.delta",
@@ -163,16 +153,15 @@ def change(path: Path, content: bytes, draw: random.Random) -> bytes:
 
 def openers(folder: Path) -> dict[str, Callable[[bool], None]]:
     """How a command opens each sort of file; with True it merges, too."""
-    from lorsmerge_cli.operations.inspect.run import inspect_files
-    from lorsmerge_cli.operations.merge.plan import plan_merge
-    from lorsmerge_cli.operations.merge.run import merge
+    from lorsmerge_cli.operations.inspect import inspect as inspect_files
+    from lorsmerge_cli.operations.merge import plan_merge, run_merge
     from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, load_recipe
 
     def carry_out(recipe: Recipe, whole: bool) -> None:
         output = folder / "out.safetensors"
         plan = plan_merge(recipe, output, device="cpu", threads=1, force=True)
         if whole:
-            merge(plan, lambda done: None)
+            run_merge(plan)
             with output.open("rb") as file:
                 assert file.read(8)
 
@@ -184,7 +173,7 @@ def openers(folder: Path) -> dict[str, Callable[[bool], None]]:
         recipe = Recipe(str(folder / "base"), (DeltaEntry(str(folder / "a.delta")),))
         plan = plan_merge(recipe, folder / "again", device="cpu", threads=1, force=True)
         if whole:
-            merge(plan, lambda done: None)
+            run_merge(plan)
 
     def inspected(path: str, **settings: Any) -> Callable[[bool], None]:
         both = merged(path, **settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,6 @@ from lorsmerge_cli.errors import raise_all
 if TYPE_CHECKING:
     from lorsmerge_cli.results.document import EvalReport, TestSet
     from lorsmerge_cli.results.records import Record
-    from lorsmerge_cli.speech.source import ModelSource
 
 MODELS = "Models"
 MANY_RECORDS = 20
@@ -139,15 +138,16 @@ def evaluate(
         _refuse_ignored(context)
     elif not (models and datasets):
         raise typer.BadParameter("Give a MODEL and --data, or --score-only and --hypotheses.")
-    _check_applied(models or (), apply, {"--scale": scale, "--method": method})
     from lorsmerge_cli import usage
     from lorsmerge_cli.metrics import check_metrics
     from lorsmerge_cli.recipe.recipe import unpruned_method_faults
 
-    files = [path for _, path in _named(models or ())] + (apply or [])
-    data = [] if score_only else [path for _, path in _test_sets_named(datasets or ())]
+    applied = {"--scale": scale, "--method": method}
+    raise_all(usage.check_applied(models or (), apply or [], applied))
+    files = [path for _, path in usage.named_paths(models or ())] + (apply or [])
+    data = [] if score_only else [path for _, path in usage.named_data(datasets or ())]
     inputs = [*files, *data]
-    names = [name for name, _ in _models_named(models or (), apply or [], method, scale)]
+    names = [name for name, _ in usage.named_models(models or (), apply or [], method, scale)]
     limit = None if memory is None else options.parse_size("--memory", memory)
     raise_all(
         usage.check_inputs(
@@ -163,8 +163,7 @@ def evaluate(
         )
     )  # fmt: skip
     from lorsmerge_cli.metrics.metric import Scoring
-    from lorsmerge_cli.operations.eval import evaluate as operation
-    from lorsmerge_cli.operations.eval import rescore
+    from lorsmerge_cli.operations.eval import open_models, rescore, run_evaluation
 
     scoring = Scoring(normalisation, samples, seed, tuple(metrics or ()))
     if score_only:
@@ -175,14 +174,15 @@ def evaluate(
     else:
         assert models
         assert datasets
-        sources = _models(models, companions, apply or [], method, scale)
+        sources = open_models(models, companions, apply or [], method, scale)
         reading = {
             "split": split, "language": language, "task": task, "hours": hours, "format": format,
-            "seed": data_seed, "allow_parts": allow_parts,
+            "seed": data_seed, "allow_parts": allow_parts, "allow_missing": allow_missing,
         }  # fmt: skip
-        tests = _test_sets(datasets, sources, reading, allow_missing, verbose)
+        window = min(source.window for source in sources)
+        tests = _test_sets(datasets, window, reading, verbose)
         with console.progress("eval", "utterances") as progress:
-            report = operation(
+            report = run_evaluation(
                 sources, tests, beam=beam, batch_size=batch_size, max_tokens=max_tokens, memory=limit,
                 scoring=scoring, dtype=dtype, device=device, hypotheses=hypotheses, output=output,
                 force=force, trn=trn, compared=compare, progress=progress,
@@ -213,103 +213,26 @@ def _refuse_ignored(context: typer.Context) -> None:
         )
 
 
-def _named(texts: Sequence[str]) -> list[tuple[str, Path]]:
-    """Name and path of each `NAME=PATH`; a bare path has its last part for a name, if one can tell
-    it from the others by that, else all of it."""
-    split = []
-    for text in texts:
-        name, equals, path = text.partition("=")
-        given = bool(equals) and not Path(text).exists()
-        split.append((name, Path(path)) if given else ("", Path(text)))
-    last = [name or path.name or path.resolve().name for name, path in split]
-    return [
-        (name or (short if last.count(short) == 1 else str(path)), path)
-        for (name, path), short in zip(split, last, strict=True)
-    ]
-
-
-def _check_applied(
-    models: Sequence[str], deltas: Sequence[Path] | None, settings: Mapping[str, object]
-) -> None:
-    if deltas and len(models) > 1:
-        raise typer.BadParameter("--apply takes one MODEL, the base of the deltas.")
-    for option, value in settings.items():
-        if value is not None and not deltas:
-            raise typer.BadParameter(f"{option} is that of --apply, which is not there.")
-
-
-def _models(
-    texts: Sequence[str],
-    companions: Path | None,
-    deltas: Sequence[Path],
-    method: str | None,
-    scale: float | None,
-) -> list[ModelSource]:
-    from lorsmerge_cli.core.methods import METHODS, method_of
-    from lorsmerge_cli.speech.source import find_models
-
-    named = _models_named(texts, deltas, method, scale)
-    method = method or method_of(())
-    scale = METHODS[method].scale if scale is None else scale
-    return find_models(named, companions=companions, deltas=deltas, scale=scale, method=method)
-
-
-def _models_named(
-    texts: Sequence[str], deltas: Sequence[Path], method: str | None, scale: float | None
-) -> list[tuple[str, Path]]:
-    """Name and path of each model, the deltas that are applied to it in the name."""
-    from lorsmerge_cli.core.methods import METHODS, method_of
-
-    method = method or method_of(())
-    scale = METHODS[method].scale if scale is None and method in METHODS else scale
-    stems = "+".join(delta.stem for delta in deltas)
-    update = stems if method == method_of(()) else f"{method}({stems})"
-    added = f"+{update}@{scale or 0:g}" if deltas else ""
-    return [(name + added, path) for name, path in _named(texts)]
-
-
-def _test_sets_named(texts: Sequence[str]) -> list[tuple[str, Path]]:
-    named = _named(texts)
-    twice = [path for n, (name, path) in enumerate(named) if (name, path) in named[:n]]
-    if twice:
-        raise typer.BadParameter(f"--data {twice[0]} is given twice.")
-    return named
-
-
 def _test_sets(
-    texts: Sequence[str],
-    sources: Sequence[ModelSource],
+    datasets: Sequence[str],
+    window: float,
     reading: dict[str, Any],
-    allow_missing: bool,
     verbose: bool,
 ) -> list[TestSet]:
-    from lorsmerge_cli.data.dataset import (
-        check_complete,
-        drop_warnings,
-        empty_groups,
-        has_splits,
-        load_data,
-    )
-    from lorsmerge_cli.results.document import TestSet
+    from lorsmerge_cli import usage
+    from lorsmerge_cli.operations.eval import read_test_set
 
     tests = []
-    window = min(source.window for source in sources)
-    for name, path in _test_sets_named(texts):
+    for name, path in usage.named_data(datasets):
         with console.progress("check", "utterances") as progress:
-            loaded = load_data(
-                [path], **reading, max_seconds=window, empty_text=True, decoded=True,
-                progress=progress,
-            )  # fmt: skip
-        if not allow_missing:
-            check_complete(loaded, path)
-        for warning in drop_warnings(loaded, 0.0):  # a score is of all rows, or says so
-            console.warning(f"{path}: {warning}")
+            test, warnings, drop_notes = read_test_set(
+                name, path, window, progress=progress, **reading
+            )
+        for text in warnings:
+            console.warning(text)
         if verbose:
-            console.notes(loaded.drop_notes)
-        part = reading["split"] if has_splits(path, reading["format"]) else None
-        for empty in empty_groups(loaded.utterances):
-            console.warning(f"{path}: the {empty} references have no words, so there is no score.")
-        tests.append(TestSet(name, loaded.utterances, loaded.drops, path, part))
+            console.notes(drop_notes)
+        tests.append(test)
     return tests
 
 

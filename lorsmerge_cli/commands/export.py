@@ -46,7 +46,7 @@ def export(
     from lorsmerge_cli.operations.export import export as operation
 
     report = operation(
-        model, output, format=format, companions=companions, dtype=dtype, force=force
+        model, output, format=format, config_dir=companions, dtype=dtype, force=force
     )
     for text in report.warnings:
         console.warning(text)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 TRAINING = "Training"
 CHOICE = "Choice of epochs"
-READERS = 4  # processes that read audio for a GPU
 
 
 def _apply_recipe(context: typer.Context, path: Path | None) -> Path | None:
@@ -223,24 +222,22 @@ def finetune(
         + usage.check_run(output, resume=resume, force=force)
     )  # fmt: skip
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn of it
-    import torch
-
-    from lorsmerge_cli.operations.finetune import Averaging, DataSource, plan_finetune
-    from lorsmerge_cli.operations.finetune import finetune as operation
+    from lorsmerge_cli.operations.finetune import (
+        Averaging,
+        data_sources,
+        plan_finetune,
+        readers,
+        run_finetune,
+    )
     from lorsmerge_cli.recipe.published import recorded_command
 
-    train = DataSource(
-        tuple(datasets), split, language, task, format, hours, data_seed, allow_parts
-    )
-    held_out = (
-        DataSource(tuple(dev), "dev", language, task, format, dev_hours, data_seed, allow_parts)
-        if dev
-        else train.with_dev_split(dev_hours)
-    )
-    if workers is None:
-        workers = READERS if torch.cuda.is_available() and device != "cpu" else 0
+    train, held_out = data_sources(
+        datasets, dev or (), split=split, dev_hours=dev_hours, language=language, task=task,
+        format=format, hours=hours, seed=data_seed, allow_parts=allow_parts,
+    )  # fmt: skip
+    settings = replace(settings, workers=readers(workers, device))
     plan = plan_finetune(
-        base, output, train=train, dev=held_out, settings=replace(settings, workers=workers),
+        base, output, train=train, dev=held_out, settings=settings,
         averaging=Averaging(average_last or average_best or 1, best=not average_last),
         dev_beam=dev_beam, normalisation=normalisation, device=device, delta=delta, resume=resume,
         force=force, digests=not no_digests,
@@ -253,7 +250,7 @@ def finetune(
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
     with console.progress("finetune", "steps") as progress:
-        report = operation(
+        report = run_finetune(
             plan, command=recorded_command(sys.argv[1:]), progress=progress, told=_tell,
             missed=console.warning, learnt=lambda record: progress.detail(_learnt(record)),
         )  # fmt: skip

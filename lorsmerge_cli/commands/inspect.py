@@ -48,7 +48,7 @@ def inspect_files(
 
     drawn = [] if plot is None else check_picture(plot, files, force=force)
     raise_all(check_together(files) + drawn)
-    from lorsmerge_cli.operations.inspect import inspect_files as operation
+    from lorsmerge_cli.operations.inspect import inspect as operation
 
     with console.progress("inspect") as progress:
         report = operation(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorsmerge_cli import console, options
-from lorsmerge_cli.errors import HubFault, Interrupted, LorsmergeError, UsageFault, raise_all
+from lorsmerge_cli.errors import HubFault, Interrupted, LorsmergeError, raise_all
 from lorsmerge_cli.quoting import command
 
 if TYPE_CHECKING:
@@ -147,30 +147,12 @@ def merge(
 
     Example: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4
     """
-    from lorsmerge_cli.recipe.recipe import Recipe, load_recipe, parse_delta
+    from lorsmerge_cli.recipe.recipe import wanted_recipe
 
-    if recipe is not None:
-        given = [base, deltas, svp, mp, scale, method, include, exclude, dtype]
-        if any(value not in (None, [], ()) for value in given):
-            raise UsageFault(
-                f"--recipe {recipe} already holds base, deltas and settings.",
-                "Give only -o and machine options beside it; edit the recipe to change the merge.",
-            )
-        wanted = load_recipe(recipe)
-    elif base is None:
-        raise UsageFault("There is no base.", "Write `lorsmerge merge BASE DELTA...`.")
-    else:
-        wanted = Recipe(
-            base=base,
-            deltas=tuple(parse_delta(text) for text in deltas or ()),
-            method=method,
-            svp=svp,
-            mp=mp,
-            scale=scale,
-            include=tuple(include or ()),
-            exclude=tuple(exclude or ()),
-            dtype=dtype,
-        )
+    wanted = wanted_recipe(
+        base, deltas, file=recipe, method=method, svp=svp, mp=mp, scale=scale, include=include,
+        exclude=exclude, dtype=dtype,
+    )  # fmt: skip
     shard_size = options.parse_size("--max-shard-size", max_shard_size)
     wanted.resolved()  # a mistake in the settings shows before PyTorch is loaded
     from lorsmerge_cli.usage import check_merge
@@ -196,8 +178,7 @@ def merge(
 def _run(
     recipe: Recipe, output: Path | None, repo: str | None, dry_run: bool, **settings: Any
 ) -> None:
-    from lorsmerge_cli.operations.merge import merge as operation
-    from lorsmerge_cli.operations.merge import plan_merge
+    from lorsmerge_cli.operations.merge import plan_merge, run_merge
 
     target = None if repo is None else _target(repo)
     plan = plan_merge(recipe, output, **settings)
@@ -208,9 +189,8 @@ def _run(
     if dry_run:
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
-    total = sum(unit.nbytes for unit in plan.units())
     with console.progress("merge") as progress:
-        report = operation(plan, lambda done: progress(done, total))
+        report = run_merge(plan, progress)
     for text in report.warnings:
         console.warning(text)
     document = _plan_document(plan) | {
@@ -234,14 +214,13 @@ def _target(repo: str) -> Target:
 
 
 def _push(output: Path, target: Target) -> PushReport:
-    from lorsmerge_cli.operations.push import plan_push
-    from lorsmerge_cli.operations.push import push as operation
+    from lorsmerge_cli.operations.push import plan_push, run_push
 
     try:
         plan = plan_push(output, target)
         for text in plan.notes:
             console.note(text)
-        return operation(plan, None)
+        return run_push(plan)
     except LorsmergeError as error:
         kind = Interrupted if isinstance(error, Interrupted) else HubFault
         raise kind(

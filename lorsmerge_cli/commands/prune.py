@@ -86,8 +86,8 @@ def prune(
     if output is not None:
         with console.progress("prune") as progress:
             report = operation(
-                source, output, svp=svp, mp=mp, method=method, include=tuple(include or ()),
-                exclude=tuple(exclude or ()), dtype=dtype, device=device,
+                source, output, svp=svp, mp=mp, method=method, include=include or (),
+                exclude=exclude or (), dtype=dtype, device=device,
                 command=recorded_command(sys.argv[1:]), force=force, threads=threads,
                 progress=progress, as_lora=as_lora is not None,
             )  # fmt: skip

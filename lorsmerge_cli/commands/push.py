@@ -91,8 +91,7 @@ def push(
     from lorsmerge_cli.hub.target import check_id, new_target, open_target
 
     check_id(repo)
-    from lorsmerge_cli.operations.push import plan_push
-    from lorsmerge_cli.operations.push import push as operation
+    from lorsmerge_cli.operations.push import plan_push, run_push
 
     where: Any = {
         "revision": revision, "create_pr": create_pr, "private": private, "token": token,
@@ -113,7 +112,7 @@ def push(
     if dry_run:
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
-    report = operation(plan, message)
+    report = run_push(plan, message)
     console.result(asdict(report), lambda: console.lines(report.in_words(target)))
 
 

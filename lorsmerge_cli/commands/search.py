@@ -210,16 +210,16 @@ def search(
         document,
         of_earlier_fronts,
         plan_search,
+        run_search,
         write_report,
     )
-    from lorsmerge_cli.operations.search import search as operation
 
     reading = DataSettings(language, task, format, hours, data_seed)
     plan = plan_search(space, data, test or [], reading, settings)
     for text in plan.warnings:
         console.warning(text)
     with console.progress("search", "trials") as progress:
-        report = operation(
+        report = run_search(
             plan, command=_command(study), progress=progress, told=console.note,
             done=lambda row: _tell(plan.goal.names(ranking=True), row),
             heard=lambda rate: progress.detail(console.pace(rate, "utterances")),

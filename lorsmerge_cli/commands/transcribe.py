@@ -48,11 +48,9 @@ def transcribe(
         + usage.check_audio(audio)
     )
     from lorsmerge_cli.operations.transcribe import transcribe as operation
-    from lorsmerge_cli.speech.source import find_models
 
-    sources = find_models([(str(path), path) for path in models], companions=companions)
     found = operation(
-        sources, audio, language=language, task=task, beam=beam, dtype="float32", device=device
+        models, audio, language=language, task=task, beam=beam, device=device, config_dir=companions
     )
     for item in found:
         if item.heard < item.seconds:

@@ -261,17 +261,28 @@ def check_vector(base: Checkpoint, vector: TaskVector) -> list[LorsmergeError]:
     if fault := _wrapped(base, vector):
         return [fault]
     faults = _empty(base, vector)
-    faults = faults or check_names(base, vector.specs, vector.path)
+    faults = faults or check_names(
+        base.float_specs, vector.specs, base=f"the base {base.path}", where=vector.path
+    )
     if isinstance(vector, FinetunedTaskVector):
         faults += _check_others(base, vector.finetuned)
     return faults
 
 
 def check_names(
-    base: Checkpoint, specs: Mapping[str, TensorSpec], where: Path
+    wanted: Mapping[str, TensorSpec],
+    specs: Mapping[str, TensorSpec],
+    *,
+    base: object,
+    where: object,
 ) -> list[LorsmergeError]:
-    """Everything in which a delta or a fine-tune has other float tensors than the base."""
-    wanted = base.float_specs
+    """Return everything in which a delta or a fine-tune has other float tensors than the base.
+
+    Args:
+        wanted: the base's float tensors.
+        specs: the delta's, or the fine-tune's.
+        base, where: what messages call the two.
+    """
     missing = sorted(wanted.keys() - specs.keys())
     extra = sorted(specs.keys() - wanted.keys())
     reshaped = [
@@ -282,7 +293,7 @@ def check_names(
     faults: list[LorsmergeError] = []
     for problem, names in (
         (f"lacks {len(missing)} of the base's {len(wanted)} float tensors:", missing),
-        (f"has {len(extra)} tensors that the base {base.path} lacks:", extra),
+        (f"has {len(extra)} tensors that {base} lacks:", extra),
         (f"has {len(reshaped)} tensors of another shape than the base's:", reshaped),
     ):
         if names:

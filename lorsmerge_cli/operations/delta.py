@@ -42,8 +42,9 @@ from lorsmerge_cli.errors import (
     raise_all,
     zero_delta,
 )
-from lorsmerge_cli.inputs import read_json
+from lorsmerge_cli.inputs import FilePath, read_json
 from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
+from lorsmerge_cli.recipe.published import recorded_call
 from lorsmerge_cli.recipe.record import training_of
 
 Vector = FinetunedTaskVector | AdapterTaskVector
@@ -71,51 +72,63 @@ class DeltaReport:
 
 
 def delta(
-    base_path: Path,
-    finetuned_path: Path,
-    output: Path,
+    base: FilePath,
+    finetuned: FilePath,
+    output: FilePath,
     *,
-    task: str,
-    language: str,
-    command: str,
-    force: bool,
-    threads: int | None,
-    progress: Callable[[int, int], None],
+    task: str = "",
+    language: str = "",
     strip_prefix: str = "",
+    force: bool = False,
+    threads: int | None = None,
+    command: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DeltaReport:
-    """Write the delta of a fine-tune.
+    """Write the delta of a fine-tune: its weights less the base's, in float32 or wider.
 
     Args:
-        base_path, finetuned_path: two checkpoints of one model, or one and a LoRA adapter of it.
+        base: the pretrained checkpoint: a file, a folder or a Hub id.
+        finetuned: a fine-tune of it, or a LoRA adapter: the same.
         output: the delta file.
-        task: `asr`, `st` or empty.
-        language: code such as `ca`, or empty.
-        command: the line for the file's history.
-        force: replace an output that exists.
-        threads: blocks in flight; None for one per core.
-        progress: told the bytes done and the bytes in all.
+        task: what it was tuned for, `asr` or `st`; not recorded by default.
+        language: its language, a code such as `ca`; not recorded by default.
         strip_prefix: what may stand before the names of one of the two, such as `module.`.
+        force: replace an output that exists.
+        threads: blocks in flight; one per core by default.
+        command: the line for the file's history; this call by default.
+        progress: told the bytes just written and those in all.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
+
+    Example:
+        >>> report = delta("base", "ca", "new.delta", task="asr", language="ca")
+        >>> report.output, report.norm > 0
+        (PosixPath('new.delta'), True)
     """
+    base_path, finetuned_path, output = Path(base), Path(finetuned), Path(output)
+    command = command or recorded_call(
+        "delta", base_path, finetuned_path, output, task=task, language=language,
+        strip_prefix=strip_prefix,
+    )  # fmt: skip
     faults: list[LorsmergeError] = []
     try:
         task = parse_task(task) if task else ""
         language = parse_language(language) if language else ""
     except UsageFault as fault:
         faults.append(fault)
-    base, vector = _open_both(base_path, finetuned_path, strip_prefix, faults)
-    faults += _swapped(base, vector)
-    faults += check_vector(base, vector)
+    checkpoint, vector = _open_both(base_path, finetuned_path, strip_prefix, faults)
+    faults += _swapped(checkpoint, vector)
+    faults += check_vector(checkpoint, vector)
     layouts = vector.layouts
     nbytes = sum(stored_size(name, layout) for name, layout in layouts.items())
-    faults += check_output(output, inputs=[*base.sources, *vector.files], size=nbytes, force=force)
+    inputs = [*checkpoint.sources, *vector.files]
+    faults += check_output(output, inputs=inputs, size=nbytes, force=force)
     raise_all(faults)
-    warnings = [*leftovers(output), *base.notes, *notes_on(vector, base)]
+    warnings = [*leftovers(output), *checkpoint.notes, *notes_on(vector, checkpoint)]
     provenance = Provenance(
         base_name=pinned(base_path) or base_path.name or str(base_path),
-        base=base_fingerprint(base),
+        base=base_fingerprint(checkpoint),
         finetuned_dtype=vector.finetuned_dtype,
         task=task,
         language=language,
@@ -130,8 +143,8 @@ def delta(
         norms, base_norm, rounding = _write(
             vector, writer, threads or default_threads(), lambda done: progress(done, total)
         )
-        check_unchanged(base.identities | vector.identities)
-    warnings += rounded_base(vector, base, rounding)
+        check_unchanged(checkpoint.identities | vector.identities)
+    warnings += rounded_base(vector, checkpoint, rounding)
     return DeltaReport(output, len(layouts), total_norm(norms), base_norm, nbytes, tuple(warnings))
 
 

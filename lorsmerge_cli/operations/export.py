@@ -30,6 +30,7 @@ from lorsmerge_cli.errors import (
     non_finite,
     raise_all,
 )
+from lorsmerge_cli.inputs import FilePath, path_of
 from lorsmerge_cli.outputs import (
     atomic_file,
     atomic_folder,
@@ -94,12 +95,12 @@ class _Model:
 
 
 def export(
-    model: Path,
-    output: Path,
+    model: FilePath,
+    output: FilePath,
     *,
     format: str,
-    companions: Path | None = None,
     dtype: str | None = None,
+    config_dir: FilePath | None = None,
     force: bool = False,
 ) -> ExportReport:
     """Write a Whisper in another program's format.
@@ -107,20 +108,26 @@ def export(
     Args:
         model: a model folder.
         output: a `.pt` file for `openai`, a folder for `ct2`.
-        format: a name in FORMATS.
-        companions: a model whose tokenizer and feature extractor are taken; by default those of the
+        format: `openai` for openai-whisper, `ct2` for faster-whisper (needs ctranslate2).
+        dtype: of the written weights, with `ct2` also `int8` and others; the model's own by default.
+        config_dir: a model whose tokenizer and feature extractor are taken; by default those of the
             folder or, of a Trainer's `checkpoint-N`, of the folder it lies in.
-        dtype: of the written weights; None for the model's own.
         force: replace an output that exists.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
+
+    Example:
+        >>> report = export("nano", "nano.pt", format="openai", dtype="float16")
+        >>> report.output, report.nbytes == report.output.stat().st_size
+        (PosixPath('nano.pt'), True)
     """
+    model, output = Path(model), Path(output)
     faults = check_export(format, output, dtype)
     if format not in FORMATS:
         raise_all(faults)
     is_folder, check, write = FORMATS[format]
-    found, unread = _open(model, companions, with_processor=is_folder)
+    found, unread = _open(model, path_of(config_dir), with_processor=is_folder)
     faults += unread + check(found)
     size = sum(spec.nbytes for spec in found.checkpoint.specs.values())
     inputs = found.checkpoint.sources

@@ -10,9 +10,10 @@ from lorsmerge_cli.data.audio import audio_seconds
 from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UnreadableFile, raise_all
+from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.metrics.looping import is_looping
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
-from lorsmerge_cli.speech.source import ModelSource, parse_speech_dtype
+from lorsmerge_cli.speech.source import find_models, parse_speech_dtype
 
 
 @dataclass(frozen=True)
@@ -35,26 +36,49 @@ class Transcript:
 
 
 def transcribe(
-    models: Sequence[ModelSource],
-    files: Sequence[Path],
+    models: Sequence[FilePath] | FilePath,
+    audio: Sequence[FilePath] | FilePath,
     *,
     language: str,
-    task: str,
-    beam: int,
-    dtype: str,
-    device: str,
+    task: str = "asr",
+    beam: int = 5,
+    dtype: str = "float32",
+    device: str = "auto",
+    config_dir: FilePath | None = None,
 ) -> list[Transcript]:
     """Transcribe (or translate) the start of each file, as much as the model's window takes.
 
+    Args:
+        models: model folders, files of weights, or Hub ids.
+        audio: sound files: wav, flac, mp3 or ogg.
+        language: the spoken language, by code or name.
+        task: `asr`, or `st` for a translation into English.
+        beam: hypotheses kept in the search; 1 is greedy.
+        dtype: the models compute in: `float32`, `float16` or `bfloat16`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        config_dir: model folder or Hub id to take config and tokenizer from, for a bare file.
+
+    Returns:
+        One transcript for each model and file, the files of the first model first.
+
     Raises:
         LorsmergeError: see the subclasses.
+
+    Example:
+        >>> (found,) = transcribe("base", "clip.wav", language="ca")
+        >>> found.model, found.seconds, len(found.text) > 0
+        ('base', 1.5, True)
     """
+    files = [Path(path) for path in several(audio)]
     code, kind = parse_language(language), parse_task(task)
+    sources = find_models(
+        [(str(path), Path(path)) for path in several(models)], companions=path_of(config_dir)
+    )
     lengths = [audio_seconds(path) for path in files]
     empty = [path for path, seconds in zip(files, lengths, strict=True) if not seconds]
     raise_all([UnreadableFile(f"{path} holds no samples.", "Record it again.") for path in empty])
     found = []
-    for source in models:
+    for source in sources:
         speech = source.open(parse_speech_dtype(dtype), device)
         rows = [
             Utterance(str(number), path, "", code, kind, min(seconds, speech.window))

@@ -7,11 +7,15 @@ be shared, has relative paths as well.
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 from lorsmerge_cli.checkpoint.references import REFERENCE, pinned_parts
 from lorsmerge_cli.recipe.recipe import Recipe
@@ -19,6 +23,8 @@ from lorsmerge_cli.recipe.recipe import Recipe
 OPTION = re.compile(r"[\w.-]+=")  # before the path in `--data clips=/home/anna/clips`
 # a root, a home, a drive, or a folder above the current one
 OF_THIS_MACHINE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:|(?:.*[/\\])?\.\.(?:[/\\]|$)", re.DOTALL)
+PARAMETER = re.compile(r"[a-z_]+")
+CALL = re.compile(r"lorsmerge_cli\.(?P<function>[a-z_]+)\(")
 COMMITS = "  # "  # between a command of a history and the Hub ids that it took
 
 
@@ -96,13 +102,51 @@ def recorded_command(words: Sequence[str]) -> str:
     return shlex.join(["lorsmerge", *map(recorded_word, words)])
 
 
+def recorded_call(function: str, *inputs: object, **settings: object) -> str:
+    """Return a Python call for a delta's history, its paths as in `recorded_command`.
+
+    Args:
+        function: of `lorsmerge_cli`.
+        inputs: paths and other values.
+        settings: by name; None, False and what is empty is not recorded.
+
+    Example:
+        >>> print(recorded_call("delta", Path("/home/anna/base"), "ca", "ca.delta", task="asr", language=""))
+        lorsmerge_cli.delta('base', 'ca', 'ca.delta', task='asr')
+    """
+    unset: tuple[object, ...] = ("", (), [])
+    given = [
+        (key, value)
+        for key, value in settings.items()
+        if value is not None and value is not False and value not in unset  # but a ratio of 0 is
+    ]
+    return _call(function, inputs, given, recorded_word)
+
+
+def _call(
+    function: str,
+    inputs: Iterable[object],
+    settings: Iterable[tuple[str, object]],
+    change: Callable[[str], str],
+) -> str:
+    def shown(value: object) -> str:
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(map(shown, value))}]"
+        return repr(change(str(value)) if isinstance(value, str | Path) else value)
+
+    words = [*map(shown, inputs), *(f"{key}={shown(value)}" for key, value in settings)]
+    return f"lorsmerge_cli.{function}({', '.join(words)})"
+
+
 def is_local(path: str) -> bool:
     """Whether a path begins at this machine's root, at a home or in a folder above."""
     return OF_THIS_MACHINE.match(path) is not None
 
 
 def published_command(line: str) -> str | None:
-    """Return a command of a history with names in place of paths; None for what is no command of ours.
+    """Return a command or a Python call of a history with names in place of paths.
+
+    None for what is no command or call of ours.
 
     Example:
         >>> published_command("lorsmerge delta /home/anna/base runs/ca -o /tmp/ca.delta")
@@ -112,20 +156,48 @@ def published_command(line: str) -> str | None:
     ids = comment.split(", ")
     if not mark or not all(map(pinned_parts, ids)):
         command, ids = line, []
-    try:
-        words = shlex.split(command, comments=True)
-    except ValueError:
-        return None
-    if words[:1] != ["lorsmerge"]:
-        return None
     repos = {parts[0] for name in ids if (parts := pinned_parts(name))}
 
     def name_of(path: str) -> str:
         match = REFERENCE.fullmatch(path)
         return path if match and match["repo"] in repos else published_name(path)
 
-    shown = shlex.join(_behind_option(name_of, word) for word in words)
-    return shown + (COMMITS + ", ".join(ids) if ids else "")
+    change = partial(_behind_option, name_of)
+    shown = _changed_call(command, change) if CALL.match(command) else _changed(command, change)
+    return shown and shown + (COMMITS + ", ".join(ids) if ids else "")
+
+
+def _changed(command: str, change: Callable[[str], str]) -> str | None:
+    """Return a command of the shell with every word changed; None for what is none of ours."""
+    try:
+        words = shlex.split(command, comments=True)
+    except ValueError:
+        return None
+    return shlex.join(map(change, words)) if words[:1] == ["lorsmerge"] else None
+
+
+def _changed_call(line: str, change: Callable[[str], str]) -> str | None:
+    """Return a Python call with every string changed; None for anything but a call with plain values."""
+    try:
+        with catch_warnings(action="ignore"):  # of a backslash too many
+            tree = ast.parse(line, mode="eval").body
+        match tree:
+            case ast.Call(ast.Attribute(ast.Name("lorsmerge_cli"), function), inputs, keywords):
+                settings = [(item.arg or "", ast.literal_eval(item.value)) for item in keywords]
+                values = [ast.literal_eval(value) for value in inputs]
+                plain = all(map(_is_plain, [*values, *(value for _, value in settings)]))
+                if plain and all(PARAMETER.fullmatch(key) for key, _ in settings):
+                    return _call(function, values, settings, change)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        pass  # anyone may have written it
+    return None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a string, a number, a flag or None, or a list of them."""
+    if isinstance(value, list | tuple):
+        return all(isinstance(item, str | int | float) for item in value)
+    return value is None or isinstance(value, str | int | float)
 
 
 def _behind_option(change: Callable[[str], str], word: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lorsmerge_cli.core.methods import METHODS, method_of
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
-from lorsmerge_cli.inputs import json_object, parse_toml, read_document
+from lorsmerge_cli.inputs import FilePath, json_object, parse_toml, read_document, several
 from lorsmerge_cli.outputs import atomic_file
 from lorsmerge_cli.quoting import toml_value
 
@@ -161,6 +161,53 @@ def parse_delta(text: str) -> DeltaEntry:
         except ValueError:
             raise UsageFault(f"{text}: {key}={value!r} is no number.") from None
     return DeltaEntry(match["path"], **settings)
+
+
+def wanted_recipe(
+    base: FilePath | None,
+    deltas: Sequence[FilePath | DeltaEntry] | FilePath | DeltaEntry | None,
+    *,
+    file: FilePath | None = None,
+    include: Sequence[str] | str | None = None,
+    exclude: Sequence[str] | str | None = None,
+    **settings: Any,
+) -> Recipe:
+    """Return the merge that is asked for: of a base, deltas and settings, or of a recipe's file.
+
+    Args:
+        base: the checkpoint the deltas are added to.
+        deltas: what is added, with or without settings of their own as `parse_delta` reads them.
+        file: as in `load_recipe`; nothing else may be given beside it.
+        include, exclude, settings: the other attributes of `Recipe`, None for their defaults.
+
+    Raises:
+        UsageFault: no base, a base beside a file, or a delta's settings that are wrong.
+        UnreadableFile: as `load_recipe`.
+    """
+    entries, include, exclude = (
+        several(deltas or ()),
+        several(include or ()),
+        several(exclude or ()),
+    )
+    if file is not None:
+        if any(
+            given not in (None, ())
+            for given in (base, entries, include, exclude, *settings.values())
+        ):
+            raise UsageFault(
+                f"--recipe {file} already holds base, deltas and settings.",
+                "Give only -o and machine options beside it; edit the recipe to change the merge.",
+            )
+        return load_recipe(Path(file))
+    if base is None:
+        raise UsageFault("There is no base.", "Write `lorsmerge merge BASE DELTA...`.")
+    return Recipe(
+        str(base),
+        tuple(item if isinstance(item, DeltaEntry) else parse_delta(str(item)) for item in entries),
+        include=include,
+        exclude=exclude,
+        **settings,
+    )
 
 
 def pruning_method(source: Path, svp: float | None, mp: float | None, method: str | None) -> str:

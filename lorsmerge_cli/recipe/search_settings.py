@@ -24,6 +24,7 @@ OBJECTIVES = {  # the reported metric of each task, and both at once
     if metric is metrics_of("", metric.task)[0]
 } | {"both": TASKS}
 TRIALS = 60
+SCALES = "0.05:0.5"  # lambdas that a search may choose where it is not told
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ SETTINGS = {
     "versions?": Each(PLAIN),
     "dropped?": Each(Each(int)),
     "partial?": Each([int]),
-    "splits?": Each(str),
+    "splits?": Each((str, NONE)),
 }
 ROW = {"id": str, "reference": str, "hypothesis": str, "seconds": float, "speaker?": (str, NONE),
        "cut?": (bool, NONE), "source_text?": (str, NONE)}  # fmt: skip

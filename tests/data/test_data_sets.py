@@ -404,8 +404,7 @@ def test_what_data_writes_reads_the_same(tmp_path: Path) -> None:
 
     def write(force: bool) -> None:
         data(
-            [path], split=None, language=None, task=None, format=None, hours=None, seed=0,
-            max_seconds=30.0, output=output, force=force,
+            [path], output=output, force=force,
         )  # fmt: skip
 
     write(force=False)

@@ -92,8 +92,7 @@ def test_kaldis_segments_are_asked_for(tmp_path: Path) -> None:
 
 def write(path: Path, output: Path, **options: bool) -> Any:
     return data(
-        [path], split=None, language=None, task=None, format=None, hours=None, seed=0,
-        max_seconds=30.0, output=output, force=True, **options,
+        [path], output=output, force=True, **options,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lorsmerge_cli import delta
 from lorsmerge_cli.checkpoint import reader
 from lorsmerge_cli.checkpoint.pickled_file import PickledFile
 from lorsmerge_cli.checkpoint.reader import Checkpoint
@@ -26,7 +27,6 @@ from lorsmerge_cli.deltas.task_vector import (
     open_task_vector,
 )
 from lorsmerge_cli.errors import LorsmergeError, Mismatch
-from lorsmerge_cli.operations.delta import delta
 
 Tensors = dict[str, torch.Tensor]
 
@@ -262,8 +262,7 @@ def test_merges_onto_a_base_see_shapes_before_memory(
 def test_the_wrapped_delta_file_holds_the_bases_names(tmp_path: Path) -> None:
     save_file(whisper_like(), tmp_path / "base")
     save_file({f"module.{n}": t for n, t in moved(whisper_like()).items()}, tmp_path / "ft")
-    delta(tmp_path / "base", tmp_path / "ft", tmp_path / "x.delta", task="", language="", command="",
-          force=False, threads=1, progress=lambda done, total: None, strip_prefix="module.")  # fmt: skip
+    delta(tmp_path / "base", tmp_path / "ft", tmp_path / "x.delta", strip_prefix="module.")
     stored = load_file(tmp_path / "x.delta")
     assert stored.keys() == {n for n, t in whisper_like().items() if t.is_floating_point()}
     assert all(torch.equal(value, torch.full_like(value, 0.5)) for value in stored.values())

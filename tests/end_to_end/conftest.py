@@ -128,7 +128,7 @@ def tiny_finetune(base: dict[str, torch.Tensor], seed: int) -> dict[str, torch.T
 @pytest.fixture(scope="session")
 def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as in `tiny`; read only."""
-    from lorsmerge_cli.operations.delta import delta
+    from lorsmerge_cli import delta
 
     folder = tmp_path_factory.mktemp("tiny")
     base = tiny_model(0)
@@ -140,8 +140,7 @@ def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_file(tiny_finetune(base, seed), folder / f"{name}.safetensors")
         delta(
             folder / "base.safetensors", folder / f"{name}.safetensors", folder / f"{name}.delta",
-            task="asr", language=name, command="", force=False, threads=1,
-            progress=lambda done, total: None,
+            task="asr", language=name,
         )  # fmt: skip
     return folder
 

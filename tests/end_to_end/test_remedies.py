@@ -164,7 +164,7 @@ def test_the_tokenizer_that_faster_whisper_reads(
     said = message_of(lambda: export(Path(name), Path("out"), format="ct2"))
     pasted(backticked(said, "python -c"))
     assert "--config processor" in said
-    export(Path(name), Path("out"), format="ct2", companions=Path("processor"))
+    export(Path(name), Path("out"), format="ct2", config_dir="processor")
     assert Path("out/tokenizer.json").is_file()
 
 

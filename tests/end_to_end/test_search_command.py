@@ -23,8 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from results_files import reported
 from speech_models import make_test_set, make_tuned, make_whisper
 
-from lorsmerge_cli import console
-from lorsmerge_cli.operations.delta import delta
+from lorsmerge_cli import console, delta
 from lorsmerge_cli.operations.search import run as search_operation
 from lorsmerge_cli.speech import decoding
 
@@ -43,7 +42,6 @@ def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_tuned(folder / "base", folder / name, seed=seed, step=0.5)
         delta(
             folder / "base", folder / name, folder / f"{name}.delta", task="asr", language=name,
-            command="", force=False, threads=1, progress=lambda done, total: None,
         )  # fmt: skip
     make_test_set(folder / "data", count=20)
     return folder

@@ -12,7 +12,7 @@ from speech_models import make_clip
 
 # importing torch, or others that take long, is an error from here on
 START = (
-    "import sys; sys.modules |= dict.fromkeys(('torch', 'transformers', 'scipy', 'optuna')); "
+    "import sys; sys.modules |= dict.fromkeys(('torch', 'transformers', 'scipy', 'scipy.stats', 'optuna')); "
     "from lorsmerge_cli.app import main; main()"
 )
 WORK, USAGE = 1, 2

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from operation_calls import take_delta
+
+from lorsmerge_cli import delta
 
 
 @pytest.fixture(scope="session")
@@ -13,5 +14,5 @@ def deltas(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `ca.delta` and `de.delta`. Read only."""
     folder = tmp_path_factory.mktemp("deltas")
     for name in ("ca", "de"):
-        take_delta(models / "base", models / name, folder / f"{name}.delta", language=name)
+        delta(models / "base", models / name, folder / f"{name}.delta", task="asr", language=name)
     return folder

@@ -1,4 +1,4 @@
-"""The operations with the arguments that tests leave alone, and small models to call them on."""
+"""Small models to call the operations on, and what the operations make of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorsmerge_cli.operations.delta import DeltaReport, delta
-from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
-from lorsmerge_cli.operations.merge.run import MergeReport, merge
-from lorsmerge_cli.operations.prune.run import PruneReport, prune
-from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
+from lorsmerge_cli import merge
+from lorsmerge_cli.operations.merge import MergePlan, plan_merge
+from lorsmerge_cli.recipe.recipe import DeltaEntry, wanted_recipe
 
 FC1 = "model.encoder.layers.0.fc1.weight"
 FC2 = "model.encoder.layers.0.fc2.weight"
@@ -65,40 +63,16 @@ def same_bits(a: Tensors, b: Tensors) -> bool:
     )
 
 
-def take_delta(base: Path, finetuned: Path, output: Path, **changes: Any) -> DeltaReport:
-    arguments: dict[str, Any] = {
-        "task": "asr", "language": "ca", "command": "lorsmerge delta", "force": False,
-        "threads": 2, "progress": lambda done, total: None,
-    }  # fmt: skip
-    return delta(base, finetuned, output, **arguments | changes)
-
-
-def prune_delta(source: Path, output: Path, **changes: Any) -> PruneReport:
-    arguments: dict[str, Any] = {
-        "svp": None, "mp": None, "method": None, "include": (), "exclude": (), "dtype": None,
-        "device": "cpu", "command": "lorsmerge prune", "force": False, "threads": 2,
-        "progress": lambda done, total: None,
-    }  # fmt: skip
-    return prune(source, output, **arguments | changes)
-
-
 PLANNING = ("threads", "max_shard_size", "force", "allow_other_base")
 
 
 def plan(base: Path, deltas: list[Path | DeltaEntry], output: Path, **changes: Any) -> MergePlan:
     """A plan; `changes` go to the recipe, those of PLANNING to the planning."""
-    planning = {"threads": 2} | {key: changes.pop(key) for key in PLANNING if key in changes}
-    entries = tuple(d if isinstance(d, DeltaEntry) else DeltaEntry(str(d)) for d in deltas)
-    return plan_merge(Recipe(str(base), entries, **changes), output, device="cpu", **planning)
-
-
-def run_merge(
-    base: Path, deltas: list[Path | DeltaEntry], output: Path, **changes: Any
-) -> MergeReport:
-    return merge(plan(base, deltas, output, **changes), lambda done: None)
+    planning = {key: changes.pop(key) for key in PLANNING if key in changes}
+    return plan_merge(wanted_recipe(base, deltas, **changes), output, **planning)
 
 
 def merged(base: Path, deltas: list[Path | DeltaEntry], output: Path, **changes: Any) -> Tensors:
     """The tensors of a merge."""
-    run_merge(base, deltas, output, **changes)
+    merge(base, deltas, output, **changes)
     return load(output)

@@ -1,20 +1,9 @@
-"""`report` as the tests call it, and what stands in its tables."""
+"""What stands in the tables of a report."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from lorsmerge_cli.operations.report.run import Report, report
+from lorsmerge_cli.operations.report import Report
 from lorsmerge_cli.operations.report.tables import Cell, Table
-
-
-def run(paths: list[Path], output: Path, **changes: Any) -> Report:
-    settings: dict[str, Any] = {
-        "title": "Test", "base": None, "finetuned": None, "against": None, "controls": {},
-        "held_out": [], "paper": None, "force": False,
-    }  # fmt: skip
-    return report(paths, output, **settings | changes)
 
 
 def table(found: Report, name: str) -> Table:

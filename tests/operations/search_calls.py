@@ -14,7 +14,7 @@ from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.operations.search import run as module
 from lorsmerge_cli.operations.search.plan import SearchPlan, plan_search
 from lorsmerge_cli.operations.search.report import SearchReport
-from lorsmerge_cli.operations.search.run import search
+from lorsmerge_cli.operations.search.run import run_search
 from lorsmerge_cli.operations.search.scores import Statistics, speakers_of
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 from lorsmerge_cli.recipe.search_settings import DataSettings, SearchSettings
@@ -44,7 +44,7 @@ def plan(folder: Path, place: Path, **changes: Any) -> SearchPlan:
 
 def run(folder: Path, place: Path, **changes: Any) -> SearchReport:
     hooks = {key: changes.pop(key) for key in ("told", "done", "progress") if key in changes}
-    return search(plan(folder, place, **changes), command=COMMAND, **hooks)
+    return run_search(plan(folder, place, **changes), command=COMMAND, **hooks)
 
 
 class Formula:

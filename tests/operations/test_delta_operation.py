@@ -21,11 +21,11 @@ from operation_calls import (
     same_bits,
     save,
     small_base,
-    take_delta,
     tuned,
 )
 from safetensors.torch import load_file
 
+from lorsmerge_cli import delta
 from lorsmerge_cli.checkpoint import content
 from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.reader import Checkpoint
@@ -59,7 +59,9 @@ def test_of_whisper(models: Path, deltas: Path) -> None:
     for name, tensor in base.items():
         hashed.add(name, tensor)
     assert provenance.base.content == hashed.hexdigest()
-    assert provenance.history == ("lorsmerge delta",)
+    assert provenance.history == (
+        "lorsmerge_cli.delta('base', 'ca', 'ca.delta', task='asr', language='ca')",
+    )
     assert provenance.pruning == {}
 
 
@@ -74,7 +76,7 @@ def test_of_every_pair_of_dtypes(
         for name, t in tuned(small_base(torch.float32)).items()
     }
     paths = save(tmp_path / "base", base), save(tmp_path / "ca", finetuned)
-    report = take_delta(*paths, tmp_path / "x.delta")
+    report = delta(*paths, tmp_path / "x.delta")
     wide = torch.float64 if torch.float64 in (base_dtype, tuned_dtype) else torch.float32
     stored = load_file(tmp_path / "x.delta")
     assert stored.keys() == SHAPES.keys()
@@ -89,7 +91,7 @@ def test_of_every_pair_of_dtypes(
 
 def test_the_reports_figures(tmp_path: Path) -> None:
     base, finetuned = small_base(), tuned(small_base())
-    report = take_delta(
+    report = delta(
         save(tmp_path / "base", base), save(tmp_path / "ca", finetuned), tmp_path / "x.delta"
     )
     differences = {name: (finetuned[name] - base[name]).double() for name in SHAPES}
@@ -113,19 +115,19 @@ def test_bytes_do_not_depend_on_threads(
     paths = save(tmp_path / "base", base), save(tmp_path / "ca", tuned(base))
     monkeypatch.setattr(delta_module, "BLOCK", block)
     monkeypatch.setattr(content, "BLOCK", block)
-    take_delta(*paths, tmp_path / "a.delta", threads=1)
+    delta(*paths, tmp_path / "a.delta", threads=1, command="x")
     for threads in (2, 3, 8):
-        take_delta(*paths, tmp_path / "b.delta", threads=threads, force=True)
+        delta(*paths, tmp_path / "b.delta", threads=threads, force=True, command="x")
         assert (tmp_path / "a.delta").read_bytes() == (tmp_path / "b.delta").read_bytes()
 
 
 def test_numbers_do_not_depend_on_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = small_base()
     paths = save(tmp_path / "base", base), save(tmp_path / "ca", tuned(base))
-    take_delta(*paths, tmp_path / "a.delta")
+    delta(*paths, tmp_path / "a.delta")
     monkeypatch.setattr(delta_module, "BLOCK", 7)
     monkeypatch.setattr(content, "BLOCK", 7)
-    take_delta(*paths, tmp_path / "b.delta")
+    delta(*paths, tmp_path / "b.delta")
     assert same_bits(load_file(tmp_path / "a.delta"), load_file(tmp_path / "b.delta"))
 
 
@@ -136,7 +138,7 @@ def test_a_tied_copy_on_either_side(tmp_path: Path, tied: str) -> None:
     for name, model in (("base", base), ("finetuned", finetuned)):
         if tied in (name, "both"):
             model["proj_out.weight"] = model[EMBEDDING].clone()
-    take_delta(save(tmp_path / "base", base), save(tmp_path / "ca", finetuned), tmp_path / "x")
+    delta(save(tmp_path / "base", base), save(tmp_path / "ca", finetuned), tmp_path / "x")
     assert load_file(tmp_path / "x").keys() == SHAPES.keys()
 
 
@@ -148,7 +150,7 @@ def test_what_is_not_finite_is_named(tmp_path: Path, value: float, which: str, n
     models[which][name].view(-1)[-1] = value
     base, finetuned = (save(tmp_path / key, model) for key, model in models.items())
     with pytest.raises(NonFinite) as caught:
-        take_delta(base, finetuned, tmp_path / "x.delta")
+        delta(base, finetuned, tmp_path / "x.delta")
     assert str(tmp_path / which) in str(caught.value)
     assert name in str(caught.value)
     assert sorted(os.listdir(tmp_path)) == ["base", "ca"]
@@ -157,7 +159,7 @@ def test_what_is_not_finite_is_named(tmp_path: Path, value: float, which: str, n
 def test_a_fine_tune_that_equals_its_base(tmp_path: Path) -> None:
     base = small_base()
     with pytest.raises(Mismatch, match="zero"):
-        take_delta(save(tmp_path / "a", base), save(tmp_path / "b", base), tmp_path / "x.delta")
+        delta(save(tmp_path / "a", base), save(tmp_path / "b", base), tmp_path / "x.delta")
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
@@ -168,7 +170,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     finetuned[FC1] = finetuned[FC1].T.contiguous()
     (tmp_path / "x.delta").write_text("mine")
     with pytest.raises(Faults) as caught:
-        take_delta(
+        delta(
             save(tmp_path / "base", base), save(tmp_path / "ca", finetuned), tmp_path / "x.delta",
             task="asrr",
         )  # fmt: skip
@@ -182,19 +184,19 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
 
 def test_both_inputs_are_missing(tmp_path: Path) -> None:
     with pytest.raises(Faults) as caught:
-        take_delta(tmp_path / "no base", tmp_path / "no tune", tmp_path / "x.delta")
+        delta(tmp_path / "no base", tmp_path / "no tune", tmp_path / "x.delta")
     assert "no base" in str(caught.value)
     assert "no tune" in str(caught.value)
 
 
 def test_a_delta_is_no_fine_tune(models: Path, deltas: Path, tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match="is a delta"):
-        take_delta(models / "base", deltas / "ca.delta", tmp_path / "x.delta")
+        delta(models / "base", deltas / "ca.delta", tmp_path / "x.delta")
 
 
 def test_another_architecture(models: Path, tmp_path: Path) -> None:
     with pytest.raises(LorsmergeError) as caught:
-        take_delta(models / "base", save(tmp_path / "other", small_base()), tmp_path / "x.delta")
+        delta(models / "base", save(tmp_path / "other", small_base()), tmp_path / "x.delta")
     assert "lacks" in str(caught.value)
     assert str(tmp_path / "other") in str(caught.value)
 
@@ -203,24 +205,24 @@ def test_another_architecture(models: Path, tmp_path: Path) -> None:
 def test_tasks(tmp_path: Path, task: str) -> None:
     base = small_base()
     paths = save(tmp_path / "base", base), save(tmp_path / "ca", tuned(base))
-    take_delta(*paths, tmp_path / "x.delta", task=task, language="")
+    delta(*paths, tmp_path / "x.delta", task=task, language="")
     assert DeltaFile(tmp_path / "x.delta").provenance.task == task
 
 
 def test_an_unknown_task(models: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageFault, match="sing"):
-        take_delta(models / "base", models / "ca", tmp_path / "x.delta", task="sing")
+        delta(models / "base", models / "ca", tmp_path / "x.delta", task="sing")
 
 
 @pytest.mark.parametrize(("given", "code"), [("ca", "ca"), ("Catalan", "ca"), ("ca-ES", "ca")])
 def test_languages(models: Path, tmp_path: Path, given: str, code: str) -> None:
-    take_delta(models / "base", models / "ca", tmp_path / "x.delta", language=given)
+    delta(models / "base", models / "ca", tmp_path / "x.delta", language=given)
     assert DeltaFile(tmp_path / "x.delta").provenance.language == code
 
 
 def test_an_unknown_language(models: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageFault, match="no language 'Klingon'"):
-        take_delta(models / "base", models / "ca", tmp_path / "x.delta", language="Klingon")
+        delta(models / "base", models / "ca", tmp_path / "x.delta", language="Klingon")
     assert not (tmp_path / "x.delta").exists()
 
 
@@ -229,11 +231,11 @@ def test_base_and_fine_tune_the_wrong_way_round(models: Path, tmp_path: Path) ->
     paths = models / "base", tmp_path / "ca"
     digest = base_fingerprint(Checkpoint(paths[0])).digest
     (paths[1] / "run.json").write_text(json.dumps({"base": digest[:16]}))
-    take_delta(*paths, tmp_path / "right.delta")
+    delta(*paths, tmp_path / "right.delta")
     with pytest.raises(UsageFault, match="Give the base first"):
-        take_delta(paths[1], paths[0], tmp_path / "x.delta")
+        delta(paths[1], paths[0], tmp_path / "x.delta")
     assert not (tmp_path / "x.delta").exists()
-    take_delta(paths[1], models / "de", tmp_path / "of_a_fine_tune.delta")
+    delta(paths[1], models / "de", tmp_path / "of_a_fine_tune.delta")
 
 
 @pytest.mark.parametrize("which", ["base", "ca"])
@@ -241,21 +243,21 @@ def test_an_input_is_never_the_output(models: Path, which: str) -> None:
     weights = models / which / "model.safetensors"
     before = weights.read_bytes()
     with pytest.raises(OutputFault, match="input"):
-        take_delta(models / "base", models / "ca", weights, force=True)
+        delta(models / "base", models / "ca", weights, force=True)
     assert weights.read_bytes() == before
 
 
 def test_an_existing_output_needs_force(models: Path, tmp_path: Path) -> None:
     (tmp_path / "x.delta").write_text("old")
     with pytest.raises(OutputFault, match="--force"):
-        take_delta(models / "base", models / "ca", tmp_path / "x.delta")
-    take_delta(models / "base", models / "ca", tmp_path / "x.delta", force=True)
+        delta(models / "base", models / "ca", tmp_path / "x.delta")
+    delta(models / "base", models / "ca", tmp_path / "x.delta", force=True)
     assert DeltaFile(tmp_path / "x.delta").layouts
 
 
 def test_progress_reaches_the_total(models: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    report = take_delta(
+    report = delta(
         models / "base",
         models / "ca",
         tmp_path / "x",
@@ -270,5 +272,5 @@ def test_an_interrupt_leaves_nothing(models: Path, tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        take_delta(models / "base", models / "ca", tmp_path / "x", progress=interrupt)
+        delta(models / "base", models / "ca", tmp_path / "x", progress=interrupt)
     assert os.listdir(tmp_path) == []

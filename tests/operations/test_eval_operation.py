@@ -13,11 +13,12 @@ import pytest
 import sacrebleu
 import soundfile
 import torch
-from operation_calls import load, run_merge, same_bits, take_delta
+from operation_calls import load, same_bits
 from results_files import reported
 from safetensors.torch import load_file, save_file
 from speech_models import make_clip, make_test_set, make_tuned, make_whisper
 
+from lorsmerge_cli import delta, merge
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.utterance import Answer, Drop, Utterance
 from lorsmerge_cli.errors import Mismatch, NonFinite, OutputFault, UnreadableFile, UsageFault
@@ -25,8 +26,8 @@ from lorsmerge_cli.metrics import METRICS
 from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.metrics.normalisation import NORMALISATIONS, SPELLING, normalise
 from lorsmerge_cli.metrics.wer import STORED
+from lorsmerge_cli.operations.eval import rescore, run_evaluation
 from lorsmerge_cli.operations.eval import run as operation
-from lorsmerge_cli.operations.eval.run import evaluate, rescore
 from lorsmerge_cli.operations.transcribe import transcribe
 from lorsmerge_cli.results.document import EvalReport, TestSet, read_results, record_document
 from lorsmerge_cli.results.hypotheses import HypothesesFile, read_hypotheses, write_trn
@@ -51,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_whisper(folder / "base")
     for seed, name in enumerate(("ca", "de"), 1):
         make_tuned(folder / "base", folder / name, seed=seed)
-        take_delta(folder / "base", folder / name, folder / f"{name}.delta", language=name)
+        delta(folder / "base", folder / name, folder / f"{name}.delta", language=name)
     make_test_set(folder / "data")
     return folder
 
@@ -69,7 +70,7 @@ def base(folder: Path) -> ModelSource:
 
 def run(models: list[ModelSource], *tests: TestSet, **changes: Any) -> EvalReport:
     settings: dict[str, Any] = {"scoring": SCORING, "beam": 1, "device": "cpu"}
-    return evaluate(models, tests, **settings | changes)
+    return run_evaluation(models, tests, **settings | changes)
 
 
 def texts(report: EvalReport) -> dict[tuple[str, str], str]:
@@ -726,7 +727,7 @@ def test_deltas_applied_are_the_merge_on_disk_to_the_last_bit(
     folder: Path, test_set: TestSet, tmp_path: Path, names: tuple[str, ...], scale: float
 ) -> None:
     deltas = [folder / f"{name}.delta" for name in names]
-    run_merge(folder / "base", list(deltas), tmp_path / "merged", scale=scale)
+    merge(folder / "base", list(deltas), tmp_path / "merged", scale=scale)
     source = find_model(folder / "base", name="m", deltas=deltas, scale=scale)
     state = {name: source._read(name) for name in source.checkpoint.specs}
     assert same_bits(state, load(tmp_path / "merged"))
@@ -804,14 +805,15 @@ def test_inputs_are_never_written(
 # --- transcribe -----------------------------------------------------------------------------------
 
 
-def test_a_long_clip_is_heard_as_far_as_the_window(base: ModelSource, tmp_path: Path) -> None:
+def test_a_long_clip_is_heard_as_far_as_the_window(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
     long = make_clip(tmp_path / "long.wav", 5, 3.0)
     samples, rate = soundfile.read(long, dtype="float32")
     start = tmp_path / "start.wav"
     soundfile.write(start, samples[: 2 * rate], rate, subtype="FLOAT")
-    settings: dict[str, Any] = {"language": "Catalan", "task": "transcribe", "beam": 2,
-                                "dtype": "float32", "device": "cpu"}  # fmt: skip
-    heard, whole = transcribe([base], [long, start], **settings)
+    heard, whole = transcribe("base", [long, start], language="Catalan", task="transcribe", beam=2)
     assert heard.text == whole.text != ""
     assert (heard.heard, heard.seconds) == (2.0, 3.0)
     assert (whole.heard, whole.seconds) == (2.0, 2.0)

@@ -7,19 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from operation_calls import (
-    Tensors,
-    merged,
-    plan,
-    prune_delta,
-    run_merge,
-    same_bits,
-    save,
-    take_delta,
-    tuned,
-)
+from operation_calls import Tensors, merged, plan, same_bits, save, tuned
 from safetensors.torch import load_file
 
+from lorsmerge_cli import delta, merge, prune
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.errors import UsageFault
@@ -50,7 +41,7 @@ def mixture(tmp_path: Path) -> Path:
     save(tmp_path / "base", base)
     for seed, name in enumerate(("ca", "de"), 1):
         save(tmp_path / name, tuned(base, seed, step=1e-2))
-        take_delta(tmp_path / "base", tmp_path / name, tmp_path / f"{name}.delta")
+        delta(tmp_path / "base", tmp_path / name, tmp_path / f"{name}.delta")
     return tmp_path
 
 
@@ -81,7 +72,7 @@ def test_merge_and_prune_give_the_same_bits(
         svp=svp, mp=mp, scale=0.5, include=EXPERTS,
     )  # fmt: skip
     for name in names:
-        prune_delta(
+        prune(
             mixture / f"{name}.delta", mixture / f"{name}.p.delta", svp=svp, mp=mp, include=EXPERTS
         )
     after = merged(
@@ -144,7 +135,7 @@ def test_what_is_pruned_and_what_it_takes_is_told(mixture: Path) -> None:
     assert any(
         f"--include {UP.replace('.0.', '.*.')}" in text.replace("'", "") for text in few.warnings
     )
-    report = prune_delta(mixture / "ca.delta", mixture / "p.delta", svp=0.2, include=EXPERTS)
+    report = prune(mixture / "ca.delta", mixture / "p.delta", svp=0.2, include=EXPERTS)
     assert report.share == made.pruned_share
     assert report.pruned.tensors == 3
     assert not report.warnings
@@ -158,9 +149,9 @@ def test_plain_task_arithmetic_says_nothing_of_shares(mixture: Path) -> None:
 @pytest.mark.parametrize("pattern", ["*conv*", "*down_proj_bias"])
 def test_a_pattern_without_experts_is_an_error(mixture: Path, pattern: str) -> None:
     with pytest.raises(UsageFault, match="no 3-D tensor of experts"):
-        run_merge(
+        merge(
             mixture / "base", [mixture / "ca.delta"], mixture / "a.safetensors", svp=0.2,
             include=(pattern,),
         )  # fmt: skip
     with pytest.raises(UsageFault, match="no 3-D tensor of experts"):
-        prune_delta(mixture / "ca.delta", mixture / "p.delta", svp=0.2, include=(pattern,))
+        prune(mixture / "ca.delta", mixture / "p.delta", svp=0.2, include=(pattern,))

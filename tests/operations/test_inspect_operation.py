@@ -9,20 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from operation_calls import (
-    EMBEDDING,
-    FC1,
-    FC2,
-    SHAPES,
-    load,
-    prune_delta,
-    save,
-    small_base,
-    take_delta,
-    tuned,
-)
+from operation_calls import EMBEDDING, FC1, FC2, SHAPES, load, save, small_base, tuned
 from safetensors.torch import load_file
 
+from lorsmerge_cli import delta, prune
 from lorsmerge_cli.checkpoint.fingerprint import fingerprint
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
@@ -31,7 +21,7 @@ from lorsmerge_cli.deltas.file import DeltaFile, DeltaWriter, Provenance
 from lorsmerge_cli.errors import Faults, Mismatch, UnreadableFile
 from lorsmerge_cli.operations.inspect import run as inspect
 from lorsmerge_cli.operations.inspect.report import TOP_RATIOS
-from lorsmerge_cli.operations.inspect.run import inspect_files
+from lorsmerge_cli.operations.inspect.run import inspect as inspect_files
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:
@@ -54,9 +44,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name: 2 * base[name] - t if t.is_floating_point() else t for name, t in tunes["a"].items()
     }
     for name, tensors in tunes.items():
-        take_delta(folder / "base", save(folder / name, tensors), folder / f"{name}.delta")
-    prune_delta(folder / "a.delta", folder / "pa.delta", svp=0.1, mp=0.2)
-    prune_delta(folder / "b.delta", folder / "pb.delta", mp=0.1)
+        delta(folder / "base", save(folder / name, tensors), folder / f"{name}.delta")
+    prune(folder / "a.delta", folder / "pa.delta", svp=0.1, mp=0.2)
+    prune(folder / "b.delta", folder / "pb.delta", mp=0.1)
     return folder
 
 
@@ -108,7 +98,7 @@ def test_top_energies(deltas: Path) -> None:
 def test_top_energies_of_a_pruned_delta_are_one_at_its_own_ratio(
     tmp_path: Path, deltas: Path
 ) -> None:
-    prune_delta(deltas / "ca.delta", tmp_path / "p.delta", svp=0.05)
+    prune(deltas / "ca.delta", tmp_path / "p.delta", svp=0.05)
     (report,) = inspect_files([tmp_path / "p.delta"]).files
     assert report.total.top_share(0.05) == pytest.approx(1.0, abs=1e-5)
     assert report.total.top_share(0.01) < 1.0
@@ -227,7 +217,7 @@ def test_a_delta_of_zeros_and_ones(tmp_path: Path) -> None:
     save(tmp_path / "base", base)
     for name in (FC1, FC2):
         save(tmp_path / "ft", base | {name: torch.ones(4, 4)})
-        take_delta(tmp_path / "base", tmp_path / "ft", tmp_path / f"{name}.delta")
+        delta(tmp_path / "base", tmp_path / "ft", tmp_path / f"{name}.delta")
     (pair,) = inspect_files([tmp_path / f"{name}.delta" for name in (FC1, FC2)]).pairs
     assert (pair.cosine, pair.sign_conflict) == (0.0, 0.0)
 
@@ -235,7 +225,7 @@ def test_a_delta_of_zeros_and_ones(tmp_path: Path) -> None:
 def test_tensors_of_zeros_take_no_memory(tmp_path: Path) -> None:
     """16 GB of them in float32, in files of a few kB: measured and compared as what they are."""
     base = save(tmp_path / "base", small_base())
-    source = take_delta(base, save(tmp_path / "ca", tuned(small_base())), tmp_path / "x.delta")
+    source = delta(base, save(tmp_path / "ca", tuned(small_base())), tmp_path / "x.delta")
     provenance = DeltaFile(source.output).provenance
     layouts = {
         "zero.weight": TensorLayout("lors", (2**16, 2**16), torch.float32),

@@ -25,18 +25,16 @@ from operation_calls import (
     load,
     merged,
     plan,
-    prune_delta,
-    run_merge,
     same_bits,
     save,
     small_base,
-    take_delta,
     tuned,
 )
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
+from lorsmerge_cli import delta, merge, prune
 from lorsmerge_cli.checkpoint import content
 from lorsmerge_cli.checkpoint.reader import BLOCK
 from lorsmerge_cli.errors import (
@@ -49,8 +47,7 @@ from lorsmerge_cli.errors import (
     UsageFault,
 )
 from lorsmerge_cli.operations.merge import plan as merge_plan
-from lorsmerge_cli.operations.merge.plan import plan_merge
-from lorsmerge_cli.operations.merge.run import merge
+from lorsmerge_cli.operations.merge import plan_merge, run_merge
 from lorsmerge_cli.outputs import MANIFEST
 from lorsmerge_cli.recipe.recipe import DeltaEntry, load_recipe
 
@@ -66,7 +63,7 @@ def small(tmp_path: Path) -> Path:
     save(folder / "base", base)
     for seed, name in enumerate(("ca", "de"), 1):
         save(folder / name, tuned(base, seed))
-        take_delta(folder / "base", folder / name, folder / f"{name}.delta", language=name)
+        delta(folder / "base", folder / name, folder / f"{name}.delta", language=name)
     return folder
 
 
@@ -201,7 +198,7 @@ class TestNumbers:
     ) -> None:
         base = models / "base"
         for name in ("ca", "de"):
-            prune_delta(deltas / f"{name}.delta", tmp_path / f"{name}.delta", **ratios)
+            prune(deltas / f"{name}.delta", tmp_path / f"{name}.delta", **ratios)
         at_once = merged(base, both(deltas), tmp_path / "a.safetensors", threads=threads, **ratios)
         in_two = merged(base, both(tmp_path), tmp_path / "b.safetensors", threads=5 - threads)
         assert same_bits(at_once, in_two)
@@ -211,7 +208,7 @@ class TestNumbers:
         ratios = {"ca": {"svp": 0.05, "mp": 0.2}, "de": {"svp": 0.0, "mp": 0.5}}
         entries = []
         for name, both_ratios in ratios.items():
-            prune_delta(deltas / f"{name}.delta", tmp_path / f"{name}.delta", **both_ratios)
+            prune(deltas / f"{name}.delta", tmp_path / f"{name}.delta", **both_ratios)
             entries.append(DeltaEntry(str(deltas / f"{name}.delta"), **both_ratios))
         at_once = merged(models / "base", entries, tmp_path / "a.safetensors")
         in_two = merged(models / "base", both(tmp_path), tmp_path / "b.safetensors")
@@ -220,7 +217,7 @@ class TestNumbers:
     def test_a_delta_without_ratios_beside_one_with(
         self, models: Path, deltas: Path, tmp_path: Path
     ) -> None:
-        prune_delta(deltas / "ca.delta", tmp_path / "ca.delta", svp=0.05, mp=0.2)
+        prune(deltas / "ca.delta", tmp_path / "ca.delta", svp=0.05, mp=0.2)
         entries = [DeltaEntry(str(deltas / "ca.delta"), svp=0.05, mp=0.2), deltas / "de.delta"]
         at_once = merged(models / "base", entries, tmp_path / "a.safetensors")
         in_two = merged(
@@ -236,11 +233,11 @@ class TestNumbers:
         self, small: Path, monkeypatch: pytest.MonkeyPatch, threads: int, block: int
     ) -> None:
         settings = {"svp": 0.1, "mp": 0.2, "scale": 0.7}
-        run_merge(small / "base", both(small), out(small), threads=1, **settings)
+        merge(small / "base", both(small), out(small), threads=1, **settings)
         wanted, tensors = out(small).read_bytes(), load(out(small))
         monkeypatch.setattr(merge_plan, "BLOCK", block)
         monkeypatch.setattr(content, "BLOCK", block)  # the record's hash is one of blocks
-        run_merge(small / "base", both(small), out(small), threads=threads, force=True,
+        merge(small / "base", both(small), out(small), threads=threads, force=True,
                   allow_other_base=True, **settings)  # fmt: skip
         assert same_bits(load(out(small)), tensors)
         assert (out(small).read_bytes() == wanted) == (block == BLOCK)
@@ -280,14 +277,14 @@ class TestNumbers:
             torch.testing.assert_close(found[name], wanted, rtol=1e-15, atol=1e-17)
 
     def test_counts_of_the_report(self, small: Path) -> None:
-        report = run_merge(small / "base", both(small), out(small), mp=0.1)
+        report = merge(small / "base", both(small), out(small), mp=0.1)
         assert (report.pruned, report.unpruned, report.copied) == (2, 3, 2)
         norms = [
             math.sqrt(sum(float(t.double().square().sum()) for t in load_file(path).values()))
             for path in (small / "ca.delta", small / "de.delta")
         ]
         assert report.norms == pytest.approx(norms, rel=1e-9)
-        fly = run_merge(small / "base", [small / "ca", small / "de"], out(small), force=True)
+        fly = merge(small / "base", [small / "ca", small / "de"], out(small), force=True)
         assert fly.norms == fly.kept == pytest.approx(norms, rel=1e-9)
 
     @pytest.mark.parametrize("stored", [True, False])
@@ -308,13 +305,13 @@ class TestNumbers:
             )  # fmt: skip
             wanted.append(math.sqrt(whole - dropped))
         paths = both(small) if stored else [small / "ca", small / "de"]
-        report = run_merge(small / "base", paths, out(small), mp=0.1)
+        report = merge(small / "base", paths, out(small), mp=0.1)
         assert report.kept == pytest.approx(wanted, rel=1e-6)
         assert all(kept < norm for kept, norm in zip(report.kept, report.norms, strict=True))
 
     @pytest.mark.parametrize("settings", [{"method": "wa"}, {"svp": 0.1, "mp": 0.2}])
     def test_the_step_is_as_long_as_it_is(self, small: Path, settings: dict[str, Any]) -> None:
-        report = run_merge(small / "base", both(small), out(small), dtype="float32", **settings)
+        report = merge(small / "base", both(small), out(small), dtype="float32", **settings)
         base, found = load(small / "base"), load(out(small))
         squares = [
             (found[name].double() - tensor.double()).square().sum().item()
@@ -371,7 +368,7 @@ class TestDtypes:
         assert found["mask"].dtype == torch.bool
 
     def test_the_config_says_the_dtype(self, models: Path, deltas: Path, tmp_path: Path) -> None:
-        run_merge(models / "base", both(deltas), tmp_path / "m", dtype="bfloat16")
+        merge(models / "base", both(deltas), tmp_path / "m", dtype="bfloat16")
         config = json.loads((tmp_path / "m" / "config.json").read_text())
         assert config["dtype"] == "bfloat16"
         assert "dtype" in json.loads((models / "base" / "config.json").read_text())
@@ -387,9 +384,7 @@ class TestDtypes:
         self, small: Path, dtype: str | None, warned: bool
     ) -> None:
         base, ca = load(small / "base"), load(small / "ca")
-        report = run_merge(
-            small / "base", [small / "ca.delta"], out(small), scale=0.02, dtype=dtype
-        )
+        report = merge(small / "base", [small / "ca.delta"], out(small), scale=0.02, dtype=dtype)
         found = load(out(small))
         updated = lost = 0
         for name in SHAPES:
@@ -404,7 +399,7 @@ class TestDtypes:
         finetuned = {n: t.float() if t.is_floating_point() else t for n, t in base.items()}
         finetuned[FC2] = finetuned[FC2] + 60000.0
         with pytest.raises(NonFinite, match="float16") as caught:
-            run_merge(
+            merge(
                 save(tmp_path / "base", base), [save(tmp_path / "ca", finetuned)], out(tmp_path),
                 scale=2.0,
             )  # fmt: skip
@@ -442,7 +437,7 @@ class TestAncestry:
             allow_other_base=True, scale=1.0,
         )  # fmt: skip
         assert any("another model" in text for text in made.warnings)
-        merge(made, lambda done: None)
+        run_merge(made)
         found, delta = load(out(small)), load_file(small / "ca.delta")
         for name in SHAPES:
             assert torch.equal(found[name], other[name] + delta[name])
@@ -494,7 +489,7 @@ class TestRefusals:
         edit_file(small / bad, poison(name, value))
         names = ("ca.delta", "de.delta") if inputs == "delta" else ("ca", "de")
         with pytest.raises(NonFinite) as caught:
-            run_merge(
+            merge(
                 small / "base", [small / each for each in names], out(small),
                 allow_other_base=True, **settings,
             )  # fmt: skip
@@ -506,7 +501,7 @@ class TestRefusals:
     def test_a_delta_of_zeros(self, small: Path, settings: dict[str, Any]) -> None:
         save(small / "same", load(small / "base"))
         with pytest.raises(Mismatch, match="zero throughout") as caught:
-            run_merge(small / "base", [small / "ca", small / "same"], out(small), **settings)
+            merge(small / "base", [small / "ca", small / "same"], out(small), **settings)
         assert str(small / "same") in str(caught.value)
         assert not out(small).exists()
 
@@ -616,9 +611,9 @@ class TestWarnings:
         save(small / "far", tuned(base, 3, step=1e-3 * factor))
         paths = [small / "ca", small / "far"]
         if stored:
-            take_delta(small / "base", small / "far", small / "far.delta")
+            delta(small / "base", small / "far", small / "far.delta")
             paths = [small / "ca.delta", small / "far.delta"]
-        report = run_merge(small / "base", paths, out(small), scale=1.0)
+        report = merge(small / "base", paths, out(small), scale=1.0)
         found = [text for text in report.warnings if "dominate" in text]
         assert len(found) == warned
         if warned:
@@ -631,13 +626,13 @@ class TestWarnings:
 
     @pytest.mark.parametrize("settings", [{"svp": 0.1}, {"svp": 0.1, "mp": 0.2}, {"mp": 0.1}])
     def test_a_pruned_delta_pruned_again(self, small: Path, settings: dict[str, Any]) -> None:
-        prune_delta(small / "ca.delta", small / "pruned.delta", svp=0.2, mp=0.3)
+        prune(small / "ca.delta", small / "pruned.delta", svp=0.2, mp=0.3)
         (text,) = plan(small / "base", [small / "pruned.delta"], out(small), **settings).warnings
         assert f"{small / 'pruned.delta'} was pruned before (svp 0.2, mp 0.3)" in text
         assert plan(small / "base", [small / "pruned.delta"], out(small)).warnings == ()
 
     def test_the_mean_of_pruned_deltas(self, small: Path) -> None:
-        prune_delta(small / "ca.delta", small / "pruned.delta", svp=0.2)
+        prune(small / "ca.delta", small / "pruned.delta", svp=0.2)
         paths = [small / "pruned.delta", small / "de.delta"]
         texts = plan(small / "base", paths, out(small), method="wa").warnings
         (text,) = [text for text in texts if "not the mean" in text]
@@ -668,7 +663,7 @@ class TestWarnings:
         assert text.startswith(f"{small / f'de{end}'} is merged whole")
 
     def test_one_delta_pruned_before_and_one_not(self, small: Path) -> None:
-        prune_delta(small / "ca.delta", small / "pruned.delta", svp=0.2)
+        prune(small / "ca.delta", small / "pruned.delta", svp=0.2)
         paths = [small / "pruned.delta", small / "de.delta"]
         (text,) = plan(small / "base", paths, out(small)).warnings
         assert text.startswith(f"{small / 'de.delta'} is merged whole")
@@ -718,14 +713,14 @@ class TestWarnings:
         self, small: Path, entries: list[tuple[str, float]], settings: dict[str, Any]
     ) -> None:
         deltas = [DeltaEntry(str(small / f"{n}.delta"), scale=scale) for n, scale in entries]
-        report = run_merge(small / "base", deltas, out(small), **settings)
+        report = merge(small / "base", deltas, out(small), **settings)
         assert any("equals its base" in text for text in report.warnings)
         found, base = load(out(small)), load(small / "base")
         assert all(torch.equal(found[n], base[n].to(found[n].dtype)) for n in SHAPES)
 
     @pytest.mark.parametrize("scale", [0.0, -0.0])
     def test_a_scale_of_zero_is_asked_for(self, small: Path, scale: float) -> None:
-        report = run_merge(small / "base", both(small), out(small), scale=scale)
+        report = merge(small / "base", both(small), out(small), scale=scale)
         assert (report.step, report.warnings) == (0.0, ())
 
     @pytest.mark.parametrize(
@@ -734,14 +729,16 @@ class TestWarnings:
     def test_updates_that_float32_loses_too(
         self, small: Path, dtype: str | None, remedy: str
     ) -> None:
-        report = run_merge(small / "base", [small / "ca"], out(small), scale=1e-5, dtype=dtype)
+        report = run_merge(
+            plan(small / "base", [small / "ca"], out(small), scale=1e-5, dtype=dtype)
+        )
         (text,) = report.warnings
         assert "lost" in text
         assert remedy in text
 
     def test_nothing_odd(self, small: Path) -> None:
         made = plan(small / "base", both(small), out(small))
-        assert made.warnings == merge(made, lambda done: None).warnings == ()
+        assert made.warnings == run_merge(made).warnings == ()
 
 
 class TestBaseInHalfPrecision:
@@ -765,11 +762,11 @@ class TestBaseInHalfPrecision:
         self, tmp_path: Path, dtype: torch.dtype, step: float, settings: dict[str, Any]
     ) -> None:
         base, finetuned = self.files(tmp_path, dtype, step, own=False)
-        report = run_merge(base, [finetuned], out(tmp_path), dtype="float32", **settings)
+        report = merge(base, [finetuned], out(tmp_path), dtype="float32", **settings)
         (text,) = [text for text in report.warnings if "rounding error" in text]
         assert str(finetuned) in text
         assert str(base) in text
-        told = take_delta(base, finetuned, tmp_path / "x.delta").warnings
+        told = delta(base, finetuned, tmp_path / "x.delta").warnings
         assert [found for found in told if "rounding error" in found] == [text]
 
     @pytest.mark.parametrize("dtype", HALF)
@@ -778,11 +775,11 @@ class TestBaseInHalfPrecision:
         self, tmp_path: Path, dtype: torch.dtype, step: float
     ) -> None:
         base, finetuned = self.files(tmp_path, dtype, step, own=True)
-        report = run_merge(base, [finetuned], out(tmp_path), dtype="float32", scale=1.0)
+        report = merge(base, [finetuned], out(tmp_path), dtype="float32", scale=1.0)
         assert not any("rounding error" in text for text in report.warnings)
         assert not any(
             "rounding error" in text
-            for text in take_delta(base, finetuned, tmp_path / "x.delta").warnings
+            for text in delta(base, finetuned, tmp_path / "x.delta").warnings
         )
 
     @pytest.mark.parametrize("dtype", HALF)
@@ -790,7 +787,7 @@ class TestBaseInHalfPrecision:
         base, finetuned = self.files(tmp_path, dtype, 1e-2, own=False)
         assert not any(
             "rounding error" in text
-            for text in take_delta(base, finetuned, tmp_path / "x.delta").warnings
+            for text in delta(base, finetuned, tmp_path / "x.delta").warnings
         )
 
     def test_a_half_copy_of_a_float64_model(self, tmp_path: Path) -> None:
@@ -800,7 +797,7 @@ class TestBaseInHalfPrecision:
         paths = save(tmp_path / "b", narrow), save(tmp_path / "f", tuned(base, step=1e-12))
         (text,) = [
             text
-            for text in take_delta(*paths, tmp_path / "x.delta").warnings
+            for text in delta(*paths, tmp_path / "x.delta").warnings
             if "rounding error" in text
         ]
         assert "float32" in text
@@ -829,10 +826,10 @@ class TestVariances:
         paths = [self.model(tmp_path, f"ft{n}", 0.02, n) for n in (1, 2)]
         if stored:
             for path in paths:
-                take_delta(base, path, path.with_suffix(".delta"))
+                delta(base, path, path.with_suffix(".delta"))
             paths = [path.with_suffix(".delta") for path in paths]
         with pytest.raises(NonFinite, match=r"negative \(-0\.06\)") as caught:
-            run_merge(base, paths, out(tmp_path), scale=1.0, **settings)
+            merge(base, paths, out(tmp_path), scale=1.0, **settings)
         assert VARIANCE in str(caught.value)
         assert "--method wa" in caught.value.remedy
         assert not out(tmp_path).exists()
@@ -846,7 +843,7 @@ class TestVariances:
             self.model(tmp_path, name, -3.0 if name == bad else 0.1, seed)
         paths = [tmp_path / "ft2", tmp_path / "ft1"]
         with pytest.raises(NonFinite, match="negative") as caught:
-            run_merge(tmp_path / "base", paths, out(tmp_path), scale=0.3)
+            merge(tmp_path / "base", paths, out(tmp_path), scale=0.3)
         assert str(caught.value).startswith(f"{tmp_path / bad}: '{VARIANCE}'")
 
     def test_a_variance_of_zero_is_sound(self, tmp_path: Path) -> None:
@@ -860,7 +857,7 @@ class TestVariances:
         base = self.model(tmp_path, "base", 0.3, 0)
         finetuned = self.model(tmp_path, "ft", value, 1)
         with pytest.raises(NonFinite, match="NaN or an infinity") as caught:
-            run_merge(base, [finetuned], out(tmp_path))
+            merge(base, [finetuned], out(tmp_path))
         assert VARIANCE in str(caught.value)
 
 
@@ -870,7 +867,7 @@ class TestFiles:
     def test_a_folder_opens_with_transformers(
         self, models: Path, deltas: Path, tmp_path: Path
     ) -> None:
-        run_merge(models / "base", both(deltas), tmp_path / "merged", svp=0.05, mp=0.2)
+        merge(models / "base", both(deltas), tmp_path / "merged", svp=0.05, mp=0.2)
         state = WhisperForConditionalGeneration.from_pretrained(tmp_path / "merged").state_dict()
         for name, tensor in load(tmp_path / "merged").items():
             assert torch.equal(state[name], tensor)
@@ -915,17 +912,17 @@ class TestFiles:
 
     def test_inputs_are_left_as_they_were(self, models: Path, deltas: Path, tmp_path: Path) -> None:
         before = digests(models), digests(deltas)
-        run_merge(models / "base", [deltas / "ca.delta", models / "de"], tmp_path / "m", mp=0.1)
+        merge(models / "base", [deltas / "ca.delta", models / "de"], tmp_path / "m", mp=0.1)
         assert (digests(models), digests(deltas)) == before
 
     def test_force_leaves_no_stale_shard_and_refuses_what_is_the_users(
         self, models: Path, deltas: Path, tmp_path: Path
     ) -> None:
         target = tmp_path / "merged"
-        run_merge(models / "base", both(deltas), target, max_shard_size=500_000)
+        merge(models / "base", both(deltas), target, max_shard_size=500_000)
         with pytest.raises(OutputFault, match="--force"):
             plan(models / "base", both(deltas), target)
-        run_merge(models / "base", both(deltas), target, force=True)
+        merge(models / "base", both(deltas), target, force=True)
         assert [file.name for file in target.glob("*.safetensors*")] == ["model.safetensors"]
         (target / "notes.txt").write_text("mine")
         with pytest.raises(OutputFault, match=r"notes\.txt"):
@@ -935,12 +932,12 @@ class TestFiles:
     def test_an_interrupt_leaves_nothing(
         self, models: Path, deltas: Path, tmp_path: Path, output: str
     ) -> None:
-        def interrupt(done: int) -> None:
+        def interrupt(done: int, total: int) -> None:
             raise KeyboardInterrupt
 
         made = plan(models / "base", both(deltas), tmp_path / output)
         with pytest.raises(KeyboardInterrupt):
-            merge(made, interrupt)
+            run_merge(made, interrupt)
         assert os.listdir(tmp_path) == []
 
     def test_a_plan_writes_nothing(self, models: Path, deltas: Path, tmp_path: Path) -> None:
@@ -952,9 +949,17 @@ class TestFiles:
     def test_progress_reaches_the_bases_size(
         self, models: Path, deltas: Path, tmp_path: Path
     ) -> None:
-        done: list[int] = []
-        merge(plan(models / "base", both(deltas), tmp_path / "m", mp=0.1), done.append)
-        assert sum(done) == sum(t.nbytes for t in load(models / "base").values())
+        told: list[tuple[int, int]] = []
+        merge(
+            models / "base",
+            both(deltas),
+            tmp_path / "m",
+            mp=0.1,
+            progress=lambda *t: told.append(t),
+        )
+        size = sum(t.nbytes for t in load(models / "base").values())
+        assert sum(done for done, _ in told) == size
+        assert {total for _, total in told} == {size}
 
 
 class TestRerun:
@@ -963,13 +968,13 @@ class TestRerun:
     @pytest.fixture
     def first(self, models: Path, deltas: Path, tmp_path: Path) -> Path:
         entries = [DeltaEntry(str(deltas / "ca.delta"), scale=0.3), models / "de"]
-        run_merge(models / "base", entries, tmp_path / "first", svp=0.05, mp=0.2,
+        merge(models / "base", entries, tmp_path / "first", svp=0.05, mp=0.2,
                   exclude=("*fc1*",), dtype="bfloat16")  # fmt: skip
         return tmp_path / "first"
 
     def again(self, recipe_file: Path, output: Path) -> None:
         made = plan_merge(load_recipe(recipe_file), output, device="cpu", threads=3)
-        merge(made, lambda done: None)
+        run_merge(made)
 
     def test_the_same_bytes(self, first: Path, tmp_path: Path) -> None:
         self.again(first / "lorsmerge.json", tmp_path / "second")
@@ -989,7 +994,7 @@ class TestRerun:
 
     @pytest.mark.parametrize("changed", ["base", "ca.delta", "de"])
     def test_an_input_that_has_changed(self, small: Path, changed: str) -> None:
-        run_merge(small / "base", [small / "ca.delta", small / "de"], out(small))
+        merge(small / "base", [small / "ca.delta", small / "de"], out(small))
         with safe_open(out(small), framework="pt") as file:
             (small / "lorsmerge.json").write_text(file.metadata()["lorsmerge"])
         edit_file(small / changed, lambda tensors: tensors[BIAS].add_(1e-3))
@@ -1003,9 +1008,9 @@ class TestRerun:
         base = small_base() | {"long": torch.zeros(50_000)}
         for name, tensors in (("base", base), ("ca", tuned(base, 1)), ("de", tuned(base, 2))):
             save(tmp_path / name, tensors)
-        take_delta(tmp_path / "base", tmp_path / "ca", tmp_path / "ca.delta")
+        delta(tmp_path / "base", tmp_path / "ca", tmp_path / "ca.delta")
         inputs = [tmp_path / "ca.delta", tmp_path / "de"]
-        run_merge(tmp_path / "base", inputs, tmp_path / "first.safetensors")
+        merge(tmp_path / "base", inputs, tmp_path / "first.safetensors")
         with safe_open(tmp_path / "first.safetensors", framework="pt") as file:
             (tmp_path / "lorsmerge.json").write_text(file.metadata()["lorsmerge"])
         self.again(tmp_path / "lorsmerge.json", tmp_path / "second.safetensors")
@@ -1023,23 +1028,23 @@ class TestRerun:
         base = small_base() | {"long": torch.zeros(50_000)}
         for name, tensors in (("base", base), ("ca", tuned(base, 1))):
             save(tmp_path / name, tensors)
-        take_delta(tmp_path / "base", tmp_path / "ca", tmp_path / "ca.delta")
-        prune_delta(tmp_path / "ca.delta", tmp_path / "pruned.delta", mp=0.5)
+        delta(tmp_path / "base", tmp_path / "ca", tmp_path / "ca.delta")
+        prune(tmp_path / "ca.delta", tmp_path / "pruned.delta", mp=0.5)
         base["long"][300:310] = 1  # a few rows that its owner trained
         save(tmp_path / "other", base)
-        for delta in ("ca.delta", "pruned.delta"):
-            output = tmp_path / f"{delta}.safetensors"
+        for name in ("ca.delta", "pruned.delta"):
+            output = tmp_path / f"{name}.safetensors"
             if allowed:
-                report = run_merge(tmp_path / "other", [tmp_path / delta], output,
+                report = merge(tmp_path / "other", [tmp_path / name], output,
                                    allow_other_base=True)  # fmt: skip
                 assert any("taken from another model" in text for text in report.warnings)
                 continue
             with pytest.raises(Mismatch, match=r"taken from another model.*--allow-other-base"):
-                run_merge(tmp_path / "other", [tmp_path / delta], output)
+                merge(tmp_path / "other", [tmp_path / name], output)
             assert not output.exists()
 
     def test_a_record_without_hashes_is_still_checked_by_fingerprints(self, small: Path) -> None:
-        run_merge(small / "base", [small / "ca.delta", small / "de"], out(small))
+        merge(small / "base", [small / "ca.delta", small / "de"], out(small))
         with safe_open(out(small), framework="pt") as file:
             record = json.loads(file.metadata()["lorsmerge"])
         for about in (record["base"], *record["deltas"]):
@@ -1056,7 +1061,7 @@ class TestRerun:
         made = plan(small / "base", [small / "ca.delta", small / "de"], out(small))
         file = small / changed
 
-        def change(done: int) -> None:
+        def change(done: int, total: int) -> None:
             if how == "rewritten":
                 os.utime(file, ns=(1, 1))
             elif how == "replaced" and not (small / "moved").exists():
@@ -1067,7 +1072,7 @@ class TestRerun:
                 file.unlink(missing_ok=True)
 
         with pytest.raises(UnreadableFile, match=rf"{changed}' changed while being read"):
-            merge(made, change)
+            run_merge(made, change)
         assert not out(small).exists()
 
     def test_a_config_that_changes_during_the_merge(
@@ -1077,7 +1082,7 @@ class TestRerun:
         made = plan(tmp_path / "base", both(deltas), tmp_path / "merged")
         config = tmp_path / "base" / "config.json"
         with pytest.raises(UnreadableFile, match=r"config\.json' changed while being read"):
-            merge(made, lambda done: os.utime(config, ns=(1, 1)))
+            run_merge(made, lambda done, total: os.utime(config, ns=(1, 1)))
         assert not (tmp_path / "merged").exists()
 
     @pytest.mark.parametrize("change", ["one less", "one more"])

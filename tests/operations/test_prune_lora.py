@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from operation_calls import Tensors, prune_delta, save, take_delta, tuned
+from operation_calls import Tensors, save, tuned
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
+from lorsmerge_cli import delta, prune
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.operations.prune.lora import open_low_rank, write_lora
@@ -30,8 +31,8 @@ def adapter_of(base: Tensors, folder: Path, **pruning: object) -> dict[str, torc
     """Write the adapter of a fine-tune into `adapter`, and return base + L by hand."""
     save(folder / "base.safetensors", base)
     save(folder / "tuned.safetensors", tuned(base, step=0.05))
-    take_delta(folder / "base.safetensors", folder / "tuned.safetensors", folder / "x.delta")
-    prune_delta(folder / "x.delta", folder / "p.delta", svp=0.3, **pruning)
+    delta(folder / "base.safetensors", folder / "tuned.safetensors", folder / "x.delta")
+    prune(folder / "x.delta", folder / "p.delta", svp=0.3, **pruning)
     file = open_low_rank(folder / "p.delta")
     write_lora(file, folder / "adapter", force=False, progress=lambda done, total: None)
     stored = load_file(folder / "p.delta")

@@ -11,28 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from operation_calls import (
-    BIAS,
-    CONV,
-    EMBEDDING,
-    FC1,
-    FC2,
-    SHAPES,
-    plan,
-    prune_delta,
-    save,
-    small_base,
-    take_delta,
-    tuned,
-)
+from operation_calls import BIAS, CONV, EMBEDDING, FC1, FC2, SHAPES, plan, save, small_base, tuned
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lorsmerge_cli import delta, prune
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
 from lorsmerge_cli.deltas.encodings import TensorLayout
 from lorsmerge_cli.deltas.file import DeltaFile, DeltaWriter
 from lorsmerge_cli.errors import LorsmergeError, NonFinite, OutputFault, UnreadableFile, UsageFault
-from lorsmerge_cli.operations.merge.run import merge
+from lorsmerge_cli.operations.merge import run_merge
 from lorsmerge_cli.recipe.recipe import DeltaEntry
 
 LINEAR = re.compile(r".*(_attn\.(q|k|v|out)_proj|fc1|fc2)\.weight")
@@ -46,7 +34,7 @@ def small(tmp_path: Path) -> Path:
     folder.mkdir()
     base = small_base()
     return_path = folder / "x.delta"
-    take_delta(save(folder / "base", base), save(folder / "ca", tuned(base)), return_path)
+    delta(save(folder / "base", base), save(folder / "ca", tuned(base)), return_path)
     return return_path
 
 
@@ -69,7 +57,7 @@ def expected(matrix: torch.Tensor, svp: float | None, mp: float | None) -> torch
 
 @pytest.mark.parametrize(("svp", "mp"), RATIOS)
 def test_what_is_kept(tmp_path: Path, deltas: Path, svp: float | None, mp: float | None) -> None:
-    prune_delta(deltas / "ca.delta", tmp_path / "p.delta", svp=svp, mp=mp)
+    prune(deltas / "ca.delta", tmp_path / "p.delta", svp=svp, mp=mp)
     before, after = DeltaFile(deltas / "ca.delta"), DeltaFile(tmp_path / "p.delta")
     assert after.specs == before.specs
     for name, layout in after.layouts.items():
@@ -88,7 +76,7 @@ def test_what_is_kept(tmp_path: Path, deltas: Path, svp: float | None, mp: float
 
 @pytest.mark.parametrize(("svp", "mp"), RATIOS)
 def test_energy_shares(tmp_path: Path, deltas: Path, svp: float | None, mp: float | None) -> None:
-    report = prune_delta(deltas / "ca.delta", tmp_path / "p.delta", svp=svp, mp=mp)
+    report = prune(deltas / "ca.delta", tmp_path / "p.delta", svp=svp, mp=mp)
     before, after = DeltaFile(deltas / "ca.delta"), DeltaFile(tmp_path / "p.delta")
     sums: dict[str, list[float]] = {}
     for name in before.specs:
@@ -117,14 +105,14 @@ def test_energy_shares(tmp_path: Path, deltas: Path, svp: float | None, mp: floa
 
 
 def test_bytes_reported_are_bytes_stored(tmp_path: Path, deltas: Path) -> None:
-    report = prune_delta(deltas / "ca.delta", tmp_path / "p.delta", svp=0.05, mp=0.1)
+    report = prune(deltas / "ca.delta", tmp_path / "p.delta", svp=0.05, mp=0.1)
     stored = sum(t.nbytes for t in load_file(tmp_path / "p.delta").values())
     assert report.pruned.nbytes + report.unpruned.nbytes == stored
     assert report.pruned.nbytes < 0.3 * 4 * report.pruned.entries
 
 
 def test_provenance_grows(tmp_path: Path, deltas: Path) -> None:
-    prune_delta(deltas / "ca.delta", tmp_path / "p.delta", svp=0.05, mp=0.1, command="the line")
+    prune(deltas / "ca.delta", tmp_path / "p.delta", svp=0.05, mp=0.1, command="the line")
     old = DeltaFile(deltas / "ca.delta").provenance
     new = DeltaFile(tmp_path / "p.delta").provenance
     assert new.history == (*old.history, "the line")
@@ -136,7 +124,7 @@ def test_provenance_grows(tmp_path: Path, deltas: Path) -> None:
 
 @pytest.mark.parametrize(("svp", "mp"), [(1.0, None), (None, 1.0), (1.0, 0.1), (0.1, 1.0)])
 def test_a_budget_of_everything_keeps_the_delta_as_it_is(small: Path, svp, mp) -> None:
-    report = prune_delta(small, small.with_name("p.delta"), svp=svp, mp=mp)
+    report = prune(small, small.with_name("p.delta"), svp=svp, mp=mp)
     before, after = load_file(small), load_file(small.with_name("p.delta"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -154,7 +142,7 @@ PATTERNS = {
 @pytest.mark.parametrize(("patterns", "wanted"), PATTERNS.values(), ids=PATTERNS)
 def test_patterns(small: Path, patterns: dict[str, Any], wanted: set[str]) -> None:
     output = small.with_name("p.delta")
-    report = prune_delta(small, output, mp=0.2, **patterns)
+    report = prune(small, output, mp=0.2, **patterns)
     layouts = DeltaFile(output).layouts
     assert {name for name in layouts if layouts[name].encoding == "lors"} == wanted
     assert report.pruned.tensors == len(wanted)
@@ -164,8 +152,8 @@ def test_patterns(small: Path, patterns: dict[str, Any], wanted: set[str]) -> No
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_narrower_dtype_rounds_what_float32_would_store(small: Path, dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")
-    prune_delta(small, small.with_name("a.delta"), svp=0.1, mp=0.2)
-    prune_delta(small, small.with_name("b.delta"), svp=0.1, mp=0.2, dtype=name)
+    prune(small, small.with_name("a.delta"), svp=0.1, mp=0.2)
+    prune(small, small.with_name("b.delta"), svp=0.1, mp=0.2, dtype=name)
     wide, narrow = load_file(small.with_name("a.delta")), load_file(small.with_name("b.delta"))
     assert wide.keys() == narrow.keys()
     for part, tensor in wide.items():
@@ -178,7 +166,7 @@ def small_deltas(folder: Path, size: float, dtype: torch.dtype = torch.float32) 
     base = {n: t.to(dtype) for n, t in small_base().items() if t.is_floating_point()}
     zeros = {n: torch.zeros_like(t) for n, t in base.items()}  # so that no update is rounded
     moved = tuned(zeros, step=size)
-    take_delta(save(folder / "b", zeros), save(folder / "f", moved), folder / "s.delta", force=True)
+    delta(save(folder / "b", zeros), save(folder / "f", moved), folder / "s.delta", force=True)
     return folder / "s.delta"
 
 
@@ -194,8 +182,8 @@ def test_the_error_of_rounding_is_reported_beside_the_energy(
     tmp_path: Path, ratios: dict[str, float], name: str, size: float
 ) -> None:
     source = small_deltas(tmp_path, size)
-    exact = prune_delta(source, tmp_path / "exact", **ratios)
-    rounded = prune_delta(source, tmp_path / "rounded", dtype=name, **ratios)
+    exact = prune(source, tmp_path / "exact", **ratios)
+    rounded = prune(source, tmp_path / "rounded", dtype=name, **ratios)
     a, b = numbers(tmp_path / "exact"), numbers(tmp_path / "rounded")
     whole = rounded.pruned + rounded.unpruned
     wanted = np.linalg.norm(b - a) / np.linalg.norm(a)
@@ -218,14 +206,14 @@ def test_what_rounding_ruins_is_not_written(
     source, output = small_deltas(tmp_path, size), tmp_path / "out" / "p.delta"
     output.parent.mkdir()
     with pytest.raises(LorsmergeError, match=r"float16 changes \d+\.\d%") as caught:
-        prune_delta(source, output, dtype="float16", **ratios)
+        prune(source, output, dtype="float16", **ratios)
     assert "--dtype bfloat16" in caught.value.remedy
     assert list(output.parent.iterdir()) == []
     output.write_text("mine")
     with pytest.raises(LorsmergeError, match="float16"):
-        prune_delta(source, output, dtype="float16", force=True, **ratios)
+        prune(source, output, dtype="float16", force=True, **ratios)
     assert output.read_text() == "mine"
-    report = prune_delta(source, output, dtype="bfloat16", force=True, **ratios)
+    report = prune(source, output, dtype="bfloat16", force=True, **ratios)
     assert (report.pruned + report.unpruned).rounding_error < 0.005
     assert report.warnings == ()
 
@@ -233,9 +221,9 @@ def test_what_rounding_ruins_is_not_written(
 def test_a_delta_kept_in_half_precision_is_rounded_when_it_is_pruned_again(tmp_path: Path) -> None:
     """Without --dtype the delta's own is stored, which costs what asking for it costs."""
     source = small_deltas(tmp_path, 1e-3)
-    prune_delta(source, tmp_path / "half.delta", mp=0.5, dtype="float16")
-    again = prune_delta(tmp_path / "half.delta", tmp_path / "again.delta", svp=0.2)
-    wide = prune_delta(tmp_path / "half.delta", tmp_path / "wide.delta", svp=0.2, dtype="float32")
+    prune(source, tmp_path / "half.delta", mp=0.5, dtype="float16")
+    again = prune(tmp_path / "half.delta", tmp_path / "again.delta", svp=0.2)
+    wide = prune(tmp_path / "half.delta", tmp_path / "wide.delta", svp=0.2, dtype="float32")
     a, b = numbers(tmp_path / "wide.delta"), numbers(tmp_path / "again.delta")
     assert again.pruned.rounding_error > 0
     assert (again.pruned + again.unpruned).rounding_error == pytest.approx(
@@ -246,12 +234,12 @@ def test_a_delta_kept_in_half_precision_is_rounded_when_it_is_pruned_again(tmp_p
 
 def test_float64_in_float32(tmp_path: Path) -> None:
     source = small_deltas(tmp_path, 1e-3, torch.float64)
-    report = prune_delta(source, tmp_path / "p.delta", mp=0.5, dtype="float32")
+    report = prune(source, tmp_path / "p.delta", mp=0.5, dtype="float32")
     assert 0 < (report.pruned + report.unpruned).rounding_error < 1e-7
     assert report.warnings == ()
     tiny = small_deltas(tmp_path, 1e-46, torch.float64)
     with pytest.raises(LorsmergeError, match="float32") as caught:
-        prune_delta(tiny, tmp_path / "q.delta", mp=0.5, dtype="float32")
+        prune(tiny, tmp_path / "q.delta", mp=0.5, dtype="float32")
     assert "float64" in caught.value.remedy
     assert not (tmp_path / "q.delta").exists()
 
@@ -259,8 +247,8 @@ def test_float64_in_float32(tmp_path: Path) -> None:
 def test_a_tensor_that_rounding_ruins_is_named_though_the_rest_is_sound(tmp_path: Path) -> None:
     base = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
     moved = tuned(base) | {BIAS: torch.full(SHAPES[BIAS], 1e-9)}
-    take_delta(save(tmp_path / "b", base), save(tmp_path / "f", moved), tmp_path / "x.delta")
-    report = prune_delta(tmp_path / "x.delta", tmp_path / "p.delta", mp=0.5, dtype="float16")
+    delta(save(tmp_path / "b", base), save(tmp_path / "f", moved), tmp_path / "x.delta")
+    report = prune(tmp_path / "x.delta", tmp_path / "p.delta", mp=0.5, dtype="float16")
     (text,) = report.warnings
     assert BIAS in text
     assert FC1 not in text
@@ -283,7 +271,7 @@ def test_a_tensor_that_rounding_ruins_is_named_though_the_rest_is_sound(tmp_path
 def test_a_pattern_that_changes_nothing_is_told(
     small: Path, patterns: dict[str, Any], idle: list[str]
 ) -> None:
-    report = prune_delta(small, small.parent / "p.delta", mp=0.2, **patterns)
+    report = prune(small, small.parent / "p.delta", mp=0.2, **patterns)
     told = [text for text in report.warnings if "no effect" in text]
     assert len(told) == len(idle)
     assert all(text.startswith(words) for text, words in zip(told, idle, strict=True))
@@ -294,8 +282,8 @@ def test_pruning_again_warns_and_leaves_excluded_tensors_as_they_are(
     small: Path, dtype: str | None
 ) -> None:
     once, twice = small.with_name("once.delta"), small.with_name("twice.delta")
-    assert prune_delta(small, once, svp=0.1, mp=0.3, dtype=dtype).warnings == ()
-    report = prune_delta(once, twice, mp=0.1, exclude=("*fc1*",))
+    assert prune(small, once, svp=0.1, mp=0.3, dtype=dtype).warnings == ()
+    report = prune(once, twice, mp=0.1, exclude=("*fc1*",))
     assert "svp 0.1, mp 0.3" in report.warnings[0]
     before, after = load_file(once), load_file(twice)
     kept = [part for part in before if not part.startswith(FC2)]
@@ -306,7 +294,7 @@ def test_pruning_again_warns_and_leaves_excluded_tensors_as_they_are(
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_bytes_do_not_depend_on_threads(tmp_path: Path, deltas: Path, threads: int) -> None:
     for name, count in (("a", 1), ("b", threads)):
-        prune_delta(deltas / "ca.delta", tmp_path / name, svp=0.05, mp=0.2, threads=count)
+        prune(deltas / "ca.delta", tmp_path / name, svp=0.05, mp=0.2, threads=count, command="x")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -329,13 +317,13 @@ USAGE = {
 @pytest.mark.parametrize(("changes", "words"), USAGE.values(), ids=USAGE)
 def test_wrong_usage(small: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageFault, match=words):
-        prune_delta(small, small.with_name("p.delta"), **changes)
+        prune(small, small.with_name("p.delta"), **changes)
     assert not small.with_name("p.delta").exists()
 
 
 def test_an_unknown_dtype(small: Path) -> None:
     with pytest.raises(LorsmergeError, match="float8"):
-        prune_delta(small, small.with_name("p.delta"), mp=0.1, dtype="float8")
+        prune(small, small.with_name("p.delta"), mp=0.1, dtype="float8")
 
 
 def edited(source: Path, target: Path, name: str, value: float) -> Path:
@@ -353,7 +341,7 @@ def edited(source: Path, target: Path, name: str, value: float) -> Path:
 def test_what_is_not_finite_is_named(small: Path, value: float, name: str) -> None:
     source = edited(small, small.with_name("bad.delta"), name, value)
     with pytest.raises(NonFinite) as caught:
-        prune_delta(source, small.with_name("p.delta"), svp=0.1, mp=0.1)
+        prune(source, small.with_name("p.delta"), svp=0.1, mp=0.1)
     assert str(source) in str(caught.value)
     assert name in str(caught.value)
     assert not small.with_name("p.delta").exists()
@@ -363,7 +351,7 @@ def test_what_is_not_finite_is_named(small: Path, value: float, name: str) -> No
 def test_what_overflows_the_dtype_is_named(small: Path, name: str) -> None:
     source = edited(small, small.with_name("large.delta"), name, 1e6)
     with pytest.raises(NonFinite) as caught:
-        prune_delta(source, small.with_name("p.delta"), svp=0.1, mp=0.1, dtype="float16")
+        prune(source, small.with_name("p.delta"), svp=0.1, mp=0.1, dtype="float16")
     assert name in str(caught.value)
     assert not small.with_name("p.delta").exists()
 
@@ -372,7 +360,7 @@ def test_inputs_that_are_no_delta(tmp_path: Path, models: Path) -> None:
     weights = models / "ca" / "model.safetensors"
     for path in (weights, models / "ca", tmp_path / "absent.delta"):
         with pytest.raises(UnreadableFile) as caught:
-            prune_delta(path, tmp_path / "p.delta", mp=0.1)
+            prune(path, tmp_path / "p.delta", mp=0.1)
         assert str(path) in str(caught.value)
 
 
@@ -381,7 +369,7 @@ def test_an_input_is_never_the_output(small: Path) -> None:
     os.link(small, small.with_name("link.delta"))
     for output in (small, small.with_name("link.delta")):
         with pytest.raises(OutputFault, match="input"):
-            prune_delta(small, output, mp=0.1, force=True)
+            prune(small, output, mp=0.1, force=True)
     assert small.read_bytes() == before
 
 
@@ -390,22 +378,20 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, deltas: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prune_delta(deltas / "ca.delta", tmp_path / "p", mp=0.1, progress=interrupt)
+        prune(deltas / "ca.delta", tmp_path / "p", mp=0.1, progress=interrupt)
     assert os.listdir(tmp_path) == []
 
 
 def test_progress_reaches_the_total(tmp_path: Path, deltas: Path) -> None:
     told: list[tuple[int, int]] = []
-    prune_delta(
-        deltas / "ca.delta", tmp_path / "p", mp=0.1, progress=lambda a, b: told.append((a, b))
-    )
+    prune(deltas / "ca.delta", tmp_path / "p", mp=0.1, progress=lambda a, b: told.append((a, b)))
     assert {sum(done for done, _ in told)} == {total for _, total in told}
 
 
 @pytest.mark.parametrize(("svp", "mp"), [(0.0, 1e-4), (None, 1e-4), (0.5, 1e-4), (0.05, 0.2)])
 def test_nothing_kept_and_little_kept(small: Path, svp: float | None, mp: float) -> None:
     """floor(mp * numel) is 0: the file is sound, and merges as what is left."""
-    prune_delta(small, small.with_name("p.delta"), svp=svp, mp=mp)
+    prune(small, small.with_name("p.delta"), svp=svp, mp=mp)
     before, after = DeltaFile(small), DeltaFile(small.with_name("p.delta"))
     for name in (FC1, FC2):
         wanted = expected(before.read(name), svp, mp)
@@ -433,7 +419,7 @@ def adapters_delta(folder: Path) -> Path:
 
 def take_delta_of(folder: Path) -> Path:
     base = small_base()
-    take_delta(save(folder / "b", base), save(folder / "f", tuned(base)), folder / "d.delta")
+    delta(save(folder / "b", base), save(folder / "f", tuned(base)), folder / "d.delta")
     return folder / "d.delta"
 
 
@@ -445,7 +431,7 @@ def test_what_an_adapter_leaves_alone_stays_nothing(tmp_path: Path, scale: float
     for value in base.values():
         value.view(-1)[0] = -0.0
     save(tmp_path / "base", base)
-    prune_delta(delta, tmp_path / "p.delta", svp=0.05, mp=0.2)
+    prune(delta, tmp_path / "p.delta", svp=0.05, mp=0.2)
     layouts = DeltaFile(tmp_path / "p.delta").layouts
     assert {name for name, layout in layouts.items() if not layout.is_zero} == {FC1}
     found = {}
@@ -455,7 +441,7 @@ def test_what_an_adapter_leaves_alone_stays_nothing(tmp_path: Path, scale: float
         assert {unit.name for unit in made.units() if unit.whole} == (
             {FC1, FC2} if settings else {FC1}
         )
-        merge(made, lambda done: None)
+        run_merge(made)
         found[source] = load_file(tmp_path / f"{source}.safetensors")
     for name, value in found["p.delta"].items():
         assert torch.equal(value.view(torch.uint8), found["adapter.delta"][name].view(torch.uint8))

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import jiwer
 import pytest
 import sacrebleu
-from report_calls import cells, run, table
+from report_calls import cells, table
 from results_files import (
     SCORING,
     SPEAKERS,
@@ -29,6 +29,7 @@ from results_files import (
 from scipy.stats import t as student
 
 from lorsmerge_cli import pictures
+from lorsmerge_cli import report as run
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UnreadableFile, UsageFault
 from lorsmerge_cli.metrics.bleu import BLEU, statistics
 from lorsmerge_cli.metrics.metric import Scoring

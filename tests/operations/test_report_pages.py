@@ -11,9 +11,9 @@ import matplotlib
 import pytest
 from golden_files import golden
 from hostile import NAMES, STEERS, Dom, Elements, links_and_html, shape
-from report_calls import run
 from results_files import delta, merge, record, write_results
 
+from lorsmerge_cli import report as run
 from lorsmerge_cli.operations.report.numbers import MINUS, NONE
 from lorsmerge_cli.operations.report.pages import Page, Picture, render
 from lorsmerge_cli.operations.report.tables import Cell, Table

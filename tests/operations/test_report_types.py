@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from fuzz import change_value
-from report_calls import run
 from results_files import delta, finetune, merge, record, write_results
 
+from lorsmerge_cli import report as run
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 from lorsmerge_cli.operations.report import run as report_module
 

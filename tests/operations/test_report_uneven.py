@@ -8,9 +8,10 @@ from statistics import fmean
 
 import jiwer
 import pytest
-from report_calls import cells, run
+from report_calls import cells
 from results_files import delta, finetune, merge, record, reported, write_results
 
+from lorsmerge_cli import report as run
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault
 from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.metrics.normalisation import normalise

@@ -12,9 +12,9 @@ import pytest
 from search_calls import Formula, formula, plan, quick_disk, run
 from speech_models import make_test_set, make_tuned, make_whisper
 
+from lorsmerge_cli import delta
 from lorsmerge_cli.core.methods import PAPER_SCALE
 from lorsmerge_cli.data.utterance import Utterance
-from lorsmerge_cli.operations.delta import delta
 from lorsmerge_cli.operations.search.files import document, trials_csv, write_report
 from lorsmerge_cli.operations.search.finalists import choose, complexity, judge, unpruned
 from lorsmerge_cli.operations.search.report import Finalist, TrialRow
@@ -37,7 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_tuned(folder / "base", folder / name, seed=seed, step=0.5)
         delta(
             folder / "base", folder / name, folder / f"{name}.delta", task="asr", language=name,
-            command="", force=False, threads=1, progress=lambda done, total: None,
         )  # fmt: skip
     make_test_set(folder / "data", count=20)
     return folder

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from operation_calls import merged, plan, run_merge
+from operation_calls import merged, plan
 from safetensors.torch import load_file, save_file
 
+from lorsmerge_cli import merge
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.pruning import repeated
 from lorsmerge_cli.errors import NonFinite
@@ -83,7 +84,7 @@ def test_the_step_is_as_long_as_merge_says(
         recipes += [recipe_of(models, deltas, {"scale": 0.1}, {"scale": 0.6}, method=method)]
     for number, recipe in enumerate(recipes):
         resolved = recipe.resolved()
-        wanted = run_merge(
+        wanted = merge(
             models / "base", list(resolved.deltas), tmp_path / f"{number}.safetensors",
             method=resolved.method,
         ).step  # fmt: skip

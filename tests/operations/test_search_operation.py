@@ -15,17 +15,17 @@ from typing import Any
 
 import optuna
 import pytest
-from operation_calls import run_merge, take_delta
 from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import TrialState
 from search_calls import COMMAND, SPACE, Formula, formula, plan, quick_disk, run
 from speech_models import make_test_set, make_tuned, make_whisper
 
+from lorsmerge_cli import delta, merge
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, Mismatch, UnreadableFile, UsageFault
-from lorsmerge_cli.operations.eval.run import evaluate
+from lorsmerge_cli.operations.eval import run_evaluation
 from lorsmerge_cli.operations.merge import inputs as merge_inputs
 from lorsmerge_cli.operations.search import run as module
 from lorsmerge_cli.operations.search import storage as search_storage
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_whisper(folder / "base")
     for seed, name in enumerate(("ca", "de"), 1):
         make_tuned(folder / "base", folder / name, seed=seed, step=0.5)
-        take_delta(folder / "base", folder / name, folder / f"{name}.delta", language=name)
+        delta(folder / "base", folder / name, folder / f"{name}.delta", language=name)
     make_test_set(folder / "data", count=20)
     return folder
 
@@ -68,9 +68,9 @@ def averages(folder: Path, report: SearchReport, point: dict[str, Any], beam: in
     """What `merge` and `eval` make of a point: average error rate, average BLEU."""
     recipe = report.plan.space.recipe(point).resolved()
     output = report.plan.settings.output.parent / "merged"
-    run_merge(folder / "base", list(recipe.deltas), output, method=recipe.method, force=True)
+    merge(folder / "base", list(recipe.deltas), output, method=recipe.method, force=True)
     rows = load_data([folder / "data" / "test.jsonl"], max_seconds=2.0).utterances
-    records = evaluate(
+    records = run_evaluation(
         [find_model(output, name="merged")], [TestSet("dev", rows)],
         scoring=Scoring(samples=2), beam=beam, device="cpu",
     ).records  # fmt: skip
@@ -105,7 +105,7 @@ def test_scores_are_of_the_normalisation_asked_for(
     arguments = {"trials": 1, "finalists": 1, "data": [manifest]}
     report = run(folder, study, **arguments, normalisation="raw")
     rows = load_data([manifest], max_seconds=2.0).utterances
-    base = evaluate(
+    base = run_evaluation(
         [find_model(folder / "base", name="base")], [TestSet("dev", rows)],
         scoring=Scoring("raw", samples=2), beam=2, device="cpu",
     )  # fmt: skip
@@ -132,10 +132,10 @@ def test_the_best_is_scored_once_more_on_a_test_set(
     write_report(report)
     recipe = load_recipe(report.plan.settings.output).resolved()
     output = tmp_path / "merged"
-    run_merge(folder / "base", list(recipe.deltas), output, method=recipe.method)
+    merge(folder / "base", list(recipe.deltas), output, method=recipe.method)
     rows = load_data([other], max_seconds=2.0).utterances
     models = [find_model(path, name=path.name) for path in (output, folder / "base")]
-    records = evaluate(
+    records = run_evaluation(
         models, [TestSet("t", rows)], scoring=Scoring(samples=2), beam=2, device="cpu"
     ).records
     for name, found in (("merged", report.test), ("base", report.base_test)):

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operation_calls import prune_delta, run_merge, take_delta
 from speech_models import make_test_set, make_tuned, make_whisper
 
+from lorsmerge_cli import delta, merge, prune
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.metrics.metric import Scoring
-from lorsmerge_cli.operations.eval.run import evaluate
+from lorsmerge_cli.operations.eval import run_evaluation
 from lorsmerge_cli.operations.report.entries import origin_of
 from lorsmerge_cli.recipe.recipe import DeltaEntry
 from lorsmerge_cli.recipe.record import (
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run = {"base": "0123", "trained_on": data,
                    "settings": {"learning_rate": 1e-6, "seed": seed, "clip": 1.0}}  # fmt: skip
             (folder / name / "run.json").write_text(json.dumps(run))
-        take_delta(folder / "base", folder / name, folder / f"{name}.delta", language="", task="")
+        delta(folder / "base", folder / name, folder / f"{name}.delta", language="", task="")
     return folder
 
 
@@ -83,7 +83,7 @@ def test_a_merge_tells_its_deltas(folder: Path, tmp_path: Path, stored: bool) ->
     names = [f"{name}.delta" if stored else name for name in ("ca", "de")]
     entries = [DeltaEntry(str(folder / names[0]), svp=0.1, mp=0.2, scale=0.3),
                DeltaEntry(str(folder / names[1]), mp=0.4)]  # fmt: skip
-    run_merge(folder / "base", entries, tmp_path / "merged", scale=0.15)
+    merge(folder / "base", entries, tmp_path / "merged", scale=0.15)
     found = of(tmp_path / "merged")
     assert (found["kind"], found["method"]) == ("merge", "lors")
     first, second = found["deltas"]
@@ -100,25 +100,23 @@ def test_a_merge_tells_its_deltas(folder: Path, tmp_path: Path, stored: bool) ->
     assert origin.languages == 2
     assert (origin.svp, origin.mp, origin.scale) == ("own", "own", "own")
     # the same from the header of a file
-    run_merge(folder / "base", entries, tmp_path / "m.safetensors", scale=0.15)
+    merge(folder / "base", entries, tmp_path / "m.safetensors", scale=0.15)
     assert of(tmp_path / "m.safetensors", companions=folder / "base") == found
 
 
 def test_a_delta_of_unknown_data_leaves_open_what_a_merge_was_made_for(
     folder: Path, tmp_path: Path
 ) -> None:
-    run_merge(folder / "base", [folder / "ca.delta", folder / "other.delta"], tmp_path / "merged")
+    merge(folder / "base", [folder / "ca.delta", folder / "other.delta"], tmp_path / "merged")
     assert origin_of(of(tmp_path / "merged")).covers is None
-    take_delta(
-        folder / "base", folder / "other", tmp_path / "named.delta", language="it", task="st"
-    )
-    run_merge(folder / "base", [folder / "ca.delta", tmp_path / "named.delta"], tmp_path / "again")
+    delta(folder / "base", folder / "other", tmp_path / "named.delta", language="it", task="st")
+    merge(folder / "base", [folder / "ca.delta", tmp_path / "named.delta"], tmp_path / "again")
     assert origin_of(of(tmp_path / "again")).covers == {("ca", "asr"), ("it", "st")}
 
 
 def test_a_delta_pruned_before_counts_as_pruned(folder: Path, tmp_path: Path) -> None:
-    prune_delta(folder / "ca.delta", tmp_path / "ca.delta", svp=0.2, mp=0.1)
-    run_merge(folder / "base", [tmp_path / "ca.delta"], tmp_path / "merged")
+    prune(folder / "ca.delta", tmp_path / "ca.delta", svp=0.2, mp=0.1)
+    merge(folder / "base", [tmp_path / "ca.delta"], tmp_path / "merged")
     found = of(tmp_path / "merged")
     assert found["method"] == "lors"
     assert (found["deltas"][0]["svp"], found["deltas"][0]["mp"]) == (0.2, 0.1)
@@ -127,7 +125,7 @@ def test_a_delta_pruned_before_counts_as_pruned(folder: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("method", ["ta", "wa"])
 def test_an_unpruned_merge_has_no_ratios(folder: Path, tmp_path: Path, method: str) -> None:
-    run_merge(folder / "base", [folder / "ca.delta"], tmp_path / "merged", method=method)
+    merge(folder / "base", [folder / "ca.delta"], tmp_path / "merged", method=method)
     found = of(tmp_path / "merged")
     assert found["method"] == method
     assert (origin_of(found).svp, origin_of(found).mp) == (None, None)
@@ -141,7 +139,7 @@ def test_applied_deltas_are_a_merge(folder: Path) -> None:
 
 
 def test_a_merge_recorded_before_there_were_origins_is_read(folder: Path, tmp_path: Path) -> None:
-    run_merge(folder / "base", [folder / "ca.delta"], tmp_path / "merged")
+    merge(folder / "base", [folder / "ca.delta"], tmp_path / "merged")
     path = tmp_path / "merged" / "lorsmerge.json"
     stored = json.loads(path.read_text())
     stored["deltas"] = [{"fingerprint": "ab" * 32, "task": "asr", "language": "ca"}]
@@ -156,7 +154,7 @@ def test_eval_records_every_model(folder: Path, tmp_path: Path) -> None:
     rows = load_data([tmp_path / "data" / "test.jsonl"], max_seconds=2.0)
     models = [find_model(folder / name, name=name) for name in ("base", "ca")]
     output = tmp_path / "results.json"
-    evaluate(models, [TestSet("test", rows.utterances[:2])], scoring=Scoring(samples=10), beam=1,
+    run_evaluation(models, [TestSet("test", rows.utterances[:2])], scoring=Scoring(samples=10), beam=1,
              device="cpu", output=output)  # fmt: skip
     found = json.loads(output.read_text())["models"]
     assert found == {

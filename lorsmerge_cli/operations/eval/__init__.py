@@ -1,5 +1,117 @@
 """Decode test sets with models, and score what they say."""
 
-from lorsmerge_cli.operations.eval.run import evaluate, rescore
+from __future__ import annotations
 
-__all__ = ["evaluate", "rescore"]
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.inputs import FilePath, path_of, several
+from lorsmerge_cli.metrics import check_metrics
+from lorsmerge_cli.metrics.metric import Scoring
+from lorsmerge_cli.metrics.normalisation import AUTO
+from lorsmerge_cli.operations.eval.inputs import open_models, read_test_set
+from lorsmerge_cli.operations.eval.run import rescore, run_evaluation
+from lorsmerge_cli.results.document import EvalReport
+from lorsmerge_cli.usage import Named, named_data
+
+__all__ = ["evaluate", "open_models", "read_test_set", "rescore", "run_evaluation"]
+
+
+def evaluate(
+    models: Named,
+    data: Named,
+    output: FilePath | None = None,
+    *,
+    split: str | None = "test",
+    language: str | None = None,
+    task: str | None = None,
+    hours: float | None = None,
+    data_seed: int = 0,
+    allow_missing: bool = False,
+    allow_parts: bool = False,
+    format: str | None = None,
+    beam: int = 20,
+    batch_size: int | None = None,
+    max_tokens: int | None = None,
+    memory: int | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    config_dir: FilePath | None = None,
+    apply: Sequence[FilePath] | FilePath = (),
+    scale: float | None = None,
+    method: str | None = None,
+    normalisation: str = AUTO,
+    metrics: str | Sequence[str] = (),
+    compare: tuple[str, str] | None = None,
+    samples: int = 10_000,
+    seed: int = 0,
+    hypotheses: FilePath | None = None,
+    trn: FilePath | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EvalReport:
+    """Score models on speech recognition and translation into English.
+
+    Args:
+        models: model folders, files of weights or Hub ids; name -> model gives each a name of its
+            own, as does `NAME=PATH`.
+        data: test sets: manifests or data folders, named likewise.
+        output: the results file; none by default.
+        split: of data that has several.
+        language, task: of data that does not say; rows that say another are skipped.
+        hours: about how much of each test set to take; all by default.
+        data_seed: another one takes other rows for `hours`.
+        allow_missing: score the other rows where audio is damaged or much of it is missing.
+        allow_parts: use rows that are shorter than their files and give no offset.
+        format: of the data, found out by default.
+        beam: hypotheses kept in the search; 1 is greedy. The paper's is 20.
+        batch_size: utterances at a time; by memory by default.
+        max_tokens: most tokens of a hypothesis; the model's limit by default.
+        memory: bytes that the process may use in all; by default what there is.
+        dtype: the models compute in: `float32`, `float16` or `bfloat16`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        config_dir: model folder or Hub id to take config and tokenizer from, for a bare file.
+        apply: deltas to add to the one model, in memory.
+        scale: lambda of each applied delta; the method's by default.
+        method: how deltas are applied, a method without ratios; task arithmetic by default.
+        normalisation: what error rates are of.
+        metrics: to score by as well, `comet` say.
+        compare: names of two models for a paired test.
+        samples: random sign flips of that test where there are more than 12 speakers.
+        seed: of the sign flips.
+        hypotheses: JSON lines to write what is decoded to, and to resume from.
+        trn: folder for sclite's transcripts.
+        force: replace a results file that exists.
+        progress: told the utterances just decoded and those in all.
+
+    Raises:
+        LorsmergeError: see the subclasses; what was decoded stays in `hypotheses`.
+
+    Example:
+        >>> report = evaluate({"base": "base", "lors": "ca"}, "test.jsonl", beam=1)
+        >>> sorted({(record.model, record.task) for record in report.records})
+        [('base', 'asr'), ('base', 'st'), ('lors', 'asr'), ('lors', 'st')]
+    """
+    raise_all(check_metrics(several(metrics)))
+    named = named_data(data)
+    sources = open_models(
+        models, path_of(config_dir), list(map(Path, several(apply))), method, scale
+    )
+    tests, warnings = [], list[str]()
+    for name, path in named:
+        test, found, _ = read_test_set(
+            name, path, min(source.window for source in sources), allow_missing=allow_missing,
+            split=split, language=language, task=task, hours=hours, format=format, seed=data_seed,
+            allow_parts=allow_parts,
+        )  # fmt: skip
+        tests.append(test)
+        warnings += found
+    report = run_evaluation(
+        sources, tests, scoring=Scoring(normalisation, samples, seed, several(metrics)), beam=beam,
+        batch_size=batch_size, max_tokens=max_tokens, memory=memory, dtype=dtype, device=device,
+        hypotheses=path_of(hypotheses), output=path_of(output), force=force, trn=path_of(trn),
+        compared=compare, progress=progress,
+    )  # fmt: skip
+    return replace(report, warnings=(*warnings, *report.warnings))

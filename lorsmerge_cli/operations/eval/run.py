@@ -49,7 +49,7 @@ from lorsmerge_cli.speech.source import ModelSource, parse_speech_dtype, process
 from lorsmerge_cli.usage import check_hypotheses, check_names, check_trn
 
 
-def evaluate(
+def run_evaluation(
     models: Sequence[ModelSource],
     test_sets: Sequence[TestSet],
     *,

@@ -1,11 +1,162 @@
 """Fine-tune a model, keep the best epoch, and write it as a model folder."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.inputs import FilePath, path_of, several
+from lorsmerge_cli.metrics.normalisation import AUTO
 from lorsmerge_cli.operations.finetune.plan import (
     Averaging,
     DataSource,
     FinetunePlan,
     plan_finetune,
 )
-from lorsmerge_cli.operations.finetune.run import FinetuneReport, finetune
+from lorsmerge_cli.operations.finetune.run import FinetuneReport, run_finetune
+from lorsmerge_cli.recipe.published import recorded_call
+from lorsmerge_cli.usage import settings_of
 
-__all__ = ["Averaging", "DataSource", "FinetunePlan", "FinetuneReport", "finetune", "plan_finetune"]
+__all__ = [
+    "Averaging",
+    "DataSource",
+    "FinetunePlan",
+    "FinetuneReport",
+    "data_sources",
+    "finetune",
+    "plan_finetune",
+    "readers",
+    "run_finetune",
+]
+
+READERS = 4  # processes that read audio for a GPU
+
+
+def finetune(
+    base: FilePath,
+    data: Sequence[FilePath] | FilePath,
+    output: FilePath,
+    *,
+    dev: Sequence[FilePath] | FilePath = (),
+    split: str = "train",
+    language: str | None = None,
+    task: str | None = None,
+    hours: float | None = None,
+    data_seed: int = 0,
+    dev_hours: float | None = None,
+    allow_parts: bool = False,
+    format: str | None = None,
+    average_best: int | None = None,
+    average_last: int | None = None,
+    dev_beam: int = 1,
+    normalisation: str = AUTO,
+    delta: FilePath | None = None,
+    digests: bool = True,
+    workers: int | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    resume: bool = False,
+    force: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    told: Callable[[dict[str, float]], None] = lambda scores: None,
+    **settings: Any,
+) -> FinetuneReport:
+    """Fine-tune a Whisper on one language and task, or on several at once.
+
+    All weights are trained, and the best epoch on the dev set is kept.
+
+    Args:
+        base: the pretrained Whisper: a model folder or a Hub id.
+        data: manifests or data folders to learn from.
+        output: the model folder to write.
+        dev: data to choose the epoch by; by default the dev split of data that has one.
+        split: of `data`.
+        language, task: of data that does not say; rows that say another are skipped.
+        hours: about how much of each data set to take; all by default.
+        data_seed: another one takes other rows for `hours`.
+        dev_hours: about how much of each dev set to take.
+        allow_parts: use rows that are shorter than their files and give no offset.
+        format: of the data, found out by default.
+        average_best: take the mean of so many best epochs; the one best by default.
+        average_last: take the mean of the last epochs.
+        dev_beam: hypotheses kept where the dev set is decoded.
+        normalisation: of the dev set's texts.
+        delta: a file for the fine-tune's delta; none by default.
+        digests: record hashes of the training data, by which `evaluate` finds it in a test set.
+        workers: processes that read audio ahead; 4 for a GPU, none without.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        dtype: to compute in; weights are float32.
+        resume: resume the run that was interrupted, if there is one.
+        force: replace outputs that exist, and throw away an interrupted run.
+        progress: told the steps just done and those in all.
+        told: told the scores before training and those of each epoch.
+        settings: the other attributes of `TrainingSettings` by name: `learning_rate=1e-6`,
+            `epochs=10`, `steps=None`, `effective_batch=32`, `seed=0` and so on.
+
+    Raises:
+        LorsmergeError: see the subclasses; the state of an interrupted run is kept.
+
+    Example:
+        >>> report = finetune(
+        ...     "base", "test.jsonl", "ft", language="ca", task="asr", steps=1, effective_batch=2,
+        ...     delta="ft.delta",
+        ... )
+        >>> report.output, report.delta, report.steps
+        (PosixPath('ft'), PosixPath('ft.delta'), 1)
+    """
+    if average_best and average_last:
+        raise UsageFault("Give average_best or average_last, not both.")
+    command = recorded_call(
+        "finetune", base, several(data), output, dev=several(dev), split=split, language=language,
+        task=task, hours=hours, data_seed=data_seed, dev_hours=dev_hours, format=format,
+        average_best=average_best, average_last=average_last, dev_beam=dev_beam,
+        normalisation=normalisation, delta=delta, dtype=dtype, **settings,
+    )  # fmt: skip
+    train, held_out = data_sources(
+        data, dev, split=split, dev_hours=dev_hours, language=language, task=task, format=format,
+        hours=hours, seed=data_seed, allow_parts=allow_parts,
+    )  # fmt: skip
+    plan = plan_finetune(
+        Path(base), Path(output), train=train, dev=held_out,
+        settings=settings_of(dtype=dtype, workers=readers(workers, device), **settings),
+        averaging=Averaging(average_last or average_best or 1, best=not average_last),
+        dev_beam=dev_beam, normalisation=normalisation, device=device, delta=path_of(delta),
+        resume=resume, force=force, digests=digests,
+    )  # fmt: skip
+    report = run_finetune(plan, command=command, progress=progress, told=told)
+    return replace(report, warnings=[*plan.warnings, *report.warnings])
+
+
+def data_sources(
+    data: Sequence[FilePath] | FilePath,
+    dev: Sequence[FilePath] | FilePath = (),
+    *,
+    split: str | None,
+    dev_hours: float | None,
+    **reading: Any,
+) -> tuple[DataSource, DataSource | None]:
+    """Return where training rows come from, and dev rows: the dev split of the data by default.
+
+    Args:
+        data, dev: manifests or folders.
+        split: of the data.
+        dev_hours: about how much of each dev set to take.
+        reading: the other attributes of `DataSource`.
+    """
+    train = DataSource(tuple(map(Path, several(data))), split, **reading)
+    paths = tuple(map(Path, several(dev)))
+    if not paths:
+        return train, train.with_dev_split(dev_hours)
+    return train, replace(train, paths=paths, split="dev", hours=dev_hours)
+
+
+def readers(workers: int | None, device: str) -> int:
+    """Return how many processes read audio ahead: as many as asked for, or 4 for a GPU."""
+    if workers is not None:
+        return workers
+    return READERS if torch.cuda.is_available() and device != "cpu" else 0

@@ -73,12 +73,12 @@ class FinetuneReport:
     skipped: list[Drop]
 
 
-def finetune(
+def run_finetune(
     plan: FinetunePlan,
     *,
     command: str,
-    progress: Callable[[int, int], None],
-    told: Callable[[dict[str, float]], None],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    told: Callable[[dict[str, float]], None] = lambda scores: None,
     missed: Callable[[str], None] = lambda text: None,
     learnt: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> FinetuneReport:
@@ -118,7 +118,7 @@ def finetune(
             language, task = plan.single() or ("", "")
             write_delta(
                 plan.source.checkpoint.path, plan.output, plan.delta, task=task, language=language,
-                command=command, force=plan.force, threads=None, progress=lambda done, total: None,
+                command=command, force=plan.force,
             )  # fmt: skip
     state.wait_for_everyone()
     return FinetuneReport(

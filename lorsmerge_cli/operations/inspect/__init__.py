@@ -7,7 +7,7 @@ from lorsmerge_cli.operations.inspect.report import (
     InspectReport,
     KindFigures,
 )
-from lorsmerge_cli.operations.inspect.run import inspect_files
+from lorsmerge_cli.operations.inspect.run import inspect
 
 __all__ = [
     "TOP_RATIOS",
@@ -15,5 +15,5 @@ __all__ = [
     "DeltaFileReport",
     "InspectReport",
     "KindFigures",
-    "inspect_files",
+    "inspect",
 ]

@@ -27,6 +27,7 @@ from lorsmerge_cli.deltas.encodings import stored_size
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import base_fingerprint, open_file
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UsageFault, raise_all
+from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.operations.inspect.plot import plot_deltas
 from lorsmerge_cli.operations.inspect.report import (
     TOP_RATIOS,
@@ -44,11 +45,11 @@ NOTHING_SHARED = (0.0, 0, 0)  # product, elements that both have, those of oppos
 SAFE_ENERGY = (1e-30, 1e30)  # of a tensor whose Gram matrix fits float32
 
 
-def inspect_files(
-    paths: Sequence[Path],
+def inspect(
+    files: Sequence[FilePath] | FilePath,
     *,
     spectra: bool = True,
-    plot: Path | None = None,
+    plot: FilePath | None = None,
     force: bool = False,
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -56,7 +57,7 @@ def inspect_files(
     """Describe checkpoints and deltas.
 
     Args:
-        paths: files and folders.
+        files: checkpoints and deltas: files, folders or Hub ids.
         spectra: take the spectra of deltas' linear weights, which costs a decomposition each.
         plot: a picture of the deltas' spectra and magnitudes to draw; None for none.
         force: replace a picture that exists.
@@ -67,7 +68,13 @@ def inspect_files(
         UnreadableFile: a file that cannot be read.
         Mismatch: deltas of different models, which have no cosine.
         UsageFault, OutputFault: a picture that cannot be drawn.
+
+    Example:
+        >>> report = inspect(["ca.delta", "de.delta"])
+        >>> [file.provenance.language for file in report.files], len(report.pairs)
+        (['ca', 'de'], 1)
     """
+    paths, plot = [Path(file) for file in several(files)], path_of(plot)
     opened = _open(paths)
     deltas = [item for item in opened if isinstance(item, DeltaFile)]
     _check_same_tensors(deltas)

@@ -1,15 +1,97 @@
 """Merge: base + sum of scaled, pruned deltas, streamed tensor by tensor (Eq. 8)."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from lorsmerge_cli.inputs import FilePath, path_of
 from lorsmerge_cli.operations.merge.inputs import MergeInputs, open_inputs, pinned_recipe
 from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
-from lorsmerge_cli.operations.merge.run import MergeReport, merge
+from lorsmerge_cli.operations.merge.run import MergeReport, run_merge
+from lorsmerge_cli.operations.merge.state_dicts import merge_state_dicts
+from lorsmerge_cli.recipe.recipe import DeltaEntry, wanted_recipe
 
 __all__ = [
     "MergeInputs",
     "MergePlan",
     "MergeReport",
     "merge",
+    "merge_state_dicts",
     "open_inputs",
     "pinned_recipe",
     "plan_merge",
+    "run_merge",
 ]
+
+
+def merge(
+    base: FilePath | None = None,
+    deltas: Sequence[FilePath | DeltaEntry] | FilePath = (),
+    output: FilePath | None = None,
+    *,
+    svp: float | None = None,
+    mp: float | None = None,
+    scale: float | None = None,
+    method: str | None = None,
+    include: Sequence[str] | str = (),
+    exclude: Sequence[str] | str = (),
+    recipe: FilePath | None = None,
+    save_recipe: FilePath | None = None,
+    config_dir: FilePath | None = None,
+    dtype: str | None = None,
+    max_shard_size: int = 5 * 10**9,
+    allow_other_base: bool = False,
+    strip_prefix: str = "",
+    force: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> MergeReport:
+    """Add pruned deltas to a base, and write the merged model.
+
+    Args:
+        base: the pretrained checkpoint: a file, a folder or a Hub id.
+        deltas: deltas, or fine-tunes whose delta is then taken. Settings of one follow a colon:
+            `ca.delta:svp=0.05,mp=0.4,scale=0.2`.
+        output: `x.safetensors` for one file, anything else for a model folder; by default
+            `merged.safetensors`, or `merged` where the base is a folder.
+        svp: share of the singular values of each matrix that is kept, 0 to 1.
+        mp: share of the elements of each matrix that is kept, 0 to 1.
+        scale: lambda, the coefficient of each delta; by default the method's, 0.15 for most.
+        method: a name in `METHODS`; by default what the ratios say.
+        include, exclude: shell patterns of tensors to prune as well, or not to prune.
+        recipe: a TOML recipe, a model card or a `lorsmerge.json`, in place of base, deltas and
+            settings.
+        save_recipe: a TOML file to write the recipe to.
+        config_dir: model folder or Hub id to take config and tokenizer from, for a base that is a
+            bare file.
+        dtype: of the output, the base's by default.
+        max_shard_size: bytes in one file of a folder.
+        allow_other_base: apply deltas to another checkpoint than they were taken from.
+        strip_prefix: what stands before the names of the base's or a fine-tune's tensors alone.
+        force: replace an output that exists.
+        device: where matrices are pruned: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        threads: tensors in flight; one per core by default. The result does not depend on it.
+        progress: told the bytes just merged and those in all.
+
+    Raises:
+        LorsmergeError: see the subclasses. Everything that can be known from headers is checked
+            first, and all faults are raised at once.
+
+    Example:
+        >>> report = merge("base", ["ca.delta", "de.delta:scale=0.2"], "merged", svp=0.03, mp=0.4)
+        >>> report.output, report.pruned > 0
+        (PosixPath('merged'), True)
+    """
+    wanted = wanted_recipe(
+        base, deltas, file=recipe, method=method, svp=svp, mp=mp, scale=scale, include=include,
+        exclude=exclude, dtype=dtype,
+    )  # fmt: skip
+    plan = plan_merge(
+        wanted, path_of(output), companions=path_of(config_dir), save_recipe=path_of(save_recipe),
+        device=device, threads=threads, max_shard_size=max_shard_size, force=force,
+        allow_other_base=allow_other_base, strip_prefix=strip_prefix,
+    )  # fmt: skip
+    report = run_merge(plan, progress)
+    return replace(report, warnings=(*plan.warnings, *report.warnings))

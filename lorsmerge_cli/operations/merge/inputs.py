@@ -154,14 +154,8 @@ def _check_vectors(
 
 
 def _select(recipe: Recipe, base: Checkpoint, faults: list[LorsmergeError]) -> frozenset[str]:
+    faults += patterns_without_use(recipe)
     if METHODS[recipe.method or method_of(())].pruner is None:
-        if recipe.include or recipe.exclude:
-            faults.append(
-                UsageFault(
-                    f"Method {recipe.method} prunes nothing, so include and exclude have no use.",
-                    "Give --svp or --mp as well, or leave the patterns out.",
-                )
-            )
         return frozenset()
     try:
         pruned = select_pruned(base.float_specs, recipe.include, recipe.exclude)
@@ -171,6 +165,18 @@ def _select(recipe: Recipe, base: Checkpoint, faults: list[LorsmergeError]) -> f
     if not pruned:
         faults.append(nothing_to_prune(base.path, recipe.exclude))
     return pruned
+
+
+def patterns_without_use(recipe: Recipe) -> list[LorsmergeError]:
+    """Return a fault where a resolved recipe has patterns of what to prune, and prunes nothing."""
+    if METHODS[recipe.method or ""].pruner is not None or not (recipe.include or recipe.exclude):
+        return []
+    return [
+        UsageFault(
+            f"Method {recipe.method} prunes nothing, so include and exclude have no use.",
+            "Give --svp or --mp as well, or leave the patterns out.",
+        )
+    ]
 
 
 def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> list[str]:

@@ -19,8 +19,7 @@ from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions
 from lorsmerge_cli.checkpoint.names import is_variance
-from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
-from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
+from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Rounding, Term, is_finite, merge_tensor
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.parallel import run_parallel
@@ -34,7 +33,8 @@ from lorsmerge_cli.deltas.task_vector import (
     check_base_content,
     rounded_base,
 )
-from lorsmerge_cli.errors import LorsmergeError, NonFinite, non_finite, raise_all, zero_delta
+from lorsmerge_cli.errors import LorsmergeError, NonFinite, raise_all, zero_delta
+from lorsmerge_cli.operations.merge.faults import negative, not_finite
 from lorsmerge_cli.operations.merge.inputs import pinned_recipe
 from lorsmerge_cli.operations.merge.plan import MergePlan, Unit, other_input
 from lorsmerge_cli.outputs import atomic_file, atomic_folder, check_unchanged, write_json
@@ -71,12 +71,14 @@ class MergeReport:
     warnings: tuple[str, ...] = field(default=())
 
 
-def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
+def run_merge(
+    plan: MergePlan, progress: Callable[[int, int], None] = lambda done, total: None
+) -> MergeReport:
     """Carry out a plan.
 
     Args:
         plan: a checked merge.
-        progress: told the bytes of the base that were dealt with.
+        progress: told the bytes of the base that were just dealt with, and those in all.
 
     Raises:
         NonFinite: a NaN or an infinity in an input, or an overflow of the output's dtype.
@@ -84,15 +86,16 @@ def merge(plan: MergePlan, progress: Callable[[int], None]) -> MergeReport:
         OutputFault: the disk filled up.
     """
     run = _Run(plan)
+    total = sum(unit.nbytes for unit in plan.units())
     if plan.as_folder:
         with atomic_folder(plan.output, force=plan.force) as folder:
             if plan.companions is not None:
                 copy_companions(plan.companions, folder, plan.dtype)
-            run.write_weights(folder, progress)
+            run.write_weights(folder, lambda done: progress(done, total))
             write_json(folder / "lorsmerge.json", run.record())
     else:
         with atomic_file(plan.output, force=plan.force) as file:
-            run.write_weights(file, progress)
+            run.write_weights(file, lambda done: progress(done, total))
     if plan.save_recipe is not None:
         save(pinned_recipe(plan.recipe), plan.save_recipe, force=plan.force)
     return MergeReport(
@@ -186,7 +189,7 @@ class _Run:
         if not is_finite(merged.tensor):
             raise self._non_finite(unit.name)
         if is_variance(unit.name) and bool((merged.tensor < 0).any()):
-            raise self._negative(unit.name, float(merged.tensor.min()))
+            raise negative(unit.name, float(merged.tensor.min()), self._inputs(unit.name))
         writer.write(unit.name, merged.tensor, unit.start)
         return merged.rounding
 
@@ -231,33 +234,13 @@ class _Run:
         return vector.read_block(unit.name, unit.start, unit.stop)
 
     def _non_finite(self, name: str) -> NonFinite:
-        """Which of the inputs is not finite; the base first, a fine-tune's delta inherits it."""
-        if not is_finite(self.plan.base.read(name)):
-            return non_finite(self.plan.base.path, name)
-        for vector in self.plan.vectors:
-            if not is_finite(dense(vector.read(name))):
-                return non_finite(vector.path, name)
-        dtype = self.plan.output_specs[name].dtype
-        wider = ", or write --dtype float32 or bfloat16" if dtype == torch.float16 else ""
-        return NonFinite(
-            f"{name!r} overflows {dtype_name(dtype)} in the merge.", f"Lower --scale{wider}."
-        )
+        return not_finite(name, self.plan.output_specs[name].dtype, self._inputs(name))
 
-    def _negative(self, name: str, least: float) -> NonFinite:
-        """Return the error for a variance below zero: in an input, or in the merge of sound ones."""
-        base = accumulable(self.plan.base.read(name))
-        tunes = ((vector.path, base + dense(vector.read(name))) for vector in self.plan.vectors)
-        for path, variance in ((self.plan.base.path, base), *tunes):
-            if bool((variance < 0).any()):
-                return NonFinite(
-                    f"{path}: {name!r} is a variance, and is negative ({float(variance.min()):.4g}).",
-                    "The file is damaged, or is a merge of too large a scale: use another one.",
-                )
-        return NonFinite(
-            f"{name!r} is a variance, and would be negative ({least:.4g}) in the merge: the square "
-            "root that its layer takes would be NaN.",
-            "Lower --scale, or give --method wa, whose mean of the fine-tunes stays positive.",
-        )
+    def _inputs(self, name: str) -> Iterator[tuple[Path, Tensor]]:
+        """Yield what is merged into a tensor, each with its path: the base first, then the deltas."""
+        yield self.plan.base.path, self.plan.base.read(name)
+        for vector in self.plan.vectors:
+            yield vector.path, dense(vector.read(name))
 
     def norms(self) -> tuple[float, ...]:
         return tuple(

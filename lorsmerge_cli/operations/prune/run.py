@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,8 +38,10 @@ from lorsmerge_cli.errors import (
     raise_all,
     zero_delta,
 )
+from lorsmerge_cli.inputs import FilePath, several
 from lorsmerge_cli.operations.prune.lora import check_low_rank
 from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
+from lorsmerge_cli.recipe.published import recorded_call
 from lorsmerge_cli.recipe.recipe import pruning_method
 from lorsmerge_cli.recipe.record import pruning_text
 
@@ -115,42 +117,54 @@ class PruneReport:
 
 
 def prune(
-    source: Path,
-    output: Path,
+    source: FilePath,
+    output: FilePath,
     *,
-    svp: float | None,
-    mp: float | None,
-    method: str | None,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    dtype: str | None,
-    device: str,
-    command: str,
-    force: bool,
-    threads: int | None,
-    progress: Callable[[int, int], None],
+    svp: float | None = None,
+    mp: float | None = None,
+    method: str | None = None,
+    include: Sequence[str] | str = (),
+    exclude: Sequence[str] | str = (),
+    dtype: str | None = None,
     as_lora: bool = False,
+    device: str = "auto",
+    force: bool = False,
+    threads: int | None = None,
+    command: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PruneReport:
-    """Write a pruned delta.
+    """Write a pruned delta: of each matrix a low-rank part, a sparse part or both.
 
     Args:
-        source: a delta file.
+        source: a delta: a file, or a Hub id.
         output: the pruned one.
-        svp, mp: ratios kept; None for no such part.
-        method: `svp`, `mp` or `lors`; None to have it follow from the ratios.
-        include, exclude: patterns of tensors to prune as well, or not.
-        dtype: of the stored numbers, which must come within 10% of the pruned delta; None for the
+        svp: share of the singular values that is kept, 0 to 1; no low-rank part by default.
+        mp: share of the elements that is kept, 0 to 1; no sparse part by default.
+        method: `svp`, `mp` or `lors`; by default what the ratios say.
+        include, exclude: shell patterns of tensors to prune as well, or not.
+        dtype: of the stored numbers, which must come within 10% of the pruned delta; by default the
             delta's own.
-        device: where matrices are pruned.
-        command: the line for the file's history.
+        as_lora: refuse an output without a low-rank part, of which `write_lora` makes an adapter.
+        device: where matrices are pruned: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         force: replace an output that exists.
-        threads: tensors in flight; None for one per core.
-        progress: told the bytes done and the bytes in all.
-        as_lora: the output's low-rank part is wanted as an adapter, so it has to have one.
+        threads: tensors in flight; one per core by default.
+        command: the line for the file's history; this call by default.
+        progress: told the bytes just pruned and those in all.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
+
+    Example:
+        >>> report = prune("ca.delta", "ca.lors.delta", svp=0.05, mp=0.4)
+        >>> report.method, 0 < report.pruned.share < 1  # of the energy, which is kept
+        ('lors', True)
     """
+    source, output = Path(source), Path(output)
+    include, exclude = several(include), several(exclude)
+    command = command or recorded_call(
+        "prune", source, output, svp=svp, mp=mp, method=method, include=include, exclude=exclude,
+        dtype=dtype,
+    )  # fmt: skip
     method = pruning_method(source, svp, mp, method)
     target = resolve_device(device)
     stored = parse_dtype(dtype) if dtype else None

@@ -1,5 +1,58 @@
 """Push: a model folder, a checkpoint or a delta to the Hub, with a card; only what changed."""
 
-from lorsmerge_cli.operations.push.run import PushPlan, PushReport, plan_push, push
+from __future__ import annotations
 
-__all__ = ["PushPlan", "PushReport", "plan_push", "push"]
+from pathlib import Path
+
+from lorsmerge_cli.hub.target import open_target
+from lorsmerge_cli.inputs import FilePath, path_of
+from lorsmerge_cli.operations.push.run import PushPlan, PushReport, plan_push, run_push
+
+__all__ = ["PushPlan", "PushReport", "plan_push", "push", "run_push"]
+
+
+def push(
+    source: FilePath,
+    repo: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    message: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    results: FilePath | None = None,
+    base_model: str | None = None,
+    license: str | None = None,
+    replace_card: bool = False,
+    config_dir: FilePath | None = None,
+) -> PushReport:
+    """Upload a model, a checkpoint or a delta to the Hugging Face Hub, with a model card.
+
+    Args:
+        source: a model folder, a `.safetensors` file or a `.delta`.
+        repo: `org/name`; made if it is not there.
+        private: make a new repository private.
+        create_pr: open a pull request instead of committing.
+        message: of the commit.
+        revision: an existing branch to commit to; `main` by default.
+        token: by default that of `hf auth login`, or HF_TOKEN.
+        results: scores for the card, which `evaluate` wrote of this model.
+        base_model: Hub id of the base, where it was merged from a local copy.
+        license: such as `apache-2.0`; the base's by default, where its card is found.
+        replace_card: replace the repository's README.md, which is kept otherwise.
+        config_dir: model folder or Hub id to take tokenizer and feature extractor from.
+
+    Raises:
+        LorsmergeError: see the subclasses. Everything is checked before anything is uploaded.
+
+    Example:
+        >>> report = push("ca.delta", "you/whisper-ca", private=True)
+        >>> sorted(report.uploaded)
+        ['README.md', 'ca.delta']
+    """
+    target = open_target(repo, revision=revision, create_pr=create_pr, private=private, token=token)
+    plan = plan_push(
+        Path(source), target, results=path_of(results), base_model=base_model, license=license,
+        replace_card=replace_card, companions=path_of(config_dir),
+    )  # fmt: skip
+    return run_push(plan, message)

@@ -162,7 +162,7 @@ def _card(
         ) from error
 
 
-def push(plan: PushPlan, message: str | None) -> PushReport:
+def run_push(plan: PushPlan, message: str | None = None) -> PushReport:
     """Carry out a plan.
 
     Files that the repository has already are not sent again, nor are those that arrived before

@@ -12,6 +12,7 @@ from warnings import catch_warnings, simplefilter
 
 from lorsmerge_cli import __version__
 from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.operations.report.entries import Row, mean_hours
 from lorsmerge_cli.operations.report.figures import draw, figures_of
 from lorsmerge_cli.operations.report.gains import bought, scales_of
@@ -58,24 +59,24 @@ class Report:
 
 
 def report(
-    paths: Sequence[Path],
-    output: Path,
+    results: Sequence[FilePath] | FilePath,
+    output: FilePath,
     *,
-    title: str,
-    base: str | None,
-    finetuned: str | None,
-    against: str | None,
-    controls: Mapping[str, str],
-    held_out: Sequence[str],
-    paper: Path | None,
-    force: bool,
+    title: str = "Merged models",
+    base: str | None = None,
+    finetuned: str | None = None,
+    against: str | None = None,
+    controls: Mapping[str, str] | None = None,
+    held_out: Sequence[str] | str = (),
     runs: bool = False,
-    tuned: Sequence[str] = (),
+    tuned: Sequence[str] | str = (),
+    paper: FilePath | None = None,
+    force: bool = False,
 ) -> Report:
     """Read results files, and write tables and figures.
 
     Args:
-        paths: of `eval -o`.
+        results: results files that `evaluate` wrote.
         output: the folder to write.
         title: of the report.
         base, finetuned, against: systems by name; None to find them out.
@@ -89,20 +90,29 @@ def report(
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
+
+    Example:
+        >>> from lorsmerge_cli import evaluate
+        >>> found = evaluate({"base": "base", "merged": "ca"}, "test.jsonl", "results.json", beam=1)
+        >>> written = report("results.json", "report")
+        >>> written.output, "report.md" in written.files
+        (PosixPath('report'), True)
     """
+    paths, output, paper = [Path(path) for path in several(results)], Path(output), path_of(paper)
+    controls, tuned = controls or {}, several(tuned)
     inputs = [*paths, *([paper] if paper else [])]
     raise_all(check_output(output, inputs=inputs, size=SIZE, force=force, folder=True))
     published = read_paper(paper) if paper else Paper()
-    results = read_results(paths, runs=runs)
+    read = read_results(paths, runs=runs)
     roles = find_roles(
-        results, base=base, finetuned=finetuned, against=against, controls=controls,
-        held_out=held_out,
+        read, base=base, finetuned=finetuned, against=against, controls=controls,
+        held_out=several(held_out),
     )  # fmt: skip
-    check_systems(results, roles, tuned)
-    tables = Tables(results, roles, published)
+    check_systems(read, roles, tuned)
+    tables = Tables(read, roles, published)
     every = (tables.scores(), *bought(tables), _systems(tables))
     made = tuple(table for table in every if table.heads)
-    notes, warnings = results.notes, []
+    notes, warnings = read.notes, []
     wanted = figures_of(tables)
     if wanted and not can_draw():
         warnings.append(
@@ -117,7 +127,7 @@ def report(
         warnings.append("The figures' font lacks letters of some systems' names, and has boxes.")
     page = Page(
         title, _about(tables), notes, made, tuple(picture for picture, _ in drawn),
-        tuple(map(str, results.files)),
+        tuple(map(str, read.files)),
     )  # fmt: skip
     document = _document(tables, made, notes)
     with atomic_folder(output, force=force) as partial:

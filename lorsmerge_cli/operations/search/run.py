@@ -46,10 +46,10 @@ RESULT = "result"  # attribute of a trial: `scores`, of which `part`, and the `s
 STATISTICS = "statistics"  # attributes of a trial that heard all: what its scores come from
 
 
-def search(
+def run_search(
     plan: SearchPlan,
     *,
-    command: str,
+    command: str = "the same call",
     progress: Callable[[int, int], None] = lambda done, total: None,
     told: Callable[[str], None] = lambda text: None,
     done: Callable[[TrialRow], None] = lambda trial: None,

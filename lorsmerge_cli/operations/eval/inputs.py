@@ -1,0 +1,91 @@
+"""What an evaluation reads: models, with deltas applied or not, and test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lorsmerge_cli.core.methods import METHODS, method_of
+from lorsmerge_cli.data.dataset import (
+    check_complete,
+    drop_warnings,
+    empty_groups,
+    has_splits,
+    load_data,
+)
+from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.recipe.recipe import unpruned_method_faults
+from lorsmerge_cli.results.document import TestSet
+from lorsmerge_cli.speech.source import ModelSource, find_models
+from lorsmerge_cli.usage import Named, check_applied, named_models
+
+
+def open_models(
+    models: Named,
+    companions: Path | None = None,
+    deltas: Sequence[Path] = (),
+    method: str | None = None,
+    scale: float | None = None,
+) -> list[ModelSource]:
+    """Open and check models, or one with deltas applied to it.
+
+    Args:
+        models: as in `named_paths`.
+        companions: as in `find_model`.
+        deltas: to apply to the one model.
+        method: by which they are added, task arithmetic by default.
+        scale: of each delta, the method's by default.
+
+    Raises:
+        LorsmergeError: every fault found.
+    """
+    named = named_models(models, deltas, method, scale)
+    raise_all(
+        check_applied(named, deltas, {"--scale": scale, "--method": method})
+        + unpruned_method_faults(method)
+    )
+    method = method or method_of(())
+    scale = METHODS[method].scale if scale is None else scale
+    return find_models(named, companions=companions, deltas=deltas, scale=scale, method=method)
+
+
+def read_test_set(
+    name: str,
+    path: Path,
+    window: float,
+    *,
+    allow_missing: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **reading: Any,
+) -> tuple[TestSet, list[str], list[str]]:
+    """Read a test set, and decode its audio to see that it is whole.
+
+    Args:
+        name: for tables.
+        path: a manifest or a data folder.
+        window: seconds that the models take.
+        allow_missing: take the other rows where audio is damaged or much of it is missing.
+        progress: told the utterances just read and those in all.
+        reading: as in `load_data`.
+
+    Returns:
+        The test set, warnings, and a line for each row that is dropped.
+
+    Raises:
+        LorsmergeError: as `load_data` and `check_complete`.
+    """
+    loaded = load_data(
+        [path], **reading, max_seconds=window, empty_text=True, decoded=True, progress=progress
+    )
+    if not allow_missing:
+        check_complete(loaded, path)
+    # a score is of all rows, or says so
+    warnings = [f"{path}: {warning}" for warning in drop_warnings(loaded, 0.0)]
+    warnings += [
+        f"{path}: the {empty} references have no words, so there is no score."
+        for empty in empty_groups(loaded.utterances)
+    ]
+    split = reading["split"] if has_splits(path, reading["format"]) else None
+    found = TestSet(name, loaded.utterances, loaded.drops, path, split)
+    return found, warnings, loaded.drop_notes

@@ -1,0 +1,159 @@
+"""Merge models in memory: dicts of tensors in, a dict of tensors out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lorsmerge_cli.checkpoint.names import is_variance, nothing_to_prune, select_pruned
+from lorsmerge_cli.checkpoint.reader import TIED
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
+from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.core.merging import Term, is_finite, merge_tensor
+from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.parallel import default_threads, run_parallel
+from lorsmerge_cli.core.pruning.budget import budget
+from lorsmerge_cli.core.statistics import energy
+from lorsmerge_cli.deltas.task_vector import check_names
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, raise_all, zero_delta
+from lorsmerge_cli.inputs import several
+from lorsmerge_cli.operations.merge.faults import negative, not_finite
+from lorsmerge_cli.operations.merge.inputs import patterns_without_use
+from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
+
+BASE = "the base"
+
+
+def merge_state_dicts(
+    base: Mapping[str, Tensor],
+    deltas: Sequence[Mapping[str, Tensor]],
+    *,
+    svp: float | None = None,
+    mp: float | None = None,
+    scale: float | None = None,
+    method: str | None = None,
+    include: Sequence[str] | str = (),
+    exclude: Sequence[str] | str = (),
+    dtype: str | None = None,
+    threads: int | None = None,
+) -> dict[str, Tensor]:
+    """Merge deltas into a base in memory, to the last bit as `merge` does it on disk.
+
+    Args:
+        base: the pretrained model's tensors by name, as of `model.state_dict()`. They are not
+            changed.
+        deltas: for each fine-tune its tensors less the base's, of the same names and shapes. Those
+            of integer tensors are not looked at: these are the base's in the merge.
+        svp, mp, scale, method, include, exclude: as in `merge`, for all deltas.
+        dtype: of the merged float tensors; each one's own by default.
+        threads: tensors in flight; one per core by default. The result does not depend on it.
+
+    Returns:
+        The merged tensors, in the base's order and each on the device of the base's.
+
+    Raises:
+        UsageFault: settings that are out of range, contradict one another or have no effect.
+        Mismatch: a delta with other tensors than the base, or one that is zero throughout.
+        NonFinite: a NaN or an infinity in an input, or an overflow in the merge.
+
+    Example:
+        >>> base = {"fc1.weight": torch.zeros(2, 2), "steps": torch.tensor(7)}
+        >>> delta = {"fc1.weight": torch.tensor([[8.0, 1.0], [2.0, -4.0]])}
+        >>> merge_state_dicts(base, [delta], mp=0.5, scale=0.5)
+        {'fc1.weight': tensor([[ 4.,  0.],
+                [ 0., -2.]]), 'steps': tensor(7)}
+    """
+    names = [f"delta {number}" for number in range(1, len(deltas) + 1)]
+    recipe = Recipe(
+        BASE, tuple(map(DeltaEntry, names)), method, svp, mp, scale, several(include),
+        several(exclude), dtype,
+    ).resolved()  # fmt: skip
+    wanted = parse_dtype(dtype) if dtype else None
+    tied = _tied(base)
+    specs = {name: _spec(t) for name, t in base.items() if name not in tied}
+    floats = {name: spec for name, spec in specs.items() if spec.is_float}
+    run = _Merge(base, deltas, recipe, _pruned(recipe, floats))
+    faults: list[LorsmergeError] = []
+    for name, delta in zip(names, deltas, strict=True):
+        own = {n: _spec(t) for n, t in delta.items() if n in floats or n not in base}
+        faults += check_names(floats, own, base=BASE, where=name)
+    raise_all(faults)
+    # as on disk, where each tensor has one thread: BLAS rounds otherwise when it shares out the work
+    merged = dict(
+        run_parallel(lambda name: run.tensor(name, wanted), specs, threads or default_threads())
+    )
+    for name, squares in zip(names, run.squares, strict=True):
+        if not math.fsum(squares):
+            raise zero_delta(name)
+    return {name: merged[tied.get(name, name)] for name in base}
+
+
+class _Merge:
+    """A merge of checked inputs; `squares` has the energy of each delta's tensors."""
+
+    def __init__(
+        self,
+        base: Mapping[str, Tensor],
+        deltas: Sequence[Mapping[str, Tensor]],
+        recipe: Recipe,
+        pruned: frozenset[str],
+    ) -> None:
+        self.base, self.deltas, self.recipe, self.pruned = base, deltas, recipe, pruned
+        self.method = METHODS[recipe.method or ""]
+        self.squares: list[list[float]] = [[] for _ in deltas]
+
+    def tensor(self, name: str, wanted: torch.dtype | None) -> Tensor:
+        value = self.base[name].detach()
+        if not value.is_floating_point():
+            return value.clone()
+        dtype = wanted or value.dtype
+        result = merge_tensor(value.cpu(), self._terms(name, dtype), self.method, dtype).tensor
+        if not is_finite(result):
+            raise not_finite(name, dtype, self._inputs(name))
+        if is_variance(name) and bool((result < 0).any()):
+            raise negative(name, float(result.min()), self._inputs(name))
+        return result.to(value.device)
+
+    def _terms(self, name: str, dtype: torch.dtype) -> Iterator[Term]:
+        for number, entry in enumerate(self.recipe.deltas):
+            delta = dense(self.deltas[number][name].detach())
+            if not is_finite(delta):  # which pruning would not survive
+                raise not_finite(name, dtype, self._inputs(name))
+            self.squares[number].append(energy(delta))
+            prunes = name in self.pruned
+            keep = budget(delta.shape, entry.svp, entry.mp) if prunes else None
+            yield Term(delta, self.method.scale if entry.scale is None else entry.scale, keep)
+
+    def _inputs(self, name: str) -> Iterator[tuple[object, Tensor]]:
+        yield BASE, self.base[name].detach()
+        for entry, delta in zip(self.recipe.deltas, self.deltas, strict=True):
+            yield entry.path, dense(delta[name].detach())
+
+
+def _spec(tensor: Tensor) -> TensorSpec:
+    return TensorSpec(tuple(tensor.shape), tensor.dtype)
+
+
+def _pruned(recipe: Recipe, floats: Mapping[str, TensorSpec]) -> frozenset[str]:
+    raise_all(patterns_without_use(recipe))
+    if METHODS[recipe.method or ""].pruner is None:
+        return frozenset()
+    pruned = select_pruned(floats, recipe.include, recipe.exclude)
+    if not pruned:
+        raise nothing_to_prune(BASE, recipe.exclude)
+    return pruned
+
+
+def _tied(base: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the names of repeated tensors, each with the name of the one that it repeats."""
+    tied = {copy: name for copy, name in TIED.items() if copy in base and name in base}
+    for copy, name in tied.items():
+        if not torch.equal(base[copy], base[name]):
+            raise Mismatch(
+                f"{BASE}: {copy!r} differs from {name!r}, which Whisper ties to it.",
+                "Leave the wrong one of the two out.",
+            )
+    return tied

@@ -1,0 +1,108 @@
+"""The front door: what `from lorsmerge_cli import ...` offers, and what it costs to look at it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lorsmerge_cli
+from lorsmerge_cli.recipe.search_settings import SearchSettings
+from lorsmerge_cli.speech.settings import TrainingSettings
+
+FUNCTIONS = [
+    "delta", "evaluate", "export", "finetune", "inspect", "lors", "merge", "merge_state_dicts", "mp",
+    "prune", "push", "report", "search", "svp", "transcribe",
+]  # fmt: skip
+WITHOUT_DEFAULT = {
+    "delta": ["base", "finetuned", "output"],
+    "evaluate": ["models", "data"],
+    "export": ["model", "output", "format"],
+    "finetune": ["base", "data", "output"],
+    "inspect": ["files"],
+    "lors": ["matrix"],
+    "merge": [],  # a recipe holds base and deltas, and the output has a default
+    "merge_state_dicts": ["base", "deltas"],
+    "mp": ["matrix"],
+    "prune": ["source", "output"],
+    "push": ["source", "repo"],
+    "report": ["results", "output"],
+    "search": ["base", "deltas", "data"],
+    "svp": ["matrix"],
+    "transcribe": ["models", "audio", "language"],
+}
+
+COMMANDS = {
+    name: name for name in FUNCTIONS if name not in {"lors", "merge_state_dicts", "mp", "svp"}
+}
+COMMANDS["evaluate"] = "eval"
+RENAMED = {"companions": "config_dir", "control": "controls"}
+SETTINGS = {"search": asdict(SearchSettings()), "finetune": asdict(TrainingSettings())}
+OTHER_VALUES = {  # a size in words on the command line, and what a flag turns off
+    "merge": {"max_shard_size"}, "prune": {"as_lora", "output"}, "evaluate": {"memory"},
+    "search": {"companions"}, "finetune": {"workers"},
+}  # fmt: skip
+ONLY_IN_PYTHON = {"command", "progress", "told", "spectra", "digests", "dtype"}
+ONLY_IN_COMMANDS = {
+    "verbose", "push", "dry_run", "no_spectra", "no_digests", "recipe", "worst", "score_only",
+    "datasets", "models", "base", "deltas",
+}  # fmt: skip
+
+
+def test_the_names() -> None:
+    assert lorsmerge_cli.__all__ == FUNCTIONS
+    assert set(FUNCTIONS) <= set(dir(lorsmerge_cli))
+    assert (Path(lorsmerge_cli.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_only_inputs_have_no_default(name: str) -> None:
+    function = getattr(lorsmerge_cli, name)
+    assert (function.__name__, getattr(lorsmerge_cli, name)) == (name, function)
+    parameters = inspect.signature(function).parameters.values()
+    assert [
+        p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD
+    ] == WITHOUT_DEFAULT[name]
+    assert inspect.getdoc(function)
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """Name -> default, where nothing given and an empty tuple are the same."""
+    parameters = inspect.signature(function).parameters.values()
+    given = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {
+        RENAMED.get(name, name): None if value == () else value for name, value in given.items()
+    }
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_defaults_of_the_command_line(name: str) -> None:
+    module = importlib.import_module(f"lorsmerge_cli.commands.{COMMANDS[name]}")
+    command = _defaults(getattr(module, {"inspect": "inspect_files"}.get(name, name)))
+    wanted = SETTINGS.get(name, {}) | _defaults(getattr(lorsmerge_cli, name))
+    shared = command.keys() & wanted.keys() - OTHER_VALUES.get(name, set())
+    assert {key: wanted[key] for key in shared} == {key: command[key] for key in shared}
+    assert wanted.keys() - shared <= ONLY_IN_PYTHON | OTHER_VALUES.get(name, set())
+    assert command.keys() - shared <= ONLY_IN_COMMANDS | OTHER_VALUES.get(name, set())
+
+
+def test_no_other_name() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'merges'"):
+        lorsmerge_cli.merges  # noqa: B018
+
+
+def test_an_import_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, lorsmerge_cli; dir(lorsmerge_cli); before = set(sys.modules); "
+        "from lorsmerge_cli import merge; "
+        "print('torch' in before, 'lorsmerge_cli.errors' in before, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False", "True"]
