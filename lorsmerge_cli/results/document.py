@@ -126,7 +126,7 @@ class StoredResults:
     scoring: Scoring
     versions: Mapping[str, Any]
     decoding: Mapping[str, Any] | None
-    splits: Mapping[str, str]
+    splits: Mapping[str, str | None]
     dropped: Mapping[str, Mapping[str, int]]
     partial: Mapping[str, tuple[int, int]]
     identities: Mapping[str, str]

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import NamedTuple
 
+from lorsmerge_cli.data.languages import TASKS
 from lorsmerge_cli.data.utterance import Answer, Utterance
 from lorsmerge_cli.errors import Mismatch, OutputFault, UnreadableFile, raise_all
 from lorsmerge_cli.inputs import json_object, open_regular, parse_json
@@ -232,7 +233,7 @@ def _check_types(row: Mapping[str, object]) -> None:
     for key, value in row.items():
         if type(value) not in TYPES.get(key, (str,)):
             raise ValueError(f"{key} is a {type(value).__name__}")
-    if row["task"] not in ("asr", "st"):
+    if row["task"] not in TASKS:
         raise ValueError(f"the task is {row['task']!r}")
 
 

@@ -444,8 +444,8 @@ def results(path: Path, split: str | None = None, **changes: Any) -> Path:
            "score": 12.3456, "low": 11.0, "high": 13.5, "signature": "beam:20",
            "standard_error": 0.5, "details": {},
            "rows": [{"id": "u", "seconds": 1.0, "reference": "a", "hypothesis": "b"}]}  # fmt: skip
-    splits = {str(changes.get("dataset", "fleurs")): split} if split else {}
-    settings = {"splits": splits, "scoring": {"normalisation": "auto"}}
+    settings = {"splits": {str(changes.get("dataset", "fleurs")): split},
+                "scoring": {"normalisation": "auto"}}  # fmt: skip
     document = {"settings": settings, "models": {"m": {"identity": "0" * 16}},
                 "records": [row | changes]}  # fmt: skip
     path.write_text(json.dumps(document))

@@ -25,6 +25,7 @@ from lorsmerge_cli import delta, merge
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, Mismatch, UnreadableFile, UsageFault
+from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.operations.eval import run_evaluation
 from lorsmerge_cli.operations.merge import inputs as merge_inputs
 from lorsmerge_cli.operations.search import run as module
@@ -39,7 +40,7 @@ from lorsmerge_cli.operations.search.report import SearchReport
 from lorsmerge_cli.operations.search.scores import ordered, pareto, parts_of
 from lorsmerge_cli.recipe.recipe import load_recipe
 from lorsmerge_cli.results.document import TestSet
-from lorsmerge_cli.results.records import Scoring, average
+from lorsmerge_cli.results.records import average
 from lorsmerge_cli.speech.memory import Memory
 from lorsmerge_cli.speech.source import find_model
 
