@@ -6,13 +6,22 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow lint completions check-completions clean
+.PHONY: demo test test-lowest slow lint completions check-completions clean
 
 demo: $(READY)  ## fine-tune, merge and score a small Whisper in five languages
 	PATH="$(abspath $(BIN)):$$PATH" examples/demo/demo.sh
 
 test: $(READY)  ## every test but the slow ones and those that need a GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # on tiny tensors threads cost more than they bring
+
+# The files that meet the libraries most; the old libraries' own deprecations are not ours.
+LOWEST_TESTS ?= tests/operations tests/speech tests/metrics tests/core/test_eigen.py
+test-lowest:  ## some of the tests, on the lowest versions that pyproject.toml admits
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install -q uv
+	$(VENV)-lowest/bin/uv pip install -q --python $(VENV)-lowest/bin/python --only-binary :all: \
+		--resolution lowest-direct -r pyproject.toml --extra dev
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -W ignore::DeprecationWarning $(LOWEST_TESTS)
 
 slow: $(READY)  ## those that take more than a few seconds
 	$(BIN)/python -m pytest -m slow
@@ -36,4 +45,4 @@ $(READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # One search on many machines: every task of the array takes trials from the same study.
 #   sbatch --array=0-7 --gres=gpu:1 --time=04:00:00 examples/slurm/search.sh
-# Task 0 begins the search and writes the result, the others help. A task that is killed loses the
-# trial it was at; submitting the same again goes on.
+# Task 0 begins the search and writes the result, the others help. The trial of a task that was
+# killed is done again; submitting the same again resumes.
 #
-# STUDY is a database that all machines reach: postgresql+psycopg://user@host/searches, say. A file
-# on a shared disk does for a few tasks where the disk's locks work, which is not so on every NFS.
+# STUDY is a file on a disk that all machines share, NFS too, or a database that all of them reach:
+# postgresql+psycopg://user@host/searches, say.
 #SBATCH --job-name=lorsmerge-search
 #SBATCH --output=search-%A_%a.log
 set -euo pipefail
 
-STUDY=${STUDY:-merge.db}
+STUDY=${STUDY:-merge.journal}
 SEARCH=(
     lorsmerge search openai-whisper-small/
     ca_asr.delta de_asr.delta es_asr.delta fr_asr.delta it_asr.delta

@@ -80,12 +80,13 @@ def search(
     study: Annotated[
         str | None,
         typer.Option("--study", metavar="DB", rich_help_panel=SEARCH,
-                     help="Where trials are kept, and the search goes on from: a file, or a "
-                     "database URL for workers on several machines. By default beside the output."),
+                     help="Where trials are kept, and the search resumes from: a file, which "
+                     "workers on several machines can share, or a database URL. By default beside "
+                     "the output."),
     ] = None,
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", rich_help_panel=SEARCH,
-                          help="Of this search in the study's database."),
+                          help="Of this search in the study's file or database."),
     ] = "search",
     worker: Annotated[
         bool, typer.Option("--worker", rich_help_panel=SEARCH,
@@ -168,8 +169,8 @@ def search(
     """Search the ratios and scales of a merge that score best on a dev set.
 
     What is written is the simplest recipe that cannot be told from the best. Merges are made in
-    memory. Trials are kept in a database as they end: a search that was killed goes on with the
-    same command, and `search --worker` on other machines takes part in it.
+    memory. Finished trials are kept in a file or database: a search that was killed resumes with
+    the same command, and `search --worker` on other machines takes part in it.
 
     Example: lorsmerge search base/ ca.delta de.delta --data dev.jsonl --svp 0.01,0.03 --mp 0.2,0.4 -o best.toml
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import time
 import zlib
 
 import numpy as np
@@ -76,3 +77,29 @@ def test_a_loss_that_overflows_ranks_last() -> None:
     found = loss_statistics(rows, {"ca": (math.nan, 3), "de": (6.0, 3)})
     scores = Goal(("asr",), "loss").scores(found, ranking=True)
     assert scores == {"ca_asr": math.inf, "de_asr": 2.0}
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_trial_has_heartbeats_while_its_block_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_study, "HEARTBEAT", 0.01)
+    study = optuna.create_study()
+    trial = study.ask()
+
+    def last() -> float:
+        return study.get_trials()[0].user_attrs[search_study.ALIVE]
+
+    with search_study.heartbeat(trial, worker=True):
+        first = last()
+        deadline = time.monotonic() + 30
+        while last() == first and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert last() > first
+    ended = last()
+    time.sleep(0.1)
+    assert last() == ended
+    search_study.requeue_lost(study)
+    assert [t.state.name for t in study.get_trials()] == ["RUNNING"]
+    monkeypatch.setattr(search_study, "GRACE", 0.05)
+    search_study.requeue_lost(study)
+    search_study.requeue_lost(study)  # of two workers that see it one requeues it
+    assert [t.state.name for t in study.get_trials()] == ["FAIL", "WAITING"]
