@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,7 @@ MACHINE = "Machine"
 DATA = "Data"
 DECODING = "Decoding"
 SCORING = "Scoring"
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 Svp = Annotated[
     float | None,
@@ -217,15 +218,16 @@ Debug = Annotated[
 
 
 def parse_size(option: str, text: str) -> int:
-    """Return the bytes of `5GB` or `500MB`.
+    """Return the bytes of `5GB` (10 ** 9 each) or `5GiB` (2 ** 30 each).
 
     Raises:
-        UsageFault: not a number with KB, MB, GB or TB.
+        UsageFault: not a number with KB, MB, GB or TB, or KiB, MiB, GiB or TiB.
     """
-    number, unit = text[:-2], text[-2:].upper()
+    match = re.fullmatch(r"([\d.]+)([KMGT])(i?)B", text, re.IGNORECASE)
     try:
-        size = int(float(number) * UNITS[unit])
-    except (KeyError, ValueError, OverflowError):
+        step = 1024 if match and match[3] else 1000
+        size = int(float(match[1]) * step ** UNITS[match[2].upper()]) if match else 0
+    except (ValueError, OverflowError):
         size = 0
     if size <= 0:
         raise UsageFault(f"{option} {text} is no size.", "Write 5GB or 500MB.")

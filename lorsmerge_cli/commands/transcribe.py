@@ -47,8 +47,11 @@ def transcribe(
         + usage.check_paths([companions])
         + usage.check_audio(audio)
     )
+    from lorsmerge_cli.data.audio import ends_early
     from lorsmerge_cli.operations.transcribe import transcribe as operation
 
+    for path in filter(ends_early, audio):
+        console.warning(f"{path} was cut short: what it holds is heard, and no more.")
     found = operation(
         models, audio, language=language, task=task, beam=beam, device=device, config_dir=companions
     )

@@ -23,9 +23,8 @@ from lorsmerge_cli.data.utterance import (
 from lorsmerge_cli.errors import LorsmergeError
 
 READERS = 16  # threads that wait for file headers
-SLACK = 0.1  # seconds by which a manifest's duration of a whole file may be off
 END_SLACK = 0.25  # seconds by which a row may end after its file
-PART_SLACK = 0.05  # share of its file, but no less than that, by which a row may end before it
+PART_SLACK = 0.05  # share of its file, but no less than that, by which a row that is all of it may end before
 
 
 class Part(NamedTuple):
@@ -141,8 +140,8 @@ def _check(row: Utterance, max_seconds: float, empty_text: bool) -> tuple[Uttera
         told = f"{row.audio} has {whole:.2f} s, and the row goes to {end:.2f} s"
         return Drop(row.id, row.audio, SHORT, told), whole
     piece = bool(row.start)
-    if row.duration is not None and row.duration + row.start < whole - SLACK:
-        piece = True  # a segment; elsewhere the header knows better than the manifest
+    if row.segment or (row.duration is not None and _is_part(row, whole)):
+        piece = True  # elsewhere the header knows better than the manifest, which rounds
     duration = min(row.duration or whole, whole - row.start) if piece else whole
     if duration <= 0:
         return Drop(row.id, row.audio, EMPTY), whole

@@ -222,6 +222,40 @@ def check_answered_once(path: Path, known: Sequence[KnownHypothesis]) -> None:
     )
 
 
+def check_made_alike(path: Path, known: Sequence[KnownHypothesis]) -> None:
+    """Check that a model's lines were made by one run's settings, and that all models heard the same.
+
+    Raises:
+        Mismatch: a model's lines are of several weights or settings, or models had other audio,
+            references or speakers under one id; a score would be of no one system, or a paired
+            test of no pairs.
+    """
+    makers: dict[tuple[str, str], KnownHypothesis] = {}
+    asked: dict[tuple[str, ...], KnownHypothesis] = {}
+    for found in known:
+        row = found.row
+        first = makers.setdefault((row.model, row.dataset), found)
+        if found.made_by != first.made_by:
+            raise Mismatch(
+                f"{path} holds hypotheses of {row.model!r} on {row.dataset!r} that were made in two "
+                f"ways (lines {first.line} and {found.line}): "
+                f"{_changed(first.made_by, found.made_by)}.",
+                "Score each in a file of its own, under names of their own.",
+            )
+        first = asked.setdefault((row.dataset, row.id, row.language, row.task), found)
+        for what, ours, theirs in (
+            ("reference", row.reference, first.row.reference),
+            ("speaker", row.speaker, first.row.speaker),
+            ("audio", found.heard, first.heard),
+        ):
+            if ours != theirs:
+                raise Mismatch(
+                    f"{path} has another {what} for {row.id!r} of {row.dataset!r} in line "
+                    f"{found.line} than in line {first.line}.",
+                    "Score files of different data apart, or name the data sets apart.",
+                )
+
+
 TYPES = {  # of a line of hypotheses; the rest are strings
     "seconds": (int, float), "speaker": (str, NoneType), "cut": (bool, NoneType), "of": (int,),
     "source_text": (str, NoneType),

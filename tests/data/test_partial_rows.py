@@ -132,3 +132,9 @@ def test_a_subset_tells_of_its_own_rows(tmp_path: Path) -> None:
     assert len(taken) < 40
     count = sum(f"u{n}" in taken for n in range(0, 40, 5))
     assert told(report)[0].startswith(f"{count} of {len(taken)} rows use")
+
+
+def test_a_duration_that_was_rounded_down_cuts_nothing_off(tmp_path: Path) -> None:
+    rows = [{"duration": WHOLE - 0.2}, {"duration": WHOLE - 0.2, "offset": 0}]
+    report = load_data([written(tmp_path / "m.jsonl", *rows)])
+    assert [row.duration for row in report.utterances] == [WHOLE, pytest.approx(WHOLE - 0.2)]

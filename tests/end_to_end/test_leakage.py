@@ -360,3 +360,20 @@ def test_a_damaged_record_of_a_model_keeps_nobody_from_scoring(
         path.write_text(path.read_text().replace('"complete": true', '"complete": 3'))
     succeed(EVAL.format("out merged"))
     assert recorded() == [None, None]
+
+
+def test_two_test_sets_with_the_same_audio_are_told(
+    speech_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(speech_files)
+    for name in ("renamed-0.wav", "30.wav", "31.wav"):
+        shutil.copy(speech_files / name, tmp_path / f"copy-{name}")
+    rows = [{"audio_filepath": f"copy-{n}", "text": "a", "source_lang": "ca", "taskname": "asr"}
+            for n in ("renamed-0.wav", "30.wav", "31.wav")]  # fmt: skip
+    (tmp_path / "again.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = f"eval base --data test.jsonl --data {tmp_path / 'again.jsonl'} --beam 1 --device cpu"
+    ended = CliRunner().invoke(app, line.split())
+    assert ended.exit_code == 0, ended.output
+    words = " ".join(ended.stderr.split())
+    assert "3 of the 3 utterances of again.jsonl" in words
+    assert "test.jsonl too: an average counts them twice." in words

@@ -573,6 +573,45 @@ def test_of_many_that_were_answered_twice_a_few_are_named(tmp_path: Path) -> Non
         rescore(path, scoring=SCORING)
 
 
+@pytest.mark.parametrize(
+    ("again", "maker", "words"),
+    [
+        ({"id": "v"}, "y|beam:1", "made in two ways .lines 1 and 2.: by other weights"),
+        ({"id": "v"}, "x|beam:5", "made in two ways .lines 1 and 2.: beam:1, now beam:5"),
+        (
+            {"model": "n", "reference": "x"},
+            "y|beam:1",
+            "another reference for 'u' of 'd' in line 2",
+        ),
+        ({"model": "n", "speaker": "s"}, "y|beam:1", "another speaker for 'u' of 'd' in line 2"),
+    ],
+)
+def test_lines_that_do_not_belong_together_are_not_scored_together(
+    tmp_path: Path, again: dict[str, Any], maker: str, words: str
+) -> None:
+    path = tmp_path / "h.jsonl"
+    HypothesesFile(path).add([(one_answer(), NOWHERE)], "x|beam:1")
+    HypothesesFile(path).add([(one_answer(**again), NOWHERE)], maker)
+    with pytest.raises(Mismatch, match=words):
+        rescore(path, scoring=SCORING)
+
+
+def test_models_that_heard_other_audio_are_not_compared(tmp_path: Path) -> None:
+    path = tmp_path / "h.jsonl"
+    HypothesesFile(path).add([(one_answer(), NOWHERE)], "x|beam:1")
+    other = replace(NOWHERE, start=1.0)
+    HypothesesFile(path).add([(one_answer(model="n"), other)], "y|beam:1")
+    with pytest.raises(Mismatch, match="another audio for 'u' of 'd' in line 2 than in line 1"):
+        rescore(path, scoring=SCORING)
+
+
+def test_models_that_were_decoded_otherwise_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "h.jsonl"
+    HypothesesFile(path).add([(one_answer(), NOWHERE)], "x|beam:1")
+    HypothesesFile(path).add([(one_answer(model="n"), NOWHERE)], "y|beam:5")
+    assert any("2 ways: beam:1; beam:5" in text for text in rescore(path, scoring=SCORING).warnings)
+
+
 def test_rescoring_gives_the_same_records(folder: Path, test_set: TestSet, tmp_path: Path) -> None:
     models = [find_model(folder / name, name=name) for name in ("base", "ca")]
     file = tmp_path / "h.jsonl"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lorsmerge_cli.core.sketch import Sketch
 from lorsmerge_cli.data.digests import digests_of
-from lorsmerge_cli.data.leakage import Shared, repeated, shared_with_training
+from lorsmerge_cli.data.leakage import Shared, repeated, shared_with, shared_with_training
 from lorsmerge_cli.recipe.record import model_digests
 from lorsmerge_cli.results.document import TestSet
 from lorsmerge_cli.speech.source import ModelSource
@@ -26,6 +27,7 @@ def leaks_of(
     """
     warnings: list[str] = []
     found: dict[Group, tuple[Shared, ...]] = {}
+    before: list[tuple[str, Mapping[str, Sketch]]] = []
     trained = {
         model.name: known
         for model in models
@@ -34,6 +36,13 @@ def leaks_of(
     for test_set in test_sets:
         digests, name = digests_of(test_set.utterances), test_set.name
         warnings += repeated(digests, name=name)
+        for other, theirs in before:
+            found_too = [s for s in shared_with(digests, theirs) if s.kind == "audio"]
+            warnings += [
+                f"{shared.in_words(f'{other} too', name=name)}: an average counts them twice."
+                for shared in found_too
+            ]
+        before.append((name, digests.sketches))
         groups = [(row.language, row.task) for row in test_set.utterances]
         for model, known in trained.items():
             warnings += [s.warning(name=name) for s in shared_with_training(digests, known)]

@@ -37,6 +37,7 @@ from lorsmerge_cli.results.hypotheses import (
     HypothesesFile,
     by_group,
     check_answered_once,
+    check_made_alike,
     finished_sets,
     read_hypotheses,
     write_trn,
@@ -159,12 +160,13 @@ def rescore(
 
     Raises:
         UnreadableFile: the file holds no hypotheses.
-        Mismatch: its models answered different utterances, or one of them twice.
+        Mismatch: its models answered different utterances, or one of them twice or in two ways.
     """
     known = read_hypotheses(hypotheses)
     if not known:
         raise UnreadableFile(f"{hypotheses} holds no hypotheses.", "Run eval --hypotheses first.")
     check_answered_once(hypotheses, known)
+    check_made_alike(hypotheses, known)
     partial = {
         name: (done, of)
         for name, (done, of) in finished_sets(hypotheses, known).items()
@@ -183,6 +185,12 @@ def rescore(
         f"{hypotheses} is unfinished: the scores of {name} are of {done} of {of} utterances."
         for name, (done, of) in partial.items()
     ]
+    ways = dict.fromkeys(found.made_by.partition("|")[2] for found in known)
+    if len(ways) > 1:
+        warnings.append(
+            f"{hypotheses} holds hypotheses that were decoded in {len(ways)} ways: "
+            f"{'; '.join(ways)}. Their scores differ by that, too."
+        )
     return replace(report, warnings=(*warnings, *report.warnings))
 
 
