@@ -172,7 +172,7 @@ def generate(
         eos_token_id=model.config.eos_token_id,
         decoder_start_token_id=model.config.decoder_start_token_id,
     )
-    # transformers 5.0 names the argument of the cache otherwise than later versions
+    # earlier versions of transformers name the argument past_key_values
     forward = inspect.signature(type(model).forward).parameters
     cache = "cache" if "cache" in forward else "past_key_values"
     with _without_generation_config(model), torch.inference_mode():
