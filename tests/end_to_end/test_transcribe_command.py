@@ -141,7 +141,9 @@ def test_bad_input_is_one_clear_error(
 
 
 def test_a_file_that_was_cut_short_is_told(files: Path, succeed: Callable) -> None:
-    Path("cut.wav").write_bytes(Path("clip.wav").read_bytes()[: Path("clip.wav").stat().st_size // 2])
+    Path("cut.wav").write_bytes(
+        Path("clip.wav").read_bytes()[: Path("clip.wav").stat().st_size // 2]
+    )
     ended = succeed("lorsmerge transcribe base -a clip.wav -a cut.wav" + SETTINGS)
     assert "cut.wav was cut short" in ended.err
     assert "clip.wav was" not in ended.err
