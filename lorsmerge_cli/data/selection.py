@@ -23,6 +23,7 @@ from lorsmerge_cli.data.utterance import (
 from lorsmerge_cli.errors import LorsmergeError
 
 READERS = 16  # threads that wait for file headers
+SLACK = 0.1  # seconds by which a segment's duration may be off that of the whole file
 END_SLACK = 0.25  # seconds by which a row may end after its file
 PART_SLACK = 0.05  # share of its file, but no less than that, by which a row that is all of it may end before
 
@@ -93,8 +94,11 @@ def select(
 
 
 def _is_part(row: Utterance, whole: float) -> bool:
-    slack = max(END_SLACK, PART_SLACK * whole)
-    return not row.segment and (row.duration or whole) < whole - slack
+    return not row.segment and (row.duration or whole) < whole - _part_slack(whole)
+
+
+def _part_slack(whole: float) -> float:
+    return max(END_SLACK, PART_SLACK * whole)
 
 
 def decode(utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Drop | None]]:
@@ -139,9 +143,9 @@ def _check(row: Utterance, max_seconds: float, empty_text: bool) -> tuple[Uttera
     if 0 < whole < (end := row.start + (row.duration or 0.0)) - END_SLACK and row.start < whole:
         told = f"{row.audio} has {whole:.2f} s, and the row goes to {end:.2f} s"
         return Drop(row.id, row.audio, SHORT, told), whole
-    piece = bool(row.start)
-    if row.segment or (row.duration is not None and _is_part(row, whole)):
-        piece = True  # elsewhere the header knows better than the manifest, which rounds
+    # elsewhere the header knows better than the manifest, which rounds
+    slack = SLACK if row.segment else _part_slack(whole)
+    piece = bool(row.start) or (row.duration or whole) < whole - slack
     duration = min(row.duration or whole, whole - row.start) if piece else whole
     if duration <= 0:
         return Drop(row.id, row.audio, EMPTY), whole

@@ -138,3 +138,10 @@ def test_a_duration_that_was_rounded_down_cuts_nothing_off(tmp_path: Path) -> No
     rows = [{"duration": WHOLE - 0.2}, {"duration": WHOLE - 0.2, "offset": 0}]
     report = load_data([written(tmp_path / "m.jsonl", *rows)])
     assert [row.duration for row in report.utterances] == [WHOLE, pytest.approx(WHOLE - 0.2)]
+
+
+def test_an_offset_of_zero_leaves_a_whole_file_whole(tmp_path: Path) -> None:
+    """Or it would be other audio than the same row without one, where audio is compared."""
+    rows = [{"duration": WHOLE, "offset": 0}, {"duration": WHOLE}, {"duration": 2.0, "offset": 0}]
+    report = load_data([written(tmp_path / "m.jsonl", *rows)])
+    assert [row.whole for row in report.utterances] == [True, True, False]
