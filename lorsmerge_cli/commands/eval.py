@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from lorsmerge_cli.results.records import Record
 
 MODELS = "Models"
-MANY_RECORDS = 20
 FLAWS = {
     "cut": "hypotheses that the limit of tokens ended",
     "looping": "hypotheses that repeat themselves (zlib makes them over 2.4 times as short)",

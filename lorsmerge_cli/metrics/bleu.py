@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from lorsmerge_cli.metrics.metric import Metric, Scored, Scoring
+from lorsmerge_cli.metrics.metric import Metric, Scored, Scoring, sacrebleu_signature
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.bleu import BLEU as Sacrebleu
@@ -67,9 +67,7 @@ def _sacrebleu(effective_order: bool = False) -> Sacrebleu:
 
 @cache
 def _signature() -> str:
-    metric = _sacrebleu()
-    metric.corpus_score(["a"], [["a"]])  # the number of references is known after a first score
-    return str(metric.get_signature())
+    return sacrebleu_signature(_sacrebleu())
 
 
 BLEU = Metric(

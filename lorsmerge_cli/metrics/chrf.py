@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from lorsmerge_cli.metrics.metric import Metric, Scored, Scoring
+from lorsmerge_cli.metrics.metric import Metric, Scored, Scoring, sacrebleu_signature
 
 if TYPE_CHECKING:
     from lorsmerge_cli.metrics.metric import Floats
@@ -64,9 +64,7 @@ def corpus_scores(sums: Floats) -> Floats:
 def _signature() -> str:
     from sacrebleu.metrics.chrf import CHRF as Sacrebleu
 
-    metric = Sacrebleu()
-    metric.corpus_score(["a"], [["a"]])  # the number of references is known after a first score
-    return str(metric.get_signature())
+    return sacrebleu_signature(Sacrebleu())
 
 
 CHRF = Metric(

@@ -139,3 +139,9 @@ def ratio(sums: Floats) -> Floats:
 
     counts, lengths = sums[..., 0], sums[..., 1]
     return np.divide(counts, lengths, out=np.full_like(counts, np.nan), where=lengths > 0)
+
+
+def sacrebleu_signature(metric: Any) -> str:
+    """Return the signature of one of sacreBLEU's metrics, with one reference for a hypothesis."""
+    metric.corpus_score(["a"], [["a"]])  # the number of references is known after a first score
+    return str(metric.get_signature())

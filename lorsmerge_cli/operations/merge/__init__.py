@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lorsmerge_cli.inputs import FilePath, path_of
+from lorsmerge_cli.operations.merge.faults import faulty_input
 from lorsmerge_cli.operations.merge.inputs import MergeInputs, open_inputs, pinned_recipe
 from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
 from lorsmerge_cli.operations.merge.run import MergeReport, run_merge
@@ -16,6 +17,7 @@ __all__ = [
     "MergeInputs",
     "MergePlan",
     "MergeReport",
+    "faulty_input",
     "merge",
     "merge_state_dicts",
     "open_inputs",

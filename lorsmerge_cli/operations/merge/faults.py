@@ -15,19 +15,30 @@ from lorsmerge_cli.errors import NonFinite, non_finite
 Inputs = Iterable[tuple[object, Tensor]]  # name and values: the base's, then each delta's
 
 
+def faulty_input(name: str, inputs: Inputs) -> NonFinite | None:
+    """Return the error for the first input with a NaN or an infinity, None where all are sound.
+
+    Args:
+        name: of the tensor.
+        inputs: what is merged, the base first: the delta of a fine-tune inherits what is wrong with
+            it.
+    """
+    for where, values in inputs:
+        if not is_finite(values):
+            return non_finite(where, name)
+    return None
+
+
 def not_finite(name: str, dtype: torch.dtype, inputs: Inputs) -> NonFinite:
     """Return the error for a NaN or an infinity: in an input, or in the merge of sound ones.
-
-    The base is looked at first: the delta of a fine-tune inherits what is wrong with it.
 
     Args:
         name: of the tensor.
         dtype: that the merge is rounded to.
         inputs: what is merged.
     """
-    for where, values in inputs:
-        if not is_finite(values):
-            return non_finite(where, name)
+    if (fault := faulty_input(name, inputs)) is not None:
+        return fault
     wider = ", or write --dtype float32 or bfloat16" if dtype == torch.float16 else ""
     return NonFinite(
         f"{name!r} overflows {dtype_name(dtype)} in the merge.", f"Lower --scale{wider}."

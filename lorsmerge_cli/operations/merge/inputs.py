@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import Tensor
 
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
 from lorsmerge_cli.checkpoint.model_files import is_adapter
@@ -16,6 +19,7 @@ from lorsmerge_cli.checkpoint.names import (
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_path, pinned
 from lorsmerge_cli.core.combining import COMBINERS
+from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.methods import METHODS, method_of
 from lorsmerge_cli.deltas.task_vector import (
     StoredTaskVector,
@@ -67,6 +71,12 @@ class MergeInputs:
         for vector in self.vectors:
             found |= vector.identities
         return found
+
+    def tensors(self, name: str) -> Iterator[tuple[Path, Tensor]]:
+        """Yield what is merged into a tensor, each with its path: the base first, then the deltas."""
+        yield self.base.path, self.base.read(name)
+        for vector in self.vectors:
+            yield vector.path, dense(vector.read(name))
 
 
 def pinned_recipe(recipe: Recipe) -> Recipe:

@@ -92,7 +92,7 @@ def run_merge(
             if plan.companions is not None:
                 copy_companions(plan.companions, folder, plan.dtype)
             run.write_weights(folder, lambda done: progress(done, total))
-            write_json(folder / "lorsmerge.json", run.record())
+            write_json(folder / "lorsmerge.json", run.record)
     else:
         with atomic_file(plan.output, force=plan.force) as file:
             run.write_weights(file, lambda done: progress(done, total))
@@ -143,10 +143,11 @@ class _Run:
             self._refuse_zero_deltas()
             self._check_contents()
             check_unchanged(plan.identities | dict(plan.copied))
-            writer.finish({"lorsmerge": json.dumps(self.record(), ensure_ascii=False)})
+            writer.finish({"lorsmerge": json.dumps(self.record, ensure_ascii=False)})
 
+    @cached_property
     def record(self) -> dict[str, Any]:
-        """How the output was made, when all inputs have been read."""
+        """How the output was made; asked for when all inputs have been read."""
         return made_from(self.plan, self._hexdigests)
 
     @cached_property
@@ -189,7 +190,7 @@ class _Run:
         if not is_finite(merged.tensor):
             raise self._non_finite(unit.name)
         if is_variance(unit.name) and bool((merged.tensor < 0).any()):
-            raise negative(unit.name, float(merged.tensor.min()), self._inputs(unit.name))
+            raise negative(unit.name, float(merged.tensor.min()), self.plan.tensors(unit.name))
         writer.write(unit.name, merged.tensor, unit.start)
         return merged.rounding
 
@@ -210,20 +211,16 @@ class _Run:
                 self._squares[number].append(before)  # list.append is atomic
             if isinstance(vector, FinetunedTaskVector):
                 self._base_roundings[number].append(vector.base_rounding(unit.name, base, delta))
-            scale = entry.scale if entry.scale is not None else self.method.scale
-            if not prunes:
-                yield Term(delta, scale)
-                del delta  # before the next one is made
-                continue
+            shape = self.plan.base.specs[unit.name].shape
             term = Term(
                 delta,
-                scale,
-                budget(self.plan.base.specs[unit.name].shape, entry.svp, entry.mp),
+                entry.scale if entry.scale is not None else self.method.scale,
+                budget(shape, entry.svp, entry.mp) if prunes else None,
                 partial(self._count_dropped, number, before),
             )
             del delta  # the term's alone, so that pruning can free it
             yield term
-            del term
+            del term  # before the next one is made
 
     def _count_dropped(self, number: int, before: float, pruned: Tensor) -> None:
         self._dropped[number].append(before - energy(pruned))
@@ -234,13 +231,7 @@ class _Run:
         return vector.read_block(unit.name, unit.start, unit.stop)
 
     def _non_finite(self, name: str) -> NonFinite:
-        return not_finite(name, self.plan.output_specs[name].dtype, self._inputs(name))
-
-    def _inputs(self, name: str) -> Iterator[tuple[Path, Tensor]]:
-        """Yield what is merged into a tensor, each with its path: the base first, then the deltas."""
-        yield self.plan.base.path, self.plan.base.read(name)
-        for vector in self.plan.vectors:
-            yield vector.path, dense(vector.read(name))
+        return not_finite(name, self.plan.output_specs[name].dtype, self.plan.tensors(name))
 
     def norms(self) -> tuple[float, ...]:
         return tuple(

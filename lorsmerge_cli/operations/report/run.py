@@ -34,7 +34,6 @@ from lorsmerge_cli.quoting import json_escaped
 from lorsmerge_cli.results.records import blocks_in_words, finite
 
 SIZE = 4 << 20  # bytes a report takes at most, or about that
-FIGURES = "figures"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.core.pruning.repeated import RepeatedPruning
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import NonFinite, non_finite
-from lorsmerge_cli.operations.merge import MergeInputs
+from lorsmerge_cli.operations.merge import MergeInputs, faulty_input
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 
 
@@ -138,12 +138,8 @@ class RepeatedMerge:
         return dense(self._prunings[name, number].prune(delta.to(self.device), keep)).cpu()
 
     def _non_finite(self, name: str) -> NonFinite:
-        if not is_finite(self.inputs.base.read(name)):
-            return non_finite(self.inputs.base.path, name)
-        for vector in self.inputs.vectors:
-            if not is_finite(dense(vector.read(name))):
-                return non_finite(vector.path, name)
-        return NonFinite(
+        fault = faulty_input(name, self.inputs.tensors(name))
+        return fault or NonFinite(
             f"{name!r} overflows {self.inputs.base.specs[name].dtype} in a merge of the search.",
             "Lower the upper end of --scale.",
         )

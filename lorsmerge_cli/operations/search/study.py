@@ -30,11 +30,8 @@ from lorsmerge_cli.recipe.space import Point, Space
 COMPARED = 5  # trials that are finished before any is stopped early
 BEHIND = 2.0  # standard errors of the paired difference that one is stopped at
 HEARTBEAT, GRACE = 30, 150  # seconds between heartbeats, and without one until a trial is lost
-ALIVE, WORKER, PROCESS = (
-    "alive",
-    "worker",
-    "process",
-)  # attributes of a trial: its last heartbeat, who does it
+# attributes of a trial: its last heartbeat, whether a worker does it, host and number of the process
+ALIVE, WORKER, PROCESS = "alive", "worker", "process"
 WORK, SURPLUS = "work", "surplus"  # attribute of a discarded trial; earlier versions' `place`
 INPUTS, TRIALS = "inputs", "trials"  # attributes of a study
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
