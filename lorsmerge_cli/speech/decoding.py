@@ -15,7 +15,7 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from lorsmerge_cli.data.utterance import Answer, Utterance
-from lorsmerge_cli.errors import LorsmergeError
+from lorsmerge_cli.errors import LorsmergeError, UsageFault
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.memory import ALL, Memory
 from lorsmerge_cli.speech.model import SpeechModel
@@ -53,6 +53,9 @@ class DecodingSettings:
             base's list, and scores of models compare only under one.
         begin_suppress: the same for the first token of the text.
         memory: that the batch size is chosen by, on a CPU.
+
+    Raises:
+        UsageFault: a number below 1.
     """
 
     beam: int = 20
@@ -61,6 +64,12 @@ class DecodingSettings:
     suppress: tuple[int, ...] | None = None
     begin_suppress: tuple[int, ...] | None = None
     memory: Memory = field(default=ALL, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("beam", "batch_size", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageFault(f"{name} = {value} is not a whole number from 1 on.")
 
     def with_lists_of(self, model: SpeechModel) -> DecodingSettings:
         """The settings with a model's own lists of suppressed tokens filled in."""

@@ -725,6 +725,7 @@ STRANGE = {
     "list": b'{"op_code":[0]}\n',
     "deep": b'{"op_code":' + b"[" * 100_000 + b"\n{}\n",
     "binary": b'{"op_code":0\xff\xfe}\n{}\n',
+    "last": b'{"op_code":0,"worker_id":"x"\n',
     "what?": search_storage.SQLITE,
 }
 
@@ -738,7 +739,7 @@ STRANGE = {
         ("text", UnreadableFile, "cannot be opened: it is neither a journal nor a database"),
         ("database", UnreadableFile, "cannot be opened: file is not a database"),
         *((name, UnreadableFile, "cannot be opened") for name in (
-            "operation", "words", "list", "deep", "binary"
+            "operation", "words", "list", "deep", "binary", "last"
         )),
         ("pipe", UnreadableFile, "pipe is a FIFO, not a file"),
         ("what?", UsageFault, "question mark"),

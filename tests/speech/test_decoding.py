@@ -345,3 +345,9 @@ def test_a_fine_tune_says_something_else(
     tuned = opened(make_tuned(tmp_path / "base", tmp_path / "tuned", seed=1))
     settings = DecodingSettings(1)
     assert decode(tuned, utterances, settings) != decode(speech, utterances, settings)
+
+
+@pytest.mark.parametrize("settings", [{"beam": 0}, {"batch_size": -1}, {"max_tokens": 0}])
+def test_numbers_below_one_are_wrong_usage(settings: dict[str, int]) -> None:
+    with pytest.raises(UsageFault, match="from 1 on"):
+        DecodingSettings(**settings)

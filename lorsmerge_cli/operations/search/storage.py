@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
-from lorsmerge_cli.inputs import open_regular
+from lorsmerge_cli.inputs import json_object, open_regular
 from lorsmerge_cli.recipe.search_settings import check_study, is_url, shown
 
 SQLITE = b"SQLite format 3\0"  # how such a file begins
@@ -65,6 +65,7 @@ def open_storage(place: str) -> BaseStorage:
             return _open_database(place, url, {"connect_args": {"timeout": LOCK_PATIENCE}})
         if not head.startswith(JOURNAL[: len(head)]):
             raise ValueError("it is neither a journal nor a database of Optuna's")
+        _check_lines(path)
         return JournalStorage(JournalFileBackend(str(path), _MendingLock(str(path))))
     except LorsmergeError:
         raise
@@ -78,6 +79,23 @@ def _head(path: Path) -> bytes:
         return b""
     with open_regular(path) as file:
         return file.read(len(SQLITE))
+
+
+def _check_lines(path: Path) -> None:
+    """Check that every whole line of a journal can be read: Optuna lets the last one pass.
+
+    Raises:
+        ValueError: one is damaged; whatever is written behind it could not be read either.
+    """
+    if not path.exists():
+        return
+    with open_regular(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if line.endswith(b"\n"):
+                    json_object(line)
+            except ValueError:
+                raise ValueError(f"its line {number} is damaged") from None
 
 
 def _unopened(place: str, error: BaseException | None) -> UnreadableFile:
