@@ -334,13 +334,13 @@ def check_evaluation(
 
 
 def check_hypotheses(path: Path, inputs: Iterable[Path]) -> list[LorsmergeError]:
-    """Find what keeps hypotheses from being added to a file: an input, or no such file."""
+    """Return a fault where hypotheses cannot be added to a file: it is an input, or another file."""
     faults = check_output(path, inputs=inputs, size=0, force=True)
     return faults or (check_hypotheses_begin(path) if path.is_file() else [])
 
 
 def check_trn(folder: Path, inputs: Iterable[Path], *, force: bool) -> list[LorsmergeError]:
-    """Find what keeps sclite's transcripts from being written: transcripts that are there already."""
+    """Return a fault where a folder holds transcripts for sclite already."""
     there = sorted(folder.glob("*.trn")) if folder.is_dir() else []
     if there and not force:
         return [OutputFault(f"{there[0]} exists.", "Give --force, or another --trn folder.")]

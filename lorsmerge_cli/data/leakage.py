@@ -23,10 +23,10 @@ class Shared:
 
     Attributes:
         kind: of KINDS.
-        count: utterances, of `speakers` those, that are in the other data.
-        of: those of which that can be told.
-        complete: whether that is all; else they are a random sample.
-        sources: deltas or models whose training data it is, if it is one.
+        count: utterances, or speakers, that are in the other data too.
+        of: utterances, or speakers, that could be compared.
+        complete: whether all of them could be; else a random sample was.
+        sources: the deltas or models whose training data the other data is.
     """
 
     kind: str

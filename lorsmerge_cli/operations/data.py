@@ -33,7 +33,7 @@ def data(
     checked: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DataReport:
-    """Figures of data sets and, with `output`, their JSON-lines form (NeMo's keys).
+    """Return what data sets hold and, with `output`, write them as JSON lines with NeMo's keys.
 
     Nothing is written where no row can be used.
 
