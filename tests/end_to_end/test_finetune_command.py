@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -568,3 +569,30 @@ def test_a_full_disk_costs_nothing(
     succeed(f"{LINE.replace('-o out', '-o whole')} --steps 3")
     again, whole = weights("out"), weights("whole")
     assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize("option", ["--resume", "--force"])
+def test_a_run_beside_another_one_leaves_its_state_alone(
+    here: Path, succeed: Command, shell: Command, contents: Callable,
+    monkeypatch: pytest.MonkeyPatch, option: str,
+) -> None:  # fmt: skip
+    """The other one is this test, which holds the folder as a run does."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def fail(*arguments: Any, **rest: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:  # a run that can be resumed
+        broken.setattr("lorsmerge_cli.operations.finetune.run.copy_companions", fail)
+        shell(f"{LINE} --steps 3")
+    before = contents(Path("out.training"))
+    assert before
+    holder = os.open("out.training", os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    ended = shell(f"{LINE} --steps 3 {option}")
+    assert ended.code == 1
+    assert "Another process is training in out.training" in ended.err
+    assert contents(Path("out.training")) == before
+    assert not Path("out").exists()
+    os.close(holder)
+    succeed(f"{LINE} --steps 3 {option}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,11 @@ from accelerate import PartialState
 from accelerate.utils import broadcast, gather_object
 from safetensors import SafetensorError
 from torch import Tensor
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.model_files import GENERATION
@@ -100,6 +106,14 @@ def run_finetune(
     """
     state = processes(plan.device)
     run = _Run(plan, state, told, missed, learnt)
+    with run.held:
+        return _carry_out(plan, run, command, progress)
+
+
+def _carry_out(
+    plan: FinetunePlan, run: _Run, command: str, progress: Callable[[int, int], None]
+) -> FinetuneReport:
+    state = run.state
     with _stoppable() as interrupted, _run_kept(plan.folder):
         result = run.train(interrupted, progress)
     if not result.finished:
@@ -143,6 +157,7 @@ class _Run:
         self.learnt = learnt
         self.before: dict[str, float] = {}
         self.skipped = list(plan.skipped)
+        self.held = ExitStack()
 
     def train(
         self, interrupted: Callable[[], bool], progress: Callable[[int, int], None]
@@ -153,9 +168,12 @@ class _Run:
         # every process reads what is there before one of them changes it
         kept = interrupted_run(plan)
         self.state.wait_for_everyone()
-        if self.state.is_main_process and not kept:
-            remove_matching(plan.folder, TRAINING_FILES)
-            plan.folder.mkdir(parents=True, exist_ok=True)
+        if self.state.is_main_process:
+            self._hold_folder()
+            if not kept:
+                remove_matching(plan.folder, TRAINING_FILES)
+                plan.folder.mkdir(parents=True, exist_ok=True)
+                self._hold_folder()  # another one than that of before
         self.before = kept.get("before") or self._scores()
         if self.before:
             self.told({"epoch": 0, **self.before})
@@ -187,6 +205,26 @@ class _Run:
                 "Begin anew with --force and a smaller --batch-size, which gives the same result, or "
                 "with --dtype bfloat16.",
             ) from None
+
+    def _hold_folder(self) -> None:
+        """Hold the folder of the run's state until the run ends, where the system has such locks.
+
+        Raises:
+            LorsmergeError: another process trains in it.
+        """
+        if fcntl is None or not self.plan.folder.is_dir():
+            return
+        folder = os.open(self.plan.folder, os.O_RDONLY)
+        self.held.callback(os.close, folder)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LorsmergeError(
+                f"Another process is training in {self.plan.folder}.",
+                "Wait for it, or write to another folder with -o.",
+            ) from None
+        except OSError:  # a file system without locks
+            return
 
     def _skipped(self, drops: Sequence[Drop]) -> None:
         self.skipped += drops
