@@ -212,6 +212,16 @@ def _cut_short(signum: int) -> None:
 _on_bus_error = ctypes.CFUNCTYPE(None, ctypes.c_int)(_cut_short)  # kept: the system has its address
 
 
+def _leave_process_group() -> None:
+    """End the threads of torchrun's process group: one that outlives Python aborts the process.
+
+    Not after a failure, where another process may still wait for this one and the threads with it.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def main() -> None:
     """Run the command line."""
     if hasattr(
@@ -226,6 +236,10 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="lorsmerge")
+    except SystemExit as end:
+        if not end.code:
+            _leave_process_group()
+        raise
     except BrokenPipeError:  # `lorsmerge inspect ... | head`
         sys.stderr.close()
         sys.exit(1)

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -126,3 +127,26 @@ def test_help_and_wrong_usage_load_nothing_heavy(arguments: list[str]) -> None:
     loaded = loaded_by(*arguments)
     assert "lorsmerge_cli" in loaded
     assert loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"), [("--version", True), ("merge none.safetensors", False)]
+)
+def test_a_process_of_torchrun_leaves_its_group_when_all_went_well(
+    tmp_path: Path, arguments: str, left: bool
+) -> None:
+    """One whose group's threads outlive Python now and then aborts, and torchrun takes that for a failure."""
+    script = (
+        "import sys, torch.distributed as distributed\n"
+        f"distributed.init_process_group('gloo', init_method={(tmp_path / 'store').as_uri()!r}, rank=0, world_size=1)\n"
+        f"sys.argv[1:] = {arguments.split()!r}\n"
+        "from lorsmerge_cli.app import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit:\n"
+        "    print(distributed.is_initialized())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True
+    )
+    assert done.stdout.split()[-1] == str(not left), done.stderr
