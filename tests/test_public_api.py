@@ -47,7 +47,7 @@ RENAMED = {"companions": "config_dir", "control": "controls"}
 SETTINGS = {"search": asdict(SearchSettings()), "finetune": asdict(TrainingSettings())}
 OTHER_VALUES = {  # a size in words on the command line, and what a flag turns off
     "merge": {"max_shard_size"}, "prune": {"as_lora", "output"}, "evaluate": {"memory"},
-    "search": {"companions"}, "finetune": {"workers"},
+    "finetune": {"workers"},
 }  # fmt: skip
 ONLY_IN_PYTHON = {"command", "progress", "told", "spectra", "digests", "dtype"}
 ONLY_IN_COMMANDS = {

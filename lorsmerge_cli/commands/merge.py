@@ -169,7 +169,7 @@ def merge(
 
         check_id(push)
     _run(
-        wanted, output, push, dry_run, companions=companions, save_recipe=save_recipe, device=device,
+        wanted, output, push, dry_run, config_dir=companions, save_recipe=save_recipe, device=device,
         threads=threads, max_shard_size=shard_size, force=force, allow_other_base=allow_other_base,
         strip_prefix=strip_prefix,
     )  # fmt: skip

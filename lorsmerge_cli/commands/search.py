@@ -176,7 +176,6 @@ def search(
     """
     from lorsmerge_cli import usage
     from lorsmerge_cli.recipe.search_settings import (
-        DataSettings,
         SearchSettings,
         check_search_outputs,
         check_settings,
@@ -191,7 +190,8 @@ def search(
         memory=None if memory is None else options.parse_size("--memory", memory),
         dtype=dtype, device=device, best=best, threads=threads, output=output, csv=csv, plot=plot,
         force=force,
-        allow_other_base=allow_other_base, companions=companions,
+        allow_other_base=allow_other_base, config_dir=companions,
+        language=language, task=task, format=format, hours=hours, data_seed=data_seed,
     )  # fmt: skip
     models = [Path(base), *map(Path, deltas)]
     files = [*models, *data, *(test or ())]
@@ -215,15 +215,14 @@ def search(
         write_report,
     )
 
-    reading = DataSettings(language, task, format, hours, data_seed)
-    plan = plan_search(space, data, test or [], reading, settings)
+    plan = plan_search(space, data, test or [], settings)
     for text in plan.warnings:
         console.warning(text)
     with console.progress("search", "trials") as progress:
         report = run_search(
-            plan, command=_command(study), progress=progress, told=console.note,
-            done=lambda row: _tell(plan.goal.names(ranking=True), row),
-            heard=lambda rate: progress.detail(console.pace(rate, "utterances")),
+            plan, command=_command(study), progress=progress, on_message=console.note,
+            on_trial=lambda row: _tell(plan.goal.names(ranking=True), row),
+            on_rate=lambda rate: progress.detail(console.pace(rate, "utterances")),
         )  # fmt: skip
     written = [] if worker else write_report(report)
     console.result(document(report), lambda: _show(report, verbose))

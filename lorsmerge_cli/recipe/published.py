@@ -1,8 +1,7 @@
-"""What may leave this machine: names of files in place of the paths they have here, and Hub ids.
+"""What may be published of paths: the names of files, and Hub ids.
 
-A path tells a user's name and what else lies on the machine, and nobody elsewhere has use for it.
-Cards and records that are pushed have names alone; the history in a delta's header, which is there to
-be shared, has relative paths as well.
+A path tells a user's name and what else lies on the machine, and is of no use elsewhere. Cards and
+records that are pushed have names alone; the history in a delta's header has relative paths as well.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ COMMITS = "  # "  # between a command of a history and the Hub ids that it took
 
 
 def published_name(path: str) -> str:
-    """Return a Hub id with its commit as it is, and the last part of any other path.
+    """Return a pinned Hub id unchanged, and the last part of any other path.
 
     Example:
         >>> published_name("/home/anna/secret/ca.delta")
@@ -77,7 +76,7 @@ def published_names(paths: Sequence[str]) -> dict[str, str]:
 
 
 def recorded(value: Any) -> Any:
-    """Return plain values in which paths of this machine alone are replaced by names."""
+    """Return plain values with names in place of the paths of this machine."""
     if isinstance(value, dict):
         return {key: recorded(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -86,14 +85,12 @@ def recorded(value: Any) -> Any:
 
 
 def recorded_word(word: str) -> str:
-    """Return a word of a command as a file's history has it: relative paths as they are."""
+    """Return a word of a command for a history: relative paths stay as they are."""
     return _behind_option(lambda path: published_name(path) if is_local(path) else path, word)
 
 
 def recorded_command(words: Sequence[str]) -> str:
-    """Return the command of these words, for a delta's history: of absolute paths the names alone.
-
-    A delta is made to be shared, and where its files lay says nothing but who lives there.
+    """Return a command for a delta's history, with names in place of absolute paths.
 
     Example:
         >>> recorded_command(["delta", "/home/anna/base", "ca", "-o", "ca.delta"])
@@ -107,18 +104,17 @@ def recorded_call(function: str, *inputs: object, **settings: object) -> str:
 
     Args:
         function: of `lorsmerge_cli`.
-        inputs: paths and other values.
-        settings: by name; None, False and what is empty is not recorded.
+        *inputs: paths and other values.
+        **settings: by name; None, False and empty values are not recorded.
 
     Example:
         >>> print(recorded_call("delta", Path("/home/anna/base"), "ca", "ca.delta", task="asr", language=""))
         lorsmerge_cli.delta('base', 'ca', 'ca.delta', task='asr')
     """
-    unset: tuple[object, ...] = ("", (), [])
     given = [
         (key, value)
         for key, value in settings.items()
-        if value is not None and value is not False and value not in unset  # but a ratio of 0 is
+        if value or (value == 0 and value is not False)  # a ratio of 0 is a setting
     ]
     return _call(function, inputs, given, recorded_word)
 
@@ -139,14 +135,14 @@ def _call(
 
 
 def is_local(path: str) -> bool:
-    """Whether a path begins at this machine's root, at a home or in a folder above."""
+    """Return whether a path begins at this machine's root, at a home or in a folder above."""
     return OF_THIS_MACHINE.match(path) is not None
 
 
 def published_command(line: str) -> str | None:
     """Return a command or a Python call of a history with names in place of paths.
 
-    None for what is no command or call of ours.
+    None for anything but a `lorsmerge` command or call.
 
     Example:
         >>> published_command("lorsmerge delta /home/anna/base runs/ca -o /tmp/ca.delta")
@@ -168,7 +164,7 @@ def published_command(line: str) -> str | None:
 
 
 def _changed(command: str, change: Callable[[str], str]) -> str | None:
-    """Return a command of the shell with every word changed; None for what is none of ours."""
+    """Return a shell command with every word changed; None for any but `lorsmerge`'s."""
     try:
         words = shlex.split(command, comments=True)
     except ValueError:
@@ -177,7 +173,7 @@ def _changed(command: str, change: Callable[[str], str]) -> str | None:
 
 
 def _changed_call(line: str, change: Callable[[str], str]) -> str | None:
-    """Return a Python call with every string changed; None for anything but a call with plain values."""
+    """Return a Python call with every string changed; None unless all its values are plain."""
     try:
         with catch_warnings(action="ignore"):  # of a backslash too many
             tree = ast.parse(line, mode="eval").body
@@ -189,12 +185,12 @@ def _changed_call(line: str, change: Callable[[str], str]) -> str | None:
                 if plain and all(PARAMETER.fullmatch(key) for key, _ in settings):
                     return _call(function, values, settings, change)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
-        pass  # anyone may have written it
+        pass
     return None
 
 
 def _is_plain(value: object) -> bool:
-    """Whether it is a string, a number, a flag or None, or a list of them."""
+    """Return whether a value is a string, a number, a flag, None, or a list of the first two."""
     if isinstance(value, list | tuple):
         return all(isinstance(item, str | int | float) for item in value)
     return value is None or isinstance(value, str | int | float)

@@ -18,7 +18,8 @@ from lorsmerge_cli.quoting import toml_value
 
 RATIOS = ("svp", "mp")
 PATTERN_KEYS = ("include", "exclude")
-DELTA_KEYS = ("path", "svp", "mp", "scale")
+DELTA_SETTINGS = (*RATIOS, "scale")
+DELTA_KEYS = ("path", *DELTA_SETTINGS)
 SETTINGS = re.compile(r"^(?P<path>.+?):(?P<settings>[A-Za-z_]+=[^:/]*)$")
 FORM = "Write DELTA:svp=0.05,mp=0.4,scale=0.2 with any of the three, without blanks."
 CARD_BLOCK = "toml lorsmerge-recipe"  # info string of the block of a model card that is a recipe
@@ -48,20 +49,18 @@ class DeltaEntry:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A merge, as asked for.
+    """Everything that decides what a merge writes.
 
     Attributes:
         base: the checkpoint the deltas are added to.
         deltas: what is added.
         method: a name in METHODS, None to have it follow from the ratios.
-        svp: ratio for the deltas that name none.
-        mp: ratio for the deltas that name none.
-        scale: lambda for the deltas that name none.
-        include: patterns of further tensors to prune.
-        exclude: patterns of tensors to merge unpruned.
+        svp, mp, scale: ratios and lambda of deltas without their own.
+        include: shell patterns of further tensors to prune.
+        exclude: shell patterns of tensors to merge unpruned.
         dtype: of the output, None for the base's.
         expected: fingerprints of base and deltas that a `lorsmerge.json` recorded.
-        expected_contents: hashes of all their bytes, as far as it has them.
+        expected_contents: hashes of all their bytes, empty strings where it has none.
         source: the file it was read from.
     """
 
@@ -79,45 +78,36 @@ class Recipe:
     source: Path | None = field(default=None, compare=False)
 
     def resolved(self) -> Recipe:
-        """The same merge with every default written out, each delta with ratios and scale of its own.
+        """Return the same merge with every default written out, and ratios and scale per delta.
 
         Raises:
             UsageFault: a value out of range, or a method and ratios that contradict each other.
         """
-        raise_all(_value_faults(self))
-        deltas = [
-            replace(
-                delta,
-                svp=self.svp if delta.svp is None else delta.svp,
-                mp=self.mp if delta.mp is None else delta.mp,
-                scale=self.scale if delta.scale is None else delta.scale,
-            )
-            for delta in self.deltas
-        ]
-        method = self.method or _method_of(deltas)
-        raise_all(_method_faults(method, deltas))
-        deltas = [
-            replace(delta, scale=METHODS[method].scale if delta.scale is None else delta.scale)
-            for delta in deltas
-        ]
+        raise_all(list(_value_faults(self)))
+        shared = {key: getattr(self, key) for key in DELTA_SETTINGS}
+        deltas = [replace(delta, **shared | _set_fields(delta)) for delta in self.deltas]
+        given = set[str]().union(*map(_set_fields, deltas))
+        method = self.method or method_of([ratio for ratio in RATIOS if ratio in given])
+        raise_all(list(_method_faults(method, deltas)))
+        default = {"scale": METHODS[method].scale}
+        deltas = [replace(delta, **default | _set_fields(delta)) for delta in deltas]
         return replace(self, deltas=tuple(deltas), method=method, svp=None, mp=None, scale=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, what is unset left out."""
-        fields = {key: value for key, value in asdict(self).items() if value not in (None, (), [])}
-        for key in ("expected", "expected_contents", "source"):
-            fields.pop(key, None)
-        fields["deltas"] = [
-            {key: value for key, value in asdict(delta).items() if value is not None}
-            for delta in self.deltas
-        ]
-        for key in PATTERN_KEYS:
-            if key in fields:
-                fields[key] = list(fields[key])
-        return fields
+        """Return plain values, those of `RECIPE_KEYS` that are set and always `deltas`."""
+        fields = {key: getattr(self, key) for key in RECIPE_KEYS} | {
+            "deltas": [_set_fields(delta) for delta in self.deltas],
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+        }
+        return {
+            key: value
+            for key, value in fields.items()
+            if key == "deltas" or value not in (None, [])
+        }
 
     def to_toml(self) -> str:
-        """The recipe as `load_recipe` reads it."""
+        """Return the recipe as TOML, which `load_recipe` reads."""
         fields = self.to_dict()
         deltas = fields.pop("deltas")
         lines = [f"{key} = {toml_value(value)}" for key, value in fields.items()]
@@ -127,39 +117,38 @@ class Recipe:
         return "\n".join(lines) + "\n"
 
 
+def _set_fields(delta: DeltaEntry) -> dict[str, Any]:
+    return {key: value for key, value in asdict(delta).items() if value is not None}
+
+
 def parse_delta(text: str) -> DeltaEntry:
-    """`ca.delta` or `ca.delta:svp=0.05,mp=0.4,scale=0.2`.
+    """Read `ca.delta` or `ca.delta:svp=0.05,mp=0.4,scale=0.2`.
 
     Raises:
-        UsageFault: a setting that is unknown, repeated or no number.
+        UsageFault: a setting that is unknown, repeated or not a number.
     """
-    match = SETTINGS.match(text)
     if Path(text).exists():
         return DeltaEntry(text)
-    if match is not None and SETTINGS.match(match["path"]):
-        raise UsageFault(f"{text}: settings are separated by commas.", FORM)
+    match = SETTINGS.match(text)
     if match is None:
         path, colon, rest = text.rpartition(":")
         if colon and Path(path).exists():
-            raise UsageFault(
-                f"{text}: {rest!r} is no setting of {path}.",
-                FORM,
-            )
+            raise UsageFault(f"{text}: {rest!r} is not a setting of {path}.", FORM)
         return DeltaEntry(text)
+    if SETTINGS.match(match["path"]):
+        raise UsageFault(f"{text}: settings are separated by commas.", FORM)
     settings: dict[str, float] = {}
     for item in match["settings"].split(","):
         key, _, value = item.partition("=")
-        if key not in DELTA_KEYS[1:]:
-            raise UsageFault(
-                f"{text}: {key!r} is no setting of a delta.{_did_you_mean(key, DELTA_KEYS[1:])}",
-                FORM,
-            )
+        if key not in DELTA_SETTINGS:
+            meant = _did_you_mean(key, DELTA_SETTINGS)
+            raise UsageFault(f"{text}: {key!r} is not a setting of a delta.{meant}", FORM)
         if key in settings:
             raise UsageFault(f"{text}: {key!r} is given twice.")
         try:
             settings[key] = float(value)
         except ValueError:
-            raise UsageFault(f"{text}: {key}={value!r} is no number.") from None
+            raise UsageFault(f"{text}: {key}={value!r} is not a number.") from None
     return DeltaEntry(match["path"], **settings)
 
 
@@ -172,28 +161,24 @@ def wanted_recipe(
     exclude: Sequence[str] | str | None = None,
     **settings: Any,
 ) -> Recipe:
-    """Return the merge that is asked for: of a base, deltas and settings, or of a recipe's file.
+    """Return the recipe of a base, deltas and settings, or read it from a file.
 
     Args:
         base: the checkpoint the deltas are added to.
         deltas: what is added, with or without settings of their own as `parse_delta` reads them.
         file: as in `load_recipe`; nothing else may be given beside it.
-        include, exclude, settings: the other attributes of `Recipe`, None for their defaults.
+        include: shell patterns of further tensors to prune; None for none.
+        exclude: shell patterns of tensors to merge unpruned; None for none.
+        **settings: the other attributes of `Recipe`, None for their defaults.
 
     Raises:
         UsageFault: no base, a base beside a file, or a delta's settings that are wrong.
         UnreadableFile: as `load_recipe`.
     """
-    entries, include, exclude = (
-        several(deltas or ()),
-        several(include or ()),
-        several(exclude or ()),
-    )
+    entries, include, exclude = (several(given or ()) for given in (deltas, include, exclude))
     if file is not None:
-        if any(
-            given not in (None, ())
-            for given in (base, entries, include, exclude, *settings.values())
-        ):
+        given = (base, entries, include, exclude, *settings.values())
+        if any(value not in (None, ()) for value in given):
             raise UsageFault(
                 f"--recipe {file} already holds base, deltas and settings.",
                 "Give only -o and machine options beside it; edit the recipe to change the merge.",
@@ -201,13 +186,8 @@ def wanted_recipe(
         return load_recipe(Path(file))
     if base is None:
         raise UsageFault("There is no base.", "Write `lorsmerge merge BASE DELTA...`.")
-    return Recipe(
-        str(base),
-        tuple(item if isinstance(item, DeltaEntry) else parse_delta(str(item)) for item in entries),
-        include=include,
-        exclude=exclude,
-        **settings,
-    )
+    parsed = (item if isinstance(item, DeltaEntry) else parse_delta(str(item)) for item in entries)
+    return Recipe(str(base), tuple(parsed), include=include, exclude=exclude, **settings)
 
 
 def pruning_method(source: Path, svp: float | None, mp: float | None, method: str | None) -> str:
@@ -230,44 +210,42 @@ def load_recipe(path: Path) -> Recipe:
         UnreadableFile: no such file, or not TOML or JSON.
         UsageFault: a key that is unknown, missing or of the wrong type.
     """
-    expected: tuple[str, ...] = ()
-    contents: tuple[str, ...] = ()
     try:
         text = read_document(path).decode("utf-8")
         if path.suffix == ".json":
-            table, expected, contents = _recorded(json_object(text))
-        else:
-            table = parse_toml(_toml_of(text, path))
+            return _recorded_recipe(json_object(text), path)
+        table = parse_toml(_toml_of(text, path))
     except OSError as error:
         raise UnreadableFile(f"{path}: {error.strerror}.", "Check the path.") from None
     except ValueError as error:
-        raise UnreadableFile(f"{path} is no recipe: {error}.", "See examples/recipes/.") from None
-    return replace(
-        recipe_of(table, str(path)), expected=expected, expected_contents=contents, source=path
-    )
+        raise UnreadableFile(
+            f"{path} is not a recipe: {error}.", "See examples/recipes/."
+        ) from None
+    return replace(recipe_of(table, str(path)), source=path)
 
 
-def _recorded(
-    document: Mapping[str, Any],
-) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
-    """Return the recipe in a `lorsmerge.json`, and fingerprint and content of base and deltas."""
+def _recorded_recipe(document: Mapping[str, Any], path: Path) -> Recipe:
+    """Return the recipe in a `lorsmerge.json`, which expects the base and deltas it is of."""
     for key, wanted in (("recipe", dict), ("base", dict), ("deltas", list)):
         if not isinstance(document.get(key), wanted):
-            raise ValueError(f"`{key}` is missing, or no {wanted.__name__}")
+            raise ValueError(f"`{key}` is missing or not a {wanted.__name__}")
     fingerprints, contents = [], []
     for record in (document["base"], *document["deltas"]):
         found = record.get("fingerprint") if isinstance(record, dict) else None
         if not isinstance(found, str):
-            raise ValueError("the fingerprint of its base or of a delta is missing, or no str")
+            raise ValueError("the fingerprint of its base or of a delta is missing or not a str")
         fingerprints.append(found)
         contents.append(str(record.get("content", "")))
-    return document["recipe"], tuple(fingerprints), tuple(contents)
+    return replace(
+        recipe_of(document["recipe"], str(path)), expected=tuple(fingerprints),
+        expected_contents=tuple(contents), source=path,
+    )  # fmt: skip
 
 
 def _toml_of(text: str, path: Path) -> str:
-    """A recipe's text; in a model card it is the block that is marked as one.
+    """Return a recipe's TOML: the whole text, or the block of a model card that is marked as one.
 
-    Cards written before there was a mark have none: there it is the only block of TOML.
+    Earlier versions wrote cards without a mark: in those it is the only block of TOML.
     """
     if path.suffix.lower() != ".md":
         return text
@@ -286,7 +264,7 @@ def _toml_of(text: str, path: Path) -> str:
 
 
 def _blocks(card: str) -> Iterator[tuple[str, str]]:
-    """The fenced blocks of a card as CommonMark has them: the info string and the text of each."""
+    """Yield info string and text of a card's fenced blocks, as CommonMark defines them."""
     card = card.replace("\r\n", "\n")
     head = HEAD.match(card)
     opened, info, inside = "", "", list[str]()
@@ -317,71 +295,61 @@ def recipe_of(table: Mapping[str, Any], path: str) -> Recipe:
 
     Args:
         table: as `Recipe.to_dict` makes them.
-        path: of the file that they were read from, for messages.
+        path: of the file, for messages.
 
     Raises:
         UsageFault: a key that is unknown, missing or of the wrong type.
     """
-    faults = _key_faults(table, RECIPE_KEYS, path)
-    entries = table.get("deltas", [])
-    if isinstance(entries, list):
-        for number, entry in enumerate(entries, 1):
-            where = f"{path}, delta {number}"
-            if not isinstance(entry, dict):
-                faults.append(UsageFault(f"{where}: a table is needed.", "Write [[deltas]]."))
-                continue
-            faults += _key_faults(entry, DELTA_KEYS, where)
-            if "path" not in entry:
-                faults.append(UsageFault(f"{where}: `path` is missing."))
-    faults += [
-        UsageFault(f"{path}: `{key}` is missing.") for key in ("base", "deltas") if key not in table
-    ]
-    raise_all(faults)
-
-    def value(key: str) -> float | None:
-        return float(table[key]) if key in table else None
-
+    raise_all(list(_table_faults(table, path)))
+    numbers: dict[str, Any] = {key: float(table[key]) for key in DELTA_SETTINGS if key in table}
     deltas = tuple(
         DeltaEntry(entry["path"], **{k: float(v) for k, v in entry.items() if k != "path"})
-        for entry in entries
+        for entry in table["deltas"]
     )
     return Recipe(
-        base=table["base"],
-        deltas=deltas,
-        method=table.get("method"),
-        svp=value("svp"),
-        mp=value("mp"),
-        scale=value("scale"),
-        include=tuple(table.get("include", ())),
-        exclude=tuple(table.get("exclude", ())),
+        table["base"], deltas, table.get("method"), **numbers,
+        include=tuple(table.get("include", ())), exclude=tuple(table.get("exclude", ())),
         dtype=table.get("dtype"),
-    )
+    )  # fmt: skip
 
 
-def _key_faults(table: Mapping[str, Any], known: Sequence[str], where: str) -> list[LorsmergeError]:
-    faults: list[LorsmergeError] = []
+def _table_faults(table: Mapping[str, Any], path: str) -> Iterator[LorsmergeError]:
+    yield from _key_faults(table, RECIPE_KEYS, path)
+    entries = table.get("deltas", [])
+    for number, entry in enumerate(entries if isinstance(entries, list) else (), 1):
+        where = f"{path}, delta {number}"
+        if not isinstance(entry, dict):
+            yield UsageFault(f"{where}: a table is needed.", "Write [[deltas]].")
+            continue
+        yield from _key_faults(entry, DELTA_KEYS, where)
+        if "path" not in entry:
+            yield UsageFault(f"{where}: `path` is missing.")
+    for key in ("base", "deltas"):
+        if key not in table:
+            yield UsageFault(f"{path}: `{key}` is missing.")
+
+
+def _key_faults(
+    table: Mapping[str, Any], known: Sequence[str], where: str
+) -> Iterator[LorsmergeError]:
     for key, value in table.items():
         if key not in known:
-            faults.append(
-                UsageFault(f"{where}: unknown key `{key[:LONGEST]}`.{_did_you_mean(key, known)}")
-            )
+            meant = _did_you_mean(key, known)
+            yield UsageFault(f"{where}: unknown key `{key[:LONGEST]}`.{meant}")
         elif not isinstance(value, KEY_TYPES[key]) or isinstance(value, bool):
-            wanted = " or ".join(kind.__name__ for kind in KEY_TYPES[key])
-            faults.append(UsageFault(f"{where}: `{key}` = {_shown(value)} is no {wanted}."))
+            wanted = " or ".join(type_.__name__ for type_ in KEY_TYPES[key])
+            yield UsageFault(f"{where}: `{key}` = {_shown(value)} is not a {wanted}.")
         elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
-            faults.append(UsageFault(f"{where}: `{key}` = {_shown(value)} is no finite number."))
+            yield UsageFault(f"{where}: `{key}` = {_shown(value)} is not a finite number.")
         elif key in PATTERN_KEYS and not all(isinstance(item, str) for item in list(value)):  # type: ignore[call-overload]
-            faults.append(
-                UsageFault(
-                    f"{where}: `{key}` = {_shown(value)} is no list of patterns.",
-                    'Write ["*.fc1.weight"], say.',
-                )
+            yield UsageFault(
+                f"{where}: `{key}` = {_shown(value)} is not a list of patterns.",
+                'Write ["*.fc1.weight"], say.',
             )
-    return faults
 
 
 def _shown(value: object) -> str:
-    """The beginning of what stands in a recipe."""
+    """Show a value of a recipe in at most `LONGEST` characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # Python writes no integer of more than 4,300 digits
@@ -394,12 +362,8 @@ def _did_you_mean(word: str, known: Sequence[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."
 
 
-def _method_of(deltas: Sequence[DeltaEntry]) -> str:
-    return method_of([r for r in RATIOS if any(getattr(d, r) is not None for d in deltas)])
-
-
 def unpruned_method_faults(name: str | None) -> list[LorsmergeError]:
-    """Return what is wrong with the name of a method that is to prune nothing; None for no name."""
+    """Return the faults of a method's name that must not prune; None stands for no name."""
     if name is None:
         return []
     if name not in METHODS:
@@ -408,8 +372,8 @@ def unpruned_method_faults(name: str | None) -> list[LorsmergeError]:
         return []
     return [
         UsageFault(
-            f"--method {name} prunes, and how much is not said here.",
-            "Prune the deltas before, with `lorsmerge prune`, or give the ratios alone.",
+            f"--method {name} prunes, and needs ratios.",
+            "Prune the deltas before, with `lorsmerge prune`, or give ratios without --method.",
         )
     ]
 
@@ -418,69 +382,56 @@ def _unknown_method(name: str) -> UsageFault:
     return UsageFault(f"Unknown method {name!r}.{_did_you_mean(name, list(METHODS))}")
 
 
-def _value_faults(recipe: Recipe) -> list[LorsmergeError]:
-    faults: list[LorsmergeError] = []
+def _value_faults(recipe: Recipe) -> Iterator[LorsmergeError]:
     if not recipe.deltas:
-        faults.append(
-            UsageFault("There are no deltas to merge.", "Name at least one after the base.")
-        )
+        yield UsageFault("There are no deltas to merge.", "Name at least one after the base.")
     if recipe.method is not None and recipe.method not in METHODS:
-        faults.append(_unknown_method(recipe.method))
+        yield _unknown_method(recipe.method)
     holders: list[tuple[str, Recipe | DeltaEntry]] = [("", recipe)]
     holders += [(f"{delta.path}: ", delta) for delta in recipe.deltas]
     for where, values in holders:
         for ratio in RATIOS:
             value = getattr(values, ratio)
             if value is not None and not 0 <= value <= 1:
-                faults.append(
-                    UsageFault(
-                        f"{where}{ratio} = {value} is not between 0 and 1.",
-                        "It is the share that is kept: 0.03 keeps 3%.",
-                    )
+                yield UsageFault(
+                    f"{where}{ratio} = {value} is not between 0 and 1.",
+                    "It is the share that is kept: 0.03 keeps 3%.",
                 )
         if values.scale is not None and not math.isfinite(values.scale):
-            faults.append(UsageFault(f"{where}scale = {values.scale} is no finite number."))
-    return faults
+            yield UsageFault(f"{where}scale = {values.scale} is not a finite number.")
 
 
-def _method_faults(method: str, deltas: Sequence[DeltaEntry]) -> list[LorsmergeError]:
+def _method_faults(method: str, deltas: Sequence[DeltaEntry]) -> Iterator[LorsmergeError]:
     takes = METHODS[method].ratios
-    faults: list[LorsmergeError] = []
+    absent = set(takes)
     for delta in deltas:
-        given = {ratio: getattr(delta, ratio) for ratio in RATIOS}
-        named = [ratio for ratio, value in given.items() if value is not None]
-        extra = [ratio for ratio in named if ratio not in takes]
+        given = [ratio for ratio in RATIOS if getattr(delta, ratio) is not None]
+        absent -= {*given}
+        extra = [ratio for ratio in given if ratio not in takes]
         if extra:
-            faults.append(
-                UsageFault(
-                    f"{delta.path}: method {method} takes no --{extra[0]}.",
-                    "Drop the ratio or the method: the ratios alone say which method is meant.",
-                )
+            yield UsageFault(
+                f"{delta.path}: method {method} takes no --{extra[0]}.",
+                "Drop the ratio or the method: the ratios alone say which method is meant.",
             )
-        elif named and not any(given.values()):
-            faults.append(
-                UsageFault(
-                    f"{delta.path}: {' and '.join(named)} 0 would leave nothing of the delta.",
-                    "A ratio is the share that is kept; leave both out to merge the delta whole.",
-                )
+        elif given and not any(getattr(delta, ratio) for ratio in given):
+            yield UsageFault(
+                f"{delta.path}: {' and '.join(given)} 0 would leave nothing of the delta.",
+                "A ratio is the share that is kept; omit both to merge the delta whole.",
             )
-    absent = [ratio for ratio in takes if all(getattr(delta, ratio) is None for delta in deltas)]
     if absent:
-        faults.append(
-            UsageFault(
-                f"Method {method} needs {' and '.join(absent)}, the share it keeps.",
-                f"Give {' and '.join(TYPICAL[ratio] for ratio in absent)}, say; the paper chose "
-                "from svp 0.01 to 0.05 and mp 0.1 to 0.6.",
-            )
+        lacking = [ratio for ratio in takes if ratio in absent]
+        yield UsageFault(
+            f"Method {method} needs {' and '.join(lacking)}, the share it keeps.",
+            f"Give {' and '.join(TYPICAL[ratio] for ratio in lacking)}, say; the paper chose "
+            "from svp 0.01 to 0.05 and mp 0.1 to 0.6.",
         )
-    return faults
 
 
-def save(recipe: Recipe, path: Path, *, force: bool) -> None:
-    """Write a recipe as TOML, in place of a file that exists only with `force`.
+def save(recipe: Recipe, path: Path, *, force: bool, heading: str = "") -> None:
+    """Write a recipe as TOML, below a heading; replace a file that exists only with `force`.
 
     Raises:
         OutputFault: the file cannot be written.
     """
     with atomic_file(path, force=force) as partial:
-        partial.write_text(recipe.to_toml(), encoding="utf-8")
+        partial.write_text(heading + recipe.to_toml(), encoding="utf-8")

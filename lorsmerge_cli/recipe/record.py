@@ -1,9 +1,9 @@
-"""How a model was made: the records that merges and fine-tunes leave, read as a stranger's."""
+"""Read how a model was made: the records of merges and fine-tunes, of any origin."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,7 @@ from lorsmerge_cli.recipe.published import published_name
 from lorsmerge_cli.recipe.recipe import LARGEST, RATIOS, Recipe, recipe_of
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.checkpoint.reader import Checkpoint
     from lorsmerge_cli.data.dataset import DataReport
-    from lorsmerge_cli.deltas.task_vector import TaskVector
 
 SHOWN = 16  # characters of a fingerprint
 MERGE = "lorsmerge.json"
@@ -99,10 +97,10 @@ class RunRecord:
 
 
 def merge_record(document: Mapping[str, Any]) -> MergeRecord:
-    """Read the record of a merge, which anyone may have written.
+    """Read the record of a merge, whose author is not known.
 
     Raises:
-        ValueError: a field that is missing or that no merge writes.
+        ValueError: a field is missing, or is none that a merge writes.
     """
     try:
         recipe = recipe_of(_table(document, "recipe", needed=True), MERGE)
@@ -123,10 +121,10 @@ def merge_record(document: Mapping[str, Any]) -> MergeRecord:
 
 
 def run_record(document: Mapping[str, Any]) -> RunRecord:
-    """Read the record of a fine-tune, which anyone may have written.
+    """Read the record of a fine-tune, whose author is not known.
 
     Raises:
-        ValueError: a field that `finetune` does not write.
+        ValueError: a field is none that `finetune` writes.
     """
     settings = _table(document, "settings")
     return RunRecord(
@@ -144,7 +142,7 @@ def training_rows(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     """Read `trained_on`: language, task and hours of each part of a fine-tune's training data.
 
     Raises:
-        ValueError: a language or a task that is none, or another type.
+        ValueError: a language or task that is not one, or a value of another type.
     """
     rows = []
     for row in _rows(document, "trained_on"):
@@ -156,10 +154,10 @@ def training_rows(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 
 
 def ratios_of(pruning: Mapping[str, Any]) -> dict[str, float]:
-    """Take the ratios that were kept from what a file says of its pruning.
+    """Return the ratios in what a file says of its pruning.
 
     Raises:
-        ValueError: one is no finite number.
+        ValueError: one is not a finite number.
     """
     found = {key: _number(pruning, key) for key in RATIOS}
     return {key: value for key, value in found.items() if value is not None}
@@ -188,21 +186,21 @@ def _digests(document: Mapping[str, Any]) -> dict[str, Sketch]:
 def _table(document: Mapping[str, Any], key: str, *, needed: bool = False) -> Mapping[str, Any]:
     found = document.get(key, None if needed else {})
     if not isinstance(found, dict):
-        raise ValueError(f"`{key}` is no table")
+        raise ValueError(f"`{key}` is not a table")
     return found
 
 
 def _rows(document: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     found = document.get(key, [])
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise ValueError(f"`{key}` is no list of tables")
+        raise ValueError(f"`{key}` is not a list of tables")
     return found
 
 
 def _string(document: Mapping[str, Any], key: str, *, needed: bool = False) -> str:
     found = document.get(key, None if needed else "")
     if not isinstance(found, str):
-        raise ValueError(f"`{key}` is no string")
+        raise ValueError(f"`{key}` is not a string")
     return found
 
 
@@ -211,21 +209,21 @@ def _number(document: Mapping[str, Any], key: str) -> float | None:
     if found is None:
         return None
     if isinstance(found, bool) or not isinstance(found, int | float):
-        raise ValueError(f"`{key}` is no number")
-    if not abs(found) <= LARGEST:  # nor is NaN
-        raise ValueError(f"`{key}` is no finite number")
+        raise ValueError(f"`{key}` is not a number")
+    if not abs(found) <= LARGEST:  # false for NaN too
+        raise ValueError(f"`{key}` is not a finite number")
     return found
 
 
 def _whole(document: Mapping[str, Any], key: str) -> int | None:
     found = _number(document, key)
     if isinstance(found, float):
-        raise ValueError(f"`{key}` is no whole number")
+        raise ValueError(f"`{key}` is not a whole number")
     return found
 
 
 def trained_on(data: DataReport) -> list[dict[str, Any]]:
-    """Language, task and hours of each part of a fine-tune's training data."""
+    """Return language, task and hours of each part of a fine-tune's training data."""
     return [
         {"language": group.language, "task": group.task, "hours": round(group.hours, 4)}
         for group in data.groups
@@ -234,15 +232,25 @@ def trained_on(data: DataReport) -> list[dict[str, Any]]:
 
 def pruning_text(pruning: Mapping[str, Any]) -> str:
     """Return the ratios that a delta was pruned by, as its header has them: `svp 0.05, mp 0.4`."""
-    return ", ".join(f"{ratio} {pruning[ratio]}" for ratio in ("svp", "mp") if ratio in pruning)
+    return ", ".join(f"{ratio} {pruning[ratio]}" for ratio in RATIOS if ratio in pruning)
+
+
+def header_of(vector: TaskVector) -> dict[str, Any]:
+    """Return what a delta's header says of its making; empty for a fine-tune in a delta's place."""
+    if not isinstance(vector, StoredTaskVector):
+        return {}
+    made = vector.file.provenance
+    tables = {"pruning": dict(made.pruning), "training": dict(made.training)}
+    named = {"task": made.task, "language": made.language}
+    return named | {key: table for key, table in tables.items() if table}
 
 
 def training_of(folder: Path | None) -> dict[str, Any]:
-    """What is known of the training of a model folder.
+    """Return what is known of the training of a model folder.
 
-    Of one that `finetune` wrote: base, data by language and task, rate, seed, where the space at the
-    start of its labels came from, and digests of its data. Of one that `merge` wrote the digests
-    alone, and of any other nothing.
+    For a folder of `finetune`: base, data by language and task, learning rate, seed, where the
+    space at the start of its labels came from, and digests of its data. For a folder of `merge`:
+    the digests alone. For any other: nothing.
     """
     if folder is None:
         return {}
@@ -258,7 +266,9 @@ def training_of(folder: Path | None) -> dict[str, Any]:
             "trained_on": [dict(row) for row in run.trained_on],
             "learning_rate": run.learning_rate,
             "seed": run.seed,
-        } | ({"leading_space": run.leading_space} if run.leading_space else {})
+        }
+        if run.leading_space:
+            found["leading_space"] = run.leading_space
     digests = union(_recorded_digests(folder, ""))
     return found | ({"digests": sketches_document(digests)} if digests else {})
 
@@ -272,11 +282,11 @@ def trained_digests(checkpoint: Checkpoint, name: str) -> Trained:
     """
     if checkpoint.folder is not None:
         return _recorded_digests(checkpoint.folder, name)
-    return _merged_digests(_header_record(checkpoint.files[0]))
+    return _merged_digests(_merge_document(checkpoint))
 
 
 def vector_digests(vector: TaskVector) -> Trained:
-    """Return the same of a delta, or of a fine-tune in its place."""
+    """Return digests of the data that a delta, or a fine-tune in its place, was trained on."""
     name = published_name(str(vector.path))
     if isinstance(vector, FinetunedTaskVector):
         return [(name, union(trained_digests(vector.finetuned, name)))]
@@ -288,7 +298,13 @@ def vector_digests(vector: TaskVector) -> Trained:
 def model_digests(
     checkpoint: Checkpoint, name: str, applied: Iterable[tuple[TaskVector, float]]
 ) -> Trained:
-    """Return the same of a model with the deltas that are applied to it, each with its scale."""
+    """Return digests of the data behind a model and the deltas applied to it, those that are known.
+
+    Args:
+        checkpoint: of the model.
+        name: of the model.
+        applied: deltas that are added to it, each with its scale.
+    """
     found = [*trained_digests(checkpoint, name)]
     for vector, _ in applied:
         found += vector_digests(vector)
@@ -296,7 +312,7 @@ def model_digests(
 
 
 def _recorded_digests(folder: Path, name: str) -> Trained:
-    """Digests in what `finetune` or `merge` recorded in a folder."""
+    """Read the digests that `finetune` or `merge` recorded in a folder."""
     run = _read(folder / RUN)
     if run:
         try:
@@ -333,41 +349,32 @@ def made_from(
         it was trained on) or `finetune` (as `training_of`); empty for any other model.
 
     Raises:
-        UnreadableFile: a delta that names a language or figures that are none.
+        UnreadableFile: the header of a delta is damaged.
     """
     if applied:
         deltas = []
         for vector, scale in applied:
-            about: dict[str, Any] = {"fingerprint": vector.identity()}
-            if isinstance(vector, StoredTaskVector):
-                made = vector.file.provenance
-                about |= {"language": made.language, "task": made.task}
-                about |= {"pruning": dict(made.pruning), "training": dict(made.training)}
+            document = {"fingerprint": vector.identity()} | header_of(vector)
             try:
-                deltas.append(_delta(_merged_delta(about), {"scale": scale}))
+                deltas.append(_delta(_merged_delta(document), {"scale": scale}))
             except ValueError as error:
                 what = f"{vector.path}: the delta's header is damaged ({error})."
                 raise UnreadableFile(what, "Make it again with `lorsmerge delta`.") from None
         return {"kind": "merge", "method": _method(deltas, method), "deltas": deltas}
-    merge = _merge_record(checkpoint)
+    merge = _merge_document(checkpoint)
     if merge:
         return _merged(merge)
     training = training_of(checkpoint.folder)
-    training.pop("digests", None)  # of which a results file has what they tell
+    training.pop("digests", None)  # a results file has what was found by them
     return {"kind": "finetune", **training} if training else {}
 
 
-def _merge_record(checkpoint: Checkpoint) -> dict[str, Any]:
-    """`lorsmerge.json` of a folder, or its copy in the header of a file."""
+def _merge_document(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Read `lorsmerge.json` of a folder, or its copy in the header of a file; empty without one."""
     if checkpoint.folder is not None:
         return _read(checkpoint.folder / MERGE)
-    return _header_record(checkpoint.files[0])
-
-
-def _header_record(path: Path) -> dict[str, Any]:
-    """The record of a merge in the header of its file, empty where there is none, as in a pickle."""
     try:
-        return json_object(SafetensorsFile(path).metadata.get("lorsmerge", "{}"))
+        return json_object(SafetensorsFile(checkpoint.files[0]).metadata.get("lorsmerge", "{}"))
     except (ValueError, LorsmergeError):
         return {}
 
@@ -378,8 +385,8 @@ def _merged(document: Mapping[str, Any]) -> dict[str, Any]:
     except ValueError:
         return {}
     deltas = [
-        _delta(found, {key: value for key, value in asdict(entry).items() if value is not None})
-        for found, entry in zip(record.deltas, record.recipe.deltas, strict=True)
+        _delta(found, entry)
+        for found, entry in zip(record.deltas, record.recipe.to_dict()["deltas"], strict=True)
     ]
     return {
         "kind": "merge",
@@ -390,15 +397,15 @@ def _merged(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _delta(delta: MergedDelta, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A delta of a merge; ratios are the merge's own or else those of the file."""
+    """Describe a delta of a merge, with the merge's ratios or else those of the file."""
     found = {
         "fingerprint": delta.fingerprint[:SHOWN],
         "trained_on": [dict(row) for row in delta.trained_on],
         "seed": delta.seed,
         "scale": entry.get("scale"),
     }
-    ratios = entry if {"svp", "mp"} & entry.keys() else delta.pruning
-    found |= {key: ratios[key] for key in ("svp", "mp") if ratios.get(key) is not None}
+    ratios = entry if {*RATIOS} & entry.keys() else delta.pruning
+    found |= {key: ratios.get(key) for key in RATIOS}
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -408,7 +415,7 @@ def _method(deltas: Sequence[Mapping[str, Any]], method: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is none."""
+    """Read a JSON object; an empty one where there is none."""
     try:
         return json_object(read_document(path))
     except (OSError, ValueError, LorsmergeError):

@@ -1,10 +1,11 @@
-"""How to search, and what of that is wrong: known without loading torch."""
+"""Settings of a search and their checks, which do not load torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorsmerge_cli.data.languages import TASKS
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
@@ -15,6 +16,9 @@ from lorsmerge_cli.pictures import check_picture
 from lorsmerge_cli.quoting import command
 from lorsmerge_cli.recipe.space import Space
 
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
 SAMPLERS = ("grid", "tpe", "cmaes")
 PRUNERS = ("paired", "none")
 RANKINGS = ("greedy", "beam", "loss")
@@ -24,7 +28,7 @@ OBJECTIVES = {  # the reported metric of each task, and both at once
     if metric is metrics_of("", metric.task)[0]
 } | {"both": TASKS}
 TRIALS = 60
-SCALES = "0.05:0.5"  # lambdas that a search may choose where it is not told
+SCALES = "0.05:0.5"  # lambdas that may be chosen by default
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class SearchSettings:
     Attributes:
         study: a file, or a database URL; None for a file beside the output.
         name: of the study in it.
-        worker: take part in a study that another process has begun.
+        worker: do trials of a study that another process has begun.
         trials: in all; None for the whole grid, or 60.
         sampler: of SAMPLERS.
         seed: of everything random.
@@ -52,7 +56,11 @@ class SearchSettings:
         best: write the best trial's recipe, not the simplest of those as good.
         force: replace outputs that exist.
         allow_other_base: take deltas of another base.
-        companions: model folder of a base that is a bare file.
+        config_dir: model folder with config and tokenizer, for a base that is a bare file.
+        language, task: of data that does not say; rows that say another are skipped.
+        format: of the data; None to find it out.
+        hours: about how much of each data set to take; None for all.
+        data_seed: another one takes other rows for `hours`.
     """
 
     study: str | None = None
@@ -79,62 +87,55 @@ class SearchSettings:
     best: bool = False
     force: bool = False
     allow_other_base: bool = False
-    companions: Path | None = None
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """How data sets are read, as in `load_data`."""
-
+    config_dir: Path | None = None
     language: str | None = None
     task: str | None = None
     format: str | None = None
     hours: float | None = None
-    seed: int = 0
+    data_seed: int = 0
 
 
-def is_url(place: str) -> bool:
-    """Whether `--study` names a database and no file."""
-    return "://" in place
+def is_url(study: str) -> bool:
+    """Return whether `--study` names a database and not a file."""
+    return "://" in study
 
 
-def shown(place: str) -> str:
-    """A file, or a URL without its password."""
-    if not is_url(place):
-        return place
+def _parse_url(study: str) -> URL | None:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        url = make_url(place)
+        return make_url(study)
     except (SQLAlchemyError, ValueError):
-        return place.partition("://")[0] + "://..."
+        return None
+
+
+def shown(study: str) -> str:
+    """Return a file as it is, and a URL without its password."""
+    if not is_url(study):
+        return study
+    url = _parse_url(study)
+    if url is None:
+        return study.partition("://")[0] + "://..."
     secret = {key: "..." for key in url.query if "password" in key.lower()}
     return url.update_query_dict(secret).render_as_string(hide_password=True)
 
 
-def check_study(place: str) -> list[LorsmergeError]:
+def check_study(study: str) -> list[LorsmergeError]:
     """Return a fault where `--study` is neither a file's path nor a database URL."""
-    if not is_url(place):
+    if not is_url(study) or _parse_url(study) is not None:
         return []
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        make_url(place)
-    except (SQLAlchemyError, ValueError):
-        return [
-            UsageFault(
-                f"--study {shown(place)} is no database URL.",
-                "Write DIALECT+DRIVER://USER:PASSWORD@HOST/NAME, and special characters of a password "
-                "as %40 for @, %3A for : and so on.",
-            )
-        ]
-    return []
+    return [
+        UsageFault(
+            f"--study {shown(study)} is not a database URL.",
+            "Write DIALECT+DRIVER://USER:PASSWORD@HOST/NAME, and special characters of a password "
+            "as %40 for @, %3A for : and so on.",
+        )
+    ]
 
 
 def check_settings(settings: SearchSettings) -> list[LorsmergeError]:
-    """Return what is wrong with the settings of a search, whatever it searches."""
+    """Return the faults of a search's settings that do not depend on its space."""
     faults: list[LorsmergeError] = [*check_choice(settings.normalisation)]
     for option, value, known in (
         ("--sampler", settings.sampler, SAMPLERS),
@@ -144,36 +145,25 @@ def check_settings(settings: SearchSettings) -> list[LorsmergeError]:
     ):
         if value is not None and value not in known:
             faults.append(UsageFault(f"{option} {value}: unknown.", f"Use {', '.join(known)}."))
-    written = [settings.output, settings.csv, settings.plot]
-    if settings.worker and any(written):
-        faults.append(
-            UsageFault(
-                "A --worker writes nothing.", "Leave out -o, --csv and --plot: the search has them."
-            )
-        )
+    if settings.worker and any([settings.output, settings.csv, settings.plot]):
+        remedy = "Omit -o, --csv and --plot: the search has them."
+        faults.append(UsageFault("A --worker writes nothing.", remedy))
     if settings.worker and settings.study is None:
-        faults.append(
-            UsageFault("A --worker needs --study, the file or database that it takes part in.")
-        )
+        faults.append(UsageFault("A --worker needs --study, the file or database of the search."))
     if not settings.worker and settings.output is None:
         faults.append(UsageFault("There is no output.", "Write -o best.toml."))
     if settings.output is not None and settings.output.suffix != ".toml":
-        faults.append(
-            UsageFault(
-                f"{settings.output}: a recipe is written as .toml.",
-                f"Write {command('-o', settings.output.with_suffix('.toml'))}.",
-            )
-        )
-    return faults + (check_study(settings.study) if settings.study is not None else [])
+        remedy = f"Write {command('-o', settings.output.with_suffix('.toml'))}."
+        faults.append(UsageFault(f"{settings.output}: a recipe is written as .toml.", remedy))
+    return faults + check_study(settings.study or "")
 
 
 def check_space(space: Space, settings: SearchSettings) -> list[LorsmergeError]:
-    """Return what a sampler cannot do with what may be chosen."""
+    """Return the faults of a space: nothing to choose from, or too much for the sampler."""
     faults: list[LorsmergeError] = []
     if not space.values:
-        faults.append(
-            UsageFault("There is nothing to search.", "Give --scale 0.05:0.5, say, --svp or --mp.")
-        )
+        remedy = "Give --scale 0.05:0.5, say, --svp or --mp."
+        faults.append(UsageFault("There is nothing to search.", remedy))
     ranges = [values for values in space.parameters.values() if not values.choices]
     if settings.sampler == "cmaes" and (
         len(ranges) < len(space.parameters) or len(ranges) < 2 or settings.objective == "both"
@@ -193,9 +183,9 @@ def check_space(space: Space, settings: SearchSettings) -> list[LorsmergeError]:
 
 
 def study_of(settings: SearchSettings) -> str:
-    """Return the study's file or database: the one asked for, or a journal beside the output.
+    """Return the study's file or database URL: the one given, or a journal beside the output.
 
-    A database there is that of a search which an earlier version began.
+    Where there is a `.db` beside the output, an earlier version's search, it is that.
     """
     output = settings.output or Path("search")
     earlier = output.with_suffix(".db")
@@ -204,7 +194,7 @@ def study_of(settings: SearchSettings) -> str:
 
 
 def recipe_files(settings: SearchSettings) -> list[Path]:
-    """The best recipe's, and those that the others of a Pareto front would be written to."""
+    """Return the file of the best recipe, and those for the others of a Pareto front."""
     if settings.output is None:
         return []
     stem, suffix = settings.output.stem, settings.output.suffix
@@ -218,15 +208,13 @@ def check_search_outputs(
     """Return what keeps a search's outputs from being written.
 
     Args:
-        settings: that name them.
+        settings: with the outputs' names.
         inputs: files and folders that are read.
         front: whether the recipes of a Pareto front are written, not one alone.
     """
     faults: list[LorsmergeError] = []
-    inputs = list(inputs)
     study = study_of(settings)
-    if not is_url(study):
-        inputs.append(Path(study))
+    inputs = [*inputs, *([] if is_url(study) else [Path(study)])]
     if settings.csv is not None and settings.csv in recipe_files(settings):
         faults.append(UsageFault(f"--csv {settings.csv} is the recipe's file.", "Name another."))
     written = recipe_files(settings)[: None if front else 1]

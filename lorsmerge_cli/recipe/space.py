@@ -11,9 +11,14 @@ from typing import Any
 
 from lorsmerge_cli.core.methods import METHODS, PAPER_SCALE
 from lorsmerge_cli.errors import UsageFault, raise_all
-from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, unpruned_method_faults
+from lorsmerge_cli.recipe.recipe import (
+    DELTA_SETTINGS,
+    RATIOS,
+    DeltaEntry,
+    Recipe,
+    unpruned_method_faults,
+)
 
-KINDS = ("svp", "mp", "scale")
 EXAMPLES = {"svp": "--svp 0.01,0.02,0.05", "mp": "--mp 0.1,0.2,0.4", "scale": "--scale 0.05:0.5"}
 DIGITS = 4  # of a value drawn from a range
 LARGEST_GRID = 10_000
@@ -38,7 +43,7 @@ class Values:
 
     @property
     def listed(self) -> tuple[float | None, ...]:
-        """Every value there is; empty for a range without a step."""
+        """All values; empty for a range without a step."""
         if self.choices or self.step is None:
             return self.choices
         count = round((self.high - self.low) / self.step) + 1
@@ -46,13 +51,13 @@ class Values:
 
     @property
     def largest(self) -> float | None:
-        """None where there are no numbers."""
+        """The largest number; None where there is none."""
         if not self.choices:
             return self.high
         return max((value for value in self.choices if value is not None), default=None)
 
     def nearest(self, value: float) -> float | None:
-        """The value to begin with in place of one that may not be there."""
+        """Return the value nearest to a number; None where there are no numbers."""
         numbers = [item for item in self.listed if item is not None]
         if numbers:
             return min(numbers, key=lambda item: abs(item - value))
@@ -60,12 +65,12 @@ class Values:
 
 
 def rounded(value: float) -> float:
-    """As a person would write it."""
+    """Round to `DIGITS` significant digits, as a person would write a value."""
     return float(f"{value:.{DIGITS}g}")
 
 
 def parse_values(kind: str, text: str) -> Values:
-    """`0.01,0.02,none`, `0.05:0.5` or `0.05:0.5:0.05`.
+    """Read `0.01,0.02,none`, `0.05:0.5` or `0.05:0.5:0.05`.
 
     Raises:
         UsageFault: no numbers, an empty range, or values that the option cannot take.
@@ -78,7 +83,8 @@ def parse_values(kind: str, text: str) -> Values:
             value = math.nan
         if not math.isfinite(value):
             raise UsageFault(
-                f"--{kind} {text!r}: {word!r} is no finite number.", f"Write {EXAMPLES[kind]}, say."
+                f"--{kind} {text!r}: {word!r} is not a finite number.",
+                f"Write {EXAMPLES[kind]}, say.",
             )
         return value
 
@@ -86,7 +92,7 @@ def parse_values(kind: str, text: str) -> Values:
         if kind != "scale" and not 0 < value <= 1:
             raise UsageFault(
                 f"--{kind} {text!r}: {value:g} is not above 0 and at most 1.",
-                "It is the share that is kept; `none` leaves the part out.",
+                "It is the share that is kept; `none` stands for no such pruning.",
             )
         return value
 
@@ -134,13 +140,13 @@ class Space:
         """Name -> values; `scale`, or `scale[1]`, `scale[2]`, ... for the deltas in order."""
         return {
             name: self.values[kind]
-            for kind in KINDS
+            for kind in DELTA_SETTINGS
             if kind in self.values
             for name in self.names(kind)
         }
 
     def names(self, kind: str) -> list[str]:
-        """The parameters of a kind."""
+        """Return the names of a kind's parameters: `svp`, or `svp[1]`, `svp[2]`, ..."""
         if kind not in self.per_delta:
             return [kind]
         return [f"{kind}[{number}]" for number in range(1, len(self.deltas) + 1)]
@@ -148,52 +154,45 @@ class Space:
     @property
     def prunes(self) -> bool:
         """Whether any point has a ratio."""
-        return any(self.values[k].largest is not None for k in ("svp", "mp") if k in self.values)
+        return any(self.values[k].largest is not None for k in RATIOS if k in self.values)
 
     def recipe(self, point: Mapping[str, Any]) -> Recipe:
-        """The merge that a point stands for."""
+        """Return the recipe of a point."""
         shared: dict[str, Any] = {}
         own: list[dict[str, Any]] = [{} for _ in self.deltas]
         for kind in self.values:
-            found = [None if point[n] is None else rounded(point[n]) for n in self.names(kind)]
-            if kind not in self.per_delta:
-                shared[kind] = found[0]
-            else:
-                for entry, value in zip(own, found, strict=True):
-                    entry[kind] = value
-        deltas = tuple(
-            DeltaEntry(path, **entry) for path, entry in zip(self.deltas, own, strict=True)
-        )
-        pruned = any(entry.get(ratio) for entry in (shared, *own) for ratio in ("svp", "mp"))
+            holders = own if kind in self.per_delta else [shared]
+            for holder, name in zip(holders, self.names(kind), strict=True):
+                holder[kind] = None if point[name] is None else rounded(point[name])
+        deltas = tuple(DeltaEntry(path, **o) for path, o in zip(self.deltas, own, strict=True))
+        pruned = any(entry.get(ratio) for entry in (shared, *own) for ratio in RATIOS)
         include, exclude = (self.include, self.exclude) if pruned else ((), ())
         return Recipe(self.base, deltas, self.method, **shared, include=include, exclude=exclude)
 
     def largest_recipe(self) -> Recipe:
-        """The merge that keeps most: what its inputs have to fulfil, all the others' have to."""
+        """Return the recipe of the largest values, whose checks hold for every point."""
         return self.recipe({name: values.largest for name, values in self.parameters.items()})
 
     def first_points(self) -> dict[str, Point]:
-        """Known settings by name, or `near` it where the values allow no nearer.
+        """Return known settings by name, `near NAME` where the values lack one of its numbers.
 
-        The paper's lambda with ratios from the middle of its Tables 5 and 6, 1 / T, what the
-        authors have in their script, and task arithmetic as the control.
+        `paper` is its lambda with ratios from the middle of its Tables 5 and 6, `1/T` the same
+        ratios with lambda 1 / number of deltas, `authors' script` what their code has, and `task
+        arithmetic` the paper's lambda without pruning.
         """
         known: dict[str, tuple[float | None, float | None, float]] = {
             "paper": (0.03, 0.4, PAPER_SCALE),
-            "1/T": (0.03, 0.4, 1 / len(self.deltas)),
+            "1/T": (0.03, 0.4, rounded(1 / len(self.deltas))),
             "authors' script": (0.01, 0.2, 0.2),
         }
         if self.method is not None:
             known = {"default": (None, None, METHODS[self.method].scale)}
-        ratios = [self.values[kind] for kind in ("svp", "mp") if kind in self.values]
+        ratios = [self.values[kind] for kind in RATIOS if kind in self.values]
         if ratios and all(None in values.choices for values in ratios):
             known["task arithmetic"] = (None, None, PAPER_SCALE)
         points: dict[str, Point] = {}
         for title, settings in known.items():
-            wanted = {
-                kind: None if value is None else rounded(value)
-                for kind, value in zip(KINDS, settings, strict=True)
-            }
+            wanted = dict(zip(DELTA_SETTINGS, settings, strict=True))
             asked: Point = {name: wanted[name.partition("[")[0]] for name in self.parameters}
             point: Point = {
                 name: None if (value := asked[name]) is None else values.nearest(value)
@@ -204,7 +203,7 @@ class Space:
         return points
 
     def grid(self) -> list[Point]:
-        """Every point, the known settings first.
+        """Return every point, the known settings first.
 
         Raises:
             UsageFault: a range has no step, or there are too many points.
@@ -226,43 +225,40 @@ class Space:
 def make_space(
     base: str,
     deltas: Sequence[str],
-    texts: Mapping[str, str | None],
+    texts: Mapping[str, str | float | None],
     per_delta: str,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     method: str | None = None,
 ) -> Space:
-    """A space from options.
+    """Make a space from options.
 
     Args:
-        base, deltas: paths.
-        texts: kind -> its option's text; None or missing where it was not given.
+        base: path of the pretrained model.
+        deltas: their paths.
+        texts: kind -> its option's text or number; None or missing where it was not given.
         per_delta: kinds, separated by commas.
-        include, exclude: patterns.
+        include: shell patterns of further tensors to prune.
+        exclude: shell patterns of tensors to merge unpruned.
         method: of every point, one without ratios; None to have it follow from the ratios.
 
     Raises:
         UsageFault: everything that is wrong with them.
     """
     faults = unpruned_method_faults(method)
+    given = {kind: str(texts[kind]) for kind in DELTA_SETTINGS if texts.get(kind) is not None}
     values = {}
-    for kind in KINDS:
-        text = texts.get(kind)
-        if text is not None:
-            try:
-                values[kind] = parse_values(kind, text)
-            except UsageFault as fault:
-                faults.append(fault)
+    for kind, text in given.items():
+        try:
+            values[kind] = parse_values(kind, text)
+        except UsageFault as fault:
+            faults.append(fault)
     kinds = frozenset(word.strip() for word in per_delta.split(",") if word.strip())
-    for kind in sorted(kinds - {kind for kind in KINDS if texts.get(kind) is not None}):
-        known = kind in KINDS
-        faults.append(
-            UsageFault(
-                f"--per-delta {kind}: "
-                + ("it is not searched." if known else "no such parameter."),
-                f"Give --{kind} as well." if known else "Name svp, mp or scale.",
-            )
-        )
+    for kind in sorted(kinds - given.keys()):
+        what, remedy = "no such parameter.", "Name svp, mp or scale."
+        if kind in DELTA_SETTINGS:
+            what, remedy = "it is not searched.", f"Give --{kind} as well."
+        faults.append(UsageFault(f"--per-delta {kind}: {what}", remedy))
     if not deltas:
         faults.append(UsageFault("There are no deltas.", "Name at least one after the base."))
     raise_all(faults)
@@ -270,6 +266,6 @@ def make_space(
     if (include or exclude) and not space.prunes:
         raise UsageFault(
             "Nothing is pruned, so --include and --exclude have no use.",
-            "Give --svp or --mp as well, or leave the patterns out.",
+            "Give --svp or --mp as well, or omit the patterns.",
         )
     return space

@@ -405,7 +405,7 @@ def test_two_processes_write_the_records_of_one(files: Path, succeed: Callable) 
         ("--data data/test.jsonl", "--data data/test.jsonl is given twice"),
         ("--scale 0.5", "--scale is that of --apply, which is not there"),
         ("--method wa", "--method is that of --apply, which is not there"),
-        ("--apply ca --method lors", "--method lors prunes, and how much is not said here"),
+        ("--apply ca --method lors", "--method lors prunes, and needs ratios"),
         ("--apply ca --method was", "Unknown method 'was'. Did you mean 'wa'?"),
         ("--compare base base", "--compare base with itself"),
     ],

@@ -101,9 +101,9 @@ def test_a_second_run_goes_on_and_the_table_names_the_best(files: Path, succeed:
 @pytest.mark.parametrize(
     ("change", "code", "said"),
     [
-        ("--scale nan -o best.toml", USAGE, "--scale 'nan': 'nan' is no finite number."),
+        ("--scale nan -o best.toml", USAGE, "--scale 'nan': 'nan' is not a finite number."),
         ("--svp 0.3:0.1 -o best.toml", USAGE, "--svp '0.3:0.1' is an empty range."),
-        ("--mp , -o best.toml", USAGE, "--mp ',': '' is no finite number."),
+        ("--mp , -o best.toml", USAGE, "--mp ',': '' is not a finite number."),
         ("--sampler grid -o best.toml", USAGE, "--sampler grid needs a step for --scale."),
         ("", USAGE, "There is no output. Write -o best.toml."),
         ("-o ca.delta", USAGE, "ca.delta: a recipe is written as .toml."),

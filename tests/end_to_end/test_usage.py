@@ -56,7 +56,7 @@ LINES = [
     ("search base x.delta --data d.jsonl -o b.toml --objective both", WORK, ["b.2.toml exists"]),
     ("search base x.delta --data d.jsonl --worker", USAGE, ["A --worker needs --study"]),
     ("search base x.delta --data d.jsonl --worker --study s.db --csv x.csv", USAGE, ["writes nothing"]),
-    ("search base x.delta --data d.jsonl -o b.toml --study a://b:c:d", USAGE, ["is no database URL"]),
+    ("search base x.delta --data d.jsonl -o b.toml --study a://b:c:d", USAGE, ["is not a database URL"]),
     ("search base x.delta --data d.jsonl -o b.toml --sampler grid", USAGE, ["needs a step for --scale"]),
     ("search base x.delta --data d.jsonl -o b.toml --sampler cmaes", USAGE, ["--sampler cmaes takes"]),
     ("search base x.delta --data d.jsonl -o b.toml --memory much", USAGE, ["--memory much is no size"]),

@@ -17,7 +17,7 @@ from lorsmerge_cli.operations.search.report import SearchReport
 from lorsmerge_cli.operations.search.run import run_search
 from lorsmerge_cli.operations.search.scores import Statistics, speakers_of
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
-from lorsmerge_cli.recipe.search_settings import DataSettings, SearchSettings
+from lorsmerge_cli.recipe.search_settings import SearchSettings
 from lorsmerge_cli.recipe.space import make_space
 
 UNITS = 1000.0  # words of an utterance
@@ -38,12 +38,13 @@ def plan(folder: Path, place: Path, **changes: Any) -> SearchPlan:
         "study": str(place), "trials": 8, "device": "cpu", "threads": 1, "beam": 2,
         "output": None if changes.get("worker") else place.with_suffix(".toml"),
     }  # fmt: skip
-    reading = DataSettings(task=changes.pop("task", None))
-    return plan_search(space, data, test, reading, SearchSettings(**settings | changes))
+    return plan_search(space, data, test, SearchSettings(**settings | changes))
 
 
 def run(folder: Path, place: Path, **changes: Any) -> SearchReport:
-    hooks = {key: changes.pop(key) for key in ("told", "done", "progress") if key in changes}
+    hooks = {
+        key: changes.pop(key) for key in ("on_message", "on_trial", "progress") if key in changes
+    }
     return run_search(plan(folder, place, **changes), command=COMMAND, **hooks)
 
 

@@ -121,9 +121,9 @@ def test_what_is_kept_stays_within_the_limit(models: Path, deltas: Path) -> None
     merge = RepeatedMerge(inputs, 0.3, torch.device("cpu"), 2, limit)
     for svp in (0.1, 0.2, 0.3):
         list(merge.weights(recipe_of(models, deltas, svp=svp, mp=0.4, scale=0.1)))
-        held = [value.numel() * value.element_size() for value in merge._cache._held.values()]
+        held = [value.numel() * value.element_size() for value in merge.cache._held.values()]
         assert held
-        assert sum(held) == merge._cache._used <= limit
+        assert sum(held) == merge.cache._used <= limit
 
 
 def test_a_smaller_limit_holds_at_once(models: Path, deltas: Path) -> None:
@@ -132,8 +132,8 @@ def test_a_smaller_limit_holds_at_once(models: Path, deltas: Path) -> None:
     merge = RepeatedMerge(inputs, 0.3, torch.device("cpu"), 2, 1 << 30)
     expected = dict(merge.weights(recipe))
     for limit in (200_000, 0):
-        merge.keep_at_most(limit)
-        assert merge._cache._used <= limit == merge.cache
+        merge.cache.resize(limit)
+        assert merge.cache._used <= limit == merge.cache.size
         assert all(torch.equal(value, expected[name]) for name, value in merge.weights(recipe))
 
 

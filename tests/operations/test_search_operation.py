@@ -303,7 +303,7 @@ def test_a_worker_takes_part_and_leaves_the_rest(
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted):
-        run(folder, study, **settings, done=stop_at_three)
+        run(folder, study, **settings, on_trial=stop_at_three)
     worker = run(folder, study, **settings, worker=True)
     assert (worker.own, len(worker.trials), worker.finalists) == (3, 6, ())
     report = run(folder, study, **settings)
@@ -400,10 +400,10 @@ def test_finished_trials_are_kept_and_lost_ones_done_again_after_kills(
         with pytest.MonkeyPatch.context() as patch:
             kill_at(patch, number, when)
             with pytest.raises(Killed):
-                run(folder, study, **settings, done=kept.append)
+                run(folder, study, **settings, on_trial=kept.append)
     with pytest.MonkeyPatch.context() as patch:
         later(patch, search_study.GRACE + 1)
-        report = run(folder, study, **settings, done=kept.append)
+        report = run(folder, study, **settings, on_trial=kept.append)
     assert [row.number for row in report.trials] == list(range(1, 19))
     assert sorted(kept, key=lambda row: row.number) == list(report.trials)
     first = [tuple(point.values()) for point in report.plan.points]
@@ -476,7 +476,7 @@ def test_a_trial_of_a_dead_worker_is_done_again_and_of_a_living_one_is_not(
 
     monkeypatch.setattr(module.time, "sleep", sleep)
     told: list[str] = []
-    report = run(folder, study, **settings, told=told.append)
+    report = run(folder, study, **settings, on_message=told.append)
     assert told[0].startswith("waiting for the trials of other workers")
     assert len(waits) == 3
     assert [row.number for row in report.trials] == [1, 2, 3, 4, 5, 6]
@@ -518,12 +518,12 @@ def test_what_is_kept_and_decoded_with_follows_the_memory_and_the_workers(
 ) -> None:
     monkeypatch.setattr(module.Memory, "free", lambda self: 4_000_000)
     scorer = module._Run(plan(folder, study), *[lambda *told: None] * 4).scorer
-    assert (scorer.merge.cache, scorer.features.limit) == (1_000_000, 1_000_000)
+    assert (scorer.merge.cache.size, scorer.features.limit) == (1_000_000, 1_000_000)
     scorer.share_memory(4)
-    assert (scorer.merge.cache, scorer.features.limit) == (250_000, 250_000)
+    assert (scorer.merge.cache.size, scorer.features.limit) == (250_000, 250_000)
     assert scorer.decoding.memory == Memory(None, 4)
     scorer.share_memory(1)
-    assert scorer.merge.cache == 1_000_000
+    assert scorer.merge.cache.size == 1_000_000
     by_hand = module._Run(plan(folder, study, memory=7), *[lambda *told: None] * 4).scorer
     assert by_hand.decoding.memory.limit == 7
 
@@ -571,7 +571,7 @@ def test_a_trial_that_others_requeued_meanwhile_is_dropped(
     monkeypatch.setattr(formula, "load", load)
     told: list[str] = []
     done: list[Any] = []
-    report = run(folder, study, **settings, told=told.append, done=done.append)
+    report = run(folder, study, **settings, on_message=told.append, on_trial=done.append)
     assert told[0].startswith("trial 2: requeued by another worker")
     assert [row.number for row in report.trials] == [1, 2, 3, 4]
     assert sorted(done, key=lambda row: row.number) == list(report.trials)

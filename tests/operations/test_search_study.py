@@ -66,7 +66,7 @@ def test_a_password_is_never_shown(url: str, wanted: str, monkeypatch: pytest.Mo
 
 
 def test_a_url_that_is_none_says_how_a_password_is_written() -> None:
-    with pytest.raises(UsageFault, match=r"--study postgresql://\.\.\. is no .*%40 for @"):
+    with pytest.raises(UsageFault, match=r"--study postgresql://\.\.\. is not a .*%40 for @"):
         open_storage("postgresql://u:sec@re:t@h/db")
 
 

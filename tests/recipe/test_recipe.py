@@ -55,10 +55,10 @@ MISPARSED = {
     "ca.delta:rank=3": "rank",
     "ca.delta:path=3": "path",
     "ca.delta:svp=0.1,svp=0.2": "twice",
-    "ca.delta:svp=": "no number",
-    "ca.delta:svp=a few": "no number",
+    "ca.delta:svp=": "not a number",
+    "ca.delta:svp=a few": "not a number",
     "ca.delta:svp=0,1": "'1'",
-    "ca.delta:svp=0.1,": "no setting",
+    "ca.delta:svp=0.1,": "not a setting",
 }
 
 
@@ -376,7 +376,7 @@ NO_CARDS = {
     "a marked one in a comment": (f"<!--\n{MARK}{OTHER}```\n-->\n{CARD}", "2 blocks marked"),
     "two without a mark": (PLAIN_CARD + f"\n```toml\n{OTHER}```\n", "2 blocks of TOML"),
     "an empty one": (f"{MARK}```\n", "`base` is missing"),
-    "no TOML": (f"{MARK}base = \n```\n", "is no recipe"),
+    "no TOML": (f"{MARK}base = \n```\n", "is not a recipe"),
     "deep TOML": (f"{MARK}x = {'[' * 100_000}\n```\n", "nested too deeply"),
     "a path to write to": (f'{MARK}output = "/etc/x"\n{MINIMAL}```\n', "unknown key `output`"),
     "a file to write": (f'{MARK}save_recipe = "x"\n{MINIMAL}```\n', "unknown key `save_recipe`"),

@@ -39,20 +39,20 @@ def test_values_as_they_are_written(kind: str, text: str, expected: Values) -> N
 @pytest.mark.parametrize(
     ("kind", "text", "said"),
     [
-        ("svp", "", "'' is no finite number"),
-        ("svp", "nan", "'nan' is no finite number"),
-        ("scale", "nan:0.5", "'nan' is no finite number"),
-        ("scale", "0.1:inf", "'inf' is no finite number"),
+        ("svp", "", "'' is not a finite number"),
+        ("svp", "nan", "'nan' is not a finite number"),
+        ("scale", "nan:0.5", "'nan' is not a finite number"),
+        ("scale", "0.1:inf", "'inf' is not a finite number"),
         ("scale", "0.5:0.05", "is an empty range"),
         ("scale", "0.5:0.5", "is an empty range"),
         ("scale", "0.1:0.5:0", "is an empty range"),
         ("scale", "0.1:0.5:0.1:2", "is an empty range"),
-        ("scale", "0.1:", "'' is no finite number"),
-        ("scale", "none,0.1", "'none' is no finite number"),
+        ("scale", "0.1:", "'' is not a finite number"),
+        ("scale", "none,0.1", "'none' is not a finite number"),
         ("svp", "0,0.1", "0 is not above 0"),
         ("mp", "0.4,1.5", "1.5 is not above 0 and at most 1"),
         ("mp", "0:0.4", "0 is not above 0"),
-        ("mp", "0.1,,0.4", "'' is no finite number"),
+        ("mp", "0.1,,0.4", "'' is not a finite number"),
     ],
 )
 def test_values_that_are_none(kind: str, text: str, said: str) -> None:

@@ -62,7 +62,8 @@ def merge(
         mp: share of the elements of each matrix that is kept, 0 to 1.
         scale: lambda, the coefficient of each delta; by default the method's, 0.15 for most.
         method: a name in `METHODS`; by default what the ratios say.
-        include, exclude: shell patterns of tensors to prune as well, or not to prune.
+        include: shell patterns of further tensors to prune.
+        exclude: shell patterns of tensors to merge unpruned.
         recipe: a TOML recipe, a model card or a `lorsmerge.json`, in place of base, deltas and
             settings.
         save_recipe: a TOML file to write the recipe to.
@@ -71,11 +72,12 @@ def merge(
         dtype: of the output, the base's by default.
         max_shard_size: bytes in one file of a folder.
         allow_other_base: apply deltas to another checkpoint than they were taken from.
-        strip_prefix: what stands before the names of the base's or a fine-tune's tensors alone.
+        strip_prefix: that the tensor names of only the base, or only a fine-tune, begin with, such
+            as `module.`.
         force: replace an output that exists.
         device: where matrices are pruned: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         threads: tensors in flight; one per core by default. The result does not depend on it.
-        progress: told the bytes just merged and those in all.
+        progress: called with the bytes just merged and the bytes in all.
 
     Raises:
         LorsmergeError: see the subclasses. Everything that can be known from headers is checked
@@ -91,7 +93,7 @@ def merge(
         exclude=exclude, dtype=dtype,
     )  # fmt: skip
     plan = plan_merge(
-        wanted, path_of(output), companions=path_of(config_dir), save_recipe=path_of(save_recipe),
+        wanted, path_of(output), config_dir=path_of(config_dir), save_recipe=path_of(save_recipe),
         device=device, threads=threads, max_shard_size=max_shard_size, force=force,
         allow_other_base=allow_other_base, strip_prefix=strip_prefix,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which input of a merge is to blame for a tensor that came out unsound."""
+"""Find the input that makes a merged tensor invalid."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from lorsmerge_cli.checkpoint.names import is_variance
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.core.low_rank_sparse import accumulable
 from lorsmerge_cli.core.merging import is_finite
@@ -16,27 +17,28 @@ Inputs = Iterable[tuple[object, Tensor]]  # name and values: the base's, then ea
 
 
 def faulty_input(name: str, inputs: Inputs) -> NonFinite | None:
-    """Return the error for the first input with a NaN or an infinity, None where all are sound.
+    """Return the error for the first input with a NaN or an infinity; None where all are finite.
 
-    Args:
-        name: of the tensor.
-        inputs: what is merged, the base first: the delta of a fine-tune inherits what is wrong with
-            it.
+    The base comes first among them, as the delta of a fine-tune inherits its NaNs.
     """
-    for where, values in inputs:
-        if not is_finite(values):
-            return non_finite(where, name)
-    return None
+    faulty = (non_finite(where, name) for where, values in inputs if not is_finite(values))
+    return next(faulty, None)
+
+
+def check_merged(name: str, merged: Tensor, inputs: Inputs) -> None:
+    """Check that a merged tensor is finite and, if it is a variance, not negative.
+
+    Raises:
+        NonFinite: it is not; the error blames an input where one is no better.
+    """
+    if not is_finite(merged):
+        raise not_finite(name, merged.dtype, inputs)
+    if is_variance(name) and bool((merged < 0).any()):
+        raise _negative(name, float(merged.min()), inputs)
 
 
 def not_finite(name: str, dtype: torch.dtype, inputs: Inputs) -> NonFinite:
-    """Return the error for a NaN or an infinity: in an input, or in the merge of sound ones.
-
-    Args:
-        name: of the tensor.
-        dtype: that the merge is rounded to.
-        inputs: what is merged.
-    """
+    """Return the error for a tensor that is not finite in the merge, rounded to `dtype`."""
     if (fault := faulty_input(name, inputs)) is not None:
         return fault
     wider = ", or write --dtype float32 or bfloat16" if dtype == torch.float16 else ""
@@ -45,14 +47,8 @@ def not_finite(name: str, dtype: torch.dtype, inputs: Inputs) -> NonFinite:
     )
 
 
-def negative(name: str, least: float, inputs: Inputs) -> NonFinite:
-    """Return the error for a variance below zero: in an input, or in the merge of sound ones.
-
-    Args:
-        name: of the tensor.
-        least: the merge's smallest value.
-        inputs: what is merged.
-    """
+def _negative(name: str, least: float, inputs: Inputs) -> NonFinite:
+    """Return the error for a variance whose smallest value in the merge, `least`, is below zero."""
     base: Tensor | None = None
     for where, values in inputs:
         variance = accumulable(values) if base is None else base + values

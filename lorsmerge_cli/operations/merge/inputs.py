@@ -1,8 +1,8 @@
-"""What a merge reads: a base and deltas, opened and checked from their headers."""
+"""Open the base and the deltas of a merge, and check them by their headers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lorsmerge_cli.checkpoint.names import (
 )
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_path, pinned
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.methods import METHODS, method_of
@@ -61,7 +62,7 @@ class MergeInputs:
 
     @property
     def files(self) -> list[Path]:
-        """Everything that must not be written."""
+        """All files that are read, and must not be written."""
         return [*self.base.sources, *(file for vector in self.vectors for file in vector.files)]
 
     @property
@@ -73,14 +74,14 @@ class MergeInputs:
         return found
 
     def tensors(self, name: str) -> Iterator[tuple[Path, Tensor]]:
-        """Yield what is merged into a tensor, each with its path: the base first, then the deltas."""
+        """Yield path and values of a tensor in the base and then in each delta."""
         yield self.base.path, self.base.read(name)
         for vector in self.vectors:
             yield vector.path, dense(vector.read(name))
 
 
 def pinned_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with the commit of everything that it takes from the Hub."""
+    """Return the recipe with the commit of each Hub id."""
     deltas = [
         replace(entry, path=pinned(Path(entry.path)) or entry.path) for entry in recipe.deltas
     ]
@@ -91,7 +92,7 @@ def open_inputs(recipe: Recipe, *, allow_other_base: bool = False) -> MergeInput
     """Open and check what a resolved recipe merges.
 
     Raises:
-        LorsmergeError: everything that stands in the way, at once.
+        LorsmergeError: all faults, at once.
     """
     faults: list[LorsmergeError] = []
     found = check_inputs(recipe, allow_other_base, faults)
@@ -102,11 +103,20 @@ def open_inputs(recipe: Recipe, *, allow_other_base: bool = False) -> MergeInput
 def check_inputs(
     recipe: Recipe, allow_other_base: bool, faults: list[LorsmergeError], strip_prefix: str = ""
 ) -> MergeInputs:
-    """The same, with what stands in the way added to `faults` where the files could be opened."""
+    """Open and check like `open_inputs`, but append faults of files that open to `faults`."""
     base, vectors = _open(recipe, strip_prefix)
     identity = base_fingerprint(base)
-    warnings = _check_vectors(base, vectors, identity, allow_other_base, faults)
-    pruned = _select(recipe, base, faults)
+    warnings = [*base.notes]
+    for vector in vectors:
+        faults += check_vector(base, vector)
+        if isinstance(vector, StoredTaskVector):
+            fault = check_base(vector.file, base, identity)
+            if fault is not None and not allow_other_base:
+                faults.append(fault)
+            elif fault is not None:
+                warnings.append(fault.what)
+        warnings += notes_on(vector, base)
+    pruned = select_tensors(recipe, base.float_specs, base.path, faults)
     if pruned:
         warnings += idle_patterns(base.float_specs, recipe.include, recipe.exclude)
     warnings += _unusual_settings(recipe, vectors)
@@ -117,10 +127,10 @@ def check_inputs(
 
 
 def _open(recipe: Recipe, strip_prefix: str) -> tuple[Checkpoint, list[TaskVector]]:
-    """Open every file of the recipe, and report all that cannot be opened at once."""
+    """Open every file of the recipe; raise at once for all that cannot be opened."""
     base_path, *paths = [Path(recipe.base), *(Path(entry.path) for entry in recipe.deltas)]
     faults = check_hub_ids([base_path, *paths])
-    if faults:  # nothing is downloaded in vain, but what is here is looked at
+    if faults:  # download nothing in vain, but check the local files
         paths = [path for path in paths if not is_hub_id(path)]
     base: Checkpoint | None = None
     vectors: list[TaskVector] = []
@@ -134,7 +144,7 @@ def _open(recipe: Recipe, strip_prefix: str) -> tuple[Checkpoint, list[TaskVecto
             if base is not None:
                 vectors.append(open_task_vector(path, base, strip_prefix))
             elif not is_adapter(local_path(path)):
-                open_file(path)  # what is wrong with it, too
+                open_file(path)  # for its faults
         except LorsmergeError as error:
             faults.append(error)
     raise_all(faults)
@@ -143,54 +153,34 @@ def _open(recipe: Recipe, strip_prefix: str) -> tuple[Checkpoint, list[TaskVecto
     return base, vectors
 
 
-def _check_vectors(
-    base: Checkpoint,
-    vectors: list[TaskVector],
-    identity: Fingerprint,
-    allow_other_base: bool,
-    faults: list[LorsmergeError],
-) -> list[str]:
-    warnings = [*base.notes]
-    for vector in vectors:
-        faults += check_vector(base, vector)
-        if isinstance(vector, StoredTaskVector):
-            fault = check_base(vector.file, base, identity)
-            if fault is not None and not allow_other_base:
-                faults.append(fault)
-            elif fault is not None:
-                warnings.append(fault.what)
-        warnings += notes_on(vector, base)
-    return warnings
+def select_tensors(
+    recipe: Recipe, floats: Mapping[str, TensorSpec], base: object, faults: list[LorsmergeError]
+) -> frozenset[str]:
+    """Return the names of the tensors that a resolved recipe prunes.
 
-
-def _select(recipe: Recipe, base: Checkpoint, faults: list[LorsmergeError]) -> frozenset[str]:
-    faults += patterns_without_use(recipe)
+    Args:
+        recipe: with its method and patterns.
+        floats: the float tensors of the base.
+        base: what messages call it.
+        faults: gets what is wrong with the patterns.
+    """
     if METHODS[recipe.method or method_of(())].pruner is None:
+        if recipe.include or recipe.exclude:
+            what = f"Method {recipe.method} prunes nothing, so include and exclude have no use."
+            faults.append(UsageFault(what, "Give --svp or --mp as well, or omit the patterns."))
         return frozenset()
     try:
-        pruned = select_pruned(base.float_specs, recipe.include, recipe.exclude)
+        pruned = select_pruned(floats, recipe.include, recipe.exclude)
     except UsageFault as error:
         faults.append(error)
         return frozenset()
     if not pruned:
-        faults.append(nothing_to_prune(base.path, recipe.exclude))
+        faults.append(nothing_to_prune(base, recipe.exclude))
     return pruned
 
 
-def patterns_without_use(recipe: Recipe) -> list[LorsmergeError]:
-    """Return a fault where a resolved recipe has patterns of what to prune, and prunes nothing."""
-    if METHODS[recipe.method or ""].pruner is not None or not (recipe.include or recipe.exclude):
-        return []
-    return [
-        UsageFault(
-            f"Method {recipe.method} prunes nothing, so include and exclude have no use.",
-            "Give --svp or --mp as well, or leave the patterns out.",
-        )
-    ]
-
-
-def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> list[str]:
-    """Say which settings do something else than a reader of the command may expect."""
+def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str]:
+    """Yield warnings of settings whose effect a user may not expect."""
     method = METHODS[recipe.method or method_of(())]
     combiner = COMBINERS[method.combiner]
     before = [
@@ -202,36 +192,31 @@ def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> list[str]:
         for entry in recipe.deltas
     ]
     some_pruned = any(given) or any(before)
-    warnings = []
     for vector, pruning, ratios in zip(vectors, before, given, strict=True):
         if ratios and pruning:
-            warnings.append(
-                f"{vector.path} was pruned before ({pruning_text(pruning)}); this prunes it again."
-            )
+            yield f"{vector.path} was pruned before ({pruning_text(pruning)}); this prunes it again."
         elif not ratios and not pruning and not combiner.averages and some_pruned:
-            warnings.append(
+            yield (
                 f"{vector.path} is merged whole, beside deltas that are pruned; give it ratios too "
                 "(DELTA:svp=...,mp=...) if that is not meant."
             )
         if ratios and len(ratios) < len(method.ratios):
-            warnings.append(f"{vector.path} is pruned by {ratios[0]} alone: it has no other ratio.")
+            yield f"{vector.path} is pruned by {ratios[0]} alone: it has no other ratio."
     if combiner.averages and combiner.linear:
-        warnings += _no_mean(
-            recipe, [str(v.path) for v, p in zip(vectors, before, strict=True) if p]
-        )
-    return warnings + [
-        f"{entry.path}: a scale of {entry.scale:g} is far off: 1 goes as far as the fine-tune did, "
-        "and the paper's is 0.15."
-        for entry in recipe.deltas
-        if abs(entry.scale or 0.0) > LARGE_SCALE
-    ]
+        pruned = [str(v.path) for v, pruning in zip(vectors, before, strict=True) if pruning]
+        yield from _no_mean(recipe, pruned)
+    for entry in recipe.deltas:
+        if abs(entry.scale or 0.0) > LARGE_SCALE:
+            yield (
+                f"{entry.path}: a scale of {entry.scale:g} is far off: 1 goes as far as the fine-tune "
+                "did, and the paper's is 0.15."
+            )
 
 
-def _no_mean(recipe: Recipe, pruned: list[str]) -> list[str]:
-    """Say in what the mean of scaled deltas is not the mean of the fine-tunes."""
-    warnings = []
+def _no_mean(recipe: Recipe, pruned: list[str]) -> Iterator[str]:
+    """Yield warnings where the mean of the deltas is not the mean of the fine-tunes."""
     if pruned:
-        warnings.append(
+        yield (
             f"Method {recipe.method} averages deltas, and {named(pruned)} "
             f"{'is' if len(pruned) == 1 else 'are'} pruned: the result is not the mean of the "
             "fine-tunes. Give the fine-tunes, or deltas that are not pruned, for that."
@@ -239,19 +224,14 @@ def _no_mean(recipe: Recipe, pruned: list[str]) -> list[str]:
     scales = [entry.scale or 0.0 for entry in recipe.deltas]
     if len(set(scales)) > 1:
         shares = ", ".join(f"{scale / len(scales):g}" for scale in scales)
-        warnings.append(
+        yield (
             f"Method {recipe.method} divides by the number of deltas: with these scales they count "
             f"{shares}, and {sum(scales) / len(scales):g} in all."
         )
-    return warnings
 
 
-def _repeated(vectors: list[TaskVector], identities: tuple[str, ...]) -> list[str]:
-    warnings = []
+def _repeated(vectors: list[TaskVector], identities: tuple[str, ...]) -> Iterator[str]:
     for number, identity in enumerate(identities):
-        first = identities.index(identity)
-        if first < number:
-            warnings.append(
-                f"{vectors[number].path} is the same delta as {vectors[first].path}: it counts twice."
-            )
-    return warnings
+        first = vectors[identities.index(identity)]
+        if first is not vectors[number]:
+            yield f"{vectors[number].path} is the same delta as {first.path}: it counts twice."

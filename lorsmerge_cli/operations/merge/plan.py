@@ -1,4 +1,4 @@
-"""What a merge will do, found out and checked from headers before a weight is read."""
+"""Plan a merge: check all that headers and configs tell before a weight is read."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ ANEW = "To merge something else, write a TOML recipe: `merge --save-recipe` make
 
 @dataclass(frozen=True)
 class Unit:
-    """What one thread does at a time: a pruned matrix, or a block of a tensor's entries.
+    """What one thread does at a time: a pruned matrix, or a block of a tensor's elements.
 
     Attributes:
         name: of the tensor.
-        start, stop: entries in row-major order.
-        whole: the tensor is needed in one piece and in its shape.
+        start, stop: elements in row-major order.
+        whole: whether the tensor is needed in one piece and in its shape.
         nbytes: in the base.
     """
 
@@ -72,23 +72,18 @@ class MergePlan(MergeInputs):
 
     Attributes:
         recipe: with every default written out.
-        companions: the folder whose config and tokenizer an output folder gets.
-        copied: what tells whether a file of theirs changed since it was found.
+        config_dir: the folder whose config and tokenizer an output folder gets.
+        copied: what tells whether a file of it changed since it was found.
         output: file or folder.
         as_folder: whether `output` is a model folder.
         output_specs: every tensor of the output.
         dtype: of most of the output.
-        device: where matrices are pruned.
-        threads: tensors in flight.
-        max_shard_size: bytes.
-        allow_other_base: whether deltas of another base are taken.
-        force: whether outputs that exist are replaced.
-        save_recipe: where the recipe is written, None for nowhere.
-        lacking: tokenizer and feature extractor where a Whisper's folder will have none.
+        device, threads, max_shard_size, allow_other_base, force, save_recipe: as in `merge`.
+        lacking: faults for tokenizer and feature extractor where a Whisper's folder will have none.
     """
 
     recipe: Recipe
-    companions: Path | None
+    config_dir: Path | None
     copied: Mapping[Path, FileIdentity]
     output: Path
     as_folder: bool
@@ -109,6 +104,7 @@ class MergePlan(MergeInputs):
 
     @property
     def combiner(self) -> Combiner:
+        """The method's combiner."""
         return COMBINERS[METHODS[self.method].combiner]
 
     @property
@@ -129,14 +125,14 @@ class MergePlan(MergeInputs):
 
     @property
     def memory(self) -> int:
-        """Bytes of working memory at most, less PyTorch itself and the mapped inputs."""
+        """Upper bound on working memory in bytes, excluding PyTorch and memory-mapped inputs."""
         matrices = [self.base.specs[name].numel for name in self.base.specs if self.is_whole(name)]
         copies = PRUNING_COPIES + (len(self.vectors) if self.combiner.needs_all else 0)
         held = copies * 4 * max([BLOCK, *matrices])
         return self.threads * (HEAP_SLACK * held + THREAD_OVERHEAD)
 
     def is_whole(self, name: str) -> bool:
-        """Whether a tensor has to be dealt with in one piece."""
+        """Return whether a tensor is merged in one piece, not in blocks."""
         if not self.base.specs[name].is_float:
             return False
         if self.combiner.needs_all or name in self.pruned:
@@ -144,7 +140,7 @@ class MergePlan(MergeInputs):
         return any(vector.is_pruned(name) for vector in self.vectors)
 
     def units(self) -> Iterator[Unit]:
-        """The work, in the base's order."""
+        """Yield the work in the base's order."""
         for name, spec in self.base.specs.items():
             if self.is_whole(name):
                 yield Unit(name, 0, spec.numel, True, spec.nbytes)
@@ -158,7 +154,7 @@ def plan_merge(
     recipe: Recipe,
     output: Path | None = None,
     *,
-    companions: Path | None = None,
+    config_dir: Path | None = None,
     save_recipe: Path | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -169,22 +165,10 @@ def plan_merge(
 ) -> MergePlan:
     """Check everything that headers, configs and the file system tell, and plan the merge.
 
-    Args:
-        recipe: what to merge.
-        output: `x.safetensors` for one file, anything else for a model folder; None for
-            `merged.safetensors` or, where the base is a folder, `merged`.
-        companions: a folder, or a Hub id, with config and tokenizer; None for the base's.
-        save_recipe: a TOML file to write the recipe to.
-        device: `auto`, `cpu`, `cuda[:n]` or `mps`.
-        threads: tensors in flight; None for one per core.
-        max_shard_size: bytes in one file of a folder.
-        force: replace an output that exists.
-        allow_other_base: take deltas of another base.
-        strip_prefix: what may stand before the names of the base or of a fine-tune, and not of the
-            other, such as `module.`.
+    The settings and their defaults are those of `merge`.
 
     Raises:
-        LorsmergeError: everything that stands in the way, at once.
+        LorsmergeError: all faults, at once.
     """
     recipe = recipe.resolved()
     target_device = resolve_device(device)
@@ -193,9 +177,9 @@ def plan_merge(
     base = found.base
     specs = output_specs(base, recipe.dtype)
     if output is None:
-        output = Path("merged" if base.folder or companions else "merged.safetensors")
+        output = Path("merged" if base.folder or config_dir else "merged.safetensors")
     as_folder = output.suffix.lower() != ".safetensors"
-    folder = _config_dir(output, as_folder, base, companions, faults)
+    folder = _config_dir(output, as_folder, base, config_dir, faults)
     inputs = found.files + [path for path in (recipe.source, folder) if path is not None]
     size = sum(spec.nbytes for spec in specs.values())
     size += companions_size(folder) if folder else 0
@@ -205,37 +189,24 @@ def plan_merge(
         faults += check_not_inside(save_recipe, output) if as_folder else []
     raise_all(faults)
     raise_all(_check_expected(recipe, found))
-    lacking = _lacking(base, companions or base.path, folder) if folder else ()
+    copied = find_companions(folder).files if folder else {}
+    lacking: list[LorsmergeError] = []
+    if folder and base.specs.keys() >= WHISPERS_OWN:
+        given = config_dir or base.path
+        lacking = told_of_cache(given, lacking_processor(copied, given, folder))
+    warnings = [*found.warnings, *(notes_on_code(folder) if folder else ()), *leftovers(output)]
+    for fault in lacking:
+        warnings.append(f"{fault.what[:-1]}, and {output} will have none. {fault.remedy}")
     return MergePlan(
-        base=base,
-        identity=found.identity,
-        vectors=found.vectors,
-        vector_identities=found.vector_identities,
-        pruned=found.pruned,
-        warnings=(
-            *found.warnings,
-            *(notes_on_code(folder) if folder else ()),
-            *leftovers(output),
-            *(
-                f"{fault.what[:-1]}, and {output} will have none. {fault.remedy}"
-                for fault in lacking
-            ),
-        ),
-        recipe=recipe,
-        companions=folder,
-        copied=_identified(folder),
-        output=output,
-        as_folder=as_folder,
-        output_specs=specs,
+        **vars(found) | {"warnings": tuple(warnings)},
+        recipe=recipe, config_dir=folder,
+        copied={path: FileIdentity.of(path) for path in copied.values()},
+        output=output, as_folder=as_folder, output_specs=specs,
         dtype=parse_dtype(recipe.dtype) if recipe.dtype else base.dtype,
-        device=target_device,
-        threads=threads or default_threads(),
-        max_shard_size=max_shard_size,
-        allow_other_base=allow_other_base,
-        force=force,
-        save_recipe=save_recipe,
-        lacking=lacking,
-    )
+        device=target_device, threads=threads or default_threads(),
+        max_shard_size=max_shard_size, allow_other_base=allow_other_base, force=force,
+        save_recipe=save_recipe, lacking=tuple(lacking),
+    )  # fmt: skip
 
 
 def _config_dir(
@@ -248,46 +219,12 @@ def _config_dir(
     """Return the folder with config and tokenizer; None where one file is written."""
     if wrong := check_weights_path(output):
         faults += wrong
-    elif as_folder:
-        return _companions(output, base, given, faults)
-    elif given is not None:
-        faults.append(
-            UsageFault(
-                f"--config {given} has no use where one file is written.",
-                "Leave it out, or write -o NAME/ for a model folder.",
-            )
-        )
-    return None
-
-
-def _lacking(base: Checkpoint, given: Path, folder: Path) -> tuple[LorsmergeError, ...]:
-    """Return a fault for tokenizer and extractor where a Whisper's output folder gets none."""
-    if not base.specs.keys() >= WHISPERS_OWN:
-        return ()
-    faults = lacking_processor(find_companions(folder).files, given, folder)
-    return tuple(told_of_cache(given, faults))
-
-
-def _identified(folder: Path | None) -> dict[Path, FileIdentity]:
-    files = find_companions(folder).files.values() if folder else ()
-    return {path: FileIdentity.of(path) for path in files}
-
-
-def output_specs(base: Checkpoint, dtype: str | None) -> dict[str, TensorSpec]:
-    """The base's tensors, the float ones in `dtype` where one is asked for."""
-    if dtype is None:
-        return dict(base.specs)
-    target = parse_dtype(dtype)
-    return {
-        name: TensorSpec(spec.shape, target) if spec.is_float else spec
-        for name, spec in base.specs.items()
-    }
-
-
-def _companions(
-    output: Path, base: Checkpoint, given: Path | None, faults: list[LorsmergeError]
-) -> Path | None:
-    """The folder whose config and tokenizer an output folder gets."""
+        return None
+    if not as_folder:
+        if given is not None:
+            what = f"--config {given} has no use where one file is written."
+            faults.append(UsageFault(what, "Omit it, or write -o NAME/ for a model folder."))
+        return None
     folder = base.folder
     if given is not None:
         try:
@@ -313,21 +250,27 @@ def _companions(
     return folder
 
 
+def output_specs(base: Checkpoint, dtype: str | None) -> dict[str, TensorSpec]:
+    """Return the base's tensors, the float ones in `dtype` unless it is None."""
+    if dtype is None:
+        return dict(base.specs)
+    target = parse_dtype(dtype)
+    return {
+        name: TensorSpec(spec.shape, target) if spec.is_float else spec
+        for name, spec in base.specs.items()
+    }
+
+
 def _check_expected(recipe: Recipe, inputs: MergeInputs) -> list[LorsmergeError]:
-    """Whether the files are those that a lorsmerge.json was written about."""
+    """Return faults for inputs that are not those of the recipe's `lorsmerge.json`."""
     if not recipe.expected:
         return []
-    vectors = inputs.vectors
     found = (inputs.identity.digest, *inputs.vector_identities)
-    paths = [inputs.base.path, *(vector.path for vector in vectors)]
+    paths = [inputs.base.path, *(vector.path for vector in inputs.vectors)]
     if len(paths) != len(recipe.expected):
-        return [
-            UsageFault(
-                f"{recipe.source} lists {len(vectors)} deltas and the fingerprints of "
-                f"{len(recipe.expected) - 1}.",
-                ANEW,
-            )
-        ]
+        count = len(recipe.expected) - 1
+        what = f"{recipe.source} lists {len(paths) - 1} deltas and the fingerprints of {count}."
+        return [UsageFault(what, ANEW)]
     return [
         other_input(path, digest, wanted)
         for path, digest, wanted in zip(paths, found, recipe.expected, strict=True)
@@ -336,7 +279,7 @@ def _check_expected(recipe: Recipe, inputs: MergeInputs) -> list[LorsmergeError]
 
 
 def other_input(path: Path, found: str, recorded: str) -> Mismatch:
-    """The error for an input that is not the one a `lorsmerge.json` was written about."""
+    """Return the error for an input that differs from the one a `lorsmerge.json` recorded."""
     return Mismatch(
         f"{path} is not the file that the recipe was made with (fingerprint {found[:12]}, recorded "
         f"{recorded[:12]}).",

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,6 @@ from torch import Tensor
 from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions
-from lorsmerge_cli.checkpoint.names import is_variance
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Rounding, Term, is_finite, merge_tensor
 from lorsmerge_cli.core.methods import METHODS
@@ -33,13 +32,13 @@ from lorsmerge_cli.deltas.task_vector import (
     check_base_content,
     rounded_base,
 )
-from lorsmerge_cli.errors import LorsmergeError, NonFinite, raise_all, zero_delta
-from lorsmerge_cli.operations.merge.faults import negative, not_finite
+from lorsmerge_cli.errors import LorsmergeError, raise_all, zero_delta
+from lorsmerge_cli.operations.merge.faults import check_merged, not_finite
 from lorsmerge_cli.operations.merge.inputs import pinned_recipe
 from lorsmerge_cli.operations.merge.plan import MergePlan, Unit, other_input
 from lorsmerge_cli.outputs import atomic_file, atomic_folder, check_unchanged, write_json
 from lorsmerge_cli.recipe.recipe import save
-from lorsmerge_cli.recipe.record import trained_digests, training_of
+from lorsmerge_cli.recipe.record import header_of, trained_digests, training_of
 
 LOST_WARNING = 0.03  # of the updates
 NORM_SPREAD = 10.0  # between the largest and the smallest delta
@@ -55,8 +54,8 @@ class MergeReport:
         rounding: updates, and how many of them the output's dtype lost.
         norms: L2 norm of each delta as read, in the recipe's order.
         kept: L2 norm of each after pruning.
-        step: L2 norm of the step from the base, lambda and all; a merge without pruning that takes
-            as long a step is the control for what pruning does beside shrinking.
+        step: L2 norm of the step from the base, lambda included; an unpruned merge of the same step
+            norm is the control for what pruning does beside shrinking.
         warnings: what the user should know.
     """
 
@@ -68,7 +67,7 @@ class MergeReport:
     norms: tuple[float, ...]
     kept: tuple[float, ...]
     step: float
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
 
 def run_merge(
@@ -78,7 +77,7 @@ def run_merge(
 
     Args:
         plan: a checked merge.
-        progress: told the bytes of the base that were just dealt with, and those in all.
+        progress: called with the bytes of the base just merged and the bytes in all.
 
     Raises:
         NonFinite: a NaN or an infinity in an input, or an overflow of the output's dtype.
@@ -89,8 +88,8 @@ def run_merge(
     total = sum(unit.nbytes for unit in plan.units())
     if plan.as_folder:
         with atomic_folder(plan.output, force=plan.force) as folder:
-            if plan.companions is not None:
-                copy_companions(plan.companions, folder, plan.dtype)
+            if plan.config_dir is not None:
+                copy_companions(plan.config_dir, folder, plan.dtype)
             run.write_weights(folder, lambda done: progress(done, total))
             write_json(folder / "lorsmerge.json", run.record)
     else:
@@ -140,23 +139,25 @@ class _Run:
             ):
                 self.rounding += rounding
                 progress(unit.nbytes)
-            self._refuse_zero_deltas()
+            for vector, norm in zip(plan.vectors, self.norms(), strict=True):
+                if norm == 0:
+                    raise zero_delta(vector.path)
             self._check_contents()
             check_unchanged(plan.identities | dict(plan.copied))
             writer.finish({"lorsmerge": json.dumps(self.record, ensure_ascii=False)})
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """How the output was made; asked for when all inputs have been read."""
+        """How the output was made; complete when all inputs have been read."""
         return made_from(self.plan, self._hexdigests)
 
     @cached_property
     def _hexdigests(self) -> list[str]:
-        """Of the base and each delta; asked for when all of them have been read."""
+        """Content hashes of the base and each delta; complete when all of them have been read."""
         return [content.hexdigest() for content in (self._base_content, *self._contents)]
 
     def _check_contents(self) -> None:
-        """Check every byte of the inputs against what deltas and a record say of them.
+        """Check the inputs' content hashes against those in deltas and in a recipe's record.
 
         Raises:
             Mismatch: another base than a delta's, or other inputs than the record's.
@@ -187,10 +188,7 @@ class _Run:
         dtype = self.plan.output_specs[unit.name].dtype
         merged = merge_tensor(base, self._terms(unit, base), self.method, dtype)
         self.steps.append(energy(merged.update))
-        if not is_finite(merged.tensor):
-            raise self._non_finite(unit.name)
-        if is_variance(unit.name) and bool((merged.tensor < 0).any()):
-            raise negative(unit.name, float(merged.tensor.min()), self.plan.tensors(unit.name))
+        check_merged(unit.name, merged.tensor, self.plan.tensors(unit.name))
         writer.write(unit.name, merged.tensor, unit.start)
         return merged.rounding
 
@@ -203,7 +201,8 @@ class _Run:
             delta = self._delta(unit, vector)
             prunes = unit.name in self.plan.pruned and (entry.svp, entry.mp) != (None, None)
             if (prunes or not self.plan.combiner.linear) and not is_finite(delta):
-                raise self._non_finite(unit.name)
+                dtype = self.plan.output_specs[unit.name].dtype
+                raise not_finite(unit.name, dtype, self.plan.tensors(unit.name))
             if isinstance(vector, StoredTaskVector):
                 before = vector.file.norms[unit.name] ** 2 if prunes else 0.0
             else:
@@ -230,9 +229,6 @@ class _Run:
             return dense(vector.read(unit.name).to(self.plan.device))
         return vector.read_block(unit.name, unit.start, unit.stop)
 
-    def _non_finite(self, name: str) -> NonFinite:
-        return not_finite(name, self.plan.output_specs[name].dtype, self.plan.tensors(name))
-
     def norms(self) -> tuple[float, ...]:
         return tuple(
             vector.norm if isinstance(vector, StoredTaskVector) else math.fsum(squares) ** 0.5
@@ -244,11 +240,6 @@ class _Run:
             max(0.0, norm**2 - math.fsum(dropped)) ** 0.5 if dropped else norm
             for norm, dropped in zip(self.norms(), self._dropped, strict=True)
         )
-
-    def _refuse_zero_deltas(self) -> None:
-        for vector, norm in zip(self.plan.vectors, self.norms(), strict=True):
-            if norm == 0:
-                raise zero_delta(vector.path)
 
     def warnings(self) -> Iterator[str]:
         yield from self._other_bases
@@ -280,7 +271,7 @@ class _Run:
 
 
 def made_from(plan: MergePlan, contents: Sequence[str] = ()) -> dict[str, Any]:
-    """Say how an output was made: enough to make its bytes again, or to tell what has changed.
+    """Return the record of a merge: enough to repeat it to the last byte, or to see what changed.
 
     Args:
         plan: of the merge.
@@ -308,15 +299,8 @@ def made_from(plan: MergePlan, contents: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _about(vector: TaskVector) -> dict[str, Any]:
-    """What is known of a delta beside its values."""
-    if not isinstance(vector, StoredTaskVector):
-        if not isinstance(vector, FinetunedTaskVector):
-            return {}
-        training = training_of(vector.finetuned.folder)
-        return {"training": training} if training else {}
-    source = vector.file.provenance
-    return {"task": source.task, "language": source.language} | {
-        key: dict(value)
-        for key, value in (("pruning", source.pruning), ("training", source.training))
-        if value
-    }
+    """Return what is known of a delta beside its values."""
+    if not isinstance(vector, FinetunedTaskVector):
+        return header_of(vector)
+    training = training_of(vector.finetuned.folder)
+    return {"training": training} if training else {}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.checkpoint.names import is_variance, nothing_to_prune, select_pruned
 from lorsmerge_cli.checkpoint.reader import TIED
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
 from lorsmerge_cli.core.low_rank_sparse import dense
@@ -20,8 +20,8 @@ from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.deltas.task_vector import check_names
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, raise_all, zero_delta
 from lorsmerge_cli.inputs import several
-from lorsmerge_cli.operations.merge.faults import negative, not_finite
-from lorsmerge_cli.operations.merge.inputs import patterns_without_use
+from lorsmerge_cli.operations.merge.faults import check_merged, not_finite
+from lorsmerge_cli.operations.merge.inputs import select_tensors
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 
 BASE = "the base"
@@ -42,12 +42,19 @@ def merge_state_dicts(
 ) -> dict[str, Tensor]:
     """Merge deltas into a base in memory, to the last bit as `merge` does it on disk.
 
+    Settings hold for all deltas, and their defaults are those of `merge`.
+
     Args:
         base: the pretrained model's tensors by name, as of `model.state_dict()`. They are not
             changed.
         deltas: for each fine-tune its tensors less the base's, of the same names and shapes. Those
-            of integer tensors are not looked at: these are the base's in the merge.
-        svp, mp, scale, method, include, exclude: as in `merge`, for all deltas.
+            of integer tensors are ignored: in the merge these are the base's.
+        svp: share of the singular values of each matrix that is kept.
+        mp: share of the elements of each matrix that is kept.
+        scale: lambda.
+        method: a name in `METHODS`.
+        include: shell patterns of further tensors to prune.
+        exclude: shell patterns of tensors to merge unpruned.
         dtype: of the merged float tensors; each one's own by default.
         threads: tensors in flight; one per core by default. The result does not depend on it.
 
@@ -75,13 +82,13 @@ def merge_state_dicts(
     tied = _tied(base)
     specs = {name: _spec(t) for name, t in base.items() if name not in tied}
     floats = {name: spec for name, spec in specs.items() if spec.is_float}
-    run = _Merge(base, deltas, recipe, _pruned(recipe, floats))
     faults: list[LorsmergeError] = []
+    run = _Merge(base, deltas, recipe, select_tensors(recipe, floats, BASE, faults))
     for name, delta in zip(names, deltas, strict=True):
         own = {n: _spec(t) for n, t in delta.items() if n in floats or n not in base}
         faults += check_names(floats, own, base=BASE, where=name)
     raise_all(faults)
-    # as on disk, where each tensor has one thread: BLAS rounds otherwise when it shares out the work
+    # one thread per tensor, as on disk: BLAS rounds differently when threads share a product
     merged = dict(
         run_parallel(lambda name: run.tensor(name, wanted), specs, threads or default_threads())
     )
@@ -91,19 +98,18 @@ def merge_state_dicts(
     return {name: merged[tied.get(name, name)] for name in base}
 
 
+@dataclass
 class _Merge:
     """A merge of checked inputs; `squares` has the energy of each delta's tensors."""
 
-    def __init__(
-        self,
-        base: Mapping[str, Tensor],
-        deltas: Sequence[Mapping[str, Tensor]],
-        recipe: Recipe,
-        pruned: frozenset[str],
-    ) -> None:
-        self.base, self.deltas, self.recipe, self.pruned = base, deltas, recipe, pruned
-        self.method = METHODS[recipe.method or ""]
-        self.squares: list[list[float]] = [[] for _ in deltas]
+    base: Mapping[str, Tensor]
+    deltas: Sequence[Mapping[str, Tensor]]
+    recipe: Recipe
+    pruned: frozenset[str]
+
+    def __post_init__(self) -> None:
+        self.method = METHODS[self.recipe.method or ""]
+        self.squares: list[list[float]] = [[] for _ in self.deltas]
 
     def tensor(self, name: str, wanted: torch.dtype | None) -> Tensor:
         value = self.base[name].detach()
@@ -111,10 +117,7 @@ class _Merge:
             return value.clone()
         dtype = wanted or value.dtype
         result = merge_tensor(value.cpu(), self._terms(name, dtype), self.method, dtype).tensor
-        if not is_finite(result):
-            raise not_finite(name, dtype, self._inputs(name))
-        if is_variance(name) and bool((result < 0).any()):
-            raise negative(name, float(result.min()), self._inputs(name))
+        check_merged(name, result, self._inputs(name))
         return result.to(value.device)
 
     def _terms(self, name: str, dtype: torch.dtype) -> Iterator[Term]:
@@ -137,16 +140,6 @@ def _spec(tensor: Tensor) -> TensorSpec:
     return TensorSpec(tuple(tensor.shape), tensor.dtype)
 
 
-def _pruned(recipe: Recipe, floats: Mapping[str, TensorSpec]) -> frozenset[str]:
-    raise_all(patterns_without_use(recipe))
-    if METHODS[recipe.method or ""].pruner is None:
-        return frozenset()
-    pruned = select_pruned(floats, recipe.include, recipe.exclude)
-    if not pruned:
-        raise nothing_to_prune(BASE, recipe.exclude)
-    return pruned
-
-
 def _tied(base: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the names of repeated tensors, each with the name of the one that it repeats."""
     tied = {copy: name for copy, name in TIED.items() if copy in base and name in base}
@@ -154,6 +147,6 @@ def _tied(base: Mapping[str, Tensor]) -> dict[str, str]:
         if not torch.equal(base[copy], base[name]):
             raise Mismatch(
                 f"{BASE}: {copy!r} differs from {name!r}, which Whisper ties to it.",
-                "Leave the wrong one of the two out.",
+                "Remove the wrong one of the two.",
             )
     return tied

@@ -1,4 +1,4 @@
-"""What a search writes: recipes, the table of its trials, its report as a document."""
+"""Write what a search found: recipes, the table of its trials, its report as a document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lorsmerge_cli.operations.merge import pinned_recipe
 from lorsmerge_cli.operations.search.plot import plot_search
 from lorsmerge_cli.operations.search.report import Finalist, SearchReport, TrialRow
 from lorsmerge_cli.outputs import atomic_file
-from lorsmerge_cli.recipe.recipe import Recipe
+from lorsmerge_cli.recipe.recipe import Recipe, save
 from lorsmerge_cli.recipe.search_settings import recipe_files, shown
 from lorsmerge_cli.results.records import finite
 
@@ -21,10 +21,7 @@ HEADING = "# lorsmerge search:"
 
 
 def write_report(report: SearchReport) -> list[Path]:
-    """Write the recipes, and the table and the picture where they are asked for.
-
-    Returns:
-        The files.
+    """Write the recipes, and the table and the picture if they are named; return the files.
 
     Raises:
         OutputFault: one of them cannot be written.
@@ -32,9 +29,8 @@ def write_report(report: SearchReport) -> list[Path]:
     written = []
     settings = report.plan.settings
     for path, finalist in zip(recipe_files(settings), report.written, strict=False):
-        text = _heading(report, finalist) + _recipe(report, finalist).to_toml()
-        with atomic_file(path, force=settings.force) as partial:
-            partial.write_text(text, encoding="utf-8")
+        heading = _heading(report, finalist)
+        save(_recipe(report, finalist), path, force=settings.force, heading=heading)
         written.append(path)
     if settings.csv is not None:
         with atomic_file(settings.csv, force=settings.force) as partial:
@@ -47,7 +43,7 @@ def write_report(report: SearchReport) -> list[Path]:
 
 
 def of_earlier_fronts(report: SearchReport) -> list[Path]:
-    """List the recipes of an earlier, larger front beside those that were written."""
+    """Return the recipes of an earlier, larger front beside those that were written."""
     if len(report.plan.goal.tasks) == 1:
         return []
     later = recipe_files(report.plan.settings)[len(report.written) :]
@@ -55,7 +51,7 @@ def of_earlier_fronts(report: SearchReport) -> list[Path]:
 
 
 def _is_of_a_search(path: Path) -> bool:
-    """Whether a file begins as the recipes do that `search` writes."""
+    """Return whether a file begins like a recipe that `search` wrote."""
     if not path.is_file():
         return False
     with open_regular(path) as file:
@@ -67,7 +63,7 @@ def _recipe(report: SearchReport, finalist: Finalist) -> Recipe:
 
 
 def _heading(report: SearchReport, finalist: Finalist) -> str:
-    """What a recipe is, as a comment above it."""
+    """Describe a recipe in a comment for its first line."""
     names = report.plan.goal.names(ranking=False)
     found = ", ".join(
         f"{name} {value:.2f}" for name, value in zip(names, finalist.values, strict=True)
@@ -79,39 +75,34 @@ def _heading(report: SearchReport, finalist: Finalist) -> str:
 
 
 def trials_csv(report: SearchReport) -> str:
-    """One line a trial: what was tried, its scores, and those of the finalists by beam search."""
-    goal = report.plan.goal
-    ranked, final = goal.names(ranking=True), goal.names(ranking=False)
-    groups = list(dict.fromkeys(key for row in report.trials for key in row.scores))
-    beam = f"beam {report.plan.settings.beam}"
-    how = goal.rank_by if goal.rank_by != "beam" else beam
-    heads = ["trial", "title", "state", "part", "same as", *report.plan.space.parameters]
-    # a loss says so itself
-    ranked = tuple(name if goal.rank_by == "loss" else f"{name} ({how})" for name in ranked)
-    heads += [*ranked, *groups]
-    heads += [f"{name} of the part" for name in (*ranked, *groups)] if _stopped(report) else []
-    if goal.rank_by != "beam":
-        heads += [f"{name} ({beam})" for name in final]
+    """Return a line per trial: what was tried, its scores, and a finalist's by beam search."""
+    goal, beam = report.plan.goal, f"beam {report.plan.settings.beam}"
+    how = beam if goal.rank_by == "beam" else goal.rank_by
+    ranked = goal.names(ranking=True)
+    if goal.rank_by != "loss":  # whose name says how it was scored
+        ranked = tuple(f"{name} ({how})" for name in ranked)
+    final = [f"{name} ({beam})" for name in goal.names(ranking=False)] if how != beam else []
     finals = {finalist.trial.number: finalist.values for finalist in report.finalists}
+    groups = dict.fromkeys(key for row in report.trials for key in row.scores)
+    scored = [*ranked, *groups]
+    # a column of its own, as a part's score does not compare with the whole set's
+    of_part = {name: f"{name} of the part" for name in scored}
+    some_stopped = any(row.stopped for row in report.trials)
+    heads = ["trial", "title", "state", "part", "same as", *report.plan.space.parameters]
+    heads += [*scored, *(of_part.values() if some_stopped else ()), *final]
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(heads)
+    table = csv.DictWriter(text, heads, restval="", lineterminator="\n")
+    table.writeheader()
     for row in report.trials:
-        line: list[Any] = [row.number, row.title, _state(row), f"{row.part:.4g}", row.same_as or ""]
-        line += ["none" if value is None else value for value in row.point.values()]
-        scores = [*row.values, *(row.scores.get(group, "") for group in groups)]
-        none = [""] * len(scores)  # a score of a part is not to be sorted among those of the whole
-        line += none if row.stopped else scores
-        if _stopped(report):
-            line += scores if row.stopped else none
-        if goal.rank_by != "beam":
-            line += finals.get(row.number, [""] * len(final))
-        table.writerow(line)
+        cells: dict[str, Any] = dict(zip(ranked, row.values, strict=True)) | row.scores
+        if row.stopped:
+            cells = {of_part[name]: value for name, value in cells.items()}
+        cells |= {name: "none" if value is None else value for name, value in row.point.items()}
+        cells |= {"trial": row.number, "title": row.title, "state": _state(row)}
+        cells |= {"part": f"{row.part:.4g}", "same as": row.same_as or ""}
+        cells |= zip(final, finals.get(row.number, ()), strict=False)
+        table.writerow(cells)
     return text.getvalue()
-
-
-def _stopped(report: SearchReport) -> bool:
-    return any(row.stopped for row in report.trials)
 
 
 def _state(row: TrialRow) -> str:
@@ -119,7 +110,7 @@ def _state(row: TrialRow) -> str:
 
 
 def document(report: SearchReport) -> dict[str, Any]:
-    """The report for --json."""
+    """Return the report for --json."""
     plan = report.plan
     settings, goal = plan.settings, plan.goal
     best = report.finalists[0] if report.finalists else None

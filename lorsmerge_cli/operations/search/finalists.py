@@ -1,4 +1,4 @@
-"""Which of a search's finalists are as good as the best, and which of those is the simplest."""
+"""Choose the simplest of a search's finalists that are as good as the best."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from lorsmerge_cli.recipe.space import Point, rounded
 
 
 def complexity(recipe: Recipe) -> tuple[int, int, float]:
-    """Return how much there is to a recipe, to be compared: less is simpler.
+    """Return a key that is less for a simpler recipe.
 
-    First the parts that pruning has: none (task arithmetic), one (SVP or MP), two (LoRS). Of as
-    many, then the number of different settings that deltas have: shared ones are simpler than one
-    for each. Of as many, the share that pruning keeps: fewer parameters are simpler.
+    It compares the number of ratios (none in task arithmetic, one in SVP or MP, two in LoRS), then
+    the number of different settings of deltas, then the share that pruning keeps.
     """
     deltas = recipe.resolved().deltas
     settings = [(delta.svp, delta.mp, delta.scale) for delta in deltas]
@@ -25,7 +24,7 @@ def complexity(recipe: Recipe) -> tuple[int, int, float]:
 
 
 def unpruned(point: Point, factor: float = 1.0) -> Point:
-    """Return a point without its pruning, and with each lambda times a factor."""
+    """Return a point without its ratios, and with each lambda times a factor."""
     return {
         name: None if value is None or not name.startswith("scale") else rounded(factor * value)
         for name, value in point.items()
@@ -38,15 +37,15 @@ def judge(
     statistics: Sequence[Statistics],
     speakers: Speakers,
 ) -> tuple[Finalist, ...]:
-    """Order finalists, the best first, and tell which cannot be told from it.
+    """Order finalists, the best first, and mark those that are as good as the best.
 
-    A finalist counts as good as the best where it is behind by no more than one standard error of
-    the paired difference, in every objective. Where a dev set has too few speakers for a standard
-    error, only what is no worse counts.
+    A finalist is as good where it is behind by at most one standard error of the paired difference,
+    in every objective. A dev set with too few speakers for a standard error marks only finalists
+    that are no worse.
 
     Args:
-        goal: by which they are ordered.
-        recipes: what was tried.
+        goal: the objectives.
+        recipes: the trials and their recipes.
         statistics: of each, on the dev set by beam search.
         speakers: of the dev set.
     """

@@ -1,4 +1,4 @@
-"""Many merges of the same deltas, in memory."""
+"""Merge the same deltas many times, in memory."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 class RepeatedMerge:
     """Merges of one base and its deltas by many recipes.
 
-    A matrix of a delta is decomposed once, at the largest rank, and its largest entries are
-    selected once for each pair of ratios, as far as `cache` goes. Where all deltas share their
-    scale and are combined linearly, what is kept is their sum or mean, so that another lambda
-    costs one addition to the base.
+    A matrix of a delta is decomposed once, at the largest rank, and its largest elements are
+    selected once for each pair of ratios, as far as the cache goes. Where all deltas share their
+    scale and are combined linearly, the cache keeps their sum or mean, so that another lambda costs
+    one addition to the base.
 
     The weights are those of `merge` but for the order of the sum and the rank of the
-    decomposition: a few roundings of float32 of the update. An entry whose magnitude equals the
+    decomposition: a few roundings of float32 of the update. An element whose magnitude equals the
     threshold of MP to within such a rounding can fall on its other side.
+
+    Attributes:
+        cache: pruned deltas, with `size`, the most bytes of them.
 
     Args:
         inputs: base and deltas, checked; `inputs.pruned` names the tensors that are pruned.
@@ -59,19 +62,10 @@ class RepeatedMerge:
             for name in inputs.pruned
             for number in range(len(inputs.vectors))
         }
-        self._cache = _Cache(cache)
-
-    def keep_at_most(self, cache: int) -> None:
-        """Keep another number of bytes of pruned deltas from now on."""
-        self._cache.resize(cache)
-
-    @property
-    def cache(self) -> int:
-        """Bytes of pruned deltas that are kept at most."""
-        return self._cache.size
+        self.cache = _Cache(cache)
 
     def weights(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
-        """Name and merged value of every tensor of the base, in the base's dtype.
+        """Yield name and merged value of every tensor of the base, in the base's dtype.
 
         Args:
             recipe: with deltas in the order of the inputs.
@@ -108,7 +102,7 @@ class RepeatedMerge:
         return merge_tensor(base, self._terms(name, recipe.deltas, method), method, base.dtype)
 
     def _terms(self, name: str, deltas: tuple[DeltaEntry, ...], method: Method) -> Iterator[Term]:
-        """Deltas pruned before; where all share a scale and combine linearly, as one."""
+        """Yield the pruned deltas; as one term if all share a scale and combine linearly."""
         shape, prunes = self.inputs.base.specs[name].shape, name in self.inputs.pruned
         keeps = tuple(
             budget(shape, entry.svp, entry.mp) if prunes and (entry.svp or entry.mp) else None
@@ -119,11 +113,11 @@ class RepeatedMerge:
         if combiner.linear and len(set(scales)) == 1:
             key = (name, method.combiner, keeps)
             pairs = ((self._pruned(name, n, keep), 1.0) for n, keep in enumerate(keeps))
-            yield Term(self._cache.get(key, lambda: combiner.combine(pairs)), scales[0])
+            yield Term(self.cache.get(key, lambda: combiner.combine(pairs)), scales[0])
             return
         for number, (keep, scale) in enumerate(zip(keeps, scales, strict=True)):
             pruned = partial(self._pruned, name, number, keep)
-            delta = self._cache.get((name, number, keep), pruned)
+            delta = self.cache.get((name, number, keep), pruned)
             if not combiner.linear and not is_finite(delta):
                 raise self._non_finite(name)
             yield Term(delta, scale)
@@ -146,7 +140,7 @@ class RepeatedMerge:
 
 
 class _Cache:
-    """Tensors by key; the one that was not used for longest goes first."""
+    """Tensors by key, at most `size` bytes of them; the least recently used one goes first."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -155,7 +149,7 @@ class _Cache:
         self._lock = Lock()
 
     def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """What is held under a key, or else is made now; not to be changed."""
+        """Return the tensor of a key, made if it is not kept; callers must not change it."""
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
@@ -164,13 +158,14 @@ class _Cache:
         nbytes = value.numel() * value.element_size()
         if nbytes <= self.size:
             with self._lock:
-                if key not in self._held:  # nor made by another thread meanwhile
+                if key not in self._held:  # another thread may have made it meanwhile
                     self._held[key] = value
                     self._used += nbytes
                     self._shrink()
         return value
 
     def resize(self, size: int) -> None:
+        """Keep at most `size` bytes from now on."""
         with self._lock:
             self.size = size
             self._shrink()

@@ -1,4 +1,4 @@
-"""The picture of `search --plot`: the objectives against what was tried, and against each other."""
+"""Draw the picture of `search --plot`: the objectives against the points, and each other."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ NONE = "none"
 def plot_search(report: SearchReport, output: Path, *, force: bool) -> None:
     """Draw a row of panels for each objective: its value against lambda, r and p.
 
-    With two objectives one more row has the one against the other, and the Pareto front.
+    With two objectives one more row has one against the other, and the Pareto front.
 
     Args:
         report: with at least one finalist.
-        output: a picture that `check_picture` found nothing against.
+        output: a picture that passed `check_picture`.
+        force: whether a file that exists is replaced.
 
     Raises:
         OutputFault: the disk filled up.
@@ -49,38 +50,36 @@ def plot_search(report: SearchReport, output: Path, *, force: bool) -> None:
 
 
 def _against(axes: Any, report: SearchReport, objective: int, kind: str) -> None:
-    """Trials by the value of one kind of parameter; each delta's own in a colour of its own."""
+    """Draw trials by the value of one kind of parameter, each delta's in a colour of its own."""
     names = report.plan.space.names(kind)
     whole = [row for row in report.trials if not row.stopped]
     stopped = [row for row in report.trials if row.stopped]
-    left = _place_of_none(report, kind)
+    left = _x_of_none(report, kind)
 
-    def places(rows: list[TrialRow], name: str) -> list[float]:
+    def xs_of(rows: list[TrialRow], name: str) -> list[float]:
         return [left if row.point[name] is None else float(row.point[name] or 0) for row in rows]
 
     for number, name in enumerate(names):
         colour = BLUE if len(names) == 1 else f"C{number % 10}"
         label = "trial" if len(names) == 1 else legible(Path(report.plan.space.deltas[number]).stem)
         ys = [row.values[objective] for row in whole]
-        axes.plot(places(whole, name), ys, "o", color=colour, markersize=5, alpha=0.75, label=label)
+        axes.plot(xs_of(whole, name), ys, "o", color=colour, markersize=5, alpha=0.75, label=label)
     if len(names) == 1:
-        ys = [row.values[objective] for row in stopped if row.values]
-        xs = places([row for row in stopped if row.values], names[0])
-        label = "stopped, on a part"
-        axes.plot(xs, ys, "o", markerfacecolor="none", color=GREY, markersize=5, label=label)
+        if stopped:
+            ys = [row.values[objective] for row in stopped]
+            axes.plot(xs_of(stopped, names[0]), ys, "o", markerfacecolor="none", color=GREY,
+                      markersize=5, label="stopped, on a part")  # fmt: skip
         best = next(found.trial for found in report.finalists if found.trial.number)
-        axes.plot(places([best], names[0]), [best.values[objective]], "*", color=RED,
+        axes.plot(xs_of([best], names[0]), [best.values[objective]], "*", color=RED,
                   markersize=14, label=f"best: trial {best.number}")  # fmt: skip
-        if not stopped:
-            axes.lines[1].set_label("_none")
     if any(row.point[name] is None for row in report.trials for name in names):
-        ticks = sorted({left, *(v for n in names for v in places(list(report.trials), n))})
+        ticks = sorted({left, *(v for n in names for v in xs_of(list(report.trials), n))})
         if len(ticks) <= 8:
             axes.set_xticks(ticks, [NONE if tick == left else f"{tick:g}" for tick in ticks])
 
 
-def _place_of_none(report: SearchReport, kind: str) -> float:
-    """Left of every number."""
+def _x_of_none(report: SearchReport, kind: str) -> float:
+    """Return where `none` is drawn: left of every number."""
     names = report.plan.space.names(kind)
     found = [row.point[name] for row in report.trials for name in names]
     numbers = [value for value in found if value is not None] or [1.0]
@@ -88,7 +87,7 @@ def _place_of_none(report: SearchReport, kind: str) -> float:
 
 
 def _front(axes: Any, report: SearchReport) -> None:
-    """Finalists by both objectives, their Pareto front joined."""
+    """Draw finalists by both objectives, their Pareto front joined."""
     names = report.plan.goal.names(ranking=False)
     for found in report.finalists:
         style = {"color": RED} if found.on_front else {"color": BLUE}

@@ -1,4 +1,4 @@
-"""What a search found."""
+"""The types of a search's report."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class TrialRow:
     """One trial.
 
     Attributes:
-        number: from 1, as the trials were begun; 0 for what is scored beside them, at the end.
-        title: which known setting it is, if one.
-        stopped: before all of the dev set was heard.
+        number: from 1, in the order in which trials began; 0 for a control scored at the end.
+        title: the name of the known setting that it is, if any.
+        stopped: early, on a part of the dev set.
         part: share of the dev set's utterances that its scores are of.
         point: what was tried.
         values: of the objectives.
         scores: of each language and task.
-        same_as: the earlier trial that tried the same, and whose scores these are.
+        same_as: number of the earlier trial of the same point, whose scores these are.
     """
 
     number: int
@@ -36,7 +36,7 @@ class TrialRow:
 
     @property
     def name(self) -> str:
-        """`trial 7`, or what it is beside them."""
+        """`trial 7`, or the title of a control."""
         return f"trial {self.number}" if self.number else self.title
 
 
@@ -49,9 +49,9 @@ class Finalist:
         values: of the objectives.
         scores: of each language and task.
         on_front: no other finalist is better in one objective and as good in the others.
-        differences: from the best finalist, in each objective; p is not worked out.
-        as_good: whether it cannot be told from the best.
-        complexity: as in `search_finalists.complexity`.
+        differences: from the best finalist, in each objective, without p-values.
+        as_good: whether it is within a standard error of the best.
+        complexity: as `finalists.complexity` returns it.
     """
 
     trial: TrialRow
@@ -68,25 +68,25 @@ class SearchReport:
     """What a search found.
 
     Attributes:
-        plan: what was asked for.
+        plan: the search.
         trials: by number.
+        own: trials that this process did.
         finalists: the best first; empty for a worker.
         chosen: the one whose recipe is written; None for a worker.
         base: the untouched base's scores on the dev set; None for a worker.
         test, base_test: scores of the chosen one and of the base on the test set; None without.
         tested: the chosen one less the base on the test set, in each objective.
-        own: trials that this process did.
     """
 
     plan: SearchPlan
     trials: tuple[TrialRow, ...]
-    finalists: tuple[Finalist, ...]
-    chosen: Finalist | None
-    base: Scores | None
-    test: Scores | None
-    base_test: Scores | None
-    tested: tuple[Comparison, ...]
     own: int
+    finalists: tuple[Finalist, ...] = ()
+    chosen: Finalist | None = None
+    base: Scores | None = None
+    test: Scores | None = None
+    base_test: Scores | None = None
+    tested: tuple[Comparison, ...] = ()
 
     @property
     def front(self) -> tuple[Finalist, ...]:
@@ -95,10 +95,7 @@ class SearchReport:
 
     @property
     def written(self) -> tuple[Finalist, ...]:
-        """Whose recipes are written: the chosen one, and with two objectives the front's.
-
-        As many as there are files for, one for each of --finalists.
-        """
+        """The chosen one, and with two objectives the front's, at most `--finalists` in all."""
         if self.chosen is None:
             return ()
         rest = self.front if len(self.plan.goal.tasks) > 1 else ()

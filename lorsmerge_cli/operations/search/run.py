@@ -1,13 +1,13 @@
-"""Search the ratios and scales of a merge: many merges in memory, scored on a dev set."""
+"""Run a search: try merges in memory, score them on a dev set, compare the best by beam search."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.core.parallel import default_threads
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile
 from lorsmerge_cli.metrics.metric import FLIPS
 from lorsmerge_cli.metrics.significance import Comparison
@@ -32,18 +33,18 @@ from lorsmerge_cli.operations.search.scores import (
     pareto,
     speakers_of,
 )
-from lorsmerge_cli.operations.search.storage import STORAGE_ERRORS, open_storage, reason
-from lorsmerge_cli.recipe.search_settings import is_url, shown
+from lorsmerge_cli.operations.search.storage import STORAGE_ERRORS, reason
+from lorsmerge_cli.recipe.search_settings import shown
 from lorsmerge_cli.recipe.space import Point, rounded
 from lorsmerge_cli.speech.decoding import DecodingSettings
 from lorsmerge_cli.speech.memory import Memory
 from lorsmerge_cli.speech.source import parse_speech_dtype
 
 POLL = 1.0  # seconds between looks at what the other workers do
-PATIENCE = 120.0  # seconds that a worker waits for the study to be made
+PATIENCE = 120.0  # seconds that a worker waits for the study
 KEPT_MERGES, KEPT_FEATURES = 0.25, 0.25  # of the free memory
 RESULT = "result"  # attribute of a trial: `scores`, of which `part`, and the `same` one
-STATISTICS = "statistics"  # attributes of a trial that heard all: what its scores come from
+STATISTICS = "statistics"  # attributes of a trial that was not stopped: what its scores come from
 
 
 def run_search(
@@ -51,19 +52,19 @@ def run_search(
     *,
     command: str = "the same call",
     progress: Callable[[int, int], None] = lambda done, total: None,
-    told: Callable[[str], None] = lambda text: None,
-    done: Callable[[TrialRow], None] = lambda trial: None,
-    heard: Callable[[float], None] = lambda rate: None,
+    on_message: Callable[[str], None] = lambda text: None,
+    on_trial: Callable[[TrialRow], None] = lambda trial: None,
+    on_rate: Callable[[float], None] = lambda rate: None,
 ) -> SearchReport:
-    """Carry out a plan, or take part in it.
+    """Carry out a plan, or do trials of it as a worker.
 
     Args:
         plan: a checked search.
         command: the line that resumes it.
-        progress: told the trials that are newly finished, by whichever worker, and those in all.
-        told: told what it waits for.
-        done: told each trial that this process finished.
-        heard: told the utterances that it scores per second.
+        progress: called with the trials newly finished, by whichever worker, and those in all.
+        on_message: called with what the search waits for or begins.
+        on_trial: called with each trial that this process finished.
+        on_rate: called with the utterances that it scores per second.
 
     Raises:
         Interrupted: by a signal.
@@ -74,40 +75,32 @@ def run_search(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # of samplers and retries
-            return _Run(plan, progress, told, done, heard).report()
+            return _Run(plan, progress, on_message, on_trial, on_rate).report()
     except KeyboardInterrupt:
         raise Interrupted(
-            f"Interrupted; what was finished is kept in {shown(plan.study)}.",
+            f"Interrupted; finished trials are kept in {shown(plan.study)}.",
             f"Resume with: {command}",
         ) from None
     except STORAGE_ERRORS as error:
         raise UnreadableFile(
-            f"The search stopped ({reason(error)}); what was finished is kept in "
+            f"The search stopped ({reason(error)}); finished trials are kept in "
             f"{shown(plan.study)}.",
             f"When it can be reached again, resume with: {command}",
         ) from error
 
 
+@dataclass
 class _Run:
     """A process of a search."""
 
-    def __init__(
-        self,
-        plan: SearchPlan,
-        progress: Callable[[int, int], None],
-        told: Callable[[str], None],
-        done: Callable[[TrialRow], None],
-        heard: Callable[[float], None],
-    ) -> None:
-        self.plan, self.progress, self.told, self.done = plan, progress, told, done
-        self.heard = heard
-        self.own = 0
-        self._reported = 0
-        self._titles = {
-            tuple(self._point(point).items()): title
-            for title, point in plan.space.first_points().items()
-        }
-        self.study: Study
+    plan: SearchPlan
+    progress: Callable[[int, int], None]
+    on_message: Callable[[str], None]
+    on_trial: Callable[[TrialRow], None]
+    on_rate: Callable[[float], None]
+    study: Study = field(init=False)
+    own: int = 0  # trials that this process finished
+    _reported: int = 0  # finished trials that `progress` knows of
 
     def report(self) -> SearchReport:
         """Do trials until there are enough; unless for a worker, score the best of them."""
@@ -115,30 +108,38 @@ class _Run:
         self.join()
         self.do_trials()
         if plan.settings.worker:
-            return SearchReport(plan, self.rows(), (), None, None, None, None, (), self.own)
+            return SearchReport(plan, self.rows(), self.own)
         finalists = self.finalists()
         chosen = choose(finalists, plan.settings.best)
-        found = self.by_beam("the base", lambda: self.scorer.load_base())
-        base = plan.goal.scores(found, ranking=False)
+        statistics = self.by_beam("the base", lambda: self.scorer.load_base())
+        base = plan.goal.scores(statistics, ranking=False)
         test, base_test, tested = self.test(chosen) if plan.test else (None, None, ())
         return SearchReport(
-            plan, self.rows(), finalists, chosen, base, test, base_test, tested, self.own
+            plan, self.rows(), self.own, finalists, chosen, base, test, base_test, tested
         )
 
     @cached_property
+    def titles(self) -> dict[tuple[tuple[str, float | None], ...], str]:
+        """The known settings: their points, as items, and names."""
+        return {
+            tuple(self._point(point).items()): title
+            for title, point in self.plan.space.first_points().items()
+        }
+
+    @cached_property
     def scorer(self) -> Scorer:
-        """The model and all that is kept for it, made when it is first needed."""
+        """The loaded model and the caches of its merges and features."""
         plan = self.plan
         settings = plan.settings
         device = resolve_device(settings.device)
         speech = plan.source.open(parse_speech_dtype(settings.dtype), settings.device)
         ratio = plan.space.values.get("svp")
-        # all there is: `_try` divides it, as workers come and go
+        # of one worker: `_try` divides it, as workers come and go
         memory = Memory(settings.memory, workers=1)
         free = memory.free()
         merge = RepeatedMerge(
-            plan.inputs, ratio.largest if ratio else None, device, plan.threads,
-            cache=int(KEPT_MERGES * free),
+            plan.inputs, ratio.largest if ratio else None, device,
+            settings.threads or default_threads(), cache=int(KEPT_MERGES * free),
         )  # fmt: skip
         decoding = DecodingSettings(
             settings.beam, settings.batch_size, settings.max_tokens, memory=memory
@@ -149,51 +150,41 @@ class _Run:
         )  # fmt: skip
 
     def join(self) -> None:
-        """Open the study, or begin it; a worker waits for it."""
-        plan, began = self.plan, time.monotonic()
-        worker = plan.settings.worker
-        while True:
-            study = None
-            if not worker or is_url(plan.study) or os.path.exists(plan.study):
-                study = studies.join_study(
-                    open_storage(plan.study), plan.study, plan.settings.name, plan.fingerprint,
-                    plan.goal.directions(ranking=True), create=not worker,
-                )  # fmt: skip
-            if study is not None:
-                break
-            if time.monotonic() - began > PATIENCE:
+        """Open or create the study; a worker waits for it."""
+        plan, deadline = self.plan, time.monotonic() + PATIENCE
+        while (study := studies.join_study(plan)) is None:
+            if time.monotonic() > deadline:
                 raise LorsmergeError(
-                    f"There is no study {plan.settings.name!r} in {shown(plan.study)} to take "
-                    "part in.",
-                    "Start the search itself, the same command with -o in place of --worker.",
+                    f"There is no study {plan.settings.name!r} in {shown(plan.study)} yet.",
+                    "Start the search itself: the same command with -o in place of --worker.",
                 )
             time.sleep(POLL)
-        if not worker:
-            studies.begin(study, plan.fingerprint, plan.points, plan.trials)
-        study.sampler = studies.make_sampler(
-            plan.settings.sampler, plan.settings.seed, len(study.get_trials(deepcopy=False)),
-            worker=worker,
-        )  # fmt: skip
+        if not plan.settings.worker:
+            studies.begin(study, plan)
+        begun = len(study.get_trials(deepcopy=False))
+        study.sampler = studies.make_sampler(plan.settings, begun)
         self.study = study
 
     @property
     def total(self) -> int:
-        """Trials in all, as the search itself was told."""
+        """Trials in all; for a worker as the search itself has it."""
         return int(self.study.user_attrs.get(studies.TRIALS, self.plan.trials))
 
     def do_trials(self) -> None:
-        """Do trials until there are enough; a search then waits for those of its workers."""
+        """Do trials until there are enough; a search then waits for its workers."""
         waited = False
         while True:
             studies.requeue_lost(self.study)
             trials = studies.live(self.study)
             states = [trial.state for trial in trials.values()]
-            self._progress(trials)
+            count = len(studies.finished(trials))
+            self.progress(count - self._reported, self.total)
+            self._reported = count
             if TrialState.WAITING in states or len(trials) < self.total:
                 self._do_one()
             elif TrialState.RUNNING in states and not self.plan.settings.worker:
                 if not waited:
-                    self.told(
+                    self.on_message(
                         "waiting for the trials of other workers; those of one that died are "
                         f"requeued after {studies.GRACE} s"
                     )
@@ -201,11 +192,6 @@ class _Run:
                 time.sleep(POLL)
             else:
                 return
-
-    def _progress(self, trials: Mapping[int, FrozenTrial]) -> None:
-        count = len(studies.finished(trials))
-        self.progress(count - self._reported, self.total)
-        self._reported = count
 
     def _do_one(self) -> None:
         trial = self.study.ask()
@@ -220,17 +206,18 @@ class _Run:
             state = TrialState.PRUNED if values is None else None
             found = self.study.tell(trial, values, state, skip_if_finished=True)
         except UpdateFinishedTrialError:
-            self.told(f"trial {number}: requeued by another worker, as this one gave no heartbeat")
+            what = "requeued by another worker, as this one gave no heartbeat"
+            self.on_message(f"trial {number}: {what}")
             return
         except BaseException:
             with suppress(*STORAGE_ERRORS):
                 studies.requeue(self.study, trial.number)
             raise
-        self.done(self._row(number, found))
+        self.on_trial(self._row(number, found))
         self.own += 1
 
     def _try(self, trial: Trial, finished: Mapping[int, FrozenTrial]) -> tuple[float, ...] | None:
-        """Values of the objectives; None for a trial that is stopped early."""
+        """Return the values of the objectives; None for a trial that is stopped early."""
         point = studies.suggest(trial, self.plan.space)
         wanted = self._point(point)
         twin = next((n for n, t in finished.items() if self._point(t.params) == wanted), None)
@@ -243,7 +230,7 @@ class _Run:
         values: tuple[float, ...] = ()
         began = time.monotonic()
         for step, statistics in enumerate(self.scorer.rank(parts), 1):
-            self.heard(len(parts[step - 1]) / max(1e-3, time.monotonic() - began))
+            self.on_rate(len(parts[step - 1]) / max(1e-3, time.monotonic() - began))
             scores = goal.scores(statistics, ranking=True)
             values = goal.values(scores)
             last = step == len(parts)
@@ -260,10 +247,10 @@ class _Run:
         return values
 
     def _is_behind(self, statistics: Statistics) -> bool:
-        """Whether one of the best finished trials is better on the same utterances, for certain.
+        """Return whether a trial on the Pareto front is clearly better on the same utterances.
 
-        By more than two standard errors of the paired difference, in every objective. A loss that
-        is not finite is behind.
+        Clearly is by more than two standard errors of the paired difference in every objective. A
+        loss that is not finite is behind any that is.
         """
         goal = self.plan.goal
         whole = [
@@ -293,7 +280,7 @@ class _Run:
         return any(map(math.isinf, values))
 
     def _shapes(self, ranking: bool) -> dict[str, tuple[int, int]]:
-        """Of the statistics of the whole dev set."""
+        """Return the shapes of statistics of the whole dev set."""
         goal = self.plan.goal
         return {
             key: (len(names), goal.metric(key.rpartition("_")[2], ranking=ranking).columns)
@@ -308,7 +295,7 @@ class _Run:
         return None if twin.state == TrialState.PRUNED else tuple(twin.values or ())
 
     def _point(self, params: Mapping[str, Any]) -> Point:
-        """As it stands in a recipe."""
+        """Return a point with the values that its recipe has."""
         point = {name: params[name] for name in self.plan.space.parameters}
         return {name: None if value is None else rounded(value) for name, value in point.items()}
 
@@ -316,7 +303,7 @@ class _Run:
         point, result = self._point(trial.params), trial.user_attrs[RESULT]
         return TrialRow(
             number=number,
-            title=self._titles.get(tuple(point.items()), ""),
+            title=self.titles.get(tuple(point.items()), ""),
             stopped=trial.state == TrialState.PRUNED,
             part=result["part"],
             point=point,
@@ -331,10 +318,10 @@ class _Run:
         return tuple(self._row(number, trial) for number, trial in found.items())
 
     def finalists(self) -> tuple[Finalist, ...]:
-        """The best trials and what they have to beat, scored as `eval` does, the best of them first.
+        """Score the best trials and what they have to beat as `eval` does, and order them.
 
-        To beat: task arithmetic with the lambda of the best trial, and with the lambda that takes a
-        step of the same norm, its control.
+        To beat are task arithmetic with the lambda of the best trial, and the control: task
+        arithmetic of the same step norm.
         """
         plan = self.plan
         rows = [row for row in self.rows() if not row.stopped and row.same_as is None]
@@ -378,20 +365,20 @@ class _Run:
         return self.by_beam(row.name, lambda: self.scorer.load(recipe))
 
     def by_beam(self, what: str, load: Callable[[], None]) -> Statistics:
-        """Statistics of a model as `eval` has them, from the study where an earlier run got there."""
+        """Return statistics of a model as `eval` has them, from the study if it keeps them."""
         key = f"{what} beam {self.plan.settings.beam}"
         known = studies.kept_statistics(self.study.user_attrs, key, self._shapes(False))
         if known is None:
-            self.told(f"beam search with {what}")
+            self.on_message(f"beam search with {what}")
             load()
             known = self.scorer.score(self.plan.parts[-1])
             studies.keep_statistics(self.study, key, known)
         return known
 
     def test(self, chosen: Finalist) -> tuple[Scores, Scores, tuple[Comparison, ...]]:
-        """Scores of the chosen recipe and of the base on the test set, and their paired test."""
+        """Score the chosen recipe and the base on the test set, and test their difference."""
         goal, rows = self.plan.goal, self.plan.test
-        self.told(f"beam search with {chosen.trial.name} and the base on the test set")
+        self.on_message(f"beam search with {chosen.trial.name} and the base on the test set")
         self.scorer.load(self.plan.space.recipe(chosen.trial.point))
         own = self.scorer.score(rows)
         self.scorer.load_base()

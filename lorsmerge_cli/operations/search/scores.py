@@ -1,4 +1,4 @@
-"""Scores of the merges of a search: the one model that stays loaded, and the dev set it hears."""
+"""Score the merges of a search on its dev set, with one model that stays loaded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,13 +16,7 @@ from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.metrics import metrics_of
 from lorsmerge_cli.metrics.metric import CorpusScore, ratio
 from lorsmerge_cli.metrics.normalisation import AUTO
-from lorsmerge_cli.metrics.significance import (
-    FEW,
-    Comparison,
-    Floats,
-    block_sums,
-    compare,
-)
+from lorsmerge_cli.metrics.significance import FEW, Comparison, Floats, block_sums, compare
 from lorsmerge_cli.operations.search.merges import RepeatedMerge
 from lorsmerge_cli.recipe.recipe import Recipe
 from lorsmerge_cli.results.records import dev_statistics
@@ -35,37 +30,39 @@ PARTS = (0.25, 0.5, 1.0)  # of the dev set, after which a trial may be stopped
 # of a token of the labels, the mean over a dev set
 LOSS = CorpusScore(name="loss", unit="nats", higher_is_better=False, score=ratio)
 
-SMALL = 100  # utterances of a task, of fewer of which a dev set is small
+SMALL = 100  # utterances of a task; a dev set with fewer is small
 
 Scores = dict[str, float]  # `ca_asr` -> its score by the reported metric, or its loss
 Statistics = dict[str, Floats]  # `ca_asr` -> what its score comes from, (utterances, columns)
-Speakers = dict[str, list[str | None]]  # `ca_asr` -> of its utterances
+Speakers = dict[str, list[str | None]]  # `ca_asr` -> the speakers of its utterances
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is to become better.
+    """The objectives of a search, one per task: its reported metric, averaged over languages.
+
+    Methods with `ranking` serve trials where it is true, and finalists where it is false.
 
     Attributes:
-        tasks: of each objective, whose reported metric is averaged over languages.
-        rank_by: what a trial is scored by: `greedy` or `beam` decoding, or `loss`.
+        tasks: one for each objective.
+        rank_by: what trials are scored by: `greedy` or `beam` decoding, or `loss`.
     """
 
     tasks: tuple[str, ...]
     rank_by: str
 
     def metric(self, task: str, language: str = "", *, ranking: bool) -> CorpusScore:
-        """Return what statistics of a task are scored by; without a language, as it is for most."""
+        """Return what scores a task's statistics; without a language, what it is for most."""
         return LOSS if ranking and self.rank_by == "loss" else metrics_of(language, task)[0]
 
     def names(self, *, ranking: bool) -> tuple[str, ...]:
-        """Return the names of the objectives, of trials or else of finalists."""
+        """Return the names of the objectives."""
         if ranking and self.rank_by == "loss":
             return tuple(f"{task} {LOSS.name}" for task in self.tasks)
         return tuple(self.metric(task, ranking=ranking).name for task in self.tasks)
 
-    def directions(self, *, ranking: bool) -> tuple[str, ...]:
-        """Return `minimize` or `maximize`, of each objective."""
+    def directions(self, *, ranking: bool) -> tuple[Literal["minimize", "maximize"], ...]:
+        """Return the direction of each objective, as Optuna names it."""
         metrics = [self.metric(task, ranking=ranking) for task in self.tasks]
         return tuple("maximize" if metric.higher_is_better else "minimize" for metric in metrics)
 
@@ -92,10 +89,11 @@ class Goal:
         """Return b less a in each objective, in its metric's unit, or in nats.
 
         Args:
-            a, b: statistics of the same utterances.
-            speakers: of at least those: they are the first ones.
+            a: statistics of utterances.
+            b: statistics of the same utterances.
+            speakers: of at least those, which come first.
             ranking: of trials, or else of finalists.
-            flips: of the paired test, for whoever wants its p.
+            flips: of the paired test, for callers that use its p-value.
         """
         found = []
         for task in self.tasks:
@@ -108,14 +106,14 @@ class Goal:
         return tuple(found)
 
     def values(self, scores: Mapping[str, float]) -> tuple[float, ...]:
-        """Plain means over the languages, as in the paper's tables."""
+        """Return the plain mean over languages of each objective, as in the paper's tables."""
         return tuple(
             _mean(value for key, value in scores.items() if key.rpartition("_")[2] == task)
             for task in self.tasks
         )
 
     def costs(self, values: Sequence[float], *, ranking: bool) -> tuple[float, ...]:
-        """Return values of which less is better."""
+        """Return the values turned so that less is better."""
         return tuple(
             -self.metric(task, ranking=ranking).gain(value)
             for value, task in zip(values, self.tasks, strict=True)
@@ -127,12 +125,17 @@ def _mean(values: Iterable[float]) -> float:
     return math.fsum(found) / len(found) if found else math.inf
 
 
-def parts_of(rows: Sequence[Utterance], shares: Sequence[float]) -> list[list[Utterance]]:
-    """Growing parts of a dev set, each with about the same share of every language and task."""
-    groups: dict[tuple[str, str], list[Utterance]] = {}
+def _grouped(rows: Sequence[Utterance]) -> dict[str, list[Utterance]]:
+    found: dict[str, list[Utterance]] = {}
     for row in rows:
-        groups.setdefault((row.language, row.task), []).append(row)
-    for group in groups.values():  # any order that is none, and the same one everywhere
+        found.setdefault(f"{row.language}_{row.task}", []).append(row)
+    return found
+
+
+def parts_of(rows: Sequence[Utterance], shares: Sequence[float]) -> list[list[Utterance]]:
+    """Return growing parts of a dev set, each with about its share of every language and task."""
+    groups = _grouped(rows)
+    for group in groups.values():  # an arbitrary order, but the same for every process
         group.sort(key=lambda row: hashlib.sha256(row.id.encode()).digest())
     return [
         [row for group in groups.values() for row in group[: math.ceil(share * len(group))]]
@@ -142,33 +145,29 @@ def parts_of(rows: Sequence[Utterance], shares: Sequence[float]) -> list[list[Ut
 
 def speakers_of(rows: Sequence[Utterance]) -> Speakers:
     """Return the speakers of each language and task, in the order of statistics of the rows."""
-    found: Speakers = {}
-    for row in rows:
-        found.setdefault(f"{row.language}_{row.task}", []).append(row.speaker)
-    return found
+    return {key: [row.speaker for row in group] for key, group in _grouped(rows).items()}
 
 
 def small_sets(tasks: Sequence[str], rows: Sequence[Utterance]) -> list[str]:
     """Return a warning for each task that a dev set is too small to tell recipes apart by."""
-    found = []
+    warnings = []
     for task in tasks:
-        groups = {
-            key: names for key, names in speakers_of(rows).items() if key.endswith(f"_{task}")
-        }
-        count = sum(map(len, groups.values()))
-        each = [len({name or n for n, name in enumerate(names)}) for names in groups.values()]
+        groups = [names for key, names in speakers_of(rows).items() if key.endswith(f"_{task}")]
+        count = sum(map(len, groups))
+        each = [len({name or n for n, name in enumerate(names)}) for names in groups]
         if min(each) < FEW or count < SMALL:
-            found.append(
+            warnings.append(
                 f"The dev set is small for {task}: {count} utterances, of {min(each)} speakers in one "
-                "language. What separates its best recipes will mostly be chance."
+                "language. Differences between its best recipes will mostly be chance."
             )
-    return found
+    return warnings
 
 
+@dataclass
 class Scorer:
     """Scores recipes by the model they make.
 
-    Args:
+    Attributes:
         speech: the model whose weights are replaced.
         merge: of the same base.
         rank_by: how trials are scored, of RANKINGS.
@@ -177,31 +176,28 @@ class Scorer:
         normalisation: of error rates, one of `CHOICES`.
     """
 
-    def __init__(
-        self,
-        speech: SpeechModel,
-        merge: RepeatedMerge,
-        rank_by: str,
-        decoding: DecodingSettings,
-        kept: int,
-        normalisation: str = AUTO,
-    ) -> None:
-        self.speech, self.merge, self.rank_by = speech, merge, rank_by
-        self.normalisation = normalisation
-        self.decoding = decoding.with_lists_of(speech)
-        self.features = Features(speech, kept)
-        self._kept = merge.cache, kept
+    speech: SpeechModel
+    merge: RepeatedMerge
+    rank_by: str
+    decoding: DecodingSettings
+    kept: int
+    normalisation: str = AUTO
+
+    def __post_init__(self) -> None:
+        self.decoding = self.decoding.with_lists_of(self.speech)
+        self.features = Features(self.speech, self.kept)
+        self._kept = self.merge.cache.size, self.kept
 
     def share_memory(self, workers: int) -> None:
-        """Keep, and decode with, the share of one of several workers on this machine."""
+        """Use the share of memory of one of several workers on this machine."""
         merges, features = (size // workers for size in self._kept)
-        self.merge.keep_at_most(merges)
+        self.merge.cache.resize(merges)
         self.features.keep_at_most(features)
         memory = replace(self.decoding.memory, workers=workers)
         self.decoding = replace(self.decoding, memory=memory)
 
     def load(self, recipe: Recipe) -> None:
-        """Make the model that a recipe stands for.
+        """Load the weights of a recipe's merge into the model.
 
         Raises:
             NonFinite: an input, or the merge, is not finite.
@@ -209,7 +205,7 @@ class Scorer:
         self._replace_weights(self.merge.weights(recipe))
 
     def load_base(self) -> None:
-        """Make the model that is merged into."""
+        """Load the base's weights into the model."""
         base = self.merge.inputs.base
         self._replace_weights((name, base.read(name)) for name in base.specs)
 
@@ -226,7 +222,7 @@ class Scorer:
         return self.merge.step_norm(recipe)
 
     def rank(self, parts: Sequence[Sequence[Utterance]]) -> Iterable[Statistics]:
-        """Statistics of the loaded model on growing parts, by what is cheap."""
+        """Yield statistics of the loaded model on growing parts, by `rank_by`."""
         if self.rank_by == "loss":
             losses: dict[str, tuple[float, int]] = {}
             for rows in parts:
@@ -242,7 +238,7 @@ class Scorer:
             yield dev_statistics(rows, texts, self.normalisation)
 
     def score(self, rows: Sequence[Utterance]) -> Statistics:
-        """Statistics of the loaded model as `eval` has them."""
+        """Return statistics of the loaded model as `eval` has them."""
         texts = decode(self.speech, rows, self.decoding, features=self.features)
         return dev_statistics(rows, texts, self.normalisation)
 
@@ -251,23 +247,24 @@ def loss_statistics(
     rows: Sequence[Utterance], losses: Mapping[str, tuple[float, int]]
 ) -> Statistics:
     """Return nats and tokens of each utterance, (utterances, 2) by language and task."""
-    found: dict[str, list[tuple[float, int]]] = {}
-    for row in rows:
-        found.setdefault(f"{row.language}_{row.task}", []).append(losses[row.id])
-    return {key: np.array(pairs, dtype=np.float64) for key, pairs in found.items()}
+    return {
+        key: np.array([losses[row.id] for row in group], dtype=np.float64)
+        for key, group in _grouped(rows).items()
+    }
 
 
 def ordered(costs: Sequence[Sequence[float]]) -> list[int]:
-    """Indices, the best first: by Pareto front, and in it by the sum of their ranks."""
-    ranks = [0] * len(costs)
-    for objective in zip(*costs, strict=True):
-        for rank, n in enumerate(sorted(range(len(costs)), key=lambda n: objective[n])):
-            ranks[n] += rank
+    """Return indices, the best first: by Pareto front, within one by the sum of their ranks.
+
+    Args:
+        costs: of each candidate, of which less is better.
+    """
+    ranks = np.argsort(np.argsort(costs, axis=0, kind="stable"), axis=0).sum(axis=1)
     return [n for front in pareto(costs) for n in sorted(front, key=lambda n: ranks[n])]
 
 
 def pareto(costs: Sequence[Sequence[float]]) -> list[list[int]]:
-    """Indices by front: none of a front is worse in all than another of it or of a later one.
+    """Return indices by Pareto front, the best front first.
 
     Args:
         costs: of each candidate, of which less is better.

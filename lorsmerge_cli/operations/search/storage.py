@@ -1,4 +1,4 @@
-"""The file or database that the workers of a search share."""
+"""Open the file or database that the workers of a search share."""
 
 from __future__ import annotations
 
@@ -27,105 +27,101 @@ STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError)
 
 
 def reason(error: BaseException | None) -> str:
-    """Return what a disk or a database driver said, in its own words and one line."""
+    """Return the message of a disk or a database driver as one line."""
     while isinstance(error, StorageInternalError) and error.__cause__:
         error = error.__cause__
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    said = getattr(error, "orig", None) or error
-    return str(said).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
-def open_storage(place: str) -> BaseStorage:
+def open_storage(study: str) -> BaseStorage:
     """Open a journal or a database; create the journal of a file that does not exist.
 
     A file that SQLite wrote, as earlier versions' studies are, is opened as a database.
 
     Args:
-        place: a file, or a database URL.
+        study: a file, or a database URL.
 
     Raises:
         UsageFault: no such URL or path.
         UnreadableFile: it cannot be opened.
         LorsmergeError: no driver for it is installed.
     """
-    raise_all(check_study(place))
+    raise_all(check_study(study))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if is_url(place):
-        return _open_database(place, place, {"pool_pre_ping": True})
-    path = Path(place).absolute()
+    if is_url(study):
+        return _open_database(study, study, {"pool_pre_ping": True})
+    path = Path(study).absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        head = _head(path)
-        if head == SQLITE:
-            if "?" in str(path):
-                raise UsageFault(f"--study {place} holds a question mark.", "Rename the file.")
-            url = URL.create("sqlite", database=str(path)).render_as_string()
-            url = url.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
-            return _open_database(place, url, {"connect_args": {"timeout": LOCK_PATIENCE}})
-        if not head.startswith(JOURNAL[: len(head)]):
-            raise ValueError("it is neither a journal nor a database of Optuna's")
-        _check_lines(path)
-        return JournalStorage(JournalFileBackend(str(path), _MendingLock(str(path))))
+        if not _is_sqlite(path):
+            return JournalStorage(JournalFileBackend(str(path), _MendingLock(str(path))))
+        if "?" in str(path):
+            raise UsageFault(f"--study {study} holds a question mark.", "Rename the file.")
+        url = URL.create("sqlite", database=str(path)).render_as_string()
+        url = url.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
+        return _open_database(study, url, {"connect_args": {"timeout": LOCK_PATIENCE}})
     except LorsmergeError:
         raise
-    except Exception as error:  # Optuna checks nothing of a journal, which is a stranger's file
-        raise _unopened(place, error) from None
+    except Exception as error:  # Optuna does not check a journal, which anyone may have written
+        raise _unopened(study, error) from None
 
 
-def _head(path: Path) -> bytes:
-    """Return the first bytes of a file; none of one that does not exist."""
-    if not path.exists():
-        return b""
-    with open_regular(path) as file:
-        return file.read(len(SQLITE))
-
-
-def _check_lines(path: Path) -> None:
-    """Check that every whole line of a journal can be read: Optuna lets the last one pass.
+def _is_sqlite(path: Path) -> bool:
+    """Return whether SQLite wrote a file; check the lines of any other, as Optuna checks few.
 
     Raises:
-        ValueError: one is damaged; whatever is written behind it could not be read either.
+        ValueError: a file is not a journal, or a line of it is damaged, so that Optuna could not read
+            what it appends.
     """
     if not path.exists():
-        return
+        return False
     with open_regular(path) as file:
+        head = file.read(len(SQLITE))
+        if head == SQLITE:
+            return True
+        if not head.startswith(JOURNAL[: len(head)]):
+            raise ValueError("it is neither a journal nor a database of Optuna's")
+        file.seek(0)
         for number, line in enumerate(file, 1):
             try:
                 if line.endswith(b"\n"):
                     json_object(line)
             except ValueError:
                 raise ValueError(f"its line {number} is damaged") from None
+    return False
 
 
-def _unopened(place: str, error: BaseException | None) -> UnreadableFile:
+def _unopened(study: str, error: BaseException | None) -> UnreadableFile:
     return UnreadableFile(
-        f"--study {shown(place)} cannot be opened: {reason(error)}.",
+        f"--study {shown(study)} cannot be opened: {reason(error)}.",
         "Check the path or URL, that the database is running and that it is one of Optuna's.",
     )
 
 
-def _open_database(place: str, url: str, arguments: dict[str, Any]) -> RDBStorage:
+def _open_database(study: str, url: str, arguments: dict[str, Any]) -> RDBStorage:
     problem: Exception | None = None
     for attempt in range(OPENINGS):
         try:
             return RDBStorage(url, dict(arguments))
         except ImportError as error:
             raise LorsmergeError(
-                f"--study {shown(place)} needs a driver that is not installed "
+                f"--study {shown(study)} needs a driver that is not installed "
                 f"({error.__cause__ or error}).",
                 "Install it: psycopg for postgresql+psycopg://, PyMySQL for mysql+pymysql://.",
             ) from None
         except (RuntimeError, *STORAGE_ERRORS) as error:
             problem = error
             time.sleep(0.2 * attempt)
-    raise _unopened(place, problem)
+    raise _unopened(study, problem)
 
 
 class _MendingLock(JournalFileSymlinkLock):
-    """The lock of a journal, under which a line that a killed writer left unfinished is cut off.
+    """A journal's lock that first cuts off a line which a killed writer left unfinished.
 
-    Without that the next line would continue it, and Optuna could read neither.
+    Otherwise the next line would continue it, and Optuna could read neither.
     """
 
     def __init__(self, path: str) -> None:
@@ -136,7 +132,7 @@ class _MendingLock(JournalFileSymlinkLock):
         """Wait for the lock, and cut off what follows the last newline.
 
         Raises:
-            OSError: the journal is gone, or cannot be written to.
+            OSError: the journal is gone, or cannot be written.
         """
         super().acquire()
         try:

@@ -1,4 +1,4 @@
-"""The trials of a search in their study: what is tried, and what becomes of lost trials."""
+"""Keep the trials of a search in an Optuna study; requeue those that are lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,14 +17,15 @@ import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
-from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
-from optuna.study import Study, StudyDirection
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorsmerge_cli.errors import Mismatch, UnreadableFile
+from lorsmerge_cli.operations.search.plan import SearchPlan
 from lorsmerge_cli.operations.search.scores import Statistics
-from lorsmerge_cli.operations.search.storage import STORAGE_ERRORS
-from lorsmerge_cli.recipe.search_settings import shown
+from lorsmerge_cli.operations.search.storage import STORAGE_ERRORS, open_storage
+from lorsmerge_cli.recipe.search_settings import SearchSettings, is_url, shown
 from lorsmerge_cli.recipe.space import Point, Space
 
 COMPARED = 5  # trials that are finished before any is stopped early
@@ -40,7 +41,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 def keep_statistics(holder: Trial | Study, key: str, statistics: Statistics) -> None:
     """Keep statistics as attributes of a trial or of the study, one for each language and task.
 
-    Compressed: a MySQL attribute holds 64 kB.
+    They are compressed, as a MySQL attribute holds 64 kB.
     """
     for group, table in statistics.items():
         packed = zlib.compress(np.ascontiguousarray(table, dtype="<f8").tobytes())
@@ -50,15 +51,15 @@ def keep_statistics(holder: Trial | Study, key: str, statistics: Statistics) -> 
 def kept_statistics(
     attributes: Mapping[str, Any], key: str, shapes: Mapping[str, tuple[int, int]]
 ) -> Statistics | None:
-    """Return what was kept under a key; None where an older version kept nothing.
+    """Return what `keep_statistics` kept under a key; None where an older version kept nothing.
 
     Args:
         attributes: of a trial or a study.
         key: as given to `keep_statistics`.
-        shapes: of each language and task, so that a stranger's database fills no memory.
+        shapes: of each language and task, so that a stranger's database cannot fill the memory.
 
     Raises:
-        UnreadableFile: what is there was not kept by a search of this dev set.
+        UnreadableFile: the attribute was not kept by a search of this dev set.
     """
     found: Statistics = {}
     for group, shape in shapes.items():
@@ -77,97 +78,80 @@ def kept_statistics(
     return found
 
 
-def join_study(
-    storage: BaseStorage,
-    place: str,
-    name: str,
-    inputs: Mapping[str, str],
-    directions: Sequence[str],
-    *,
-    create: bool,
-) -> Study | None:
-    """Return the study of a name.
-
-    Args:
-        storage: of `place`.
-        place: for messages.
-        name: of the study.
-        inputs: everything that its trials depend on, to tell it from others of that name.
-        directions: `minimize` or `maximize`, of each objective.
-        create: create it where there is none; else None stands for one that nobody has begun.
+def join_study(plan: SearchPlan) -> Study | None:
+    """Return the study of a search, created where there is none; None if a worker finds none yet.
 
     Raises:
         Mismatch: it is about something else.
     """
+    name, create = plan.settings.name, not plan.settings.worker
+    if not (create or is_url(plan.study) or os.path.exists(plan.study)):
+        return None
+    storage = open_storage(plan.study)
     if create:
+        directions = plan.goal.directions(ranking=True)
         study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            directions=[StudyDirection[word.upper()] for word in directions],
-            load_if_exists=True,
+            storage=storage, study_name=name, directions=directions, load_if_exists=True
         )
     else:
         try:
             study = optuna.load_study(study_name=name, storage=storage)
         except KeyError:
             return None
-    found = study.user_attrs.get(INPUTS)
+    found, inputs = study.user_attrs.get(INPUTS), plan.fingerprint
     if found is None and not finished(live(study)):
         return study if create else None
     if found != inputs:
         found = found or {}
         other = [key for key in inputs if found.get(key) != inputs[key]]
         raise Mismatch(
-            f"The study {name!r} in {shown(place)} is about other inputs: it differs in "
+            f"The study {name!r} in {shown(plan.study)} is about other inputs: it differs in "
             f"{', '.join(other) or 'its settings'}.",
             "Give what it was begun with to resume it, or another --name to begin a new one.",
         )
     return study
 
 
-def begin(study: Study, inputs: Mapping[str, str], points: Sequence[Point], trials: int) -> None:
-    """Enqueue what is tried first, and let the workers in; requeue what an earlier run was at.
+def begin(study: Study, plan: SearchPlan) -> None:
+    """Enqueue what is tried first, and let the workers in; requeue what an earlier run left.
 
     Args:
-        study: of a search, not of a worker.
-        inputs: as in `join_study`.
-        points: tried before any other.
-        trials: in all.
+        study: of the plan.
+        plan: of a search, not of a worker.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         # no worker's, and there is one search to a study: that of a dead process
         if not trial.user_attrs.get(WORKER):
             requeue(study, trial.number)
-    for point in points[:trials]:
+    for point in plan.points[: plan.trials]:
         study.enqueue_trial(point, skip_if_exists=True)
     # the inputs last: workers wait for them
-    for key, value in ((TRIALS, trials), (INPUTS, dict(inputs))):
+    for key, value in ((TRIALS, plan.trials), (INPUTS, plan.fingerprint)):
         if study.user_attrs.get(key) != value:
             study.set_user_attr(key, value)
 
 
-def make_sampler(kind: str, seed: int, begun: int, *, worker: bool) -> BaseSampler:
+def make_sampler(settings: SearchSettings, begun: int) -> BaseSampler:
     """Return Optuna's sampler for a process of a search.
 
     Args:
-        kind: of SAMPLERS; of a grid every point is enqueued, and nothing sampled.
-        seed: of everything random.
+        settings: of the search. Of a grid every point is enqueued, and nothing sampled.
         begun: trials there are already: what another run drew is not to be drawn again.
-        worker: whether others draw at the same time, and so what is drawn cannot be repeated.
     """
-    entropy = [seed, begun, *([secrets.randbits(64)] if worker else [])]
+    # workers draw at the same time, so each needs entropy of its own, and none can be repeated
+    entropy = [settings.seed, begun, *([secrets.randbits(64)] if settings.worker else [])]
     drawn = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-    if kind == "cmaes":
+    if settings.sampler == "cmaes":
         return CmaEsSampler(seed=drawn, warn_independent_sampling=False)
-    # a liar: what others are trying counts as tried, and found to be bad
+    # a liar: trials that are running count as finished with a bad result
     return TPESampler(seed=drawn, constant_liar=True)
 
 
 def live(study: Study) -> dict[int, FrozenTrial]:
     """Return the trials that count (finished, running or in the queue) by trial number.
 
-    Numbers are 1, 2, 3, ... in the order in which trials were first asked for: unlike Optuna's they
-    skip none, as one that was requeued keeps the number of the lost one.
+    Numbers are 1, 2, 3, ... in the order in which trials were first asked for. Unlike Optuna's they
+    have no gaps, as a requeued trial keeps the number of the lost one.
     """
     trials = study.get_trials(deepcopy=False)
     numbers: dict[int, int] = {}
@@ -187,7 +171,7 @@ def live(study: Study) -> dict[int, FrozenTrial]:
 
 
 def finished(trials: Mapping[int, FrozenTrial]) -> dict[int, FrozenTrial]:
-    """Return those that have a result."""
+    """Return the trials that have a result."""
     return {number: trial for number, trial in trials.items() if trial.state in FINISHED}
 
 
@@ -198,7 +182,7 @@ def discard(study: Study, trial: Trial) -> None:
 
 
 def requeue(study: Study, number: int) -> None:
-    """Fail a running trial, and put what was to be tried back into the queue."""
+    """Fail a running trial, and put its point back into the queue."""
     try:
         lost = study.tell(number, state=TrialState.FAIL)
     except (ValueError, UpdateFinishedTrialError):  # it ended, or another worker was faster
@@ -209,8 +193,8 @@ def requeue(study: Study, number: int) -> None:
 def requeue_lost(study: Study) -> None:
     """Requeue the running trials of workers that gave no heartbeat for GRACE seconds.
 
-    Optuna has heartbeats for databases alone, and none for a trial that was killed before its
-    first; these are kept as an attribute of the trial, in any storage.
+    Optuna (5.0) has heartbeats only for databases, and misses a trial whose process died before its
+    first one. Here they are an attribute of the trial, which any storage keeps.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         began = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
@@ -220,7 +204,7 @@ def requeue_lost(study: Study) -> None:
 
 
 def workers_here(study: Study) -> int:
-    """Return the number of processes on this machine that are doing trials, this one among them."""
+    """Return the number of processes on this machine that do trials, this one included."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     alive = [t.user_attrs for t in running if time.time() - t.user_attrs.get(ALIVE, 0.0) <= GRACE]
     processes = [found[PROCESS] for found in alive if PROCESS in found]
@@ -229,12 +213,7 @@ def workers_here(study: Study) -> int:
 
 @contextmanager
 def heartbeat(trial: Trial, *, worker: bool) -> Iterator[None]:
-    """Record in the study, while the block runs, that a trial's process is alive.
-
-    Args:
-        trial: that runs in the block.
-        worker: whether the process is a worker's.
-    """
+    """Record in the study, while the block runs, that the process of its trial is alive."""
     trial.set_user_attr(ALIVE, time.time())
     trial.set_user_attr(WORKER, worker)
     trial.set_user_attr(PROCESS, [platform.node(), os.getpid()])
@@ -255,7 +234,7 @@ def heartbeat(trial: Trial, *, worker: bool) -> Iterator[None]:
 
 
 def suggest(trial: Trial, space: Space) -> Point:
-    """Return what is to be tried in a trial."""
+    """Return the point that a trial tries."""
     point: Point = {}
     for name, values in space.parameters.items():
         if values.choices:
