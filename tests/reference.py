@@ -209,3 +209,51 @@ def ties(deltas, scales, kept: float = 0.2) -> np.ndarray:
         agreeing = [value for value in column if sign and np.sign(value) == sign]
         update.append(math.fsum(agreeing) / len(agreeing) if agreeing else 0.0)
     return np.array(update).reshape(np.shape(deltas[0]))
+
+
+def real_svd(w: Array, tolerance: float) -> tuple[Array, Array, Array]:
+    """The singular triplets whose value is above a share of the largest: U, s, V^T."""
+    u, s, vt = np.linalg.svd(w, full_matrices=False)
+    real = s > tolerance * s[0] if s.size else s > 0
+    return u[:, real], s[real], vt[real]
+
+
+def iso_c(deltas, scales, eps: float = 2**-23) -> np.ndarray:
+    """The update of Iso-C (Marczak et al. 2025, Algorithm 1), null directions left zero."""
+    total = sum(scale * delta for delta, scale in zip(deltas, scales, strict=True))
+    if total.ndim != 2:
+        return total / len(deltas)
+    u, s, vt = real_svd(total, max(total.shape) * eps)
+    return s.mean() * (u @ vt) if s.size else np.zeros_like(total)
+
+
+def tsv_m(deltas, scales, eps: float = 2**-23) -> np.ndarray:
+    """The update of TSV-M (Gargiulo et al. 2025, Algorithm 1), by SVDs throughout."""
+    if deltas[0].ndim != 2:
+        return sum(scale * delta for delta, scale in zip(deltas, scales, strict=True)) / len(deltas)
+    rank = max(1, min(deltas[0].shape) // len(deltas))
+    lefts, values, rights = [], [], []
+    for delta, scale in zip(deltas, scales, strict=True):
+        u, s, vt = real_svd(delta, max(delta.shape) * eps)
+        lefts.append(u[:, :rank])
+        values.append(scale * s[:rank])
+        rights.append(vt[:rank].T)
+    u, s, v = np.hstack(lefts), np.concatenate(values), np.hstack(rights)
+    if not s.size:
+        return np.zeros_like(deltas[0])
+    p, _, q = real_svd(u, 1e-5)
+    r, _, t = real_svd(v, 1e-5)
+    return (p @ q * s) @ (r @ t).T
+
+
+def model_stock(deltas, scales) -> np.ndarray:
+    """The update of Model Stock (Jang et al. 2024, Eq. 5), cosine by cosine."""
+    scaled = [scale * delta.reshape(-1) for delta, scale in zip(deltas, scales, strict=True)]
+    cosines = []
+    for i, a in enumerate(scaled):
+        for b in scaled[:i]:
+            norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+            cosines.append(float(a @ b) / norms if norms else 0.0)
+    c, n = np.mean(cosines) if cosines else 1.0, len(scaled)
+    share = 0.0 if c <= 0 else n * c / (1 + (n - 1) * c)
+    return share * (sum(scaled) / n).reshape(deltas[0].shape)

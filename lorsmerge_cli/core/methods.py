@@ -37,6 +37,9 @@ METHODS = {
     ),
     "wa": Method("weight averaging", None, "mean", scale=1.0),
     "ties": Method("TIES-Merging", None, "ties", scale=1.0),
+    "tsv_m": Method("TSV-Merging (task singular vectors)", None, "tsv_m", scale=1.0),
+    "iso_c": Method("isotropic merging (Iso-C)", None, "iso_c", scale=1.0),
+    "model_stock": Method("Model Stock", None, "model_stock", scale=1.0),
 }
 
 

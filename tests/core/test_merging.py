@@ -212,8 +212,9 @@ def expected_tensor(base, deltas, scales, method: str, svp, mp):
         exact = [reference.prune(pruner, delta, svp, mp) for delta in exact]
     if METHODS[method].combiner == "mean":
         scales = [scale / len(scales) for scale in scales]
-    if METHODS[method].combiner == "ties":
-        exact, scales = [reference.ties(exact, scales)], [1.0]
+    if METHODS[method].combiner not in ("sum", "mean"):
+        update = getattr(reference, METHODS[method].combiner)(exact, scales)
+        exact, scales = [update], [1.0]
     return reference.merge(base.double().numpy(), exact, scales)
 
 

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lorsmerge_cli.core.combining.iso_c import iso_c
 from lorsmerge_cli.core.combining.mean import mean
+from lorsmerge_cli.core.combining.model_stock import model_stock
 from lorsmerge_cli.core.combining.sum import sum_
 from lorsmerge_cli.core.combining.ties import ties
+from lorsmerge_cli.core.combining.tsv_m import tsv_m
 
 
 @dataclass(frozen=True)
@@ -36,4 +39,7 @@ COMBINERS = {
     "sum": Combiner(sum_),
     "mean": Combiner(mean, averages=True),
     "ties": Combiner(ties, needs_all=True, linear=False, averages=True),
+    "iso_c": Combiner(iso_c, needs_all=True, linear=False),
+    "tsv_m": Combiner(tsv_m, needs_all=True, linear=False),
+    "model_stock": Combiner(model_stock, needs_all=True, linear=False, averages=True),
 }

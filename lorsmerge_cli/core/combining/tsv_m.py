@@ -1,0 +1,47 @@
+"""TSV-Merge: the deltas' singular vectors made orthogonal to one another (Gargiulo et al. 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from lorsmerge_cli.core.combining.mean import mean
+from lorsmerge_cli.core.spectrum import polar, singular_triplets
+
+
+def tsv_m(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
+    """Return polar(U) diag(s) polar(V)^T of all deltas' leading singular triplets.
+
+    Of each of T deltas (d, k) the leading min(d, k) / T triplets, at least one, are taken; U, s and
+    V hold those of all deltas beside one another, s times the coefficients. The polar factor is
+    the nearest matrix with orthonormal columns, so that no delta's directions overlap another's
+    (arXiv:2412.00081). A tensor that is no matrix is averaged, as the authors do. Directions that
+    deltas share (two equal deltas, say) are counted once, at the mean of their values.
+
+    Args:
+        deltas: pairs of a delta (float32 or float64, one shape for all, finite) and its
+            coefficient.
+
+    Raises:
+        ValueError: there are no deltas.
+
+    Example:
+        >>> a, b = torch.diag(torch.tensor([3.0, 1.0])), torch.diag(torch.tensor([1.0, 2.0]))
+        >>> tsv_m([(a, 1.0), (b, 1.0)])
+        tensor([[3., 0.],
+                [0., 2.]])
+    """
+    pairs = list(deltas)
+    if not pairs or pairs[0][0].dim() != 2:
+        return mean(pairs)
+    rank = max(1, min(pairs[0][0].shape) // len(pairs))
+    dtype = max((delta.dtype for delta, _ in pairs), key=lambda dtype: dtype.itemsize)
+    triplets = [
+        (left, scale * values, right)
+        for delta, scale in pairs
+        for left, values, right in [singular_triplets(delta, rank)]
+    ]
+    lefts, values, rights = (torch.cat(parts, dim=-1) for parts in zip(*triplets, strict=True))
+    return (polar(lefts) @ (values * polar(rights)).T).to(dtype)

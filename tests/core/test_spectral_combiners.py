@@ -1,0 +1,160 @@
+"""Iso-C, TSV-M and Model Stock against their papers' formulas by plain SVDs in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import ALL, Matrix, gaussian, with_spectrum
+
+from lorsmerge_cli.core.combining import COMBINERS
+from lorsmerge_cli.core.combining.iso_c import iso_c
+from lorsmerge_cli.core.combining.model_stock import model_stock
+from lorsmerge_cli.core.combining.tsv_m import tsv_m
+from lorsmerge_cli.core.spectrum import polar, singular_triplets
+
+EXPECTED = {
+    "iso_c": reference.iso_c, "tsv_m": reference.tsv_m, "model_stock": reference.model_stock,
+}  # fmt: skip
+SHAPES = [(1, 1), (1, 50), (50, 1), (40, 24), (24, 40), (32, 32), (200, 16), (7, 300)]
+
+
+def check(name: str, deltas: list[torch.Tensor], scales: list[float]) -> None:
+    """Hold an update against the reference, as a share of the deltas' size."""
+    before = [delta.clone() for delta in deltas]
+    got = COMBINERS[name].combine(zip(deltas, scales, strict=True))
+    assert got.dtype == max((delta.dtype for delta in deltas), key=lambda dtype: dtype.itemsize)
+    assert all(torch.equal(delta, copy) for delta, copy in zip(deltas, before, strict=True))
+    wide = [delta.double().numpy() for delta in deltas]
+    eps = torch.finfo(got.dtype).eps
+    expected = EXPECTED[name](wide, scales, *([] if name == "model_stock" else [eps]))
+    size = sum(abs(s) * np.linalg.norm(w) for w, s in zip(wide, scales, strict=True))
+    tolerance = 2e-4 if got.dtype == torch.float32 else 1e-8  # of singular vectors 1e-4 apart
+    assert np.linalg.norm(got.double().numpy() - expected) <= tolerance * size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 2, 5, 10])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", EXPECTED)
+def test_shapes_and_numbers_of_deltas(name: str, shape, count: int, dtype: torch.dtype) -> None:
+    scales = [(-1) ** i * (0.3 + 0.1 * i) for i in range(count)]
+    check(name, [gaussian(*shape, seed).to(dtype) for seed in range(count)], scales)
+
+
+@pytest.mark.parametrize("shape", [(9,), (4, 3, 5), ()], ids=str)
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_is_no_matrix(name: str, shape: tuple[int, ...]) -> None:
+    numel = int(np.prod(shape))
+    check(name, [gaussian(1, numel, seed).reshape(shape) for seed in range(4)], [0.5] * 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("matrix", ALL, ids=lambda matrix: matrix.name)
+@pytest.mark.parametrize("name", EXPECTED)
+def test_matrices_that_hurt(name: str, matrix: Matrix, dtype: torch.dtype) -> None:
+    """Beside an ordinary one of their size."""
+    if name == "tsv_m" and matrix.name == "identity":
+        pytest.skip("which half of its equal singular values leads is not determined")
+    hurts = matrix.make().to(dtype)
+    other = gaussian(*hurts.shape, 11).to(dtype) * hurts.abs().max().clamp(min=1e-30)
+    check(name, [hurts, other], [1.0, 0.5])
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_deltas_in_bfloat16(name: str) -> None:
+    check(name, [gaussian(20, 30, seed).bfloat16().float() for seed in range(3)], [1.0] * 3)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_zeros_stay_zeros(name: str) -> None:
+    zero = torch.zeros(6, 9)
+    assert not COMBINERS[name].combine([(zero, 1.0), (zero, 1.0)]).any()
+    assert not COMBINERS[name].combine([(gaussian(6, 9), 0.0)]).any()
+
+
+@pytest.mark.parametrize("name", ["tsv_m", "model_stock"])
+def test_one_delta_is_only_scaled(name: str) -> None:
+    delta = gaussian(12, 20)
+    torch.testing.assert_close(COMBINERS[name].combine([(delta, 0.5)]), 0.5 * delta)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_an_update_is_as_long_as_its_coefficients_say(name: str) -> None:
+    deltas = [gaussian(12, 20, seed) for seed in range(3)]
+    combine = COMBINERS[name].combine
+    torch.testing.assert_close(
+        combine((delta, 0.3) for delta in deltas), 0.3 * combine((delta, 1.0) for delta in deltas)
+    )
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_turned_space_turns_the_update(name: str) -> None:
+    """None of the three knows the elements of a matrix, only its directions."""
+    turn, other = (torch.linalg.qr(gaussian(n, n, n))[0] for n in (12, 20))
+    deltas = [gaussian(12, 20, seed) for seed in range(3)]
+    combine = COMBINERS[name].combine
+    turned = combine((turn @ delta @ other, 1.0) for delta in deltas)
+    torch.testing.assert_close(turned, turn @ combine((delta, 1.0) for delta in deltas) @ other)
+
+
+def test_iso_c_makes_the_spectrum_flat() -> None:
+    deltas = [with_spectrum(30, 20, [2.0 / (i + 1) for i in range(20)], seed) for seed in (1, 2)]
+    values = torch.linalg.svdvals(iso_c([(delta, 1.0) for delta in deltas]))
+    mean = torch.linalg.svdvals(deltas[0] + deltas[1]).mean()
+    torch.testing.assert_close(values, mean.expand(20))
+
+
+def test_iso_c_gives_nothing_to_directions_that_no_delta_has() -> None:
+    deltas = [gaussian(40, 3, seed).float() @ gaussian(3, 30, seed + 9).float() for seed in (1, 2)]
+    values = torch.linalg.svdvals(iso_c([(delta, 1.0) for delta in deltas]).double())
+    assert (values[:6] > 1).all()
+    assert (values[6:] < 1e-4).all()
+
+
+def test_tsv_m_leaves_deltas_that_share_nothing_as_they_are() -> None:
+    """Their triplets are orthogonal already."""
+    a, b = torch.zeros(12, 8).double(), torch.zeros(12, 8).double()
+    a[:6, :4], b[6:, 4:] = gaussian(6, 4, 1), gaussian(6, 4, 2)
+    torch.testing.assert_close(tsv_m([(a, 1.0), (b, 0.5)]), a + 0.5 * b)
+
+
+def test_tsv_m_counts_equal_deltas_once() -> None:
+    """At half of the rank each, by the mean of their coefficients."""
+    delta = gaussian(10, 6)
+    u, s, vt = torch.linalg.svd(delta, full_matrices=False)
+    expected = (u[:, :3] * s[:3]) @ vt[:3]
+    torch.testing.assert_close(tsv_m([(delta, 0.5), (delta, 1.5)]), expected)
+
+
+def test_tsv_m_of_more_deltas_than_rows() -> None:
+    """Each gives one direction, though they cannot be orthogonal."""
+    check("tsv_m", [gaussian(3, 40, seed) for seed in range(7)], [1.0] * 7)
+
+
+def test_model_stock_between_deltas_that_agree_and_deltas_that_do_not() -> None:
+    a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 3.0])
+    torch.testing.assert_close(model_stock([(a, 1.0), (a, 2.0)]), 1.5 * a)
+    assert not model_stock([(a, 1.0), (b, 1.0)]).any()
+    assert not model_stock([(a, 1.0), (-a, 1.0)]).any()
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**31))
+def test_a_polar_factor_is_as_orthonormal_as_can_be(n: int, m: int, seed: int) -> None:
+    factor = polar(gaussian(n, m, seed))
+    short = factor.T @ factor if n >= m else factor @ factor.T
+    torch.testing.assert_close(short, torch.eye(min(n, m)).double(), rtol=0, atol=1e-6)
+
+
+def test_triplets_are_those_of_the_svd() -> None:
+    for shape in ((20, 30), (30, 20)):
+        matrix = gaussian(*shape)
+        u, s, v = singular_triplets(matrix, 5)
+        torch.testing.assert_close(s, torch.linalg.svdvals(matrix)[:5])
+        torch.testing.assert_close(u.T @ u, torch.eye(5).double())
+        torch.testing.assert_close(v.T @ v, torch.eye(5).double())
+        torch.testing.assert_close(u.T @ matrix @ v, torch.diag(s))
