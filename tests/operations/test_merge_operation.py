@@ -37,6 +37,7 @@ from transformers import WhisperForConditionalGeneration
 from lorsmerge_cli import delta, merge, prune
 from lorsmerge_cli.checkpoint import content
 from lorsmerge_cli.checkpoint.reader import BLOCK
+from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.errors import (
     Faults,
     LorsmergeError,
@@ -52,6 +53,7 @@ from lorsmerge_cli.outputs import MANIFEST
 from lorsmerge_cli.recipe.recipe import DeltaEntry, load_recipe
 
 HALF = [torch.float16, torch.bfloat16]
+NEEDING_ALL = [name for name, combiner in COMBINERS.items() if combiner.needs_all]
 
 
 @pytest.fixture
@@ -147,12 +149,13 @@ class TestNumbers:
             mean = torch.stack([ft[name].double() for ft in tunes]).mean(0)
             torch.testing.assert_close(tensor.double(), mean, rtol=3e-7, atol=1e-9)
 
-    def test_ties_of_every_tensor(self, small: Path) -> None:
+    @pytest.mark.parametrize("method", NEEDING_ALL)
+    def test_combiners_that_need_all_deltas(self, small: Path, method: str) -> None:
         base, *tunes = (load(small / name) for name in ("base", "ca", "de"))
-        found = merged(small / "base", both(small), out(small), method="ties", scale=0.7)
+        found = merged(small / "base", both(small), out(small), method=method, scale=0.7)
         for name, before in exact(base, []).items():
             deltas = [(tune[name].double() - before).numpy() for tune in tunes]
-            step = torch.from_numpy(reference.ties(deltas, [0.7, 0.7]))
+            step = torch.from_numpy(getattr(reference, method)(deltas, [0.7, 0.7]))
             torch.testing.assert_close(found[name].double(), before + step, rtol=3e-7, atol=1e-9)
 
     def test_ties_takes_tensors_whole(self, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +169,8 @@ class TestNumbers:
     @pytest.mark.parametrize(
         "settings",
         [{}, {"svp": 0.1, "mp": 0.2}, {"mp": 0.2}, {"svp": 0.1}, {"method": "wa"},
-         {"method": "ties"}],
-        ids=["ta", "lors", "mp", "svp", "wa", "ties"],
+         *({"method": name} for name in NEEDING_ALL)],
+        ids=["ta", "lors", "mp", "svp", "wa", *NEEDING_ALL],
     )  # fmt: skip
     def test_checkpoints_merge_as_their_deltas_do(
         self, models: Path, deltas: Path, tmp_path: Path, settings: dict[str, Any]
@@ -468,7 +471,7 @@ def edit_file(path: Path, edit: Edit) -> None:
 
 METHODS = {
     "ta": {}, "lors": {"svp": 0.1, "mp": 0.2}, "mp": {"mp": 0.2}, "wa": {"method": "wa"},
-    "ties": {"method": "ties"},
+    **{name: {"method": name} for name in NEEDING_ALL},
 }  # fmt: skip
 
 

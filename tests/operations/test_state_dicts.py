@@ -18,6 +18,7 @@ from lorsmerge_cli.errors import LorsmergeError, Mismatch, NonFinite, UsageFault
 SETTINGS: list[dict[str, Any]] = [
     {}, {"svp": 0.1}, {"mp": 0.3, "scale": 0.7}, {"svp": 0.05, "mp": 0.2, "dtype": "float32"},
     {"svp": 1.0, "mp": 0.2}, {"method": "wa"}, {"method": "ties", "dtype": "bfloat16"},
+    {"method": "tsv_m"}, {"method": "iso_c", "scale": 0.5}, {"method": "model_stock"},
     {"svp": 0.2, "include": ["*embed_tokens*"], "exclude": "*fc2*"}, {"scale": -0.5},
 ]  # fmt: skip
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

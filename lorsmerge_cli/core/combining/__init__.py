@@ -27,19 +27,21 @@ class Combiner:
         linear: whether the update is a linear function of the deltas, so that one coefficient of
             them all may be applied after combining.
         averages: whether the update has the size of one delta, not of their sum.
+        copies: tensors in float32 that decompositions hold at most, beside the deltas.
     """
 
     combine: Callable[[Iterable[tuple[Tensor, float]]], Tensor]
     needs_all: bool = False
     linear: bool = True
     averages: bool = False
+    copies: int = 0
 
 
 COMBINERS = {
     "sum": Combiner(sum_),
     "mean": Combiner(mean, averages=True),
     "ties": Combiner(ties, needs_all=True, linear=False, averages=True),
-    "iso_c": Combiner(iso_c, needs_all=True, linear=False),
-    "tsv_m": Combiner(tsv_m, needs_all=True, linear=False),
+    "iso_c": Combiner(iso_c, needs_all=True, linear=False, copies=6),
+    "tsv_m": Combiner(tsv_m, needs_all=True, linear=False, copies=6),
     "model_stock": Combiner(model_stock, needs_all=True, linear=False, averages=True),
 }

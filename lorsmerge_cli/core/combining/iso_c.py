@@ -35,6 +35,7 @@ def iso_c(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
     if not pairs or pairs[0][0].dim() != 2:
         return mean(pairs)
     total = sum_(pairs)
+    del pairs  # their memory is wanted
     left, values, right = singular_triplets(total, min(total.shape))
     if not len(values):
         return total

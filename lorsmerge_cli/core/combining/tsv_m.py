@@ -44,4 +44,5 @@ def tsv_m(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
         for left, values, right in [singular_triplets(delta, rank)]
     ]
     lefts, values, rights = (torch.cat(parts, dim=-1) for parts in zip(*triplets, strict=True))
+    del pairs, triplets  # their memory is wanted
     return (polar(lefts) @ (values * polar(rights)).T).to(dtype)

@@ -127,7 +127,11 @@ class MergePlan(MergeInputs):
     def memory(self) -> int:
         """Upper bound on working memory in bytes, excluding PyTorch and memory-mapped inputs."""
         matrices = [self.base.specs[name].numel for name in self.base.specs if self.is_whole(name)]
-        copies = PRUNING_COPIES + (len(self.vectors) if self.combiner.needs_all else 0)
+        copies = (
+            PRUNING_COPIES
+            + self.combiner.copies
+            + (len(self.vectors) if self.combiner.needs_all else 0)
+        )
         held = copies * 4 * max([BLOCK, *matrices])
         return self.threads * (HEAP_SLACK * held + THREAD_OVERHEAD)
 
