@@ -25,6 +25,7 @@ from lorsmerge_cli.commands.export import export
 from lorsmerge_cli.commands.finetune import finetune
 from lorsmerge_cli.commands.inspect import inspect_files
 from lorsmerge_cli.commands.merge import merge
+from lorsmerge_cli.commands.methods import methods
 from lorsmerge_cli.commands.prune import prune
 from lorsmerge_cli.commands.push import push
 from lorsmerge_cli.commands.report import report
@@ -181,6 +182,7 @@ _register("finetune", finetune)
 _register("delta", delta)
 _register("prune", prune)
 _register("merge", merge)
+_register("methods", methods)
 _register("search", search)
 _register("eval", evaluate)
 _register("report", report)

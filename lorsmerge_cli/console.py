@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -92,8 +92,13 @@ def block(text: str) -> None:
     )
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """A table of a result: the first column to the left, the others to the right.
+def table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    left: Collection[int] = (0,),
+) -> None:
+    """A table of a result: columns `left` aligned to the left, the others to the right.
 
     Where stdout is no terminal no column is cut or folded.
     """
@@ -106,7 +111,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = ""
     drawn = Table(box=SIMPLE_HEAD, title=shown_title, title_justify="left", pad_edge=False)
     for number, header in enumerate(headers):
         drawn.add_column(
-            Text(shown(header)), justify="left" if number == 0 else "right", overflow="fold",
+            Text(shown(header)), justify="left" if number in left else "right", overflow="fold",
             no_wrap=not out.is_terminal,
         )  # fmt: skip
     for row in rows:

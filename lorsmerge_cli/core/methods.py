@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 PAPER_SCALE = 0.15  # lambda of Tables 5 and 6
+LORS = "Zhao 2025, 2502.17380"
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,8 @@ class Method:
 
     Attributes:
         title: the name of the method in a sentence.
+        formula: the update, with t_i for lambda_i times delta i, of T.
+        paper: whose it is: authors, year, arXiv number.
         pruner: a name in `PRUNERS`, None to merge deltas as they are.
         combiner: a name in `COMBINERS`.
         ratios: what the pruner has to be told.
@@ -21,6 +24,8 @@ class Method:
     """
 
     title: str
+    formula: str
+    paper: str
     pruner: str | None
     combiner: str
     ratios: tuple[str, ...] = ()
@@ -29,18 +34,38 @@ class Method:
 
 # Of several with the same ratios, the first is the one that ratios without a method mean.
 METHODS = {
-    "ta": Method("task arithmetic", None, "sum"),
-    "mp": Method("merging with magnitude pruning", "mp", "sum", ("mp",)),
-    "svp": Method("merging with singular value pruning", "svp", "sum", ("svp",)),
-    "lors": Method(
-        "LoRS-Merging (low-rank and sparse model merging)", "lors", "sum", ("svp", "mp")
+    "ta": Method("task arithmetic", "sum_i t_i", "Ilharco 2023, 2212.04089", None, "sum"),
+    "mp": Method(
+        "merging with magnitude pruning", "sum_i MP(t_i)", LORS, "mp", "sum", ("mp",)
     ),
-    "wa": Method("weight averaging", None, "mean", scale=1.0),
-    "ties": Method("TIES-Merging", None, "ties", scale=1.0),
-    "tsv_m": Method("TSV-Merging (task singular vectors)", None, "tsv_m", scale=1.0),
-    "iso_c": Method("isotropic merging (Iso-C)", None, "iso_c", scale=1.0),
-    "model_stock": Method("Model Stock", None, "model_stock", scale=1.0),
-}
+    "svp": Method(
+        "merging with singular value pruning", "sum_i SVP(t_i)", LORS, "svp", "sum", ("svp",)
+    ),
+    "lors": Method(
+        "LoRS-Merging (low-rank and sparse model merging)",
+        "sum_i SVP(t_i) + MP(t_i - SVP(t_i))", LORS, "lors", "sum", ("svp", "mp"),
+    ),
+    "wa": Method(
+        "weight averaging", "mean_i t_i", "Wortsman 2022, 2203.05482", None, "mean", scale=1.0
+    ),
+    "ties": Method(
+        "TIES-Merging", "mean of the largest 20% of each t_i that have the sign of their sum",
+        "Yadav 2023, 2306.01708", None, "ties", scale=1.0,
+    ),
+    "tsv_m": Method(
+        "TSV-Merging (task singular vectors)",
+        "polar(U) diag(s) polar(V)^T of the leading 1/T of all t_i's triplets U, s, V",
+        "Gargiulo 2025, 2412.00081", None, "tsv_m", scale=1.0,
+    ),
+    "iso_c": Method(
+        "isotropic merging (Iso-C)", "mean(s) U V^T of sum_i t_i = U diag(s) V^T",
+        "Marczak 2025, 2502.04959", None, "iso_c", scale=1.0,
+    ),
+    "model_stock": Method(
+        "Model Stock", "T c / (1 + (T - 1) c) mean_i t_i, c their mean cosine",
+        "Jang 2024, 2403.19522", None, "model_stock", scale=1.0,
+    ),
+}  # fmt: skip
 
 
 def method_of(ratios: Collection[str]) -> str:

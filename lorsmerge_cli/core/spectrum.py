@@ -64,5 +64,5 @@ def polar(columns: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(gram(short, torch.float64))
     real = values > SHORTEST**2 * values[-1]
     vectors = vectors[:, real]
-    root = (vectors * values[real].rsqrt()) @ vectors.T
+    root: Tensor = (vectors * values[real].rsqrt()) @ vectors.T
     return columns @ root if tall else root @ columns

@@ -1,0 +1,34 @@
+"""`methods`: a row for each method there is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lorsmerge_cli.app import app
+from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.operations.methods import methods
+
+
+def test_a_row_for_each_method() -> None:
+    rows = methods()
+    assert [row.name for row in rows] == list(METHODS)
+    assert all(re.fullmatch(r"\w+ 20\d\d, \d{4}\.\d{5}", row.paper) for row in rows)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/merging.md"])
+def test_the_pages_name_every_method(page: str) -> None:
+    text = Path(__file__).parents[2].joinpath(page).read_text(encoding="utf-8")
+    assert [name for name in METHODS if f"`{name}`" not in text] == []
+
+
+def test_the_command_prints_them_all() -> None:
+    shown = CliRunner().invoke(app, ["methods"])
+    assert shown.exit_code == 0
+    assert all(row.name in shown.stdout and row.formula in shown.stdout for row in methods())
+    document = json.loads(CliRunner().invoke(app, ["methods", "--json"]).stdout)
+    assert [row["scale"] for row in document["methods"]] == [row.scale for row in methods()]
