@@ -1,7 +1,7 @@
 """Low-rank and sparse merging of fine-tuned speech models (LoRS-Merging).
 
-What the `lorsmerge` command does is here as functions. Each is loaded when it is first asked for, and
-with it PyTorch:
+The functions are the subcommands of `lorsmerge`, for use in Python. Each is loaded, and PyTorch with
+it, when it is first used:
 
     from lorsmerge_cli import delta, merge
 
@@ -15,22 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "delta",
-    "evaluate",
-    "export",
-    "finetune",
-    "inspect",
-    "lors",
-    "merge",
-    "merge_state_dicts",
-    "mp",
-    "prune",
-    "push",
-    "report",
-    "search",
-    "svp",
-    "transcribe",
-]
+    "delta", "evaluate", "export", "finetune", "inspect", "lors", "merge", "merge_state_dicts", "mp",
+    "prune", "push", "report", "search", "svp", "transcribe",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from lorsmerge_cli.core.by_ratio import lors, mp, svp
@@ -46,34 +33,20 @@ if TYPE_CHECKING:
     from lorsmerge_cli.operations.search import search
     from lorsmerge_cli.operations.transcribe import transcribe
 else:
-    _MODULES = {  # name -> the module that has it
-        "delta": "operations.delta",
-        "evaluate": "operations.eval",
-        "export": "operations.export",
-        "finetune": "operations.finetune",
-        "inspect": "operations.inspect",
-        "lors": "core.by_ratio",
-        "merge": "operations.merge",
-        "merge_state_dicts": "operations.merge",
-        "mp": "core.by_ratio",
-        "prune": "operations.prune",
-        "push": "operations.push",
-        "report": "operations.report",
-        "search": "operations.search",
-        "svp": "core.by_ratio",
-        "transcribe": "operations.transcribe",
-    }
+    _VERBS = {"evaluate": "eval", "merge_state_dicts": "merge"}  # of functions with another name
 
     def __getattr__(name: str) -> Any:
-        """Load a function when it is first asked for."""
+        """Load a function when it is first used."""
         from importlib import import_module
 
-        if name not in _MODULES:
+        if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-        globals()[name] = found
-        return found
+        is_pruner = name in ("lors", "mp", "svp")
+        module = "core.by_ratio" if is_pruner else f"operations.{_VERBS.get(name, name)}"
+        function = getattr(import_module(f"{__name__}.{module}"), name)
+        globals()[name] = function
+        return function
 
     def __dir__() -> list[str]:
-        """List the functions that are not loaded yet, too."""
+        """List all names, including functions that are not loaded yet."""
         return sorted({*globals(), *__all__})

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; a Ctrl-C before it is loaded ends as quietly as one later."""
+    """Run the command line; a Ctrl-C while it loads exits without a traceback, as one later does."""
     try:
         from lorsmerge_cli.app import main as run
     except KeyboardInterrupt:

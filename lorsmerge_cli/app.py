@@ -33,14 +33,14 @@ from lorsmerge_cli.commands.search import search
 from lorsmerge_cli.commands.transcribe import transcribe
 from lorsmerge_cli.errors import LorsmergeError, named
 
-WrongUsage: Any = typer.BadParameter.__base__  # which Typer does not export
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+WrongUsage: Any = typer.BadParameter.__base__  # not exported by Typer
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 
 class _Program(TyperGroup):
-    """Shows its own help without rich, which takes longer to load than all the rest.
+    """Print the top-level help without rich, which takes longer to load than all the rest.
 
-    What Typer says of wrong arguments quotes them, and is cleaned like any other message.
+    Typer's messages on wrong arguments quote them, so they are cleaned like any other message.
     """
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -48,7 +48,7 @@ class _Program(TyperGroup):
         super().format_help(ctx, formatter)
 
     def main(self, *args: Any, **settings: Any) -> Any:
-        self.rich_markup_mode = None  # whose panel would break a long name in two
+        self.rich_markup_mode = None  # rich's panel would break a long name
         return super().main(*args, **settings)
 
     def make_context(self, *args: Any, **settings: Any) -> Any:
@@ -84,16 +84,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Merge several fine-tunes of one speech model into one model, without training again.\n\n"
-    "A pipeline of files: `finetune` trains a model on a language and task, `delta` takes what that "
-    "changed, `prune` keeps a low-rank and a sparse part of it, `merge` adds the deltas to the base, "
-    "`search` finds the ratios and scale, `eval` scores the result, `report` makes tables of scores, "
-    "`push` uploads a model.",
+    "A pipeline of files: `finetune` trains a model on a language and task, `delta` extracts the "
+    "change of its weights, `prune` keeps a low-rank and a sparse part of it, `merge` adds the deltas "
+    "to the base, `search` finds the ratios and scale, `eval` scores the result, `report` makes tables "
+    "of scores, `push` uploads a model.",
     epilog="\b\nExample: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4",
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(asked: bool) -> None:
+    if asked:
         print(f"lorsmerge {__version__}")
         raise typer.Exit
 
@@ -112,11 +112,11 @@ def _root(
 
 
 def _register(name: str, command: Callable[..., None]) -> None:
-    """Add a command, with the options that all commands have and one way to fail."""
+    """Add a command with the common options, and turn its exceptions into messages and exit codes."""
     signature = inspect.signature(command, eval_str=True)
     common = [
-        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-        for key, kind in (
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
+        for key, option in (
             ("quiet", options.Quiet),
             ("as_json", options.Json),
             ("debug", options.Debug),
@@ -133,26 +133,24 @@ def _register(name: str, command: Callable[..., None]) -> None:
             if console.debugging():
                 console.traceback()
             console.error(*error.lines)
-            _tell_what_was_written(str(error))
+            _note_outputs(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             console.error(f"Interrupted; {_written()}.")
             raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:
-            raise
-        except (typer.Exit, typer.BadParameter):
+        except (BrokenPipeError, typer.Exit, typer.BadParameter):
             raise
         except Exception as error:
             if console.debugging():
                 console.traceback()
-            console.error(_said(error))
-            _tell_what_was_written()
+            console.error(_in_words(error))
+            _note_outputs()
             raise typer.Exit(1) from None
 
     parameters = [*signature.parameters.values(), *common]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {item.name: item.annotation for item in parameters} | {"return": None}
-    # rich would keep the docstring's line breaks, wherever the terminal's are
+    # rich would keep the docstring's line breaks instead of filling the terminal's width
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     app.command(name, help="\n\n".join(" ".join(text.split("\n")) for text in paragraphs))(run)
 
@@ -162,16 +160,16 @@ def _written() -> str:
     return f"written: {named(paths, len(paths))}" if paths else "nothing was written"
 
 
-def _tell_what_was_written(message: str = "") -> None:
-    """Name the outputs that are in place although the command failed after all."""
+def _note_outputs(message: str = "") -> None:
+    """Name the outputs that are in place although the command failed."""
     if any(str(path) not in message for path in outputs.written()):
         console.note(f"In spite of that, {_written()}.")
 
 
-def _said(error: Exception) -> str:
-    """What a file or a disk did, wherever it was met; anything else is our own fault."""
+def _in_words(error: Exception) -> str:
+    """Format an unexpected exception: an OSError by file and cause, any other as a bug."""
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}. Check the path, and who may use it."
+        return f"{error.filename}: {error.strerror}. Check the path and its permissions."
     return (
         f"{type(error).__name__}: {error}. This is a bug in lorsmerge; please report it with what "
         "--debug prints."
@@ -197,27 +195,28 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt  # so that temporary files are removed as after Ctrl-C
 
 
-_told: list[int] = []
+_bus_errors: list[int] = []
 
 
 def _cut_short(signum: int) -> None:
-    """End the process where a mapped file has lost the bytes that are being read."""
-    if _told:  # by another thread
+    """End the process when a mapped file has lost the bytes that are being read."""
+    if _bus_errors:  # another thread is ending the process
         return
-    _told.append(signum)
-    os.write(2, b"error: An input was cut short while being read. Run the command again when nothing "
-                b"writes to its inputs; an output that is not there was not written.\n")  # fmt: skip
+    _bus_errors.append(signum)
+    os.write(2, b"error: An input was truncated while being read. Run the command again when nothing "
+                b"writes to its inputs; an output that does not exist was not written.\n")  # fmt: skip
     outputs.discard_unfinished()
     os._exit(1)
 
 
-_on_bus_error = ctypes.CFUNCTYPE(None, ctypes.c_int)(_cut_short)  # kept: the system has its address
+_on_bus_error = ctypes.CFUNCTYPE(None, ctypes.c_int)(_cut_short)  # referenced by the system alone
 
 
 def _leave_process_group() -> None:
     """End the threads of torchrun's process group: one that outlives Python aborts the process.
 
-    Not after a failure, where another process may still wait for this one and the threads with it.
+    Not to be called after a failure: another process may still wait for this one, and its threads
+    would wait with it.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
@@ -226,15 +225,14 @@ def _leave_process_group() -> None:
 
 def main() -> None:
     """Run the command line."""
-    if hasattr(
-        signal, "SIGBUS"
-    ):  # a handler in Python would never run: the instruction comes again
+    # a handler in Python would never run: the faulting instruction is repeated at once
+    if hasattr(signal, "SIGBUS"):
         ctypes.CDLL(None).signal(signal.SIGBUS.value, _on_bus_error)
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _terminate)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):  # for names that the terminal cannot encode
             stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="lorsmerge")
@@ -245,5 +243,5 @@ def main() -> None:
     except BrokenPipeError:  # `lorsmerge inspect ... | head`
         sys.stderr.close()
         sys.exit(1)
-    finally:  # all is said and done: an impatient Ctrl-C must not break what Python does on its way out
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C must not break Python's own exit

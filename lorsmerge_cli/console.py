@@ -1,4 +1,4 @@
-"""What the user sees, and the only file that imports rich.
+"""All output to the terminal; the only file that imports rich.
 
 stdout carries results: tables, or with --json one JSON document. Everything else (progress,
 warnings, notes, errors) goes to stderr.
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -30,27 +30,33 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 WIDE = 10_000  # columns, so that nothing is folded in a file or a pipe
-PATIENCE = 2.0  # seconds before a progress bar shows
-INTERVAL = 60.0  # seconds between lines on progress where there is no terminal
-RECENT = 10  # intervals that a rate is taken over
+PATIENCE = 2.0  # seconds before a progress bar appears
+INTERVAL = 60.0  # seconds between progress lines without a terminal
+RECENT = 10  # intervals that a rate is averaged over
 
-TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # variables of the environment
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # environment variables
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy", "hf_endpoint")
-SHORTEST_SECRET = 8  # characters: what is shorter is no token, and would blot out innocent words
+SHORTEST_SECRET = 8  # characters; anything shorter is no token, and replacing it would hide words
 LOGIN = re.compile(r"(?<=://)[^\s/?#'\"]*@")  # of a URL
-STORED = re.compile(r"=\s*(\S{16,})")  # values of the file that `hf auth login` keeps tokens in
+STORED = re.compile(r"=\s*(\S{16,})")  # values in the file where `hf auth login` stores tokens
 HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9_]{20,}")
 
 _settings = {"quiet": False, "json": False, "debug": False}
 _hidden: set[str] = set()
-_live: Console | None = None  # which a bar is drawn on: what it prints stands above the bar
+_live: Console | None = None  # the one that draws a bar; what it prints appears above the bar
 
 
 def configure(*, quiet: bool, as_json: bool, debug: bool) -> None:
-    """Set what is shown, for the command that runs; under torchrun the first process speaks."""
+    """Set what the running command prints; under torchrun only the first process prints.
+
+    Args:
+        quiet: print warnings and errors only.
+        as_json: print the result as one JSON document.
+        debug: print the traceback of an error.
+    """
     _settings.update(quiet=quiet or not _first(), json=as_json, debug=debug)
-    if not shows_progress():
-        # huggingface_hub, which has bars of its own, reads it when it is loaded
+    if _settings["quiet"] or not sys.stderr.isatty():
+        # for the bars of huggingface_hub, which reads the variable when it is loaded
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     elsewhere.show = None if _settings["quiet"] or sys.stderr.isatty() else progress
 
@@ -60,12 +66,12 @@ def _first() -> bool:
 
 
 def debugging() -> bool:
-    """Whether --debug was given."""
+    """Tell whether --debug was given."""
     return _settings["debug"]
 
 
 def result(document: dict[str, Any], show: Callable[[], None]) -> None:
-    """Print a result: the document with --json, else whatever `show` prints, nothing if quiet."""
+    """Print a result: the document with --json, else what `show` prints, nothing if quiet."""
     if _settings["json"]:
         text = json.dumps(document, indent=2, ensure_ascii=False, default=str)
         sys.stdout.write(json_escaped(_redacted(text)) + "\n")
@@ -73,20 +79,15 @@ def result(document: dict[str, Any], show: Callable[[], None]) -> None:
         show()
 
 
-def lines(texts: Iterable[str]) -> None:
-    """Print several lines of a result."""
+def line(*texts: str) -> None:
+    """Print lines of a result, each of which may begin or end with empty lines."""
     for text in texts:
-        line(text)
-
-
-def line(text: str = "") -> None:
-    """A line of a result, which may begin or end with empty ones."""
-    inner = text.strip("\n")
-    block(text.replace(inner, shown(inner), 1) if inner else text)
+        inner = text.strip("\n")
+        block(text.replace(inner, shown(inner), 1) if inner else text)
 
 
 def block(text: str) -> None:
-    """Several lines of a result."""
+    """Print a text of several lines in a result."""
     _out().print(
         shown(text, lines=True), markup=False, highlight=False, emoji=False, soft_wrap=True
     )
@@ -98,9 +99,9 @@ def table(
     title: str = "",
     left: Collection[int] = (0,),
 ) -> None:
-    """A table of a result: columns `left` aligned to the left, the others to the right.
+    """Print a table of a result, columns `left` left-aligned, the others right-aligned.
 
-    Where stdout is no terminal no column is cut or folded.
+    If stdout is not a terminal, no column is cut or folded.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -122,18 +123,23 @@ def table(
 
 
 def hide(secret: str | None) -> None:
-    """Keep a secret, such as a token from the command line, out of everything that is printed."""
+    """Keep a secret, such as a token on the command line, out of everything that is printed."""
     if secret:
         _hidden.add(secret)
 
 
 def shown(text: str, *, lines: bool = False) -> str:
-    """A text of any origin as it may be printed: no secrets, nothing that steers the terminal."""
+    """Return a text of any origin without secrets and terminal control characters.
+
+    Args:
+        text: to be printed.
+        lines: keep newlines.
+    """
     return printable(_redacted(text), lines=lines)
 
 
 def _redacted(text: str) -> str:
-    """The text with tokens, and names and passwords in URLs, replaced."""
+    """Return the text with tokens, and names and passwords in URLs, replaced."""
     text = LOGIN.sub("***@", text)
     for secret in sorted(_secrets(), key=len, reverse=True):
         for form in {secret, *(quote(secret)[1:-1] for quote in (repr, ascii, json.dumps))}:
@@ -142,16 +148,16 @@ def _redacted(text: str) -> str:
 
 
 def _secrets() -> set[str]:
-    """The tokens that this process may know, and names and passwords of proxies."""
+    """Return the tokens that this process may have read, and names and passwords of proxies."""
     found = {*_hidden, *(os.environ.get(name, "") for name in TOKENS)}
-    hub = sys.modules.get("huggingface_hub.constants")  # else no stored token was read
+    hub = sys.modules.get("huggingface_hub.constants")  # if not loaded, no stored token was read
     for name in ("HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH") if hub else ():
         try:
             text = read_document(Path(getattr(hub, name))).decode(errors="replace")
         except (OSError, AttributeError, LorsmergeError):
             continue
         found |= set(STORED.findall(text)) if "STORED" in name else {text}
-    # a token that holds a line break may be quoted in parts
+    # parts of a token with a line break may be quoted by themselves
     words = {word for secret in found for word in [secret.strip(), *secret.split()]}
     for name, value in os.environ.items():
         if name.lower() in PROXIES and "@" in value:
@@ -159,57 +165,50 @@ def _secrets() -> set[str]:
     return {word for word in words if len(word) >= SHORTEST_SECRET}
 
 
-def notes(texts: Iterable[str]) -> None:
-    """Print several notes."""
-    for text in texts:
-        note(text)
-
-
-def note(text: str) -> None:
-    """Something worth knowing."""
-    if not _settings["quiet"]:
+def note(*texts: str) -> None:
+    """Print notes on stderr, unless quiet."""
+    for text in () if _settings["quiet"] else texts:
         _message("note", text, style="cyan")
 
 
-def warning(text: str) -> None:
-    """Something that may be wrong."""
-    if _first():
+def warning(*texts: str) -> None:
+    """Print warnings on stderr."""
+    for text in texts if _first() else ():
         _message("warning", text, style="yellow")
 
 
 def error(*lines: str) -> None:
-    """Why the work failed."""
+    """Print one error of several lines on stderr."""
     _message("error", *lines, style="bold red")
 
 
 def traceback() -> None:
-    """The exception being handled, for --debug."""
+    """Print the traceback of the exception being handled, for --debug."""
     import traceback as standard
 
     sys.stderr.write(shown(standard.format_exc(), lines=True))
 
 
-def shows_progress() -> bool:
-    """Whether somebody is there to see a progress bar."""
-    return not _settings["quiet"] and sys.stderr.isatty()
-
-
 class Advance:
-    """Told how far long work is, and shows it to nobody."""
+    """Progress of long work; this one shows nothing."""
 
     def __call__(self, done: int, total: int) -> None:
-        """Count what was just done; the first call may count what was done by an earlier run."""
+        """Add `done` units of `total`; the first call may add those of an earlier run."""
 
     def detail(self, text: str) -> None:
-        """Show something beside the count, such as `loss 0.52`, until told something else."""
+        """Show a text, such as `loss 0.52`, beside the count until the next one."""
 
 
 @contextmanager
 def progress(label: str, unit: str = "bytes") -> Iterator[Advance]:
-    """Show how far work is: a bar from the third second on, or without a terminal a line a minute.
+    """Show progress on stderr: a bar after 2 seconds on a terminal, else a line each minute.
+
+    Args:
+        label: what the work is called.
+        unit: what is counted.
 
     Yields:
-        What is told how many bytes, or other units, were just done and how many there are in all.
+        An object to call with the number of units just done, and of all.
     """
     err = _err()
     if _settings["quiet"]:
@@ -246,7 +245,7 @@ def _bar(label: str, unit: str, err: Console) -> Iterator[Advance]:
 
 
 class _Bar(Advance):
-    """A bar on a terminal, and above it all that is printed meanwhile."""
+    """A bar on a terminal, with everything printed meanwhile above it."""
 
     def __init__(self, label: str, drawn: Progress, task: TaskID) -> None:
         self.label, self.drawn, self.task = label, drawn, task
@@ -269,7 +268,7 @@ class _Bar(Advance):
         self._before = before
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         global _live
         if self.drawn.live.is_started:
             for handler in self._handlers:
@@ -279,7 +278,7 @@ class _Bar(Advance):
 
 
 def _logging_to(before: TextIO, now: TextIO) -> list[logging.StreamHandler[TextIO]]:
-    """Have the handlers of all loggers that hold one stream write to another; those they are."""
+    """Redirect the handlers of all loggers from one stream to another, and return them."""
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     handlers = [
         handler
@@ -297,14 +296,14 @@ def _logging_to(before: TextIO, now: TextIO) -> list[logging.StreamHandler[TextI
 def _lines(label: str, unit: str) -> Iterator[Advance]:
     lines, ended = _Lines(label, unit), threading.Event()
 
-    def tell() -> None:
+    def write_lines() -> None:
         while not ended.wait(INTERVAL):
             line = shown(lines.line())
-            with suppress(OSError, ValueError):  # nobody reads it any more
+            with suppress(OSError, ValueError):  # the stream is closed
                 sys.stderr.write(f"{line}\n")
                 sys.stderr.flush()
 
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=write_lines, daemon=True)
     thread.start()
     try:
         yield lines
@@ -314,13 +313,13 @@ def _lines(label: str, unit: str) -> Iterator[Advance]:
 
 
 class _Lines(Advance):
-    """A line for now and then: done and all, what was told beside it, the rate and the time left."""
+    """Lines of progress: the count, the detail, the rate and the time left."""
 
     def __init__(self, label: str, unit: str) -> None:
         self.label, self.unit = label, unit
         self.done = self.total = 0
         self.text = ""
-        self.first: tuple[float, int] | None = None  # when, and how many were done then
+        self.first: tuple[float, int] | None = None  # time of the first call, and its count
         self.recent: deque[tuple[float, int]] = deque(maxlen=RECENT)
         self._lock = threading.Lock()
 
@@ -333,7 +332,7 @@ class _Lines(Advance):
         self.text = text
 
     def line(self) -> str:
-        """Return the line as of now."""
+        """Return the current line."""
         with self._lock:
             if self.first is None:
                 return f"{self.label}: preparing"
@@ -358,7 +357,12 @@ def _rate(before: tuple[float, int], now: tuple[float, int]) -> float:
 
 
 def pace(rate: float, unit: str) -> str:
-    """Return a rate per second for people: `41.6 utterances/s`, `3.2 trials/h`."""
+    """Return a rate per second in readable units.
+
+    Example:
+        >>> pace(41.6, "utterances"), pace(0.001, "trials")
+        ('41.6 utterances/s', '3.6 trials/h')
+    """
     per, name = next(
         ((seconds, name) for seconds, name in ((1, "s"), (60, "min")) if rate * seconds >= 1),
         (3600, "h"),
@@ -368,7 +372,12 @@ def pace(rate: float, unit: str) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people: `967.0 MB`."""
+    """Return a number of bytes in readable units.
+
+    Example:
+        >>> size(966_995_080)
+        '967.0 MB'
+    """
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -377,7 +386,7 @@ def size(count: float) -> str:
 
 
 def _message(word: str, *lines: str, style: str) -> None:
-    """Print a message; what begins a line of it is ours, whatever names there are in it."""
+    """Print a message on stderr; no name in it can begin a line of its own."""
     from rich.text import Text
 
     text = "\n".join(map(shown, lines))

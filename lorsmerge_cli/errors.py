@@ -1,18 +1,18 @@
 """Every error a user can meet. `app` turns each into a message and an exit code.
 
 LorsmergeError              the work failed: exit 1
-├── UsageFault              options that contradict one another: exit 2
-├── UnreadableFile          missing, truncated, pickled, or with a header that lies
+├── UsageFault              wrong or contradictory options: exit 2
+├── UnreadableFile          missing, truncated, pickled, or with a false header
 │   └── NoSuchFile          not in its folder or repository
 ├── Mismatch                files that do not belong together: names, shapes, ancestry
 ├── NonFinite               a NaN or an infinity in a tensor
 ├── OutputFault             the target exists, is an input, or cannot be written
-├── HubFault                the Hub cannot be reached, refuses, or lacks what was asked for
-├── DeviceFault             the device asked for is not there
-├── Interrupted             stopped by a signal, and to be gone on with: exit 130
+├── HubFault                the Hub is unreachable, refuses, or lacks a file
+├── DeviceFault             this machine lacks the device
+├── Interrupted             interrupted by a signal; can be resumed: exit 130
 └── Faults                  several of the above, found together
 
-A message says what was found and where, and `remedy` what to do next.
+A message says what is wrong and where, and `remedy` what to do next.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from collections.abc import Sequence
 
 
 class LorsmergeError(Exception):
-    """A failure with a remedy. `str()` of it is the one paragraph a user reads."""
+    """A failure with a remedy; its `str()` is the paragraph that a user reads.
+
+    Args:
+        what: what is wrong, and where.
+        remedy: what to do next.
+    """
 
     exit_code = 1
 
@@ -32,52 +37,56 @@ class LorsmergeError(Exception):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The message, a paragraph in each; a newline within one stands in a name that it quotes."""
+        """The message's paragraphs; a newline within one belongs to a name that it quotes."""
         return (str(self),)
 
 
 class UsageFault(LorsmergeError):
-    """Options or arguments that are wrong or contradict one another."""
+    """Options or arguments are wrong or contradict one another."""
 
     exit_code = 2
 
 
 class UnreadableFile(LorsmergeError):
-    """A file that is missing, damaged or of another kind than was asked for."""
+    """A file is missing, damaged or not of the expected type."""
 
 
 class NoSuchFile(UnreadableFile):
-    """A file that a folder or a repository does not have."""
+    """A folder or a repository does not have a file."""
 
 
 class Mismatch(LorsmergeError):
-    """Files that do not fit together."""
+    """Files do not belong together."""
 
 
 class NonFinite(LorsmergeError):
-    """A NaN or an infinity where a number has to be."""
+    """A tensor holds a NaN or an infinity."""
 
 
 class OutputFault(LorsmergeError):
-    """A target that must not or cannot be written."""
+    """A target must not or cannot be written."""
 
 
 class HubFault(LorsmergeError):
-    """What the Hugging Face Hub refuses or lacks, or a network that is not there."""
+    """The Hugging Face Hub is unreachable, refuses a request, or lacks a file."""
 
 
 class DeviceFault(LorsmergeError):
-    """A device that this machine, or this PyTorch, does not have."""
+    """This machine, or this PyTorch, does not have a device."""
 
 
 class Interrupted(LorsmergeError):
-    """Work that a signal stopped and that can be gone on with."""
+    """Work was interrupted by a signal and can be resumed."""
 
-    exit_code = 130  # 128 + SIGINT, as shells have it
+    exit_code = 130  # 128 + SIGINT, as in shells
 
 
 class Faults(LorsmergeError):
-    """Several errors that were found in one check."""
+    """Several errors were found in one check.
+
+    Args:
+        errors: at least one; the exit code is their largest.
+    """
 
     def __init__(self, errors: Sequence[LorsmergeError]) -> None:
         self.errors = tuple(errors)
@@ -86,12 +95,21 @@ class Faults(LorsmergeError):
 
     @property
     def lines(self) -> tuple[str, ...]:
+        """The number of errors, and each of them."""
         listed = (f"  {n}. {error}" for n, error in enumerate(self.errors, 1))
-        return (f"{len(self.errors)} things stand in the way:", *listed)
+        return (f"{len(self.errors)} problems were found:", *listed)
 
 
 def raise_all(errors: Sequence[LorsmergeError]) -> None:
-    """Raise nothing, the one error, or `Faults` of all of them."""
+    """Raise the error if there is one, `Faults` if there are several.
+
+    Example:
+        >>> raise_all([])
+        >>> raise_all([UsageFault("--svp 7 is not between 0 and 1.")])
+        Traceback (most recent call last):
+        ...
+        lorsmerge_cli.errors.UsageFault: --svp 7 is not between 0 and 1.
+    """
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -99,13 +117,18 @@ def raise_all(errors: Sequence[LorsmergeError]) -> None:
 
 
 def named(names: Sequence[str], shown: int = 3) -> str:
-    """The first few of many names and how many more there are: `'a', 'b' and 7 more`."""
+    """Return the first names, quoted, and how many more there are.
+
+    Example:
+        >>> named(["a", "b", "c"], shown=2)
+        "'a', 'b' and 1 more"
+    """
     listed = ", ".join(repr(name) for name in names[:shown])
     return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more"
 
 
 def non_finite(where: object, tensor: str) -> NonFinite:
-    """The error for a tensor with a NaN or an infinity in it."""
+    """Return the error for a NaN or an infinity in a tensor of a file."""
     return NonFinite(
         f"{where}: {tensor!r} holds a NaN or an infinity.",
         "The training diverged or the file is damaged: use an earlier checkpoint of it.",
@@ -113,7 +136,7 @@ def non_finite(where: object, tensor: str) -> NonFinite:
 
 
 def zero_delta(where: object) -> Mismatch:
-    """The error for a delta with nothing in it."""
+    """Return the error for a delta of zeros."""
     return Mismatch(
         f"{where}: its delta is zero throughout; the fine-tune equals its base.",
         "Check that the training changed the weights, and that the right folder was given.",

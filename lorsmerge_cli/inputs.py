@@ -1,7 +1,7 @@
-"""Files that anyone may have written: only regular ones are opened, and documents have one reader each.
+"""Reading of files of any origin: only regular files are opened, and only small documents parsed.
 
-A FIFO blocks whoever opens it, `/dev/zero` never ends, and JSON or TOML nested a hundred thousand
-levels deep ends Python's recursion: each is refused here, in words, before it does harm.
+A FIFO blocks the process that opens it, `/dev/zero` never ends, and JSON or TOML nested a hundred
+thousand levels deep exceeds Python's recursion limit: each is an error with a message.
 `FileIdentity` tells whether a file changed while it was read.
 """
 
@@ -24,7 +24,7 @@ MAX_DOCUMENT = 256 << 20  # bytes of a JSON or TOML file: a results file of 100,
 
 
 def several(given: object) -> tuple[Any, ...]:
-    """Return one string, path or other value as a tuple of one, and those of a sequence as a tuple.
+    """Return a single value as a tuple of one, and a sequence of values as a tuple.
 
     Example:
         >>> several("ca.delta"), several(["ca.delta", "de.delta"])
@@ -41,33 +41,33 @@ def path_of(given: FilePath | None) -> Path | None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading, without waiting for what is none.
+    """Open a regular file for reading, without blocking on anything else.
 
     Raises:
         UnreadableFile: a FIFO, a socket or a device.
         OSError: as `open` does: no such file, a folder, no permission.
     """
-    # without O_NONBLOCK the mere opening of a FIFO waits for a writer
+    # without O_NONBLOCK, opening a FIFO waits for a writer
     descriptor = os.open(
         path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     )
-    kind = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(kind):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        if stat.S_ISDIR(kind):
+        if stat.S_ISDIR(mode):
             raise IsADirectoryError(21, os.strerror(21), str(path))
         raise UnreadableFile(
-            f"{path} is a {file_type(kind)}, not a file.", "Give the file itself, or a copy of it."
+            f"{path} is a {file_type(mode)}, not a file.", "Give the file itself, or a copy of it."
         )
     return os.fdopen(descriptor, "rb")
 
 
 def open_text(path: Path, newline: str | None = None) -> TextIO:
-    """Open a regular UTF-8 file as text, a byte order mark skipped.
+    """Open a regular UTF-8 file as text, skipping a byte order mark.
 
     Args:
         path: of the file.
-        newline: as for `open`: None to read every end of a line as a newline.
+        newline: as for `open`; by default all line endings are read as a newline.
 
     Raises:
         UnreadableFile, OSError: as `open_regular`.
@@ -76,7 +76,7 @@ def open_text(path: Path, newline: str | None = None) -> TextIO:
 
 
 def file_type(mode: int) -> str:
-    """Name what a mode of `stat` stands for: `file`, `folder`, `FIFO`, `socket` or `device`."""
+    """Return the file type of a mode of `stat`: `file`, `folder`, `FIFO`, `socket` or `device`."""
     for test, name in (
         (stat.S_ISREG, "file"),
         (stat.S_ISDIR, "folder"),
@@ -89,17 +89,17 @@ def file_type(mode: int) -> str:
 
 
 def read_document(path: Path) -> bytes:
-    """Read a small file whole.
+    """Read a document whole.
 
     Raises:
-        UnreadableFile: no regular file, or one of more than 256 MiB.
+        UnreadableFile: not a regular file, or larger than 256 MiB.
         OSError: as `open` does.
     """
     with open_regular(path) as file:
         content = file.read(MAX_DOCUMENT + 1)
     if len(content) > MAX_DOCUMENT:
         raise UnreadableFile(
-            f"{path} is larger than {MAX_DOCUMENT >> 20} MiB, which no document of its kind is.",
+            f"{path} is larger than {MAX_DOCUMENT >> 20} MiB, which is too large for its file type.",
             "Check that it is the file you mean.",
         )
     return content
@@ -109,7 +109,7 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON of any origin.
 
     Raises:
-        ValueError: it is no JSON, or nested too deeply.
+        ValueError: it is not JSON, or nested too deeply.
 
     Example:
         >>> parse_json("[" * 100_000)
@@ -127,7 +127,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of any origin.
 
     Raises:
-        ValueError: it is no JSON, or nested too deeply.
+        ValueError: it is not JSON, or nested too deeply.
         UnreadableFile: as `read_document`.
         OSError: as `open` does.
     """
@@ -135,22 +135,22 @@ def read_json(path: Path) -> Any:
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:
-    """Parse JSON that has to be an object.
+    """Parse JSON that must be an object.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: it is not a JSON object.
     """
-    found = parse_json(text)
-    if not isinstance(found, dict):
-        raise ValueError(f"an object is needed, and it is a {type(found).__name__}")
-    return found
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"an object is needed, and it is a {type(value).__name__}")
+    return value
 
 
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML of any origin.
 
     Raises:
-        ValueError: it is no TOML, or nested too deeply.
+        ValueError: it is not TOML, or nested too deeply.
     """
     try:
         return tomllib.loads(text)
@@ -162,7 +162,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file of any origin.
 
     Raises:
-        ValueError: it is no TOML, nested too deeply, or not UTF-8.
+        ValueError: it is not TOML, nested too deeply, or not UTF-8.
         UnreadableFile: as `read_document`.
         OSError: as `open` does.
     """
@@ -171,12 +171,12 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """What tells a file from one that took its place, or from what it was before it was written to.
+    """Properties of a file that change when it is written to or replaced.
 
     Attributes:
         device, inode: of the file.
         size: in bytes.
-        modified: time of the last change of its content, in nanoseconds.
+        modified: time of the last change of its content, in nanoseconds since 1970.
     """
 
     device: int
@@ -186,26 +186,26 @@ class FileIdentity:
 
     @staticmethod
     def of(path: Path) -> FileIdentity:
-        """Identify a file, or what a link leads to.
+        """Identify a file, or the target of a link.
 
         Raises:
-            OSError: there is none.
+            OSError: it does not exist.
         """
         status = path.stat()
         return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def is_file_of(self, other: FileIdentity) -> bool:
-        """Whether both are one file, whatever was written to it."""
+        """Tell whether both are the same file, even if it was written to."""
         return (self.device, self.inode) == (other.device, other.inode)
 
 
 def changed(identities: Mapping[Path, FileIdentity]) -> list[Path]:
     """List the files that were written to, replaced or removed since they were identified."""
-    found = []
-    for path, identity in identities.items():
+
+    def is_unchanged(path: Path, identity: FileIdentity) -> bool:
         try:
-            if FileIdentity.of(path) != identity:
-                found.append(path)
+            return FileIdentity.of(path) == identity
         except OSError:
-            found.append(path)
-    return found
+            return False
+
+    return [path for path, identity in identities.items() if not is_unchanged(path, identity)]

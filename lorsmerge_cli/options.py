@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,201 +21,104 @@ SCALES = f"{PAPER_SCALE} by default" + "".join(
     for name, method in METHODS.items()
     if method.scale != PAPER_SCALE
 )
-PRUNING = "Pruning"
-OUTPUT = "Output"
-MACHINE = "Machine"
-DATA = "Data"
-DECODING = "Decoding"
-SCORING = "Scoring"
 UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
-Svp = Annotated[
-    float | None,
-    typer.Option(
-        "--svp",
-        metavar="R",
-        help="Singular value pruning: share of the singular triplets that is kept (paper: 0.01 to 0.05).",
-        rich_help_panel=PRUNING,
-    ),
-]
-Mp = Annotated[
-    float | None,
-    typer.Option(
-        "--mp",
-        metavar="P",
-        help="Magnitude pruning: share of the entries that is kept (paper: 0.1 to 0.6).",
-        rich_help_panel=PRUNING,
-    ),
-]
-Include = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--include",
-        metavar="PATTERN",
-        help="Prune these 2-D tensors as well (shell pattern; may be repeated).",
-        rich_help_panel=PRUNING,
-    ),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--exclude",
-        metavar="PATTERN",
-        help="Merge these tensors unpruned (shell pattern; may be repeated).",
-        rich_help_panel=PRUNING,
-    ),
-]
-Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="PATH", help="File to write.",
-                       rich_help_panel=OUTPUT),
-]  # fmt: skip
-Force = Annotated[
-    bool,
-    typer.Option(
-        "--force",
-        "-f",
-        help="Replace outputs that exist; a folder only where all that it holds is as lorsmerge wrote it.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype",
-        metavar="DTYPE",
-        help="float32, float16 or bfloat16 for what is written; as the input is by default.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Companions = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FOLDER",
-        help="Model folder or Hub id to take config and tokenizer from, for a bare file of weights.",
-    ),
-]
-Processor = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FOLDER",
-        help="Model folder or Hub id to take tokenizer and feature extractor from, for a folder that "
-        "has none; a Trainer's checkpoint-N takes those of the folder it lies in.",
-    ),
-]
-StripPrefix = Annotated[
-    str,
-    typer.Option(
-        "--strip-prefix",
-        metavar="PREFIX",
-        help="What stands before the names of the fine-tune's tensors, or of the base's, and not "
-        "before the other's: module. of DataParallel, _orig_mod. of torch.compile, model. of a whole model.",
-        rich_help_panel=MACHINE,
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        help="Where the work is done: auto, cpu, cuda, cuda:N or mps.",
-        rich_help_panel=MACHINE,
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        metavar="N",
-        min=1,
-        help="Tensors in flight; one per core by default. The result does not depend on it.",
-        rich_help_panel=MACHINE,
-    ),
-]
-Split = Annotated[
-    str | None,
-    typer.Option("--split", metavar="NAME", rich_help_panel=DATA,
-                 help="train, dev, test or another that the data has."),
-]  # fmt: skip
-Language = Annotated[
-    str | None,
-    typer.Option("--language", metavar="CODE", rich_help_panel=DATA,
-                 help="Spoken language (ca, Catalan), for data that does not say; rows that say "
-                 "another are skipped."),
-]  # fmt: skip
-Task = Annotated[
-    str | None,
-    typer.Option("--task", metavar="TASK", rich_help_panel=DATA,
-                 help="asr or st (translation into English), for data that does not say; rows that "
-                 "say the other are skipped."),
-]  # fmt: skip
-Hours = Annotated[
-    float | None,
-    typer.Option("--hours", metavar="H", min=0.001, rich_help_panel=DATA,
-                 help="Take about this much of each data set; the same rows every time."),
-]  # fmt: skip
-DataSeed = Annotated[
-    int,
-    typer.Option("--data-seed", metavar="N", rich_help_panel=DATA,
-                 help="Another N takes other rows for --hours; --seed does not."),
-]  # fmt: skip
-AllowParts = Annotated[
-    bool,
-    typer.Option("--allow-parts", rich_help_panel=DATA,
-                 help="Use rows that are shorter than their files and give no offset where most are "
-                 "so; without it that is an error, as the durations are probably wrong."),
-]  # fmt: skip
-Format = Annotated[
-    str | None,
-    typer.Option("--format", metavar="NAME", rich_help_panel=DATA,
-                 help="jsonl, common-voice, covost, hf or kaldi; found out by default."),
-]  # fmt: skip
-Normalise = Annotated[
-    str,
-    typer.Option("--normalise", metavar="NAME", rich_help_panel=SCORING,
-                 help="What error rates are of: auto (by language: Whisper's for English, marks kept "
-                 "where the script needs them, Whisper's basic else), raw, basic, marks, english or "
-                 "turkish."),
-]  # fmt: skip
-MaxTokens = Annotated[
-    int | None,
-    typer.Option("--max-tokens", metavar="N", min=1, rich_help_panel=DECODING,
-                 help="Most tokens of a hypothesis, the prompt not counted; the model's limit by "
-                 "default."),
-]  # fmt: skip
-MemorySize = Annotated[
-    str | None,
-    typer.Option("--memory", metavar="SIZE", rich_help_panel=MACHINE,
-                 help="Memory that each process may take in all, such as 16GB; by default what the "
-                 "machine, its cgroups and SLURM leave, divided among the processes here."),
-]  # fmt: skip
-Seed = Annotated[
-    int,
-    typer.Option("--seed", metavar="N", help="Of everything random.", rich_help_panel=MACHINE),
-]
-Verbose = Annotated[
-    bool,
-    typer.Option("--verbose", "-v", help="List every row that is dropped, and details.",
-                 rich_help_panel=OUTPUT),
-]  # fmt: skip
-ComputeDtype = Annotated[
-    str,
-    typer.Option("--dtype", metavar="DTYPE", rich_help_panel=MACHINE,
-                 help="float32, float16 or bfloat16 to compute in; recorded with the result."),
-]  # fmt: skip
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="Only warnings and errors.", rich_help_panel=OUTPUT),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print the result as one JSON document.", rich_help_panel=OUTPUT),
-]
-Debug = Annotated[
-    bool,
-    typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT),
-]
+
+def panel(title: str) -> partial[Any]:
+    """Return `typer.Option` for the options that help shows under one heading."""
+    return partial(typer.Option, rich_help_panel=title)
+
+
+pruning, output, machine = panel("Pruning"), panel("Output"), panel("Machine")
+data, decoding, scoring = panel("Data"), panel("Decoding"), panel("Scoring")
+
+# fmt: off
+Svp = Annotated[float | None, pruning(
+    "--svp", metavar="R", help="Singular value pruning: share of the singular triplets that is "
+    "kept (paper: 0.01 to 0.05).")]
+Mp = Annotated[float | None, pruning(
+    "--mp", metavar="P",
+    help="Magnitude pruning: share of the elements that is kept (paper: 0.1 to 0.6).")]
+Include = Annotated[list[str] | None, pruning(
+    "--include", metavar="PATTERN",
+    help="Prune these 2-D tensors as well (shell pattern; may be repeated).")]
+Exclude = Annotated[list[str] | None, pruning(
+    "--exclude", metavar="PATTERN",
+    help="Merge these tensors unpruned (shell pattern; may be repeated).")]
+Output = Annotated[Path, output("--output", "-o", metavar="PATH", help="File to write.")]
+Force = Annotated[bool, output(
+    "--force", "-f",
+    help="Replace outputs that exist; a folder only if every file in it is as lorsmerge wrote it.")]
+Dtype = Annotated[str | None, output(
+    "--dtype", metavar="DTYPE",
+    help="float32, float16 or bfloat16 for the output; by default the input's.")]
+ConfigDir = Annotated[Path | None, typer.Option(
+    "--config", metavar="FOLDER", help="Model folder or Hub id to take config and tokenizer from, "
+    "for a bare file of weights.")]
+Processor = Annotated[Path | None, typer.Option(
+    "--config", metavar="FOLDER",
+    help="Model folder or Hub id to take tokenizer and feature extractor from, for a folder "
+    "without them; a Trainer's checkpoint-N uses those of its parent folder.")]
+StripPrefix = Annotated[str, machine(
+    "--strip-prefix", metavar="PREFIX",
+    help="Prefix that only the fine-tune's tensor names have, or only the base's: module. of "
+    "DataParallel, _orig_mod. of torch.compile, model. of a whole model.")]
+Device = Annotated[str, machine(
+    "--device", metavar="DEVICE", help="Device to compute on: auto, cpu, cuda, cuda:N or mps.")]
+Threads = Annotated[int | None, machine(
+    "--threads", metavar="N", min=1, help="Tensors processed at a time; by default one per core. "
+    "The result does not depend on it.")]
+Split = Annotated[str | None, data(
+    "--split", metavar="NAME", help="train, dev, test or another that the data has.")]
+Language = Annotated[str | None, data(
+    "--language", metavar="CODE", help="Spoken language (ca, Catalan) of data that does not name "
+    "it; rows that name another are skipped.")]
+Task = Annotated[str | None, data(
+    "--task", metavar="TASK", help="asr or st (translation into English) of data that does not "
+    "name it; rows that name the other are skipped.")]
+Hours = Annotated[float | None, data(
+    "--hours", metavar="H", min=0.001,
+    help="Take about this much of each data set; the same rows every time.")]
+DataSeed = Annotated[int, data(
+    "--data-seed", metavar="N",
+    help="Seed of the rows that --hours takes, which --seed does not change.")]
+AllowParts = Annotated[bool, data(
+    "--allow-parts", help="Accept data in which most rows are shorter than their files and give no "
+    "offset; by default that is an error, as the durations are probably wrong.")]
+Format = Annotated[str | None, data(
+    "--format", metavar="NAME",
+    help="jsonl, common-voice, covost, hf or kaldi; detected by default.")]
+Normalise = Annotated[str, scoring(
+    "--normalise", metavar="NAME", help="Normalisation of texts before errors are counted: auto "
+    "(by language: Whisper's for English, marks kept where the script needs them, else Whisper's "
+    "basic), raw, basic, marks, english or turkish.")]
+Beam = Annotated[int, decoding(
+    "--beam", metavar="N", min=1,
+    help="Hypotheses kept in the search; 1 is greedy. The paper's is 20.")]
+BatchSize = Annotated[int | None, decoding(
+    "--batch-size", metavar="N", min=1, help="Utterances decoded at a time; by default chosen by "
+    "memory, and halved when that runs out.")]
+DryRun = Annotated[bool, output(
+    "--dry-run", "-n",
+    help="Check everything and show what would be done; write and upload nothing.")]
+AllowOtherBase = Annotated[bool, output(
+    "--allow-other-base", help="Apply deltas to another checkpoint than they were taken from.")]
+MaxTokens = Annotated[int | None, decoding(
+    "--max-tokens", metavar="N", min=1, help="Most tokens of a hypothesis, not counting the "
+    "prompt; by default the model's limit.")]
+MemorySize = Annotated[str | None, machine(
+    "--memory", metavar="SIZE", help="Most memory of each process, such as 16GB; by default what "
+    "the machine, its cgroups and SLURM leave, divided among the processes on it.")]
+Seed = Annotated[int, machine("--seed", metavar="N", help="Random seed.")]
+Verbose = Annotated[bool, output(
+    "--verbose", "-v", help="List every row that is dropped, and details.")]
+ComputeDtype = Annotated[str, machine(
+    "--dtype", metavar="DTYPE",
+    help="float32, float16 or bfloat16 to compute in; recorded in the results.")]
+Quiet = Annotated[bool, output("--quiet", "-q", help="Only warnings and errors.")]
+Json = Annotated[bool, output("--json", help="Print the result as one JSON document.")]
+Debug = Annotated[bool, output("--debug", help="Show the traceback of an error.")]
+# fmt: on
 
 
 def parse_size(option: str, text: str) -> int:
@@ -222,6 +126,10 @@ def parse_size(option: str, text: str) -> int:
 
     Raises:
         UsageFault: not a number with KB, MB, GB or TB, or KiB, MiB, GiB or TiB.
+
+    Example:
+        >>> parse_size("--memory", "1.5GB"), parse_size("--memory", "1GiB")
+        (1500000000, 1073741824)
     """
     match = re.fullmatch(r"([\d.]+)([KMGT])(i?)B", text, re.IGNORECASE)
     try:
@@ -230,5 +138,5 @@ def parse_size(option: str, text: str) -> int:
     except (ValueError, OverflowError):
         size = 0
     if size <= 0:
-        raise UsageFault(f"{option} {text} is no size.", "Write 5GB or 500MB.")
+        raise UsageFault(f"{option} {text} is not a size.", "Write 5GB or 500MB.")
     return size

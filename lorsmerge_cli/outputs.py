@@ -1,9 +1,9 @@
-"""Outputs that appear whole or not at all, and never at the cost of a file that is not ours.
+"""Outputs that appear whole or not at all, and never replace a file that lorsmerge did not write.
 
 A file or folder is built in a scratch folder beside its target, synced, and renamed into place. A
-folder gets a manifest of what was written into it. `--force` replaces a folder only where its manifest
-accounts for every file in it; the two are exchanged in one system call where there is one, and of the
-old folder exactly the files of its manifest are removed.
+folder gets a manifest of the files written into it. `--force` replaces a folder only if its manifest
+lists every file in it. The two folders are exchanged by one system call if the system has one, and
+exactly the files in the old folder's manifest are removed.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from lorsmerge_cli.inputs import FileIdentity, changed, file_type, read_json
 SPARE_BYTES = 16 << 20  # left free on the disk
 SEALED_BYTES = 4 << 20  # read at a time
 SUFFIX = ".partial"
-NAME_SHOWN = 40  # characters of an output's name in its scratch folder's
-NEW, OLD = "new", "old"  # in a scratch folder
+NAME_SHOWN = 40  # characters of an output's name in the name of its scratch folder
+NEW, OLD = "new", "old"  # folders in a scratch folder
 MANIFEST = ".lorsmerge-files.json"
 ELSEWHERE = "Choose another with -o."
-KEPT_AWAY = "Move what you want to keep and remove the folder, or choose another with -o."
+MOVE_AWAY = "Move what you want to keep and remove the folder, or choose another with -o."
 MOUNTS = Path("/proc/self/mountinfo")
-OCTAL = re.compile(r"\\([0-7]{3})")  # a blank in a mount point's name
-# errors of a file system that lacks a flag of rename, hard links, or the syncing of a folder
+OCTAL = re.compile(r"\\([0-7]{3})")  # of a blank in a mount point's name
+# errors of a file system without a flag of rename, hard links, or syncing of a folder
 LACKING = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
-# What readers look for by its name in a folder that is an input: models, adapters, data sets.
+# Files that readers find by name in an input folder: models, adapters, data sets.
 READ_BY_NAME = (
     "model.safetensors", "model-*-of-*.safetensors", "pytorch_model*.bin", "*.index.json",
     "adapter_model.*", "*config.json", "tokenizer*", "vocab*", "merges.txt", "*.model", "*.spm",
@@ -57,19 +57,19 @@ _placed: list[tuple[Path, FileIdentity]] = []  # every output of this process
 def check_output(
     output: Path, *, inputs: Iterable[Path], size: int, force: bool, folder: bool = False
 ) -> list[LorsmergeError]:
-    """Find everything that would keep an output from being written, before any work is done.
+    """Return all faults that would keep an output from being written, before any work is done.
 
     Args:
         output: the target.
-        inputs: every file and folder that is read; none of them may be written, nor may a file in
-            such a folder that a reader looks for by its name.
-        size: bytes the output will take.
+        inputs: every file and folder that is read. None of them may be written, and no file in
+            such a folder with a name that a reader looks for.
+        size: of the output in bytes.
         force: whether an output that exists may be replaced.
         folder: whether the target is a folder.
     """
     try:
         return _output_faults(output, list(inputs), size, force, folder)
-    except OSError as error:  # a name that is too long, a file system that is gone
+    except OSError as error:  # the name is too long, the file system is gone
         return [OutputFault(f"{output} cannot be written: {error.strerror}.", ELSEWHERE)]
 
 
@@ -77,7 +77,7 @@ def _output_faults(
     output: Path, inputs: list[Path], size: int, force: bool, folder: bool
 ) -> list[LorsmergeError]:
     target = output.resolve()  # `new/..` is the current folder
-    # folders that are missing are made on the way
+    # missing folders are created later
     parent = next((folder for folder in target.parents if folder.exists()), None)
     if parent is None:
         return [OutputFault(f"{output} is the root of the file system.", ELSEWHERE)]
@@ -110,24 +110,26 @@ def _output_faults(
 
 
 def check_not_inside(output: Path, folder: Path) -> list[LorsmergeError]:
-    """Find whether one output lies in another: the folder could not be replaced then."""
+    """Return a fault if one output lies in another: the folder could not be replaced later."""
     if folder.resolve() not in output.resolve().parents:
         return []
     return [
         OutputFault(
-            f"{output} lies in the output folder {folder}, which holds what belongs to it alone.",
+            f"{output} lies in the output folder {folder}, which must hold no other files.",
             "Write it beside the folder.",
         )
     ]
 
 
 def _existing_faults(target: Path, force: bool, folder: bool, output: Path) -> list[LorsmergeError]:
-    found = file_type(target.stat().st_mode) if target.exists() else "file"
-    if found not in ("file", "folder"):
-        return [OutputFault(f"{output} is a {found}, which is never replaced.", ELSEWHERE)]
-    if (found == "folder") != folder:
-        wanted = "folder" if folder else "file"
-        return [OutputFault(f"{output} is a {found}, and a {wanted} is to be written.", ELSEWHERE)]
+    actual = file_type(target.stat().st_mode) if target.exists() else "file"
+    if actual not in ("file", "folder"):
+        return [OutputFault(f"{output} is a {actual}, which is never replaced.", ELSEWHERE)]
+    if (actual == "folder") != folder:
+        expected = "folder" if folder else "file"
+        return [
+            OutputFault(f"{output} is a {actual}, and a {expected} is to be written.", ELSEWHERE)
+        ]
     if not folder:
         return [] if force else [OutputFault(f"{output} exists.", "Give --force to replace it.")]
     if target.samefile(Path.cwd()) or target.is_mount():
@@ -147,28 +149,28 @@ def _existing_faults(target: Path, force: bool, folder: bool, output: Path) -> l
 
 
 def _holds_strangers(folder: Path, others: list[str]) -> OutputFault:
-    known_by = ""
+    lost = ""
     if not (folder / MANIFEST).exists():
-        known_by = f", or it has lost the {MANIFEST} by which that is known"
+        lost = f", or has lost its {MANIFEST}, which lists what lorsmerge wrote"
     return OutputFault(
-        f"{folder} exists and holds what lorsmerge did not write{known_by} ({named(others)}), so it is "
-        "not replaced, not even with --force.",
-        KEPT_AWAY,
+        f"{folder} exists and holds files that lorsmerge did not write{lost} ({named(others)}), so it "
+        "is not replaced, not even with --force.",
+        MOVE_AWAY,
     )
 
 
 def _is_or_holds(output: Path, path: Path, folder: bool) -> bool:
     target = output.resolve()
-    # both where a link stands and where it leads: the Hub's cache is made of links
+    # the target of a link and the link itself: the Hub's cache consists of links
     for source in (path.resolve(), path.absolute().parent.resolve() / path.name):
         if target == source or (folder and target in source.parents):
             return True
-    # a hard link is the same file under another name
+    # hard links to one file
     return output.is_file() and path.is_file() and output.samefile(path)
 
 
 def _is_read_in(output: Path, source: Path) -> bool:
-    """Whether an output lies where a reader of an input folder would take it for a part of that."""
+    """Tell whether an output would be read as a part of an input folder."""
     if not source.is_dir() or source.resolve() != output.resolve().parent:
         return False
     name = output.name.lower()
@@ -176,24 +178,25 @@ def _is_read_in(output: Path, source: Path) -> bool:
 
 
 def strangers(folder: Path) -> list[str]:
-    """List what in a folder lorsmerge did not write, by the folder's manifest, or what has changed.
+    """List the files in a folder that its manifest lacks, or that have changed since.
 
-    Names are relative to the folder; of a folder that is not ours only its own name is listed.
+    Names are relative to the folder. Of a folder with no file in the manifest only its own name is
+    listed.
     """
     written = _manifest(folder)
     ours = {str(parent) for name in written for parent in Path(name).parents}
-    found = [f"{mount} (a mount point)" for mount in _mounts_in(folder)]
+    names = [f"{mount} (a mount point)" for mount in _mounts_in(folder)]
     for where, folders, files in os.walk(folder, onerror=_raise):
         for name in sorted([*folders, *files]):
             path = Path(where, name)
             relative, status = str(path.relative_to(folder)), path.lstat()
             if stat.S_ISDIR(status.st_mode):
                 if relative not in ours:
-                    found.append(f"{relative}/")
+                    names.append(f"{relative}/")
                     folders.remove(name)
             elif relative != MANIFEST and not _is_as_written(path, written.get(relative)):
-                found.append(relative + (" (changed since)" if relative in written else ""))
-    return found
+                names.append(relative + (" (changed since)" if relative in written else ""))
+    return names
 
 
 def _raise(error: OSError) -> None:
@@ -205,8 +208,8 @@ def _is_as_written(path: Path, recorded: object) -> bool:
 
 
 def _seal(path: Path, recorded: object = None) -> list[int | str] | None:
-    """Return size and XXH3-128 of a file, by which a manifest knows it; None at another size."""
-    import xxhash  # for this alone
+    """Return size and XXH3-128 of a file, as in a manifest; None if the recorded size is another."""
+    import xxhash  # needed nowhere else
 
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
@@ -219,7 +222,7 @@ def _seal(path: Path, recorded: object = None) -> list[int | str] | None:
 
 
 def _manifest(folder: Path) -> Mapping[str, object]:
-    """Size and digest of each file that was written; empty where that is not known."""
+    """Return size and digest of each file in a folder's manifest; empty without a valid one."""
     try:
         written = read_json(folder / MANIFEST)["files"]
         return {name: written[name] for name in written if _stays_inside(Path(name))}
@@ -240,7 +243,7 @@ def _write_manifest(folder: Path) -> None:
 
 
 def _mounts_in(folder: Path) -> list[str]:
-    """Mount points below a folder, bind mounts too, where the system lists them."""
+    """List the mount points below a folder, including bind mounts, if the system lists them."""
     try:
         lines = MOUNTS.read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -260,7 +263,7 @@ def others_in(folder: Path, patterns: Sequence[str]) -> list[str]:
 
 
 def remove_matching(folder: Path, patterns: Sequence[str]) -> None:
-    """Remove the files that `others_in` does not list, and the folders that are empty then."""
+    """Remove the files that `others_in` does not list, and the folders that are left empty."""
     below = sorted(folder.rglob("*"), key=lambda path: -len(path.parts))
     for path in below:
         if _matches(path, folder, patterns):
@@ -278,15 +281,15 @@ def _matches(path: Path, folder: Path, patterns: Sequence[str]) -> bool:
 
 @contextmanager
 def atomic_file(target: Path, *, force: bool, intermediate: bool = False) -> Iterator[Path]:
-    """Give a temporary path beside `target` that becomes it when the block ends without an error.
+    """Yield a temporary path beside `target`, renamed to it if the block ends without an error.
 
     Args:
-        target: the file. Where it is a link, what that leads to is replaced.
-        force: replace a file that exists; else one that appeared since the check is an error.
-        intermediate: whether the file is one that a user has not asked for.
+        target: the file; if it is a link, the file it points to.
+        force: replace a file that exists; otherwise one that appeared since the check is an error.
+        intermediate: whether the user has not asked for the file, so that `written` skips it.
 
     Raises:
-        OutputFault: the disk filled up or would not be written, or the target appeared meanwhile.
+        OutputFault: the disk is full or cannot be written, or the target appeared meanwhile.
     """
     target = target.resolve()
     with _scratch_folder(target) as folder:
@@ -301,15 +304,15 @@ def atomic_file(target: Path, *, force: bool, intermediate: bool = False) -> Ite
 
 @contextmanager
 def atomic_folder(target: Path, *, force: bool) -> Iterator[Path]:
-    """Give a temporary folder beside `target` that becomes it when the block ends without an error.
+    """Yield a temporary folder beside `target`, renamed to it if the block ends without an error.
 
     Args:
-        target: the folder. Where it is a link, what that leads to is replaced.
-        force: replace a folder that exists, if all that it holds was written by lorsmerge.
+        target: the folder; if it is a link, the folder it points to.
+        force: replace a folder that exists, if lorsmerge wrote every file in it.
 
     Raises:
-        OutputFault: the disk filled up or would not be written, or the target is there already, or
-            holds files of somebody else.
+        OutputFault: the disk is full or cannot be written, or the target exists, or it holds files
+            that lorsmerge did not write.
     """
     target = target.resolve()
     with _scratch_folder(target) as partial:
@@ -323,57 +326,55 @@ def atomic_folder(target: Path, *, force: bool) -> Iterator[Path]:
 
 
 def written() -> list[Path]:
-    """List the outputs that this process has put in place, since `forget_written`."""
-    found = []
+    """List the outputs that this process has put in place since `forget_written`."""
+    paths = []
     for target, identity in _placed:
         with suppress(OSError):
             if FileIdentity.of(target).is_file_of(identity):
-                found.append(target)
-    return list(dict.fromkeys(found))
+                paths.append(target)
+    return list(dict.fromkeys(paths))
 
 
 def forget_written() -> None:
-    """Begin the list of `written` anew."""
+    """Empty the list of `written`."""
     _placed.clear()
 
 
 def check_unchanged(identities: Mapping[Path, FileIdentity]) -> None:
-    """Check inputs once more, when all of them have been read and before the output is put in place.
+    """Check after all inputs were read, and before the output is put in place, that none has changed.
+
+    Args:
+        identities: of the inputs when they were opened.
 
     Raises:
-        UnreadableFile: one was written, replaced or removed since it was opened.
+        UnreadableFile: one was written to, replaced or removed since.
     """
     others = [str(path) for path in changed(identities)]
     if others:
         raise UnreadableFile(
-            f"{named(others)} changed while being read, so the result would be neither the old nor the "
-            "new; no output was written.",
+            f"{named(others)} changed while being read, so the result would mix two versions; no output "
+            "was written.",
             "Run the command again when nothing writes to its inputs.",
         )
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write readable JSON, unescaped, with a newline at its end."""
+    """Write indented JSON with non-ASCII characters as they are and a newline at the end."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    path.write_bytes(text.encode("utf-8", "backslashreplace"))  # a lone surrogate as JSON's escape
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))  # JSON's escape of a lone surrogate
 
 
 def leftovers(output: Path) -> list[str]:
     """Describe every scratch folder beside an output: a killed run cannot remove its own."""
     target = output.resolve()
     pattern = glob.escape(_scratch_prefix(target)) + "*" + SUFFIX
-    found = []
-    for scratch in sorted(target.parent.glob(pattern)):
-        if (scratch / OLD).exists():  # killed between two renames
-            found.append(
-                f"{scratch / OLD} is what {output} held when a run was killed: move it back."
-            )
-        else:
-            found.append(
-                f"{scratch} is left over from a run that was killed, or belongs to one that is "
-                "running: remove it if none is."
-            )
-    return found
+    return [
+        f"{scratch / OLD} is what {output} held when a run was killed: move it back."
+        if (scratch / OLD).exists()  # killed between two renames
+        else f"{scratch} is left over from a run that was killed, or belongs to one that is running: "
+        "remove it if none is."
+        for scratch in sorted(target.parent.glob(pattern))
+    ]
 
 
 def _scratch_prefix(target: Path) -> str:
@@ -382,7 +383,7 @@ def _scratch_prefix(target: Path) -> str:
 
 @contextmanager
 def _scratch_folder(target: Path) -> Iterator[Path]:
-    """Make a folder to write into, on the target's own file system, or the rename would be a copy."""
+    """Create a folder to write into on the target's file system, where a rename does not copy."""
     name = f"{_scratch_prefix(target)}{secrets.token_hex(4)}{SUFFIX}"
     scratch = target.parent / name
     absent = [folder for folder in target.parents if not folder.exists()]
@@ -399,13 +400,13 @@ def _scratch_folder(target: Path) -> Iterator[Path]:
     finally:
         _discard(scratch, ours, target)
         _unfinished.discard(scratch)
-        for folder in absent:  # innermost first; those that hold the output stay
+        for folder in absent:  # innermost first; rmdir fails for those that hold the output
             with suppress(OSError):
                 folder.rmdir()
 
 
 def discard_unfinished() -> None:
-    """Remove what was being written when the process has to end at once."""
+    """Remove unfinished outputs, for a process that must end at once."""
     for scratch in _unfinished:
         shutil.rmtree(scratch / NEW, ignore_errors=True)
         with suppress(OSError):
@@ -413,7 +414,7 @@ def discard_unfinished() -> None:
 
 
 def _fault_of(error: OSError, target: Path, scratch: Path) -> LorsmergeError:
-    """Tell which file failed, and what there is now."""
+    """Return the error for a failed write: which file failed, and what exists now."""
     reason = error.strerror or str(error)
     if error.errno == errno.EMFILE:
         return OutputFault(
@@ -435,12 +436,12 @@ def _fault_of(error: OSError, target: Path, scratch: Path) -> LorsmergeError:
 
 
 def _discard(scratch: Path, ours: FileIdentity | None, target: Path) -> None:
-    """Remove a scratch folder with what is ours in it; anything else stays.
+    """Remove a scratch folder with the files that lorsmerge wrote into it; others stay.
 
     Args:
         scratch: the folder.
         ours: identity of the new folder in it; after an exchange the old one has its name.
-        target: what the old one is moved back to where nothing took its place.
+        target: the path that the old one is moved back to if nothing has replaced it.
     """
     new, old = scratch / NEW, scratch / OLD
     with suppress(OSError):
@@ -456,12 +457,12 @@ def _discard(scratch: Path, ours: FileIdentity | None, target: Path) -> None:
 
 
 def _remove_written(folder: Path) -> None:
-    """Remove the files of a folder's manifest, as they were written, and the folder if that is all."""
+    """Remove the unchanged files of a folder's manifest, and the folder if it is then empty."""
     recorded = _manifest(folder)
     parents = {folder / parent for name in recorded for parent in Path(name).parents}
     with suppress(OSError):
         for parent in parents:
-            parent.chmod(0o700)  # a user may have made ours read-only
+            parent.chmod(0o700)  # a user may have made it read-only
         for name, identity in recorded.items():
             with suppress(FileNotFoundError):
                 if _is_as_written(folder / name, identity):
@@ -490,16 +491,16 @@ def _place_file(partial: Path, target: Path, force: bool) -> None:
 
 def _place_folder(new: Path, target: Path, force: bool) -> None:
     try:
-        there = target.lstat()
+        status = target.lstat()
     except FileNotFoundError:
         _rename_to_free_name(new, target)
         return
-    new.chmod(stat.S_IMODE(there.st_mode) & 0o777)
-    if not force:  # an empty folder is replaced, a folder with anything in it is not
-        with _told_if_taken(target):
+    new.chmod(stat.S_IMODE(status.st_mode) & 0o777)
+    if not force:  # rename replaces an empty folder and no other
+        with _raise_if_taken(target):
             os.rename(new, target)
         return
-    if not stat.S_ISDIR(there.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         raise _appeared(target)
     others = strangers(target)
     if others:
@@ -516,7 +517,7 @@ def _keep_modes(old: Path, new: Path) -> None:
 
 
 def _exchange(new: Path, target: Path) -> None:
-    """Swap two folders, and swap them back if somebody put a file into the old one meanwhile."""
+    """Swap two folders, and swap them back if a file was added to the old one meanwhile."""
     if _rename_with_flag(new, target, exchange=True):
         others = strangers(new)
         if others:
@@ -538,18 +539,18 @@ def _exchange(new: Path, target: Path) -> None:
 
 def _appeared(target: Path) -> OutputFault:
     return OutputFault(
-        f"{target} was not there when the work began and is there now; it was left as it is.",
+        f"{target} appeared while the work was running; it was not replaced.",
         "Choose another with -o, or give --force.",
     )
 
 
 def _rename_to_free_name(source: Path, target: Path) -> None:
-    """Rename to a name that nothing has.
+    """Rename to a free name.
 
     Raises:
-        OutputFault: something has it.
+        OutputFault: the name is taken.
     """
-    with _told_if_taken(target):
+    with _raise_if_taken(target):
         if _rename_with_flag(source, target, exchange=False):
             return
         if source.is_dir():
@@ -566,8 +567,8 @@ def _rename_to_free_name(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _told_if_taken(target: Path) -> Iterator[None]:
-    """Raise OutputFault where a rename finds that something has the name."""
+def _raise_if_taken(target: Path) -> Iterator[None]:
+    """Raise OutputFault if a rename finds that the name is taken."""
     try:
         yield
     except OSError as error:
@@ -579,10 +580,10 @@ def _told_if_taken(target: Path) -> Iterator[None]:
 
 
 def _rename_with_flag(source: Path, target: Path, *, exchange: bool) -> bool:
-    """Rename in one step: exchanging the two, or only to a name that is free.
+    """Exchange two names in one system call, or rename only if the target's name is free.
 
     Returns:
-        False where the system or the file system has no such call; nothing was done then.
+        False if the system or the file system has no such call; then nothing was done.
     """
     libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
     paths = os.fsencode(source), os.fsencode(target)
@@ -605,7 +606,7 @@ def _rename_with_flag(source: Path, target: Path, *, exchange: bool) -> bool:
 
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY) if path.is_file() or os.name == "posix" else None
-    if descriptor is not None:  # elsewhere a folder cannot be opened
+    if descriptor is not None:  # other systems cannot open a folder
         try:
             sync_descriptor(descriptor)
         finally:
@@ -613,12 +614,12 @@ def _sync(path: Path) -> None:
 
 
 def _sync_parent(target: Path) -> None:
-    with suppress(PermissionError):  # a folder may be writable and not readable
+    with suppress(PermissionError):  # a folder may be writable but not readable
         _sync(target.parent)
 
 
 def sync_descriptor(descriptor: int) -> None:
-    """Have the disk hold what was written; some network file systems cannot be told to.
+    """Sync a file to the disk, except on network file systems that do not support it.
 
     Raises:
         OSError: the disk failed.

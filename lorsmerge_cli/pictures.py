@@ -1,4 +1,4 @@
-"""Pictures that commands draw with matplotlib, which is an extra."""
+"""Checking and saving of the pictures that commands draw with matplotlib, an optional dependency."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ FORMATS = (".png", ".svg", ".pdf")
 
 
 def legible(name: str) -> str:
-    """Return a name of any origin as matplotlib shows it letter by letter, in a title or a legend."""
+    """Return a name of any origin so that matplotlib shows it literally, in a title or a legend."""
     import matplotlib
 
     text = printable(name)
     if matplotlib.rcParams["text.parse_math"]:
         text = text.replace("$", r"\$")
-    return f" {text}" if text.startswith("_") else text  # which a legend would leave out
+    return f" {text}" if text.startswith("_") else text  # a legend skips such labels
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed."""
+    """Tell whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def check_picture(output: Path, inputs: Iterable[Path], *, force: bool) -> list[LorsmergeError]:
-    """Everything that would keep `--plot` from being drawn.
+    """Return all faults that would keep `--plot` from being drawn.
 
     Args:
         output: the picture.
@@ -55,10 +55,15 @@ def check_picture(output: Path, inputs: Iterable[Path], *, force: bool) -> list[
 
 
 def save_picture(figure: Figure, output: Path, *, force: bool) -> None:
-    """Write a figure in the format that its name asks for, over another only with `force`.
+    """Write a figure in the format that its suffix names.
+
+    Args:
+        figure: to draw.
+        output: .png, .svg or .pdf.
+        force: replace a picture that exists.
 
     Raises:
-        OutputFault: the disk filled up.
+        OutputFault: the disk is full, or the picture exists and `force` is false.
     """
     with atomic_file(output, force=force) as partial:
         figure.savefig(partial, format=output.suffix[1:].lower(), dpi=120)

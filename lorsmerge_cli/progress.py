@@ -1,6 +1,6 @@
-"""Long work far from any command, such as a download, and whoever shows how far it is.
+"""The hook by which code below the console, such as a download, shows its progress.
 
-What does the work may not know of the console; the console says here how it shows it.
+Such code may not import the console; the console sets `show` here.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-# label and unit -> what is told how many are newly done, and how many there are in all
+# label and unit -> a context that gives a function of the units just done, and of all
 Show = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
-show: Show | None = None  # None where nobody looks, or the work has a bar of its own
+show: Show | None = None  # None if nothing is shown, or the work has a bar of its own

@@ -1,4 +1,4 @@
-"""Strings that anyone may have written, made harmless wherever they are shown or pasted."""
+"""Escaping of strings of any origin for the terminal, JSON, TOML, Markdown, LaTeX and the shell."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
-# Invisible, or filed by Unicode among what is, and yet letters of a text: the joiners of Persian and
-# the scripts of India, and the signs that Arabic, Syriac and Kaithi write before a number.
+# Characters of Unicode's category "format" that belong to a text: the joiners of Persian and the
+# scripts of India, and the signs that Arabic, Syriac and Kaithi write before a number.
 SPELLING = frozenset(
     "\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
     "\U000110bd\U000110cd"
@@ -18,7 +18,7 @@ SPELLING = frozenset(
 MARKUP = re.compile(r"([\\`*_\[\]|])")
 ENTITY = re.compile(r"&(?=#?\w+;)")
 AUTOLINK = re.compile(r"(?<=\w)(:)(?=//)|(?<=www)(\.)", re.IGNORECASE)
-# headings, quotes, lists and rules, whose first sign, or the one behind a number, is escaped
+# Start of a heading, quote, list or rule: its first character, or the one after a number, is escaped.
 BLOCK_START = re.compile(
     r"(?P<number>\d{1,9}(?=[.)](?:\s|$)))|#{1,6}(?=\s|$)|>|[+-](?=\s|$)|[-=]+$"
 )
@@ -32,14 +32,14 @@ LATEX = {
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""Return the text with what is invisible or steers a terminal spelled out.
+    r"""Return the text with invisible characters and terminal control characters escaped.
 
-    That is control characters, marks of direction, zero-width characters but joiners, separators of
-    lines, and halves of surrogate pairs.
+    These are control characters, direction marks, zero-width characters except joiners, line
+    separators and lone surrogates.
 
     Args:
         text: of any origin.
-        lines: keep newlines, in a text of several lines.
+        lines: keep newlines.
 
     Example:
         >>> print(printable("a\x1b[31m\u202eb\n"))
@@ -53,10 +53,10 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text as one line, of `printable` characters.
+    r"""Return the text as one line of `printable` characters.
 
     Example:
-        >>> one_line(" a\\n  b ")
+        >>> one_line(" a\n  b ")
         'a b'
     """
     return printable(" ".join(text.split()))
@@ -68,18 +68,13 @@ def _is_hidden(ch: str) -> bool:
 
 
 def _spelled(ch: str) -> str:
-    code = ord(ch)
-    return (
-        f"\\x{code:02x}"
-        if code < 0x100
-        else f"\\u{code:04x}"
-        if code < 0x10000
-        else f"\\U{code:08x}"
-    )
+    """Return Python's numeric escape of a character."""
+    is_named = ch in "\t\n\r"  # those that Python escapes by a letter
+    return f"\\x{ord(ch):02x}" if is_named else ch.encode("unicode_escape").decode()
 
 
 def json_escaped(document: str) -> str:
-    r"""Return JSON of the same value in which what `printable` spells out is escaped.
+    r"""Return JSON of the same value, with the characters that `printable` escapes escaped.
 
     Example:
         >>> print(json_escaped('"\u202e\x9b"'))
@@ -99,7 +94,7 @@ def toml_value(value: object) -> str:
 
 
 def _escaped(document: str, beyond: Callable[[str], str]) -> str:
-    """Escape what is hidden; `beyond` says how where four digits are too few."""
+    """Escape hidden characters; `beyond` escapes those that need more than four digits."""
 
     def escaped(match: re.Match[str]) -> str:
         ch = match[0]
@@ -111,7 +106,7 @@ def _escaped(document: str, beyond: Callable[[str], str]) -> str:
 
 
 def markdown(text: str) -> str:
-    r"""Return Markdown that shows a text as it is, for a paragraph, a heading or a table's cell.
+    r"""Return Markdown that shows a text literally, in a paragraph, a heading or a table's cell.
 
     Example:
         >>> print(markdown("a|b <script> [x](http://y)"))
@@ -119,19 +114,19 @@ def markdown(text: str) -> str:
     """
     shown = MARKUP.sub(r"\\\1", one_line(text))
     shown = ENTITY.sub("&amp;", shown).replace("<", "&lt;")
-    for sign in "~$":  # a pair of them strikes out, or is a formula
+    for sign in "~$":  # a pair of them marks struck-out text or a formula
         if shown.count(sign) > 1:
             shown = shown.replace(sign, "\\" + sign)
     shown = AUTOLINK.sub(r"\\\g<0>", shown)
     start = BLOCK_START.match(shown)
     if start is None:
         return shown
-    place = start.end() if start["number"] else 0
-    return f"{shown[:place]}\\{shown[place:]}"
+    index = start.end() if start["number"] else 0
+    return f"{shown[:index]}\\{shown[index:]}"
 
 
 def latex(text: str) -> str:
-    r"""Return LaTeX that shows a text as it is, for a paragraph, a caption or a table's cell.
+    r"""Return LaTeX that shows a text literally, in a paragraph, a caption or a table's cell.
 
     Example:
         >>> print(latex("50%_of {x}"))
@@ -141,18 +136,23 @@ def latex(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Return Markdown that shows a text as inline code."""
+    """Return a text as inline code of Markdown.
+
+    Example:
+        >>> print(code("a`b"))
+        `` a`b ``
+    """
     shown = one_line(text)
     ticks = "`" * (_longest_run(shown) + 1)
     return f"{ticks} {shown} {ticks}" if "`" in shown else f"{ticks}{shown}{ticks}"
 
 
 def fence(text: str, info: str) -> str:
-    """Return a fenced block of Markdown that nothing in it ends.
+    """Return a fenced block of Markdown that no line of the text can close.
 
     Args:
-        text: what stands in it.
-        info: its language, and what else a reader looks for.
+        text: the block's content.
+        info: the info string, such as its language.
     """
     ticks = "`" * max(3, _longest_run(text) + 1)
     return f"{ticks}{info}\n{printable(text.strip(), lines=True)}\n{ticks}"
@@ -163,10 +163,10 @@ def _longest_run(text: str) -> int:
 
 
 def command(*words: str | Path) -> str:
-    r"""Return a command that can be pasted into bash, whatever letters its words have.
+    r"""Return a command that can be pasted into bash, whatever characters its words hold.
 
     Args:
-        words: a Path that begins with a dash is not to be taken for an option.
+        words: of the command; a Path that begins with a dash gets `./` in front of it.
 
     Example:
         >>> print(command("lorsmerge", "inspect", Path("-my model"), "a\nb"))
@@ -185,7 +185,7 @@ def _shell_word(word: str | Path) -> str:
 
 
 def _ansi_c(ch: str) -> str:
-    """A character between the quotes of `$'...'`."""
+    """Return a character as it is written in `$'...'`."""
     code = ord(ch)
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"
@@ -196,5 +196,5 @@ def _ansi_c(ch: str) -> str:
 
 def python_command(code: str) -> str:
     """Return the shell command that runs Python code."""
-    plain = not re.search(r'["$`\\!]', code)  # what a shell looks at between double quotes
+    plain = not re.search(r'["$`\\!]', code)  # special within a shell's double quotes
     return f'python -c "{code}"' if plain else f"python -c {shlex.quote(code)}"

@@ -1,4 +1,4 @@
-"""What can be known to be wrong in a moment, before torch is loaded: names, numbers and paths."""
+"""Checks of names, numbers and paths that take a moment, before torch is loaded."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from lorsmerge_cli.speech.settings import (
 DEVICES = ("auto", "cpu", "cuda", "mps")
 STATE = "settings.json"
 SKIPPED, LOSSES = "skipped.jsonl", "losses.jsonl"
-WEIGHT_SUFFIXES = (".delta", ".bin", ".pt", ".pth", ".ckpt")  # that a merge's output has not
+WEIGHT_SUFFIXES = (".delta", ".bin", ".pt", ".pth", ".ckpt")  # not those of a merged model
 CT2_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16",
              "int8_bfloat16", "int16")  # fmt: skip
 EXPORTS = ("ct2", "openai")
 RESULTS = "Give files that `lorsmerge eval -o results.json` wrote."
 PAPER = "examples/paper/paper.toml shows how they are written."
 EPOCH_FILES = "epochs/[0-9]*.[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"
-TRAINING_FILES = (  # all that a run writes into its training folder
+TRAINING_FILES = (  # all files that a run writes into its training folder
     STATE, SKIPPED, LOSSES, EPOCH_FILES,
     "epochs/.[0-9]*.safetensors.*.partial/new/*.safetensors",
     *(f"checkpoint-[0-9]*/{name}" for name in (
@@ -58,10 +58,18 @@ TRAINING_FILES = (  # all that a run writes into its training folder
 
 
 def settings_of(*, dtype: str, **settings: Any) -> TrainingSettings:
-    """Return settings by name; `dtype` may be spelled short (`bf16`).
+    """Return training settings, with a dtype that may be abbreviated (`bf16`).
+
+    Args:
+        dtype: a name in `DTYPES` or its abbreviation.
+        **settings: the other fields of `TrainingSettings`.
 
     Raises:
-        UsageFault: there is no such dtype.
+        UsageFault: the dtype is unknown.
+
+    Example:
+        >>> settings_of(dtype="bf16").dtype
+        'bfloat16'
     """
     return TrainingSettings(dtype=full_dtype(dtype), **settings)
 
@@ -78,19 +86,20 @@ def check_inputs(
     device: str = "auto",
     numbers: Mapping[str, float | None] | None = None,
 ) -> list[LorsmergeError]:
-    """Return the faults of what the commands that read speech have in common.
+    """Return the faults of the arguments that all commands with speech data have.
 
     Args:
-        models: paths, or ids on the Hub, which are not asked for.
+        models: paths, or Hub ids, which are not looked up.
         data: data sets.
-        format, language, task: of the data, as in `read_manifest`.
+        format: of the data, as in `read_manifest`.
+        language: of the data, as in `read_manifest`.
+        task: of the data, as in `read_manifest`.
         normalise: one of `CHOICES`.
-        dtype: the models compute in.
-        device: as in `resolve_device`; whether it is there is not asked.
-        numbers: option -> its value, which has to be finite; None where it was not given.
+        dtype: that the models compute in.
+        device: as in `resolve_device`; whether it exists is not checked.
+        numbers: option -> its value, which must be finite; None if it was not given.
     """
-    faults: list[LorsmergeError] = []
-    faults += check_paths(models)
+    faults = check_paths(models)
     for path in dict.fromkeys(data):
         faults += _caught(manifest_splits, path, format)
     faults += check_labels(task or "", language or "")
@@ -98,24 +107,27 @@ def check_inputs(
     faults += check_choice(normalise)
     for option, value in (numbers or {}).items():
         if value is not None and not math.isfinite(value):
-            faults.append(UsageFault(f"{option} {value} is no finite number."))
+            faults.append(UsageFault(f"{option} {value} is not a finite number."))
     return faults
 
 
 def check_paths(paths: Iterable[Path | None]) -> list[LorsmergeError]:
-    """Return a fault for each path that is neither there nor an id on the Hub, which is not asked."""
+    """Return a fault for each path that neither exists nor has the form of a Hub id."""
     given = dict.fromkeys(path for path in paths if path is not None)
     return [no_such_path(path) for path in given if not path.exists() and not is_hub_id(path)]
 
 
 def check_together(paths: Iterable[Path | None]) -> list[LorsmergeError]:
-    """Return the faults of `check_paths`; none where the Hub is to be asked, when all are told at once."""
+    """Return the faults of `check_paths`, or none if there is a Hub id among the paths.
+
+    Hub ids are looked up later, and all faults are reported at once then.
+    """
     given = [path for path in paths if path is not None]
     return [] if any(map(is_hub_id, given)) else check_paths(given)
 
 
 def check_files(paths: Iterable[Path | None]) -> list[LorsmergeError]:
-    """Return a fault for each path that is not there, Hub or no Hub."""
+    """Return a fault for each path that does not exist, even if it has the form of a Hub id."""
     return [
         UnreadableFile(f"{path}: {os.strerror(errno.ENOENT)}.", "Check the path.")
         for path in dict.fromkeys(paths)
@@ -124,7 +136,7 @@ def check_files(paths: Iterable[Path | None]) -> list[LorsmergeError]:
 
 
 def check_push(source: Path, results: Path | None) -> list[LorsmergeError]:
-    """Return a fault for what is to be pushed, and for its results, if they are not there."""
+    """Return a fault for a model to be pushed and for its results, if they do not exist."""
     faults = check_files([results])
     if not source.exists():
         faults.append(UnreadableFile(f"{source}: no such file or folder.", "Check the path."))
@@ -132,7 +144,7 @@ def check_push(source: Path, results: Path | None) -> list[LorsmergeError]:
 
 
 def check_report(results: Iterable[Path], paper: Path | None) -> list[LorsmergeError]:
-    """Return a fault for each file of results, and for the published numbers, that is not there."""
+    """Return a fault for each results file, and for the published numbers, that do not exist."""
     gone = os.strerror(errno.ENOENT)
     faults: list[LorsmergeError] = [
         UnreadableFile(f"{path} cannot be read ({gone}).", RESULTS)
@@ -145,27 +157,27 @@ def check_report(results: Iterable[Path], paper: Path | None) -> list[LorsmergeE
 
 
 def check_device(device: str) -> list[LorsmergeError]:
-    """Return a fault for what names no device; whether it is there is not asked."""
+    """Return a fault if a name is not one of a device; whether it exists is not checked."""
     if re.fullmatch(r"auto|(cpu|cuda|mps)(:\d+)?", device):
         return []
     return [UsageFault(f"--device {device} is not auto, cpu, cuda, cuda:N or mps.")]
 
 
 def check_stored_dtype(dtype: str | None) -> list[LorsmergeError]:
-    """Return a fault for a dtype that no output is written in."""
+    """Return a fault if no output is written in a dtype."""
     if dtype is None or dtype in DTYPES:
         return []
     return [UsageFault(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")]
 
 
 def check_labels(task: str, language: str) -> list[LorsmergeError]:
-    """Return the faults of a task and a language; an empty one is not given."""
+    """Return the faults of a task and a language; an empty string stands for none."""
     faults = _caught(parse_task, task) if task else []
     return faults + (_caught(parse_language, language) if language else [])
 
 
 def check_weights_path(output: Path) -> list[LorsmergeError]:
-    """Return a fault where a merge's output is called as other files of weights are."""
+    """Return a fault if a merge's output has the suffix of another type of weight file."""
     if output.suffix not in WEIGHT_SUFFIXES:
         return []
     return [
@@ -182,19 +194,22 @@ def check_merge(
     deltas: Iterable[Path],
     output: Path | None,
     *,
-    companions: Path | None,
+    config_dir: Path | None,
     save_recipe: Path | None,
     dtype: str | None,
     device: str,
     force: bool,
 ) -> list[LorsmergeError]:
-    """Return the faults of a merge's paths and choices; what a forced output holds is not looked at."""
+    """Return the faults of a merge's paths and choices.
+
+    The files of an output folder that `force` replaces are not checked here: that reads all of them.
+    """
     inputs = [base, *deltas]
     faults = (
-        check_together([*inputs, companions]) + check_stored_dtype(dtype) + check_device(device)
+        check_together([*inputs, config_dir]) + check_stored_dtype(dtype) + check_device(device)
     )
     if output is None and base.exists():
-        output = Path("merged" if base.is_dir() or companions else "merged.safetensors")
+        output = Path("merged" if base.is_dir() or config_dir else "merged.safetensors")
     wrong = check_weights_path(output) if output is not None else []
     if output is None or wrong:
         return faults + wrong
@@ -224,13 +239,13 @@ def check_export(format: str, output: Path, dtype: str | None) -> list[Lorsmerge
     return faults
 
 
-Named = Mapping[str, FilePath] | Sequence[FilePath] | FilePath  # what eval's models and data are
+Named = Mapping[str, FilePath] | Sequence[FilePath] | FilePath  # models or data sets of `evaluate`
 
 
 def named_paths(given: Named) -> list[tuple[str, Path]]:
     """Return a name and a path for each model or data set.
 
-    A bare path has its last part for a name, if that tells it from the others, else all of it.
+    The name of a bare path is its last part if no other path has the same, otherwise all of it.
 
     Args:
         given: name -> path, or paths, each alone or as `NAME=PATH`.
@@ -244,8 +259,8 @@ def named_paths(given: Named) -> list[tuple[str, Path]]:
     split = []
     for text in map(str, several(given)):
         name, equals, path = text.partition("=")
-        own = bool(equals) and not Path(text).exists()
-        split.append((name, Path(path)) if own else ("", Path(text)))
+        has_name = bool(equals) and not Path(text).exists()
+        split.append((name, Path(path)) if has_name else ("", Path(text)))
     last = [name or path.name or path.resolve().name for name, path in split]
     return [
         (name or (short if last.count(short) == 1 else str(path)), path)
@@ -256,7 +271,7 @@ def named_paths(given: Named) -> list[tuple[str, Path]]:
 def named_models(
     given: Named, deltas: Sequence[Path], method: str | None, scale: float | None
 ) -> list[tuple[str, Path]]:
-    """Return name and path of each model, with the deltas that are applied to it in the name."""
+    """Return name and path of each model; the name includes the deltas applied to it."""
     method = method or method_of(())
     scale = METHODS[method].scale if scale is None and method in METHODS else scale
     stems = "+".join(delta.stem for delta in deltas)
@@ -280,24 +295,24 @@ def named_data(given: Named) -> list[tuple[str, Path]]:
 def check_applied(
     models: Sequence[object], deltas: Sequence[Path], settings: Mapping[str, object]
 ) -> list[LorsmergeError]:
-    """Return what is wrong with deltas that are applied, and with settings of that.
+    """Return the faults of applying deltas to a model.
 
     Args:
-        models: to apply them to.
-        deltas: which.
-        settings: option -> its value, None where it was not given.
+        models: one, if there are deltas.
+        deltas: to be applied.
+        settings: option that needs deltas -> its value, None if it was not given.
     """
     faults: list[LorsmergeError] = []
     if deltas and len(models) > 1:
         faults.append(UsageFault("--apply takes one MODEL, the base of the deltas."))
     for option, value in settings.items():
         if value is not None and not deltas:
-            faults.append(UsageFault(f"{option} is that of --apply, which is not there."))
+            faults.append(UsageFault(f"{option} needs --apply.", "Give a DELTA with --apply."))
     return faults
 
 
 def check_names(names: Sequence[str], compared: tuple[str, str] | None) -> list[LorsmergeError]:
-    """Return the faults of models' names, and of the two among them that are compared."""
+    """Return the faults of the models' names, and of the two that are compared."""
     faults: list[LorsmergeError] = []
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -323,7 +338,7 @@ def check_evaluation(
     trn: Path | None,
     force: bool,
 ) -> list[LorsmergeError]:
-    """Return the faults of what eval writes, and of its models' names where it has models."""
+    """Return the faults of the outputs of eval, and of its models' names without `score_only`."""
     faults = check_outputs([output], inputs=inputs, force=force)
     if score_only:
         faults += check_files([hypotheses])
@@ -334,37 +349,42 @@ def check_evaluation(
 
 
 def check_hypotheses(path: Path, inputs: Iterable[Path]) -> list[LorsmergeError]:
-    """Return a fault where hypotheses cannot be added to a file: it is an input, or another file."""
+    """Return a fault if hypotheses cannot be appended to a file: an input, or of another type."""
     faults = check_output(path, inputs=inputs, size=0, force=True)
     return faults or (check_hypotheses_begin(path) if path.is_file() else [])
 
 
 def check_trn(folder: Path, inputs: Iterable[Path], *, force: bool) -> list[LorsmergeError]:
-    """Return a fault where a folder holds transcripts for sclite already."""
-    there = sorted(folder.glob("*.trn")) if folder.is_dir() else []
-    if there and not force:
-        return [OutputFault(f"{there[0]} exists.", "Give --force, or another --trn folder.")]
+    """Return a fault if a folder already holds transcripts for sclite."""
+    files = sorted(folder.glob("*.trn")) if folder.is_dir() else []
+    if files and not force:
+        return [OutputFault(f"{files[0]} exists.", "Give --force, or another --trn folder.")]
     return [
-        fault for path in there for fault in check_output(path, inputs=inputs, size=0, force=force)
+        fault for path in files for fault in check_output(path, inputs=inputs, size=0, force=force)
     ]
 
 
 def check_audio(files: Iterable[Path]) -> list[LorsmergeError]:
-    """Return a fault for each file whose header is not one of audio."""
+    """Return a fault for each file without an audio header."""
     from lorsmerge_cli.data.audio import audio_seconds
 
     return [fault for path in files for fault in _caught(audio_seconds, path)]
 
 
 def training_folder(output: Path) -> Path:
-    """Return where the run of a fine-tune keeps its state."""
+    """Return the folder where the training of a model keeps its state.
+
+    Example:
+        >>> training_folder(Path("ft/ca")).as_posix()
+        'ft/ca.training'
+    """
     return output.with_name(output.name + ".training")
 
 
 def check_run(output: Path, *, resume: bool, force: bool) -> list[LorsmergeError]:
-    """Return a fault where a run was interrupted and it is not said what to do with it.
+    """Return a fault if an interrupted run exists, and neither `resume` nor `force` is given.
 
-    So is one where the folder of its state holds files that no run writes.
+    Files in its training folder that no run writes are a fault too.
     """
     folder = training_folder(output)
     if not os.path.lexists(folder):
@@ -385,13 +405,13 @@ def check_run(output: Path, *, resume: bool, force: bool) -> list[LorsmergeError
     return [
         OutputFault(
             f"{folder} holds a run that was interrupted.",
-            "Resume it with --resume, or begin anew with --force.",
+            "Resume it with --resume, or start again with --force.",
         )
     ]
 
 
 def _is_a_run(folder: Path) -> bool:
-    """Whether a folder's settings are those that a run writes when it begins."""
+    """Tell whether a folder is empty or holds the settings that a run writes when it begins."""
     try:
         return {"run", "before"} <= json_object(read_document(folder / STATE)).keys()
     except (OSError, ValueError, LorsmergeError):
@@ -399,14 +419,14 @@ def _is_a_run(folder: Path) -> bool:
 
 
 def check_training_folder(output: Path, inputs: Iterable[Path]) -> list[LorsmergeError]:
-    """Return a fault where an input or another output lies where a training keeps its state."""
+    """Return a fault if an input or another output lies in the folder of a training's state."""
     folder = training_folder(output).resolve()
     inside = [path for path in inputs if folder in (path.resolve(), *path.resolve().parents)]
     if not inside:
         return []
     return [
         OutputFault(
-            f"{inside[0]} lies in {folder}, where the training keeps its state and clears it away.",
+            f"{inside[0]} lies in {folder}, where the training keeps its state and then deletes it.",
             "Move it, or write to another folder with -o.",
         )
     ]
@@ -419,53 +439,53 @@ def check_outputs(
     inputs: Sequence[Path],
     force: bool,
 ) -> list[LorsmergeError]:
-    """Return what keeps outputs from being written, but for a disk that is too small."""
-    wanted = [(path, False) for path in files if path] + [(path, True) for path in folders if path]
+    """Return all faults that would keep outputs from being written, except a lack of disk space."""
+    paths = [(path, False) for path in files if path] + [(path, True) for path in folders if path]
     return [
         fault
-        for path, folder in wanted
+        for path, folder in paths
         for fault in check_output(path, inputs=inputs, size=0, force=force, folder=folder)
     ]
 
 
 def check_training(settings: TrainingSettings, device: str) -> list[LorsmergeError]:
-    """Return what is wrong with the settings of a training, and with the device for it."""
+    """Return the faults of the settings of a training, and of its device."""
     faults: list[LorsmergeError] = []
-    for what, name, known in (
+    for what, name, choices in (
         ("schedule", settings.schedule, SCHEDULES),
         ("label space", settings.label_space, LABEL_SPACES),
     ):
-        if name not in known:
-            faults.append(UsageFault(f"There is no {what} {name!r}.", f"Use {', '.join(known)}."))
+        if name not in choices:
+            faults.append(UsageFault(f"There is no {what} {name!r}.", f"Use {', '.join(choices)}."))
     rate = settings.learning_rate
     if not 0 < rate < 1:
         faults.append(UsageFault(f"A learning rate of {rate:g} is not between 0 and 1."))
     if not 0 < settings.epochs < math.inf:
         faults.append(
             UsageFault(
-                f"--epochs {settings.epochs:g} is not a number of passes above 0.",
-                "Give --epochs 1, say; to score a model as it is, use `lorsmerge eval`.",
+                f"--epochs {settings.epochs:g} is not a positive number of passes.",
+                "Give --epochs 1, for example; to score a model as it is, use `lorsmerge eval`.",
             )
         )
     for option, value in (("--warmup", settings.warmup), ("--clip", settings.clip)):
         if not 0 <= value < math.inf:
-            faults.append(UsageFault(f"{option} {value:g} is not a number from 0 on."))
+            faults.append(UsageFault(f"{option} {value:g} is not a number of at least 0."))
     if device.startswith("cuda:"):
         faults.append(
             UsageFault(
-                f"--device {device} is not for training.",
+                f"--device {device} cannot be used for training.",
                 f"Use CUDA_VISIBLE_DEVICES={device[5:]} with --device cuda; torchrun takes several.",
             )
         )
     elif device not in DEVICES:
         faults.append(UsageFault(f"There is no device {device!r}.", f"Use {', '.join(DEVICES)}."))
-    # as torchrun and accelerate tell each process
+    # torchrun and accelerate set the variable in each process
     faults += _caught(settings.batches, int(os.environ.get("WORLD_SIZE", "1")))
     return faults
 
 
 def _caught(check: Any, *arguments: Any) -> list[LorsmergeError]:
-    """The faults that a check raises, each by itself."""
+    """Return the faults that a check raises, those of `Faults` one by one."""
     try:
         check(*arguments)
     except Faults as found:

@@ -1,4 +1,4 @@
-"""Small real models, made once a session."""
+"""Fixtures: small real models, made once per session."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT_TOKENS = 300  # 256 bytes and a few more: a vocabulary of about 2,000 with 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `base`, `ca` and `de`: a Whisper of 64 units and two fine-tunes. Read only."""
+    """Return a folder with `base`, `ca` and `de`: a Whisper of 64 units and two fine-tunes. Read only."""
     folder = tmp_path_factory.mktemp("models")
     make_base(folder / "base", "nano", text_tokens=TEXT_TOKENS)
     for seed, name in enumerate(("ca", "de"), 1):
@@ -28,7 +28,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_network(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reaches the real Hub, or finds what was downloaded from it before."""
+    """Keep every test from reaching the real Hub and its cache."""
     from huggingface_hub import constants
 
     from lorsmerge_cli.hub.files import download, list_files

@@ -1,4 +1,4 @@
-"""Pages as they were once read and found right: a change of a page shows as a change of its file."""
+"""Golden files: pages that were checked by hand, so that a change of a page is a change of its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strings that a stranger may have put into a file, and what is looked for where they were shown."""
+"""Hostile strings in files, and parsers that find what they do in an output."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Blob:
 
     @property
     def git_oid(self) -> str:
-        """What git calls it: the hash of the bytes, or of the pointer that stands for them."""
+        """Git's name for it: the hash of the bytes, or of the pointer to them."""
         data = self.data
         if self.lfs:
             data = (
@@ -109,14 +109,14 @@ class Call:
 
 
 class Refusal(Exception):
-    """An error as the Hub answers it."""
+    """An error response of the Hub."""
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
         self.status, self.message, self.code = status, message, code
 
 
 class Hub:
-    """The server and what it holds."""
+    """The server and its repositories."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -185,11 +185,11 @@ class Hub:
         drop_after: int | None = None,
         times: int = 1,
     ) -> None:
-        """Order a fault."""
+        """Add a fault to be returned."""
         self._faults.append(Fault(method, part, status, headers or {}, drop_after, times))
 
     def heal(self) -> None:
-        """Forget the faults that were ordered."""
+        """Remove all faults."""
         self._faults.clear()
 
     def seen(self, method: str, part: str = "") -> list[Call]:
@@ -197,7 +197,7 @@ class Hub:
         return [call for call in self.calls if call.method == method and part in call.path]
 
     def environment(self, home: Path, token: str | None = WRITER) -> dict[str, str]:
-        """Variables of a process that takes this for the Hub."""
+        """Environment variables of a process that uses this Hub."""
         variables = {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
@@ -325,7 +325,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _repo(self, name: str) -> Repo:
-        """A repository that the caller may see; the Hub tells strangers no more than this."""
+        """Return a repository; raise the Hub's error if there is none or the caller may not see it."""
         user = self._user()
         repo = self.hub.repos.get(name)
         namespace = name.split("/")[0]

@@ -69,7 +69,7 @@ def prune(pruner: str, w: Array, svp_ratio: float | None, mp_ratio: float | None
 
 
 def merge(base: Array, deltas: Sequence[Array], scales: Sequence[float]) -> Array:
-    """Eq. 8, of deltas that are pruned already."""
+    """Eq. 8, of pruned deltas."""
     total = base.copy()
     for delta, scale in zip(deltas, scales, strict=True):
         total += scale * delta

@@ -1,4 +1,4 @@
-"""Whispers of two-second windows that say a few words, and sounds for them to hear."""
+"""Whispers with two-second windows and a few words, and audio for them."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def make_tuned(base: Path, folder: Path, *, seed: int, step: float = 0.1) -> Pat
 
 
 def make_clip(path: Path, seed: int, seconds: float, rate: int = RATE) -> Path:
-    """A sound of a few tones that come and go."""
+    """Return audio of a few tones of varying loudness."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * rate)) / rate
     tones = [

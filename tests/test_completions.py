@@ -1,4 +1,4 @@
-"""completions/ is what the app generates today, and a real bash completes with it."""
+"""completions/ is up to date, and a real bash completes with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_zsh_finds_the_program_in_the_first_line() -> None:
 
 
 def typed(keys: str, wanted: str, folder: Path | None = None) -> str:
-    """What an interactive bash shows after the script was sourced and keys were pressed."""
+    """Return what an interactive bash shows after sourcing the script and pressing keys."""
     import pty
 
     main, terminal = pty.openpty()

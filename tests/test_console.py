@@ -1,4 +1,4 @@
-"""What reaches the user: one line for one message, no secret, and nothing that steers the terminal."""
+"""Terminal output: one line for one message, no secrets, no control characters."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_fault_among_several_is_one_line(capsys: pytest.CaptureFixture[str], n
     faults = Faults([UnreadableFile(f"{name}: no.", name), UnreadableFile("b: no.")])
     console.error(*faults.lines)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "error: 2 things stand in the way:"
+    assert lines[0] == "error: 2 problems were found:"
     assert [line[:5] for line in lines[1:]] == ["  1. ", "  2. "]
 
 
@@ -72,7 +72,7 @@ def test_json_has_the_value(capsys: pytest.CaptureFixture[str], name: str) -> No
 def test_a_block_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
     console.block("a\n\nb\x1b\n")
     console.line("\nc\n")
-    console.line()
+    console.line("")
     assert capsys.readouterr().out == "a\n\nb\\x1b\n\n\nc\n\n\n"
 
 
@@ -80,7 +80,7 @@ def test_a_block_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def said(capsys: pytest.CaptureFixture[str], text: str) -> str:
-    """What is printed of a text, in every way there is."""
+    """Return what all functions of the console print of a text."""
     for say in (console.note, console.warning, console.error, console.line, console.block):
         say(text)
     console.table([text], [[text]])

@@ -1,4 +1,4 @@
-"""A small part of the fuzz that `tests/fuzz.py` runs at length."""
+"""A short run of `tests/fuzz.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Hub of the tests, spoken to by huggingface_hub itself."""
+"""The tests' Hub, accessed by huggingface_hub itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stranger's file may be, and what becomes of one that is none."""
+"""Files of any origin: only regular ones are read."""
 
 from __future__ import annotations
 

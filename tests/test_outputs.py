@@ -37,7 +37,7 @@ READ_NAMES = [  # a name for each pattern that readers look for
 
 
 def write_folder(target: Path, files: dict[str, str], force: bool = False) -> None:
-    """A folder as a command writes it."""
+    """Write a folder as a command does."""
     with atomic_folder(target, force=force) as partial:
         for name, text in files.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def write_folder(target: Path, files: dict[str, str], force: bool = False) -> No
 
 
 def write_file(target: Path, force: bool = True) -> None:
-    """A file as a command writes it."""
+    """Write a file as a command does."""
     with atomic_file(target, force=force) as partial:
         partial.write_text("new")
 
@@ -56,7 +56,7 @@ def nothing_written() -> None:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Every file of a folder but the manifest, with its text."""
+    """Return every file of a folder except the manifest, with its text."""
     found = listing(folder) if folder.exists() else {}
     return {name: text for name, text in found.items() if name != MANIFEST}
 
@@ -90,11 +90,11 @@ def interrupted_at(line: int, times: int, work: Callable[[], None]) -> bool:
 
 
 class Stop(BaseException):
-    """What Ctrl-C is to a block."""
+    """Raise what Ctrl-C raises in a block."""
 
 
 def listing(folder: Path) -> dict[str, str]:
-    """Every file below a folder, hidden ones too, with its content."""
+    """Return every file below a folder, including hidden ones, with its content."""
     return {
         str(path.relative_to(folder)): path.read_text()
         for path in folder.rglob("*")
@@ -103,7 +103,7 @@ def listing(folder: Path) -> dict[str, str]:
 
 
 def check(output: Path, *inputs: Path, force: bool = False, folder: bool = False) -> str:
-    """What `check_output` finds, as one text."""
+    """Return the faults that `check_output` finds as one text."""
     faults = check_output(output, inputs=inputs, size=0, force=force, folder=folder)
     return " | ".join(str(fault) for fault in faults)
 
@@ -197,7 +197,7 @@ def test_a_disk_that_fails_at_any_call_leaves_the_old_output(
 
 @pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two renames"])
 class TestReplacedFolders:
-    """A folder is replaced where lorsmerge wrote all that is in it, and never at another's cost."""
+    """A folder is replaced only if lorsmerge wrote every file in it."""
 
     @pytest.fixture(autouse=True)
     def system(self, monkeypatch: pytest.MonkeyPatch, exchanges: bool) -> None:
@@ -315,7 +315,7 @@ class TestReplacedFolders:
                 (partial / "config.json").write_text("new")
                 write_folder(target, OLD)
 
-        with pytest.raises(OutputFault, match="was not there when the work began"):
+        with pytest.raises(OutputFault, match="appeared while the work was running"):
             write()
         assert content(target) == OLD
         assert os.listdir(tmp_path) == ["late"]
@@ -348,7 +348,7 @@ class TestReplacedFolders:
     def test_a_file_that_appears_in_the_last_moment_is_kept(
         self, target: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
     ) -> None:
-        """After the folder was looked through, before it is exchanged."""
+        """Between the check of the folder and the exchange."""
         module, name = (outputs, "_rename_with_flag") if exchanges else (os, "rename")
         real = getattr(module, name)
 
@@ -388,7 +388,7 @@ class TestReplacedFolders:
     def test_interrupted_at_any_line_nothing_is_lost(
         self, target: Path, times: int, stride: int
     ) -> None:
-        """Ctrl-C, once or several times in a row, at the lines that replace a folder."""
+        """Ctrl-C, once or repeatedly, at the lines that replace a folder."""
         line = 0
         while interrupted_at(line, times, lambda: write_folder(target, NEW, force=True)):
             assert content(target) in (OLD, NEW), f"line {line}"
@@ -422,7 +422,7 @@ def test_what_a_kill_between_two_renames_left_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("links", [True, False], ids=["exclusive rename", "hard link"])
 class TestNewFiles:
-    """A file that appeared while the work went on is not replaced."""
+    """A file that appeared while the work was running is not replaced."""
 
     @pytest.fixture(autouse=True)
     def system(self, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
@@ -443,7 +443,7 @@ class TestNewFiles:
                 partial.write_text("new")
                 make()
 
-        with pytest.raises(OutputFault, match="was not there when the work began"):
+        with pytest.raises(OutputFault, match="appeared while the work was running"):
             write()
         assert os.listdir(tmp_path) == ["x.json"]
         assert target.is_symlink() == (kind == "dangling link")
@@ -574,7 +574,7 @@ def test_outputs_have_the_modes_that_files_made_here_have(tmp_path: Path) -> Non
 
 
 class TestCheckOutput:
-    """What is known before any work."""
+    """Checks before any work."""
 
     def test_a_new_file_and_a_new_folder(self, tmp_path: Path) -> None:
         assert check(tmp_path / "x.safetensors") == ""
@@ -677,7 +677,7 @@ class TestCheckOutput:
 
 
 class TestInputs:
-    """An input is never the output, by whatever name; --force does not change that."""
+    """An input is never overwritten under any name, even with --force."""
 
     @pytest.fixture
     def source(self, tmp_path: Path) -> Path:
@@ -716,7 +716,7 @@ class TestInputs:
         assert self.refused(tmp_path / "link", source, folder=True)
 
     def test_as_a_folder_that_holds_a_link_to_it(self, source: Path, tmp_path: Path) -> None:
-        """The Hub's cache: a snapshot folder of links to blobs elsewhere."""
+        """The Hub's cache is a snapshot folder of links to blobs elsewhere."""
         snapshot = tmp_path / "snapshots" / "main"
         snapshot.mkdir(parents=True)
         (snapshot / "model.safetensors").symlink_to(source)
@@ -727,7 +727,7 @@ class TestInputs:
         "pytorch_model.bin", "model-00001-of-00002.safetensors", "wav.scp", "metadata.csv",
     ])  # fmt: skip
     def test_as_a_file_that_its_reader_looks_for(self, source: Path, name: str) -> None:
-        """Of an input folder, whether the file is there or not."""
+        """Files of an input folder, whether they exist or not."""
         found = check(source.parent / name, source.parent, force=True)
         assert "where a file of that name is read" in found
 

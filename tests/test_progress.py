@@ -1,4 +1,4 @@
-"""How far long work is: a line now and then without a terminal, and a bar with all else above it on one."""
+"""Progress of long work: a bar on a terminal with other output above it, else a line at intervals."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 class Written(io.StringIO):
-    """What stderr was given."""
+    """A stream that records what stderr receives."""
 
     def __init__(self, *, terminal: bool) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Written(io.StringIO):
 
 @pytest.fixture
 def stderr(monkeypatch: pytest.MonkeyPatch) -> Stderr:
-    """Put a stream in the place of stderr; pytest does so itself between a fixture and its test."""
+    """Return a function that replaces stderr: pytest itself replaces it between a fixture and its test."""
     for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
@@ -138,7 +138,7 @@ def test_a_reader_that_went_away_ends_nothing(stderr: Stderr) -> None:
 
 
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Have time stand still but for what is added to it."""
+    """Stop the clock, except for the time that is added to it."""
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
@@ -222,7 +222,7 @@ def test_a_terminal_has_bars_and_downloads_their_own(stderr: Stderr) -> None:
 
 
 def screen(written: str) -> list[str]:
-    """The lines that a terminal shows in the end."""
+    """Return the lines that a terminal finally shows."""
     lines, row, column = [""], 0, 0
     for code, final, control, text in re.findall(
         r"\x1b\[([\d;?]*)([A-Za-z])|([\r\n])|([^\x1b\r\n]+)", written
@@ -302,7 +302,7 @@ with console.progress("finetune", "steps") as progress:
 
 
 def test_a_terminal_itself_shows_warnings_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own: pytest keeps warnings to itself."""
+    """In a separate process, because pytest captures warnings."""
     monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=theirs, stderr=theirs)

@@ -1,4 +1,4 @@
-"""The front door: what `from lorsmerge_cli import ...` offers, and what it costs to look at it."""
+"""The front door: the names that `from lorsmerge_cli import ...` offers, and what importing them loads."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_only_inputs_have_no_default(name: str) -> None:
 
 
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """Name -> default, where nothing given and an empty tuple are the same."""
+    """Return name -> default, with an empty tuple as None."""
     parameters = inspect.signature(function).parameters.values()
     given = {p.name: p.default for p in parameters if p.default is not p.empty}
     return {

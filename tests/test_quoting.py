@@ -1,4 +1,4 @@
-"""Strings of any origin in a terminal, JSON, TOML, Markdown and a command: themselves, and no more."""
+"""Escaping: strings of any origin are shown literally in a terminal, JSON, TOML, Markdown and a command."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_markdown_is_the_text_alone(name: str) -> None:
 @QUICK
 @given(text=TEXTS)
 def test_markdown_shows_what_was_given(text: str) -> None:
-    """Against an independent reader of CommonMark, on a line of its own and in a cell."""
+    """Checked with an independent CommonMark parser, in a paragraph, a heading and a cell."""
     wanted = printable(" ".join(text.split()))
     shown = markdown(text)
     assert links_and_html(shown) == []

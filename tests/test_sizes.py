@@ -1,4 +1,4 @@
-"""Sizes as options take them."""
+"""Parsing of sizes in options."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def test_decimal_and_binary_units(text: str, size: int) -> None:
     "text", ["", "5", "GB", "0GB", "nanGB", "-1GB", "5 GB", "1.2.3GB", "5iB", "50%"]
 )
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(UsageFault, match="is no size"):
+    with pytest.raises(UsageFault, match="is not a size"):
         parse_size("--memory", text)

@@ -16,45 +16,32 @@ if TYPE_CHECKING:
 
 
 def data(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="DATA", help="Manifests or data folders."),
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="JSONL", rich_help_panel=options.OUTPUT,
-                     help="Write the rows that can be used as JSON lines."),
-    ] = None,
-    split: Annotated[
-        list[str] | None,
-        typer.Option("--split", metavar="NAME", rich_help_panel=options.DATA,
-                     help="train, dev, test or another that the data has (may be repeated, and what "
-                     "they share is told)."),
-    ] = None,
+    paths: Annotated[list[Path], typer.Argument(metavar="DATA", help="Manifests or data folders.")],
+    output: Annotated[Path | None, options.output(
+        "--output", "-o", metavar="JSONL", help="Write the usable rows as JSON lines.")] = None,
+    split: Annotated[list[str] | None, options.data(
+        "--split", metavar="NAME", help="train, dev, test or another that the data has (may be "
+        "repeated; what the splits share is reported).")] = None,
     language: options.Language = None,
     task: options.Task = None,
     hours: options.Hours = None,
     data_seed: options.DataSeed = 0,
     format: options.Format = None,
-    max_seconds: Annotated[
-        float,
-        typer.Option("--max-seconds", metavar="S", min=0.001, help="Drop what is longer: the model's window."),
-    ] = 30.0,
-    check_audio: Annotated[
-        bool,
-        typer.Option("--check-audio",
-                     help="Decode everything, and list and drop what is damaged, silent or of another "
-                     "length than its header or row says; exit code 1 where there is some."),
-    ] = False,
+    max_seconds: Annotated[float, typer.Option(
+        "--max-seconds", metavar="S", min=0.001,
+        help="Drop utterances longer than this; 30 is Whisper's window.")] = 30.0,
+    check_audio: Annotated[bool, typer.Option(
+        "--check-audio", help="Decode all audio; list and drop what is damaged, silent or not as "
+        "long as its header or row says, with exit code 1 if there is any.")] = False,
     allow_parts: options.AllowParts = False,
     verbose: options.Verbose = False,
     force: options.Force = False,
 ) -> None:  # fmt: skip
-    """Show what is in speech data, and what of it can be used.
+    """Show what speech data contains, and how much of it is usable.
 
     Reads JSON lines (NeMo's keys), Common Voice folders, CoVoST 2 tables, Hugging Face audio
-    folders with metadata, and Kaldi folders; which one it is, is found out. Tells what is in a data
-    set twice, and what several share: utterances, sentences and speakers.
+    folders with metadata, and Kaldi folders; the format is detected. Reports duplicates within a
+    data set, and utterances, sentences and speakers that several share.
 
     Example: lorsmerge data cv-corpus-21/ca --split train --hours 5 -o ca.train.jsonl
     """
@@ -76,10 +63,9 @@ def data(
             seed=data_seed, max_seconds=max_seconds, output=output, force=force,
             allow_parts=allow_parts, checked=check_audio, progress=progress,
         )  # fmt: skip
-    for text in [*drop_warnings(report), *report.warnings]:
-        console.warning(text)
+    console.warning(*drop_warnings(report), *report.warnings)
     if verbose:
-        console.notes(report.drop_notes)
+        console.note(*report.drop_notes)
     console.result(_document(report, check_audio), lambda: _show(report, check_audio))
     if check_audio:
         check_sound(report)

@@ -13,26 +13,22 @@ from lorsmerge_cli.errors import raise_all
 
 
 def delta(
-    base: Annotated[
-        Path, typer.Argument(help="The pretrained checkpoint: file, folder or Hub id.")
-    ],
-    finetuned: Annotated[
-        Path, typer.Argument(help="A fine-tune of it, or a LoRA adapter: the same.")
-    ],
+    base: Annotated[Path, typer.Argument(
+        help="The pretrained checkpoint: file, folder or Hub id.")],
+    finetuned: Annotated[Path, typer.Argument(
+        help="A fine-tune of it, or a LoRA adapter: file, folder or Hub id.")],
     output: options.Output,
-    task: Annotated[
-        str, typer.Option("--task", metavar="TASK", help="What it was tuned for: asr or st.")
-    ] = "",
-    language: Annotated[
-        str, typer.Option("--language", metavar="CODE", help="Its language, such as ca.")
-    ] = "",
+    task: Annotated[str, typer.Option(
+        "--task", metavar="TASK", help="Task of the fine-tune: asr or st.")] = "",
+    language: Annotated[str, typer.Option(
+        "--language", metavar="CODE", help="Language of the fine-tune, such as ca.")] = "",
     strip_prefix: options.StripPrefix = "",
     force: options.Force = False,
     threads: options.Threads = None,
-) -> None:
-    """Take a fine-tune's delta: its weights less the base's.
+) -> None:  # fmt: skip
+    """Write a fine-tune's delta: its weights minus the base's.
 
-    It is float32, whatever the fine-tune is stored in: updates are small.
+    It is always float32, because updates are small.
 
     Example: lorsmerge delta openai-whisper-small/ my-finetune-ca/ -o ca_asr.delta --task asr --language ca
     """
@@ -49,19 +45,11 @@ def delta(
 
     with console.progress("delta") as progress:
         report = operation(
-            base,
-            finetuned,
-            output,
-            task=task,
-            language=language,
-            command=recorded_command(sys.argv[1:]),
-            force=force,
-            threads=threads,
-            progress=progress,
+            base, finetuned, output, task=task, language=language,
+            command=recorded_command(sys.argv[1:]), force=force, threads=threads, progress=progress,
             strip_prefix=strip_prefix,
-        )
-    for text in report.warnings:
-        console.warning(text)
+        )  # fmt: skip
+    console.warning(*report.warnings)
     share = report.norm / report.base_norm if report.base_norm else 0.0
     console.result(
         {

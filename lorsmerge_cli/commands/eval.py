@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from lorsmerge_cli.results.document import EvalReport, TestSet
     from lorsmerge_cli.results.records import Record
 
-MODELS = "Models"
+_models = options.panel("Models")
 FLAWS = {
-    "cut": "hypotheses that the limit of tokens ended",
-    "looping": "hypotheses that repeat themselves (zlib makes them over 2.4 times as short)",
+    "cut": "hypotheses that reached the limit of tokens",
+    "looping": "hypotheses that repeat themselves (zlib compresses them to less than 1/2.4)",
 }
-KINDS = {"sub": "substitutions", "del": "deletions", "ins": "insertions"}
-WITHOUT_MODELS = {  # parameters that --score-only heeds
+ERRORS = {"sub": "substitutions", "del": "deletions", "ins": "insertions"}
+WITHOUT_MODELS = {  # parameters that --score-only uses
     "models", "hypotheses", "score_only", "normalisation", "metrics", "compare", "samples", "seed", "output",
     "trn", "worst", "verbose", "force", "quiet", "as_json", "debug",
 }  # fmt: skip
@@ -30,102 +30,68 @@ WITHOUT_MODELS = {  # parameters that --score-only heeds
 
 def evaluate(
     context: typer.Context,
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="MODEL",
-                       help="Model folders, files of weights, or Hub ids; NAME=PATH gives one a name."),
-    ] = None,
-    datasets: Annotated[
-        list[str] | None,
-        typer.Option("--data", metavar="DATA", rich_help_panel=options.DATA,
-                     help="Test set (may be repeated); NAME=PATH gives one a name."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="JSON", rich_help_panel=options.OUTPUT,
-                     help="Results with counts, signatures and every hypothesis."),
-    ] = None,
+    models: Annotated[list[str] | None, typer.Argument(
+        metavar="MODEL",
+        help="Model folders, files of weights, or Hub ids; NAME=PATH gives one a name.")] = None,
+    datasets: Annotated[list[str] | None, options.data(
+        "--data", metavar="DATA",
+        help="Test set (may be repeated); NAME=PATH gives one a name.")] = None,
+    output: Annotated[Path | None, options.output(
+        "--output", "-o", metavar="JSON",
+        help="Results with counts, signatures and every hypothesis.")] = None,
     split: options.Split = "test",
     language: options.Language = None,
     task: options.Task = None,
     hours: options.Hours = None,
     data_seed: options.DataSeed = 0,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", rich_help_panel=options.DATA,
-                           help="Score the other rows where audio is damaged, or that of more than 5% "
-                           "is missing; without it that is an error."),
-    ] = False,
+    allow_missing: Annotated[bool, options.data(
+        "--allow-missing", help="Skip rows whose audio is damaged or missing; by default damaged "
+        "audio is an error, and so is missing audio of more than 5% of the rows.")] = False,
     allow_parts: options.AllowParts = False,
     format: options.Format = None,
-    beam: Annotated[
-        int, typer.Option("--beam", metavar="N", min=1, rich_help_panel=options.DECODING,
-                          help="Hypotheses kept in the search; 1 is greedy. The paper's is 20."),
-    ] = 20,
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", metavar="N", min=1, rich_help_panel=options.DECODING,
-                     help="Utterances at a time; by memory, and halved when it runs out."),
-    ] = None,
+    beam: options.Beam = 20,
+    batch_size: options.BatchSize = None,
     max_tokens: options.MaxTokens = None,
     memory: options.MemorySize = None,
     dtype: options.ComputeDtype = "float32",
     device: options.Device = "auto",
-    companions: options.Companions = None,
-    apply: Annotated[
-        list[Path] | None,
-        typer.Option("--apply", metavar="DELTA", rich_help_panel=MODELS,
-                     help="Score the one MODEL with this delta added (may be repeated)."),
-    ] = None,
-    scale: Annotated[
-        float | None, typer.Option("--scale", metavar="X", rich_help_panel=MODELS,
-                                   help=f"Lambda of each applied delta; {options.SCALES}."),
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option("--method", metavar="NAME", rich_help_panel=MODELS,
-                                 help=f"How deltas are applied: {options.WITHOUT_RATIOS}."),
-    ] = None,
+    config_dir: options.ConfigDir = None,
+    apply: Annotated[list[Path] | None, _models(
+        "--apply", metavar="DELTA",
+        help="Score the one MODEL with this delta added (may be repeated).")] = None,
+    scale: Annotated[float | None, _models(
+        "--scale", metavar="X", help=f"Lambda of each applied delta; {options.SCALES}.")] = None,
+    method: Annotated[str | None, _models(
+        "--method", metavar="NAME", help="How deltas are applied: "
+        f"{options.WITHOUT_RATIOS}.")] = None,
     normalisation: options.Normalise = "auto",
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option("--metric", metavar="NAME", rich_help_panel=options.SCORING,
-                     help="Score by this too, and --compare by it (may be repeated); NAME=OPTION "
-                     "where a metric has one."),
-    ] = None,
-    compare: Annotated[
-        tuple[str, str] | None,
-        typer.Option("--compare", metavar="A B", rich_help_panel=options.SCORING,
-                     help="Paired test of two of the models, by speaker (sign flips)."),
-    ] = None,
-    samples: Annotated[
-        int, typer.Option("--samples", metavar="N", min=2, rich_help_panel=options.SCORING,
-                          help="Random sign flips of a test of more than 12 speakers."),
-    ] = 10_000,
-    hypotheses: Annotated[
-        Path | None,
-        typer.Option("--hypotheses", metavar="JSONL", rich_help_panel=options.OUTPUT,
-                     help="Keep what is decoded here as it comes; a second run goes on from it."),
-    ] = None,
-    score_only: Annotated[
-        bool, typer.Option("--score-only", rich_help_panel=options.SCORING,
-                           help="Score the --hypotheses file again, without models."),
-    ] = False,
-    trn: Annotated[
-        Path | None,
-        typer.Option("--trn", metavar="FOLDER", rich_help_panel=options.OUTPUT,
-                     help="References and hypotheses for sclite."),
-    ] = None,
-    worst: Annotated[
-        int, typer.Option("--worst", metavar="N", rich_help_panel=options.OUTPUT,
-                          help="Show the N utterances with the most errors of each model."),
-    ] = 0,
+    metrics: Annotated[list[str] | None, options.scoring(
+        "--metric", metavar="NAME", help="Additional metric for the scores and for --compare (may "
+        "be repeated); NAME=OPTION where it takes an option.")] = None,
+    compare: Annotated[tuple[str, str] | None, options.scoring(
+        "--compare", metavar="A B",
+        help="Paired test of two of the models, by speaker (sign flips).")] = None,
+    samples: Annotated[int, options.scoring(
+        "--samples", metavar="N", min=2,
+        help="Random sign flips of a paired test of more than 12 speakers.")] = 10_000,
+    hypotheses: Annotated[Path | None, options.output(
+        "--hypotheses", metavar="JSONL", help="Store hypotheses here as they are decoded; a second "
+        "run resumes from them.")] = None,
+    score_only: Annotated[bool, options.scoring(
+        "--score-only", help="Score the --hypotheses file again, without models.")] = False,
+    trn: Annotated[Path | None, options.output(
+        "--trn", metavar="FOLDER", help="References and hypotheses for sclite.")] = None,
+    worst: Annotated[int, options.output(
+        "--worst", metavar="N",
+        help="Show the N utterances with the most errors of each model.")] = 0,
     seed: options.Seed = 0,
     verbose: options.Verbose = False,
     force: options.Force = False,
 ) -> None:  # fmt: skip
     """Score models on speech recognition (WER, CER) and translation into English (BLEU, chrF2).
 
-    Language and task come from each row of the data, so one run covers many of both. Scores carry
-    a standard error over speakers; what they depend on is in the results file.
+    Language and task come from each row of the data, so one run covers many of both. Scores have a
+    standard error over speakers; the results file records all settings they depend on.
 
     Example: lorsmerge eval merged/ base/ ft/ca_asr --data test.jsonl --beam 20 -o results.json
     """
@@ -155,7 +121,7 @@ def evaluate(
         )
         + unpruned_method_faults(method)
         + check_metrics(metrics or ())
-        + usage.check_paths([companions])
+        + usage.check_paths([config_dir])
         + usage.check_evaluation(
             names, inputs, compared=compare, hypotheses=hypotheses, score_only=score_only,
             output=output, trn=trn, force=force,
@@ -173,7 +139,7 @@ def evaluate(
     else:
         assert models
         assert datasets
-        sources = open_models(models, companions, apply or [], method, scale)
+        sources = open_models(models, config_dir, apply or [], method, scale)
         reading = {
             "split": split, "language": language, "task": task, "hours": hours, "format": format,
             "seed": data_seed, "allow_parts": allow_parts, "allow_missing": allow_missing,
@@ -187,19 +153,14 @@ def evaluate(
                 force=force, trn=trn, compared=compare, progress=progress,
             )  # fmt: skip
     if report.main:
-        _tell(report, output, lambda: _show(report, worst, verbose))
-
-
-def _tell(report: EvalReport, output: Path | None, show: Callable[[], None]) -> None:
-    for text in report.warnings:
-        console.warning(text)
-    console.result(report.to_dict(), show)
-    if output is not None:
-        console.note(f"wrote {output}")
+        console.warning(*report.warnings)
+        console.result(report.to_dict(), lambda: _show(report, worst, verbose))
+        if output is not None:
+            console.note(f"wrote {output}")
 
 
 def _refuse_ignored(context: typer.Context) -> None:
-    """Refuse options that were typed and that --score-only has no use for."""
+    """Refuse options on the command line that --score-only does not use."""
     ignored = [
         max(parameter.opts, key=len)
         for parameter in context.command.params
@@ -208,15 +169,12 @@ def _refuse_ignored(context: typer.Context) -> None:
     ]
     if ignored:
         raise typer.BadParameter(
-            f"--score-only scores all that is in --hypotheses: leave out {', '.join(ignored)}."
+            f"--score-only scores everything in --hypotheses: remove {', '.join(ignored)}."
         )
 
 
 def _test_sets(
-    datasets: Sequence[str],
-    window: float,
-    reading: dict[str, Any],
-    verbose: bool,
+    datasets: Sequence[str], window: float, reading: dict[str, Any], verbose: bool
 ) -> list[TestSet]:
     from lorsmerge_cli import usage
     from lorsmerge_cli.operations.eval import read_test_set
@@ -227,10 +185,9 @@ def _test_sets(
             test, warnings, drop_notes = read_test_set(
                 name, path, window, progress=progress, **reading
             )
-        for text in warnings:
-            console.warning(text)
+        console.warning(*warnings)
         if verbose:
-            console.notes(drop_notes)
+            console.note(*drop_notes)
         tests.append(test)
     return tests
 
@@ -242,11 +199,11 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
         _summary([record for record in report.records if record.task == task])
     if verbose or worst:
         _worst(report, worst) if worst else _details(report)
-    for a, b, metric, found in report.comparisons:
+    for a, b, metric, test in report.comparisons:
         console.line(
             f"{a.dataset} {a.language} {a.task}: {metric.name} of {b.model} less {a.model} "
-            f"{found.difference:+.2f} ({found.interval.low:+.2f} to {found.interval.high:+.2f}), "
-            f"p = {found.p_value:.2g}, {found.blocks} {a.block_unit}"
+            f"{test.difference:+.2f} ({test.interval.low:+.2f} to {test.interval.high:+.2f}), "
+            f"p = {test.p_value:.2g}, {test.blocks} {a.block_unit}"
         )
     for model, speed in report.speed.items():
         console.line(f"{model}: {speed:.1f} s of audio a second")
@@ -260,7 +217,7 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
 
 
 def _summary(records: Sequence[Record]) -> None:
-    """Show systems x languages of one task, as the paper's tables, and how the errors divide."""
+    """Show a table of models by languages of one task, as in the paper, with types of errors."""
     from lorsmerge_cli.results.records import average, blocks_in_words, metric_of
 
     sets = list(dict.fromkeys((record.dataset, record.language) for record in records))
@@ -270,35 +227,41 @@ def _summary(records: Sequence[Record]) -> None:
     reported = list(dict.fromkeys(record.metric for record in records))
     names = dict.fromkeys(name for record in records for name in record.scores)
     others = [name for name in names if name not in reported]
-    kinds = [kind for kind in KINDS if all(KINDS[kind] in record.details for record in records)]
+    error_types = [
+        name for name, key in ERRORS.items() if all(key in record.details for record in records)
+    ]
     flaws = [key for key in FLAWS if any(record.details[key] for record in records)]
     rows = []
     for model in dict.fromkeys(record.model for record in records):
-        own = {(r.dataset, r.language): r for r in records if r.model == model}
-        mean, error = average(list(own.values()))
-        row = [model, *(f"{own[key].score:.2f}" if key in own else "" for key in sets)]
+        by_set = {(r.dataset, r.language): r for r in records if r.model == model}
+        own = list(by_set.values())
+        mean, error = average(own)
+        row = [model, *(f"{by_set[key].score:.2f}" if key in by_set else "" for key in sets)]
         row += [f"{mean:.2f}", "" if math.isnan(error) else f"{error:.2f}"]
-        row += [_mean(list(own.values()), name) for name in others]
-        row += [_share(list(own.values()), KINDS[kind]) for kind in kinds]
-        rows.append(row + [_sum(list(own.values()), key) for key in flaws])
+        row += [_mean(own, name) for name in others]
+        row += [_share(own, ERRORS[error_type]) for error_type in error_types]
+        rows.append(row + [_sum(own, key) for key in flaws])
     unit = metric_of(records[0]).unit
     title = f"{' / '.join(reported)} {unit if unit == '%' else ''}".strip()
-    console.table(["model", *heads, "average", "+-", *others, *kinds, *flaws], rows, title=title)
-    legend = "; sub, del, ins: substituted, deleted, inserted, % of the reference" if kinds else ""
+    console.table(
+        ["model", *heads, "average", "+-", *others, *error_types, *flaws], rows, title=title
+    )
+    legend = "; sub, del, ins: substitutions, deletions, insertions, % of the reference"
+    legend = legend if error_types else ""
     console.line(f"+-: standard error of the average, over {blocks_in_words(records)}{legend}")
     for key in flaws:
         console.line(f"{key}: {FLAWS[key]}")
 
 
 def _mean(records: Sequence[Record], name: str) -> str:
-    known = [record.scores[name].score for record in records if name in record.scores]
-    return f"{sum(known) / len(known):.2f}" if known else ""
+    scores = [record.scores[name].score for record in records if name in record.scores]
+    return f"{sum(scores) / len(scores):.2f}" if scores else ""
 
 
-def _share(records: Sequence[Record], kind: str) -> str:
-    """Return errors of one kind in percent of the references."""
+def _share(records: Sequence[Record], errors: str) -> str:
+    """Return errors of one type in percent of the references."""
     length = sum(r.details[key] for r in records for key in ("hits", "substitutions", "deletions"))
-    return f"{100 * sum(r.details[kind] for r in records) / length:.2f}" if length else ""
+    return f"{100 * sum(r.details[errors] for r in records) / length:.2f}" if length else ""
 
 
 def _sum(records: Sequence[Record], key: str) -> str:
@@ -316,17 +279,8 @@ def _details(report: EvalReport) -> None:
         for record in report.records
         for name, score in record.scores.items()
     ]  # fmt: skip
-    heads = [
-        "model",
-        "data",
-        "language",
-        "task",
-        "metric",
-        "score",
-        "95 %",
-        "judged by",
-        "utterances",
-    ]
+    heads = ["model", "data", "language", "task", "metric", "score", "95 %", "judged by",
+             "utterances"]  # fmt: skip
     console.table(heads, rows)
 
 
@@ -335,22 +289,17 @@ def _worst(report: EvalReport, count: int) -> None:
     from lorsmerge_cli.metrics.wer import count_rows, unit_of
 
     for model in dict.fromkeys(record.model for record in report.records):
-        found = [
-            (errors.errors, row)
-            for record in report.records
-            if record.model == model
-            for errors, row in zip(
-                count_rows(
-                    record.rows,
-                    record.details.get("normalisation", "basic"),
-                    unit_of(text_language(record.language, record.task)),
-                ),
-                record.rows,
-                strict=True,
-            )
-        ]
+        counted = []
+        for record in report.records:
+            if record.model == model:
+                unit = unit_of(text_language(record.language, record.task))
+                normalisation = record.details.get("normalisation", "basic")
+                counts = count_rows(record.rows, normalisation, unit)
+                counted += [(c.errors, row) for c, row in zip(counts, record.rows, strict=True)]
         console.line(f"worst of {model}")
-        for errors, row in sorted(found, key=lambda pair: -pair[0])[:count]:
-            console.line(f"  {row.id} ({row.language} {row.task}): {errors} errors")
-            console.line(f"    is:   {row.reference}")
-            console.line(f"    said: {row.hypothesis}")
+        for errors, row in sorted(counted, key=lambda pair: -pair[0])[:count]:
+            console.line(
+                f"  {row.id} ({row.language} {row.task}): {errors} errors",
+                f"    reference:  {row.reference}",
+                f"    hypothesis: {row.hypothesis}",
+            )

@@ -13,22 +13,15 @@ from lorsmerge_cli.errors import raise_all
 
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A Whisper's model folder.")],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="PATH", rich_help_panel=options.OUTPUT,
-                     help="A folder for ct2, a .pt file for openai."),
-    ],
-    format: Annotated[
-        str,
-        typer.Option("--format", metavar="NAME",
-                     help="ct2 (for faster-whisper; needs ctranslate2) or openai (openai-whisper)."),
-    ],
-    dtype: Annotated[
-        str | None,
-        typer.Option("--dtype", metavar="DTYPE", rich_help_panel=options.OUTPUT,
-                     help="float32 or float16, with ct2 also int8 and others; the model's by default."),
-    ] = None,
-    companions: options.Processor = None,
+    output: Annotated[Path, options.output(
+        "--output", "-o", metavar="PATH", help="A folder for ct2, a .pt file for openai.")],
+    format: Annotated[str, typer.Option(
+        "--format", metavar="NAME",
+        help="ct2 (for faster-whisper; needs ctranslate2) or openai (openai-whisper).")],
+    dtype: Annotated[str | None, options.output(
+        "--dtype", metavar="DTYPE",
+        help="float32 or float16, with ct2 also int8 and others; the model's by default.")] = None,
+    config_dir: options.Processor = None,
     force: options.Force = False,
 ) -> None:  # fmt: skip
     """Write a Whisper for faster-whisper (CTranslate2) or openai-whisper.
@@ -46,10 +39,9 @@ def export(
     from lorsmerge_cli.operations.export import export as operation
 
     report = operation(
-        model, output, format=format, config_dir=companions, dtype=dtype, force=force
+        model, output, format=format, config_dir=config_dir, dtype=dtype, force=force
     )
-    for text in report.warnings:
-        console.warning(text)
+    console.warning(*report.warnings)
     opened = {
         "ct2": f'faster_whisper.WhisperModel("{report.output}")',
         "openai": f'whisper.load_model("{report.output}")',

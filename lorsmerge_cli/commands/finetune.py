@@ -19,8 +19,8 @@ from lorsmerge_cli.outputs import check_not_inside
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.finetune import FinetunePlan, FinetuneReport
 
-TRAINING = "Training"
-CHOICE = "Choice of epochs"
+_training = options.panel("Training")
+_choice = options.panel("Choice of epochs")
 
 
 def _apply_recipe(context: typer.Context, path: Path | None) -> Path | None:
@@ -30,7 +30,7 @@ def _apply_recipe(context: typer.Context, path: Path | None) -> Path | None:
     try:
         settings: dict[str, Any] = read_toml(path)
     except (OSError, ValueError, LorsmergeError) as error:
-        raise typer.BadParameter(f"{path} is no TOML file that can be read ({error}).") from None
+        raise typer.BadParameter(f"{path} cannot be read as TOML ({error}).") from None
     names = {}
     for item in context.command.params:
         for spelling in [*item.opts, *item.secondary_opts]:
@@ -39,7 +39,7 @@ def _apply_recipe(context: typer.Context, path: Path | None) -> Path | None:
         if names.get(key.replace("-", "_")) in (None, "recipe", "help"):
             close = difflib.get_close_matches(key.replace("-", "_"), names, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise typer.BadParameter(f"{path} has no setting {key!r} to give.{hint}")
+            raise typer.BadParameter(f"{path}: there is no setting {key!r}.{hint}")
     chosen = {names[key.replace("-", "_")]: value for key, value in settings.items()}
     many = {item.name for item in context.command.params if getattr(item, "multiple", False)}
     context.default_map = {
@@ -50,142 +50,86 @@ def _apply_recipe(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def finetune(
-    base: Annotated[Path, typer.Argument(help="The pretrained Whisper: a model folder or a Hub id.")],
-    datasets: Annotated[
-        list[Path],
-        typer.Option("--data", metavar="DATA", rich_help_panel=options.DATA,
-                     help="Manifest or data folder to learn from (may be repeated)."),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FOLDER", rich_help_panel=options.OUTPUT,
-                     help="Model folder to write; FOLDER.training holds the run until then. The loss of "
-                     "each step is in losses.jsonl, first of that and then of the model folder."),
-    ],
-    dev: Annotated[
-        list[Path] | None,
-        typer.Option("--dev", metavar="DATA", rich_help_panel=options.DATA,
-                     help="Data to choose the epoch by (may be repeated); where DATA is a folder "
-                     "with a dev split, that one."),
-    ] = None,
-    split: Annotated[
-        str, typer.Option("--split", metavar="NAME", rich_help_panel=options.DATA,
-                          help="Split of DATA to learn from."),
-    ] = "train",
+    base: Annotated[Path, typer.Argument(
+        help="The pretrained Whisper: a model folder or a Hub id.")],
+    datasets: Annotated[list[Path], options.data(
+        "--data", metavar="DATA", help="Manifest or data folder to learn from (may be repeated).")],
+    output: Annotated[Path, options.output(
+        "--output", "-o", metavar="FOLDER",
+        help="Model folder to write; FOLDER.training holds the run until then. losses.jsonl, in "
+        "the one and then in the other, has the loss of each step.")],
+    dev: Annotated[list[Path] | None, options.data(
+        "--dev", metavar="DATA", help="Data to choose the epoch by (may be repeated); by default "
+        "the dev split of DATA, if it has one.")] = None,
+    split: Annotated[str, options.data(
+        "--split", metavar="NAME", help="Split of DATA to learn from.")] = "train",
     language: options.Language = None,
     task: options.Task = None,
     hours: options.Hours = None,
     data_seed: options.DataSeed = 0,
-    dev_hours: Annotated[
-        float | None,
-        typer.Option("--dev-hours", metavar="H", min=0.001, rich_help_panel=options.DATA,
-                     help="The same for each dev set."),
-    ] = None,
+    dev_hours: Annotated[float | None, options.data(
+        "--dev-hours", metavar="H", min=0.001,
+        help="Take about this much of each dev set.")] = None,
     allow_parts: options.AllowParts = False,
     format: options.Format = None,
-    learning_rate: Annotated[
-        float, typer.Option("--learning-rate", "--lr", metavar="X", rich_help_panel=TRAINING,
-                            help="Of Adam. The paper's are 2e-8 to 1e-5, by language and task: see "
-                            "examples/recipes/finetune."),
-    ] = 1e-6,
-    schedule: Annotated[
-        str, typer.Option("--schedule", metavar="NAME", rich_help_panel=TRAINING,
-                          help="constant, linear or cosine decay of the learning rate."),
-    ] = "constant",
-    warmup: Annotated[
-        float, typer.Option("--warmup", metavar="N", min=0.0, rich_help_panel=TRAINING,
-                            help="Steps in which the rate rises; below 1, a share of all."),
-    ] = 0.0,
-    clip: Annotated[
-        float, typer.Option("--clip", metavar="X", min=0.0, rich_help_panel=TRAINING,
-                            help="Largest norm of a gradient; 0 for any."),
-    ] = 1.0,
-    epochs: Annotated[
-        float, typer.Option("--epochs", metavar="N", min=0.0, rich_help_panel=TRAINING,
-                            help="Passes over the data."),
-    ] = 10.0,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", metavar="N", min=1, rich_help_panel=TRAINING,
-                     help="Steps of Adam, in place of --epochs."),
-    ] = None,
-    effective_batch: Annotated[
-        int, typer.Option("--effective-batch", metavar="N", min=1, rich_help_panel=TRAINING,
-                          help="Utterances for each step, over all devices. The paper: 8 x 4."),
-    ] = 32,
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", metavar="N", min=1, rich_help_panel=options.MACHINE,
-                     help="Utterances in memory at a time; up to 8 by default. Gradients add up to "
-                     "the effective batch."),
-    ] = None,
-    freeze_encoder: Annotated[
-        bool, typer.Option("--freeze-encoder", rich_help_panel=TRAINING,
-                           help="Train the decoder alone."),
-    ] = False,
-    spec_augment: Annotated[
-        bool, typer.Option("--spec-augment", rich_help_panel=TRAINING,
-                           help="Mask parts of the input in time and frequency."),
-    ] = False,
-    label_space: Annotated[
-        str, typer.Option("--label-space", metavar="HOW", rich_help_panel=TRAINING,
-                          help="auto begins texts with a space, as Whisper does, in languages that "
-                          "write spaces; none does not, as lorsmerge once did."),
-    ] = "auto",
+    learning_rate: Annotated[float, _training(
+        "--learning-rate", "--lr", metavar="X", help="Learning rate of Adam. The paper's are 2e-8 "
+        "to 1e-5, by language and task: see examples/recipes/finetune.")] = 1e-6,
+    schedule: Annotated[str, _training(
+        "--schedule", metavar="NAME",
+        help="constant, linear or cosine decay of the learning rate.")] = "constant",
+    warmup: Annotated[float, _training(
+        "--warmup", metavar="N", min=0.0,
+        help="Steps in which the learning rate rises; below 1, a share of all steps.")] = 0.0,
+    clip: Annotated[float, _training(
+        "--clip", metavar="X", min=0.0, help="Largest norm of a gradient; 0 for no limit.")] = 1.0,
+    epochs: Annotated[float, _training(
+        "--epochs", metavar="N", min=0.0, help="Passes over the data.")] = 10.0,
+    steps: Annotated[int | None, _training(
+        "--steps", metavar="N", min=1, help="Steps of Adam, in place of --epochs.")] = None,
+    effective_batch: Annotated[int, _training(
+        "--effective-batch", metavar="N", min=1, help="Utterances of each step, over all devices. "
+        "The paper's is 8 x 4.")] = 32,
+    batch_size: Annotated[int | None, options.machine(
+        "--batch-size", metavar="N", min=1, help="Utterances in memory at a time; by default up to "
+        "8. Gradients are accumulated to the effective batch.")] = None,
+    freeze_encoder: Annotated[bool, _training(
+        "--freeze-encoder", help="Train the decoder alone.")] = False,
+    spec_augment: Annotated[bool, _training(
+        "--spec-augment", help="Mask parts of the input in time and frequency.")] = False,
+    label_space: Annotated[str, _training(
+        "--label-space", metavar="HOW",
+        help="auto begins texts with a space, as Whisper does, in languages that write spaces; "
+        "none never does, as in early versions of lorsmerge.")] = "auto",
     dtype: options.ComputeDtype = "float32",
-    average_best: Annotated[
-        int | None,
-        typer.Option("--average-best", metavar="N", min=1, rich_help_panel=CHOICE,
-                     help="Mean of the N best epochs; the one best by default."),
-    ] = None,
-    average_last: Annotated[
-        int | None,
-        typer.Option("--average-last", metavar="N", min=1, rich_help_panel=CHOICE,
-                     help="Mean of the last N epochs."),
-    ] = None,
-    dev_beam: Annotated[
-        int, typer.Option("--dev-beam", metavar="N", min=1, rich_help_panel=CHOICE,
-                          help="Beam for the dev set; greedy ranks epochs as well and is quicker."),
-    ] = 1,
+    average_best: Annotated[int | None, _choice(
+        "--average-best", metavar="N", min=1,
+        help="Mean of the N best epochs; by default the best one.")] = None,
+    average_last: Annotated[int | None, _choice(
+        "--average-last", metavar="N", min=1, help="Mean of the last N epochs.")] = None,
+    dev_beam: Annotated[int, _choice(
+        "--dev-beam", metavar="N", min=1, help="Beam for the dev set; greedy decoding ranks epochs "
+        "as well and is faster.")] = 1,
     normalisation: options.Normalise = "auto",
-    delta: Annotated[
-        Path | None,
-        typer.Option("--delta", metavar="FILE", rich_help_panel=options.OUTPUT,
-                     help="Write the fine-tune's delta too."),
-    ] = None,
-    no_digests: Annotated[
-        bool, typer.Option("--no-digests", rich_help_panel=options.OUTPUT,
-                           help="Record no hashes of the training data's audio, sentences and "
-                           "speakers, by which eval finds them in a test set.")
-    ] = False,
-    save_steps: Annotated[
-        int | None,
-        typer.Option("--save-steps", metavar="N", min=1, rich_help_panel=options.OUTPUT,
-                     help="A checkpoint every N steps beside those of each epoch."),
-    ] = None,
-    keep: Annotated[
-        int, typer.Option("--keep", metavar="N", min=1, rich_help_panel=options.OUTPUT,
-                          help="Checkpoints that are kept while it runs."),
-    ] = 2,
-    resume: Annotated[
-        bool, typer.Option("--resume", rich_help_panel=options.OUTPUT,
-                           help="Go on with the run that was interrupted, if there is one."),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", rich_help_panel=options.OUTPUT,
-                           help="Check everything, say what would be done, and stop."),
-    ] = False,
-    recipe: Annotated[
-        Path | None,
-        typer.Option("--recipe", metavar="TOML", is_eager=True, callback=_apply_recipe,
-                     rich_help_panel=TRAINING,
-                     help="Settings by the names of these options; the command line wins."),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", metavar="N", min=0, rich_help_panel=options.MACHINE,
-                     help="Processes that read audio ahead; 4 for a GPU, none without."),
-    ] = None,
+    delta: Annotated[Path | None, options.output(
+        "--delta", metavar="FILE", help="Also write the fine-tune's delta.")] = None,
+    no_digests: Annotated[bool, options.output(
+        "--no-digests", help="Do not record hashes of the training data's audio, sentences and "
+        "speakers, by which eval finds them in a test set.")] = False,
+    save_steps: Annotated[int | None, options.output(
+        "--save-steps", metavar="N", min=1,
+        help="Write a checkpoint every N steps as well as after each epoch.")] = None,
+    keep: Annotated[int, options.output(
+        "--keep", metavar="N", min=1, help="Checkpoints kept while training.")] = 2,
+    resume: Annotated[bool, options.output(
+        "--resume", help="Resume the run that was interrupted, if there is one.")] = False,
+    dry_run: options.DryRun = False,
+    recipe: Annotated[Path | None, _training(
+        "--recipe", metavar="TOML", is_eager=True, callback=_apply_recipe,
+        help="Settings by the names of these options; the command line overrides them.")] = None,
+    workers: Annotated[int | None, options.machine(
+        "--workers", metavar="N", min=0,
+        help="Processes that read audio ahead; by default 4 with a GPU, 0 without.")] = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
     verbose: options.Verbose = False,
@@ -194,8 +138,8 @@ def finetune(
     """Fine-tune a Whisper on one language and task, or on several at once.
 
     All weights are trained. Language and task come from each row of the data, or from --language
-    and --task. The best epoch on the dev set is kept. Under torchrun the work is shared out, with
-    the same result.
+    and --task. The best epoch on the dev set is kept. torchrun distributes the work over processes
+    without changing the result.
 
     Example: lorsmerge finetune openai-whisper-small/ --data cv-corpus/ca --language ca --task asr -o ft/ca_asr
     """
@@ -221,7 +165,7 @@ def finetune(
         + usage.check_training_folder(output, [base, *data, *([delta] if delta else [])])
         + usage.check_run(output, resume=resume, force=force)
     )  # fmt: skip
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn of it
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or forked workers print a warning
     from lorsmerge_cli.operations.finetune import (
         Averaging,
         data_sources,
@@ -242,10 +186,9 @@ def finetune(
         dev_beam=dev_beam, normalisation=normalisation, device=device, delta=delta, resume=resume,
         force=force, digests=not no_digests,
     )  # fmt: skip
-    for text in plan.warnings:
-        console.warning(text)
+    console.warning(*plan.warnings)
     if verbose:
-        console.notes(plan.train.drop_notes)
+        console.note(*plan.train.drop_notes)
     if dry_run:
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
@@ -255,12 +198,11 @@ def finetune(
             missed=console.warning, learnt=lambda record: progress.detail(_learnt(record)),
         )  # fmt: skip
     if report.main:
-        for text in report.warnings:
-            console.warning(text)
+        console.warning(*report.warnings)
         console.result(asdict(report), lambda: _show(report))
 
 
-def _scores(scores: dict[str, float]) -> str:
+def _scores_in_words(scores: dict[str, float]) -> str:
     from lorsmerge_cli.metrics import metrics_of
 
     named = {k: v for k, v in scores.items() if k not in ("epoch", "step", "score")}
@@ -268,14 +210,14 @@ def _scores(scores: dict[str, float]) -> str:
 
 
 def _learnt(record: dict[str, Any]) -> str:
-    """A step, beside the progress: its loss and speed."""
-    loss, speed = record["loss"], record.get("utterances_per_second")  # not of an older run
+    """Return a step's loss and speed, to be shown beside the progress."""
+    loss, speed = record["loss"], record.get("utterances_per_second")  # which older runs lack
     return f"loss {loss:.4f}" + (f", {console.pace(speed, 'utterances')}" if speed else "")
 
 
 def _tell(scores: dict[str, float]) -> None:
     when = f"epoch {scores['epoch']:g}" if scores["epoch"] else "before"
-    console.note(f"{when}: {_scores(scores)}")
+    console.note(f"{when}: {_scores_in_words(scores)}")
 
 
 def _plan_document(plan: FinetunePlan) -> dict[str, Any]:
@@ -302,8 +244,8 @@ def _show_plan(plan: FinetunePlan) -> None:
 
 def _show(report: FinetuneReport) -> None:
     if report.before:
-        console.line(f"before: {_scores(report.before)}")
-        console.line(f"after:  {_scores(report.after)}")
+        console.line(f"before: {_scores_in_words(report.before)}")
+        console.line(f"after:  {_scores_in_words(report.after)}")
     listed = ", ".join(f"{epoch:g}" for epoch in report.chosen)
     what = "epoch" if len(report.chosen) == 1 else "mean of epochs"
     console.line(f"{report.output}: {what} {listed}, {report.steps} steps")

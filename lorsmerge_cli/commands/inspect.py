@@ -21,23 +21,18 @@ if TYPE_CHECKING:
 
 
 def inspect_files(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="Checkpoints and deltas: files, folders or Hub ids.")
-    ],
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="PNG", rich_help_panel=options.OUTPUT,
-                     help="Draw the deltas' spectra and magnitudes (needs matplotlib)."),
-    ] = None,
-    no_spectra: Annotated[
-        bool,
-        typer.Option("--no-spectra", help="Leave out the spectra, which take a decomposition of "
-                     "every matrix."),
-    ] = False,
+    files: Annotated[list[Path], typer.Argument(
+        metavar="FILE", help="Checkpoints and deltas: files, folders or Hub ids.")],
+    plot: Annotated[Path | None, options.output(
+        "--plot", metavar="PNG",
+        help="Draw the deltas' spectra and magnitudes (needs matplotlib).")] = None,
+    no_spectra: Annotated[bool, typer.Option(
+        "--no-spectra",
+        help="Skip the spectra, which need a decomposition of every matrix.")] = False,
     force: options.Force = False,
     threads: options.Threads = None,
 ) -> None:  # fmt: skip
-    """Show what is in checkpoints and deltas: sizes, norms, spectra.
+    """Show sizes, norms and spectra of checkpoints and deltas.
 
     For several deltas, also the cosine and the share of sign conflicts of each pair.
 
@@ -52,18 +47,12 @@ def inspect_files(
 
     with console.progress("inspect") as progress:
         report = operation(
-            files,
-            spectra=not no_spectra,
-            plot=plot,
-            force=force,
-            threads=threads,
+            files, spectra=not no_spectra, plot=plot, force=force, threads=threads,
             progress=progress,
-        )
+        )  # fmt: skip
     for item in report.files:
-        for text in getattr(item, "notes", ()):
-            console.warning(text)
-    for text in report.warnings:
-        console.warning(text)
+        console.warning(*getattr(item, "notes", ()))
+    console.warning(*report.warnings)
     if plot is not None:
         console.note(f"wrote {plot}")
     console.result(_document(report), lambda: _show(report))
@@ -90,12 +79,12 @@ def _show_checkpoint(report: CheckpointReport) -> None:
         f"{report.path}: checkpoint, {report.tensors} tensors, {report.parameters:,} parameters, "
         f"{console.size(report.nbytes)}"
     )
-    rooms: dict[str, list[int]] = {}
+    modules: dict[str, list[int]] = {}
     for group in report.groups:
-        total = rooms.setdefault(group.room, [0, 0])
+        total = modules.setdefault(group.room, [0, 0])
         total[0] += group.count
         total[1] += group.nbytes
-    rows = [[name, str(count), console.size(size)] for name, (count, size) in rooms.items()]
+    rows = [[name, str(count), console.size(size)] for name, (count, size) in modules.items()]
     console.table(["part", "tensors", "size"], rows)
     console.table(
         ["tensor", "count", "shape", "dtype", "size"],

@@ -17,182 +17,97 @@ if TYPE_CHECKING:
     from lorsmerge_cli.hub.target import Target
     from lorsmerge_cli.operations.merge import MergePlan, MergeReport
     from lorsmerge_cli.operations.push import PushReport
-    from lorsmerge_cli.recipe.recipe import Recipe
 
 COMMIT = re.compile(r"@([0-9a-f]{10})[0-9a-f]{30}")
-
-
-Base = Annotated[
-    str | None,
-    typer.Argument(metavar="BASE", help="The pretrained checkpoint: file, folder or Hub id."),
-]
-Deltas = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="DELTA",
-        help="Deltas, or fine-tunes (checkpoints, LoRA adapters) whose delta is then taken: files, "
-        "folders or Hub ids. Settings of one follow a colon: ca.delta:svp=0.05,mp=0.4,scale=0.2",
-    ),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="PATH",
-        rich_help_panel=options.OUTPUT,
-        help="x.safetensors for one file, anything else for a model folder; by default "
-        "merged.safetensors, or merged/ where the base is a folder.",
-    ),
-]
-Scale = Annotated[
-    float | None,
-    typer.Option(
-        "--scale",
-        metavar="LAMBDA",
-        rich_help_panel=options.PRUNING,
-        help=f"Coefficient of each delta: {options.SCALES}.",
-    ),
-]
-MethodName = Annotated[
-    str | None,
-    typer.Option(
-        "--method",
-        metavar="NAME",
-        rich_help_panel=options.PRUNING,
-        help=f"{options.METHOD_NAMES}. By default what the ratios say, task arithmetic "
-        "without any.",
-    ),
-]
-RecipeFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--recipe",
-        metavar="FILE",
-        rich_help_panel="Recipe",
-        help="Take base, deltas and settings from a TOML recipe, from a model card that holds one "
-        "(.md), or from the lorsmerge.json of an earlier merge.",
-    ),
-]
-SaveRecipe = Annotated[
-    Path | None,
-    typer.Option(
-        "--save-recipe",
-        metavar="FILE",
-        rich_help_panel="Recipe",
-        help="Write the recipe of this merge, every default spelled out, as TOML.",
-    ),
-]
-ShardSize = Annotated[
-    str,
-    typer.Option(
-        "--max-shard-size",
-        metavar="SIZE",
-        rich_help_panel=options.OUTPUT,
-        help="Largest weight file of a model folder.",
-    ),
-]
-AllowOtherBase = Annotated[
-    bool,
-    typer.Option(
-        "--allow-other-base",
-        rich_help_panel=options.OUTPUT,
-        help="Apply deltas to another checkpoint than they were taken from.",
-    ),
-]
-Push = Annotated[
-    str | None,
-    typer.Option(
-        "--push",
-        metavar="ORG/NAME",
-        rich_help_panel=options.OUTPUT,
-        help="Upload what was written to the Hub; `lorsmerge push` has more options.",
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        "-n",
-        rich_help_panel=options.OUTPUT,
-        help="Check everything and print the plan; write nothing.",
-    ),
-]
+_recipe = options.panel("Recipe")
 
 
 def merge(
-    base: Base = None,
-    deltas: Deltas = None,
+    base: Annotated[str | None, typer.Argument(
+        metavar="BASE", help="The pretrained checkpoint: file, folder or Hub id.")] = None,
+    deltas: Annotated[list[str] | None, typer.Argument(
+        metavar="DELTA", help="Deltas, or fine-tunes (checkpoints, LoRA adapters) whose delta is "
+        "then taken: files, folders or Hub ids. Settings of one follow a colon: "
+        "ca.delta:svp=0.05,mp=0.4,scale=0.2")] = None,
     svp: options.Svp = None,
     mp: options.Mp = None,
-    scale: Scale = None,
-    method: MethodName = None,
+    scale: Annotated[float | None, options.pruning(
+        "--scale", metavar="LAMBDA", help=f"Coefficient of each delta: {options.SCALES}.")] = None,
+    method: Annotated[str | None, options.pruning(
+        "--method", metavar="NAME", help=f"{options.METHOD_NAMES}. By default the one that the "
+        "ratios imply; without ratios, task arithmetic.")] = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
-    recipe: RecipeFile = None,
-    save_recipe: SaveRecipe = None,
-    output: Output = None,
-    companions: options.Companions = None,
+    recipe: Annotated[Path | None, _recipe(
+        "--recipe", metavar="FILE",
+        help="Take base, deltas and settings from a TOML recipe, from a model card that holds one "
+        "(.md), or from the lorsmerge.json of an earlier merge.")] = None,
+    save_recipe: Annotated[Path | None, _recipe(
+        "--save-recipe", metavar="FILE", help="Write the recipe of this merge, every default "
+        "written out, as TOML.")] = None,
+    output: Annotated[Path | None, options.output(
+        "--output", "-o", metavar="PATH",
+        help="x.safetensors for one file, anything else for a model folder; by default "
+        "merged.safetensors, or merged/ where the base is a folder.")] = None,
+    config_dir: options.ConfigDir = None,
     dtype: options.Dtype = None,
-    max_shard_size: ShardSize = "5GB",
-    allow_other_base: AllowOtherBase = False,
+    max_shard_size: Annotated[str, options.output(
+        "--max-shard-size", metavar="SIZE", help="Largest weight file of a model folder.")] = "5GB",
+    allow_other_base: options.AllowOtherBase = False,
     strip_prefix: options.StripPrefix = "",
-    push: Push = None,
-    dry_run: DryRun = False,
+    push: Annotated[str | None, options.output(
+        "--push", metavar="ORG/NAME",
+        help="Upload the output to the Hub; `lorsmerge push` has more options.")] = None,
+    dry_run: options.DryRun = False,
     force: options.Force = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
-) -> None:
+) -> None:  # fmt: skip
     """Add pruned deltas to a base: base + lambda * sum of LoRS(delta).
+
+    --svp and --mp prune each delta first; deltas that `prune` wrote are merged without them. The
+    step from the base grows with the number of deltas: the default lambda was chosen for five.
 
     Example: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4
     """
     from lorsmerge_cli.recipe.recipe import wanted_recipe
 
-    wanted = wanted_recipe(
+    given = wanted_recipe(
         base, deltas, file=recipe, method=method, svp=svp, mp=mp, scale=scale, include=include,
         exclude=exclude, dtype=dtype,
     )  # fmt: skip
     shard_size = options.parse_size("--max-shard-size", max_shard_size)
-    wanted.resolved()  # a mistake in the settings shows before PyTorch is loaded
+    given.resolved()  # reports wrong settings before PyTorch is loaded
     from lorsmerge_cli.usage import check_merge
 
     raise_all(
         check_merge(
-            Path(wanted.base), [Path(entry.path) for entry in wanted.deltas], output,
-            companions=companions, save_recipe=save_recipe, dtype=wanted.dtype, device=device,
+            Path(given.base), [Path(entry.path) for entry in given.deltas], output,
+            config_dir=config_dir, save_recipe=save_recipe, dtype=given.dtype, device=device,
             force=force,
         )
     )  # fmt: skip
+    target = None
     if push is not None:
-        from lorsmerge_cli.hub.target import check_id
+        from lorsmerge_cli.hub.target import open_target
 
-        check_id(push)
-    _run(
-        wanted, output, push, dry_run, config_dir=companions, save_recipe=save_recipe, device=device,
+        target = open_target(push)  # fails now, not after the work, if it may not be written
+    from lorsmerge_cli.operations.merge import plan_merge, run_merge
+
+    plan = plan_merge(
+        given, output, config_dir=config_dir, save_recipe=save_recipe, device=device,
         threads=threads, max_shard_size=shard_size, force=force, allow_other_base=allow_other_base,
         strip_prefix=strip_prefix,
     )  # fmt: skip
-
-
-def _run(
-    recipe: Recipe, output: Path | None, repo: str | None, dry_run: bool, **settings: Any
-) -> None:
-    from lorsmerge_cli.operations.merge import plan_merge, run_merge
-
-    target = None if repo is None else _target(repo)
-    plan = plan_merge(recipe, output, **settings)
     if target is not None:
-        raise_all(plan.lacking)  # which a push refuses when the work is done
-    for text in plan.warnings:
-        console.warning(text)
+        raise_all(plan.lacking)  # files that push would miss after the work
+    console.warning(*plan.warnings)
     if dry_run:
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
     with console.progress("merge") as progress:
         report = run_merge(plan, progress)
-    for text in report.warnings:
-        console.warning(text)
+    console.warning(*report.warnings)
     document = _plan_document(plan) | {
         "norms": list(report.norms),
         "norms_kept": list(report.kept),
@@ -206,24 +121,16 @@ def _run(
     console.result(document, lambda: _show_report(plan, report, target, pushed))
 
 
-def _target(repo: str) -> Target:
-    """The repository, if it may be written: found out before the work is done."""
-    from lorsmerge_cli.hub.target import open_target
-
-    return open_target(repo)
-
-
 def _push(output: Path, target: Target) -> PushReport:
     from lorsmerge_cli.operations.push import plan_push, run_push
 
     try:
         plan = plan_push(output, target)
-        for text in plan.notes:
-            console.note(text)
+        console.note(*plan.notes)
         return run_push(plan)
     except LorsmergeError as error:
-        kind = Interrupted if isinstance(error, Interrupted) else HubFault
-        raise kind(
+        error_type = Interrupted if isinstance(error, Interrupted) else HubFault
+        raise error_type(
             f"{output} is written, but not uploaded. {error.what}",
             f"{error.remedy} `{command('lorsmerge', 'push', output, target.repo)}` sends it.",
         ) from error
@@ -251,7 +158,7 @@ def _plan_document(plan: MergePlan) -> dict[str, Any]:
 
 
 def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
-    """What is done with each delta; in parentheses the ratios it was pruned by before."""
+    """Show each delta's settings; ratios that it was pruned by before are in parentheses."""
 
     def ratio(value: float | None, stored: float | None) -> str:
         if value is not None:
@@ -299,7 +206,7 @@ def _show_report(
         f"{share:.2%} of {updated:,} updates lost to rounding"
     )
     if target is not None and pushed is not None:
-        console.lines(pushed.in_words(target))
+        console.line(*pushed.in_words(target))
 
 
 def _tensor_line(plan: MergePlan) -> str:

@@ -19,46 +19,36 @@ if TYPE_CHECKING:
 
 def prune(
     source: Annotated[Path, typer.Argument(metavar="DELTA", help="A delta: a file, or a Hub id.")],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="PATH", rich_help_panel=options.OUTPUT,
-                     help="The pruned delta; may be left out beside --as-lora."),
-    ] = None,
+    output: Annotated[Path | None, options.output(
+        "--output", "-o", metavar="PATH",
+        help="The pruned delta; optional with --as-lora.")] = None,
     svp: options.Svp = None,
     mp: options.Mp = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            metavar="NAME",
-            help="svp, mp or lors; the ratios say it too.",
-            rich_help_panel=options.PRUNING,
-        ),
-    ] = None,
+    method: Annotated[str | None, options.pruning(
+        "--method", metavar="NAME",
+        help="svp, mp or lors; by default the one that the ratios imply.")] = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
     dtype: options.Dtype = None,
-    as_lora: Annotated[
-        Path | None,
-        typer.Option("--as-lora", metavar="FOLDER", rich_help_panel=options.OUTPUT,
-                     help="Write the low-rank part as a PEFT adapter, too."),
-    ] = None,
+    as_lora: Annotated[Path | None, options.output(
+        "--as-lora", metavar="FOLDER",
+        help="Also write the low-rank part as a PEFT adapter.")] = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     force: options.Force = False,
 ) -> None:  # fmt: skip
     """Prune a delta to a low-rank part plus a sparse part.
 
-    L keeps the top singular triplets of each attention and MLP matrix, S the largest entries of
-    what L leaves; other tensors are kept whole. The file is smaller for it. The table shows the
-    share of the energy (squared norm) that is kept: pruning also shrinks.
+    L keeps the top singular triplets of each attention and MLP matrix, S the largest elements of
+    the residual; other tensors are kept unpruned. The table shows the share of the energy (squared
+    norm) that is kept, as pruning shortens a delta, and the size of the smaller file.
 
     Example: lorsmerge prune ca_asr.delta -o ca_asr.lors.delta --svp 0.05 --mp 0.4
     """  # fmt: skip
     ratios = (svp, mp) != (None, None)
     if output is None and (as_lora is None or ratios):
         raise typer.BadParameter(
-            "Give -o for the pruned delta. Without -o, --as-lora takes a DELTA that is pruned already, "
+            "Give -o for the pruned delta. Without -o, --as-lora takes a DELTA that is already pruned, "
             "and no ratios."
         )
     if as_lora is not None and output is not None and svp is None:
@@ -91,8 +81,7 @@ def prune(
                 command=recorded_command(sys.argv[1:]), force=force, threads=threads,
                 progress=progress, as_lora=as_lora is not None,
             )  # fmt: skip
-        for text in report.warnings:
-            console.warning(text)
+        console.warning(*report.warnings)
         document |= _document(report)
         whole = (report.pruned + report.unpruned).energy
         shows.append(lambda: _show(report))
@@ -159,12 +148,12 @@ def _show_adapter(report: LoraReport) -> None:
         f"{report.output}: a PEFT adapter of rank {report.rank} for {report.modules} modules, "
         f"{console.size(report.nbytes)}, with {report.low_rank:.1%} of the delta's energy"
     )
-    left_out = []
+    omitted = []
     if report.sparse_entries:
-        left_out.append(
-            f"{report.sparse_entries:,} entries of the sparse part ({report.sparse:.1%} of the energy)"
+        omitted.append(
+            f"{report.sparse_entries:,} elements of the sparse part ({report.sparse:.1%} of the energy)"
         )
     if report.other_tensors:
-        left_out.append(f"{report.other_tensors} other tensors ({report.others:.1%})")
-    if left_out:
-        console.line(f"left out: {' and '.join(left_out)}")
+        omitted.append(f"{report.other_tensors} other tensors ({report.others:.1%})")
+    if omitted:
+        console.line(f"omitted: {' and '.join(omitted)}")

@@ -14,74 +14,50 @@ from lorsmerge_cli.errors import raise_all
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.report import Report, Table
 
-SYSTEMS = "Systems"
-SHOWN = ("scores", "controls", "gain_asr", "gain_st", "retention")  # of the tables, on stdout
+_systems = options.panel("Systems")
+SHOWN = ("scores", "controls", "gain_asr", "gain_st", "retention")  # tables printed on stdout
 
 
 def report(
-    results: Annotated[
-        list[Path],
-        typer.Argument(metavar="RESULTS", help="Results files of `eval -o`, of one or many models each."),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FOLDER", rich_help_panel=options.OUTPUT,
-                     help="Folder to write: report.html, report.md, tables.tex, report.json, figures/."),
-    ],
-    against: Annotated[
-        str | None,
-        typer.Option("--against", metavar="NAME", rich_help_panel=SYSTEMS,
-                     help="System that paired tests compare with; task arithmetic by default."),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="NAME", rich_help_panel=SYSTEMS,
-                     help="The pretrained model; `pretrained` or `base` by default."),
-    ] = None,
-    finetuned: Annotated[
-        str | None,
-        typer.Option("--finetuned", metavar="NAME", rich_help_panel=SYSTEMS,
-                     help="The fine-tunes, each scored on its own data; `finetuned` by default."),
-    ] = None,
-    control: Annotated[
-        list[str] | None,
-        typer.Option("--control", metavar="NAME=CONTROL", rich_help_panel=SYSTEMS,
-                     help="Task arithmetic with the step of the same norm as a pruned merge NAME's "
-                     "(may be repeated); `ta_as_NAME` by default."),
-    ] = None,
-    held_out: Annotated[
-        list[str] | None,
-        typer.Option("--held-out", metavar="DATASET", rich_help_panel=SYSTEMS,
-                     help="Test set that no delta was made for, for the table of what was forgotten "
-                     "(may be repeated). Languages and tasks of that sort are found out."),
-    ] = None,
-    runs: Annotated[
-        bool,
-        typer.Option("--runs", rich_help_panel=SYSTEMS,
-                     help="Average over what follows the last colon of any name, as in lors:ca+de; "
-                     "without, over NAME:seedN alone."),
-    ] = False,
-    tuned: Annotated[
-        list[str] | None,
-        typer.Option("--tuned", metavar="NAME", rich_help_panel=SYSTEMS,
-                     help="System whose lambda was chosen for each run (may be repeated)."),
-    ] = None,
-    paper: Annotated[
-        Path | None,
-        typer.Option("--paper", metavar="TOML", rich_help_panel=options.OUTPUT,
-                     help="Published numbers to print beside the measured ones: examples/paper/paper.toml."),
-    ] = None,
-    title: Annotated[
-        str, typer.Option("--title", metavar="TEXT", rich_help_panel=options.OUTPUT,
-                          help="Of the report."),
-    ] = "Merged models",
+    results: Annotated[list[Path], typer.Argument(
+        metavar="RESULTS", help="Results files of `eval -o`, of one or many models each.")],
+    output: Annotated[Path, options.output(
+        "--output", "-o", metavar="FOLDER", help="Folder to write: report.html, report.md, "
+        "tables.tex, report.json, figures/.")],
+    against: Annotated[str | None, _systems(
+        "--against", metavar="NAME",
+        help="System that paired tests compare with; task arithmetic by default.")] = None,
+    base: Annotated[str | None, _systems(
+        "--base", metavar="NAME",
+        help="The pretrained model; `pretrained` or `base` by default.")] = None,
+    finetuned: Annotated[str | None, _systems(
+        "--finetuned", metavar="NAME", help="The fine-tunes, each scored on its own data; "
+        "`finetuned` by default.")] = None,
+    control: Annotated[list[str] | None, _systems(
+        "--control", metavar="NAME=CONTROL", help="Control of a pruned merge NAME: task arithmetic "
+        "of the same step norm (may be repeated); `ta_as_NAME` by default.")] = None,
+    held_out: Annotated[list[str] | None, _systems(
+        "--held-out", metavar="DATASET",
+        help="Test set that no delta was made for, for the table of forgetting (may be repeated). "
+        "Languages and tasks that no delta was made for are detected.")] = None,
+    runs: Annotated[bool, _systems(
+        "--runs", help="Average over the part of a name behind its last colon, as in lors:ca+de; "
+        "by default only over NAME:seedN.")] = False,
+    tuned: Annotated[list[str] | None, _systems(
+        "--tuned", metavar="NAME",
+        help="System whose lambda was chosen for each run (may be repeated).")] = None,
+    paper: Annotated[Path | None, options.output(
+        "--paper", metavar="TOML", help="Published numbers to print beside the measured ones, as "
+        "in examples/paper/paper.toml.")] = None,
+    title: Annotated[str, options.output(
+        "--title", metavar="TEXT", help="Title of the report.")] = "Merged models",
     force: options.Force = False,
 ) -> None:  # fmt: skip
-    """Tables and figures of results: HTML, Markdown, LaTeX, JSON, PNG and SVG.
+    """Write tables and figures of results: HTML, Markdown, LaTeX, JSON, PNG and SVG.
 
-    Systems are told apart by the names that eval gave them. One system may be several models:
-    `finetuned` on each language in a file of its own, or runs to be averaged, which are named
-    lors:seed0, lors:seed1 and so on. Marks are of paired tests by speaker.
+    Systems are identified by the model names given to eval. One system may be several models:
+    `finetuned` with a results file for each language, or runs to be averaged, which are named
+    lors:seed0, lors:seed1 and so on. Marks show paired tests by speaker.
 
     Example: lorsmerge report results/base.json results/merged.json -o report/
     """
@@ -95,16 +71,14 @@ def report(
     raise_all(faults)
     from lorsmerge_cli.operations.report import report as operation
 
-    found = operation(
+    written = operation(
         results, output, title=title, base=base, finetuned=finetuned, against=against,
         controls=controls, held_out=held_out or [], paper=paper, force=force,
         runs=runs, tuned=tuned or [],
     )  # fmt: skip
-    for note in found.notes:
-        console.note(note)
-    for warning in found.warnings:
-        console.warning(warning)
-    console.result(found.document, lambda: _show(found))
+    console.note(*written.notes)
+    console.warning(*written.warnings)
+    console.result(written.document, lambda: _show(written))
 
 
 def _controls(texts: Sequence[str]) -> dict[str, str]:
@@ -113,15 +87,17 @@ def _controls(texts: Sequence[str]) -> dict[str, str]:
         text for text, (name, _, other) in zip(texts, pairs, strict=True) if not (name and other)
     ]
     if wrong:
-        raise typer.BadParameter(f"--control {wrong[0]}: write NAME=CONTROL, lors=ta_at_0.18 say.")
+        raise typer.BadParameter(
+            f"--control {wrong[0]}: write NAME=CONTROL, such as lors=ta_at_0.18."
+        )
     return {name: other for name, _, other in pairs}
 
 
-def _show(found: Report) -> None:
-    for table in found.tables:
+def _show(written: Report) -> None:
+    for table in written.tables:
         if table.name in SHOWN:
             _table(table)
-    console.line(f"{found.output}: {', '.join(found.files)}")
+    console.line(f"{written.output}: {', '.join(written.files)}")
 
 
 def _table(table: Table) -> None:

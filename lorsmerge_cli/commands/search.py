@@ -16,161 +16,100 @@ from lorsmerge_cli.errors import raise_all
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.search import Goal, SearchReport, TrialRow
 
-SPACE = "What may be chosen"
-SEARCH = "Search"
-SCORES = "Scores"
+_space = options.panel("Search space")
+_search = options.panel("Search")
+_scores = options.panel("Scores")
 SHOWN = 10  # trials in the table
 
 
 def search(
-    base: Annotated[
-        str, typer.Argument(metavar="BASE", help="The pretrained model: folder or file.")
-    ],
-    deltas: Annotated[
-        list[str],
-        typer.Argument(metavar="DELTA", help="Delta files, or fine-tuned checkpoints."),
-    ],
-    data: Annotated[
-        list[Path],
-        typer.Option("--data", metavar="DATA", rich_help_panel=options.DATA,
-                     help="Dev set that merges are scored on (may be repeated)."),
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="TOML", rich_help_panel=options.OUTPUT,
-                     help="The recipe for `merge --recipe`: the simplest of those as good as the best."),
-    ] = None,
-    svp: Annotated[
-        str | None,
-        typer.Option("--svp", metavar="VALUES", rich_help_panel=SPACE,
-                     help="Singular value ratios: a list (0.01,0.03,none), LOW:HIGH or "
-                     "LOW:HIGH:STEP. Not pruned by SVP without."),
-    ] = None,
-    mp: Annotated[
-        str | None,
-        typer.Option("--mp", metavar="VALUES", rich_help_panel=SPACE,
-                     help="Magnitude ratios, likewise."),
-    ] = None,
-    scale: Annotated[
-        str, typer.Option("--scale", metavar="VALUES", rich_help_panel=SPACE,
-                          help="Lambdas, likewise."),
-    ] = "0.05:0.5",
-    method: Annotated[
-        str | None, typer.Option("--method", metavar="NAME", rich_help_panel=SPACE,
-                                 help=f"How deltas are merged where none is pruned: "
-                                 f"{options.WITHOUT_RATIOS}."),
-    ] = None,
-    per_delta: Annotated[
-        str, typer.Option("--per-delta", metavar="KINDS", rich_help_panel=SPACE,
-                          help="Of svp, mp and scale, separated by commas: what each delta has "
-                          "a value of its own for."),
-    ] = "",
+    base: Annotated[str, typer.Argument(
+        metavar="BASE", help="The pretrained model: folder or file.")],
+    deltas: Annotated[list[str], typer.Argument(
+        metavar="DELTA", help="Delta files, or fine-tuned checkpoints.")],
+    data: Annotated[list[Path], options.data(
+        "--data", metavar="DATA", help="Dev set that merges are scored on (may be repeated).")],
+    output: Annotated[Path | None, options.output(
+        "--output", "-o", metavar="TOML", help="The recipe for `merge --recipe`: the simplest of "
+        "those as good as the best.")] = None,
+    svp: Annotated[str | None, _space(
+        "--svp", metavar="VALUES", help="Singular value ratios: a list (0.01,0.03,none), LOW:HIGH "
+        "or LOW:HIGH:STEP. By default no SVP.")] = None,
+    mp: Annotated[str | None, _space(
+        "--mp", metavar="VALUES", help="Magnitude ratios, in the same form.")] = None,
+    scale: Annotated[str, _space(
+        "--scale", metavar="VALUES", help="Lambdas, in the same form.")] = "0.05:0.5",
+    method: Annotated[str | None, _space(
+        "--method", metavar="NAME", help="How unpruned deltas are merged: "
+        f"{options.WITHOUT_RATIOS}.")] = None,
+    per_delta: Annotated[str, _space(
+        "--per-delta", metavar="KINDS", help="Comma-separated choice of svp, mp and scale: what is "
+        "searched for each delta separately.")] = "",
     include: options.Include = None,
     exclude: options.Exclude = None,
-    trials: Annotated[
-        int | None,
-        typer.Option("--trials", metavar="N", min=1, rich_help_panel=SEARCH,
-                     help="Merges to try, those of all workers and of earlier runs counted; 60, "
-                     "or the whole grid."),
-    ] = None,
-    sampler: Annotated[
-        str, typer.Option("--sampler", metavar="NAME", rich_help_panel=SEARCH,
-                          help="grid, tpe, or cmaes where all values are ranges."),
-    ] = "tpe",
-    study: Annotated[
-        str | None,
-        typer.Option("--study", metavar="DB", rich_help_panel=SEARCH,
-                     help="Where trials are kept, and the search resumes from: a file, which "
-                     "workers on several machines can share, or a database URL. By default beside "
-                     "the output."),
-    ] = None,
-    name: Annotated[
-        str, typer.Option("--name", metavar="NAME", rich_help_panel=SEARCH,
-                          help="Of this search in the study's file or database."),
-    ] = "search",
-    worker: Annotated[
-        bool, typer.Option("--worker", rich_help_panel=SEARCH,
-                           help="Do trials of a search that runs elsewhere: the same command "
-                           "without -o."),
-    ] = False,
-    pruner: Annotated[
-        str, typer.Option("--pruner", metavar="NAME", rich_help_panel=SEARCH,
-                          help="paired stops trials that are clearly behind the best one on the same "
-                          "part of the dev set (two standard errors); none does not."),
-    ] = "paired",
-    objective: Annotated[
-        str | None,
-        typer.Option("--objective", metavar="NAME", rich_help_panel=SCORES,
-                     help="wer, bleu, or both (a Pareto front); by default what the data has."),
-    ] = None,
-    rank_by: Annotated[
-        str, typer.Option("--rank-by", metavar="HOW", rich_help_panel=SCORES,
-                          help="greedy or beam decoding, or the loss of the reference texts, for "
-                          "every trial."),
-    ] = "greedy",
-    finalists: Annotated[
-        int, typer.Option("--finalists", metavar="N", min=1, rich_help_panel=SCORES,
-                          help="Best trials that are scored by --beam on the whole dev set, beside task "
-                          "arithmetic and the control of the best."),
-    ] = 5,
-    best: Annotated[
-        bool, typer.Option("--best", rich_help_panel=SCORES,
-                           help="Write the best trial, though a simpler recipe may be within a standard "
-                           "error of it."),
-    ] = False,
-    beam: Annotated[
-        int, typer.Option("--beam", metavar="N", min=1, rich_help_panel=SCORES,
-                          help="Hypotheses kept for the finalists; eval's default."),
-    ] = 20,
+    trials: Annotated[int | None, _search(
+        "--trials", metavar="N", min=1, help="Merges to try, counting those of all workers and "
+        "earlier runs; by default 60, or the whole grid.")] = None,
+    sampler: Annotated[str, _search(
+        "--sampler", metavar="NAME",
+        help="grid, tpe, or cmaes where all values are ranges.")] = "tpe",
+    study: Annotated[str | None, _search(
+        "--study", metavar="DB",
+        help="Storage of the trials, from which a search resumes: a file, which workers on several "
+        "machines can share, or a database URL. By default a file beside the output.")] = None,
+    name: Annotated[str, _search(
+        "--name", metavar="NAME",
+        help="Name of this search in the study's file or database.")] = "search",
+    worker: Annotated[bool, _search(
+        "--worker", help="Run trials of a search that another process leads: the same command "
+        "without -o.")] = False,
+    pruner: Annotated[str, _search(
+        "--pruner", metavar="NAME", help="paired stops trials that are behind the best one by two "
+        "standard errors on the same part of the dev set; none stops no trial.")] = "paired",
+    objective: Annotated[str | None, _scores(
+        "--objective", metavar="NAME",
+        help="wer, bleu, or both (a Pareto front); by default what the data has.")] = None,
+    rank_by: Annotated[str, _scores(
+        "--rank-by", metavar="HOW", help="How trials are ranked: by greedy or beam decoding, or by "
+        "the loss of the references.")] = "greedy",
+    finalists: Annotated[int, _scores(
+        "--finalists", metavar="N", min=1, help="Best trials that are scored with --beam on the "
+        "whole dev set, beside task arithmetic and the control of the best.")] = 5,
+    best: Annotated[bool, _scores(
+        "--best", help="Write the best trial even if a simpler recipe is within one standard error "
+        "of it.")] = False,
+    beam: options.Beam = 20,
     max_tokens: options.MaxTokens = None,
     normalisation: options.Normalise = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", metavar="N", min=1, rich_help_panel=SCORES,
-                     help="Utterances at a time; by memory, and halved when it runs out."),
-    ] = None,
+    batch_size: options.BatchSize = None,
     memory: options.MemorySize = None,
-    test: Annotated[
-        list[Path] | None,
-        typer.Option("--test", metavar="DATA", rich_help_panel=options.DATA,
-                     help="Test set to score the written recipe on, once, against the base (may be repeated)."),
-    ] = None,
+    test: Annotated[list[Path] | None, options.data(
+        "--test", metavar="DATA", help="Test set to score the written recipe on, once, against the "
+        "base (may be repeated).")] = None,
     language: options.Language = None,
     task: options.Task = None,
     hours: options.Hours = None,
     data_seed: options.DataSeed = 0,
     format: options.Format = None,
-    csv: Annotated[
-        Path | None,
-        typer.Option("--csv", metavar="CSV", rich_help_panel=options.OUTPUT,
-                     help="The table of trials."),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="PNG", rich_help_panel=options.OUTPUT,
-                     help="Draw the objectives against lambda, r and p (needs matplotlib)."),
-    ] = None,
-    companions: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FOLDER", rich_help_panel=options.MACHINE,
-                     help="Model folder with config and tokenizer, for a bare .safetensors base."),
-    ] = None,
+    csv: Annotated[Path | None, options.output(
+        "--csv", metavar="CSV", help="The table of trials.")] = None,
+    plot: Annotated[Path | None, options.output(
+        "--plot", metavar="PNG",
+        help="Draw the objectives against lambda, r and p (needs matplotlib).")] = None,
+    config_dir: options.ConfigDir = None,
     dtype: options.ComputeDtype = "float32",
     device: options.Device = "auto",
     threads: options.Threads = None,
     seed: options.Seed = 0,
-    allow_other_base: Annotated[
-        bool, typer.Option("--allow-other-base", rich_help_panel=options.MACHINE,
-                           help="Take deltas of another checkpoint."),
-    ] = False,
+    allow_other_base: options.AllowOtherBase = False,
     verbose: options.Verbose = False,
     force: options.Force = False,
 ) -> None:  # fmt: skip
-    """Search the ratios and scales of a merge that score best on a dev set.
+    """Search for the ratios and scales of a merge that score best on a dev set.
 
-    What is written is the simplest recipe that cannot be told from the best. Merges are made in
-    memory. Finished trials are kept in a file or database: a search that was killed resumes with
-    the same command, and `search --worker` on other machines takes part in it.
+    Writes the simplest recipe that is not distinguishable from the best. Merges are made in memory.
+    Finished trials are kept in a file or database: the same command resumes a search that was
+    killed, and `search --worker` on other machines joins it.
 
     Example: lorsmerge search base/ ca.delta de.delta --data dev.jsonl --svp 0.01,0.03 --mp 0.2,0.4 -o best.toml
     """
@@ -190,7 +129,7 @@ def search(
         memory=None if memory is None else options.parse_size("--memory", memory),
         dtype=dtype, device=device, best=best, threads=threads, output=output, csv=csv, plot=plot,
         force=force,
-        allow_other_base=allow_other_base, config_dir=companions,
+        allow_other_base=allow_other_base, config_dir=config_dir,
         language=language, task=task, format=format, hours=hours, data_seed=data_seed,
     )  # fmt: skip
     models = [Path(base), *map(Path, deltas)]
@@ -201,7 +140,7 @@ def search(
             normalise=normalisation, dtype=dtype, device=device, numbers={"--hours": hours},
         )
         + check_settings(settings)
-        + usage.check_paths([companions])
+        + usage.check_paths([config_dir])
         + check_search_outputs(settings, files, front=objective == "both")
     )  # fmt: skip
     texts = {"svp": svp, "mp": mp, "scale": scale}
@@ -216,8 +155,7 @@ def search(
     )
 
     plan = plan_search(space, data, test or [], settings)
-    for text in plan.warnings:
-        console.warning(text)
+    console.warning(*plan.warnings)
     with console.progress("search", "trials") as progress:
         report = run_search(
             plan, command=_command(study), progress=progress, on_message=console.note,
@@ -229,26 +167,24 @@ def search(
     for path in written:
         console.note(f"wrote {path}")
     for path in of_earlier_fronts(report) if written else ():
-        console.warning(
-            f"{path} is of an earlier search and no part of this one's front: remove it."
-        )
+        console.warning(f"{path} is of an earlier search and not on this one's front: remove it.")
 
 
 def _command(study: str | None) -> str:
-    """What was typed, without the password of a database."""
+    """Return the command line without the password of a database."""
     from lorsmerge_cli.recipe.search_settings import shown
 
     words = ["lorsmerge", *sys.argv[1:]]
-    if study is not None:  # as a word of its own, or in --study=URL
+    if study is not None:  # a word by itself, or in --study=URL
         words = [word.replace(study, shown(study)) for word in words]
     return shlex.join(words)
 
 
 def _tell(names: Sequence[str], row: TrialRow) -> None:
-    found = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, row.values, strict=True))
-    what = ", ".join(f"{name} {_value(value)}" for name, value in row.point.items())
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, row.values, strict=True))
+    point = ", ".join(f"{name} {_value(value)}" for name, value in row.point.items())
     part = f" on {row.part:.0%} of the dev set, where it was stopped," if row.stopped else ""
-    console.note(f"trial {row.number}: {found}{part} at {what}")
+    console.note(f"trial {row.number}: {scores}{part} at {point}")
 
 
 def _value(value: float | None) -> str:
@@ -259,7 +195,7 @@ def _show(report: SearchReport, verbose: bool) -> None:
     stopped = sum(row.stopped for row in report.trials)
     if report.plan.settings.worker:
         console.line(
-            f"{report.own} trials done here, {len(report.trials)} in all ({stopped} stopped early)"
+            f"{report.own} trials by this worker, {len(report.trials)} in all ({stopped} stopped early)"
         )
         return
     rows = report.trials if verbose else _best_trials(report)
@@ -279,11 +215,11 @@ def _show(report: SearchReport, verbose: bool) -> None:
     )
     _show_chosen(report)
     if report.base is not None:
-        console.line(f"the base as it is: {_named(goal, goal.values(report.base))}")
+        console.line(f"the unmerged base: {_named(goal, goal.values(report.base))}")
     if report.test is not None and report.base_test is not None:
-        found, before = (_named(goal, goal.values(s)) for s in (report.test, report.base_test))
+        merged, base = (_named(goal, goal.values(s)) for s in (report.test, report.base_test))
         count = len(report.plan.test)
-        console.line(f"on the test set of {count} utterances: {found}; the base {before}")
+        console.line(f"on the test set of {count} utterances: {merged}; the base {base}")
         for name, test in zip(goal.names(ranking=False), report.tested, strict=True):
             low, high = test.interval.low, test.interval.high
             console.line(
@@ -293,14 +229,14 @@ def _show(report: SearchReport, verbose: bool) -> None:
 
 
 def _show_chosen(report: SearchReport) -> None:
-    """Which recipe is written, where that is not the plain best's."""
+    """Show which recipe is written, if it is not that of the best finalist."""
     chosen, best = report.chosen, report.finalists[0]
     if chosen is None or chosen is best:
         return
     why = (
         "the best trial (--best)"
         if report.plan.settings.best
-        else f"the simplest of {sum(found.as_good for found in report.finalists)} within one standard "
+        else f"the simplest of {sum(each.as_good for each in report.finalists)} within one standard "
         "error of the best"
     )
     values = _named(report.plan.goal, chosen.values)
@@ -313,7 +249,7 @@ def _named(goal: Goal, values: Sequence[float]) -> str:
 
 
 def _best_trials(report: SearchReport) -> list[TrialRow]:
-    """Those that were scored on all of the dev set, the best first, and the known settings."""
+    """Return the trials scored on all of the dev set, the best first, and the known settings."""
     goal = report.plan.goal
     whole = [row for row in report.trials if not row.stopped and row.same_as is None]
     whole.sort(key=lambda row: sum(goal.costs(row.values, ranking=True)))
@@ -334,8 +270,8 @@ def _show_trials(report: SearchReport, rows: Sequence[TrialRow]) -> None:
     console.table(heads, cells, title=f"trials{how}")
     if any(row.title for row in rows):
         console.line(
-            "paper: lambda 0.15, r and p from the middle of its tables; 1/T: those and lambda 1 / number "
-            "of deltas; authors' script: lambda 0.2, r 0.01, p 0.2.\n"
+            "paper: lambda 0.15, r and p from the middle of its tables; 1/T: the same r and p, lambda "
+            "1 / number of deltas; authors' script: lambda 0.2, r 0.01, p 0.2.\n"
         )
 
 
@@ -348,21 +284,21 @@ def _show_finalists(report: SearchReport) -> None:
              *(["front"] if both else [])]  # fmt: skip
     rows = [
         [
-            found.trial.name,
-            *(f"{value:.2f}" for value in found.values),
+            finalist.trial.name,
+            *(f"{value:.2f}" for value in finalist.values),
             *(
-                "" if found is report.finalists[0] else
-                f"{d.difference:+.2f} ± {d.interval.standard_error:.2f}" for d in found.differences
+                "" if finalist is report.finalists[0] else
+                f"{d.difference:+.2f} ± {d.interval.standard_error:.2f}" for d in finalist.differences
             ),
-            "=" if found.as_good else "",
-            *(f"{found.scores[group]:.2f}" for group in groups),
-            *(["*" if found.on_front else ""] if both else []),
+            "=" if finalist.as_good else "",
+            *(f"{finalist.scores[group]:.2f}" for group in groups),
+            *(["*" if finalist.on_front else ""] if both else []),
         ]
-        for found in report.finalists
+        for finalist in report.finalists
     ]  # fmt: skip
     console.table(heads, rows, title=f"finalists on the whole dev set, beam {beam}")
-    blocks = max(found.blocks for found in report.finalists[0].differences)
+    blocks = max(finalist.blocks for finalist in report.finalists[0].differences)
     console.line(
         f"±: standard error of the paired difference, over {blocks} speakers (or utterances without "
-        "one). =: not to be told from the best, by one standard error.\n"
+        "one). =: within one standard error of the best.\n"
     )

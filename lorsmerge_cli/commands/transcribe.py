@@ -13,30 +13,19 @@ from lorsmerge_cli.errors import raise_all
 
 
 def transcribe(
-    models: Annotated[
-        list[Path],
-        typer.Argument(metavar="MODEL", help="Model folders, files of weights, or Hub ids."),
-    ],
-    audio: Annotated[
-        list[Path],
-        typer.Option("--audio", "-a", metavar="FILE", rich_help_panel=options.DATA,
-                     help="wav, flac, mp3 or ogg (may be repeated)."),
-    ],
-    language: Annotated[
-        str, typer.Option("--language", metavar="CODE", rich_help_panel=options.DATA,
-                          help="Spoken language (ca, Catalan)."),
-    ],
-    task: Annotated[
-        str, typer.Option("--task", metavar="TASK", rich_help_panel=options.DATA,
-                          help="asr (transcribe) or st (translate into English)."),
-    ] = "asr",
-    beam: Annotated[
-        int, typer.Option("--beam", metavar="N", min=1, help="Hypotheses kept in the search."),
-    ] = 5,
+    models: Annotated[list[Path], typer.Argument(
+        metavar="MODEL", help="Model folders, files of weights, or Hub ids.")],
+    audio: Annotated[list[Path], options.data(
+        "--audio", "-a", metavar="FILE", help="wav, flac, mp3 or ogg (may be repeated).")],
+    language: Annotated[str, options.data(
+        "--language", metavar="CODE", help="Spoken language (ca, Catalan).")],
+    task: Annotated[str, options.data(
+        "--task", metavar="TASK", help="asr (transcribe) or st (translate into English).")] = "asr",
+    beam: options.Beam = 5,
     device: options.Device = "auto",
-    companions: options.Companions = None,
+    config_dir: options.ConfigDir = None,
 ) -> None:  # fmt: skip
-    """Hear what models make of a sound file, side by side.
+    """Transcribe audio files with several models, side by side.
 
     Example: lorsmerge transcribe base/ ft/ca_asr merged/ --audio clip.wav --language ca
     """
@@ -44,32 +33,33 @@ def transcribe(
 
     raise_all(
         usage.check_inputs(models, [], language=language, task=task, device=device)
-        + usage.check_paths([companions])
+        + usage.check_paths([config_dir])
         + usage.check_audio(audio)
     )
     from lorsmerge_cli.data.audio import ends_early
     from lorsmerge_cli.operations.transcribe import transcribe as operation
 
     for path in filter(ends_early, audio):
-        console.warning(f"{path} was cut short: what it holds is heard, and no more.")
-    found = operation(
-        models, audio, language=language, task=task, beam=beam, device=device, config_dir=companions
+        console.warning(f"{path} is truncated: only the part that it holds is transcribed.")
+    transcripts = operation(
+        models, audio, language=language, task=task, beam=beam, device=device, config_dir=config_dir
     )
-    for item in found:
+    for item in transcripts:
         if item.heard < item.seconds:
             console.warning(
-                f"{item.audio} is {item.seconds:.1f} s long; {item.model} hears the first "
+                f"{item.audio} is {item.seconds:.1f} s long; {item.model} transcribes the first "
                 f"{item.heard:g} s, its window."
             )
         text = f"{item.model}'s text of {item.audio}"
         if item.cut:
-            console.warning(f"The limit of tokens ended {text}.")
+            console.warning(f"{text} reached the limit of tokens.")
         if item.looping:
             console.warning(f"{text} repeats itself.")
     rows = [
-        [*([str(item.audio)] if len(audio) > 1 else []), item.model, item.text] for item in found
+        [*([str(item.audio)] if len(audio) > 1 else []), item.model, item.text]
+        for item in transcripts
     ]
     heads = [*(["audio"] if len(audio) > 1 else []), "model", "text"]
     console.result(
-        {"transcripts": [asdict(item) for item in found]}, lambda: console.table(heads, rows)
+        {"transcripts": [asdict(item) for item in transcripts]}, lambda: console.table(heads, rows)
     )

@@ -23,8 +23,8 @@ def lors(matrix: Tensor, svp: float = 0.05, mp: float = 0.4) -> Delta:
             magnitude; 0 for no sparse part.
 
     Returns:
-        `LowRankSparse`, in float32, or float64 where W is. A tensor where all of W is kept, and for
-        a stack. `.to_dense()` of either is L + S as a tensor.
+        `LowRankSparse`, in float32, or in float64 if W is; its `to_dense()` is L + S. A tensor if
+        all of W is kept, and for a stack.
 
     Raises:
         UsageFault: a ratio out of range, both of them 0, or no matrix of floats.
@@ -46,19 +46,18 @@ def lors(matrix: Tensor, svp: float = 0.05, mp: float = 0.4) -> Delta:
                 "It is the share that is kept: 0.03 keeps 3%.",
             )
     if not svp and not mp:
-        raise UsageFault("svp and mp 0 would leave nothing of the matrix.", "Keep some of it.")
+        raise UsageFault("svp and mp of 0 keep nothing of the matrix.", "Give one of them.")
     if not matrix.is_floating_point() or matrix.dim() not in (2, 3):
         raise UsageFault(
-            f"A tensor of shape {list(matrix.shape)} and {matrix.dtype} is no matrix of floats.",
+            f"A tensor of shape {list(matrix.shape)} and {matrix.dtype} is not a matrix of floats.",
             "Give one of shape (d, k), or a stack of them (E, d, k).",
         )
     matrix = matrix.detach()
     if not is_finite(accumulable(matrix)):
         raise non_finite("the matrix", "W")
     pruned = prune(matrix, "lors", budget(matrix.shape, svp, mp))
-    return (
-        pruned.clone() if isinstance(pruned, Tensor) else pruned
-    )  # which may be the matrix itself
+    # a pruned tensor may be the caller's own matrix
+    return pruned.clone() if isinstance(pruned, Tensor) else pruned
 
 
 def svp(matrix: Tensor, ratio: float = 0.05) -> Delta:

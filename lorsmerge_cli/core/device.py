@@ -1,4 +1,4 @@
-"""Where the matrices are pruned."""
+"""The device that matrices are pruned on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from lorsmerge_cli.errors import DeviceFault, UsageFault
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda`, `cuda:1` or `mps` means on this machine.
+    """Return the device that `auto`, `cpu`, `cuda`, `cuda:1` or `mps` means on this machine.
 
     Raises:
-        UsageFault: no such kind of device.
-        DeviceFault: the device is not there.
+        UsageFault: the name is none of these.
+        DeviceFault: this machine, or this PyTorch, has no such device.
+
+    Example:
+        >>> resolve_device("cpu")
+        device(type='cpu')
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -22,12 +26,12 @@ def resolve_device(name: str) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
         raise UsageFault(f"--device {name} is not auto, cpu, cuda, cuda:N or mps.")
-    there = {
+    available = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not there[device.type]:
+    if not available[device.type]:
         raise DeviceFault(
             f"--device {name}: PyTorch {torch.__version__} finds no such device here.",
             "Use --device cpu, or check `nvidia-smi` and the PyTorch build.",

@@ -1,15 +1,18 @@
-"""A Gram matrix and its largest eigenpairs: what a truncated SVD needs, and no more.
+"""A Gram matrix and its largest eigenpairs: all that a truncated SVD needs.
 
-For W (n, m), n <= m, the left singular vectors are the eigenvectors of W W^T (n, n) and the
-squared singular values its eigenvalues: forming it costs n^2 m multiplications, which BLAS does
-near the machine's peak, where bidiagonalising W itself runs at memory speed. The price is the
-square: an eigenvalue is wrong by up to some rounding steps of the largest one, so that a singular
-value below sqrt(step) of the largest is noise. `svp` guards against that.
+Of W (n, m), n <= m, with the SVD W = U Sigma V^T, the Gram matrix is W W^T = U Sigma^2 U^T (n, n):
+its eigenvectors are the left singular vectors, its eigenvalues the squared singular values. The
+right factor follows by one product, U_r^T W = Sigma_r V_r^T, so the approximation of rank r is
+U_r (U_r^T W). Forming the Gram matrix takes n^2 m multiplications, which BLAS does near the
+machine's peak; bidiagonalising W itself, the first step of an SVD, runs at memory speed. The price
+is the square: an eigenvalue is wrong by some rounding steps of the largest one, so a singular value
+below sqrt(step) of the largest is noise. `truncated_svd` guards against that.
 
-SciPy's `syrk` and `eigh` do half of the work of `torch.matmul` and `torch.linalg.eigh`, but hold
-Python's lock while they do, which would make the worker threads wait for one another. BLAS and
-LAPACK themselves, through the function pointers that SciPy publishes for compiled callers, run
-beside them. Where SciPy publishes none, or other ones than we know, PyTorch does the work.
+BLAS's xSYRK and LAPACK's xSYEVR, which compute one triangle and a range of eigenpairs, do half of
+the work of `torch.matmul` and `torch.linalg.eigh`. SciPy's Python functions for them hold Python's
+lock, so worker threads would wait for one another; the function pointers that SciPy publishes for
+compiled callers do not. If SciPy publishes none, or with signatures unknown here, PyTorch does the
+work.
 """
 
 from __future__ import annotations
@@ -26,16 +29,16 @@ import torch
 from scipy.linalg import cython_blas, cython_lapack
 from torch import Tensor
 
-# xSYEVR's workspace in columns: (NB + 6) n lets all of it run blocked, NB being LAPACK's block
-# size, 64 at most; it demands 26 n, and 10 n integers.
+# xSYEVR needs a workspace of 26 n reals and 10 n integers; with (NB + 6) n reals, NB being LAPACK's
+# block size (at most 64), all of it runs blocked.
 WORK_BLOCKS = 90
 INTEGER_WORK = 10
 CONVERTED_COLUMNS = 1024
 LETTERS = {torch.float32: "s", torch.float64: "d"}
-LARGEST_SHIFT = 120  # powers of two; the shift and its inverse are float32 numbers
-# What the functions are given, all of it by address: characters, integers and reals.
+LARGEST_SHIFT = 120  # exponent of two, so that the factor and its inverse are float32 numbers
+# Types of the arguments, all passed by address: c for characters, i for integers, r for reals.
 SIGNATURES = {"syrk": "cciirrirri", "syevr": "cccirirriirirriiriiii"}
-# as SciPy's C signatures name them
+# their names in SciPy's C signatures
 C_TYPES = {
     "c": re.compile(r"char"),
     "i": re.compile(r"(\w+_)?int(32|64)?(_t)?|long( long)?( int)?"),
@@ -53,13 +56,18 @@ def gram(rows: Tensor, dtype: torch.dtype) -> Tensor:
     Args:
         rows: float32 or float64, row-major or column-major.
         dtype: float32 or float64, no narrower than `rows`.
+
+    Example:
+        >>> gram(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.float32)
+        tensor([[5., 2.],
+                [2., 1.]])
     """
     syrk = _foreign(cython_blas, f"{LETTERS[dtype]}syrk", len(SIGNATURES["syrk"]))
     if rows.device.type != "cpu" or syrk is None:
         wide_rows = rows.to(dtype)
         return wide_rows @ wide_rows.T
     total = torch.zeros(rows.shape[0], rows.shape[0], dtype=dtype)
-    # widened a block at a time, so that no second copy of the matrix is held
+    # converted in blocks, so that no second copy of the matrix is held
     for block in (rows,) if dtype == rows.dtype else rows.split(CONVERTED_COLUMNS, dim=1):
         _add_syrk(syrk, block.to(dtype), total)
     return total.tril_().add_(total.tril(-1).T)
@@ -70,7 +78,10 @@ def _add_syrk(syrk: Any, rows: Tensor, total: Tensor) -> None:
     row_major = rows.is_contiguous()
     if not (row_major or rows.T.is_contiguous()):
         rows, row_major = rows.contiguous(), True
-    # BLAS counts by columns: it sees our lower triangle as the upper one, and W as its transpose
+    # C := alpha A A^T + beta C, or with TRANS = "T" alpha A^T A + beta C, in column-major order:
+    # our lower triangle is its upper one, and a row-major W (n, m) is its A (m, n), so that
+    # A^T A = W W^T; a column-major W is A itself. Arguments: UPLO, TRANS, N, K = m, ALPHA, A,
+    # LDA (the stride of A's columns), BETA, C, LDC.
     n, m = rows.shape
     one = (ctypes.c_float if rows.dtype == torch.float32 else ctypes.c_double)(1.0)
     syrk(
@@ -92,6 +103,10 @@ def largest_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     Raises:
         EigenError: LAPACK or cuSOLVER did not converge.
+
+    Example:
+        >>> largest_eigenpairs(torch.diag(torch.tensor([1.0, 4.0, 9.0])), 2)[0]
+        tensor([9., 4.])
     """
     if matrix.device.type == "cuda":
         return _eigh(matrix, count)
@@ -103,13 +118,13 @@ def largest_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _scale_to_one(matrix: Tensor) -> float:
-    """Return the power of two, so that scaling is exact, that brings the largest element near 1."""
+    """Return a factor that brings the largest element near 1: a power of two, which is exact."""
     exponent = math.frexp(float(matrix.abs().max()))[1]
     return math.ldexp(1.0, -max(-LARGEST_SHIFT, min(LARGEST_SHIFT, exponent)))
 
 
 def _eigh(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Take the `count` largest pairs of PyTorch's full decomposition."""
+    """Return the `count` largest pairs of PyTorch's full decomposition."""
     try:
         values, vectors = torch.linalg.eigh(matrix)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
@@ -118,12 +133,12 @@ def _eigh(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _syevr(syevr: Any, matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Take the `count` largest pairs by LAPACK's xSYEVR.
+    """Return the `count` largest pairs by LAPACK's xSYEVR.
 
     It reduces the matrix to tridiagonal form, and computes only the eigenvectors that are asked
     for, by bisection and inverse iteration (all n by relatively robust representations).
     """
-    symmetric = matrix.contiguous().numpy()  # row-major or column-major is all one to it
+    symmetric = matrix.contiguous().numpy()  # equal in row-major and in column-major order
     n, dtype = symmetric.shape[0], symmetric.dtype
     real: Any = ctypes.c_float if dtype == np.float32 else ctypes.c_double
     values = np.empty(n, dtype)
@@ -132,8 +147,10 @@ def _syevr(syevr: Any, matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     work = np.empty(WORK_BLOCKS * n, dtype)
     integer_work = np.empty(INTEGER_WORK * n, np.int64)
     found, info = ctypes.c_int64(), ctypes.c_int64()
-    # vectors too, of a range of indices, from the upper triangle; the bounds on values are not
-    # used for such a range, and a tolerance of 0 stands for LAPACK's own
+    # JOBZ = V: vectors too; RANGE = I: of indices IL to IU, ascending from 1; UPLO = U; N; A; LDA;
+    # VL and VU (bounds for RANGE = V, not used); IL; IU; ABSTOL = 0 (LAPACK's own tolerance);
+    # then the results M (how many were found), W (the values), Z (the vectors), LDZ, ISUPPZ (rows
+    # where each vector is not zero); WORK, LWORK, IWORK, LIWORK; INFO
     syevr(
         b"V", b"I", b"U", _int(n), _data(symmetric), _int(n),
         ctypes.byref(real(0)), ctypes.byref(real(0)), _int(n - count + 1), _int(n),
@@ -150,17 +167,17 @@ def _syevr(syevr: Any, matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 @cache
 def _foreign(module: Any, name: str, arguments: int) -> Any:
-    """Return a function of BLAS or LAPACK as SciPy links it; calls release Python's lock.
+    """Return a function of the BLAS or LAPACK that SciPy is linked to; calls release Python's lock.
 
-    SciPy hands it out in a capsule that has the C signature for its name. LAPACK's integers are
-    32 or 64 bits wide, as it was built, and the signature may or may not tell which
-    (`int *`, `int64_t *`, `blas_int *`). It need not: every integer we pass is 64 bits wide with
-    an upper half of zeros, of which LAPACK on a little-endian machine reads and writes all or
-    the lower half, and means the same number; arrays of integers have room for the wider ones.
+    SciPy publishes it in a capsule whose name is the C signature. LAPACK's integers are 32 or 64
+    bits wide, depending on its build, and the signature does not always tell which (`int *`,
+    `int64_t *`, `blas_int *`). It need not: every integer passed here is 64 bits wide with an upper
+    half of zeros. On a little-endian machine LAPACK reads and writes all of it or the lower half,
+    which is the same number; arrays of integers have room for the wider ones.
 
     Returns:
-        The function, which takes addresses; None where SciPy has no such function, the signature
-        is not the one in SIGNATURES, or the machine is big-endian.
+        The function, which takes addresses; None if SciPy has no such function, if the signature
+        is not the one in SIGNATURES, or if the machine is big-endian.
     """
     capsule = getattr(module, "__pyx_capi__", {}).get(name)
     if capsule is None or sys.byteorder != "little":
@@ -180,7 +197,7 @@ def _foreign(module: Any, name: str, arguments: int) -> Any:
 
 
 def _is_known(signature: str, kinds: str) -> bool:
-    """Tell whether `void (char *, int *, ...)` takes pointers to what `kinds` lists."""
+    """Tell whether `void (char *, int *, ...)` takes pointers to the types of `kinds`."""
     match = re.fullmatch(r"void ?\((.*)\)", signature)
     types = match[1].split(",") if match else []
     return len(types) == len(kinds) and all(

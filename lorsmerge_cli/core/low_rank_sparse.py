@@ -11,13 +11,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LowRankSparse:
-    """L + S, with L = left @ right; at least one part is there.
+    """L + S with L = left @ right, or one of the two.
 
     Attributes:
-        left: (d, r), or None where the matrix has no low-rank part.
+        left: (d, r), or None if the matrix has no low-rank part.
         right: (r, k), or None with `left`.
-        sparse: (d, k), zero wherever `mask` is False; None where there is no sparse part.
-        mask: (d, k) bool, the entries that were kept (a kept entry may be zero); None with `sparse`.
+        sparse: (d, k), zero wherever `mask` is False; None if there is no sparse part.
+        mask: (d, k) bool, the elements that were kept (a kept one may be zero); None with `sparse`.
+
+    Example:
+        >>> LowRankSparse(left=torch.ones(2, 1), right=torch.ones(1, 3)).to_dense()
+        tensor([[1., 1., 1.],
+                [1., 1., 1.]])
     """
 
     left: Tensor | None = None
@@ -26,7 +31,11 @@ class LowRankSparse:
     mask: Tensor | None = None
 
     def to_dense(self) -> Tensor:
-        """L + S as a (d, k) tensor in float32, or float64 where the parts are."""
+        """Return L + S as a (d, k) tensor in float32, or in float64 if the parts are.
+
+        Raises:
+            ValueError: there is neither a low-rank nor a sparse part.
+        """
         if self.left is None or self.right is None:
             if self.sparse is None:
                 raise ValueError("neither a low-rank nor a sparse part")
@@ -37,7 +46,7 @@ class LowRankSparse:
         return torch.addmm(accumulable(self.sparse), left, right)
 
     def to(self, target: torch.device | torch.dtype) -> LowRankSparse:
-        """Every part moved to a device, or the numbers of every part rounded to a dtype."""
+        """Return all parts moved to a device, or with their numbers rounded to a dtype."""
         mask = self.mask
         if mask is not None and isinstance(target, torch.device):
             mask = _converted(mask, lambda part: part.to(target))
@@ -49,16 +58,24 @@ class LowRankSparse:
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype) -> LowRankSparse:
-    """A delta that is zero throughout: one zero, seen in every element, which takes no memory.
+    """Return a delta of zeros that takes no memory: one zero, expanded to the shape.
 
-    What is made of it by `to` and `to_dense` takes none either, and must not be written to.
+    What `to` and `to_dense` make of it is expanded too, and must not be written to.
+
+    Args:
+        shape: of the delta.
+        dtype: of its zero.
+
+    Example:
+        >>> zeros((1000, 1000), torch.float32).to_dense().untyped_storage().nbytes()
+        4
     """
     zero, none = torch.zeros((), dtype=dtype), torch.zeros((), dtype=torch.bool)
     return LowRankSparse(sparse=zero.expand(*shape), mask=none.expand(*shape))
 
 
 def _converted(part: Tensor, convert: Callable[[Tensor], Tensor]) -> Tensor:
-    """`convert(part)`; of one element that is seen in all, that element alone is converted."""
+    """Return `convert(part)`; of an expanded element, convert that one and expand it again."""
     if part.numel() and not any(part.stride()):
         return convert(part.as_strided((), ())).expand(part.shape)
     return convert(part)
@@ -68,10 +85,20 @@ Delta = Tensor | LowRankSparse
 
 
 def accumulable(tensor: Tensor) -> Tensor:
-    """The tensor in a dtype that sums are kept in: float64 stays, any other float becomes float32."""
+    """Return the tensor in the dtype that its sums are kept in: float64, or float32 for all others.
+
+    Example:
+        >>> accumulable(torch.ones(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
 
 
 def dense(delta: Delta) -> Tensor:
-    """The delta as a plain tensor in float32 or float64."""
+    """Return the delta as a plain tensor in float32 or float64.
+
+    Example:
+        >>> dense(torch.ones(1, dtype=torch.float16))
+        tensor([1.])
+    """
     return delta.to_dense() if isinstance(delta, LowRankSparse) else accumulable(delta)

@@ -20,10 +20,10 @@ class Term:
     """One delta's part in the merge of a tensor.
 
     Attributes:
-        delta: tau_i, of the base's shape, float32 or float64; finite where it is pruned.
+        delta: tau_i, of the base's shape, float32 or float64; finite if it is pruned.
         scale: lambda_i.
         budget: what the method's pruner keeps of it, None for all.
-        on_pruned: told the pruned delta, where it is pruned.
+        on_pruned: called with the delta after pruning, if it is pruned.
     """
 
     delta: Tensor
@@ -37,8 +37,8 @@ class Rounding:
     """What rounding to the output's dtype did to an update.
 
     Attributes:
-        updated: entries with an update that is not zero.
-        lost: those of them that came out as if there had been none.
+        updated: elements with an update that is not zero.
+        lost: those of them that equal the base after rounding.
     """
 
     updated: int = 0
@@ -68,7 +68,7 @@ def merge_tensor(base: Tensor, terms: Iterable[Term], method: Method, dtype: tor
 
     Args:
         base: theta_0, any shape and float dtype, on the CPU.
-        terms: the deltas, on any one device; taken one by one, so that a combiner that keeps a
+        terms: the deltas, all on one device; taken one by one, so that a combiner that keeps a
             running sum holds one of them at a time.
         method: its pruner is f, its combiner sums or averages.
         dtype: of the result.
@@ -99,12 +99,16 @@ def _pruned(terms: Iterable[Term], method: Method) -> Iterator[tuple[Tensor, flo
 
 
 def add_to_base(base: Tensor, update: Tensor, dtype: torch.dtype) -> tuple[Tensor, Rounding]:
-    """base + update, summed in float32 or wider and rounded once to `dtype`.
+    """Return base + update, summed in float32 or wider and rounded once to `dtype`.
 
     Args:
         base: any shape and float dtype.
         update: `base`'s shape, float32 or float64.
         dtype: of the result.
+
+    Example:
+        >>> add_to_base(torch.ones(2), torch.tensor([1e-4, 0.5]), torch.bfloat16)
+        (tensor([1.0000, 1.5000], dtype=torch.bfloat16), Rounding(updated=2, lost=1))
     """
     merged = torch.add(accumulable(base), update).to(dtype)
     updated = int(torch.count_nonzero(update))
@@ -113,7 +117,12 @@ def add_to_base(base: Tensor, update: Tensor, dtype: torch.dtype) -> tuple[Tenso
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no entry is NaN or infinite; one pass, no temporary."""
+    """Tell whether no element is NaN or infinite, in one pass without a temporary tensor.
+
+    Example:
+        >>> is_finite(torch.tensor([1.0, float("inf")]))
+        False
+    """
     if not tensor.numel():
         return True
     low, high = torch.aminmax(tensor)

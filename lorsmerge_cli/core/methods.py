@@ -14,13 +14,13 @@ class Method:
     """A named way to merge.
 
     Attributes:
-        title: the name of the method in a sentence.
+        title: the method's name in a sentence.
         formula: the update, with t_i for lambda_i times delta i, of T.
-        paper: whose it is: authors, year, arXiv number.
-        pruner: a name in `PRUNERS`, None to merge deltas as they are.
+        paper: its authors, year and arXiv number.
+        pruner: a name in `PRUNERS`, None to merge deltas unpruned.
         combiner: a name in `COMBINERS`.
-        ratios: what the pruner has to be told.
-        scale: lambda where the user names none.
+        ratios: names of the ratios that the pruner needs.
+        scale: default lambda.
     """
 
     title: str
@@ -32,7 +32,7 @@ class Method:
     scale: float = PAPER_SCALE
 
 
-# Of several with the same ratios, the first is the one that ratios without a method mean.
+# The first of several with the same ratios is what those ratios without a method mean.
 METHODS = {
     "ta": Method("task arithmetic", "sum_i t_i", "Ilharco 2023, 2212.04089", None, "sum"),
     "mp": Method(
@@ -69,23 +69,25 @@ METHODS = {
 
 
 def method_of(ratios: Collection[str]) -> str:
-    """Return the name of the method that ratios alone mean: the first that takes just these.
+    """Return the name of the method that ratios imply: the first that takes exactly these.
 
-    >>> method_of(["mp", "svp"]), method_of([])
-    ('lors', 'ta')
+    Example:
+        >>> method_of(["mp", "svp"]), method_of([])
+        ('lors', 'ta')
     """
     return next(name for name, method in METHODS.items() if set(method.ratios) == set(ratios))
 
 
 def method_of_pruned(method: str, ratios: Collection[str]) -> str:
-    """Return what a merge of deltas that `prune` had pruned amounts to.
+    """Return the method that a merge of already pruned deltas is equal to.
 
     Args:
-        method: the merge's own, a name in `METHODS`.
-        ratios: names of the ratios by which its deltas were pruned before.
+        method: of the merge itself, a name in `METHODS`.
+        ratios: names of the ratios that its deltas were pruned by.
 
-    >>> method_of_pruned("ta", ["svp"]), method_of_pruned("wa", ["svp"])
-    ('svp', 'wa')
+    Example:
+        >>> method_of_pruned("ta", ["svp"]), method_of_pruned("wa", ["svp"])
+        ('svp', 'wa')
     """
     own = METHODS[method]
     if own.pruner is None:

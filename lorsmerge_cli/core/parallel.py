@@ -1,7 +1,7 @@
-"""Independent tensors side by side: one thread per core, each running single-threaded kernels.
+"""Work on independent tensors in parallel: one thread per core, each with single-threaded kernels.
 
-Many small decompositions scale far better this way than with all cores inside each of them,
-and no result depends on the number of threads.
+Many small decompositions scale far better this way than with all cores in each of them, and no
+result depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -21,17 +21,31 @@ Result = TypeVar("Result")
 
 
 def default_threads() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use.
+
+    Example:
+        >>> default_threads() >= 1
+        True
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_parallel(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[tuple[Item, Result]]:
-    """Run `work` on every item, `threads` at a time, and yield (item, result) as they end.
+    """Run `work` on every item, `threads` at a time, and yield (item, result) as they finish.
 
-    An exception in one ends all: what has not begun is dropped, what runs is waited for. Of
-    several at once that of the earliest item is raised.
+    After an exception in one, those that have not started are dropped and those that run are
+    waited for. Of several exceptions at once, that of the earliest item is raised.
+
+    Args:
+        work: what is called in a thread with each item.
+        items: taken as threads become free.
+        threads: how many run at a time.
+
+    Example:
+        >>> dict(run_parallel(abs, [-1, 2], threads=2))
+        {-1: 1, 2: 2}
     """
     _share_heap()
     before = torch.get_num_threads()
@@ -51,9 +65,10 @@ def run_parallel(
 
 
 def _shut_down(pool: ThreadPoolExecutor, pending: Iterable[Future[Any]]) -> None:
-    """Wait for what runs, which may write to a file of the caller, even at a second Ctrl-C.
+    """Wait for running work, which may write to a file of the caller, even after a second Ctrl-C.
 
-    Python 3.11 takes a thread for ended when the wait for the thread itself is interrupted.
+    The work is waited for, not its thread: when a wait for a thread is interrupted, Python 3.11
+    takes the thread for finished.
     """
     pool.shutdown(wait=False, cancel_futures=True)
     running = [future for future in pending if not future.cancelled()]
@@ -67,9 +82,9 @@ def _shut_down(pool: ThreadPoolExecutor, pending: Iterable[Future[Any]]) -> None
 
 
 def _share_heap() -> None:
-    """Keep glibc from giving each thread a heap of its own, which holds on to what was freed.
+    """Keep glibc from giving each thread a heap of its own, which keeps what was freed.
 
-    Two threads that prune held up to 100 MB more with heaps of their own, and were no faster.
+    With such heaps two pruning threads took up to 100 MB more, and were no faster.
     """
     arena_max = -8  # M_ARENA_MAX of malloc.h
     if sys.platform == "linux":

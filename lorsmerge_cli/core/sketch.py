@@ -1,8 +1,8 @@
-"""Sets of 64-bit hashes that stay small: all of them, or of many the smallest.
+"""Sketches of sets of 64-bit hashes: all hashes of a small set, the smallest ones of a large set.
 
 The smallest hashes of a set are a random sample of it, and the same sample wherever they are taken
-(Cohen and Kaplan 2007, bottom-k sketches). Two large sets that share a share of their members share
-about that share of the hashes below a bound that both were taken to.
+(Cohen and Kaplan 2007, bottom-k sketches). So the share of members that two large sets have in
+common is about the share of common hashes below a bound to which both are known.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Hashes = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Sketch:
-    """A set of hashes, or the smallest of it.
+    """A set of hashes, or the smallest ones of a set.
 
     Attributes:
-        hashes: ascending, each once.
-        complete: whether they are all; else nothing is known of what is above the last.
+        hashes: ascending, without duplicates.
+        complete: whether they are all of the set; if not, nothing is known above the last.
     """
 
     hashes: Hashes
@@ -37,7 +37,7 @@ class Sketch:
 
     @staticmethod
     def of(hashes: Iterable[int] | Hashes) -> Sketch:
-        """Return the set of some hashes, all of them.
+        """Return the complete set of some hashes.
 
         Example:
             >>> Sketch.of([7, 3, 7]).hashes.tolist()
@@ -47,13 +47,18 @@ class Sketch:
         return Sketch(np.unique(values))
 
     def bounded(self, limit: int = LIMIT) -> Sketch:
-        """Return no more than the `limit` smallest."""
+        """Return the `limit` smallest hashes, or all if there are no more.
+
+        Example:
+            >>> Sketch.of([7, 3, 5]).bounded(2)
+            Sketch(hashes=array([3, 5], dtype=uint64), complete=False)
+        """
         if len(self.hashes) <= limit:
             return self
         return Sketch(self.hashes[:limit], complete=False)
 
     def __or__(self, other: Sketch) -> Sketch:
-        """Return the union, as far as both are known."""
+        """Return the union up to the bound to which both are known."""
         both = np.union1d(self.hashes, other.hashes)
         parts = [part for part in (self, other) if not part.complete]
         for part in parts:
@@ -66,12 +71,17 @@ class Sketch:
         return self.hashes[-1] if len(self.hashes) else np.uint64(0)
 
     def has_within(self, low: Hashes, high: Hashes) -> NDArray[np.bool_]:
-        """Return whether a hash lies in each of some ranges, both ends included."""
+        """Tell for each range whether it holds a hash.
+
+        Args:
+            low: first value of each range.
+            high: last value of each range.
+        """
         left = np.searchsorted(self.hashes, low, "left")
         return np.asarray(np.searchsorted(self.hashes, high, "right") > left)
 
     def tells_of(self, high: Hashes) -> NDArray[np.bool_]:
-        """Return whether ranges that end at `high` lie where all hashes of the set are known."""
+        """Tell for each range that ends at `high` whether all hashes of the set in it are known."""
         return np.full(len(high), True) if self.complete else np.asarray(high <= self.last)
 
 
@@ -79,33 +89,47 @@ Trained = Sequence[tuple[str, Mapping[str, Sketch]]]  # name -> sketches of trai
 
 
 def union(trained: Trained) -> dict[str, Sketch]:
-    """Put sketches together, by kind."""
-    found: dict[str, Sketch] = {}
+    """Merge the sketches of each kind.
+
+    Example:
+        >>> union([("ca", {"audio": Sketch.of([1])}), ("de", {"audio": Sketch.of([2])})])
+        {'audio': Sketch(hashes=array([1, 2], dtype=uint64), complete=True)}
+    """
+    merged: dict[str, Sketch] = {}
     for _, sketches in trained:
         for kind, sketch in sketches.items():
-            found[kind] = found[kind] | sketch if kind in found else sketch
-    return found
+            merged[kind] = merged[kind] | sketch if kind in merged else sketch
+    return merged
 
 
 def sketches_document(sketches: Mapping[str, Sketch]) -> dict[str, Any]:
-    """Return sketches by kind, bounded, as plain values for JSON."""
+    """Return bounded sketches by kind as plain values for JSON.
+
+    Example:
+        >>> sketches_document({"audio": Sketch.of([1])})
+        {'version': 1, 'audio': {'complete': True, 'hashes': 'AQAAAAAAAAA='}}
+    """
     document: dict[str, Any] = {"version": VERSION}
     for kind, whole in sketches.items():
         sketch = whole.bounded()
-        # without slashes, which would make a path of it for whoever looks for paths
+        # the alphabet without slashes: a search for paths in a document must not find one here
         text = base64.urlsafe_b64encode(sketch.hashes.astype(BYTES).tobytes()).decode()
         document[kind] = {"complete": sketch.complete, "hashes": text}
     return document
 
 
 def parse_sketches(document: object) -> dict[str, Sketch]:
-    """Read sketches by kind, which anyone may have written; none where they are of another version.
+    """Read sketches by kind from a file of any origin; return none if they have another version.
 
     Raises:
-        ValueError: they are no sketches.
+        ValueError: the document is not one of sketches.
+
+    Example:
+        >>> parse_sketches(sketches_document({"audio": Sketch.of([1])}))
+        {'audio': Sketch(hashes=array([1], dtype=uint64), complete=True)}
     """
     if not isinstance(document, dict):
-        raise ValueError("`digests` is no table")
+        raise ValueError("`digests` is not a table")
     if document.get("version") != VERSION:
         return {}
     return {kind: _parse(kind, value) for kind, value in document.items() if kind != "version"}
@@ -113,7 +137,7 @@ def parse_sketches(document: object) -> dict[str, Sketch]:
 
 def _parse(kind: str, value: object) -> Sketch:
     if not isinstance(value, dict):
-        raise ValueError(f"`digests.{kind}` is no table")
+        raise ValueError(f"`digests.{kind}` is not a table")
     complete, text = value.get("complete"), value.get("hashes")
     if not isinstance(complete, bool) or not isinstance(text, str):
         raise ValueError(f"`digests.{kind}` lacks `complete` or `hashes`")
@@ -123,7 +147,7 @@ def _parse(kind: str, value: object) -> Sketch:
         raw = base64.b64decode(text, altchars=b"-_", validate=True)
         hashes = np.frombuffer(raw, BYTES).astype(np.uint64)
     except (ValueError, binascii.Error):
-        raise ValueError(f"`digests.{kind}` has hashes that are none") from None
+        raise ValueError(f"`digests.{kind}` has invalid hashes") from None
     if not (hashes[1:] > hashes[:-1]).all():
         raise ValueError(f"`digests.{kind}` has hashes out of order")
     return Sketch(hashes, complete)

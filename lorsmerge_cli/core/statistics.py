@@ -1,8 +1,9 @@
-"""Figures that describe a delta: norm, density, spectrum, and how two of them agree."""
+"""Statistics of a delta (norm, density, spectrum) and of the agreement of two."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 
 import torch
 from torch import Tensor
@@ -11,26 +12,40 @@ from lorsmerge_cli.core.eigen import gram
 from lorsmerge_cli.core.low_rank_sparse import accumulable
 from lorsmerge_cli.core.pruning.budget import budget
 
-BLOCK = 1 << 20  # entries
+BLOCK = 1 << 20  # elements
 DECADES = (-10, 0)  # of magnitudes in a histogram
 BINS = 80
 SAMPLE = 1 << 16  # elements of a block that its rounding is estimated from
 
 
 def energy(tensor: Tensor) -> float:
-    """Squared L2 norm, in float64."""
+    """Return the squared L2 norm, computed in float64.
+
+    Example:
+        >>> energy(torch.tensor([3.0, 4.0]))
+        25.0
+    """
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 
 def nonzeros(tensor: Tensor) -> int:
-    """Entries that are not zero."""
+    """Return the number of elements that are not zero.
+
+    Example:
+        >>> nonzeros(torch.tensor([3.0, 0.0]))
+        1
+    """
     return int(torch.count_nonzero(tensor))
 
 
 def spectrum(matrix: Tensor) -> Tensor:
-    """Squared singular values (min(d, k),) of a matrix (d, k), in descending order.
+    """Return the squared singular values (min(d, k),) of a matrix (d, k), in descending order.
 
-    From the Gram matrix of the short side, which is exact enough for shares of energy.
+    They are the eigenvalues of the short side's Gram matrix, exact enough for shares of energy.
+
+    Example:
+        >>> spectrum(torch.tensor([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]]))
+        tensor([9., 4.])
     """
     rows = accumulable(matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T)
     squares: Tensor = torch.linalg.eigvalsh(gram(rows, rows.dtype))
@@ -38,26 +53,45 @@ def spectrum(matrix: Tensor) -> Tensor:
 
 
 def top_energy(squared_singular_values: Tensor, ratio: float) -> float:
-    """Energy in the triplets that SVP keeps at a ratio."""
+    """Return the energy of the singular triplets that SVP keeps at a ratio.
+
+    Args:
+        squared_singular_values: of a matrix, in descending order, as `spectrum` returns them.
+        ratio: singular value ratio kept, 0 to 1.
+
+    Example:
+        >>> top_energy(torch.tensor([9.0, 4.0]), 0.5)
+        9.0
+    """
     short_side = len(squared_singular_values)
     rank = budget((short_side, short_side), ratio, None).rank
     return float(squared_singular_values[:rank].sum(dtype=torch.float64))
 
 
 def magnitude_histogram(tensor: Tensor) -> Tensor:
-    """Numbers (BINS,) of nonzero entries by log10 |entry| over DECADES, float64."""
+    """Return counts (BINS,) of nonzero elements x by log10 |x| over DECADES, in float64.
+
+    Example:
+        >>> magnitude_histogram(torch.tensor([0.5, 0.0, -1e-9])).nonzero().squeeze(1)
+        tensor([ 8, 77])
+    """
     return torch.histc(tensor[tensor != 0].abs().log10(), BINS, *DECADES).double()
 
 
 def agreement(a: Tensor, b: Tensor) -> tuple[float, int, int]:
-    """How two deltas of one tensor agree.
+    """Measure how two deltas of one tensor agree.
 
     Args:
-        a, b: one shape, float32 or float64.
+        a: float32 or float64.
+        b: of the same shape, float32 or float64.
 
     Returns:
-        Their inner product, the number of entries where both are nonzero, and the number of
+        Their inner product, the number of elements where both are nonzero, and the number of
         those where their signs differ.
+
+    Example:
+        >>> agreement(torch.tensor([1.0, 2.0, 0.0]), torch.tensor([3.0, -1.0, 5.0]))
+        (1.0, 2, 1)
     """
     product, shared, opposed = 0.0, 0, 0
     for x, y in zip(a.reshape(-1).split(BLOCK), b.reshape(-1).split(BLOCK), strict=True):
@@ -70,20 +104,20 @@ def agreement(a: Tensor, b: Tensor) -> tuple[float, int, int]:
 
 @dataclass(frozen=True)
 class BaseRounding:
-    """How much of a delta is the rounding error of the base it was taken from.
+    """Sums from which `share` estimates how much of a delta is the rounding error of its base.
 
-    A base in half precision may be the rounded copy of the weights that a fine-tune started from.
-    The delta then is the update plus an error that is spread evenly over half a rounding step u to
-    either side, of variance u^2 / 12 whatever the update is. Over elements of different steps,
-    the squared delta d^2 then grows with u^2 by a slope of 1/12. An update from the very base
-    knows nothing of u, and has no such slope, however small it is: a plain comparison of d with
-    u / 2 would take every small update for an error.
+    A base in half precision may be a rounded copy of the weights that a fine-tune started from.
+    The delta is then the update plus an error that is uniform over half a rounding step u to
+    either side, of variance u^2 / 12 whatever the update is. Over elements of different steps, a
+    regression of the squared delta d^2 on u^2 then has a slope of 1/12. An update of the stored
+    base itself does not depend on u and has no such slope, however small it is: a plain comparison
+    of d with u / 2 would take every small update for an error.
 
     Attributes:
         steps: sum of u^2 over elements.
         squares: sum of d^2.
-        covariance: of d^2 and u^2, summed over the elements of each block about its means.
-        variance: of u^2, likewise.
+        covariance: of d^2 and u^2 within each block, summed over elements, not divided by them.
+        variance: of u^2, in the same way.
     """
 
     steps: float = 0.0
@@ -92,16 +126,11 @@ class BaseRounding:
     variance: float = 0.0
 
     def __add__(self, other: BaseRounding) -> BaseRounding:
-        return BaseRounding(
-            self.steps + other.steps,
-            self.squares + other.squares,
-            self.covariance + other.covariance,
-            self.variance + other.variance,
-        )
+        return BaseRounding(*map(add, astuple(self), astuple(other)))
 
     @property
     def share(self) -> float:
-        """Share of the delta's energy, 0 to 1; 0 where the slope is nearer to 0 than to 1/12."""
+        """Share of the delta's energy, 0 to 1; 0 if the slope is nearer to 0 than to 1/12."""
         if not self.squares or 12 * self.covariance <= self.variance / 2:
             return 0.0
         return min(1.0, self.steps / 12 / self.squares)
@@ -114,6 +143,11 @@ def base_rounding(base: Tensor, delta: Tensor) -> BaseRounding:
         base: as stored, any float dtype.
         delta: `base`'s number of elements in the same order, float32 or float64. Of more than
             SAMPLE elements every n-th is taken.
+
+    Example:
+        >>> original = torch.randn(4096, generator=torch.Generator().manual_seed(0))
+        >>> base_rounding(original.half(), original - original.half()).share > 0.9
+        True
     """
     stride = max(1, base.numel() // SAMPLE)
     numbers, info = base.reshape(-1)[::stride].double(), torch.finfo(base.dtype)

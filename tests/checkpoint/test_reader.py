@@ -144,7 +144,7 @@ def index_text(text: str) -> Callable[[Path], None]:
 
 BROKEN: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a shard is missing": (one_shard_missing, ("model-00002-of-00003",)),
-    "two shards are missing": (two_shards_missing, ("00002-of", "00003-of", "2 things")),
+    "two shards are missing": (two_shards_missing, ("00002-of", "00003-of", "2 problems")),
     "a shard is cut short": (shard_cut_short, ("model-00002-of-00003",)),
     "a tensor is held twice": (tensor_held_twice, ("layer.0.weight", "index.json")),
     "it climbs out": (climbing("../outside.safetensors"), ("outside of its folder",)),

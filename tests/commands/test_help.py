@@ -1,4 +1,4 @@
-"""Help is quick, and its examples are commands that exist."""
+"""Help is fast, and its examples are valid commands."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_help_and_wrong_usage_load_nothing_heavy(arguments: list[str]) -> None:
 def test_a_process_of_torchrun_leaves_its_group_when_all_went_well(
     tmp_path: Path, arguments: str, left: bool
 ) -> None:
-    """One whose group's threads outlive Python now and then aborts, and torchrun takes that for a failure."""
+    """If the group's threads outlive Python, the process may abort, which torchrun reports as a failure."""
     script = (
         "import sys, torch.distributed as distributed\n"
         f"distributed.init_process_group('gloo', init_method={(tmp_path / 'store').as_uri()!r}, rank=0, world_size=1)\n"

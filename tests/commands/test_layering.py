@@ -1,4 +1,4 @@
-"""The house of the design: who may import whom, and how long a function gets."""
+"""Rules of the package's structure: which modules may import which, and how long a function may be."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def verb_of(file: Path) -> str:
 
 
 def statements(node: ast.AST, *, everywhere: bool) -> Iterator[ast.stmt]:
-    """Import statements; without `everywhere` only those that run on import."""
+    """Yield import statements; without `everywhere` only those that run on import."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child
@@ -86,7 +86,7 @@ def statements(node: ast.AST, *, everywhere: bool) -> Iterator[ast.stmt]:
 
 
 def imports(file: Path, *, everywhere: bool = True) -> set[str]:
-    """Dotted names of modules (and of names taken from them) that a file imports."""
+    """Return the dotted names of modules, and of names in them, that a file imports."""
     found: set[str] = set()
     for statement in statements(ast.parse(file.read_text(encoding="utf-8")), everywhere=everywhere):
         if isinstance(statement, ast.Import):
@@ -102,7 +102,7 @@ def top(names: set[str]) -> set[str]:
 
 
 def own_imports(file: Path) -> set[tuple[str, ...]]:
-    """Modules of the package that a file imports, as parts below the package."""
+    """Return the modules of the package that a file imports, as parts below the package."""
     found = set()
     for name in imports(file):
         parts = name.split(".")

@@ -1,4 +1,4 @@
-"""Commands and options that messages name: each is there under that name."""
+"""Every command and option that a message names exists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ THEIRS = {"--revision", "--config", "--version", "--help", "--model", "--quiet"}
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """File and string of everything in the package that is no docstring, placeholders as {}."""
+    """Yield file and text of each string in the package except docstrings, with placeholders as {}."""
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         inner = {

@@ -1,4 +1,4 @@
-"""Ratios as whole triplets and entries."""
+"""Budgets: ratios as a rank and a number of elements."""
 
 from __future__ import annotations
 

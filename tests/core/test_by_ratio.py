@@ -84,7 +84,7 @@ def test_a_stack() -> None:
     "settings", [{"svp": 1.5}, {"mp": -0.1}, {"svp": float("nan")}, {"svp": 0, "mp": 0}]
 )
 def test_ratios_out_of_range(settings: dict[str, float]) -> None:
-    with pytest.raises(UsageFault, match=r"not between 0 and 1|leave nothing"):
+    with pytest.raises(UsageFault, match=r"not between 0 and 1|keep nothing"):
         lors(random_matrix(4, 4), **settings)
 
 
@@ -92,7 +92,7 @@ def test_ratios_out_of_range(settings: dict[str, float]) -> None:
     "wrong", [torch.ones(4), torch.ones(4, 4, dtype=torch.int64), torch.tensor(1.0)]
 )
 def test_no_matrix_of_floats(wrong: Tensor) -> None:
-    with pytest.raises(UsageFault, match="no matrix of floats"):
+    with pytest.raises(UsageFault, match="not a matrix of floats"):
         svp(wrong)
 
 

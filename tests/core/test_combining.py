@@ -75,7 +75,7 @@ def test_no_deltas(combiner: str) -> None:
 
 @pytest.mark.parametrize("combiner", RUNNING)
 def test_deltas_are_not_held(combiner: str) -> None:
-    """A merge of many models needs the memory of a few tensors."""
+    """A merge of many models takes the memory of a few tensors."""
     references: list[weakref.ref] = []
 
     def pairs():
@@ -93,7 +93,7 @@ def test_deltas_are_not_held(combiner: str) -> None:
 
 @pytest.mark.parametrize("combiner", COMBINERS)
 def test_only_linear_combiners_say_so(combiner: str) -> None:
-    """A coefficient of all deltas may be taken out, and one delta alone is only scaled."""
+    """A common coefficient may be factored out, and a single delta is only scaled."""
     deltas = [gaussian(5, 7, seed) for seed in range(3)]
     combine = COMBINERS[combiner].combine
     halves = (

@@ -67,7 +67,7 @@ def test_against_numpy(n: int, count: int, kind: str, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("exponent", [-110, -80, -54, 0, 54, 110])
 @pytest.mark.parametrize("kind", ["gram", "indefinite", "coupled"])
 def test_any_magnitude(kind: str, exponent: int) -> None:
-    """float32's smallest squares are of 1e-19: LAPACK takes an off-diagonal below that for zero."""
+    """In float32 the square of anything below 1e-19 underflows: LAPACK treats such an off-diagonal as zero."""
     exact = symmetric(kind, 8) * 2.0**exponent
     values, vectors = largest_eigenpairs(exact.float(), 3)
     wide, size = vectors.double(), float(exact.norm())
@@ -115,7 +115,7 @@ SYEVR = (
 
 
 def module_of(signatures: dict[str, bytes | None], library: ctypes.CDLL | None) -> ModuleType:
-    """A module that hands out functions as Cython's do; None stands for a capsule without a name."""
+    """Return a module that publishes functions as Cython's do; None stands for a capsule without a name."""
     new = ctypes.pythonapi.PyCapsule_New
     new.restype, new.argtypes = (
         ctypes.py_object,
@@ -148,7 +148,7 @@ def _without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_pairs(w: torch.Tensor, dtype: torch.dtype, count: int) -> None:
-    """Gram matrix and eigenpairs of W (n, m) against NumPy in float64."""
+    """Compare the Gram matrix and eigenpairs of W (n, m) with NumPy's in float64."""
     exact = w.double().numpy() @ w.double().numpy().T
     size = float(np.linalg.norm(exact, 2)) or 1.0
     found = gram(w, dtype)
@@ -166,7 +166,7 @@ def check_pairs(w: torch.Tensor, dtype: torch.dtype, count: int) -> None:
 
 
 def matrices() -> Iterator[tuple[str, torch.Tensor, int]]:
-    """Name, W (n, m) and a count of pairs."""
+    """Yield a name, W (n, m) and a number of pairs."""
     yield "one element", gaussian(1, 1, seed=1), 1
     yield "one row", gaussian(1, 40, seed=1), 1
     yield "two rows, one pair", gaussian(2, 3, seed=1), 1
@@ -186,7 +186,7 @@ CASES = [pytest.param(w, count, id=name) for name, w, count in matrices()]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("w", "count"), CASES)
 class TestAnyBuildOfScipy:
-    """The same pairs whatever SciPy is linked to, and where it has nothing for us."""
+    """The pairs do not depend on SciPy's LAPACK, or on whether SciPy publishes it."""
 
     def test_this_one(self, w: torch.Tensor, count: int, dtype: torch.dtype) -> None:
         check_pairs(w.float() if dtype == torch.float32 else w, dtype, count)
@@ -271,7 +271,7 @@ def test_this_scipys_functions_are_used(module: ModuleType, name: str, letter: s
 def test_a_signature_that_is_not_understood_is_not_called(
     monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    """The address is that of no function: a call would end the process."""
+    """The address is not that of a function: a call would end the process."""
     stand_in(monkeypatch, form, form)
     check_pairs(gaussian(12, 30, seed=1).float(), torch.float32, 4)
 

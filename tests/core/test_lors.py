@@ -47,7 +47,7 @@ FLOOR = {torch.float32: 2e-5, torch.float64: 1e-7}
 def check_pruned(
     matrix: Tensor, svp: float | None, mp: float | None, pruned: LowRankSparse
 ) -> None:
-    """The parts of `pruned` are what Eq. 5-7 say, up to float error and undetermined choices."""
+    """Check the parts of `pruned` against Eq. 5-7, up to float error and undetermined choices."""
     computed_in = torch.float64 if matrix.dtype == torch.float64 else torch.float32
     rank = rank_of(svp, matrix.shape) if svp else 0
     kept = kept_of(mp, matrix.shape) if mp else 0
@@ -130,7 +130,7 @@ def test_all_of_it_is_the_delta_itself(matrix: Matrix, pruner, svp, mp, dtype) -
 @pytest.mark.parametrize("shape", [(12, 20), (20, 12), (14, 14)])
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
 def test_transposed_storage(pruner: str, shape: tuple[int, int], ties: bool) -> None:
-    """A view gives what its contiguous copy gives, and stays as it was."""
+    """A view is pruned like its contiguous copy, and is not changed."""
     w = gaussian(*shape, seed=3).float()
     if ties:
         w = (2 * w).round()
@@ -148,7 +148,7 @@ def test_transposed_storage(pruner: str, shape: tuple[int, int], ties: bool) -> 
 
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_a_planted_matrix_is_found(pruner: str) -> None:
-    """Low rank plus a few large entries: LoRS recovers both, which neither part does alone."""
+    """LoRS recovers low rank plus a few large elements, which neither part does alone."""
     w = with_spectrum(60, 80, [40.0, 30.0, 20.0], seed=4).float()
     sparse = torch.zeros(60, 80)
     sparse.view(-1)[torch.arange(0, 4800, 160)] = 0.5

@@ -23,7 +23,7 @@ FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def rounded(value: np.float32, dtype: torch.dtype) -> float:
-    """A float32 to the nearest of a dtype, ties to even, without torch."""
+    """Round a float32 to the nearest number of a dtype, ties to even, without torch."""
     if dtype == torch.float32:
         return float(value)
     if dtype == torch.float16:
@@ -34,7 +34,7 @@ def rounded(value: np.float32, dtype: torch.dtype) -> float:
 
 
 def brute_force(base: torch.Tensor, update: torch.Tensor, dtype: torch.dtype):
-    """Entry by entry: the sum, the entries with an update, those that it did not move."""
+    """Return the sum, the number of updated elements, and of those that did not change, one by one."""
     merged, updated, lost = [], 0, 0
     pairs = zip(base.reshape(-1).tolist(), update.reshape(-1).tolist(), strict=True)
     for before, step in pairs:
@@ -65,7 +65,7 @@ def test_counts_against_a_brute_force_count(base_dtype, dtype, size: float) -> N
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_updates_of_exactly_half_a_step(dtype: torch.dtype) -> None:
-    """A tie goes to the even neighbour: lost above 1, not lost above 1 + step."""
+    """A tie rounds to the even neighbour: lost above 1, not lost above 1 + step."""
     step = torch.finfo(dtype).eps
     base = torch.tensor([1, 1, 1, 1, 1 + step, 1 + step, 1, -1], dtype=dtype)
     update = torch.tensor([step / 2, step, step / 4, 0, step / 2, step / 4, -step / 4, -step / 2])
@@ -85,7 +85,7 @@ def test_a_zero_update_changes_no_bit(dtype: torch.dtype) -> None:
 
 
 def test_the_sum_is_rounded_once() -> None:
-    """Half a step and a little more: lost if the update was rounded to float16 by itself."""
+    """Slightly more than half a step: lost if the update alone were rounded to float16."""
     base = torch.tensor([1.0], dtype=torch.float16)
     merged, rounding = add_to_base(base, torch.tensor([2**-11 + 2**-23]), torch.float16)
     assert merged.item() == 1 + 2**-10

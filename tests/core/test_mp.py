@@ -24,7 +24,7 @@ RATIOS = [0.0001, 0.1, 0.4, 0.5, 0.99]
 def test_mp_is_the_reference_to_the_last_bit(
     matrix: Matrix, ratio: float, dtype: torch.dtype
 ) -> None:
-    """Nothing is computed here but a selection, so nothing may differ. Halves are full of ties."""
+    """A selection involves no arithmetic, so nothing may differ. Halves have many ties."""
     w = matrix.make().to(dtype)
     if not torch.isfinite(w).all():
         pytest.skip("out of the dtype's range")
@@ -127,7 +127,7 @@ def test_powers_of_two_commute(w, ratio: float, exponent: int) -> None:
 
 @pytest.mark.slow
 def test_forty_million_entries() -> None:
-    """Whisper's embedding: more than torch.quantile takes."""
+    """Whisper's embedding has more elements than torch.quantile accepts."""
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(51865, 768, generator=generator).mul_(1e-4)
     w[::50] = w[::50].bfloat16()  # ties in plenty

@@ -1,4 +1,4 @@
-"""Thread pools: one result whatever their size, and a clean end."""
+"""Thread pools: results do not depend on their size, and no thread outlives them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lorsmerge_cli.core.pruning.budget import budget
 
 @pytest.fixture(autouse=True, params=[1, 2])
 def _torch_threads(request: pytest.FixtureRequest):
-    """Whatever the caller had set is set again."""
+    """The caller's setting is restored."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
@@ -110,7 +110,7 @@ def test_the_earliest_of_several_errors_is_raised() -> None:
 
 
 def slow_after(items: Iterable[int]) -> Iterator[int]:
-    """The items, and a pause in which all that were taken come to their end."""
+    """Yield the items, and wait until all work on them has ended."""
     yield from items
     time.sleep(0.1)
 
@@ -121,7 +121,7 @@ def pool_threads() -> list[str]:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_exception_of_the_caller_ends_all(threads: int) -> None:
-    """Nothing runs on when the caller's files are closed."""
+    """No work runs after the caller's files are closed."""
     running: list[int] = []
 
     def work(i: int) -> int:
@@ -142,7 +142,7 @@ def test_an_exception_of_the_caller_ends_all(threads: int) -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_waits_for_what_runs(threads: int, times: int) -> None:
-    """The first ends the wait for results, a second one comes while what runs is waited for."""
+    """The first ends the wait for results, a second one comes during the wait for running work."""
     running: list[int] = []
     begun = threading.Event()
 

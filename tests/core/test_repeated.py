@@ -1,4 +1,4 @@
-"""A matrix pruned by many budgets comes out as if each had been the only one."""
+"""Repeated pruning of one matrix equals separate prunings."""
 
 from __future__ import annotations
 

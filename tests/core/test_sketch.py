@@ -1,4 +1,4 @@
-"""Sketches beside plain Python sets."""
+"""Sketches compared with Python sets."""
 
 from __future__ import annotations
 
@@ -114,16 +114,16 @@ def test_those_of_a_later_version_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        (3, "no table"),
-        ([], "no table"),
-        ({"version": 1, "audio": 3}, "audio. is no table"),
+        (3, "not a table"),
+        ([], "not a table"),
+        ({"version": 1, "audio": 3}, "audio. is not a table"),
         ({"version": 1, "audio": {}}, "lacks"),
         ({"version": 1, "audio": {"complete": 1, "hashes": ""}}, "lacks"),
         ({"version": 1, "audio": {"complete": True, "hashes": 5}}, "lacks"),
-        ({"version": 1, "audio": {"complete": True, "hashes": "AAAA"}}, "that are none"),
-        ({"version": 1, "audio": {"complete": True, "hashes": "a"}}, "that are none"),
-        ({"version": 1, "audio": {"complete": True, "hashes": "a/aaaaaaaaa="}}, "that are none"),
-        ({"version": 1, "audio": {"complete": True, "hashes": "é" * 12}}, "that are none"),
+        ({"version": 1, "audio": {"complete": True, "hashes": "AAAA"}}, "invalid hashes"),
+        ({"version": 1, "audio": {"complete": True, "hashes": "a"}}, "invalid hashes"),
+        ({"version": 1, "audio": {"complete": True, "hashes": "a/aaaaaaaaa="}}, "invalid hashes"),
+        ({"version": 1, "audio": {"complete": True, "hashes": "é" * 12}}, "invalid hashes"),
         (
             {"version": 1, "audio": {"complete": True, "hashes": "AAAAAAAAAAAAAAAAAAAAAA=="}},
             "order",

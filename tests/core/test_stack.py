@@ -1,4 +1,4 @@
-"""A stack of matrices is pruned matrix by matrix."""
+"""Pruning of stacks: each matrix by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of a delta against NumPy."""
+"""Statistics of a delta against NumPy."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_agreement(
 
 
 def test_agreement_of_tiny_entries() -> None:
-    """The product of two signs, not of two numbers: that one underflows."""
+    """Signs are multiplied, not numbers, whose product may underflow."""
     tiny = torch.full((3, 3), 1e-30)
     assert agreement(tiny, -tiny) == (pytest.approx(-9e-60), 9, 9)
     assert agreement(tiny, tiny) == (pytest.approx(9e-60), 9, 0)
@@ -142,7 +142,7 @@ def test_blocks_add_up_and_large_ones_are_sampled(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_rounding_steps(dtype: torch.dtype) -> None:
-    """Against NumPy's distance to the next number, of subnormal ones, zero and powers of two too."""
+    """Steps equal NumPy's spacing, also of subnormal numbers, zero and powers of two."""
     info = torch.finfo(dtype)
     values = torch.tensor([0.0, -0.0, 1.0, -1.0, 1.5, 0.05, -3e4, info.tiny, info.tiny / 4])
     base = values.to(dtype)

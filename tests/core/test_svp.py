@@ -32,7 +32,7 @@ svp_module = import_module("lorsmerge_cli.core.pruning.svp")  # the name is the 
 
 
 def check_low_rank(matrix: Tensor, left: Tensor, right: Tensor, rank: int) -> None:
-    """left @ right is the best approximation of that rank, and the very one where it is unique."""
+    """Check that left @ right is the best approximation of that rank, and equals it where it is unique."""
     d, k = matrix.shape
     assert left.shape == (d, rank)
     assert right.shape == (rank, k)
@@ -81,7 +81,7 @@ def test_wide_spectra_are_as_exact_as_an_svd(factor: float, rank: int) -> None:
 
 @pytest.mark.parametrize("rank", [3, 5, 20])
 def test_wide_spectra_in_float64(rank: int) -> None:
-    """Where a float64 Gram matrix is too narrow as well, the SVD itself is taken."""
+    """If a float64 Gram matrix is not precise enough either, the SVD itself is taken."""
     w = spiked(96, 128, 1e9)
     left, right = truncated_svd(w, rank)
     lost = float((w - left @ right).norm())
@@ -89,7 +89,7 @@ def test_wide_spectra_in_float64(rank: int) -> None:
 
 
 def test_a_float32_gram_matrix_alone_would_not_do() -> None:
-    """Shows that the test above can fail: the same, without the guard."""
+    """Without the guard the test above would fail."""
     w = spiked(96, 128, 3000).float()
     vectors = torch.linalg.eigh(w @ w.T).eigenvectors[:, -20:]
     lost = float((w.double() - vectors.double() @ (vectors.double().T @ w.double())).norm())
@@ -132,7 +132,7 @@ def test_float64_takes_over_where_float32_does_not_converge(
 @pytest.mark.parametrize("exponent", [-38, -30, -25, -23, 18, 20, 30, 35])
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
 def test_squares_beyond_the_range_of_float32(exponent: int, shape: tuple[int, int]) -> None:
-    """Entries that float32 holds and whose squares it does not."""
+    """Elements whose squares overflow or underflow in float32."""
     w = (gaussian(*shape, seed=6) * 10.0**exponent).float()
     check_low_rank(w, *truncated_svd(w, 5), 5)
 
@@ -172,7 +172,7 @@ def test_small_deltas_are_as_exact_as_large_ones(rows: str, exponent: int) -> No
 
 @pytest.mark.parametrize("pruner", ["svp", "lors"])
 def test_nothing_kept_is_zero_and_silent(pruner: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """LAPACK writes to the terminal by itself when it is asked for no eigenpair."""
+    """LAPACK prints to the terminal if no eigenpair is asked for."""
     w = gaussian(10, 14).float()
     pruned = prune(w, pruner, budget(w.shape, 0.0, 0.0))
     assert torch.equal(pruned.to_dense(), torch.zeros_like(w))

@@ -1,4 +1,4 @@
-"""TIES against the algorithm of its paper, entry by entry in float64."""
+"""TIES against the algorithm of its paper, element by element in float64."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_equal_magnitudes_and_sums_of_zero(rows: list[list[float]], kept: float)
 
 
 def test_the_sign_does_not_hang_on_the_order() -> None:
-    """0.1 + 0.2 - 0.3 is not zero in float32, and has another sign in another order."""
+    """0.1 + 0.2 - 0.3 is not zero in float32, and its sign depends on the order."""
     values = [torch.tensor([x]) for x in (0.1, 0.2, -0.3, 1e6, -1e6)]
     found = {
         float(ties(((values[i], 1.0) for i in order), 1.0))

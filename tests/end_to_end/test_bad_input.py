@@ -263,7 +263,7 @@ MISFITS = {
     "everything that does not fit, at once": Case(
         MERGE + "ca.safetensors de.safetensors --exclude nothing* --svp 0.5",
         USAGE,
-        ("3 things", "ca.safetensors lacks 1", "de.safetensors has 1", "'nothing*'"),
+        ("3 problems", "ca.safetensors lacks 1", "de.safetensors has 1", "'nothing*'"),
         lambda: (_drop("ca.safetensors", BIAS)(), _add("de.safetensors", x=torch.zeros(1))()),
     ),
     "a delta of another base": Case(
@@ -338,7 +338,7 @@ MISFITS = {
     "two missing files": Case(
         "lorsmerge merge no.safetensors no.delta ca.delta",
         WORK,
-        ("no.safetensors", "no.delta", "2 things"),
+        ("no.safetensors", "no.delta", "2 problems"),
     ),
     "a Hub id": Case(
         "lorsmerge merge openai/whisper-small ca.delta",
@@ -503,7 +503,7 @@ RECIPES = {
          'base = "gone/"\nspv = 0.5\n' + DELTAS),
         ("an unknown key of a delta", WITH_RECIPE, USAGE, ("r.toml", "delta 1", "'scale'"),
          'base = "base"\n' + DELTAS + "scales = 1\n"),
-        ("two faults", WITH_RECIPE, USAGE, ("2 things", "`spv`", "`pm`"),
+        ("two faults", WITH_RECIPE, USAGE, ("2 problems", "`spv`", "`pm`"),
          'base = "base"\nspv = 0.5\npm = 1\n' + DELTAS),
         ("an unknown method of a recipe", WITH_RECIPE, USAGE, ("Did you mean 'lors'",),
          'base = "gone/"\nmethod = "lorss"\n' + DELTAS),
@@ -911,7 +911,7 @@ def test_an_input_that_is_cut_short_while_it_is_read(tiny: Path, contents: Calla
     done = subprocess.run([sys.executable, "-c", code, *line.split()],
                           capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
     assert done.returncode == WORK, done.stderr
-    assert done.stderr.startswith("error: An input was cut short while being read.")
+    assert done.stderr.startswith("error: An input was truncated while being read.")
     assert contents(tiny).keys() == before.keys()
 
 

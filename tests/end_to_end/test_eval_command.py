@@ -165,7 +165,7 @@ def test_the_worst_utterances_come_first(files: Path, succeed: Callable) -> None
             assert every[name] == int(count)
         said = hypotheses("results.json", model)
         first = re.findall(r"(u\d) \(", part)[0]
-        assert f"said: {said[first]}" in part
+        assert f"hypothesis: {said[first]}" in part
 
 
 def _errors(row: dict[str, str], language: str) -> int:
@@ -403,8 +403,8 @@ def test_two_processes_write_the_records_of_one(files: Path, succeed: Callable) 
     ("more", "said"),
     [
         ("--data data/test.jsonl", "--data data/test.jsonl is given twice"),
-        ("--scale 0.5", "--scale is that of --apply, which is not there"),
-        ("--method wa", "--method is that of --apply, which is not there"),
+        ("--scale 0.5", "--scale needs --apply"),
+        ("--method wa", "--method needs --apply"),
         ("--apply ca --method lors", "--method lors prunes, and needs ratios"),
         ("--apply ca --method was", "Unknown method 'was'. Did you mean 'wa'?"),
         ("--compare base base", "--compare base with itself"),
@@ -434,7 +434,7 @@ def test_options_that_score_only_ignores_are_wrong_usage(
     ended = shell(line + more)
     assert ended.code == USAGE
     said = " ".join(re.sub(r"[│╭╮╰╯─]", " ", ended.err).split())
-    assert f"leave out {ignored}." in said
+    assert f"remove {ignored}." in said
     succeed(BASE + "--hypotheses h.jsonl")
     succeed(line + "--normalise raw --seed 1 --samples 9 --worst 1 -o r.json")
     succeed(line + "--quiet --debug")

@@ -480,10 +480,10 @@ def test_no_network(stocked: Hub, shell: Callable, monkeypatch: pytest.MonkeyPat
 
 def test_nothing_is_downloaded_where_something_is_missing(stocked: Hub, shell: Callable) -> None:
     ended = shell("lorsmerge merge org/base org/nothing org/many gone.delta -o x")
-    refused(ended, "3 things", "org/nothing", "org/many", "gone.delta")
+    refused(ended, "3 problems", "org/nothing", "org/many", "gone.delta")
     assert downloaded(stocked) == set()
     ended = shell("lorsmerge inspect org/base org/nothing gone.delta")
-    refused(ended, "2 things", "org/nothing", "gone.delta")
+    refused(ended, "2 problems", "org/nothing", "gone.delta")
     assert downloaded(stocked) == set()
 
 

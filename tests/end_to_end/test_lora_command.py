@@ -83,7 +83,7 @@ def test_it_says_what_is_left_out(work: Path, succeed: Callable[[str], Ended]) -
     assert (adapter["modules"], adapter["rank"]) == (26, 6)
     assert adapter["sparse_entries"] == sum(file.layouts[name].kept for name in low_rank)
     assert f"{share:.1%} of the delta's energy" in told
-    assert f"{adapter['sparse_entries']:,} entries of the sparse part" in told
+    assert f"{adapter['sparse_entries']:,} elements of the sparse part" in told
     assert f"other tensors ({rest:.1%})" in told
 
 

@@ -190,7 +190,7 @@ def test_a_file_that_cannot_be_opened_is_no_bug(
     ended = shell(MERGE)
     assert ended.code == 1
     assert (
-        ended.err == "error: rows.jsonl: Permission denied. Check the path, and who may use it.\n"
+        ended.err == "error: rows.jsonl: Permission denied. Check the path and its permissions.\n"
     )
 
 

@@ -53,7 +53,7 @@ def test_a_clip_longer_than_the_window_is_a_warning(files: Path, succeed: Callab
     line = "lorsmerge transcribe base ca -a clip.wav -a long.wav" + SETTINGS
     ended = succeed(line)
     for model in ("base", "ca"):
-        assert f"long.wav is 2.5 s long; {model} hears the first 2 s, its window" in ended.err
+        assert f"long.wav is 2.5 s long; {model} transcribes the first 2 s, its window" in ended.err
     assert "clip.wav is" not in ended.err
     assert ended.err.count(" s long; ") == 2
     samples, rate = soundfile.read("long.wav", dtype="float32")
@@ -95,7 +95,7 @@ def test_texts_that_are_cut_or_that_loop_are_told_as_eval_counts_them(
         assert sum(item["looping"] for item in found) == record["details"]["looping"]
         for item in found:
             name = f"base's text of {item['audio']}"
-            assert (f"The limit of tokens ended {name}." in ended.err) == item["cut"]
+            assert (f"{name} reached the limit of tokens." in ended.err) == item["cut"]
             assert (f"{name} repeats itself." in ended.err) == item["looping"]
             told |= {("cut", item["cut"]), ("looping", item["looping"])}
     assert told >= {("cut", True), ("cut", False), ("looping", False)}
@@ -145,5 +145,5 @@ def test_a_file_that_was_cut_short_is_told(files: Path, succeed: Callable) -> No
         Path("clip.wav").read_bytes()[: Path("clip.wav").stat().st_size // 2]
     )
     ended = succeed("lorsmerge transcribe base -a clip.wav -a cut.wav" + SETTINGS)
-    assert "cut.wav was cut short" in ended.err
+    assert "cut.wav is truncated" in ended.err
     assert "clip.wav was" not in ended.err

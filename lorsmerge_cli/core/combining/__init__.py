@@ -1,4 +1,4 @@
-"""Combiners: many deltas of one tensor into one. A new one is a file here and a line in `COMBINERS`."""
+"""Combiners of the deltas of one tensor. A new one is a file here and a line in `COMBINERS`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from lorsmerge_cli.core.combining.tsv_m import tsv_m
 
 @dataclass(frozen=True)
 class Combiner:
-    """A way to combine deltas, and what its callers have to know of it.
+    """A way to combine deltas, and what its callers need to know of it.
 
     Attributes:
         combine: maps pairs of a delta and its coefficient to the update, float32 or float64, of
-            the deltas' shape. Pairs are made as they are asked for.
+            the deltas' shape. Pairs are made one by one as it iterates.
         needs_all: whether it holds all deltas of a whole tensor at once. Others keep one running
             sum, and take a tensor in blocks.
-        linear: whether the update is a linear function of the deltas, so that one coefficient of
-            them all may be applied after combining.
+        linear: whether the update is a linear function of the deltas, so that a coefficient common
+            to all may be applied after combining.
         averages: whether the update has the size of one delta, not of their sum.
         copies: tensors in float32 that decompositions hold at most, beside the deltas.
+
+    Example:
+        >>> COMBINERS["sum"].combine([(torch.ones(2), 0.5), (torch.ones(2), 0.25)])
+        tensor([0.7500, 0.7500])
     """
 
     combine: Callable[[Iterable[tuple[Tensor, float]]], Tensor]

@@ -9,13 +9,17 @@ from torch import Tensor
 
 
 def sum_(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
-    """sum_i lambda_i * delta_i, as one running sum.
+    """Return sum_i lambda_i * delta_i, as one running sum.
 
     Args:
         deltas: pairs of a delta (float32 or float64, one shape for all) and its coefficient.
 
     Raises:
         ValueError: there are no deltas.
+
+    Example:
+        >>> sum_([(torch.tensor([1.0, 2.0]), 0.5), (torch.tensor([4.0, 0.0]), 0.25)])
+        tensor([1.5000, 1.0000])
     """
     total: Tensor | None = None
     for delta, scale in deltas:

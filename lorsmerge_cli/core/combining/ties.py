@@ -1,4 +1,4 @@
-"""TIES: trim, elect a sign, and average the entries that have it (Yadav et al. 2023)."""
+"""TIES: trim, elect a sign, and average the elements that have it (Yadav et al. 2023)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.core.pruning.mp import largest_entries, mask_
 
-KEPT = 0.2  # share of a tensor's entries that trimming keeps, the authors' choice
+KEPT = 0.2  # share of a tensor's elements that trimming keeps, the authors' choice
 
 
 def ties(deltas: Iterable[tuple[Tensor, float]], kept: float = KEPT) -> Tensor:
-    """Return the mean of the trimmed entries whose sign is that of their sum.
+    """Return the mean of the trimmed elements whose sign is that of their sum.
 
-    With t_i = lambda_i * top_k(tau_i) and gamma = sgn(sum_i t_i), an entry of the update is the
-    mean of the t_i there that have the sign gamma. Where the t_i cancel out, gamma and the update
-    are 0. Trimming is by tensor (the authors trim over all tensors of a model together).
+    With t_i = lambda_i * top_k(tau_i) and gamma = sgn(sum_i t_i), an element of the update is the
+    mean of those t_i that have the sign gamma. Where the t_i cancel out, gamma and the update are
+    0. Trimming is by tensor (the authors trim over all tensors of a model together).
 
     Args:
         deltas: pairs of a delta (float32 or float64, one shape for all, finite) and its
             coefficient.
-        kept: share of each delta's entries that trimming keeps, at least one entry.
+        kept: share of each delta's elements that trimming keeps, at least one element.
 
     Raises:
         ValueError: there are no deltas.
@@ -36,7 +36,7 @@ def ties(deltas: Iterable[tuple[Tensor, float]], kept: float = KEPT) -> Tensor:
     trimmed = [_trimmed(delta, kept) * scale for delta, scale in deltas]
     if not trimmed:
         raise ValueError("no deltas to combine")
-    # In float64, where a sum of float32 is exact: the sign may not hang on the order of deltas.
+    # In float64, where a sum of float32 is exact: the sign must not depend on the order of deltas.
     total = torch.zeros_like(trimmed[0], dtype=torch.float64)
     for delta in trimmed:
         total += delta

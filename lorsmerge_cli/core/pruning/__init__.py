@@ -1,4 +1,4 @@
-"""Pruners: what is kept of one delta matrix. A new one is a file here and a line in `PRUNERS`."""
+"""Pruners of one delta matrix. A new one is a file here and a line in `PRUNERS`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ PRUNERS: dict[str, Pruner] = {"svp": svp, "mp": mp, "lors": lors}
 
 
 def prune(delta: Tensor, pruner: str, budget: Budget) -> Delta:
-    """The pruned delta: a `LowRankSparse`, or the delta itself where the budget is all of it.
+    """Return the pruned delta: a `LowRankSparse`, or the delta itself if the budget is all of it.
 
     Args:
-        delta: (d, k), any float dtype, finite; or (E, d, k), of which every matrix is pruned by
-            itself and which is returned as a tensor.
+        delta: (d, k), any float dtype, finite; or a stack (E, d, k), of which every matrix is
+            pruned by itself, returned as a tensor.
         pruner: a name in `PRUNERS`.
         budget: what to keep of each matrix.
+
+    Example:
+        >>> prune(torch.tensor([[1.0, -5.0], [4.0, 2.0]]), "mp", Budget(rank=0, kept=1)).to_dense()
+        tensor([[ 0., -5.],
+                [ 0.,  0.]])
     """
     if budget.whole:
         return accumulable(delta)
     if delta.dim() == 3:
         return pruned_stack(delta, lambda _, matrix: prune(matrix, pruner, budget))
-    # Not the delta itself, also because BLAS's rounding depends on where its operands lie, and
-    # a mapped matrix lies where the file has it: one from any source is pruned to the same bits.
+    # A copy, because the pruner overwrites its input, and because BLAS's rounding depends on the
+    # alignment of its operands in memory, which for a mapped file is that of the file.
     matrix = accumulable(delta).clone(memory_format=torch.contiguous_format)
-    del delta  # its memory is wanted, if nobody else holds it
+    del delta  # frees its memory, if nothing else holds it
     return PRUNERS[pruner](matrix, budget)

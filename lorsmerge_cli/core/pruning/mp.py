@@ -1,4 +1,4 @@
-"""Magnitude pruning: the largest entries of a matrix (Eq. 1-2)."""
+"""Magnitude pruning: the elements of largest magnitude of a matrix (Eq. 1-2)."""
 
 from __future__ import annotations
 
@@ -10,29 +10,50 @@ from lorsmerge_cli.core.pruning.budget import Budget
 
 
 def mp(matrix: Tensor, budget: Budget) -> LowRankSparse:
-    """M (*) W, where M marks the `budget.kept` entries of largest magnitude. Overwrites W."""
+    """Return M (*) W, where M marks the `budget.kept` elements of largest magnitude.
+
+    Args:
+        matrix: W (d, k), float32 or float64, finite. Overwritten.
+        budget: how many elements are kept.
+
+    Example:
+        >>> mp(torch.tensor([[1.0, -5.0], [4.0, 2.0]]), Budget(rank=0, kept=2)).sparse
+        tensor([[ 0., -5.],
+                [ 4.,  0.]])
+    """
     mask = largest_entries(matrix, budget.kept)
     return LowRankSparse(sparse=mask_(matrix, mask), mask=mask)
 
 
 def mask_(matrix: Tensor, mask: Tensor) -> Tensor:
-    """The matrix, in place: 0 wherever the mask is False.
+    """Set the matrix to 0 wherever the mask is False, in place, and return it.
 
-    A product is many times as fast as a choice by a mask without a pattern; what it leaves is
-    zero of either sign, and adding zero makes it the positive one.
+    A product is many times as fast as `where` with an irregular mask; it gives zeros of either
+    sign, and adding 0.0 turns -0.0 into 0.0.
+
+    Example:
+        >>> mask_(torch.tensor([-1.0, 2.0]), torch.tensor([False, True]))
+        tensor([0., 2.])
     """
     return matrix.mul_(mask).add_(0.0)
 
 
 def largest_entries(matrix: Tensor, count: int) -> Tensor:
-    """Mask of exactly `count` entries of largest magnitude, the earliest in row-major order of equals.
+    """Return a mask of exactly `count` elements of largest magnitude.
+
+    Of equal ones the earliest in row-major order are taken. It takes a selection, O(numel), not
+    a sort.
 
     Args:
         matrix: any shape, float32 or float64, finite.
         count: 0 <= count <= numel.
 
     Returns:
-        A bool tensor of `matrix`'s shape. Cost: a selection, O(numel), no sort.
+        A bool tensor of `matrix`'s shape.
+
+    Example:
+        >>> largest_entries(torch.tensor([1.0, -3.0, 3.0]), 1)
+        tensor([False,  True, False])
     """
     if count == 0:
         return torch.zeros_like(matrix, dtype=torch.bool)
@@ -46,10 +67,10 @@ def largest_entries(matrix: Tensor, count: int) -> Tensor:
 
 
 def _kth_largest(magnitude: Tensor, count: int) -> float:
-    """The `count`-th largest of `magnitude`, whose entries may be reordered."""
-    place = magnitude.numel() - count  # in ascending order
+    """Return the `count`-th largest element of `magnitude`, which may be reordered."""
+    index = magnitude.numel() - count  # in ascending order
     if magnitude.device.type == "cuda":
-        return float(torch.kthvalue(magnitude.reshape(-1), place + 1).values)
-    entries = magnitude.reshape(-1).cpu().numpy()
-    entries.partition(place)
-    return float(entries[place])
+        return float(torch.kthvalue(magnitude.reshape(-1), index + 1).values)
+    elements = magnitude.reshape(-1).cpu().numpy()
+    elements.partition(index)
+    return float(elements[index])

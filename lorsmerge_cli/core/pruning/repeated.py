@@ -1,6 +1,8 @@
-"""One matrix pruned by many budgets: decomposed once, at the largest rank, and sliced."""
+"""Pruning of one matrix by many budgets: one decomposition at the largest rank, sliced for each."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -12,10 +14,15 @@ from lorsmerge_cli.core.pruning.svp import truncated_svd
 
 
 class RepeatedPruning:
-    """Prunes one matrix as `prune` does, to float error, and keeps its singular triplets.
+    """Prune one matrix as `prune` does, up to float error, and keep its singular triplets.
 
     Args:
-        largest_rank: of any budget to come.
+        largest_rank: of all budgets.
+
+    Example:
+        >>> matrix, pruning = torch.diag(torch.tensor([3.0, 2.0, 1.0])), RepeatedPruning(2)
+        >>> [pruning.prune(matrix, Budget(rank, kept=0)).to_dense().sum() for rank in (1, 2)]
+        [tensor(3.), tensor(5.)]
     """
 
     def __init__(self, largest_rank: int) -> None:
@@ -24,12 +31,12 @@ class RepeatedPruning:
         self._slices: dict[int, RepeatedPruning] = {}
 
     def prune(self, matrix: Tensor, budget: Budget) -> Delta:
-        """The matrix within a budget.
+        """Return the pruned matrix.
 
         Args:
-            matrix: (d, k), or (E, d, k) for a stack; any float dtype, finite; the same one every
-                time.
-            budget: of a rank up to `largest_rank`.
+            matrix: (d, k), or (E, d, k) for a stack; any float dtype, finite; the same in each
+                call.
+            budget: what to keep, of a rank up to `largest_rank`.
         """
         if budget.whole:
             return accumulable(matrix)
@@ -43,8 +50,8 @@ class RepeatedPruning:
         left, right = (self._factors[0][:, : budget.rank], self._factors[1][: budget.rank])
         if not budget.kept:
             return LowRankSparse(left, right)
-        sparse = mp(matrix.addmm_(left, right, alpha=-1), budget)
-        return LowRankSparse(left, right, sparse.sparse, sparse.mask)
+        residual = matrix.addmm_(left, right, alpha=-1)
+        return replace(mp(residual, budget), left=left, right=right)
 
     def _slice(self, index: int) -> RepeatedPruning:
         return self._slices.setdefault(index, RepeatedPruning(self._largest_rank))

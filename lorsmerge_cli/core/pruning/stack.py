@@ -1,4 +1,4 @@
-"""A stack of matrices, such as the experts of a mixture: each is pruned by itself."""
+"""Pruning of a stack of matrices, such as the experts of a mixture, each by itself."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ def pruned_stack(stack: Tensor, pruned: Callable[[int, Tensor], Delta]) -> Tenso
     Args:
         stack: (E, d, k), any float dtype.
         pruned: maps an index and its matrix (d, k) to the pruned matrix.
+
+    Example:
+        >>> pruned_stack(torch.ones(2, 1, 2), lambda index, matrix: matrix * index)
+        tensor([[[0., 0.]],
+        <BLANKLINE>
+                [[1., 1.]]])
     """
     result = torch.empty_like(accumulable(stack), memory_format=torch.contiguous_format)
     for index, matrix in enumerate(stack):

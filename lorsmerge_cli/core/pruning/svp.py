@@ -9,28 +9,41 @@ from lorsmerge_cli.core.eigen import EigenError, gram, largest_eigenpairs
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse
 from lorsmerge_cli.core.pruning.budget import Budget
 
-# The eigenvalues of a Gram matrix are sigma^2, and rounding moves none of them by more than a few
-# steps of the largest (Weyl). A triplet with sigma_r = sigma_1 / 10 sits at 1e-2 of the largest,
-# 1e5 rounding steps of float32 above that noise. Below that float64 takes over; what Q then misses
-# of the energy is wrong by a few steps of it, and an error, the root of an energy, stays under
-# sqrt(2^-52) of the matrix's norm whatever its spectrum.
+# Guard of the Gram route. The eigenvalues of a Gram matrix are sigma_i^2, and rounding moves each by
+# at most a few rounding steps of the largest, sigma_1^2 (Weyl's inequality). Let q be the smallest
+# eigenvalue that is kept, sigma_r^2, divided by the largest. In float32 (step 2^-23) a q of 1e-2
+# (sigma_r = sigma_1 / 10) lies 1e5 steps above that noise, and the result is trusted. If q is smaller,
+# the Gram matrix is formed in float64 (step 2^-52). The energy that its eigenvectors miss is then
+# wrong by a few steps of the whole energy, so the error, the root of an energy, stays under
+# sqrt(2^-52), 1.5e-8, of the matrix's norm, whatever its spectrum: float32 weights cannot tell.
+# For float64 weights a q under 1e-8 leads to the SVD of the matrix itself.
 TRUSTED = {torch.float32: 1e-2, torch.float64: 1e-8}
 SAFE_RANGE = (1e-25, 1e25)  # of the largest eigenvalue, so that nothing under- or overflows
 
 
 def svp(matrix: Tensor, budget: Budget) -> LowRankSparse:
-    """L = U_r Sigma_r V_r^T, for the `budget.rank` largest singular values."""
+    """Return L = U_r Sigma_r V_r^T of the `budget.rank` largest singular values.
+
+    Args:
+        matrix: W (d, k), float32 or float64, finite.
+        budget: the rank.
+
+    Example:
+        >>> svp(torch.diag(torch.tensor([3.0, 1.0])), Budget(rank=1, kept=0)).to_dense()
+        tensor([[3., 0.],
+                [0., 0.]])
+    """
     left, right = truncated_svd(matrix, budget.rank)
     return LowRankSparse(left, right)
 
 
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors of the best approximation of a rank: left @ right = U_r Sigma_r V_r^T.
+    """Return factors of the best approximation of a rank: left @ right = U_r Sigma_r V_r^T.
 
     The singular vectors of the short side, Q, are eigenvectors of the Gram matrix of that
     side, and L is the projection onto them: Q (Q^T W), or (W Q) Q^T. That takes a quarter of
-    the time of a full SVD. A Gram matrix squares the condition number; where the spectrum is
-    too wide for float32 it is formed in float64, and where that fails the SVD itself is taken.
+    the time of a full SVD. A Gram matrix squares the condition number: if the spectrum is too
+    wide for float32 it is formed in float64, and if that fails the SVD itself is taken.
 
     Args:
         matrix: (d, k), float32 or float64, finite.
@@ -39,6 +52,12 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     Returns:
         left (d, rank) and right (rank, k), in `matrix`'s dtype. The factor of the short side
         is orthonormal; the other's norms are the singular values, in descending order.
+
+    Example:
+        >>> left, right = truncated_svd(torch.diag(torch.tensor([3.0, 1.0])), 1)
+        >>> left @ right
+        tensor([[3., 0.],
+                [0., 0.]])
     """
     if rank == 0:
         return matrix.new_empty(matrix.shape[0], 0), matrix.new_empty(0, matrix.shape[1])
@@ -50,7 +69,7 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _leading_basis(rows: Tensor, rank: int) -> Tensor:
-    """The top left singular vectors (n, rank) of a wide matrix (n, m)."""
+    """Return the top left singular vectors (n, rank) of a wide matrix (n, m)."""
     # Metal has no float64
     precise = rows.dtype if rows.device.type == "mps" else torch.float64
     for dtype in dict.fromkeys((rows.dtype, precise)):
