@@ -26,7 +26,7 @@ def metrics_of(language: str, task: str, asked: Sequence[str] = ()) -> list[Metr
     Args:
         language: Whisper's code.
         task: `asr` or `st`.
-        asked: keys of metrics that are computed only where they are asked for.
+        asked: keys of additional metrics, which are computed only on request.
 
     Example:
         >>> [metric.name for metric in metrics_of("ca", "asr")]
@@ -34,16 +34,16 @@ def metrics_of(language: str, task: str, asked: Sequence[str] = ()) -> list[Metr
         >>> [metric.name for metric in metrics_of("ja", "asr")]
         ['CER', 'WER']
     """
-    found = [
+    metrics = [
         metric
         for key, metric in METRICS.items()
         if metric.task == task and (key in asked or not metric.only_asked)
     ]
-    return sorted(found, key=lambda metric: language not in metric.first_for)
+    return sorted(metrics, key=lambda metric: language not in metric.first_for)
 
 
 def check_metrics(asked: Sequence[str]) -> list[LorsmergeError]:
-    """Return what is wrong with metrics that are asked for, each `NAME` or `NAME=OPTION`."""
+    """Return the faults of additional metrics, each `NAME` or `NAME=OPTION`."""
     faults: list[LorsmergeError] = []
     for text in asked:
         key, equals, _ = text.partition("=")

@@ -17,24 +17,22 @@ ORDERS = 4  # n-grams up to this length, sacreBLEU's default
 
 
 def statistics(rows: Sequence[Scored], scoring: Scoring) -> Floats:
-    """Return what corpus BLEU needs of each row: the score of any subset is that of the sum.
+    """Return the counts of each row that add up to corpus BLEU's.
 
     Returns:
         (rows, 10): the length of the hypothesis and of the reference in tokens, the matching
-        n-grams and the hypothesis's n-grams of orders 1 to 4. Integers, for `corpus_scores`.
+        n-grams and the hypothesis's n-grams of orders 1 to 4.
     """
     import numpy as np
 
-    found = [_counts(row.hypothesis, row.reference) for row in rows]
-    return np.array(found, dtype=np.float64).reshape(-1, 2 + 2 * ORDERS)
+    counts = [_counts(row.hypothesis, row.reference) for row in rows]
+    return np.array(counts, dtype=np.float64).reshape(-1, 2 + 2 * ORDERS)
 
 
 @lru_cache(maxsize=1 << 16)  # a report compares one system with several
 def _counts(hypothesis: str, reference: str) -> tuple[int, ...]:
-    # An effective order changes a sentence's score, which is not used here, and no counts;
-    # without it sacreBLEU logs a warning per sentence.
-    found = _sacrebleu(effective_order=True).sentence_score(hypothesis, [reference])
-    return found.sys_len, found.ref_len, *found.counts, *found.totals
+    score = _sacrebleu().sentence_score(hypothesis, [reference])
+    return score.sys_len, score.ref_len, *score.counts, *score.totals
 
 
 def corpus_scores(sums: Floats) -> Floats:
@@ -53,25 +51,22 @@ def corpus_scores(sums: Floats) -> Floats:
         precisions = np.where(missing, halved, counts) / totals
         brevity = np.exp(np.minimum(0.0, 1 - references / lengths))
         scores = 100 * brevity * np.exp(np.log(precisions).mean(axis=-1))
-    told = (counts > 0).any(axis=-1) & (totals > 0).all(axis=-1) & (lengths > 0)
-    return np.where(told, scores, 0.0)
+    defined = (counts > 0).any(axis=-1) & (totals > 0).all(axis=-1) & (lengths > 0)
+    return np.where(defined, scores, 0.0)
 
 
 @cache
-def _sacrebleu(effective_order: bool = False) -> Sacrebleu:
+def _sacrebleu() -> Sacrebleu:
     from sacrebleu.metrics.bleu import BLEU as Sacrebleu
 
-    # `force` leaves out a log line about tokenized hypotheses, and changes no score.
-    return Sacrebleu(effective_order=effective_order, force=True)
-
-
-@cache
-def _signature() -> str:
-    return sacrebleu_signature(_sacrebleu())
+    # An effective order changes a sentence's score, which is not used here, but no counts.
+    # Without it sacreBLEU logs a warning for each sentence, and without `force` one for
+    # tokenized hypotheses.
+    return Sacrebleu(effective_order=True, force=True)
 
 
 BLEU = Metric(
     name="BLEU", task="st", unit="points", higher_is_better=True, highest=100.0,
-    statistics=statistics, score=corpus_scores, signature=lambda language, scoring: _signature(),
-    columns=2 + 2 * ORDERS,
+    statistics=statistics, score=corpus_scores, columns=2 + 2 * ORDERS,
+    signature=lambda language, scoring: sacrebleu_signature("BLEU"),
 )  # fmt: skip

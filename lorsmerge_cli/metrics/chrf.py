@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lorsmerge_cli.metrics.metric import Metric, Scored, Scoring, sacrebleu_signature
@@ -16,15 +16,15 @@ RECALL = 2  # times the weight of precision
 
 
 def statistics(rows: Sequence[Scored], scoring: Scoring) -> Floats:
-    """Return of each row the n-grams of the hypothesis, of the reference and of both.
+    """Return how many n-grams each row's hypothesis has, its reference, and both.
 
     Returns:
         (rows, 18): three counts for each order from 1 to 6.
     """
     import numpy as np
 
-    found = [_counts(row.hypothesis, row.reference) for row in rows]
-    return np.array(found, dtype=np.float64).reshape(-1, 3 * ORDER)
+    counts = [_counts(row.hypothesis, row.reference) for row in rows]
+    return np.array(counts, dtype=np.float64).reshape(-1, 3 * ORDER)
 
 
 @lru_cache(maxsize=1 << 16)  # a report compares one system with several
@@ -34,7 +34,7 @@ def _counts(hypothesis: str, reference: str) -> tuple[int, ...]:
     texts = (extract_all_char_ngrams(text.rstrip(), ORDER) for text in (hypothesis, reference))
     counts: list[int] = []
     for said, meant in zip(*texts, strict=True):
-        # as sacreBLEU has it: where the reference is too short for an order, that does not count
+        # as in sacreBLEU, an order for which the reference is too short does not count
         counts += [said.total() if meant else 0, meant.total(), (said & meant).total()]
     return tuple(counts)
 
@@ -60,15 +60,8 @@ def corpus_scores(sums: Floats) -> Floats:
     return scores
 
 
-@cache
-def _signature() -> str:
-    from sacrebleu.metrics.chrf import CHRF as Sacrebleu
-
-    return sacrebleu_signature(Sacrebleu())
-
-
 CHRF = Metric(
     name="chrF2", task="st", unit="points", higher_is_better=True, highest=100.0,
-    statistics=statistics, score=corpus_scores, signature=lambda language, scoring: _signature(),
-    columns=3 * ORDER,
+    statistics=statistics, score=corpus_scores, columns=3 * ORDER,
+    signature=lambda language, scoring: sacrebleu_signature("CHRF"),
 )  # fmt: skip

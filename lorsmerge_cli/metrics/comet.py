@@ -1,4 +1,4 @@
-"""COMET (Rei et al. 2020): what a trained model thinks of a translation, by `comet-score`.
+"""COMET (Rei et al. 2020): a trained model's score of a translation, by `comet-score`.
 
 The program runs in an environment of its own: unbabel-comet admits no transformers from 5 on and no
 numpy from 2 on, which lorsmerge needs.
@@ -23,29 +23,27 @@ if TYPE_CHECKING:
 PROGRAM = "comet-score"
 MODEL = "Unbabel/wmt22-comet-da"
 INSTALL = "Run: pipx install unbabel-comet (or: uv tool install unbabel-comet)."
-SHOWN = 400  # characters of what a failing program said last
+SHOWN = 400  # last characters of a failing program's output
 
 
 def model_of(scoring: Scoring) -> str:
-    """Return the model that is asked for: a name on the Hub, or a .ckpt file."""
+    """Return the chosen model: a name on the Hub, or a .ckpt file."""
     return scoring.asked.get("comet") or MODEL
 
 
 def missing_program() -> list[LorsmergeError]:
-    """Return a fault where `comet-score` cannot be called."""
+    """Return a fault where `comet-score` is not installed."""
     if shutil.which(PROGRAM):
         return []
-    return [
-        LorsmergeError(f"--metric comet needs {PROGRAM}, and there is none on the PATH.", INSTALL)
-    ]
+    return [LorsmergeError(f"--metric comet needs {PROGRAM}, which is not on the PATH.", INSTALL)]
 
 
 def statistics(rows: Sequence[Scored], scoring: Scoring) -> Floats:
     """Return of each row its score and 1, (rows, 2): the score of a corpus is the mean.
 
     Args:
-        rows: translations, with the transcript of what was said in `source_text`.
-        scoring: that names the model.
+        rows: translations, with the transcript in `source_text`.
+        scoring: names the model.
 
     Raises:
         LorsmergeError: the program is missing, fails, or gives no score for each row.
@@ -65,7 +63,7 @@ def statistics(rows: Sequence[Scored], scoring: Scoring) -> Floats:
 
 
 def _scores(folder: Path, model: str, count: int) -> list[float]:
-    """Call the program on `src`, `mt` and `ref` in a folder."""
+    """Return the scores of the program for `src`, `mt` and `ref` in a folder."""
     files = {key: str(folder / key) for key in ("src", "mt", "ref", "scores.json")}
     line = [PROGRAM, "-s", files["src"], "-t", files["mt"], "-r", files["ref"], "--model", model,
             "--quiet", "--to_json", files["scores.json"]]  # fmt: skip
@@ -74,9 +72,9 @@ def _scores(folder: Path, model: str, count: int) -> list[float]:
     except OSError as error:
         raise LorsmergeError(f"{PROGRAM} cannot be run ({error.strerror}).", INSTALL) from None
     if ended.returncode:
-        said = " ".join((ended.stderr or ended.stdout).split())[-SHOWN:]
+        output = " ".join((ended.stderr or ended.stdout).split())[-SHOWN:]
         raise LorsmergeError(
-            f"{PROGRAM} with the model {model!r} ended with {ended.returncode}: {said}",
+            f"{PROGRAM} with the model {model!r} exited with status {ended.returncode}: {output}",
             "Try it by hand; without network give the .ckpt file: --metric comet=FILE.ckpt.",
         )
     try:
@@ -90,7 +88,7 @@ def _scores(folder: Path, model: str, count: int) -> list[float]:
 
 
 def signature(language: str, scoring: Scoring) -> str:
-    """Return the model that scores depend on, with the program that ran it."""
+    """Return the model and the program, on which scores depend."""
     return f"model:{model_of(scoring)}|{PROGRAM}"
 
 

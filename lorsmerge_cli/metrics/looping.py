@@ -1,4 +1,4 @@
-"""Texts that say one thing over and over."""
+"""Texts that repeat themselves, as a decoder in a loop writes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MOST_COMPRESSED = 2.4  # times; Whisper decodes such texts again (Radford et al.
 
 
 def is_looping(text: str) -> bool:
-    """Return whether a text repeats itself: zlib makes it over 2.4 times as short.
+    """Return whether a text repeats itself: zlib compresses it more than 2.4 times.
 
     Example:
         >>> is_looping("the red house " * 20), is_looping("the girl sees six birds")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lorsmerge_cli.errors import LorsmergeError
@@ -12,7 +13,7 @@ from lorsmerge_cli.metrics.normalisation import AUTO
 
 FLIPS = 10_000  # random assignments of a paired test
 
-if TYPE_CHECKING:  # numpy is loaded where there is something to score: refusals need METRICS too
+if TYPE_CHECKING:  # METRICS is also read where nothing is scored, which must not load numpy
     import numpy as np
     from numpy.typing import NDArray
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # numpy is loaded where there is something to score: refusals
 
 
 class Scored(Protocol):
-    """What a metric needs of an utterance."""
+    """A hypothesis beside its reference, as a metric needs it."""
 
     @property
     def language(self) -> str:
@@ -28,15 +29,15 @@ class Scored(Protocol):
 
     @property
     def reference(self) -> str:
-        """What should have been answered."""
+        """The right answer."""
 
     @property
     def hypothesis(self) -> str:
-        """What a model answered."""
+        """The model's answer."""
 
     @property
     def source_text(self) -> str | None:
-        """The transcript of an utterance whose reference is a translation; None if not known."""
+        """The transcript, where the reference is a translation of it; None if not known."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,11 @@ class Scoring:
     """How hypotheses are scored.
 
     Attributes:
-        normalisation: of the texts whose errors are counted, of `CHOICES`; `auto` is by language.
-        samples: random exchanges of a paired test of more than 12 speakers.
+        normalisation: of texts before their errors are counted, one of `CHOICES`; `auto` is by
+            language.
+        samples: random exchanges of a paired test over more than 12 speakers.
         seed: of the exchanges.
-        metrics: asked for beside those that a task always has, `NAME` or `NAME=OPTION`.
+        metrics: additional ones, each `NAME` or `NAME=OPTION`.
     """
 
     normalisation: str = AUTO
@@ -57,23 +59,23 @@ class Scoring:
 
     @property
     def asked(self) -> dict[str, str]:
-        """The metrics asked for: key -> option, empty where none was given."""
+        """The additional metrics: key -> option, empty where none was given."""
         parts = (text.partition("=") for text in self.metrics)
         return {key: option for key, _, option in parts}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusScore:
-    """A score of summed statistics, and how it is read.
+    """A score of summed statistics, with its unit and direction.
 
     Attributes:
         name: as tables show it.
         unit: `%`, `points` or `nats`.
         higher_is_better: whether a larger score is the better one.
         score: sums of statistics (..., columns) -> scores (...) in the unit; NaN where there is none.
-        columns: of the statistics.
-        size: the column of the length of the references, by which blocks differ in weight.
-        lowest, highest: score there can be.
+        columns: number of columns of the statistics.
+        size: the column with the length of the references, the weight of a block.
+        lowest, highest: bounds of the score.
     """
 
     name: str
@@ -91,18 +93,8 @@ class CorpusScore:
 
     @property
     def sign(self) -> str:
-        """What a heading has after the name: `% ↓` of error rates, `↑` of BLEU."""
+        """Suffix of the name in a heading: `% ↓` of error rates, `↑` of BLEU."""
         return ("% " if self.unit == "%" else "") + ("↑" if self.higher_is_better else "↓")
-
-
-def no_details(rows: Sequence[Scored], scoring: Scoring) -> dict[str, Any]:
-    """Return nothing: a metric whose score says all."""
-    return {}
-
-
-def no_faults() -> list[LorsmergeError]:
-    """Return no fault: a metric that needs nothing but what is always installed."""
-    return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,25 +104,25 @@ class Metric(CorpusScore):
     Attributes:
         task: whose hypotheses it scores.
         statistics: of each row, (rows, columns); they add up over rows.
-        signature: of a language's scores: all that they depend on, as sacreBLEU writes it (Post
+        signature: of scores in a language: everything they depend on, in sacreBLEU's form (Post
             2018).
         first_for: languages of which it is the task's reported metric.
         details: counts behind a score, by name.
         only_asked: whether it is computed only where it is asked for.
-        option: what stands after `NAME=`, in capitals; empty where there is nothing to choose.
+        option: the value after `NAME=` in capitals, for help; empty where there is none.
         needs_source: whether rows need a source text.
-        faults: what of its software is missing.
+        faults: errors for missing software.
     """
 
     task: str
     statistics: Callable[[Sequence[Scored], Scoring], Floats]
     signature: Callable[[str, Scoring], str]
     first_for: frozenset[str] = frozenset()
-    details: Callable[[Sequence[Scored], Scoring], dict[str, Any]] = no_details
+    details: Callable[[Sequence[Scored], Scoring], dict[str, Any]] = lambda rows, scoring: {}
     only_asked: bool = False
     option: str = ""
     needs_source: bool = False
-    faults: Callable[[], list[LorsmergeError]] = no_faults
+    faults: Callable[[], list[LorsmergeError]] = list
 
 
 def ratio(sums: Floats) -> Floats:
@@ -141,7 +133,11 @@ def ratio(sums: Floats) -> Floats:
     return np.divide(counts, lengths, out=np.full_like(counts, np.nan), where=lengths > 0)
 
 
-def sacrebleu_signature(metric: Any) -> str:
-    """Return the signature of one of sacreBLEU's metrics, with one reference for a hypothesis."""
-    metric.corpus_score(["a"], [["a"]])  # the number of references is known after a first score
+@cache
+def sacrebleu_signature(name: str) -> str:
+    """Return the signature of sacreBLEU's `BLEU` or `CHRF`, for one reference per hypothesis."""
+    import sacrebleu
+
+    metric = getattr(sacrebleu, name)()
+    metric.corpus_score(["a"], [["a"]])  # sets the number of references
     return str(metric.get_signature())

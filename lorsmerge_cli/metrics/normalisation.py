@@ -1,4 +1,4 @@
-"""What is done to a reference and a hypothesis before their words are compared."""
+"""Normalisation of references and hypotheses before their words are compared."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ CHOICES = (AUTO, *NORMALISATIONS)
 # Written without spaces between words, so that a word error rate would measure segmentation.
 CHARACTER_LANGUAGES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
 
-# Their writing has marks that Unicode composes with no letter, and `basic` makes spaces of those:
-# vowel signs and tones from India to Cambodia, points of Arabic and Hebrew script, the tones of
-# Yoruba and Lingala.
+# Written with marks that Unicode composes with no letter, which `basic` replaces by spaces: vowel
+# signs and tones from India to Cambodia, points of Arabic and Hebrew script, the tones of Yoruba
+# and Lingala.
 MARK_LANGUAGES = frozenset(
     {"ar", "as", "bn", "bo", "fa", "gu", "ha", "he", "hi", "jw", "km", "kn", "ln", "lo", "mg", "ml",
      "mr", "my", "ne", "pa", "ps", "sa", "sd", "si", "su", "ta", "te", "th", "ur", "yi", "yo"}
 )  # fmt: skip
 _OWN = {"en": "english", "tr": "turkish", "az": "turkish"}
 
-# Words of one sign, which Unicode counts as punctuation or symbols: Burmese and Sindhi
+# Words of one sign, which Unicode classes as punctuation or symbols: Burmese and Sindhi
 # postpositions and conjunctions, and the Khmer "and so on".
 WORD_SIGNS = frozenset("\u104c\u104d\u104e\u104f\u06fd\u06fe\u17d8")
-ZERO_WIDTH_SPACE = "\u200b"  # between words of Khmer and others; no white space to Python
+ZERO_WIDTH_SPACE = "\u200b"  # between words of Khmer and others; not white space to Python
 
-# British to American words of openai-whisper 20250625, whose licence is beside it
+# British to American words of openai-whisper 20250625; its licence is beside the file
 SPELLING = Path(__file__).with_name("english_spelling.json")
 
 
@@ -76,9 +76,9 @@ def normalise(text: str, how: str) -> str:
             removed, and compatibility forms unified (NFKC); marks, punctuation and symbols
             become spaces, which breaks words of Hindi, Thai and others at their vowel signs.
             `marks` differs in keeping combining marks (Mn, Mc) and in NFC for NFKC, which
-            would take Thai and Lao vowels apart. `english` is Whisper's for English: spelling,
-            contractions and numbers unified, diacritics removed. `turkish` is `basic` with
-            the capital of the dotless i told from that of the dotted one.
+            would split Thai and Lao vowels. `english` is Whisper's for English: spelling,
+            contractions and numbers unified, diacritics removed. `turkish` is `basic`, except
+            that I and \u0130 are the capitals of different letters.
 
     Returns:
         The words with one space between them and none around them.
@@ -101,7 +101,7 @@ def _marks(text: str) -> str:
     # Unicode lowers the Turkish capital I with a dot to an i followed by a combining dot,
     # which no transcript in lower case has.
     text = unicodedata.normalize("NFC", text).replace("\u0130", "i")
-    return unicodedata.normalize("NFC", _mark_keeping_normaliser()(text))
+    return unicodedata.normalize("NFC", _whisper_normaliser(keep_marks=True)(text))
 
 
 def _english(text: str) -> str:
@@ -123,12 +123,12 @@ _NORMALISERS: dict[str, Callable[[str], str]] = {
 
 
 def _without_symbols(s: str) -> str:
-    """Punctuation, symbols and enclosing marks as spaces; marks stay where they have a base."""
+    """Replace punctuation, symbols and enclosing marks by spaces; keep marks that have a base."""
     kept: list[str] = []
     for character in s:
         category = unicodedata.category(character)
         if category in ("Mn", "Mc"):
-            # The selector after an emoji, or an accent over a sign, goes with what it stood on.
+            # The selector after an emoji, or an accent over a sign, is removed with its base.
             if kept and not kept[-1].isspace():
                 kept.append(character)
         elif character in WORD_SIGNS:
@@ -140,18 +140,12 @@ def _without_symbols(s: str) -> str:
 
 
 @cache
-def _whisper_normaliser() -> BasicTextNormalizer:
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-
-    return BasicTextNormalizer()
-
-
-@cache
-def _mark_keeping_normaliser() -> BasicTextNormalizer:
+def _whisper_normaliser(keep_marks: bool = False) -> BasicTextNormalizer:
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
     normaliser = BasicTextNormalizer()
-    normaliser.clean = _without_symbols  # lower case and brackets stay Whisper's
+    if keep_marks:
+        normaliser.clean = _without_symbols  # lower case and brackets stay Whisper's
     return normaliser
 
 

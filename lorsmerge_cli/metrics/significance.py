@@ -1,7 +1,7 @@
-"""How far a score, or a difference of two systems, could be chance.
+"""Intervals of scores, and paired tests of two systems, by speaker.
 
-The utterances of one speaker are not independent, so what is sampled is blocks: speakers, or
-utterances where no speaker is known. A metric is a function of statistics that add up over
+The utterances of one speaker are not independent, so the sampling unit is a block: a speaker, or an
+utterance where no speaker is known. A metric is a function of statistics that add up over
 utterances (errors and words; n-grams and lengths), so one interval and one paired test serve all.
 """
 
@@ -21,15 +21,15 @@ from lorsmerge_cli.metrics.metric import FLIPS, CorpusScore
 Floats = NDArray[np.float64]
 
 EXACT = 12  # blocks up to which all 2 ** blocks assignments are tried
-FEW, TOO_FEW = 10, 6  # blocks: fewer than this are worth a note; fewer than that bear no mark
-CHUNK = 1 << 22  # assignments times blocks held at a time
+FEW, TOO_FEW = 10, 6  # blocks: fewer than FEW get a note, fewer than TOO_FEW no mark
+CHUNK = 1 << 22  # assignments times blocks in memory at a time
 
 
 @dataclass(frozen=True)
 class Interval:
     """A 95 % interval and the standard error, in units of the score.
 
-    All NaN where there are fewer than two blocks to tell from, or nothing was said at all.
+    All NaN where there are fewer than two blocks, or all references are empty.
     """
 
     low: float
@@ -46,7 +46,7 @@ class Comparison:
         difference: score of b less score of a, in units of the score.
         interval: of the difference.
         p_value: two-sided, of the sign-flip test; never 0, and 1 for equal systems. With n
-            blocks it is 2 / 2 ** n at the least; NaN for a single one.
+            blocks it is at least 2 / 2 ** n; NaN for a single one.
     """
 
     difference: float
@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def blocks(self) -> int:
-        """Speakers (or utterances) that it is judged from."""
+        """Speakers (or utterances) that the test is over."""
         return self.interval.blocks
 
 
@@ -83,10 +83,10 @@ def block_sums(statistics: Floats, speakers: Sequence[str | None]) -> Floats:
 
 
 def interval(blocks: Floats, metric: CorpusScore) -> Interval:
-    """Return the interval of a corpus score: by t, on the scale of its square root.
+    """Return the interval of a corpus score: by Student's t, on the scale of its square root.
 
-    The square root takes most of the skew that a few bad speakers give an error rate. A score
-    that may be negative has no root, and an interval by t on its own scale.
+    The square root removes most of the skew that a few bad speakers give an error rate. A score
+    that may be negative has no root, so its interval is by t on its own scale.
 
     Args:
         blocks: (n, columns), of `block_sums`.
@@ -107,7 +107,7 @@ def interval(blocks: Floats, metric: CorpusScore) -> Interval:
 def combination(
     test_sets: Sequence[Sequence[Floats]], metric: CorpusScore, weights: Sequence[float]
 ) -> Interval:
-    """Return the interval, by t, of a weighted sum of systems' scores, on average over test sets.
+    """Return the interval, by Student's t, of a weighted sum of scores, on average over test sets.
 
     Args:
         test_sets: of each, the blocks (n, columns) of every system, in one order.
@@ -127,12 +127,12 @@ def compare(
     flips: int = FLIPS,
     seed: int = 0,
 ) -> Comparison:
-    """Return the mean difference of two systems over test sets, and what it could be by chance.
+    """Return the mean difference of two systems over test sets, with its interval and p-value.
 
-    p is of a sign-flip test: if two systems are equally good, either could have said what the
-    other said to a speaker, so exchanging the two within blocks gives differences that were as
-    likely as the one observed. All exchanges are tried where 12 blocks or fewer differ, else
-    `flips` random ones. The interval is by t around the difference.
+    p is of a sign-flip test: if two systems are equally good, either could have given the other's
+    answers to a speaker, so exchanging the two within blocks gives differences that were as likely
+    as the one observed. All exchanges are tried where 12 blocks or fewer differ, else `flips`
+    random ones. The interval is by Student's t around the difference.
 
     Args:
         test_sets: of each, the blocks (n, columns) of system a and of system b, in one order.
@@ -141,7 +141,7 @@ def compare(
         seed: of the exchanges.
 
     Raises:
-        Mismatch: the systems have other numbers of blocks, or references of other lengths.
+        Mismatch: the systems differ in the number of blocks, or the lengths of references.
     """
     for a, b in test_sets:
         if a.shape != b.shape or not np.array_equal(a[:, metric.size], b[:, metric.size]):
@@ -151,15 +151,15 @@ def compare(
             )
     weights = (-1.0, 1.0)
     difference = float(np.mean([_weighted(pair, metric, weights) for pair in test_sets]))
-    found = combination(test_sets, metric, weights)
-    p_value = math.nan if found.blocks < 2 else _p_value(test_sets, metric, flips, seed)
-    return Comparison(difference, found, p_value)
+    around = combination(test_sets, metric, weights)
+    p_value = math.nan if around.blocks < 2 else _p_value(test_sets, metric, flips, seed)
+    return Comparison(difference, around, p_value)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number (Holm 1979), in the order given.
 
-    NaN counts as no test and stays.
+    NaN counts as no test and stays NaN.
     """
     order = sorted((p, n) for n, p in enumerate(p_values) if not math.isnan(p))
     corrected, largest = list(p_values), 0.0
@@ -180,7 +180,7 @@ def _uncertainty(
     """Return the standard error of a mean over independent test sets, and half its interval."""
     parts = [_jackknife(systems, metric, weights) for systems in test_sets]
     square = math.fsum(error**2 for error, _ in parts)
-    below = math.fsum(error**4 / freedom for error, freedom in parts)  # Welch's
+    below = math.fsum(error**4 / freedom for error, freedom in parts)  # Welch-Satterthwaite
     freedom = square**2 / below if below else math.inf
     error = math.sqrt(square) / len(parts)
     return error, float(student.ppf(0.975, freedom)) * error
@@ -191,14 +191,14 @@ def _jackknife(
 ) -> tuple[float, float]:
     """Return the standard error of a weighted sum of scores, and its degrees of freedom.
 
-    What the sum changes by without a block, weighted for blocks of other sizes so that it is
-    unbiased where speakers differ ("CR2", Bell & McCaffrey 2002). Degrees of freedom are
+    The squared changes of the sum without each block are weighted by the blocks' sizes so that the
+    error is unbiased where speakers differ ("CR2", Bell & McCaffrey 2002). Degrees of freedom are
     Satterthwaite's: n - 1 for n blocks of one size, and fewer the more their sizes differ. They
-    take the variance of a block's errors as its size ** 1.5, between what words alone (1) and
-    speakers alone (2) bring.
+    assume that the variance of a block's errors grows with its size ** 1.5, between independent
+    words (exponent 1) and words that all depend on the speaker (2).
     """
     size = systems[0][:, metric.size]
-    if len(size) < 2 or size.max() >= size.sum():  # one block is all there is
+    if len(size) < 2 or size.max() >= size.sum():  # a single block with references
         return math.nan, math.nan
     changes: Floats = np.zeros(len(size))
     for weight, blocks in zip(weights, systems, strict=True):
@@ -211,8 +211,8 @@ def _jackknife(
     g, c = leverage * share, float((leverage * share**2).sum())
     v0, v1, v2 = (float((variance * g**power).sum()) for power in range(3))
     trace = float((variance * (leverage - 2 * g + c)).sum())
-    own = (variance**2 * ((leverage + c - 2 * g) ** 2 - (c - 2 * g) ** 2)).sum()
-    square = c**2 * v0**2 + 2 * v0 * v2 - 4 * c * v0 * v1 + 2 * v1**2 + float(own)
+    diagonal = (variance**2 * ((leverage + c - 2 * g) ** 2 - (c - 2 * g) ** 2)).sum()
+    square = c**2 * v0**2 + 2 * v0 * v2 - 4 * c * v0 * v1 + 2 * v1**2 + float(diagonal)
     return error, trace**2 / square
 
 
@@ -225,13 +225,13 @@ def _p_value(
     sums = [(a.sum(axis=0), b.sum(axis=0)) for a, b in test_sets]
 
     def differences(swapped: NDArray[np.int8]) -> Floats:
-        """(assignments,) of (assignments, blocks): where 1, the systems' blocks are exchanged."""
-        found, start = np.zeros(len(swapped)), 0
-        for (a, b), own in zip(sums, moved, strict=True):
-            change = swapped[:, start : start + len(own)].astype(np.float64) @ own
-            found += metric.score(b - change) - metric.score(a + change)
-            start += len(own)
-        return found / len(sums)
+        """Return (assignments,) of (assignments, blocks): 1 exchanges the systems' blocks."""
+        total, start = np.zeros(len(swapped)), 0
+        for (a, b), moves in zip(sums, moved, strict=True):
+            change = swapped[:, start : start + len(moves)].astype(np.float64) @ moves
+            total += metric.score(b - change) - metric.score(a + change)
+            start += len(moves)
+        return total / len(sums)
 
     observed = abs(float(differences(np.zeros((1, count), dtype=np.int8))[0]))
     if math.isnan(observed):
@@ -240,7 +240,7 @@ def _p_value(
     exact = count <= EXACT
     chunks = _every(count) if exact else _random(count, flips, np.random.default_rng(seed))
     extreme = sum(int((np.abs(differences(chunk)) >= threshold).sum()) for chunk in chunks)
-    # of random ones, the assignment that was observed is one more: p is never zero
+    # the observed assignment is counted with the random ones, so that p is never zero
     return extreme / 2**count if exact else (extreme + 1) / (flips + 1)
 
 

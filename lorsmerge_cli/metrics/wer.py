@@ -22,7 +22,7 @@ STORED = ("raw", "basic", "marks")  # beside the reported one, so that others ca
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """What an alignment of hypotheses with their references found, in words or characters."""
+    """Counts of an alignment of hypotheses with their references, in words or characters."""
 
     hits: int
     substitutions: int
@@ -60,12 +60,13 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCo
     """Align one hypothesis with its reference (Levenshtein, as `jiwer` does it).
 
     Args:
-        reference, hypothesis: texts after `normalise`; words are what spaces separate. Either
-            may be empty: all words of the other are then deletions or insertions.
+        reference: text after `normalise`; words are separated by spaces. Where it is empty, all
+            words of the hypothesis are insertions.
+        hypothesis: likewise; where it is empty, all words of the reference are deletions.
         unit: `word`, or `char` for code points without white space.
 
     Raises:
-        UsageFault: `unit` is neither.
+        UsageFault: `unit` is something else.
     """
     import jiwer
 
@@ -79,7 +80,7 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCo
 
 
 def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
-    """Return the counts of a corpus; its `rate` is the corpus-level WER, not a mean over utterances."""
+    """Return the counts of a corpus, whose `rate` is not a mean over utterances."""
     return sum(counts, ErrorCounts(0, 0, 0, 0))
 
 
@@ -94,29 +95,24 @@ def count_rows(rows: Sequence[Scored], normalisation: str, unit: str) -> list[Er
 
 
 def unit_of(language: str) -> str:
-    """Return what errors are counted in: characters where a language writes no spaces."""
+    """Return the unit of errors: `char` for languages that are written without spaces, or `word`."""
     return "char" if language in CHARACTER_LANGUAGES else "word"
 
 
 def error_statistics(counts: Sequence[ErrorCounts]) -> Floats:
-    """Return what an error rate needs of each utterance, (n, 2): errors, and length of the reference."""
+    """Return the errors and the length of the reference of each utterance, (n, 2)."""
     import numpy as np
 
     rows = [(count.errors, count.reference_length) for count in counts]
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 
-def error_rates(sums: Floats) -> Floats:
-    """Return errors in percent of the reference, (...) of (..., 2); NaN where references are empty."""
-    return 100 * ratio(sums)
-
-
 def wer_signature(*, normalisation: str, unit: str) -> str:
-    """Return all that an error rate depends on.
+    """Return everything an error rate depends on.
 
     Returns:
-        For example `unit:word|norm:basic|jiwer:4.0.0|transformers:5.23.0`; transformers, whose
-        normaliser may change, is left out for raw text.
+        For example `unit:word|norm:basic|jiwer:4.0.0|transformers:5.23.0`, without transformers
+        for raw text, which its normaliser does not change.
     """
     parts = [f"unit:{unit}", f"norm:{normalisation}", f"jiwer:{version('jiwer')}"]
     if normalisation != "raw":
@@ -135,24 +131,24 @@ def _error_rate(name: str, unit: str, first_for: frozenset[str] = frozenset()) -
 
     return Metric(
         name=name, task="asr", unit="%", higher_is_better=False, statistics=statistics,
-        score=error_rates, signature=signature, first_for=first_for, details=partial(_details, unit),
+        score=lambda sums: 100 * ratio(sums), signature=signature, first_for=first_for, details=partial(_details, unit),
     )  # fmt: skip
 
 
 def _details(unit: str, rows: Sequence[Scored], scoring: Scoring) -> dict[str, Any]:
-    """Return the kinds of errors, and the rates of other normalisations."""
+    """Return the counts of each kind of error, and the rates under other normalisations."""
     chosen = normalisation_for(rows[0].language, scoring.normalisation)
-    found = {how: total(count_rows(rows, how, unit)) for how in dict.fromkeys((*STORED, chosen))}
+    counted = {how: total(count_rows(rows, how, unit)) for how in dict.fromkeys((*STORED, chosen))}
     return {
         "normalisation": chosen,
-        **asdict(found[chosen]),
+        **asdict(counted[chosen]),
         "normalisations": {
             how: {
                 "rate": 100 * counts.rate,
                 **asdict(counts),
                 "signature": wer_signature(normalisation=how, unit=unit),
             }
-            for how, counts in found.items()
+            for how, counts in counted.items()
         },
     }
 

@@ -1,4 +1,4 @@
-"""How a file of hypotheses begins: read before anything heavy is loaded."""
+"""The beginning of a file of hypotheses, checked before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FIRST_BYTES = b'{"model": "'  # of every line of a file of hypotheses
 
 
 def check_hypotheses_begin(path: Path) -> list[LorsmergeError]:
-    """Return a fault where a file does not begin as one of hypotheses; an empty one may become one."""
+    """Return a fault where a file that is not empty does not begin as one of hypotheses."""
     with open_regular(path) as file:
         start = file.read(len(FIRST_BYTES))
     if FIRST_BYTES.startswith(start):

@@ -1,7 +1,7 @@
-"""The results file: what `eval` found, written and read here alone.
+"""The results file of `eval`, which only this module writes and reads.
 
-Version 2 has all scores of a record under `scores`, by the metric's name; version 1, which is still
-read, had the one that `metric` names in the record itself, and rates of errors as `difference`.
+Version 2 has all scores of a record under `scores`, by the metric's name. Version 1, which is still
+read, had one score in the record itself, and differences of error rates as shares of 1.
 """
 
 from __future__ import annotations
@@ -25,19 +25,12 @@ from lorsmerge_cli.results.shapes import check_types
 
 VERSION = 2
 AGAIN = "Make one with `lorsmerge eval MODEL --data DATA -o results.json`."
-ROW = (
-    "id",
-    "speaker",
-    "seconds",
-    "reference",
-    "hypothesis",
-    "cut",
-)  # and the source text, if known
+ROW = ("id", "speaker", "seconds", "reference", "hypothesis", "cut")  # and source_text, if known
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """Utterances under a name, where they were read from, and which split of it they are."""
+    """Named utterances, with the path and split they were read from."""
 
     __test__ = False  # not one of pytest's
 
@@ -54,8 +47,8 @@ class EvalReport:
 
     Attributes:
         records: in the order of models, then test sets.
-        comparisons: of `--compare`, one for each language, task and metric that is compared by.
-        settings: all that the scores depend on.
+        comparisons: of `--compare`, one for each language, task and metric.
+        settings: everything the scores depend on.
         speed: model -> seconds of audio per second of decoding (RTFx); empty if none was decoded.
         main: whether this process is the one that prints.
         models: name -> the identity of its weights and how they were made, as far as is known.
@@ -70,7 +63,7 @@ class EvalReport:
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the results file."""
+        """Return the results file as a JSON document."""
         return {
             "version": VERSION,
             "lorsmerge": __version__,
@@ -87,7 +80,7 @@ class EvalReport:
 
 
 def record_document(record: Record) -> dict[str, Any]:
-    """Return a record for JSON, NaN as null."""
+    """Return a record as a JSON document, NaN as null."""
     document: dict[str, Any] = {
         "model": record.model, "dataset": record.dataset, "language": record.language,
         "task": record.task, "metric": record.metric,
@@ -110,15 +103,15 @@ class StoredResults:
     """What a results file holds.
 
     Attributes:
-        lorsmerge: the version that wrote it; None where that is not said.
-        scoring: how its rows were scored, with as many random exchanges as there are by default.
+        lorsmerge: the version that wrote it; None where that is not recorded.
+        scoring: how its rows were scored, with the default number of random exchanges.
         versions: library -> version.
-        decoding: settings of it; None where nothing was decoded.
+        decoding: settings; None where nothing was decoded.
         splits: data set -> the split it is.
-        dropped: data set -> reason -> rows that were not scored.
-        partial: data set -> utterances scored, and those that there are.
-        identities: model -> the start of the fingerprint of its weights; those alone that have one.
-        made_from: model -> how it was made, as `recipe.record.made_from` has it.
+        dropped: data set -> reason -> number of rows that were not scored.
+        partial: data set -> utterances scored, and those that it has.
+        identities: model -> the start of the fingerprint of its weights, where that is recorded.
+        made_from: model -> how it was made, as `recipe.record.made_from` returns it.
         records: scores and rows.
     """
 
@@ -138,7 +131,7 @@ def read_results(path: Path) -> StoredResults:
     """Read a results file of `eval`, of any version.
 
     Raises:
-        UnreadableFile: it is no such file, or one of a newer version.
+        UnreadableFile: the file is something else, or of a newer version.
     """
     try:
         document = json_object(read_document(path))
@@ -159,10 +152,10 @@ def read_results(path: Path) -> StoredResults:
 
 
 def _parsed(document: Mapping[str, Any], version: Any) -> StoredResults:
-    """Check and take apart a document.
+    """Check and convert a document.
 
     Raises:
-        ValueError: it is none of `eval`'s.
+        ValueError: `eval` did not write it.
     """
     if version not in (1, VERSION):
         raise ValueError(f"its version is {version!r:.40}")
@@ -190,7 +183,7 @@ def _record(stored: Mapping[str, Any]) -> Record:
     scores = stored.get("scores", {metric: stored})  # version 1 has one, in the record
     about = {key: stored[key] for key in ("model", "dataset", "language", "task")}
     known = (*ROW, "source_text")
-    leakage = stored.get("leakage")  # of test sets whose models have digests alone
+    leakage = stored.get("leakage")  # only of models that have digests of their training data
     return Record(
         **about,
         scores={name: _score(scores[name]) for name in dict.fromkeys((metric, *scores))},

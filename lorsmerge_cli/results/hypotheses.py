@@ -1,4 +1,4 @@
-"""What `eval` reads and writes beside its results: hypotheses, and sclite's transcripts."""
+"""Files of `eval` beside its results: hypotheses, and sclite's transcripts."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import NoneType
 from typing import NamedTuple
 
-from lorsmerge_cli.data.languages import TASKS
 from lorsmerge_cli.data.utterance import Answer, Utterance
 from lorsmerge_cli.errors import Mismatch, OutputFault, UnreadableFile, raise_all
 from lorsmerge_cli.inputs import json_object, open_regular, parse_json
 from lorsmerge_cli.outputs import atomic_file
 from lorsmerge_cli.results.beginning import check_hypotheses_begin
 from lorsmerge_cli.results.records import Hypothesis, Record
+from lorsmerge_cli.results.shapes import check_line
 
-MIDDLE = 4096  # bytes of an audio file that tell it from another
+MIDDLE = 4096  # bytes of an audio file that its digest is of
 SHOWN = 3  # repeated utterances in an error
 _FIELDS = {field.name for field in fields(Hypothesis)}
 
 
 class HypothesesFile:
-    """JSON lines that grow while models are decoded, and from which a run goes on.
+    """JSON lines that grow while models are decoded, and from which a run resumes.
 
     Every line says which weights and decoding settings made it; lines of others are an error,
     so that a table never mixes them.
@@ -43,48 +42,48 @@ class HypothesesFile:
     def known(
         self, model: str, dataset: str, made_by: str, utterances: Sequence[Utterance]
     ) -> dict[str, Answer]:
-        """Utterance id -> what was said to it in an earlier run.
+        """Return utterance id -> the answer of an earlier run.
 
         Raises:
             Mismatch: they were made by other weights or settings, or of other audio.
         """
-        found = {}
+        answers = {}
         self._sizes[dataset] = len(utterances)
-        wanted = {(row.id, row.language, row.task): row for row in utterances}
+        asked = {(row.id, row.language, row.task): row for row in utterances}
         for row, its_maker, its_audio, *_ in self._known:
-            utterance = wanted.get((row.id, row.language, row.task))
+            utterance = asked.get((row.id, row.language, row.task))
             if (row.model, row.dataset) != (model, dataset) or utterance is None:
                 continue
-            if its_audio != heard(utterance):
+            if its_audio != audio_digest(utterance):
                 raise Mismatch(
-                    f"{self.path} holds what {model!r} said to other audio than {utterance.audio}, "
+                    f"{self.path} has an answer of {model!r} to other audio than {utterance.audio}, "
                     f"under the same name: {row.id!r} of {dataset!r}.",
                     "Give another --hypotheses file, or name the test set with --data NAME=PATH.",
                 )
             if its_maker != made_by:
                 raise Mismatch(
                     f"{self.path} holds hypotheses of {model!r} on {dataset!r} that were made "
-                    f"otherwise: {_changed(its_maker, made_by)}.",
+                    f"differently: {_changed(its_maker, made_by)}.",
                     "Give another --hypotheses file, or remove this one.",
                 )
-            found[row.id] = Answer(row.hypothesis, row.cut)
-        return found
+            answers[row.id] = Answer(row.hypothesis, row.cut)
+        return answers
 
     def add(self, hypotheses: Iterable[tuple[Hypothesis, Utterance]], made_by: str) -> None:
-        """Append what was said to utterances, and see to it that the lines are on disk."""
+        """Append hypotheses of utterances.
+
+        Raises:
+            OutputFault: the file cannot be written, or is no file of hypotheses.
+        """
         if self.path is None:
             return
         lines = [
-            json.dumps(
-                asdict(row)
-                | {
-                    "made_by": made_by,
-                    "heard": heard(utterance),
-                    "of": self._sizes.get(row.dataset, 0),
-                },
-                ensure_ascii=False,
-            )
-            + "\n"
+            asdict(row)
+            | {
+                "made_by": made_by,
+                "heard": audio_digest(utterance),
+                "of": self._sizes.get(row.dataset, 0),
+            }
             for row, utterance in hypotheses
         ]
         try:
@@ -93,7 +92,7 @@ class HypothesesFile:
                 _drop_cut_line(self.path)
                 self._mended = True
             with self.path.open("a", encoding="utf-8", newline="\n") as file:
-                file.write("".join(lines))
+                file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         except OSError as error:
             raise OutputFault(
                 f"{self.path} cannot be written ({error.strerror}).", "Choose another file."
@@ -101,49 +100,52 @@ class HypothesesFile:
 
 
 def _changed(before: str, now: str) -> str:
-    """What differs between two makers, each `weights|setting:value|...`."""
+    """Return what differs between two makers, each `weights|setting:value|...`."""
     (weights, *old), (others, *new) = before.split("|"), now.split("|")
     parts = [f"{a}, now {b}" for a, b in zip(old, new, strict=False) if a != b]
     return "; ".join(["by other weights"] * (weights != others) + parts)
 
 
-def heard(utterance: Utterance) -> str:
-    """What tells an utterance's audio from any other: place and length, size and middle bytes."""
+def audio_digest(utterance: Utterance) -> str:
+    """Return a digest of an utterance's audio: offset and duration, size and middle bytes."""
     piece = f"{utterance.start:.3f}+{utterance.duration or 0.0:.3f}"
     try:
         size = utterance.audio.stat().st_size
         with utterance.audio.open("rb") as file:
             file.seek(max(0, size - MIDDLE) // 2)
             middle = file.read(MIDDLE)
-    except OSError:  # decoding says so
+    except OSError:  # decoding reports it
         return piece
     return f"{piece}:{size}:{hashlib.sha256(middle).hexdigest()[:12]}"
 
 
 class KnownHypothesis(NamedTuple):
-    """A line of a file of hypotheses: what was said, by what, to what, and how many there will be.
+    """A line of a file of hypotheses.
 
     Attributes:
-        of: utterances of the data set; 0 where an older version did not say.
+        row: the hypothesis.
+        made_by: weights and decoding settings.
+        audio: digest of the audio.
+        of: utterances of the data set; 0 where an older version did not record it.
         line: of the file, from 1 on.
     """
 
     row: Hypothesis
     made_by: str
-    heard: str
+    audio: str
     of: int
     line: int
 
 
 def read_hypotheses(path: Path) -> list[KnownHypothesis]:
-    """Hypotheses, what made each and what of; a last line that was cut short by a kill is left out.
+    """Read a file of hypotheses; a last line that a kill cut short is skipped.
 
     Raises:
-        UnreadableFile: it is no such file.
+        UnreadableFile: the file cannot be read, or has another line that is no hypothesis.
     """
     try:
         with open_regular(path) as file:
-            lines = file.read().split(b"\n")  # texts may hold what str.splitlines splits at
+            lines = file.read().split(b"\n")  # str.splitlines also splits inside of texts
     except OSError as error:
         raise UnreadableFile(f"{path} cannot be read ({error}).", "Check the path.") from None
     found = []
@@ -152,10 +154,10 @@ def read_hypotheses(path: Path) -> list[KnownHypothesis]:
             continue
         try:
             row = json_object(line)
-            _check_types(row)
-            said = Hypothesis(**{key: row[key] for key in _FIELDS if key in row})
-            about = row.get("made_by", ""), row.get("heard", ""), int(row.get("of", 0))
-            found.append(KnownHypothesis(said, *about, number))
+            check_line(row)
+            hypothesis = Hypothesis(**{key: row[key] for key in _FIELDS if key in row})
+            about = row.get("made_by", ""), row.get("heard", ""), row.get("of", 0)
+            found.append(KnownHypothesis(hypothesis, *about, number))
         except (ValueError, KeyError, AttributeError, TypeError):
             if number == len(lines):
                 continue
@@ -170,10 +172,10 @@ def finished_sets(path: Path, known: Sequence[KnownHypothesis]) -> dict[str, tup
     """Check that every model of a file of hypotheses answered the same utterances.
 
     Returns:
-        Data set -> utterances answered, and those that there are.
+        Data set -> utterances answered, and those that it has.
 
     Raises:
-        Mismatch: one model answered others, as when a run was stopped in its middle.
+        Mismatch: models answered different utterances, as when a run was interrupted.
     """
     answered: dict[str, dict[str, set[tuple[str, str, str]]]] = {}
     sizes: dict[str, int] = {}
@@ -181,27 +183,26 @@ def finished_sets(path: Path, known: Sequence[KnownHypothesis]) -> dict[str, tup
         ids = answered.setdefault(row.dataset, {}).setdefault(row.model, set())
         ids.add((row.id, row.language, row.task))
         sizes[row.dataset] = max(sizes.get(row.dataset, 0), of)
+    found = {}
     for dataset, models in answered.items():
         every = set.union(*models.values())
-        sizes[dataset] = max(sizes[dataset], len(every))
+        size = max(sizes[dataset], len(every))
+        found[dataset] = len(every), size
         if any(ids != every for ids in models.values()):
-            counts = (f"{model} {len(ids)} of {sizes[dataset]}" for model, ids in models.items())
+            counts = (f"{model} {len(ids)} of {size}" for model, ids in models.items())
             raise Mismatch(
                 f"{path} is unfinished: its models answered different utterances of {dataset!r}: "
                 f"{', '.join(counts)}.",
                 "Finish it first: run the command that made it again, without --score-only.",
             )
-    return {
-        dataset: (len(next(iter(models.values()))), sizes[dataset])
-        for dataset, models in answered.items()
-    }
+    return found
 
 
 def check_answered_once(path: Path, known: Sequence[KnownHypothesis]) -> None:
     """Check that no model of a file of hypotheses answered an utterance twice.
 
     Raises:
-        Mismatch: one did, in the lines that it names; both would be scored.
+        Mismatch: one did; the message names the lines. Both answers would be scored.
     """
     lines: dict[tuple[str, ...], list[int]] = {}
     for row, _, _, _, line in known:
@@ -223,59 +224,44 @@ def check_answered_once(path: Path, known: Sequence[KnownHypothesis]) -> None:
 
 
 def check_made_alike(path: Path, known: Sequence[KnownHypothesis]) -> None:
-    """Check that a model's lines were made by one run's settings, and that all models heard the same.
+    """Check that a model's lines have one maker, and that all models had the same utterances.
 
     Raises:
         Mismatch: a model's lines are of several weights or settings, or models had other audio,
-            references or speakers under one id; a score would be of no one system, or a paired
-            test of no pairs.
+            references or speakers under one id. The score would mix systems, or a paired test
+            would compare different utterances.
     """
     makers: dict[tuple[str, str], KnownHypothesis] = {}
     asked: dict[tuple[str, ...], KnownHypothesis] = {}
-    for found in known:
-        row = found.row
-        first = makers.setdefault((row.model, row.dataset), found)
-        if found.made_by != first.made_by:
+    for line in known:
+        row = line.row
+        first = makers.setdefault((row.model, row.dataset), line)
+        if line.made_by != first.made_by:
             raise Mismatch(
                 f"{path} holds hypotheses of {row.model!r} on {row.dataset!r} that were made in two "
-                f"ways (lines {first.line} and {found.line}): "
-                f"{_changed(first.made_by, found.made_by)}.",
-                "Score each in a file of its own, under names of their own.",
+                f"ways (lines {first.line} and {line.line}): "
+                f"{_changed(first.made_by, line.made_by)}.",
+                "Score each in a file of its own, under another name.",
             )
-        first = asked.setdefault((row.dataset, row.id, row.language, row.task), found)
+        first = asked.setdefault((row.dataset, row.id, row.language, row.task), line)
         for what, ours, theirs in (
             ("reference", row.reference, first.row.reference),
             ("speaker", row.speaker, first.row.speaker),
-            ("audio", found.heard, first.heard),
+            ("audio", line.audio, first.audio),
         ):
             if ours != theirs:
                 raise Mismatch(
                     f"{path} has another {what} for {row.id!r} of {row.dataset!r} in line "
-                    f"{found.line} than in line {first.line}.",
-                    "Score files of different data apart, or name the data sets apart.",
+                    f"{line.line} than in line {first.line}.",
+                    "Score different data in separate files, or give the data sets different names.",
                 )
 
 
-TYPES = {  # of a line of hypotheses; the rest are strings
-    "seconds": (int, float), "speaker": (str, NoneType), "cut": (bool, NoneType), "of": (int,),
-    "source_text": (str, NoneType),
-}  # fmt: skip
-
-
-def _check_types(row: Mapping[str, object]) -> None:
-    """Raise ValueError for a value that no run writes."""
-    for key, value in row.items():
-        if type(value) not in TYPES.get(key, (str,)):
-            raise ValueError(f"{key} is a {type(value).__name__}")
-    if row["task"] not in TASKS:
-        raise ValueError(f"the task is {row['task']!r}")
-
-
 def _drop_cut_line(path: Path) -> None:
-    """End a file with its last whole line, so that what is added starts a line of its own.
+    """Truncate a file after its last whole line, so that an addition starts a new line.
 
     Raises:
-        OutputFault: it is no file of hypotheses, and may be somebody's own.
+        OutputFault: it is no file of hypotheses, but one of the user's own.
     """
     if not path.is_file():
         return
@@ -287,13 +273,13 @@ def _drop_cut_line(path: Path) -> None:
     except ValueError:
         if whole < len(raw):
             os.truncate(path, whole)
-    else:  # whole but for its end of line
+    else:  # whole except for its line end
         with path.open("ab") as file:
             file.write(b"\n")
 
 
 def write_trn(folder: Path, records: Sequence[Record], *, force: bool) -> list[Path]:
-    """References and hypotheses as sclite reads them: `text (speaker-utterance)` lines.
+    """Write references and hypotheses for sclite, as `text (speaker-utterance)` lines.
 
         sclite -r X.ref.trn trn -h X.hyp.trn trn -i rm -o all stdout -e utf-8
 
@@ -319,7 +305,7 @@ def write_trn(folder: Path, records: Sequence[Record], *, force: bool) -> list[P
 
 
 def _escape(text: str) -> str:
-    """Characters that mean alternatives or comments to sclite."""
+    """Replace characters that mark alternatives or comments to sclite."""
     return re.sub(r"[(){}/@;\\]", " ", " ".join(text.split()))
 
 
@@ -329,7 +315,7 @@ def _trn_id(row: Hypothesis) -> str:
 
 
 def by_group(rows: Iterable[Hypothesis]) -> Mapping[tuple[str, str, str, str], list[Hypothesis]]:
-    """(model, dataset, language, task) -> its hypotheses, in order of appearance."""
+    """Return (model, dataset, language, task) -> hypotheses, in order of appearance."""
     groups: dict[tuple[str, str, str, str], list[Hypothesis]] = {}
     for row in rows:
         groups.setdefault((row.model, row.dataset, row.language, row.task), []).append(row)

@@ -1,4 +1,4 @@
-"""Hypotheses beside their references, and the scores of each language and task."""
+"""Hypotheses with their references, and the scores of each language and task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lorsmerge_cli.metrics.significance import compare as compare_blocks
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What one model answered to one utterance."""
+    """A model's answer to an utterance, beside the reference."""
 
     model: str
     dataset: str
@@ -39,8 +39,8 @@ class Hypothesis:
     hypothesis: str
     seconds: float
     speaker: str | None = None
-    cut: bool | None = None  # at the limit of tokens, before its end; None where that is not known
-    source_text: str | None = None  # what was said, where the reference is a translation of it
+    cut: bool | None = None  # by the limit of tokens, before its end; None where that is not known
+    source_text: str | None = None  # transcript of the speech, where the reference is a translation
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class Record:
 
     Attributes:
         scores: name of a metric -> the score by it, the reported one first.
-        blocks: speakers that they are judged from, or utterances where none is known.
-        details: the counts that scores came from.
+        blocks: speakers that intervals are over, or utterances where no speaker is known.
+        details: the counts behind the scores.
         rows: the hypotheses, so that a record can be scored again.
-        leakage: what of the test set the model was trained on, as far as it has digests of that;
-            None where it has none.
+        leakage: how much of the test set the model was trained on; None where it has no digests
+            of its training data.
     """
 
     model: str
@@ -105,12 +105,12 @@ class Record:
 
     @property
     def block_unit(self) -> str:
-        """What a block is: `speakers`, or `utterances` where no speaker is known."""
+        """The unit of blocks: `speakers`, or `utterances` where no speaker is known."""
         return "speakers" if any(row.speaker for row in self.rows) else "utterances"
 
     @property
     def seconds(self) -> float:
-        """Of audio."""
+        """Seconds of audio."""
         return sum(row.seconds for row in self.rows)
 
 
@@ -121,7 +121,7 @@ def metric_of(record: Record) -> Metric:
 
 def score(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
     """Score the hypotheses of one model on one language and task of one data set."""
-    rows = tuple(sorted(rows, key=lambda row: row.id))  # tests go alike whatever came first
+    rows = tuple(sorted(rows, key=lambda row: row.id))  # paired tests do not depend on row order
     first = rows[0]
     metrics = metrics_of(first.language, first.task, tuple(scoring.asked))
     return Record(
@@ -138,14 +138,10 @@ def score(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
 
 def _score(rows: tuple[Hypothesis, ...], metric: Metric, scoring: Scoring) -> Score:
     blocks = _blocks(rows, metric, scoring)
-    found = interval(blocks, metric)
-    return Score(
-        score=float(metric.score(blocks.sum(axis=0))),
-        low=found.low,
-        high=found.high,
-        standard_error=found.standard_error,
-        signature=metric.signature(rows[0].language, scoring),
-    )
+    around = interval(blocks, metric)
+    whole = float(metric.score(blocks.sum(axis=0)))
+    signature = metric.signature(rows[0].language, scoring)
+    return Score(whole, around.low, around.high, around.standard_error, signature)
 
 
 @lru_cache(maxsize=4096)  # a report compares one system with several
@@ -156,7 +152,7 @@ def _blocks(rows: tuple[Hypothesis, ...], metric: Metric, scoring: Scoring) -> F
 def _flaws(rows: Sequence[Hypothesis]) -> dict[str, int | None]:
     """Count the hypotheses that were cut at the limit of tokens, and those that repeat themselves.
 
-    None for the first where that was not recorded.
+    The first is None where it was not recorded.
     """
     cut = None if any(row.cut is None for row in rows) else sum(bool(row.cut) for row in rows)
     return {"cut": cut, "looping": sum(is_looping(row.hypothesis) for row in rows)}
@@ -169,11 +165,11 @@ def compare(
 
     Args:
         pairs: both systems' records of each test set, on the same utterances.
-        scoring: how.
-        metric: by which; each record's reported one by default, which have one unit.
+        scoring: normalisation, and the number and seed of random exchanges.
+        metric: to compare by; each record's reported one by default, which have one unit.
 
     Returns:
-        In the metric's unit.
+        The difference in the metric's unit.
     """
     blocks = [tuple(_of(record, scoring, metric) for record in pair) for pair in pairs]
     return compare_blocks(
@@ -187,13 +183,14 @@ def share_interval(
 ) -> Interval:
     """Return the interval of a share of a gain, on average over test sets of one task.
 
-    Linearised: (system - base) / (fine-tuned - base) moves as a weighted sum of the three scores.
+    Linearised: to first order, (system - base) / (fine-tuned - base) is a weighted sum of the three
+    scores.
 
     Args:
         triples: of each test set, the records of the base, the fine-tune and the system.
         share: the share itself.
         gain: of the fine-tunes over the base, in the metric's unit.
-        scoring: how.
+        scoring: normalisation.
     """
     blocks = [[_of(record, scoring) for record in triple] for triple in triples]
     weights = ((share - 1) / gain, -share / gain, 1 / gain)
@@ -207,19 +204,19 @@ def _of(record: Record, scoring: Scoring, metric: Metric | None = None) -> Float
 
 
 def blocks_in_words(records: Sequence[Record]) -> str:
-    """Return what intervals and tests are judged from: `6 speakers`, or `ca 6, de 8 speakers`."""
-    found = {(r.dataset, r.language, r.task): (r.blocks, r.block_unit) for r in records}
+    """Return the number of speakers or utterances: `6 speakers`, or `ca 6, de 8 speakers`."""
+    blocks = {(r.dataset, r.language, r.task): (r.blocks, r.block_unit) for r in records}
     parts = []
-    for unit in dict.fromkeys(unit for _, unit in found.values()):
-        counts = {key: count for key, (count, its) in found.items() if its == unit}
-        if len(counts) == len(found) and len(set(counts.values())) == 1:
-            return f"{next(iter(counts.values()))} {unit}{' a set' if len(found) > 1 else ''}"
+    for unit in dict.fromkeys(unit for _, unit in blocks.values()):
+        counts = {key: count for key, (count, other) in blocks.items() if other == unit}
+        if len(counts) == len(blocks) and len(set(counts.values())) == 1:
+            return f"{next(iter(counts.values()))} {unit}{' a set' if len(blocks) > 1 else ''}"
         parts.append(", ".join(f"{key[1]} {n}" for key, n in counts.items()) + f" {unit}")
     return "; ".join(parts)
 
 
 def few_blocks(records: Sequence[Record]) -> str | None:
-    """Return what a reader has to know of scores of few speakers; None where there are enough."""
+    """Return a warning of scores of few speakers; None where there are enough."""
     few = [record for record in records if record.blocks < FEW]
     if not few:
         return None
@@ -231,9 +228,9 @@ def few_blocks(records: Sequence[Record]) -> str | None:
 
 
 def average(records: Sequence[Record]) -> tuple[float, float]:
-    """Plain mean over languages as in the paper's tables, and its standard error.
+    """Return the plain mean over languages, as in the paper's tables, and its standard error.
 
-    The languages' test sets being independent, the errors add up in squares.
+    The test sets are independent, so their squared errors add up. Both are NaN for no record.
     """
     if not records:
         return math.nan, math.nan
@@ -242,30 +239,27 @@ def average(records: Sequence[Record]) -> tuple[float, float]:
     return mean, math.sqrt(squares) / len(records)
 
 
-def dev_groups(rows: Sequence[Utterance], texts: dict[str, str]) -> dict[str, list[Hypothesis]]:
-    """Return the hypotheses of each language and task, `ca_asr` say, in the order of the rows."""
+def dev_statistics(
+    rows: Sequence[Utterance], texts: dict[str, str], normalisation: str = AUTO
+) -> dict[str, Floats]:
+    """Return the statistics of the rows of each language and task, by its reported metric.
+
+    Args:
+        rows: with their references.
+        texts: utterance id -> hypothesis.
+        normalisation: as in `Scoring`.
+
+    Returns:
+        `ca_asr`, say -> statistics (rows, columns).
+    """
     groups: dict[str, list[Hypothesis]] = {}
     for row in rows:
         groups.setdefault(f"{row.language}_{row.task}", []).append(
             Hypothesis("", "", row.id, row.language, row.task, row.text, texts[row.id], 0.0)
         )
-    return groups
-
-
-def dev_statistics(
-    rows: Sequence[Utterance], texts: dict[str, str], normalisation: str = AUTO
-) -> dict[str, Floats]:
-    """Return what the metric of each language and task needs of each of its rows, in their order.
-
-    Args:
-        rows: with their references.
-        texts: utterance id -> what was said.
-        normalisation: as in `Scoring`.
-    """
-    scoring = Scoring(normalisation)
     return {
-        name: metrics_of(group[0].language, group[0].task)[0].statistics(group, scoring)
-        for name, group in dev_groups(rows, texts).items()
+        name: metrics_of(*name.split("_"))[0].statistics(group, Scoring(normalisation))
+        for name, group in groups.items()
     }
 
 
@@ -274,23 +268,23 @@ def dev_scores(
 ) -> dict[str, float]:
     """Return the reported score of each language and task, `ca_asr` say, and their mean as `score`.
 
-    The mean is of what is the better the more: of error rates, what they leave of 100.
+    The mean is oriented so that higher is better: an error rate counts as 100 less the rate.
 
     Args:
         rows: with their references.
-        texts: utterance id -> what was said.
+        texts: utterance id -> hypothesis.
         normalisation: as in `Scoring`.
     """
-    scores, goodness = {}, []
+    scores, oriented = {}, []
     for name, table in dev_statistics(rows, texts, normalisation).items():
         metric = metrics_of(*name.split("_"))[0]
         scores[name] = float(metric.score(table.sum(axis=0)))
-        goodness.append(scores[name] if metric.higher_is_better else 100 - scores[name])
-    return {"score": sum(goodness) / len(goodness), **scores}
+        oriented.append(scores[name] if metric.higher_is_better else 100 - scores[name])
+    return {"score": sum(oriented) / len(oriented), **scores}
 
 
 def finite(value: Any) -> Any:
-    """NaN and infinities as None, which JSON has a word for."""
+    """Return a value with NaN and infinities as None, which JSON writes as null."""
     if isinstance(value, dict):
         return {key: finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,13 +1,13 @@
-"""The types of what a results file holds, which anyone may have written."""
+"""The types of values in a file of results or hypotheses, which anyone may have written."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from lorsmerge_cli.data.languages import check_labels
+from lorsmerge_cli.data.languages import TASKS, check_labels
 
-LARGEST = 1e12  # of a figure: of what is larger no mean or square is finite for long
+LARGEST = 1e12  # of a number: means and squares of larger ones may overflow
 SHOWN = 40  # characters of a value in a message
 
 
@@ -18,8 +18,8 @@ class Each:
         self.shape = shape
 
 
-# A shape is a type (float stands for any finite number) or several, a list of one shape for lists of
-# it, and a dict for objects with these keys, of which those that end in ? may be missing.
+# A shape is a type (float is any finite number), a tuple of types, a list of one shape for lists of
+# it, or a dict for objects with these keys, of which those that end in ? may be missing.
 NONE = type(None)
 FIGURE, RATIO = (float, NONE), (float, str, NONE)
 TRAINED = {"trained_on?": [{"language": str, "task": str, "hours?": float}]}
@@ -36,6 +36,8 @@ SETTINGS = {
 }
 ROW = {"id": str, "reference": str, "hypothesis": str, "seconds": float, "speaker?": (str, NONE),
        "cut?": (bool, NONE), "source_text?": (str, NONE)}  # fmt: skip
+LINE = ROW | dict.fromkeys(("model", "dataset", "language", "task", "made_by?", "heard?"), str)
+LINE["of?"] = int
 SCORE = {**dict.fromkeys(("score", "low", "high", "standard_error"), FIGURE), "signature": str}
 RECORD = {
     **dict.fromkeys(("model", "dataset", "language", "task", "metric"), str),
@@ -51,11 +53,22 @@ DOCUMENT = {
 }
 
 
-def check_types(document: Mapping[str, Any], version: int) -> None:
-    """Check all that is read of a results file.
+def check_line(line: Mapping[str, Any]) -> None:
+    """Check a line of a file of hypotheses.
 
     Raises:
-        ValueError: a value of another type than `eval` writes; the message says which.
+        ValueError: a value of another type than `eval` writes, or an unknown task.
+    """
+    _check(line, LINE, "")
+    if line["task"] not in TASKS:
+        raise ValueError(f"the task is {line['task']!r}")
+
+
+def check_types(document: Mapping[str, Any], version: int) -> None:
+    """Check every value that is read from a results file.
+
+    Raises:
+        ValueError: a value of another type than `eval` writes; the message names it.
     """
     _check(document, DOCUMENT | {"records": [RECORDS[version]]}, "")
     for key, value in (document["settings"].get("decoding") or {}).items():
@@ -72,7 +85,7 @@ def check_types(document: Mapping[str, Any], version: int) -> None:
         if version > 1 and record["metric"] not in record["scores"]:
             raise ValueError(f"records[{number}].scores has no {record['metric'][:SHOWN]!r}")
         for row in record["rows"]:
-            (row["reference"] + row["hypothesis"]).encode()  # half of a pair is no text
+            (row["reference"] + row["hypothesis"]).encode()  # fails for half of a surrogate pair
 
 
 def _check(value: Any, shape: Any, where: str) -> None:

@@ -372,9 +372,11 @@ def test_hypotheses_of_other_weights_are_refused_and_kept(files: Path, shell: Ca
     shutil.copy("ca/model.safetensors", "base/model.safetensors")
     ended = shell(BASE + "--hypotheses h.jsonl -o results.json")
     assert ended.code == WORK
-    assert "of 'base' on 'test.jsonl' that were made otherwise: by other weights. Give" in ended.err
+    assert (
+        "of 'base' on 'test.jsonl' that were made differently: by other weights. Give" in ended.err
+    )
     ended = shell(BASE.replace("beam 1", "beam 2") + "--hypotheses h.jsonl -o results.json")
-    assert "otherwise: by other weights; beam:1, now beam:2. Give another" in ended.err
+    assert "differently: by other weights; beam:1, now beam:2. Give another" in ended.err
     assert Path("h.jsonl").read_bytes() == before
     assert not Path("results.json").exists()
 

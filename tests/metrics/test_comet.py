@@ -76,7 +76,9 @@ def test_the_model_is_chosen_and_named(program: Path) -> None:
     chosen = Scoring(metrics=("comet=Unbabel/eamt22-cometinho-da",))
     assert "model:Unbabel/eamt22-cometinho-da|" in COMET.signature("ca", chosen)
     assert "model:Unbabel/wmt22-comet-da|" in COMET.signature("ca", Scoring(metrics=("comet",)))
-    with pytest.raises(LorsmergeError, match="'gone' ended with 1: Model 'gone' not supported"):
+    with pytest.raises(
+        LorsmergeError, match="'gone' exited with status 1: Model 'gone' not supported"
+    ):
         COMET.statistics(rows(), Scoring(metrics=("comet=gone",)))
 
 

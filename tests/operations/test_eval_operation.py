@@ -447,7 +447,7 @@ def test_hypotheses_of_other_audio_under_the_same_names_are_refused(
         samples, rate = soundfile.read(row.audio)
         soundfile.write(tmp_path / row.audio.name, 0.5 * samples, rate)
         noisy.append(replace(row, audio=tmp_path / row.audio.name))
-    with pytest.raises(Mismatch, match=r"said to other audio than .*u\d.*--data NAME=PATH"):
+    with pytest.raises(Mismatch, match=r"to other audio than .*u\d.*--data NAME=PATH"):
         run([base], TestSet("test", tuple(noisy)), hypotheses=file)
     moved = [
         replace(row, audio=Path(shutil.copy(row.audio, tmp_path))) for row in test_set.utterances

@@ -108,10 +108,10 @@ def test_averages_are_not_marked_against_a_system_that_lacks_languages(tmp_path:
     assert found["Avg.", "WER % ↓"].mark == ""
 
 
-def test_what_the_base_alone_was_scored_on_is_said_to_be_left_out(tmp_path: Path) -> None:
+def test_what_the_base_alone_was_scored_on_is_said_to_be_in_no_table(tmp_path: Path) -> None:
     files = [base(tmp_path, *ST), results(tmp_path, "ta", TA, all_of(ASR, 0.2))]
     run(files, tmp_path / "out")
-    wanted = "Left out, as only pretrained was scored on it: ca st, de st, fr st."
+    wanted = "Not in the tables, as only pretrained was scored on it: ca st, de st, fr st."
     assert wanted in (tmp_path / "out" / "report.md").read_text()
 
 
@@ -305,7 +305,7 @@ def test_one_name_for_different_weights_is_an_error_naming_both(tmp_path: Path) 
         files.append(results(tmp_path, "ta", scaled("ta", scale), {cell: 0.2}))
         text = files[-1].read_text().replace('"id of ta"', f'"id of ta at {scale}"')
         files[-1].write_text(text)
-    wanted = r"'ta' stands for different weights: .*lambda 0.15\) and .*lambda 0.3\)"
+    wanted = r"'ta' is the name of different weights: .*lambda 0.15\) and .*lambda 0.3\)"
     with pytest.raises(LorsmergeError, match=wanted):
         run(files, tmp_path / "out")
 

@@ -7,22 +7,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lorsmerge_cli.operations.report.numbers import setting
 from lorsmerge_cli.results.records import Record
 
 RUN_MARK = ":"
-SEED = re.compile(r"seed\d+")  # a run of this name is one more of the same, whatever its settings
+SEED = re.compile(r"seed\d+")  # runs of such names are one row, whatever their settings
 SEEDED = re.compile(rf"(.+){RUN_MARK}(seed\d+(?:-.*)?)")
-OWN = "own"  # in place of a ratio where each delta has its own
-SAME_HOURS = 1.25  # sizes of data count as one where no gap between them is of this factor
-
-SETTINGS = ("languages", "hours", "SVP", "MP")
+OWN = "own"  # in place of a ratio that differs between deltas
+SAME_HOURS = 1.25  # sizes of data that differ by less than this factor count as one
 
 T = TypeVar("T")
 Key = tuple[str, str, str]  # dataset, language, task
-Settings = tuple[int | None, float | None, float | str | None, float | str | None]
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,7 @@ class Entry:
 
     @property
     def key(self) -> Key:
+        """Data set, language and task."""
         return self.record.dataset, self.record.language, self.record.task
 
     @property
@@ -78,38 +76,54 @@ class Entry:
         return covers is None or (self.record.language, self.record.task) in covers
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
-    """Models that are averaged: the runs of one system under one set of settings.
+Runs = Mapping[str, Mapping[Key, Entry]]  # of one system
+
+
+class Settings(NamedTuple):
+    """Settings in which the rows of one system may differ.
 
     Attributes:
-        system: the name, less a run's.
-        label: the name, and the settings that the system's rows differ in.
         languages: how many each model was made for.
         hours: of training data, rounded so that data sets of one size have the same.
         svp, mp: ratios kept, OWN where deltas or models differ.
+    """
+
+    languages: int | None
+    hours: float | None
+    svp: float | str | None
+    mp: float | str | None
+
+
+NAMES = ("languages", "hours", "SVP", "MP")  # of the settings, in a label
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Models that are averaged: the runs of one system with the same settings.
+
+    Attributes:
+        system: the models' name without the run.
+        label: the name, and the settings that the system's rows differ in.
+        settings: of the models.
         runs: run -> data set, language and task -> its record.
     """
 
     system: str
     label: str
-    languages: int | None
-    hours: float | None
-    svp: float | str | None
-    mp: float | str | None
-    runs: Mapping[str, Mapping[Key, Entry]]
+    settings: Settings
+    runs: Runs
 
     @property
     def order(self) -> tuple[float, ...]:
-        """For sorting a system's rows: unknown settings first, mixed ones last."""
-        values = (self.languages, self.hours, self.svp, self.mp)
+        """Sort key of a system's rows: unknown settings first, mixed ones last."""
         return tuple(
             -math.inf if value is None else math.inf if isinstance(value, str) else value
-            for value in values
+            for value in self.settings
         )
 
     @property
     def entries(self) -> list[Entry]:
+        """The records of all runs."""
         return [entry for run in self.runs.values() for entry in run.values()]
 
 
@@ -129,7 +143,7 @@ def system_and_run(name: str, runs: bool) -> tuple[str, str]:
 
 
 def origin_of(made_from: Mapping[str, Any]) -> Origin:
-    """The origin that `made_from` of a results file tells."""
+    """Return a model's origin from `made_from` of a results file."""
     if not made_from:
         return Origin()
     deltas = made_from.get("deltas", [])
@@ -143,87 +157,66 @@ def origin_of(made_from: Mapping[str, Any]) -> Origin:
         base=made_from.get("base", ""),
         covers=frozenset((g["language"], g["task"]) for g in groups) if known else None,
         hours=sum(hours) / len(hours) if hours else None,
-        svp=_one([delta.get("svp") for delta in deltas]),
-        mp=_one([delta.get("mp") for delta in deltas]),
-        scale=_one([delta.get("scale") for delta in deltas]),
+        svp=_only((delta.get("svp") for delta in deltas), OWN),
+        mp=_only((delta.get("mp") for delta in deltas), OWN),
+        scale=_only((delta.get("scale") for delta in deltas), OWN),
         deltas=frozenset(delta["fingerprint"] for delta in deltas),
     )
 
 
-def _one(values: Sequence[float | str | None]) -> float | str | None:
-    found = set(values)
-    if len(found) > 1:
-        return OWN
-    return found.pop() if found else None
+def _only(values: Iterable[T], mixed: T) -> T | None:
+    """Return the value that all share, `mixed` where they differ, None for no value."""
+    unique = set(values)
+    return mixed if len(unique) > 1 else next(iter(unique), None)
 
 
-def rows_of(entries: Sequence[Entry]) -> Iterable[Row]:
-    """Runs of one system and of the same settings; its other runs are rows of their own.
+def rows_of(systems: Mapping[str, Runs]) -> Iterable[Row]:
+    """Group the runs of one system and of the same settings into a row.
 
     Those named `seed0`, `seed1` and so on are one row, though ratios were chosen for each.
     """
-    runs: dict[tuple[str, str], dict[Key, Entry]] = {}
-    for entry in entries:
-        runs.setdefault((entry.system, entry.run), {})[entry.key] = entry
-    hours = {name: mean_hours(found.values()) for name, found in runs.items()}
-    sizes = _sizes([value for value in hours.values() if value is not None])
-    settings: dict[tuple[str, str], Settings] = {}
-    for name, found in runs.items():
-        size = hours[name]
-        settings[name] = _settings(found.values(), None if size is None else sizes[size])
-    for system in {name for name, _ in runs}:
-        seeds = [(name, run) for name, run in runs if name == system and SEED.fullmatch(run)]
-        if seeds:
-            shared = _shared([settings[name] for name in seeds])
-            settings |= dict.fromkeys(seeds, shared)
-    rows: dict[tuple[str, Settings], dict[str, dict[Key, Entry]]] = {}
-    for (system, run), found in runs.items():
-        rows.setdefault((system, settings[system, run]), {})[run] = found
-    for (system, its), own in rows.items():
-        columns = zip(*(other for name, other in rows if name == system), strict=True)
-        words = [
-            f"{word} {setting(value)}"
-            for word, value, column in zip(SETTINGS, its, columns, strict=True)
-            if len(set(column)) > 1 and value is not None
-        ]
-        yield Row(system, f"{system} ({', '.join(words)})" if words else system, *its, own)
+    hours = {(system, run): mean_hours(entries.values())
+             for system, runs in systems.items() for run, entries in runs.items()}  # fmt: skip
+    sizes = _sizes({value for value in hours.values() if value is not None})
+    for system, runs in systems.items():
+        settings: dict[str, Settings] = {}
+        for run, entries in runs.items():
+            value = hours[system, run]
+            size = None if value is None else sizes[value]
+            origins = [entry.origin for entry in entries.values()]
+            settings[run] = _common([Settings(o.languages, size, o.svp, o.mp) for o in origins])
+        if seeds := [run for run in runs if SEED.fullmatch(run)]:
+            settings |= dict.fromkeys(seeds, _common([settings[run] for run in seeds]))
+        rows: dict[Settings, dict[str, Mapping[Key, Entry]]] = {}
+        for run, entries in runs.items():
+            rows.setdefault(settings[run], {})[run] = entries
+        differs = [len(set(column)) > 1 for column in zip(*rows, strict=True)]
+        for values, members in rows.items():
+            words = [
+                f"{name} {setting(value)}"
+                for name, value, shown in zip(NAMES, values, differs, strict=True)
+                if shown and value is not None
+            ]
+            label = f"{system} ({', '.join(words)})" if words else system
+            yield Row(system, label, values, members)
 
 
-def _settings(entries: Iterable[Entry], hours: float | None) -> Settings:
-    """What tells the rows of one system apart."""
-    origins = [entry.origin for entry in entries]
-    return (
-        _common([origin.languages for origin in origins]),
-        hours,
-        _one([origin.svp for origin in origins]),
-        _one([origin.mp for origin in origins]),
-    )
-
-
-def _shared(found: Sequence[Settings]) -> Settings:
-    """What runs have in common."""
-    return (
-        _common([languages for languages, _, _, _ in found]),
-        _common([hours for _, hours, _, _ in found]),
-        _one([svp for _, _, svp, _ in found]),
-        _one([mp for _, _, _, mp in found]),
-    )
-
-
-def _common(values: Sequence[T]) -> T | None:
-    return values[0] if len(set(values)) == 1 else None
+def _common(settings: Sequence[Settings]) -> Settings:
+    """Return the settings that models have in common."""
+    languages, hours, svp, mp = zip(*settings, strict=True)
+    return Settings(_only(languages, None), _only(hours, None), _only(svp, OWN), _only(mp, OWN))
 
 
 def mean_hours(entries: Iterable[Entry]) -> float | None:
-    """Of training data for each language and task; None where that is not known."""
-    known = [entry.origin.hours for entry in entries if entry.origin.hours is not None]
-    return sum(known) / len(known) if known else None
+    """Return hours of training data for each language and task; None where that is not known."""
+    hours = [entry.origin.hours for entry in entries if entry.origin.hours is not None]
+    return sum(hours) / len(hours) if hours else None
 
 
-def _sizes(hours: Sequence[float]) -> dict[float, float]:
-    """Hours -> the size of data that they count as: the mean of those near them."""
+def _sizes(hours: Iterable[float]) -> dict[float, float]:
+    """Return hours -> the size of data that they count as: the mean of those near them."""
     clusters: list[list[float]] = []
-    for value in sorted(set(hours)):
+    for value in sorted(hours):
         if clusters and value <= clusters[-1][-1] * SAME_HOURS:
             clusters[-1].append(value)
         else:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lorsmerge_cli.operations.report.entries import Row
+from lorsmerge_cli.operations.report.entries import Row, Runs, Settings
 from lorsmerge_cli.operations.report.numbers import number, setting
 from lorsmerge_cli.operations.report.pages import Picture
-from lorsmerge_cli.operations.report.scores import Runs, average_score, partners
+from lorsmerge_cli.operations.report.scores import average_score, partners
 from lorsmerge_cli.pictures import legible
 
 if TYPE_CHECKING:
@@ -23,23 +23,21 @@ LEVELS = ("-.", ":")  # of the base and the fine-tunes
 LEVEL_COLOUR = "#6b7280"
 INCHES = (4.6, 3.7)  # a panel
 COLUMNS = 4  # of the legend, where its names are short
-LETTER, MARK = 0.065, 0.65  # inches of a letter in it, and of what is before a name
+LETTER, MARK = 0.065, 0.65  # inches of a letter in it, and of the mark before a name
 RATIOS = ("svp", "mp")
 
 
 @dataclass(frozen=True)
 class Point:
-    """A row on an axis.
-
-    Attributes:
-        x: its place.
-        y: its score, the mean over languages and runs.
-        each: the score of every run.
-    """
+    """A row on an axis: where, and the score of every run, a mean over languages."""
 
     x: float
-    y: float
     each: tuple[float, ...]
+
+    @property
+    def y(self) -> float:
+        """Mean over runs."""
+        return fmean(self.each)
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Panel:
     Attributes:
         x_label, y_label: of the axes.
         lines: with two points or more.
-        levels: name -> a score that has no place on the axis.
+        levels: name -> a score that is drawn as a horizontal line.
         ratios: whether the axis is of ratios retained.
     """
 
@@ -80,8 +78,8 @@ class Figure:
 
 
 def figures_of(tables: Tables) -> list[Figure]:
-    """The figures that the results have points for."""
-    wanted = (
+    """Return the figures that the results have points for."""
+    planned = (
         (
             "languages", "Score against the number of languages",
             "Averaged over the languages that a model was made for and over all combinations of as "
@@ -97,46 +95,43 @@ def figures_of(tables: Tables) -> list[Figure]:
             "retain", "Score against the ratio retained",
             "Share that pruning keeps; at 1, the fine-tunes themselves. Averaged over languages. "
             "Dashed: shrunk to the same norm, unpruned. The paper's Figure 5.",
-            (("singular values retained (SVP)", "svp"), ("entries retained (MP)", "mp")),
+            (("singular values retained (SVP)", "svp"), ("elements retained (MP)", "mp")),
         ),
     )  # fmt: skip
-    found = []
-    for name, title, note, axes in wanted:
-        panels = [
-            panel
-            for task in tables.tasks
-            for label, axis in axes
-            if (panel := _panel(tables, task, label, axis)) is not None
-        ]
+    figures = []
+    for name, title, note, axes in planned:
+        every = [_panel(tables, task, label, axis) for task in tables.tasks for label, axis in axes]
+        panels = tuple(panel for panel in every if panel.lines)
         if panels:
-            found.append(Figure(name, title, note, tuple(panels)))
-    return found
+            figures.append(Figure(name, title, note, panels))
+    return figures
 
 
-def _panel(tables: Tables, task: str, label: str, axis: str) -> Panel | None:
-    """Lines of the systems that have two places on an axis; None where there is none."""
+def _panel(tables: Tables, task: str, label: str, axis: str) -> Panel:
+    """Return the lines of the systems that have two points on an axis."""
     ratios = axis in RATIOS
     lines: dict[tuple[str, str], list[Point]] = {}  # of a name, and whose control it is
     levels: dict[str, float] = {}
     for row in tables.rows:
         runs = tables.made_for(row, task)
         level = average_score(runs, tables.columns(task))
-        if level is not None and row.system in (tables.roles.base, tables.roles.finetuned):
+        if level.runs and row.system in (tables.roles.base, tables.roles.finetuned):
             levels[tables.label(row)] = level.value
-        x = _place(tables, row, axis)
-        if level is None or x is None:
+        x = _position(tables, row, axis)
+        if not level.runs or x is None:
             continue
         several = ratios and _varies(tables, row, "hours")
-        size = f", {setting(row.hours)} h" if several else ""
+        size = f", {setting(row.settings.hours)} h" if several else ""
         name = tables.name(row.system) + size
         points = lines.setdefault((name, ""), [])
         points += _points(tables, task, x, runs)
-        if ratios and _is_whole(runs) and 1.0 not in [point.x for point in points]:
-            whole = partners(runs, tables.results.runs(tables.roles.finetuned or ""))
+        if not ratios:
+            continue
+        if _is_whole(runs) and 1.0 not in [point.x for point in points]:
+            whole = partners(runs, tables.results.runs.get(tables.roles.finetuned or "", {}))
             points += _points(tables, task, 1.0, whole)
         control = tables.roles.controls.get(row.system)
-        paired = partners(runs, tables.results.runs(control or "")) if ratios else {}
-        if control is not None and paired:
+        if control is not None and (paired := partners(runs, tables.results.runs[control])):
             own = tables.name(control) + size
             lines.setdefault((own, name), []).extend(_points(tables, task, x, paired))
     long = {key: points for key, points in lines.items() if len({point.x for point in points}) > 1}
@@ -146,48 +141,48 @@ def _panel(tables: Tables, task: str, label: str, axis: str) -> Panel | None:
         if not system or (system, "") in long
     )
     if any(line.points[-1].x == 1 for line in drawn) or axis == "hours":
-        levels = {
-            name: y for name, y in levels.items() if name == tables.name(tables.roles.base or "")
-        }
-    return Panel(label, tables.block(task), drawn, levels, ratios) if drawn else None
+        base = tables.name(tables.roles.base or "")
+        levels = {name: y for name, y in levels.items() if name == base}
+    return Panel(label, tables.block(task), drawn, levels, ratios)
 
 
-def _place(tables: Tables, row: Row, axis: str) -> float | None:
-    """Where a row stands on an axis; None where it has no place there.
+def _position(tables: Tables, row: Row, axis: str) -> float | None:
+    """Return where a row is on an axis; None where it is not.
 
-    A system whose rows differ in something else has none, but for hours on an axis of ratios.
+    A system whose rows differ in something else is on none, but for hours on an axis of ratios.
     """
-    value = getattr(row, axis)
-    pruned = [key for key in RATIOS if getattr(row, key) is not None]
+    value = getattr(row.settings, axis)
+    pruned = [key for key in RATIOS if getattr(row.settings, key) is not None]
     if not isinstance(value, float | int) or (axis in RATIOS and pruned != [axis]):
         return None
     free = {axis, "hours"} if axis in RATIOS else {axis}
-    others = {"languages", "hours", *RATIOS} - free
+    others = set(Settings._fields) - free
     if row.system == tables.roles.base or any(_varies(tables, row, other) for other in others):
         return None
     return float(value)
 
 
-def _varies(tables: Tables, row: Row, setting: str) -> bool:
-    return len({getattr(other, setting) for other in tables.rows if other.system == row.system}) > 1
+def _varies(tables: Tables, row: Row, name: str) -> bool:
+    rows = [other.settings for other in tables.rows if other.system == row.system]
+    return len({getattr(settings, name) for settings in rows}) > 1
 
 
 def _is_whole(runs: Runs) -> bool:
-    """Whether these are single deltas at lambda 1, which unpruned would be the fine-tunes."""
+    """Return whether these are single deltas at lambda 1, which unpruned would be the fine-tunes."""
     origins = [entry.origin for entries in runs.values() for entry in entries.values()]
     return all(len(origin.deltas) == 1 and origin.scale == 1 for origin in origins)
 
 
 def _points(tables: Tables, task: str, x: float, runs: Runs) -> list[Point]:
-    """The one point of some runs; none where they were not scored on the task."""
+    """Return the one point of some runs; none where they were not scored on the task."""
     keys = tables.columns(task)
-    each = [average_score({run: entries}, keys) for run, entries in runs.items()]
-    known = [score.value for score in each if score is not None]
-    return [Point(x, fmean(known), tuple(known))] if known else []
+    scores = [average_score({run: entries}, keys) for run, entries in runs.items()]
+    values = tuple(score.value for score in scores if score.runs)
+    return [Point(x, values)] if values else []
 
 
-def draw(figure: Figure) -> tuple[Picture, list[tuple[str, bytes]]]:
-    """Draw a figure as SVG and PNG; its files by name."""
+def draw(figure: Figure) -> Picture:
+    """Draw a figure as SVG and PNG."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
@@ -211,13 +206,11 @@ def draw(figure: Figure) -> tuple[Picture, list[tuple[str, bytes]]]:
             list(handles.values()), list(handles), loc="outside lower center", ncols=columns,
             fontsize="small",
         )  # fmt: skip
-        files = []
-        for suffix, extra in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 200})):
-            buffer = io.BytesIO()
-            canvas.savefig(buffer, format=suffix, **extra)
-            files.append((f"{figure.name}.{suffix}", buffer.getvalue()))
-    picture = Picture(figure.name, figure.title, figure.note, _words(figure), files[0][1])
-    return picture, files
+        svg, png = io.BytesIO(), io.BytesIO()
+        canvas.savefig(svg, format="svg", metadata={"Date": None})
+        canvas.savefig(png, format="png", dpi=200)
+    alt = _in_words(figure)
+    return Picture(figure.name, figure.title, figure.note, alt, svg.getvalue(), png.getvalue())
 
 
 def _draw_panel(panel: Panel, axis: Any) -> None:
@@ -239,15 +232,15 @@ def _draw_panel(panel: Panel, axis: Any) -> None:
                       markersize=2.5, alpha=0.35)  # fmt: skip
     axis.set_xlabel(legible(panel.x_label))
     axis.set_ylabel(legible(panel.y_label))
-    places = sorted({point.x for line in panel.lines for point in line.points})
+    positions = sorted({point.x for line in panel.lines for point in line.points})
     if panel.ratios:
         axis.set_xscale("log")
-    axis.set_xticks(places, [setting(x) for x in places])
+    axis.set_xticks(positions, [setting(x) for x in positions])
     axis.minorticks_off()
 
 
-def _words(figure: Figure) -> str:
-    """The figure's numbers in words, for whoever cannot see it."""
+def _in_words(figure: Figure) -> str:
+    """Return the figure's numbers in words, for readers who cannot see it."""
     parts = []
     for panel in figure.panels:
         lines = [

@@ -1,51 +1,40 @@
-"""What merging bought: differences, equal-energy controls, gain kept, and what was forgotten."""
+"""Tables of what merging gained: differences, controls, gain kept, and what was forgotten."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
-from lorsmerge_cli.data.languages import TASKS
-from lorsmerge_cli.operations.report.entries import OWN, Key, Row
-from lorsmerge_cli.operations.report.numbers import (
-    NONE,
-    change,
-    number,
-    percent,
-    percents,
-    span,
-)
+from lorsmerge_cli.operations.report.entries import OWN, Key, Row, Runs
+from lorsmerge_cli.operations.report.numbers import NONE, change, number, percent
 from lorsmerge_cli.operations.report.scores import (
     Difference,
-    Runs,
     average_score,
-    cell_score,
     matched,
     metric_of_key,
     partners,
 )
 from lorsmerge_cli.operations.report.tables import (
-    BETTER,
-    WORSE,
     Cell,
     Table,
+    TableRow,
     Tables,
     difference_cell,
     marked,
-    score_cell,
 )
 
 REFUSED = "refused"
 
 
-def bought(tables: Tables) -> list[Table]:
-    """Every table here that the results have something for."""
-    found = [differences(tables), controls(tables), *gains(tables), retention(tables)]
-    return [marked(table) for table in found if table is not None and table.rows]
+def gain_tables(tables: Tables) -> list[Table]:
+    """Return every table here that the results have something for."""
+    made = [differences(tables), controls(tables), *gains(tables), *retention(tables)]
+    return [marked(table) for table in made if table.rows]
 
 
-def differences(tables: Tables) -> Table | None:
-    """Each system's average less the base's, and less that of the system compared against."""
+def differences(tables: Tables) -> Table:
+    """Return each system's average less the base's, and less that of the system compared against."""
     others = [name for name in (tables.roles.base, tables.roles.against) if name is not None]
     others = list(dict.fromkeys(others))
     heads = [(f"less {tables.name(other)}", tables.block(task))
@@ -56,43 +45,32 @@ def differences(tables: Tables) -> Table | None:
         for task in tables.tasks:
             runs, keys = tables.made_for(row, task), tables.columns(task)
             for other in others:
-                same = row.system == other
-                found = (
-                    None
-                    if same
-                    else tables.tests.difference(runs, tables.results.runs(other), keys)
-                )
-                cells.append(difference_cell(found))
+                partner = {} if other == row.system else tables.results.runs[other]
+                cells.append(difference_cell(tables.tests.difference(runs, partner, keys)))
         if any(cell.text != NONE for cell in cells):
-            rows.append((tables.label(row), tables.is_control(row), tuple(cells)))
+            rows.append(tables.line(row, cells))
     note = (
         "Average over the languages that both have, ± the standard error of the paired difference "
-        f"over speakers, of one run (and the standard deviation over runs). {BETTER} better, {WORSE} worse"
-        f"{tables.marks_note()}"
+        "over speakers, of one run (and the standard deviation over runs). " + tables.marks_note()
     )
-    return Table(
-        "differences", "Against the base and the baseline", note, tuple(heads), tuple(rows)
-    )
+    title = "Against the base and the baseline"
+    return Table("differences", title, note, tuple(heads), tuple(rows))
 
 
-def controls(tables: Tables) -> Table | None:
-    """Each pruned system less task arithmetic of the same norm: what the pruning itself brought."""
+def controls(tables: Tables) -> Table:
+    """Return each pruned system less task arithmetic of the same norm: what the pruning brought."""
     rows = []
     for row in tables.rows:
         control = tables.roles.controls.get(row.system)
-        if control is None:
-            continue
-        paired = partners(row.runs, tables.results.runs(control))
+        paired = {} if control is None else partners(row.runs, tables.results.runs[control])
         if not paired:
             continue
         cells = [Cell(scales_of(paired))]
         for task in tables.tasks:
             keys = tables.columns(task)
             pruned, shrunk = matched(tables.made_for(row, task), paired)
-            cells += [
-                score_cell(average_score(pruned, keys)), score_cell(average_score(shrunk, keys)),
-                difference_cell(tables.tests.difference(pruned, shrunk, keys)),
-            ]  # fmt: skip
+            cells += [Cell(number(average_score(runs, keys).value)) for runs in (pruned, shrunk)]
+            cells.append(difference_cell(tables.tests.difference(pruned, shrunk, keys)))
         rows.append((tables.label(row), False, tuple(cells)))
     heads = [("control's lambda", "")]
     heads += [(head, tables.block(task)) for task in tables.tasks
@@ -100,153 +78,129 @@ def controls(tables: Tables) -> Table | None:
     note = (
         "Pruning also shrinks the step that a merge takes. A control is task arithmetic with the "
         "lambda that takes a step of the same L2 norm; only a difference from it is the pruning's "
-        f"own. {BETTER} better, {WORSE} worse than the control{tables.marks_note()}"
+        f"own. {tables.marks_note('the control')}"
     )
     return Table("controls", "Pruning against shrinking", note, tuple(heads), tuple(rows))
 
 
 def scales_of(runs: Runs) -> str:
-    """Lambda of models, or from the least to the largest."""
+    """Return lambda of models, or from the least to the largest."""
     scales = {e.origin.scale for entries in runs.values() for e in entries.values()} - {None}
     numbers = sorted(scale for scale in scales if isinstance(scale, float | int))
     if OWN in scales or not numbers:
         return OWN if OWN in scales else NONE
-    return span(numbers[0], numbers[-1])
+    return " to ".join(dict.fromkeys(f"{scale:.3g}" for scale in (numbers[0], numbers[-1])))
 
 
-def gains(tables: Tables) -> Iterable[Table]:
-    """(merged - base) / (fine-tuned - base) by language, and the gap between languages."""
+def gains(tables: Tables) -> Iterator[Table]:
+    """Yield (merged - base) / (fine-tuned - base) by language, and the gap between languages."""
     base, finetuned = tables.roles.base, tables.roles.finetuned
     if base is None or finetuned is None:
         return
     for task in tables.tasks:
         keys = tables.columns(task)
-        rows: list[tuple[str, bool, tuple[Cell, ...]]] = []
+        divisors: list[TableRow] = []
         for row in tables.rows:
             if row.system == finetuned:
-                whole = _divisors(tables, tables.made_for(row, task), keys)
-                cells = [Cell(NONE if d is None else change(d.value, d.error)) for d in whole]
+                gained = _less_base(tables, tables.made_for(row, task), keys)
+                cells = [Cell(NONE if d is None else change(d.value, d.error)) for d in gained]
                 label = f"{tables.label(row)} less {tables.name(base)}"
-                rows.append((label, False, (*cells, Cell(""))))
-        denominators = len(rows)
-        for row in tables.rows:
-            shown = _gain_cells(tables, row, task, keys)
-            if any(cell.text not in ("", NONE) for cell in shown):
-                rows.append((tables.label(row), tables.is_control(row), shown))
-        if all(cell.text == NONE for row in rows[denominators:] for cell in row[2][:-1]):
+                divisors.append((label, False, (*cells, Cell(""))))
+        shown = [(row, _gain_cells(tables, row, task, keys)) for row in tables.rows]
+        rows = [tables.line(row, cells) for row, cells in shown
+                if any(cell.text not in ("", NONE) for cell in cells)]  # fmt: skip
+        if all(cell.text == NONE for _, _, cells in rows for cell in cells[:-1]):
             continue
-        heads = [(name, tables.block(task)) for name in [*tables.heads(keys), "Avg.", "gap"]]
+        heads = tables.heads(task, keys, "Avg.", "gap")
         note = (
             f"Share of the fine-tunes' gain that a system keeps: (system - {tables.name(base)}) / "
             f"({tables.name(finetuned)} - {tables.name(base)}), in percent; the first row is the "
             "denominator ± its standard error. In brackets: the 95 % interval over speakers. "
-            f"{REFUSED}: fine-tuning gained less than two standard errors. The gap is the worst language's score less the best one's."
+            f"{REFUSED}: fine-tuning gained less than two standard errors. The gap is the worst "
+            "language's score less the best one's."
         )
-        yield Table(f"gain_{task}", f"Gain kept, {task.upper()}", note, tuple(heads), tuple(rows))
+        title = f"Gain kept, {task.upper()}"
+        yield Table(f"gain_{task}", title, note, tuple(heads), (*divisors, *rows))
 
 
-def _divisors(tables: Tables, finetuned: Runs, keys: Sequence[Key]) -> list[Difference | None]:
-    """What fine-tuning changed, by language and on average."""
-    base = tables.results.runs(tables.roles.base or "")
-    return _tests(tables, finetuned, base, keys)
-
-
-def _gain_cells(tables: Tables, row: Row, task: str, keys: Sequence[Key]) -> tuple[Cell, ...]:
+def _gain_cells(tables: Tables, row: Row, task: str, keys: Sequence[Key]) -> list[Cell]:
+    """Return the shares of a row by language and on average, and its gap."""
     runs, roles = tables.made_for(row, task), tables.roles
-    scores = [score.value for key in keys if (score := cell_score(runs, key)) is not None]
+    means = [average_score(runs, [key]) for key in keys]
+    scores = [mean.value for mean in means if mean.runs]
     gap = Cell(number(max(scores) - min(scores)) if len(scores) > 1 else "")
     if row.system in (roles.base, roles.finetuned):
-        return (*(Cell(NONE) for _ in [*keys, "average"]), gap)
-    base = tables.results.runs(roles.base or "")
-    finetuned = partners(runs, tables.results.runs(roles.finetuned or ""))
+        return [*(Cell(NONE) for _ in [*keys, "average"]), gap]
+    finetuned = partners(runs, tables.results.runs.get(roles.finetuned or "", {}))
     runs = {run: entries for run, entries in runs.items() if run in finetuned}
-    tests = _tests(tables, runs, base, keys)
-    divisors = _divisors(tables, finetuned, keys)
-    cells = [
-        _gain(tables, (runs, base, finetuned), test, divisor, own)
-        for test, divisor, own in zip(
-            tests, divisors, [*([key] for key in keys), keys], strict=True
-        )
-    ]
-    return (*cells, gap)
+    columns = zip(
+        _less_base(tables, runs, keys),
+        _less_base(tables, finetuned, keys),
+        [*([key] for key in keys), keys],
+        strict=True,
+    )
+    return [*(_gain(tables, runs, finetuned, *column) for column in columns), gap]
 
 
-def _tests(tables: Tables, runs: Runs, base: Runs, keys: Sequence[Key]) -> list[Difference | None]:
-    """Less the base, by language, and on average where there is none missing."""
+def _less_base(tables: Tables, runs: Runs, keys: Sequence[Key]) -> list[Difference | None]:
+    """Return runs less the base by language, and on average where no language is missing."""
+    base = tables.results.runs.get(tables.roles.base or "", {})
     tests = [tables.tests.difference(runs, base, [key]) for key in keys]
     return [*tests, None if None in tests else tables.tests.difference(runs, base, keys)]
 
 
 def _gain(
     tables: Tables,
-    systems: tuple[Runs, Runs, Runs],
+    runs: Runs,
+    finetuned: Runs,
     test: Difference | None,
     divisor: Difference | None,
     keys: Sequence[Key],
 ) -> Cell:
-    """The share of the fine-tunes' gain, and its interval."""
+    """Return the share of the fine-tunes' gain, and its interval."""
     if test is None or divisor is None:
         return Cell(NONE)
     gain = metric_of_key(keys[0]).gain(divisor.value)
-    if not (gain > 0 and gain >= 2 * divisor.error):  # of less a share means nothing; nor of NaN
+    if not (gain > 0 and gain >= 2 * divisor.error):  # a share of a smaller one means nothing
         return Cell(REFUSED)
     share = test.value / divisor.value
-    found = tables.tests.share(*systems, keys, share, divisor.value)
-    known = found is not None and not math.isnan(found.standard_error)
-    beside = percents(found.low, found.high) if found and known else ""
-    return Cell(percent(share), beside=beside)
+    base = tables.results.runs.get(tables.roles.base or "", {})
+    interval = tables.tests.share(runs, base, finetuned, keys, share, divisor.value)
+    if interval is None or math.isnan(interval.standard_error):
+        return Cell(percent(share))
+    return Cell(percent(share), beside=percent(interval.low, interval.high))
 
 
-def retention(tables: Tables) -> Table | None:
-    """What no delta of a merge was made for, against the base."""
+def retention(tables: Tables) -> Iterator[Table]:
+    """Yield what no delta of a merge was made for, against the base."""
     if tables.roles.base is None:
-        return None
-    base = tables.results.runs(tables.roles.base)
-    kept = {row: tables.not_made_for(row) for row in tables.rows}
+        return
+    base = tables.results.runs[tables.roles.base]
+    kept = {row: row.runs if row.system == tables.roles.base else tables.not_made_for(row)
+            for row in tables.rows}  # fmt: skip
     shown = {key for row, runs in kept.items() if row.system != tables.roles.base
              for entries in runs.values() for key in entries}  # fmt: skip
     keys = sorted(shown & {key for entries in base.values() for key in entries},
                   key=lambda key: (key[2], key[1], key[0]))  # fmt: skip
+    by_task = {task: list(columns) for task, columns in groupby(keys, key=lambda key: key[2])}
     rows = []
-    for row in tables.rows:
-        runs = row.runs if row.system == tables.roles.base else kept[row]
+    for row, runs in kept.items():
         if not any(key in entries for entries in runs.values() for key in keys):
             continue
+        partner = {} if row.system == tables.roles.base else base
         cells: list[Cell] = []
-        for task in TASKS:
-            own = [key for key in keys if key[2] == task]
-            cells += [_retained(tables, row, runs, base, key) for key in own]
-            if own:
-                change = tables.tests.difference(runs, base, own)
-                cells.append(
-                    Cell(NONE) if row.system == tables.roles.base else difference_cell(change)
-                )
-        rows.append((tables.label(row), tables.is_control(row), tuple(cells)))
-    heads = []
-    for task in TASKS:
-        own = [key for key in keys if key[2] == task]
-        heads += [(head, tables.block(task)) for head in tables.heads(own)]
-        heads += [("change", tables.block(task))] if own else []
+        for columns in by_task.values():
+            for key in columns:
+                score = average_score(runs, [key])
+                test = tables.tests.difference(runs, partner, [key])
+                cells.append(Cell(number(score.value), test=test))
+            cells.append(difference_cell(tables.tests.difference(runs, partner, columns)))
+        rows.append(tables.line(row, cells))
+    heads = [head for task in by_task for head in tables.heads(task, by_task[task], "change")]
     note = (
         "Languages, tasks and test sets that none of a model's deltas was made for. "
-        f"Change: the average less the base's, ± its standard error. {BETTER} better, {WORSE} worse than "
-        f"{tables.name(tables.roles.base)}{tables.marks_note()}"
+        "Change: the average less the base's, ± its standard error. "
+        + tables.marks_note(tables.name(tables.roles.base))
     )
-    return (
-        Table(
-            "retention",
-            "Where no delta was made for it: forgotten or gained",
-            note,
-            tuple(heads),
-            tuple(rows),
-        )
-        if keys
-        else None
-    )
-
-
-def _retained(tables: Tables, row: Row, runs: Runs, base: Runs, key: Key) -> Cell:
-    score = cell_score(runs, key)
-    own = row.system == tables.roles.base
-    test = None if own else tables.tests.difference(runs, base, [key])
-    return Cell(NONE) if score is None else Cell(number(score.value), test=test)
+    title = "Where no delta was made for it: forgotten or gained"
+    yield Table("retention", title, note, tuple(heads), tuple(rows))

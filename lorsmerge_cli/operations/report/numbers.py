@@ -5,13 +5,8 @@ from __future__ import annotations
 import math
 
 DECIMALS = 2  # of a score, an error, a difference
-NONE = "\N{EN DASH}"  # in place of a number that there is not
+NONE = "\N{EN DASH}"  # in place of a number that does not exist
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus
-
-
-def rounded(value: float) -> float:
-    """Return a score as exactly as `number` shows it."""
-    return round(value, DECIMALS)
 
 
 def number(value: float) -> str:
@@ -35,24 +30,15 @@ def change(value: float, error: float) -> str:
     return f"{signed} ± {number(error)}"
 
 
-def percent(share: float) -> str:
-    """Return a share of 1 in whole percent.
+def percent(*shares: float) -> str:
+    """Return a share of 1 in whole percent; of two, the interval between them without the sign.
 
     Example:
-        >>> percent(0.873)
-        '87 %'
+        >>> percent(0.873), percent(0.7, 0.951)
+        ('87 %', '70 to 95')
     """
-    return f"{100 * share:.0f} %".replace("-", MINUS)
-
-
-def percents(low: float, high: float) -> str:
-    """Return an interval of shares of 1 in whole percent, without the sign.
-
-    Example:
-        >>> percents(0.7, 0.951)
-        '70 to 95'
-    """
-    return f"{100 * low:.0f} to {100 * high:.0f}".replace("-", MINUS)
+    shown = " to ".join(f"{100 * share:.0f}" for share in shares).replace("-", MINUS)
+    return shown if len(shares) > 1 else f"{shown} %"
 
 
 def setting(value: object) -> str:
@@ -65,13 +51,3 @@ def setting(value: object) -> str:
     if isinstance(value, float | int):
         return f"{value:g}"
     return str(value) if value else NONE
-
-
-def span(low: float, high: float) -> str:
-    """Return the ends of a range of lambda, or the one number that both are in three digits.
-
-    Example:
-        >>> span(0.1, 0.25), span(0.15, 0.15)
-        ('0.1 to 0.25', '0.15')
-    """
-    return " to ".join(dict.fromkeys((f"{low:.3g}", f"{high:.3g}")))

@@ -1,9 +1,9 @@
-"""A report's tables as Markdown, LaTeX and one HTML page that needs nothing beside itself."""
+"""A report as Markdown, LaTeX and one self-contained HTML page."""
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -16,7 +16,7 @@ from lorsmerge_cli.operations.report.tables import Table
 from lorsmerge_cli.quoting import latex, markdown, one_line
 
 WIDE = 9  # columns from which on a table is set smaller
-# file -> what makes a text harmless in it; jinja2 itself escapes HTML
+# file -> what escapes a text for it; jinja2 itself escapes HTML
 ESCAPES: dict[str, Callable[[str], str]] = {
     "report.html": one_line, "report.md": markdown, "tables.tex": latex,
 }  # fmt: skip
@@ -34,8 +34,8 @@ class Picture:
     Attributes:
         name: of its files, without the ending.
         title, note: above and below it.
-        alt: what it shows, for whoever cannot see it.
-        svg: the drawing.
+        alt: what it shows, for readers who cannot see it.
+        svg, png: the drawing in each format.
     """
 
     name: str
@@ -43,11 +43,12 @@ class Picture:
     note: str
     alt: str
     svg: bytes
+    png: bytes = b""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a report says, in its order."""
+    """The content of a report, in its order."""
 
     title: str
     about: tuple[str, ...]
@@ -80,12 +81,12 @@ def blocks_of(table: Table) -> list[Block]:
 
 
 def render(file: str, page: Page) -> str:
-    """Return a report's text in one format.
+    r"""Return a report's text in one format.
 
     Args:
         file: `report.html`, which has style and figures inside, and fetches nothing; `report.md`,
-            in GitHub's Markdown, with links to the figures' files; or `tables.tex`, for \\input.
-        page: what the report says.
+            in GitHub's Markdown, with links to the figures' files; or `tables.tex`, for \input.
+        page: the report's content.
     """
     return _environment(file).get_template(f"{file}.j2").render(page=page, wide=WIDE)
 
@@ -110,16 +111,14 @@ def _environment(file: str) -> Environment:
     return environment
 
 
-def write_pages(folder: Path, page: Page, pictures: Sequence[tuple[str, bytes]]) -> list[str]:
-    """Write the report's files into a folder; their names.
-
-    Args:
-        folder: that exists.
-        page: what is written in each format.
-        pictures: names and bytes of the figures' files.
-    """
+def write_pages(folder: Path, page: Page) -> list[str]:
+    """Write the report's files into a folder that exists, and return their names."""
     files = {file: render(file, page).encode() for file in ESCAPES}
-    files |= {f"figures/{name}": drawn for name, drawn in pictures}
+    for picture in page.pictures:
+        files |= {
+            f"figures/{picture.name}.svg": picture.svg,
+            f"figures/{picture.name}.png": picture.png,
+        }
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.operations.report.entries import Row, mean_hours
 from lorsmerge_cli.operations.report.figures import draw, figures_of
-from lorsmerge_cli.operations.report.gains import bought, scales_of
+from lorsmerge_cli.operations.report.gains import gain_tables, scales_of
 from lorsmerge_cli.operations.report.numbers import NONE, setting
 from lorsmerge_cli.operations.report.pages import Page, write_pages
 from lorsmerge_cli.operations.report.results import read_results
@@ -26,7 +26,7 @@ from lorsmerge_cli.operations.report.roles import (
     find_roles,
     read_paper,
 )
-from lorsmerge_cli.operations.report.scores import average_score, cell_score
+from lorsmerge_cli.operations.report.scores import average_score
 from lorsmerge_cli.operations.report.tables import Cell, Table, Tables
 from lorsmerge_cli.outputs import atomic_folder, check_output
 from lorsmerge_cli.pictures import can_draw
@@ -43,9 +43,9 @@ class Report:
     Attributes:
         output: the folder.
         files: in it.
-        tables: as they stand in it.
-        notes: on results that do not quite belong together.
-        warnings: what the user should know.
+        tables: with the text of their cells.
+        notes: caveats of the results, which the report has too.
+        warnings: of the report itself: missing figures or letters.
         document: of report.json.
     """
 
@@ -78,14 +78,16 @@ def report(
         results: results files that `evaluate` wrote.
         output: the folder to write.
         title: of the report.
-        base, finetuned, against: systems by name; None to find them out.
-        controls: pruned system -> task arithmetic of the same norm.
+        base: the system of the pretrained model; found out by default.
+        finetuned: the system of the fine-tunes; found out by default.
+        against: the system to compare with; task arithmetic by default.
+        controls: pruned system -> task arithmetic of the same step norm.
         held_out: data sets that no delta was made for.
-        paper: a TOML file of published numbers to print beside the measured ones.
-        force: replace a folder that exists.
         runs: take what follows the last colon of any model's name for a run to average over;
             without, `NAME:seedN` alone.
         tuned: systems whose lambda was chosen for each run.
+        paper: a TOML file of published numbers to print beside the measured ones.
+        force: replace a folder that exists.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
@@ -98,65 +100,60 @@ def report(
         (PosixPath('report'), True)
     """
     paths, output, paper = [Path(path) for path in several(results)], Path(output), path_of(paper)
-    controls, tuned = controls or {}, several(tuned)
     inputs = [*paths, *([paper] if paper else [])]
     raise_all(check_output(output, inputs=inputs, size=SIZE, force=force, folder=True))
     published = read_paper(paper) if paper else Paper()
     read = read_results(paths, runs=runs)
-    roles = find_roles(
-        read, base=base, finetuned=finetuned, against=against, controls=controls,
-        held_out=several(held_out),
-    )  # fmt: skip
-    check_systems(read, roles, tuned)
+    given = Roles(base, finetuned, against, controls or {}, several(held_out), several(tuned))
+    roles = find_roles(read, given)
+    check_systems(read, roles)
     tables = Tables(read, roles, published)
-    every = (tables.scores(), *bought(tables), _systems(tables))
+    every = (tables.scores(), *gain_tables(tables), _systems(tables))
     made = tuple(table for table in every if table.heads)
-    notes, warnings = read.notes, []
-    wanted = figures_of(tables)
-    if wanted and not can_draw():
+    warnings = []
+    figures = figures_of(tables)
+    if figures and not can_draw():
         warnings.append(
-            f"{len(wanted)} figures are left out, because matplotlib is not installed: "
+            f"{len(figures)} figures are missing, because matplotlib is not installed: "
             "`pip install 'lorsmerge[plot]'`."
         )
-        wanted = []
+        figures = []
     with catch_warnings(record=True) as caught:
         simplefilter("always")
-        drawn = [draw(figure) for figure in wanted]
+        pictures = [draw(figure) for figure in figures]
     if any("missing from font" in str(warning.message) for warning in caught):
         warnings.append("The figures' font lacks letters of some systems' names, and has boxes.")
     page = Page(
-        title, _about(tables), notes, made, tuple(picture for picture, _ in drawn),
-        tuple(map(str, read.files)),
-    )  # fmt: skip
-    document = _document(tables, made, notes)
+        title, _about(tables), read.notes, made, tuple(pictures), tuple(map(str, read.files))
+    )
+    document = _document(tables, made)
     with atomic_folder(output, force=force) as partial:
-        files = write_pages(partial, page, [file for _, found in drawn for file in found])
+        files = write_pages(partial, page)
         text = json_escaped(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
         (partial / "report.json").write_text(text, encoding="utf-8")
-    return Report(output, (*files, "report.json"), made, notes, tuple(warnings), document)
+    return Report(output, (*files, "report.json"), made, read.notes, tuple(warnings), document)
 
 
 def _about(tables: Tables) -> tuple[str, ...]:
-    """How the scores were made, in words."""
+    """Return how the scores were made, in words."""
     results = tables.results
-    left = ", ".join(dict.fromkeys(f"{lang} {task}" for _, lang, task in tables.of_the_base_alone))
     sizes = [len(entry.record.rows) for entry in results.entries]
     each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
     signatures = dict.fromkeys(entry.record.reported.signature for entry in results.entries)
-    return (
+    about = (
         f"Systems: {len(results.systems)}; {each} utterances for each score; errors, intervals and "
         f"paired tests over {blocks_in_words([entry.record for entry in results.entries])}.",
         f"lorsmerge {__version__}; {'; '.join(signatures)}",
-        *(
-            [f"Left out, as only {tables.name(tables.roles.base or '')} was scored on it: {left}."]
-            if left
-            else []
-        ),
     )
+    skipped = dict.fromkeys(f"{language} {task}" for _, language, task in tables.of_the_base_alone)
+    if not skipped:
+        return about
+    base = tables.name(tables.roles.base or "")
+    return (*about, f"Not in the tables, as only {base} was scored on it: {', '.join(skipped)}.")
 
 
 def _systems(tables: Tables) -> Table:
-    """How each system was made, as far as eval recorded it."""
+    """Return how each system was made, as far as eval recorded it."""
     rows = []
     for row in tables.rows:
         models = {entry.identity for entry in row.entries if entry.identity}
@@ -166,7 +163,7 @@ def _systems(tables: Tables) -> Table:
             ", ".join(f"{kind} {method}".strip() for kind, method in kinds.items()) or NONE,
             str(len(models) or NONE),
             ", ".join(f"{language} {task}" for language, task in sorted(made_for)) or NONE,
-            *map(setting, (mean_hours(row.entries), row.svp, row.mp)),
+            *map(setting, (mean_hours(row.entries), row.settings.svp, row.settings.mp)),
             scales_of(row.runs),
         ]  # fmt: skip
         rows.append((tables.label(row), False, tuple(map(Cell, words))))
@@ -178,16 +175,16 @@ def _systems(tables: Tables) -> Table:
     return Table("systems", "The systems", note, tuple((head, "") for head in heads), tuple(rows))
 
 
-def _document(tables: Tables, made: Sequence[Table], notes: Sequence[str]) -> dict[str, Any]:
-    """Everything a report says, as numbers and as it stands in its tables."""
-    roles: Roles = tables.roles
+def _document(tables: Tables, made: Sequence[Table]) -> dict[str, Any]:
+    """Return everything a report says, as numbers and as the text of its tables."""
+    roles = tables.roles
     return {
         "lorsmerge": __version__,
         "files": [str(path) for path in tables.results.files],
-        "notes": list(notes),
+        "notes": list(tables.results.notes),
         "roles": {
             "base": roles.base, "finetuned": roles.finetuned, "against": roles.against,
-            "controls": dict(roles.controls), "held_out": sorted(roles.held_out),
+            "controls": dict(roles.controls), "held_out": sorted(set(roles.held_out)),
         },
         "scores": [score for row in tables.rows for score in _numbers(tables, row)],
         "tables": [asdict(table) for table in made],
@@ -195,20 +192,20 @@ def _document(tables: Tables, made: Sequence[Table], notes: Sequence[str]) -> di
 
 
 def _numbers(tables: Tables, row: Row) -> list[dict[str, Any]]:
-    """Scores of a row, over its runs, and their paired difference from the system compared against."""
-    found = []
+    """Return a row's scores over its runs, with the paired difference from the system compared with."""
+    scores = []
     for key in dict.fromkeys(key for run in row.runs.values() for key in run):
-        score = cell_score(row.runs, key)
+        score = average_score(row.runs, [key])
         test = tables.tests.difference(row.runs, tables.others(row), [key])
-        found.append(
+        scores.append(
             {"system": row.label, "dataset": key[0], "language": key[1], "task": key[2]}
             | {"blocks": next(run[key].record.blocks for run in row.runs.values() if key in run)}
-            | finite(asdict(score) if score else {})
+            | finite(asdict(score))
             | {"against": None if test is None else finite(asdict(test))}
         )
     for task in tables.tasks:
         mean = average_score(tables.made_for(row, task), tables.columns(task))
-        if mean is not None and not math.isnan(mean.value):
-            found.append({"system": row.label, "language": "average", "task": task}
+        if not math.isnan(mean.value):
+            scores.append({"system": row.label, "language": "average", "task": task}
                          | finite(asdict(mean)))  # fmt: skip
-    return found
+    return scores

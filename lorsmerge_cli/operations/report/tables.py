@@ -8,17 +8,14 @@ from dataclasses import dataclass, replace
 
 from lorsmerge_cli.data.languages import TASKS
 from lorsmerge_cli.metrics.significance import TOO_FEW, holm
-from lorsmerge_cli.operations.report.entries import Key, Row
-from lorsmerge_cli.operations.report.numbers import NONE, change, number, rounded
+from lorsmerge_cli.operations.report.entries import Key, Row, Runs
+from lorsmerge_cli.operations.report.numbers import DECIMALS, NONE, change, number
 from lorsmerge_cli.operations.report.results import Results
 from lorsmerge_cli.operations.report.roles import AVERAGE, Paper, Roles
 from lorsmerge_cli.operations.report.scores import (
     Difference,
-    Runs,
-    Score,
-    Tests,
+    PairedTests,
     average_score,
-    cell_score,
     metric_of_key,
     restricted,
 )
@@ -30,16 +27,16 @@ LEVEL = 0.05  # of the paired tests of a table together
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table.
+    """A cell of a table.
 
     Attributes:
         text: a number, mostly.
         best: whether it is bold.
-        mark: of a paired test, of a partial average.
-        beside: in brackets: the paper's number, or an interval.
-        test: what a mark may come from; None for a cell that is not tested.
+        mark: of a paired test, or of a partial average.
+        beside: the paper's number or an interval, for brackets.
+        test: the paired test that a mark comes from; None for none.
         p_value: of the test, corrected for all tests of the table.
-        blocks: speakers that the test is of.
+        blocks: speakers that the test is over.
     """
 
     text: str
@@ -51,22 +48,25 @@ class Cell:
     blocks: int | None = None
 
 
+TableRow = tuple[str, bool, tuple[Cell, ...]]
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table to be drawn in several formats.
+    """A table, for every format.
 
     Attributes:
-        name: for file names and references.
+        name: for references.
         title, note: above and below it.
         heads: of the columns after the first, each with the block it belongs to.
-        rows: label, whether it stands indented below the row above, and a cell for each head.
+        rows: label, whether it is indented below the row above, and a cell for each head.
     """
 
     name: str
     title: str
     note: str
     heads: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[str, bool, tuple[Cell, ...]], ...]
+    rows: tuple[TableRow, ...]
 
 
 def marked(table: Table) -> Table:
@@ -75,21 +75,23 @@ def marked(table: Table) -> Table:
     p-values are corrected for the table's tests by Holm's method; a test of under 6 speakers
     bears no mark, and does not count.
     """
-    cells = [cell for _, _, row in table.rows for cell in row]
-    told = [cell.test for cell in cells]
-    counted = [math.nan if t is None or t.blocks < TOO_FEW else t.p_value for t in told]
-    marks = []
-    for cell, test, p_value in zip(cells, told, holm(counted), strict=True):
-        mark = (BETTER if test.better else WORSE) if test and p_value < LEVEL else ""
-        marks.append(
-            replace(
-                cell, mark=cell.mark + mark, test=None, blocks=test.blocks if test else None,
-                p_value=None if math.isnan(p_value) else p_value,
-            )
-        )  # fmt: skip
-    left = iter(marks)
-    rows = tuple((name, below, tuple(next(left) for _ in row)) for name, below, row in table.rows)
+    tests = [cell.test for _, _, row in table.rows for cell in row]
+    counted = [math.nan if t is None or t.blocks < TOO_FEW else t.p_value for t in tests]
+    p_values = iter(holm(counted))
+    rows = tuple(
+        (name, indented, tuple(_marked(cell, next(p_values)) for cell in row))
+        for name, indented, row in table.rows
+    )
     return replace(table, rows=rows)
+
+
+def _marked(cell: Cell, p_value: float) -> Cell:
+    test = cell.test
+    if test is None:
+        return cell
+    mark = (BETTER if test.better else WORSE) if p_value < LEVEL else ""
+    corrected = None if math.isnan(p_value) else p_value
+    return replace(cell, mark=cell.mark + mark, test=None, blocks=test.blocks, p_value=corrected)
 
 
 class Tables:
@@ -97,7 +99,7 @@ class Tables:
 
     def __init__(self, results: Results, roles: Roles, paper: Paper) -> None:
         self.results, self.roles, self.paper = results, roles, paper
-        self.tests = Tests(results)
+        self.tests = PairedTests(results.scoring)
         self.rows = _ordered(results, roles, paper)
         self.every_key = list(dict.fromkeys(entry.key for entry in results.entries))
         known = {e.key for e in results.entries if e.covered and e.system != roles.base}
@@ -107,43 +109,55 @@ class Tables:
 
     @property
     def of_the_base_alone(self) -> list[Key]:
-        """What no other system was scored on, and so no table has."""
+        """Test sets that only the base was scored on, which are in no table."""
         others = {e.key for e in self.results.entries if e.system != self.roles.base}
         return [key for key in self.every_key if key not in others and key not in self.keys]
 
     def columns(self, task: str) -> list[Key]:
-        """Data sets and languages of a task, by language."""
+        """Return the data sets and languages of a task, by language."""
         return sorted((k for k in self.keys if k[2] == task), key=lambda k: (k[1], k[0]))
 
+    def name(self, system: str) -> str:
+        """Return a system's name: the paper's where it has one."""
+        return self.paper.names.get(system, system)
+
+    def line(self, row: Row, cells: Sequence[Cell]) -> TableRow:
+        """Return a line of a table: a row's cells under its label, indented for a control."""
+        return self.label(row), row.system in self.roles.controls.values(), tuple(cells)
+
     def label(self, row: Row) -> str:
-        """A row's name: the paper's where it has one."""
-        name = self.paper.names.get(row.system)
-        return row.label if name is None else row.label.replace(row.system, name, 1)
+        """Return a row's label, with the paper's name where it has one."""
+        return row.label.replace(row.system, self.name(row.system), 1)
 
     def made_for(self, row: Row, task: str) -> Runs:
-        """A row's records on what the model was made for."""
+        """Return a row's records on languages of a task that the model was made for."""
         keys = self.columns(task)
         return restricted(row, lambda entry: entry.covered and entry.key in keys)
 
     def not_made_for(self, row: Row) -> Runs:
-        """A row's records on languages, tasks and test sets that the model was not made for."""
+        """Return a row's records on languages, tasks and test sets the model was not made for."""
         held_out = self.roles.held_out
         return restricted(row, lambda entry: not entry.covered or entry.key[0] in held_out)
 
     def scores(self) -> Table:
-        """Systems x languages with the plain average, as the paper has them."""
+        """Return systems x languages with the plain average, as the paper has them."""
         many = any(len(row.runs) > 1 for row in self.rows)
         heads: list[tuple[str, str]] = []
         columns: list[list[Cell]] = []
         for task in self.tasks:
             keys = self.columns(task)
-            names = [*self.heads(keys), "Avg.", "±", *(["runs ±"] if many else [])]
-            heads += [(name, self.block(task)) for name in names]
-            columns += [self._score_column(task, key) for key in keys]
-            columns += self._average_columns(task, keys, many)
+            heads += self.heads(task, keys, "Avg.", "±", *(["runs ±"] if many else []))
+            columns += [self._column(task, [key], key[1]) for key in keys]
+            columns.append(self._column(task, keys, AVERAGE))
+            means = [average_score(self.made_for(row, task), keys) for row in self.rows]
+            columns.append([Cell(number(mean.error)) for mean in means])
+            if many:
+                columns.append([
+                    Cell("" if math.isnan(m.spread) else f"{number(m.spread)} ({m.runs})")
+                    for m in means
+                ])  # fmt: skip
         rows = [
-            (self.label(row), self.is_control(row), tuple(column[n] for column in columns))
-            for n, row in enumerate(self.rows)
+            self.line(row, [column[n] for column in columns]) for n, row in enumerate(self.rows)
         ]
         partial = any(PARTIAL in cell.mark for column in columns for cell in column)
         note = self._scores_note(many, partial)
@@ -151,65 +165,57 @@ class Tables:
 
     def block(self, task: str) -> str:
         """Return `WER % ↓`, or `WER / CER % ↓`, or `BLEU ↑`."""
-        keys = [entry.key for entry in self.results.entries if entry.key[2] == task]
+        keys = [key for key in self.every_key if key[2] == task]
         names = dict.fromkeys(metric_of_key(key).name for key in keys)
         return f"{' / '.join(names)} {metric_of_key(keys[0]).sign}"
 
-    def heads(self, keys: Sequence[Key]) -> list[str]:
-        """Languages, with the data set where a language has several."""
+    def heads(self, task: str, keys: Sequence[Key], *more: str) -> list[tuple[str, str]]:
+        """Return heads: of languages, with the data set where a language has several, and more."""
         languages = [language for _, language, _ in keys]
-        return [
+        names = [
             (lang if languages.count(lang) == 1 else f"{lang} {data}")
             + (CUT if data in self.results.partial else "")
             for data, lang, _ in keys
         ]
+        return [(name, self.block(task)) for name in (*names, *more)]
 
-    def _score_column(self, task: str, key: Key) -> list[Cell]:
-        runs = [self.made_for(row, task) for row in self.rows]
-        scores = [cell_score(each, key) for each in runs]
-        tests = [
-            self.tests.difference(each, self.others(row), [key])
-            for each, row in zip(runs, self.rows, strict=True)
-        ]
-        beside = [self.paper.beside(row, task, key[1]) for row in self.rows]
-        return _column(scores, tests, beside, [True] * len(scores), key)
-
-    def _average_columns(self, task: str, keys: Sequence[Key], many: bool) -> list[list[Cell]]:
-        scores, tests, whole, errors, spreads = [], [], [], [], []
+    def _column(self, task: str, keys: Sequence[Key], name: str) -> list[Cell]:
+        """Return the column of a language or the average, with the best of the complete ones in bold."""
+        scored: list[tuple[float, bool, Difference | None]] = []
         for row in self.rows:
-            runs = self.made_for(row, task)
-            score = average_score(runs, keys)
-            scores.append(score)
-            whole.append(_is_whole(runs, keys))
-            others = self.others(row)
-            tested = whole[-1] and _is_whole(others, keys)
-            tests.append(self.tests.difference(runs, others, keys) if tested else None)
-            errors.append(Cell(NONE if score is None else number(score.error)))
-            spreads.append(Cell("" if score is None or math.isnan(score.spread) else
-                                f"{number(score.spread)} ({score.runs})"))  # fmt: skip
-        beside = [self.paper.beside(row, task, AVERAGE) for row in self.rows]
-        averages = _column(scores, tests, beside, whole, keys[0])
-        return [averages, errors, *([spreads] if many else [])]
+            runs, others = self.made_for(row, task), self.others(row)
+            whole = name != AVERAGE or _is_whole(runs, keys)
+            tested = name != AVERAGE or (whole and _is_whole(others, keys))
+            test = self.tests.difference(runs, others, keys) if tested else None
+            scored.append((round(average_score(runs, keys).value, DECIMALS), whole, test))
+        complete = [value for value, whole, _ in scored if whole and not math.isnan(value)]
+        best = max(complete, key=metric_of_key(keys[0]).gain, default=math.nan)
+        cells = []
+        for row, (value, whole, test) in zip(self.rows, scored, strict=True):
+            beside = self.paper.beside(row, task, name)
+            if math.isnan(value):
+                cells.append(Cell(NONE, beside=beside))
+                continue
+            bold = whole and value == best and len(complete) > 1
+            cells.append(Cell(number(value), bold, "" if whole else PARTIAL, beside, test))
+        return cells
 
     def others(self, row: Row) -> Runs:
-        """The runs that a row is tested against; none for those runs themselves."""
+        """Return the runs that a row is tested against; none for those runs themselves."""
         against = self.roles.against
-        return {} if against in (None, row.system) else self.results.runs(against)
-
-    def is_control(self, row: Row) -> bool:
-        return row.system in self.roles.controls.values()
+        return {} if against in (None, row.system) else self.results.runs[against]
 
     def _scores_note(self, many: bool, partial: bool) -> str:
         parts = ["Avg. is the plain mean over languages, ± its standard error over speakers."]
         if partial:
-            parts.append(f"{PARTIAL} over the row's own languages alone, and not to be compared.")
+            parts.append(f"{PARTIAL} over the row's own languages only, so not comparable.")
         if many:
             parts.append("Rows of several runs (seeds, or combinations of languages) are means, and ± "
                          "is that of one run; runs ± is their standard deviation (and their number).")  # fmt: skip
         if self.roles.against:
-            parts.append(f"{BETTER} better and {WORSE} worse than {self.name(self.roles.against)}"
-                         f"{self.marks_note()}")  # fmt: skip
-        parts += self.cut_note()
+            parts.append(self.marks_note(self.name(self.roles.against)))
+        if cut := [f"{name}: {words}" for name, words in self.results.partial.items()]:
+            parts.append(f"{CUT} not the whole set ({'; '.join(cut)}).")
         parts.append("Bold: the best of a column.")
         if self.roles.controls:
             parts.append("Indented below a pruned merge: its control, task arithmetic with the step "
@@ -218,28 +224,23 @@ class Tables:
             parts.append(f"In brackets: {self.paper.about}.")
         return " ".join(parts)
 
-    def marks_note(self) -> str:
-        """What a mark means, after `better than the base`."""
+    def marks_note(self, than: str = "") -> str:
+        """Return what a mark means, of differences from the system that `than` names."""
         blocks = blocks_in_words([entry.record for entry in self.results.entries])
         several = ", in every run" if any(len(row.runs) > 1 for row in self.rows) else ""
         return (
-            f" by a paired sign-flip test over speakers ({blocks}), p < {LEVEL} after Holm's correction "
-            f"for the tests of the table{several}. Under {TOO_FEW} speakers there is no mark."
+            f"{BETTER} better and {WORSE} worse{than and f' than {than}'} by a paired sign-flip test "
+            f"over speakers ({blocks}), p < {LEVEL} after Holm's correction for the tests of the "
+            f"table{several}. Under {TOO_FEW} speakers there is no mark."
         )
-
-    def cut_note(self) -> list[str]:
-        """What the mark of a partial test set means, where there is one."""
-        cut = [f"{name}: {words}" for name, words in self.results.partial.items()]
-        return [f"{CUT} not the whole set ({'; '.join(cut)})."] if cut else []
-
-    def name(self, system: str) -> str:
-        """A system's name: the paper's where it has one."""
-        return self.paper.names.get(system, system)
 
 
 def _is_whole(runs: Runs, keys: Sequence[Key]) -> bool:
-    """Whether a row's average is over all columns, in each run or, of models that were made for
-    some of them each, over the runs together."""
+    """Return whether a row's average is over all columns.
+
+    It is so in each run or, of models that were made for some of the columns each, over the runs
+    together.
+    """
     if not set(keys) <= {key for entries in runs.values() for key in entries}:
         return False
     single = all(len({e.identity for e in entries.values()}) == 1 for entries in runs.values())
@@ -251,21 +252,21 @@ def _is_whole(runs: Runs, keys: Sequence[Key]) -> bool:
 
 
 def _ordered(results: Results, roles: Roles, paper: Paper) -> list[Row]:
-    """The base, the fine-tunes, the others as the paper has them or else as they came, each
-    system's rows by their settings and followed by its control's.
+    """Return the base, the fine-tunes, and the others as the paper has them or else as they came.
 
-    Where a pruned system has several rows, its control has a model for each, and no row of its own.
+    Each system's rows are by their settings, and its control's follow. Where a pruned system has
+    several rows, its control has a model for each, and no row of its own.
     """
-    known = list(paper.names)
+    published = list(paper.names)
     controls = {
         control: system for system, control in roles.controls.items() if control != roles.against
     }
 
-    def place(system: str) -> tuple[int, int]:
+    def position(system: str) -> tuple[int, int]:
         rank = {roles.base: 0, roles.finetuned: 1}.get(system, 2)
-        return rank, known.index(system) if system in known else len(known)
+        return rank, published.index(system) if system in published else len(published)
 
-    systems = sorted((name for name in results.systems if name not in controls), key=place)
+    systems = sorted((name for name in results.systems if name not in controls), key=position)
     ordered = []
     for name in systems:
         ordered += [name, *(control for control, system in controls.items() if system == name)]
@@ -274,33 +275,8 @@ def _ordered(results: Results, roles: Roles, paper: Paper) -> list[Row]:
     return sorted(shown, key=lambda row: (ordered.index(row.system), row.order))
 
 
-def _column(
-    scores: Sequence[Score | None],
-    tests: Sequence[Difference | None],
-    beside: Sequence[str],
-    whole: Sequence[bool],
-    key: Key,
-) -> list[Cell]:
-    """Return a column of scores by the metric of `key`, the best of the complete ones in bold."""
-    shown = [math.nan if score is None else rounded(score.value) for score in scores]
-    known = [v for v, all_of in zip(shown, whole, strict=True) if all_of and not math.isnan(v)]
-    best = max(known, key=metric_of_key(key).gain, default=math.nan)
-    return [
-        Cell(NONE, beside=paper)
-        if math.isnan(value)
-        else Cell(
-            number(value), all_of and value == best and len(known) > 1, "" if all_of else PARTIAL,
-            paper, test,
-        )
-        for value, test, paper, all_of in zip(shown, tests, beside, whole, strict=True)
-    ]  # fmt: skip
-
-
-def score_cell(score: Score | None) -> Cell:
-    return Cell(NONE if score is None else number(score.value))
-
-
 def difference_cell(found: Difference | None) -> Cell:
+    """Return a difference with its error, and the spread of several runs."""
     if found is None or math.isnan(found.value):
         return Cell(NONE)
     spread = f" ({number(found.spread)})" if found.runs > 1 else ""
