@@ -1,4 +1,4 @@
-"""What makes a folder a model beside its weights: which of its files a copy of it gets, and where they lie."""
+"""The files of a model folder beside its weights: which of them a copy gets, and where they are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lorsmerge_cli.checkpoint.model_files import (
     CONFIG,
@@ -18,11 +17,11 @@ from lorsmerge_cli.checkpoint.model_files import (
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, named
 from lorsmerge_cli.inputs import file_type, json_object, open_regular, read_document
 
-MOST = 256 << 20  # bytes of all of them together: the largest tokenizers have 35 MB
+MOST = 256 << 20  # bytes of all files together: the largest tokenizers have 35 MB
 TEMPLATES = "additional_chat_templates"  # the only subfolder that transformers reads
 AUTO_MAP_FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json",
                   "processor_config.json")  # fmt: skip
-# as transformers looks for what a module of code needs beside it
+# how transformers finds the modules that a module of code imports from its folder
 RELATIVE_IMPORT = re.compile(
     r"^\s*(?:from\s+\.(\w+)\s+import\b|import\s+\.(\w+)\s*$)", re.MULTILINE
 )
@@ -30,13 +29,13 @@ RELATIVE_IMPORT = re.compile(
 
 @dataclass
 class Companions:
-    """What a folder's copy gets.
+    """The files that a model folder's copy gets.
 
     Attributes:
         files: name in the folder -> the file itself, links followed.
-        code: those of them that are Python, which its configs name.
+        code: names of the Python files among them, which the configs name.
         size: bytes of all of them.
-        faults: what must not, or cannot, be copied.
+        faults: one for each file that must not, or cannot, be copied.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -49,8 +48,8 @@ def find_companions(folder: Path) -> Companions:
     """Find config, tokenizer, processor, licence and the code that the configs name.
 
     Args:
-        folder: a model folder, or a Trainer's `checkpoint-N`, which leaves some files to the folder
-            it lies in.
+        folder: a model folder. For a Trainer's `checkpoint-N`, files that it lacks are taken from
+            its parent.
     """
     found = Companions()
     if not folder.is_dir():
@@ -61,19 +60,19 @@ def find_companions(folder: Path) -> Companions:
         _add(found, path.name, path.parent)
     found.code = tuple(_add_code(found, folder))
     if found.size > MOST:
+        largest = sorted(found.files, key=lambda name: -found.files[name].stat().st_size)
         found.faults.append(
             UnreadableFile(
                 f"The files beside the weights in {folder} have {found.size:,} bytes "
-                f"({named(sorted(found.files, key=_size_in(found), reverse=True))}), and those of a "
-                f"model have at most {MOST >> 20} MiB.",
-                "Move away what does not belong to it.",
+                f"({named(largest)}), and those of a model have at most {MOST >> 20} MiB.",
+                "Move away the files that do not belong to the model.",
             )
         )
     return found
 
 
 def with_processor_of(own: Companions, other: Companions) -> Companions:
-    """Return what a folder's copy gets where tokenizer and feature extractor are another folder's.
+    """Return a folder's files with the tokenizer and feature extractor of another folder.
 
     Config, generation config and the code that they name stay the folder's own.
     """
@@ -83,16 +82,12 @@ def with_processor_of(own: Companions, other: Companions) -> Companions:
 
 
 def _names(folder: Path) -> list[str]:
-    """Names of what is no folder, in the folder and in the one below it that is read as well."""
+    """List the files in a folder and in its subfolder of chat templates."""
     names = [path.name for path in folder.iterdir() if not path.is_dir()]
     below = folder / TEMPLATES
     if below.is_dir() and not below.is_symlink():
         names += [f"{TEMPLATES}/{path.name}" for path in below.iterdir() if not path.is_dir()]
     return names
-
-
-def _size_in(found: Companions) -> Any:
-    return lambda name: found.files[name].stat().st_size
 
 
 def _add(found: Companions, name: str, folder: Path) -> None:
@@ -105,46 +100,46 @@ def _add(found: Companions, name: str, folder: Path) -> None:
 
 
 def real_file(path: Path, folder: Path) -> Path:
-    """Follow a link to a regular file, in its folder or among a Hub cache's blobs.
+    """Resolve a path to a regular file, inside its folder or among a Hub cache's blobs.
 
     Args:
         path: a file, or a link to one.
-        folder: the one it is in, maybe below others, and that links may not lead out of.
+        folder: a folder above it, which links may not lead out of.
 
     Raises:
-        UnreadableFile: a link that leads elsewhere or nowhere, or no regular file.
+        UnreadableFile: a link that leads elsewhere or nowhere, or not a regular file.
     """
     place = folder.resolve()
     try:
         real = path.resolve(strict=True)
         mode = real.stat().st_mode
-    except (OSError, RuntimeError) as error:  # the latter is a loop of links, to Python 3.12
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         reason = error.strerror if isinstance(error, OSError) else "links lead in a circle"
         raise UnreadableFile(
-            f"{path} cannot be read ({reason}).", "Remove it, or put the file in its place."
+            f"{path} cannot be read ({reason}).", "Remove it, or replace it by the file."
         ) from None
     if not any(real.is_relative_to(allowed) for allowed in (place, *_blobs(place))):
         raise UnreadableFile(
             f"{path} is a link that leads out of its folder, to {real}.",
-            "Put the file itself in its place if it belongs to the model, or else remove the link.",
+            "Replace the link by the file if it belongs to the model, else remove it.",
         )
     if not stat.S_ISREG(mode):
         raise UnreadableFile(
             f"{path} is a {file_type(mode)}, and a file is needed.",
-            "Remove it, or put the file there.",
+            "Remove it, or replace it by the file.",
         )
     return real
 
 
 def _blobs(folder: Path) -> list[Path]:
-    """Where the files of a snapshot in a Hub cache lie: models--ORG--NAME/snapshots/COMMIT, ../blobs."""
+    """Return the folder of blobs for a snapshot in a Hub cache, models--ORG--NAME/snapshots/COMMIT."""
     snapshots, repo = folder.parent, folder.parent.parent
     cached = snapshots.name == "snapshots" and repo.name.startswith("models--")
     return [repo / "blobs"] if cached else []
 
 
 def _add_code(found: Companions, folder: Path) -> list[str]:
-    """Add the modules that `auto_map` of a config names, and those that they import from beside them."""
+    """Add the modules that a config's `auto_map` names, and those that they import relatively."""
     waiting = [name for file in AUTO_MAP_FILES for name in _mapped(found.files.get(file))]
     code: dict[str, None] = {}
     while waiting:
@@ -155,33 +150,29 @@ def _add_code(found: Companions, folder: Path) -> list[str]:
         code[name] = None
         _add(found, name, folder)
         if name in found.files:
-            text = _text_of(found.files[name])
+            text = read_document(found.files[name]).decode("utf-8", errors="replace")
             waiting += [match[1] or match[2] for match in RELATIVE_IMPORT.finditer(text)]
     return sorted(code)
 
 
 def _mapped(config: Path | None) -> list[str]:
-    """Modules that a config's `auto_map` takes from its own folder; `org/name--module.Class` is not."""
+    """List the modules that `auto_map` takes from its own folder, unlike `org/name--module.Class`."""
     try:
         table = json_object(read_document(config)).get("auto_map") if config else None
     except (OSError, ValueError, UnreadableFile):
-        return []  # what is wrong with it is said where it is checked
+        return []  # reported where the config is checked
     values = table.values() if isinstance(table, Mapping) else [table]
     classes = [item for value in values for item in (value if isinstance(value, list) else [value])]
     modules = (item.rpartition(".")[0] for item in classes if isinstance(item, str))
     return [name for name in modules if re.fullmatch(r"\w+", name)]
 
 
-def _text_of(path: Path) -> str:
-    return read_document(path).decode("utf-8", errors="replace")
-
-
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a regular file of a bounded size, with its mode but never read-only.
+    """Copy a regular file of bounded size with its mode, but never read-only.
 
     Raises:
-        UnreadableFile: it is another than when it was looked at.
-        OSError: it cannot be read, or the copy not written.
+        UnreadableFile: it grew past the bound, or is not a regular file any more.
+        OSError: it cannot be read, or the copy cannot be written.
     """
     size = 0
     target.parent.mkdir(exist_ok=True)

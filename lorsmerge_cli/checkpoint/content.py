@@ -1,9 +1,9 @@
-"""A hash of every byte of named tensors, taken while they stream by.
+"""A hash of every byte of named tensors, computed while they are read.
 
-The fingerprint looks at a few windows of each tensor, which is quick and enough to tell models apart.
+The fingerprint samples a few windows of each tensor, which is quick and enough to tell models apart.
 A record of how an output was made needs more: two bases may differ in a few rows of an embedding. The
-hash is XXH3-128 of blocks, which costs a thirtieth of what reading them from memory does, and finds
-any difference that comes about by mistake; it is no proof against somebody who forges one.
+hash is XXH3-128 of blocks, which takes a thirtieth of the time of reading them from memory. It detects
+any accidental difference; it does not protect against forgery.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class ContentHash:
         """Hash the elements of a tensor from `start` on, in row-major order.
 
         Args:
-            name: of the tensor.
-            values: as they are stored.
-            start: a multiple of BLOCK.
+            name: the tensor.
+            values: the elements, in their stored dtype.
+            start: index of the first one, a multiple of BLOCK; 0 by default.
         """
         for number, block in enumerate(values.reshape(-1).split(BLOCK)):
             if block.numel():
@@ -47,7 +47,7 @@ class ContentHash:
                 self._blocks[name, start // BLOCK + number] = xxhash.xxh3_128_digest(raw)
 
     def hexdigest(self, names: Iterable[str] | None = None) -> str:
-        """Return the hash of all tensors, or of some, independent of how files hold them.
+        """Return the hash of all tensors, or of the named ones, however they are split over files.
 
         Raises:
             ValueError: a block of one of them was not added.

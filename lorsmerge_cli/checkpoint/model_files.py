@@ -11,7 +11,7 @@ from typing import Literal
 
 from lorsmerge_cli.errors import NoSuchFile, UnreadableFile, named
 
-Kind = Literal["any", "delta", "companions"]  # what is wanted of a folder or a repository
+Kind = Literal["any", "delta", "companions"]  # which files of a folder or a repository are needed
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 SINGLE_FILE = "model.safetensors"
@@ -22,8 +22,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 DELTA = ".delta"
 
-# Whichever of these is there first is read, and with it what the other patterns match. The order
-# is transformers': a single file that was saved over shards leaves their index behind.
+# The first that exists is read, with the files that its other patterns match. The order is
+# transformers': a single file saved over shards leaves their index behind.
 WHOLE_MODELS = (
     (SINGLE_FILE,),
     (INDEX_FILE, "model-*-of-*.safetensors"),
@@ -31,14 +31,14 @@ WHOLE_MODELS = (
     (PICKLED_INDEX, "pytorch_model-*-of-*.bin"),
 )
 ADAPTERS = tuple((name, ADAPTER_CONFIG) for name in ADAPTER_FILES)
-# one of each is what a Whisper needs beside config and weights
+# a Whisper needs one of each beside config and weights
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 EXTRACTOR_FILES = ("processor_config.json", "preprocessor_config.json")
 TRAINER_CHECKPOINT = re.compile(r"checkpoint-\d+")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", DELTA)
 
 # config, generation config, tokenizer and feature extractor, by the names transformers gives them,
-# and the licence: what is downloaded, and what a folder that is written gets, beside weights
+# and the licence: the files that are downloaded, and copied into output folders, beside weights
 COMPANIONS = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
     "feature_extractor_config.json", "video_preprocessor_config.json", "audio_tokenizer_config.json",
@@ -50,14 +50,14 @@ COMPANIONS = (
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds a PEFT adapter in place of a model."""
+    """Tell whether a folder holds a PEFT adapter instead of a model."""
     models = (folder / patterns[0] for patterns in WHOLE_MODELS)
-    # which of os.path say no where a folder may not be looked into
+    # os.path's functions return False for a folder without permission
     return os.path.exists(folder / ADAPTER_CONFIG) and not any(map(os.path.isfile, models))
 
 
 def weights_in(names: Iterable[str]) -> list[str]:
-    """The files among `names` that stand for a whole model, the one that is read first."""
+    """Return the names that stand for a whole model's weights, first the one that is read."""
     there = set(names)
     return [patterns[0] for patterns in WHOLE_MODELS if patterns[0] in there]
 
@@ -65,20 +65,20 @@ def weights_in(names: Iterable[str]) -> list[str]:
 def files_needed(
     names: Sequence[str], file: str | None, where: str, kind: Kind = "any"
 ) -> tuple[list[str], str | None]:
-    """Return what of a repository is read.
+    """Choose the files of a repository to read.
 
     Args:
         names: all its files.
-        file: the one that was asked for; None for the model, the adapter or the only delta.
+        file: the requested one; None for the model, the adapter or the only delta.
         where: the repository, for messages.
-        kind: `companions` for config, tokenizer and feature extractor alone, `delta` where nothing
-            else will do.
+        kind: `companions` for config, tokenizer and feature extractor alone, `delta` to accept
+            nothing but a delta.
 
     Returns:
-        The files, and which of them stands for all; None where their folder does.
+        The files, and the one to open; None to open their folder.
 
     Raises:
-        UnreadableFile: no such file, no weights, or several deltas; a model where a delta is needed.
+        UnreadableFile: no such file, no weights, several deltas, or a model instead of a delta.
     """
     companions = companion_files(names)
     if kind == "companions":
@@ -119,7 +119,7 @@ def _weights_needed(
 
 
 def inherited_files(folder: Path) -> list[Path]:
-    """What a Trainer's `checkpoint-N` leaves to the folder it lies in: tokenizer, feature extractor."""
+    """List the files of its parent that a Trainer's `checkpoint-N` lacks, such as the tokenizer's."""
     place = folder.resolve()
     if not TRAINER_CHECKPOINT.fullmatch(place.name):
         return []
@@ -128,9 +128,9 @@ def inherited_files(folder: Path) -> list[Path]:
 
 
 def processor_folder(folder: Path) -> Path:
-    """The folder that holds a model folder's tokenizer and feature extractor.
+    """Return the folder that holds a model folder's tokenizer and feature extractor.
 
-    A Trainer's `checkpoint-N` often has the extractor alone, and the folder it lies in both.
+    A Trainer's `checkpoint-N` often has the extractor alone, and its parent both.
     """
     place = folder.resolve()
     above = place.parent
@@ -140,14 +140,14 @@ def processor_folder(folder: Path) -> Path:
 
 
 def lacking(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return which of tokenizer and feature extractor are not among files -> files that would do."""
+    """Return the missing ones of tokenizer and feature extractor -> file names that would do."""
     there = set(names)
     needed = {"tokenizer": TOKENIZER_FILES, "feature extractor": EXTRACTOR_FILES}
     return {what: files for what, files in needed.items() if there.isdisjoint(files)}
 
 
 def companion_files(names: Iterable[str]) -> list[str]:
-    """Config, tokenizer, feature extractor and licence among a repository's files."""
+    """Return the config, tokenizer, feature extractor and licence files among `names`."""
     return _matching(names, COMPANIONS)
 
 

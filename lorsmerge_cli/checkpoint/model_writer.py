@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -23,21 +22,21 @@ from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, named, raise_al
 from lorsmerge_cli.inputs import json_object, read_document
 from lorsmerge_cli.outputs import write_json
 
-RUN = "run.json"  # what `finetune` says of itself in a model folder
+RUN = "run.json"  # the record that `finetune` writes into a model folder
 TRAINING_STATE = ("trainer_state.json", RUN, "rng_state*", "optimizer*", "scheduler*",
                   "scaler.pt", "training_args.bin", "checkpoint-*", "runs", "events.out.*", "wandb", "global_step*")  # fmt: skip
-FORCED = ("forced_decoder_ids", "language", "task")  # what a single-language fine-tune sets
+FORCED = ("forced_decoder_ids", "language", "task")  # set by a single-language fine-tune
 
 
 class ModelWriter:
-    """Weights under construction; tensors arrive in any order, in parts, from any thread.
+    """Weights being written; tensors arrive in any order, in parts, from any thread.
 
     Args:
         path: the file, or the folder, to write into.
-        specs: every tensor, tied copies left out.
+        specs: every tensor except tied copies.
         tied: name of a tied copy -> the tensor it repeats; copies are written as well.
         metadata: strings for every file's header.
-        max_shard_size: bytes; past it a folder's weights are split over several files.
+        max_shard_size: bytes per file of a folder; larger weights are split. None writes one file.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class ModelWriter:
             self._closing = opened.pop_all()
 
     def write(self, name: str, values: Tensor, start: int = 0) -> None:
-        """Put `values` at the tensor's entries from `start` on, in row-major order."""
+        """Write `values` from element `start` of a tensor on, in row-major order."""
         self._writers[name].write(name, values, start)
         if name in self._copies:
             copy = self._copies[name]
@@ -78,7 +77,7 @@ class ModelWriter:
         """Write the headers and, for several shards, the index.
 
         Args:
-            metadata: strings for every file's header, as long as the ones that were announced.
+            metadata: strings that replace the announced ones in every header, of equal length.
         """
         for writer in self._shards:
             writer.finish(self._metadata | dict(metadata or {}))
@@ -94,19 +93,14 @@ class ModelWriter:
     def __enter__(self) -> ModelWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._closing.close()
 
 
 def split_shards(
     specs: Mapping[str, TensorSpec], max_shard_size: int | None
 ) -> dict[str, dict[str, TensorSpec]]:
-    """File name -> its tensors, in the given order, each file as full as the limit lets it be."""
+    """Return file name -> its tensors, in the given order, each file filled up to the limit."""
     shards: list[dict[str, TensorSpec]] = [{}]
     size = 0
     for name, spec in specs.items():
@@ -125,17 +119,17 @@ def split_shards(
 
 
 def check_companions(folder: Path) -> list[LorsmergeError]:
-    """Find what keeps a copy of a model folder from being made.
+    """Return the faults that prevent a model folder from being copied.
 
-    That is links that lead out of it or nowhere, a FIFO or a device in place of a file, more bytes
-    than any model has beside its weights, and configs that are no JSON.
+    These are links that lead out of it or nowhere, a FIFO or a device instead of a file, more
+    bytes than any model has beside its weights, and configs that are not JSON.
     """
     found = find_companions(folder)
     faults = list(found.faults)
     for name in (CONFIG, GENERATION):
         try:
             if name in found.files:
-                json.dumps(json_object(read_document(found.files[name])))  # as it is written
+                json.dumps(json_object(read_document(found.files[name])))  # as when writing it
         except UnreadableFile as fault:
             faults.append(fault)
         except (OSError, ValueError, RecursionError) as error:
@@ -144,31 +138,30 @@ def check_companions(folder: Path) -> list[LorsmergeError]:
     return faults
 
 
-def companions_size(folder: Path) -> int:
-    """Return the bytes that `copy_companions` writes, near enough."""
-    return find_companions(folder).size
-
-
 def notes_on_code(folder: Path) -> list[str]:
-    """Say which Python files a copy of a model folder gets, because its configs name them."""
+    """Return a note that names the Python files copied with a model folder."""
     code = find_companions(folder).code
     if not code:
         return []
     return [
         f"{folder} has code of its own, which its configs name and which is copied ({named(code)}); "
-        "it runs where somebody opens the model with trust_remote_code=True."
+        "it runs when somebody opens the model with trust_remote_code=True."
     ]
 
 
 def copy_companions(source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Copy what makes a folder a model beside its weights: config, tokenizer, processor, licence.
+    """Copy a model folder's config, tokenizer, processor and licence, but not its weights.
 
-    Nothing else is, and code only where a config's `auto_map` names it. The config's dtype becomes
-    the output's, and a language or task that a fine-tune forces on every input is dropped, because
-    a merged model serves several.
+    Python code is copied only where a config's `auto_map` names it. A language or task that a
+    fine-tune forces on every input is dropped, because a merged model serves several.
+
+    Args:
+        source: the model folder.
+        target: the folder to copy to.
+        dtype: of the weights in `target`, written into its config.
 
     Raises:
-        LorsmergeError: as `check_companions` finds them.
+        LorsmergeError: a fault that `check_companions` returns.
     """
     raise_all(check_companions(source))
     for name, file in find_companions(source).files.items():

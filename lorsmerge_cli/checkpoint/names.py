@@ -1,4 +1,4 @@
-"""What a tensor's name and shape say: whether it is pruned, what kind it is, where in the model it sits."""
+"""What a tensor's name and shape tell: whether it is pruned, its type, and its module."""
 
 from __future__ import annotations
 
@@ -11,52 +11,51 @@ from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.quoting import command
 
-# What transformers calls the modules that are no linear layers of a model's inside. A delta has no
-# config, and `merge` has to prune what `prune` does: so names and shapes decide, in both. A test
-# compares them with the module types of every architecture that transformers can build.
+# transformers' names of modules that are not inner linear layers. A delta has no config, and `merge`
+# has to prune the same tensors as `prune`, so names and shapes decide in both. A test compares them
+# with the module types of every architecture that transformers can build.
 EMBEDDING = re.compile(
     r"embed|(^|_)emb(_|$)|_tokens?$|quer(y|ies)_feat"
     r"|^(wte|wpe|w|shared|codebook|relative_attention_bias|bias_values|pe_k|reference_points|scale|shift)$",
     re.IGNORECASE,
 )
-# linear layers whose names speak of the embeddings beside them
+# linear layers whose names mention a neighbouring embedding
 PROJECTION = re.compile(r"proj|dense|mapping|transform|linear")
 HEAD = re.compile(
     r"(^|_)(heads?|classifier|score|summary)$|^logits_"
     r"|^(decoder|proj_out|lm_proj|lm_loss|embed_out|output|output_projection|vocab_projector"
     r"|pred_layer|predictions|final_layer|qa_outputs|objective)$"
 )
-# the last layer of a head that is a module of its own: `classifier.out_proj`
+# the last layer of a head that is a module itself: `classifier.out_proj`
 HEAD_MODULE = re.compile(r"(^|_)(heads?|classifier|score)$|^(pred_layer|qa_outputs)$")
 HEAD_LAYER = re.compile(r"^(dense|proj|out_proj|linear(_out|_hidden)?)$")
 ROUTER = re.compile(r"(^|_)router$")
 POSITIONS = re.compile(r"pos|type|wpe")
-# matrices of a mixture's experts, one behind the other in a 3-D tensor
+# matrices of a mixture's experts, stacked in a 3-D tensor
 EXPERTS = re.compile(r"expert|moe|^(in|out)put_linear$")
 CONVOLUTION = re.compile(r"^conv\d*$")
 # `layers.0.fc1.`, but not `lm_heads.0.`
 NUMBERED_LAYER = re.compile(r"(^|\.)\d+\.[^.]*[^.\d][^.]*\.")
-SMALLEST_VOCABULARY = 50  # a dimension of that many or fewer may be anything else
+SMALLEST_VOCABULARY = 50  # a smaller dimension may be anything else
 
 
 def is_linear_weight(name: str, spec: TensorSpec) -> bool:
-    """Tell whether name and shape are those of a linear layer inside of the model.
+    """Tell whether name and shape are those of a linear layer inside the model.
 
     In Whisper these are attention and MLP. Embeddings, output layers, norms, biases, convolutions
-    and the routers of experts are none.
+    and the routers of experts are not.
     """
     return _module_type(name, spec) == "linear"
 
 
 def linear_weights(specs: Mapping[str, TensorSpec]) -> frozenset[str]:
-    """Return the names of all weights of linear layers: those that are pruned by default.
+    """Return the names of all weights of linear layers, which are pruned by default.
 
-    Beside `is_linear_weight` the vocabulary tells: a weight outside of numbered layers that has as
-    many rows as the model's embedding of tokens is an embedding or an output layer too, whatever
-    its name.
+    In addition to `is_linear_weight`, the vocabulary decides: a weight outside numbered layers with
+    as many rows as the token embedding is an embedding or an output layer too, whatever its name.
 
     Args:
-        specs: all tensors of a model, or of a delta, which has the same.
+        specs: all tensors of a model, or of its delta.
     """
     types = {name: _module_type(name, spec) for name, spec in specs.items()}
     vocabularies = {
@@ -79,7 +78,7 @@ def linear_weights(specs: Mapping[str, TensorSpec]) -> frozenset[str]:
 
 
 def _module_type(name: str, spec: TensorSpec) -> str:
-    """Return `linear`, `embedding`, `head` or `router`; empty for what is no module's 2-D weight."""
+    """Return `linear`, `embedding`, `head` or `router`; empty if it is not a 2-D weight."""
     words = _words(name)
     is_matrix = spec.is_float and len(spec.shape) == 2
     if not (is_matrix and words and name.endswith(".weight")) or CONVOLUTION.search(words[-1]):
@@ -87,7 +86,7 @@ def _module_type(name: str, spec: TensorSpec) -> str:
     parent, last = ["", *words][-2:]
     if EMBEDDING.search(last) and not PROJECTION.search(last):
         return "embedding"
-    is_gate = last == "gate" and spec.shape[0] < spec.shape[1]  # from the width to the experts
+    is_gate = last == "gate" and spec.shape[0] < spec.shape[1]  # maps the width to the experts
     if is_gate or ROUTER.search(last) or ROUTER.search(parent):
         return "router"
     is_head = HEAD.search(last) or (HEAD_MODULE.search(parent) and HEAD_LAYER.search(last))
@@ -95,7 +94,7 @@ def _module_type(name: str, spec: TensorSpec) -> str:
 
 
 def _words(name: str) -> list[str]:
-    """Return the modules that a tensor lies in, less their numbers."""
+    """Return the modules that contain a tensor, without layer numbers."""
     return [part for part in name.split(".")[:-1] if not part.isdigit()]
 
 
@@ -106,14 +105,14 @@ def is_expert_stack(name: str, spec: TensorSpec) -> bool:
 
 
 def is_variance(name: str) -> bool:
-    """Tell whether it is the running variance of a BatchNorm, which is never negative."""
+    """Tell whether a tensor is the running variance of a BatchNorm, which is never negative."""
     return name.endswith("running_var")
 
 
 def select_pruned(
     specs: Mapping[str, TensorSpec], include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> frozenset[str]:
-    """Return the names of the tensors to prune: linear weights, plus `include`, less `exclude`.
+    """Return the names of the tensors to prune: linear weights, plus `include`, minus `exclude`.
 
     Args:
         specs: all float tensors.
@@ -121,7 +120,7 @@ def select_pruned(
         exclude: shell patterns of tensors to merge unpruned.
 
     Raises:
-        UsageFault: a pattern that changes nothing because it matches no such tensor.
+        UsageFault: a pattern matches no such tensor.
     """
     matrices = [name for name, spec in specs.items() if _can_be_pruned(name, spec)]
     chosen = set(linear_weights(specs))
@@ -139,7 +138,7 @@ def select_pruned(
 
 
 def _can_be_pruned(name: str, spec: TensorSpec) -> bool:
-    """Tell matrices and stacks of them from the rest; the biases of E experts are (E, d), and no matrix."""
+    """Tell whether a tensor is a matrix or a stack of them, unlike the (E, d) biases of E experts."""
     if is_expert_stack(name, spec):
         return True
     parts = name.split(".")
@@ -150,7 +149,7 @@ def _can_be_pruned(name: str, spec: TensorSpec) -> bool:
 def idle_patterns(
     specs: Mapping[str, TensorSpec], include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> list[str]:
-    """Return a warning for each pattern without which `select_pruned` chooses the same tensors."""
+    """Return a warning for each pattern that does not change what `select_pruned` returns."""
     chosen = select_pruned(specs, include, exclude)
     given = {"include": tuple(include), "exclude": tuple(exclude)}
     idle = []
@@ -165,11 +164,11 @@ def idle_patterns(
 
 
 def nothing_to_prune(where: object, exclude: Sequence[str]) -> UsageFault:
-    """Return the error for a model of which no tensor is chosen."""
+    """Return the error for a model without a tensor to prune."""
     if exclude:
         return UsageFault(
             f"{where}: --exclude leaves no tensor to prune.",
-            "Narrow its patterns, or leave the ratios out: without them nothing is pruned.",
+            "Narrow its patterns, or omit the ratios to merge unpruned.",
         )
     return UsageFault(
         f"{where} has no tensor to prune: no 2-D weight of a linear layer.",
@@ -182,16 +181,17 @@ def _matching(names: Iterable[str], pattern: str) -> set[str]:
 
 
 def pruned_share(specs: Mapping[str, TensorSpec], pruned: Iterable[str]) -> float:
-    """Return the share of the parameters that the pruned tensors hold."""
-    return _count(specs, pruned) / max(1, _count(specs, specs))
+    """Return the share of the parameters that are in pruned tensors."""
+    count = sum(specs[name].numel for name in pruned)
+    return count / max(1, sum(spec.numel for spec in specs.values()))
 
 
 def share_warning(specs: Mapping[str, TensorSpec], pruned: frozenset[str]) -> list[str]:
-    """Say where most of the parameters are if less than a half of them is pruned.
+    """Return a warning of the largest unpruned tensors if less than half of the parameters is pruned.
 
     Args:
         specs: all float tensors.
-        pruned: names of those that are pruned.
+        pruned: names of the pruned ones.
     """
     share = pruned_share(specs, pruned)
     if share >= 0.5:
@@ -200,7 +200,7 @@ def share_warning(specs: Mapping[str, TensorSpec], pruned: frozenset[str]) -> li
     for name, spec in specs.items():
         if name not in pruned:
             rest[without_layer(name)] += spec.numel
-    total = _count(specs, specs)
+    total = sum(spec.numel for spec in specs.values())
     first, *others = rest.most_common(3)
     largest = [first[0], *(name for name, count in others if count >= 0.05 * total)]
     to_include = {
@@ -216,24 +216,20 @@ def share_warning(specs: Mapping[str, TensorSpec], pruned: frozenset[str]) -> li
     ]
 
 
-def _count(specs: Mapping[str, TensorSpec], names: Iterable[str]) -> int:
-    return sum(specs[name].numel for name in names)
-
-
 def without_layer(name: str) -> str:
-    """The name with every layer number replaced by `*`: what the layers of a model share."""
+    """Replace every layer number in a name by `*`."""
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
-def kind(name: str) -> str:
-    """What a tensor is, wherever it sits: `self_attn.q_proj.weight`, `fc1.weight`."""
+def tensor_type(name: str) -> str:
+    """Return the part of a name after the layer: `self_attn.q_proj.weight`, `fc1.weight`."""
     parts = name.split(".")
     last_number = max((i for i, part in enumerate(parts) if part.isdigit()), default=-1)
     return ".".join(parts[last_number + 1 :] if last_number + 1 < len(parts) else parts)
 
 
-def room(name: str) -> str:
-    """The part of the model a tensor belongs to: `encoder`, `decoder`, else its outermost module."""
+def module(name: str) -> str:
+    """Return the module a tensor belongs to: `encoder`, `decoder`, else the outermost one."""
     parts = name.split(".")
     for part in parts:
         if part in ("encoder", "decoder"):

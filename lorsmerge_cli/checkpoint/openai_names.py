@@ -1,4 +1,4 @@
-"""Names of a Whisper's tensors: OpenAI's own, and those that transformers gives them."""
+"""Names of a Whisper's tensors: OpenAI's, and transformers'."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 MARK = "decoder.token_embedding.weight"  # every state dict of OpenAI's code has it
 PREFIX = "model."
 
-# OpenAI's part of a name -> Hugging Face's. In this order each is unambiguous, either way.
+# OpenAI's part of a name -> Hugging Face's. In this order each is unambiguous in both directions.
 RENAMED = {
     "encoder.ln_post.": "encoder.layer_norm.",
     "decoder.ln.": "decoder.layer_norm.",
@@ -29,19 +29,29 @@ RENAMED = {
 
 
 def is_openai(names: Iterable[str]) -> bool:
-    """Whether tensors are named as OpenAI's code names them."""
+    """Tell whether tensors have OpenAI's names."""
     return MARK in names
 
 
 def from_openai(name: str) -> str:
-    """`encoder.blocks.0.attn.query.weight` as `model.encoder.layers.0.self_attn.q_proj.weight`."""
+    """Translate a name of OpenAI's to transformers'.
+
+    Example:
+        >>> from_openai("encoder.blocks.0.attn.query.weight")
+        'model.encoder.layers.0.self_attn.q_proj.weight'
+    """
     for theirs, ours in RENAMED.items():
         name = name.replace(theirs, ours)
     return PREFIX + name
 
 
 def to_openai(name: str) -> str:
-    """`model.encoder.layers.0.self_attn.q_proj.weight` as `encoder.blocks.0.attn.query.weight`."""
+    """Translate a name of transformers' to OpenAI's.
+
+    Example:
+        >>> to_openai("model.encoder.layers.0.self_attn.q_proj.weight")
+        'encoder.blocks.0.attn.query.weight'
+    """
     name = name.removeprefix(PREFIX)
     for theirs, ours in RENAMED.items():
         name = name.replace(ours, theirs)

@@ -1,9 +1,9 @@
-"""What a pickle would make PyTorch do, found out before PyTorch sees it.
+"""A scan of a pickle before PyTorch opens it, for code and for sizes its bytes do not back.
 
-`torch.load(weights_only=True)` runs no code, but believes every size: a file of 1 kB asks for as much
-memory as it likes, by a compressed zip, a storage or a tensor larger than the file, or an array of zeros.
-The scan walks through the pickle's operations, keeps of each tensor only its sizes, and refuses all
-that is no dense tensor, string, number or container, or that the file's own bytes do not back.
+`torch.load(weights_only=True)` runs no code, but trusts every size: a file of 1 kB can claim any amount
+of memory, with a compressed zip, a storage or tensor larger than the file, or an array of zeros. The
+scan steps through the pickle's operations, keeps only the sizes of tensors, and rejects everything but
+dense tensors, strings, numbers and containers that the file's own bytes back.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from lorsmerge_cli.checkpoint.safetensors_file import MAX_DIMENSIONS
 from lorsmerge_cli.inputs import open_regular
 
 ZIP = b"PK\x03\x04"
-MAGIC = 0x1950A86A20F9469CFC6C  # what a file of PyTorch before 1.6 begins with
+MAGIC = 0x1950A86A20F9469CFC6C  # at the beginning of a file of PyTorch before 1.6
 
-# PyTorch's names; those of other modules are code. What of them may be called is in `_reduce`.
+# Names of other modules than these are code. `_reduce` restricts which of them may be called.
 MODULES = {"collections", "torch", "torch._tensor", "torch._utils", "torch.nn.parameter",
            "torch.serialization", "torch.storage"}  # fmt: skip
 TENSORS = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")}
@@ -45,7 +45,7 @@ TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class CodeInside(Exception):
-    """A pickle names something that is no part of a tensor; its only argument is that name."""
+    """A pickle refers to code; the only argument is its name."""
 
 
 class Unbacked(ValueError):
@@ -71,11 +71,11 @@ class _Tensor:
 
 
 def scan(path: Path) -> None:
-    """Check that opening a pickle takes no more memory than its size, and runs nothing.
+    """Check that opening a pickle takes no more memory than its size, and runs no code.
 
     Raises:
         CodeInside: it holds other objects than tensors.
-        ValueError: it is damaged, or says of itself what its bytes do not back.
+        ValueError: it is damaged, or claims sizes that its bytes do not back.
         OSError: as `open` does.
     """
     with open_regular(path) as file:
@@ -109,9 +109,9 @@ def _scan_zip(machine: _Machine, file: BinaryIO) -> object:
         raise ValueError(f"it is a zip file with {len(pickles)} data.pkl")
     folder = pickles[0].filename.removesuffix("data.pkl")
     machine.storages = {name.removeprefix(f"{folder}data/"): size for name, size in sizes.items()}
-    # not by ZipFile.read, which verifies checksums that PyTorch can be told not to write
+    # ZipFile.read verifies checksums, which PyTorch can omit
     file.seek(max(0, pickles[0].header_offset) + 26)
-    lengths = file.read(4)  # of the name and of what else stands before the content
+    lengths = file.read(4)  # of the two fields before the content: name and extra
     file.seek(int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"), 1)
     return machine.run(BytesIO(file.read(pickles[0].file_size)))
 
@@ -119,7 +119,7 @@ def _scan_zip(machine: _Machine, file: BinaryIO) -> object:
 def _scan_stream(machine: _Machine, file: BinaryIO) -> object:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
         if machine.run(raw) != MAGIC:
-            raise ValueError("it is a pickle, but none that torch.save wrote")
+            raise ValueError("it is a pickle, but not one that torch.save wrote")
         _version, _system, found, _keys = (machine.run(raw) for _ in range(4))
         return found
 
@@ -132,24 +132,24 @@ def _name_of(tensor: _Tensor, found: object) -> str:
 
 
 class _Machine:
-    """A pickle's stack and memo, with sizes in the place of tensors.
+    """A pickle's stack and memo, with sizes instead of tensors.
 
     Attributes:
         size: bytes of the whole file.
-        storages: key -> bytes of each storage; None where they follow the pickle unlisted.
-        unbacked: the first tensor of which too little is stored.
+        storages: key -> bytes of each storage; None in the old format, which does not list them.
+        unbacked: the first tensor with more elements than are stored of it.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.storages: dict[str, int] | None = None
         self.unbacked: _Tensor | None = None
-        self.claimed: dict[str, int] = {}  # bytes of each storage that is not listed
+        self.claimed: dict[str, int] = {}  # bytes of each unlisted storage
         self.claimed_total = 0
         self.copied = 0  # elements of lists that became tables
 
     def run(self, stream: BytesIO | mmap.mmap) -> object:
-        """Walk to the end of one pickle, and return what it describes."""
+        """Step through one pickle, and return the object that it describes."""
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under each mark
         self.memo: dict[int, Any] = {}
@@ -195,7 +195,7 @@ class _Machine:
             stack.append(self._reduce(stack.pop().name, arguments))
         elif name == "BUILD":  # an OrderedDict's attributes
             if not isinstance(stack.pop(), dict) or not isinstance(stack[-1], dict):
-                raise ValueError("it sets attributes of what has none")
+                raise ValueError("it sets attributes of an object without any")
         elif name not in ("PROTO", "STOP"):
             raise ValueError(f"it uses the operation {name}, which torch.save does not")
 
@@ -203,7 +203,9 @@ class _Machine:
         if name == "TUPLE":
             self.stack.append(tuple(items))
         elif name == "APPENDS":
-            self.stack[-1].extend(items) if isinstance(self.stack[-1], list) else _no_list()
+            if not isinstance(self.stack[-1], list):
+                raise ValueError("it appends to something other than a list")
+            self.stack[-1].extend(items)
         else:
             self._set_items(self.stack[-1], items[::2], items[1::2])
 
@@ -213,7 +215,7 @@ class _Machine:
         table.update(zip(keys, values, strict=True))
 
     def _reduce(self, name: str, arguments: tuple[Any, ...]) -> object:
-        """What a call gives; only calls that make tensors, their sizes, and ordered tables."""
+        """Evaluate a call; only those that build tensors, sizes and ordered tables are allowed."""
         if name in TENSORS:
             dtype = arguments[6].name if name.endswith("_v3") else ""
             storage, offset, shape, strides = arguments[:4]
@@ -238,9 +240,7 @@ class _Machine:
             self._set_items(made, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
             return made
         if name.startswith("torch._utils._rebuild_"):
-            raise ValueError(
-                f"it has tensors that are sparse, quantised or otherwise none ({name})"
-            )
+            raise ValueError(f"it has sparse, quantised or otherwise unsupported tensors ({name})")
         raise CodeInside(name)
 
     def _storage(self, identity: tuple[Any, ...]) -> _Storage:
@@ -271,10 +271,6 @@ def _global(argument: str) -> _Global:
     if module not in MODULES:
         raise CodeInside(f"{module}.{name}")
     return _Global(f"{module}.{name}")
-
-
-def _no_list() -> None:
-    raise ValueError("it appends to what is no list")
 
 
 def _tensor(storage: _Storage, offset: int, shape: Any, strides: Any, dtype: str) -> _Tensor:

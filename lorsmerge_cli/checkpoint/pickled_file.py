@@ -1,7 +1,7 @@
 """One pickled state dict: OpenAI's `small.pt`, an old `pytorch_model.bin`, an `adapter_model.bin`.
 
-A pickle may hold code. It is only ever read with PyTorch's `weights_only=True`, which takes tensors
-and plain containers and refuses all else, so that nothing in a file is executed.
+A pickle may hold code. It is only ever read with PyTorch's `weights_only=True`, which accepts tensors
+and plain containers alone, so that nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
     DTYPE_CODES,
     TensorSpec,
     check_readable,
-    encodable,
+    check_utf8,
     no_weights,
 )
 from lorsmerge_cli.errors import UnreadableFile, named
@@ -31,20 +31,20 @@ from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.quoting import python_command
 
 OPENAI_STATE = "model_state_dict"  # beside `dims` in what OpenAI publishes
-RELAID = 2  # tensors kept row by row: the one that threads read, and the one that they come to next
+RELAID = 2  # copies kept in row-major order: of the tensor that threads read, and of the next one
 
 
 class PickledFile:
-    """A state dict open for reading: its tensors are mapped, and stay on disk until `read`.
+    """A state dict open for reading; its tensors are mapped, and stay on disk until `read`.
 
     Attributes:
         path: the file.
-        specs: name -> shape and dtype; names are Hugging Face's where the file has OpenAI's.
+        specs: name -> shape and dtype; OpenAI's names are translated to Hugging Face's.
         dims: OpenAI's description of its model (`n_audio_head`, ...), empty in another file.
-        metadata: empty; for files that have some.
+        metadata: empty, as pickles have none.
 
     Raises:
-        UnreadableFile: damaged, or with anything but tensors by name in it; none of it was executed.
+        UnreadableFile: it is damaged, or holds other objects than named tensors; nothing was executed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,11 +68,11 @@ class PickledFile:
         }
 
     def read(self, name: str) -> Tensor:
-        """The tensor row by row: backed by the mapped file where it is stored so, else a copy."""
+        """Return a tensor in row-major order: mapped from the file if stored like that, else a copy."""
         tensor = self._tensors[name]
         if tensor.is_contiguous():
             return tensor
-        with self._lock:  # a large tensor is asked for once per block
+        with self._lock:  # a large tensor is read once per block
             if name not in self._relaid:
                 self._relaid[name] = tensor.contiguous()
                 if len(self._relaid) > RELAID:
@@ -82,9 +82,9 @@ class PickledFile:
 
 def _load(path: Path, start: bytes) -> Any:
     try:
-        with warnings.catch_warnings(action="ignore"):  # of pickles' oddities: it works or not
+        with warnings.catch_warnings(action="ignore"):
             scan(path)
-            # only the format since PyTorch 1.6, a zip file, can be mapped
+            # only zip files, the format since PyTorch 1.6, can be mapped
             mapped = start.startswith(ZIP)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except CodeInside as error:
@@ -95,7 +95,7 @@ def _load(path: Path, start: bytes) -> Any:
             "Save it again with a copy of each tensor: "
             "`{name: value.clone(memory_format=torch.contiguous_format) for name, value in ...}`.",
         ) from None
-    except Exception as error:  # whatever PyTorch makes of bytes that anyone may have written
+    except Exception as error:  # PyTorch raises all sorts for a damaged or hostile file
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise _code_inside(path, found[1]) if found else _damaged(path, error) from None
 
@@ -108,10 +108,10 @@ def _code_inside(path: Path, what: str) -> UnreadableFile:
     )
     return UnreadableFile(
         f"{path} is a pickle with Python objects in it ({what}), not plain weights: opening it would "
-        "run code of whoever made it, so it was not opened.",
-        f"If you trust them, convert it once, where its code is installed: `{convert}`; "
-        "for a model that is none of transformers' write "
-        f"`torch.save(model.state_dict(), {target + '.bin'!r})` last.",
+        "run its author's code, so it was not opened.",
+        f"If you trust the author, convert it once, where its code is installed: `{convert}`; "
+        "for a model that is not transformers' end with "
+        f"`torch.save(model.state_dict(), {target + '.bin'!r})`.",
     )
 
 
@@ -119,9 +119,9 @@ def _damaged(path: Path, error: Exception) -> UnreadableFile:
     first = (str(error) or type(error).__name__).splitlines()[0]
     reason = first.split(". ")[0].rstrip(".")
     return UnreadableFile(
-        f"{path} is no pickle of weights that PyTorch can read ({reason}; the file has "
+        f"{path} is not a pickle of weights that PyTorch can read ({reason}; the file has "
         f"{path.stat().st_size:,} bytes).",
-        "It is damaged, cut short or of another kind: copy or download it again, or save it as "
+        "It is damaged, cut short or of another format: copy or download it again, or save it as "
         "safetensors.",
     )
 
@@ -144,7 +144,7 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
     renamed = is_openai(tensors)
     found = {from_openai(name) if renamed else name: value for name, value in tensors.items()}
     try:
-        encodable(*found)
+        check_utf8(*found)
     except ValueError as error:
         raise _damaged(path, error) from None
     if len(found) < len(content):
@@ -154,6 +154,6 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
 
 def _no_state_dict(path: Path, what: str) -> UnreadableFile:
     return UnreadableFile(
-        f"{path} holds {what} where tensors by their names are needed.",
+        f"{path} holds {what} instead of named tensors.",
         "Save the state dict alone: `torch.save(torch.load(PATH, weights_only=True)[KEY], OUT)`.",
     )

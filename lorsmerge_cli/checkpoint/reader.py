@@ -1,9 +1,9 @@
-"""A checkpoint: one file of weights, a model folder, or a sharded one, here or on the Hub."""
+"""A checkpoint: one file of weights, a model folder, or a sharded one, local or on the Hub."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from functools import cached_property
 from pathlib import Path
 
@@ -31,14 +31,14 @@ from lorsmerge_cli.inputs import FileIdentity, read_json
 
 DELTA_MARK = "lorsmerge.format_version"
 
-# A name that repeats another tensor: Whisper's output projection is its token embedding.
+# Tied copies of another tensor: Whisper's output projection is its token embedding.
 TIED = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
 
-# What ends the names of a quantised model's tensors: bitsandbytes, GPTQ and AWQ, FP8, compressed-tensors
+# Suffixes of a quantised model's tensors: bitsandbytes, GPTQ and AWQ, FP8, compressed-tensors
 QUANTISED = (".SCB", ".absmax", ".quant_map", ".qweight", ".qzeros", ".weight_scale_inv",
              ".weight_packed")  # fmt: skip
 
-BLOCK = 1 << 20  # entries: 4 MB of float32 stay in a core's cache
+BLOCK = 1 << 20  # elements: 4 MB of float32 stay in a core's cache
 
 
 class Checkpoint:
@@ -47,24 +47,24 @@ class Checkpoint:
     Attributes:
         path: what the user gave, which may be a Hub id.
         folder: the model folder that holds config and tokenizer, None for a bare file.
-        specs: name -> shape and dtype; a tied copy is left out and listed in `tied`.
-        dims: what a file of OpenAI's says of its model, empty for others.
+        specs: name -> shape and dtype; a tied copy is listed in `tied` instead.
+        dims: sizes recorded in a file of OpenAI's, empty for others.
         tied: name of the copy -> name of the tensor it repeats.
         files: every weight file, for size and overwrite checks.
-        notes: what a user should know: weights in the folder that are not read, and the like.
+        notes: warnings for the user, such as of weights in the folder that are not read.
 
     Args:
         path: a file, a folder or a Hub id.
-        opened: the file, where `path` leads to one that is open already.
-        prefix: names that differ from those in `like` by this alone, before them or before those,
-            are read as those.
+        opened: the file, if `path` is one that is open already.
+        prefix: names that differ from those in `like` only by this prefix, on either side, are
+            replaced by those.
         like: names of another model.
 
     Raises:
         UnreadableFile: nothing at the path, or files that are damaged, missing, quantised or of
-            another kind.
-        HubFault: nothing on the Hub, or nothing that can be had from it.
-        Mismatch: a tied copy that differs from the tensor it should repeat.
+            another format.
+        HubFault: the Hub does not have it, or refuses it.
+        Mismatch: a tied copy differs from the tensor it should repeat.
     """
 
     def __init__(
@@ -104,27 +104,28 @@ class Checkpoint:
         self.tied = self._drop_tied()
 
     def read(self, name: str) -> Tensor:
-        """The tensor as stored, backed by the mapped file."""
+        """Return a tensor as stored, mapped from the file."""
         shard, stored = self._holder[name]
         return shard.read(stored)
 
     @property
     def identities(self) -> dict[Path, FileIdentity]:
-        """What tells whether a weight file changed since it was opened."""
+        """Identity of each file, to detect that it changed since it was opened."""
         return self._index | {shard.path: shard.identity for shard in self._shards}
 
     @property
     def sources(self) -> list[Path]:
-        """Everything that must not be written: the files and the folder they lie in."""
+        """Paths that must not be written: the files and their folder."""
         return [*self.files, *([self.folder] if self.folder else [])]
 
     @cached_property
     def float_specs(self) -> dict[str, TensorSpec]:
+        """Name -> shape and dtype of the float tensors, the only ones that have deltas."""
         return {name: spec for name, spec in self.specs.items() if spec.is_float}
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that most of the float entries have; float32 where there are none."""
+        """The dtype of most float elements; float32 if there are none."""
         sizes: dict[torch.dtype, int] = {}
         for spec in self.float_specs.values():
             sizes[spec.dtype] = sizes.get(spec.dtype, 0) + spec.numel
@@ -136,7 +137,7 @@ class Checkpoint:
         try:
             config = read_json(self.folder / "config.json") if self.folder else {}
         except (OSError, ValueError, UnreadableFile):
-            return  # which others report, where they need the config
+            return  # reported where the config is needed
         if isinstance(config, dict) and config.get("quantization_config"):
             raise quantised(self.path, "its config.json has a quantization_config")
 
@@ -148,7 +149,7 @@ class Checkpoint:
         }
         for copy, original in tied.items():
             same_layout = self.specs[copy] == self.specs[original]
-            if not same_layout or not _equal(self.read(copy), self.read(original)):
+            if not same_layout or not equal(self.read(copy), self.read(original)):
                 raise Mismatch(
                     f"{self.path}: {copy!r} differs from {original!r}, which Whisper ties to it.",
                     "Save the model with transformers, which keeps them one tensor, or drop the wrong one.",
@@ -157,20 +158,17 @@ class Checkpoint:
         return tied
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(blocks_of(a), blocks_of(b), strict=True))
-
-
-def blocks_of(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor's entries in row-major order, a block at a time."""
-    return iter(tensor.reshape(-1).split(BLOCK))
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors of one shape are equal, reading a block at a time."""
+    blocks = zip(a.reshape(-1).split(BLOCK), b.reshape(-1).split(BLOCK), strict=True)
+    return all(torch.equal(x, y) for x, y in blocks)
 
 
 WeightFile = SafetensorsFile | PickledFile
 
 
 def _alike(name: str, prefix: str, like: Container[str]) -> str:
-    """The name that one has in another model, where a prefix is all that tells them apart."""
+    """Return the name in `like` that differs from `name` only by a prefix, else `name`."""
     if not prefix or name in like:
         return name
     others = (name.removeprefix(prefix), prefix + name)
@@ -178,7 +176,7 @@ def _alike(name: str, prefix: str, like: Container[str]) -> str:
 
 
 def open_weights(path: Path) -> WeightFile:
-    """A file of tensors by name, in either format.
+    """Open a safetensors file or a pickled state dict.
 
     Raises:
         UnreadableFile: it is neither, or damaged.
@@ -187,7 +185,7 @@ def open_weights(path: Path) -> WeightFile:
 
 
 def _open_shards(path: Path) -> tuple[list[WeightFile], tuple[str, ...]]:
-    """The files of a checkpoint, and what there is to say of the folder."""
+    """Open the files of a checkpoint; return them and notes on its folder."""
     if not os.path.isdir(path):
         return [open_weights(path)], ()
     try:
@@ -211,7 +209,7 @@ def _open_shards(path: Path) -> tuple[list[WeightFile], tuple[str, ...]]:
 
 
 def _open_indexed(index: Path, notes: list[str]) -> list[WeightFile]:
-    """The shards that an index lists; where it is wrong about their tensors a note is added."""
+    """Open the shards that an index lists; add a note if it is wrong about their tensors."""
     weight_map = _weight_map(index)
     faults: list[LorsmergeError] = []
     shards: list[WeightFile] = []
@@ -237,11 +235,13 @@ def _open_indexed(index: Path, notes: list[str]) -> list[WeightFile]:
         held |= dict.fromkeys(shard.specs, shard.path.name)
     for what, names in (
         ("names tensors that its files do not hold", weight_map.keys() - held.keys()),
-        ("leaves out tensors that its files hold", held.keys() - weight_map.keys()),
+        ("omits tensors that its files hold", held.keys() - weight_map.keys()),
         ("names the wrong file of", {n for n in held.keys() & weight_map.keys() if held[n] != weight_map[n]}),
     ):  # fmt: skip
         if names:
-            notes.append(f"{index} {what}: {named(sorted(names))}. What the files hold is read.")
+            notes.append(
+                f"{index} {what}: {named(sorted(names))}. The tensors in the files are read."
+            )
     return shards
 
 
@@ -249,10 +249,10 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         found = read_json(index)["weight_map"]
         if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
-            raise ValueError("weight_map is no table of file names")
+            raise ValueError("weight_map is not a table of file names")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnreadableFile(
-            f"{index} is no shard index: {type(error).__name__}: {error}.", "Download it again."
+            f"{index} is not a shard index: {type(error).__name__}: {error}.", "Download it again."
         ) from error
     if any(Path(name).name != name for name in found.values()):
         raise UnreadableFile(f"{index} names files outside of its folder.", "Download it again.")
@@ -263,7 +263,7 @@ def _no_weights(folder: Path) -> UnreadableFile:
     if is_adapter(folder):
         return UnreadableFile(
             f"{folder} is a PEFT adapter, and a whole model is needed here.",
-            "It stands where a fine-tune or a delta does: `lorsmerge delta BASE ADAPTER -o x.delta`, "
+            "Use it like a fine-tune or a delta: `lorsmerge delta BASE ADAPTER -o x.delta`, "
             "`lorsmerge merge BASE ADAPTER`, `lorsmerge eval BASE --apply ADAPTER --scale 1`.",
         )
     return UnreadableFile(

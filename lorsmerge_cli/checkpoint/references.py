@@ -1,7 +1,7 @@
-"""Where an input lies: a path, or `org/name[@revision][:file]` on the Hugging Face Hub.
+"""References to inputs: a path, or `org/name[@revision][:file]` on the Hugging Face Hub.
 
-What exists on this machine under a name is taken first. Else a name with one slash is a repository:
-what of it is needed comes into huggingface_hub's cache, and what is made from it records the commit.
+A local file or folder takes precedence. Else a name with one slash is a repository: the files needed
+are downloaded to huggingface_hub's cache, and outputs made from them record the commit.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def local_path(path: Path, kind: Kind = "any") -> Path:
-    """Where on this machine an input lies; what a Hub id stands for is downloaded if need be.
+    """Return the local path of an input; a Hub id is downloaded first if the cache lacks it.
 
     Args:
         path: a path, or a Hub id.
-        kind: `delta` where nothing else will do, `companions` for config, tokenizer and feature
+        kind: `delta` to accept nothing but a delta, `companions` for config, tokenizer and feature
             extractor alone.
 
     Raises:
-        LorsmergeError: there is no such thing, it cannot be had, or the disk is too small.
+        LorsmergeError: it does not exist, cannot be downloaded, or the disk is too small.
     """
     found = _on_hub(path, kind)
     if found is None:
@@ -48,10 +48,10 @@ def local_path(path: Path, kind: Kind = "any") -> Path:
 
 
 def pinned(path: Path) -> str | None:
-    """A Hub id with the commit that its revision was resolved to; None for a path.
+    """Return a Hub id with the commit that its revision was resolved to; None for a path.
 
     Raises:
-        LorsmergeError: there is no such thing.
+        LorsmergeError: it does not exist.
     """
     found = _on_hub(path)
     if found is None:
@@ -62,13 +62,13 @@ def pinned(path: Path) -> str | None:
 
 
 def with_commits(command: str, paths: Iterable[Path]) -> str:
-    """A command for a file's history, and in a comment the commits of what it took from the Hub."""
+    """Return a command for a file's history, with the commits of its inputs on the Hub as a comment."""
     commits = [name for path in paths if (name := pinned(path))]
     return f"{command}  # {', '.join(commits)}" if commits else command
 
 
 def pinned_parts(name: str) -> tuple[str, str] | None:
-    """Repository and commit of an id as `pinned` writes it; None for any other name."""
+    """Return repository and commit of an id that `pinned` wrote; None for any other name."""
     match = REFERENCE.fullmatch(name)
     if match is None or not COMMIT.fullmatch(match["revision"] or ""):
         return None
@@ -76,12 +76,12 @@ def pinned_parts(name: str) -> tuple[str, str] | None:
 
 
 def is_hub_id(path: Path) -> bool:
-    """Whether an input is looked for on the Hub: an id, and nothing on this machine."""
+    """Tell whether an input is on the Hub: an id, with no local file or folder of that name."""
     return not os.path.lexists(path) and REFERENCE.fullmatch(str(path)) is not None
 
 
 def no_such_path(path: Path) -> UnreadableFile:
-    """Return the error of an input that is neither on this machine nor an id."""
+    """Return the error of an input that is neither a local path nor an id."""
     home = "`~` is the shell's: write your home folder out. " if path.parts[:1] == ("~",) else ""
     return UnreadableFile(
         f"{path}: no such file or folder.",
@@ -90,7 +90,7 @@ def no_such_path(path: Path) -> UnreadableFile:
 
 
 def check_hub_ids(paths: Iterable[Path]) -> list[LorsmergeError]:
-    """Everything on the Hub that is not there or cannot be had, before any of it is downloaded."""
+    """Return a fault for each Hub id that cannot be downloaded, before any is."""
     faults: list[LorsmergeError] = []
     wanted: set[HubFiles] = set()
     for path in dict.fromkeys(paths):
@@ -107,12 +107,12 @@ def check_hub_ids(paths: Iterable[Path]) -> list[LorsmergeError]:
     return faults
 
 
-def told_of_cache(path: Path, faults: list[LorsmergeError]) -> list[LorsmergeError]:
-    """Return faults of files that are missing, as one where only a Hub's cache could be looked into.
+def explain_partial_cache(path: Path, faults: list[LorsmergeError]) -> list[LorsmergeError]:
+    """Join faults of missing files to one about the cache if the Hub could not be reached.
 
     Args:
         path: a path, or a Hub id.
-        faults: what its folder lacks.
+        faults: one for each missing file.
     """
     match = REFERENCE.fullmatch(str(path))
     if not faults or match is None or not is_hub_id(path):
@@ -127,13 +127,13 @@ def told_of_cache(path: Path, faults: list[LorsmergeError]) -> list[LorsmergeErr
 
 
 def _on_hub(path: Path, kind: Kind = "any") -> HubFiles | None:
-    """What a Hub id stands for; None for a path on this machine."""
-    if os.path.lexists(path):  # a link that leads nowhere is no id either
+    """Resolve a Hub id to the files needed of it; return None for a local path."""
+    if os.path.lexists(path):  # a dangling link is not an id either
         return None
     match = REFERENCE.fullmatch(str(path))
     if match is None:
         raise no_such_path(path)
-    # which takes a while to load
+    # imported here because it is slow to load
     from lorsmerge_cli.hub.files import find_files, partly_cached
 
     choose = partial(files_needed, file=match["file"], where=match["repo"], kind=kind)
@@ -145,7 +145,7 @@ def _on_hub(path: Path, kind: Kind = "any") -> HubFiles | None:
 
 
 def _absent_shards(found: HubFiles) -> list[str]:
-    """The shards that an index in the cache lists and that are not there."""
+    """Return the shards that an index in the cache lists and the cache lacks."""
     from lorsmerge_cli.hub.files import cached_file
 
     for index in (INDEX_FILE, PICKLED_INDEX):
@@ -155,5 +155,5 @@ def _absent_shards(found: HubFiles) -> list[str]:
                 listed = json_object(read_document(path))["weight_map"].values()
                 return sorted({name for name in listed if name not in found.files})
             except (OSError, ValueError, KeyError, AttributeError, TypeError, LorsmergeError):
-                return []  # which the reader of the index tells
+                return []  # reported by the reader of the index
     return []

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -44,27 +43,30 @@ PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 HEADER_ALIGNMENT = 8  # bytes, so that the first tensor is aligned for every dtype
 MAX_HEADER = 100_000_000  # bytes: the format's own limit
 MAX_DIMENSIONS = 64  # numpy's limit
-MAX_ELEMENTS = 2**56  # of a shape, its zeros left out: their bytes are still counted in 64 bits
-SHOWN = 40  # characters of a value in an error
+MAX_ELEMENTS = 2**56  # product of a shape's nonzero sizes, so that byte counts fit 64 bits
+SHOWN = 40  # characters of a value in a message
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a header says of one tensor."""
+    """Shape and dtype of one tensor."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def numel(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """Size in bytes."""
         return self.numel * self.dtype.itemsize
 
     @property
     def is_float(self) -> bool:
+        """Whether the dtype is a floating-point one; only such tensors have deltas."""
         return self.dtype.is_floating_point
 
 
@@ -78,12 +80,16 @@ class SafetensorsFile:
         specs: name -> shape and dtype.
 
     Raises:
-        UnreadableFile: the path is no file, or what it holds is not sound safetensors.
+        UnreadableFile: the path is no file, or not a sound safetensors file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        refuse_other_formats(path)
+        if is_pickle(path):
+            raise UnreadableFile(
+                f"{path} is a pickle (PyTorch's .bin or .pt), and a safetensors file is needed.",
+                "If it is a fine-tune, `lorsmerge delta BASE FINETUNED -o x.delta` makes a delta of it.",
+            )
         self.identity = FileIdentity.of(path)
         try:
             header, start, self.size = _read_header(path)
@@ -91,10 +97,14 @@ class SafetensorsFile:
             self.specs, self._spans = _entries(path, header, start, self.size)
             self._bytes = torch.UntypedStorage.from_file(str(path), False, self.size)
         except (OSError, ValueError, RuntimeError) as error:
-            raise _damaged(path, error) from error
+            size = path.stat().st_size if path.exists() else 0
+            raise UnreadableFile(
+                f"{path} is not a sound safetensors file ({error}; the file has {size:,} bytes).",
+                "It is damaged, cut short or of another format: copy, download or save it again.",
+            ) from error
 
     def read(self, name: str) -> Tensor:
-        """The tensor as stored, backed by the mapped file: no memory of its own until written to."""
+        """Return a tensor as stored, mapped from the file: it takes no memory until written to."""
         spec, (start, stop) = self.specs[name], self._spans[name]
         tensor = torch.empty(0, dtype=spec.dtype)
         if start < stop:
@@ -104,7 +114,7 @@ class SafetensorsFile:
 
 
 def _read_header(path: Path) -> tuple[dict[str, object], int, int]:
-    """The parsed header, where the tensors' bytes begin, and the file's size."""
+    """Return the parsed header, the offset of the tensors' bytes, and the file's size."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
@@ -126,15 +136,15 @@ def _metadata(found: object) -> dict[str, str]:
     for key, value in found.items():
         if not isinstance(value, str):
             raise ValueError(f"its metadata {key!r} is {shown(value)}, not a string")
-    encodable(*found, *found.values())
+    check_utf8(*found, *found.values())
     return found
 
 
 def _entries(
     path: Path, header: Mapping[str, object], start: int, size: int
 ) -> tuple[dict[str, TensorSpec], dict[str, tuple[int, int]]]:
-    """Every tensor's shape and dtype, and the bytes of the file that it has, each a tensor's own."""
-    encodable(*header)
+    """Return every tensor's spec, and its first and last offset in the file; no two may overlap."""
+    check_utf8(*header)
     specs: dict[str, TensorSpec] = {}
     spans: dict[str, tuple[int, int]] = {}
     unknown: dict[str, str] = {}
@@ -145,7 +155,7 @@ def _entries(
         if not isinstance(code, str):
             raise ValueError(f"the dtype of {name!r} is {shown(code)}")
         if not isinstance(offsets, list) or [type(value) for value in offsets] != [int, int]:
-            raise ValueError(f"the data_offsets of {name!r} are no two whole numbers")
+            raise ValueError(f"the data_offsets of {name!r} are not two integers")
         shape = parse_shape(name, entry["shape"])
         if code not in DTYPES:
             unknown[name] = code
@@ -171,10 +181,10 @@ def _entries(
 
 
 def parse_shape(name: str, value: object) -> tuple[int, ...]:
-    """A shape as JSON gives it.
+    """Check a shape parsed from JSON, and return it as a tuple.
 
     Raises:
-        ValueError: no list of whole numbers, or sizes that no memory has addresses for.
+        ValueError: it is no list of integers, or too large for any memory.
     """
     if not isinstance(value, list):
         raise ValueError(f"the shape of {name!r} is {shown(value)}")
@@ -187,15 +197,15 @@ def parse_shape(name: str, value: object) -> tuple[int, ...]:
 
 
 def shown(value: object) -> str:
-    """A value of a header as an error shows it: short, and of a list or a table only what it is."""
+    """Shorten a header's value for a message; lists and tables become a word."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "a table"
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def encodable(*texts: str) -> None:
-    """Raise ValueError where a text has half a surrogate pair, which no file can hold as UTF-8."""
+def check_utf8(*texts: str) -> None:
+    """Raise ValueError if a text holds a lone surrogate, which UTF-8 cannot encode."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
@@ -203,11 +213,11 @@ def encodable(*texts: str) -> None:
 
 
 def no_weights(path: Path, dtypes: Mapping[str, str]) -> UnreadableFile:
-    """The error for tensors of dtypes that nothing can be added to.
+    """Return the error for tensors of dtypes that cannot be added.
 
     Args:
         path: the file.
-        dtypes: tensor name -> what the file calls its dtype.
+        dtypes: tensor name -> its dtype as the file spells it.
     """
     codes = sorted({code.removeprefix("torch.") for code in dtypes.values()})
     if any(code.lower().startswith(("f8", "f4", "f6", "float8", "float4")) for code in codes):
@@ -220,7 +230,7 @@ def no_weights(path: Path, dtypes: Mapping[str, str]) -> UnreadableFile:
 
 
 def quantised(path: Path, sign: str) -> UnreadableFile:
-    """The error for a quantised model, with the sign that it is one."""
+    """Return the error for a quantised model; `sign` is the evidence."""
     return UnreadableFile(
         f"{path} is quantised ({sign}): its weights are codes, which have no difference and no sum.",
         "Take the model it was made from or, with transformers, `model.dequantize()`, and save it "
@@ -229,21 +239,22 @@ def quantised(path: Path, sign: str) -> UnreadableFile:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file begins as PyTorch's .bin and .pt do.
+    """Tell whether a file begins like PyTorch's .bin and .pt files.
 
     Raises:
         UnreadableFile: as `check_readable`.
     """
     start = check_readable(path)
-    # a header of 640 bytes begins as a pickle does, and goes on with a brace
+    # a safetensors header of 640 bytes begins like a pickle too, but a brace follows its length
     return start.startswith(PICKLES) and start[8:9] != b"{"
 
 
 def check_readable(path: Path) -> bytes:
-    """Read the first 64 bytes of a file, or tell what stands in its place.
+    """Read the first 64 bytes of a file.
 
     Raises:
-        UnreadableFile: no such file, a folder, a FIFO, unreadable, empty, or a Git LFS pointer.
+        UnreadableFile: the file is missing, unreadable or empty, or it is a folder, a FIFO or a
+            Git LFS pointer.
     """
     try:
         with open_regular(path) as file:
@@ -267,34 +278,13 @@ def check_readable(path: Path) -> bytes:
     return start
 
 
-def refuse_other_formats(path: Path) -> None:
-    """Tell what a file is when it is not safetensors, by its first bytes.
-
-    Raises:
-        UnreadableFile: as `check_readable`, or a pickle.
-    """
-    if is_pickle(path):
-        raise UnreadableFile(
-            f"{path} is a pickle (PyTorch's .bin or .pt), and a safetensors file is needed.",
-            "Of a fine-tune saved so `lorsmerge delta BASE FINETUNED -o x.delta` makes a delta.",
-        )
-
-
-def _damaged(path: Path, error: Exception) -> UnreadableFile:
-    size = path.stat().st_size if path.exists() else 0
-    return UnreadableFile(
-        f"{path} is not a sound safetensors file ({error}; the file has {size:,} bytes).",
-        "It is damaged, cut short or of another format: copy, download or save it again.",
-    )
-
-
 class SafetensorsWriter:
-    """A safetensors file under construction: tensors arrive in any order, in parts, from any thread.
+    """A safetensors file being written: tensors arrive in any order, in parts, from any thread.
 
     Args:
-        path: where to write; the caller renames it into place when the `with` block has ended well.
+        path: where to write; the caller renames the file once the `with` block has succeeded.
         specs: every tensor of the file. Wider dtypes are laid out first, so that all stay aligned.
-        metadata_size: bytes kept free for the metadata that `finish` is given.
+        metadata_size: bytes reserved for the metadata passed to `finish`.
     """
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec], metadata_size: int) -> None:
@@ -321,7 +311,7 @@ class SafetensorsWriter:
         self._lock = threading.Lock()
 
     def write(self, name: str, values: Tensor, start: int = 0) -> None:
-        """Put `values` (CPU, the tensor's dtype) at the tensor's entries from `start` on, row-major."""
+        """Write `values` (CPU, the tensor's dtype) from element `start` on, in row-major order."""
         spec = self._specs[name]
         if values.dtype != spec.dtype or start + values.numel() > spec.numel:
             raise ValueError(f"{name}: {values.dtype} x {values.numel()} at {start} into {spec}")
@@ -333,10 +323,10 @@ class SafetensorsWriter:
         with self._lock:
             self._unwritten -= raw.nbytes
             if self._unwritten <= 0:
-                self._close()  # of a hundred shards one or two are open at a time
+                self._close()  # keeps one or two of a hundred shards open at a time
 
     def finish(self, metadata: Mapping[str, str]) -> None:
-        """Write the header, sync the file and close it; another `finish` would write it anew."""
+        """Write the header, sync the file and close it; a second call rewrites the header."""
         header = _compact_json({"__metadata__": dict(metadata)} | self._entries)
         if len(header) > self._header_size:
             raise ValueError(f"metadata needs {len(header) - self._header_size} bytes more")
@@ -368,17 +358,12 @@ class SafetensorsWriter:
     def __enter__(self) -> SafetensorsWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._close()
 
 
 def metadata_size(metadata: Mapping[str, str]) -> int:
-    """Bytes that the metadata takes in a header."""
+    """Return the bytes that metadata takes in a header."""
     return len(_compact_json({"__metadata__": dict(metadata)}))
 
 
@@ -387,7 +372,7 @@ def _compact_json(value: object) -> bytes:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """`float32` for torch.float32, as in a model's config."""
+    """Return `float32` for torch.float32, as in a model's config."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -395,7 +380,7 @@ FLOAT_NAMES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.float
 
 
 def parse_dtype(name: str) -> torch.dtype:
-    """The float dtype of that name.
+    """Return the float dtype with a name.
 
     Raises:
         UsageFault: the name is not float32, float16 or bfloat16.

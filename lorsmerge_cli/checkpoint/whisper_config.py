@@ -1,4 +1,4 @@
-"""Whether a folder has what a Whisper needs, and its config.json describes the weights."""
+"""Checks that a folder has all files of a Whisper, and that its config.json fits the weights."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from lorsmerge_cli.checkpoint.model_files import CONFIG, companion_files, lacking
 from lorsmerge_cli.checkpoint.reader import Checkpoint
-from lorsmerge_cli.checkpoint.references import REFERENCE, told_of_cache
+from lorsmerge_cli.checkpoint.references import REFERENCE, explain_partial_cache
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile
 from lorsmerge_cli.inputs import file_type, json_object, read_document, read_json
 from lorsmerge_cli.quoting import command
 
 WHISPERS_OWN = {"model.encoder.embed_positions.weight", "model.encoder.conv1.weight",
                 "model.decoder.embed_positions.weight"}  # fmt: skip
-# key of config.json -> tensor and axis that have this size
+# key of config.json -> tensor and axis of this size
 SIZES = {
     "d_model": ("model.decoder.embed_tokens.weight", 1),
     "vocab_size": ("model.decoder.embed_tokens.weight", 0),
@@ -27,7 +27,7 @@ SIZES = {
     "encoder_ffn_dim": ("model.encoder.layers.0.fc1.weight", 0),
     "decoder_ffn_dim": ("model.decoder.layers.0.fc1.weight", 0),
 }
-# those that no tensor's shape tells, by OpenAI's names
+# key of config.json -> OpenAI's name, for the sizes that no tensor's shape tells
 HEADS = {"encoder_attention_heads": "n_audio_head", "decoder_attention_heads": "n_text_head"}
 LONGEST_NAME = 200  # characters of a base's path or id in a message
 LAYER = re.compile(r"model\.(encoder|decoder)\.layers\.(\d+)\.")
@@ -40,13 +40,13 @@ def check_model_folder(
     *,
     config_alone: bool = False,
 ) -> list[LorsmergeError]:
-    """What keeps a model's config, tokenizer and feature extractor from being used.
+    """Return the faults of a model's config, tokenizer and feature extractor.
 
     Args:
-        folder: with the config.
-        processor: the folder with tokenizer and extractor, where it is another one.
+        folder: the folder with the config.
+        processor: the folder with tokenizer and extractor, if it is another one.
         called: path or Hub id that the user gave; the folder by default.
-        config_alone: tokenizer and extractor are not needed.
+        config_alone: do not check tokenizer and extractor; they are checked by default.
     """
     called = called or folder
     config = folder / CONFIG
@@ -55,7 +55,7 @@ def check_model_folder(
             f"{called} holds no config.json.",
             "Give a model folder, or with a bare file --config and the folder or Hub id of its base.",
         )
-        return told_of_cache(called, [missing])
+        return explain_partial_cache(called, [missing])
     try:
         kind = read_json(config).get("model_type")
     except (ValueError, AttributeError):
@@ -64,31 +64,31 @@ def check_model_folder(
         return [
             Mismatch(
                 f"{called} is a {kind} model.",
-                "finetune, eval, transcribe and export know Whisper.",
+                "finetune, eval, transcribe and export support Whisper only.",
             )
         ]
     place = processor or folder
     faults = [] if config_alone else lacking_processor(os.listdir(place), called, folder)
     return (
-        told_of_cache(called, faults)
+        explain_partial_cache(called, faults)
         + _irregular(folder)
         + (_irregular(place) if place != folder else [])
     )
 
 
 def lacking_processor(names: Iterable[str], called: Path, folder: Path) -> list[LorsmergeError]:
-    """Return a fault for tokenizer and for feature extractor where there is none.
+    """Return a fault if the tokenizer is missing, and one if the feature extractor is.
 
     Args:
-        names: of the files that there are.
-        called: what the user knows the model as.
-        folder: with the config, which may say what the model was fine-tuned from.
+        names: the files of the model.
+        called: path or Hub id that the user gave.
+        folder: the folder with the config, which may name the model it was fine-tuned from.
     """
     line = command("--config", _made_from(folder))
     return [
         UnreadableFile(
             f"{called} holds no {what} ({' or '.join(files)}).",
-            f"Add `{line}`, the model that it was fine-tuned from, or copy the file from there "
+            f"Add `{line}`, the model it was fine-tuned from, or copy the file from there "
             "(finetune has no --config).",
         )
         for what, files in lacking(names).items()
@@ -96,7 +96,7 @@ def lacking_processor(names: Iterable[str], called: Path, folder: Path) -> list[
 
 
 def _made_from(folder: Path) -> str | Path:
-    """What a config names as the model it was made from, where that can be had; else BASE."""
+    """Return the model that a config names as its base if it is a folder or a Hub id; else BASE."""
     try:
         name = json_object(read_document(folder / CONFIG)).get("_name_or_path")
     except (OSError, ValueError, LorsmergeError):
@@ -109,7 +109,7 @@ def _made_from(folder: Path) -> str | Path:
 
 
 def _irregular(folder: Path) -> list[LorsmergeError]:
-    """Return a fault for each file that transformers would read and that is a FIFO or a device."""
+    """Return a fault for each FIFO or device that transformers would read."""
     faults: list[LorsmergeError] = []
     for name in companion_files(sorted(os.listdir(folder))):
         path = folder / name
@@ -122,16 +122,16 @@ def _irregular(folder: Path) -> list[LorsmergeError]:
 
 
 def config_faults(checkpoint: Checkpoint, folder: Path) -> list[LorsmergeError]:
-    """In what the config of another folder contradicts a Whisper's weights; nothing for other models.
+    """Return the faults of another folder's config for a Whisper's weights; none for other models.
 
     Args:
-        checkpoint: weights of a file, which says itself how many heads it has if it is OpenAI's.
-        folder: with `config.json`.
+        checkpoint: the weights; a file of OpenAI's also records the number of heads.
+        folder: the folder with `config.json`.
     """
     try:
         config = read_json(folder / "config.json")
     except (OSError, ValueError, UnreadableFile):
-        return []  # which others report
+        return []  # reported elsewhere
     if not isinstance(config, dict) or config.get("model_type") != "whisper":
         return []
     return other_sizes(checkpoint, config, folder)
@@ -140,7 +140,7 @@ def config_faults(checkpoint: Checkpoint, folder: Path) -> list[LorsmergeError]:
 def other_sizes(
     checkpoint: Checkpoint, config: Mapping[str, Any], folder: Path
 ) -> list[LorsmergeError]:
-    """Return a fault where a config has other sizes than a Whisper's weights, by their headers."""
+    """Return a fault if a config's sizes differ from those of a Whisper's weights."""
     facts = _facts(checkpoint)
     wrong = [
         f"{key} is {config[key]!r} and has to be {fact}"
@@ -152,8 +152,8 @@ def other_sizes(
     return [
         Mismatch(
             f"{folder / 'config.json'} does not describe {checkpoint.path}: {', '.join(wrong)}.",
-            "Put the config of the model that it was trained from in its place, or name that model "
-            "with --config (eval, transcribe, search, merge).",
+            "Replace it by the config of the model it was trained from, or name that model with "
+            "--config (eval, transcribe, search, merge).",
         )
     ]
 
@@ -167,6 +167,6 @@ def _facts(checkpoint: Checkpoint) -> Mapping[str, int]:
     }
     layers = {match.groups() for name in specs if (match := LAYER.match(name))}
     for part in ("encoder", "decoder"):
-        facts[f"{part}_layers"] = sum(room == part for room, _ in layers)
+        facts[f"{part}_layers"] = sum(module == part for module, _ in layers)
     dims = checkpoint.dims
     return facts | {key: dims[theirs] for key, theirs in HEADS.items() if theirs in dims}

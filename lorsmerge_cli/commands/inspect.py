@@ -81,7 +81,7 @@ def _show_checkpoint(report: CheckpointReport) -> None:
     )
     modules: dict[str, list[int]] = {}
     for group in report.groups:
-        total = modules.setdefault(group.room, [0, 0])
+        total = modules.setdefault(group.module, [0, 0])
         total[0] += group.count
         total[1] += group.nbytes
     rows = [[name, str(count), console.size(size)] for name, (count, size) in modules.items()]

@@ -14,7 +14,7 @@ from lorsmerge_cli import console, options
 from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.prune import Kept, LoraReport, PruneReport
+    from lorsmerge_cli.operations.prune import LoraReport, PruneReport, PruningStats
 
 
 def prune(
@@ -100,7 +100,7 @@ def prune(
 
 
 def _document(report: PruneReport) -> dict[str, object]:
-    def group(kept: Kept) -> dict[str, object]:
+    def group(kept: PruningStats) -> dict[str, object]:
         return {
             **asdict(kept),
             "energy_kept": kept.share,
@@ -121,7 +121,7 @@ def _document(report: PruneReport) -> dict[str, object]:
 def _show(report: PruneReport) -> None:
     whole = report.pruned + report.unpruned
 
-    def row(label: str, kept: Kept) -> list[str]:
+    def row(label: str, kept: PruningStats) -> list[str]:
         share = kept.nbytes / (4 * kept.entries) if kept.entries else 0.0
         rounding = [f"{kept.rounding_error:.2%}"] if whole.rounding else []
         return [

@@ -76,7 +76,7 @@ def push(
 
     plan = plan_push(
         source, target, results=results, base_model=base_model, license=license,
-        replace_card=replace_card, companions=config_dir,
+        replace_card=replace_card, config_dir=config_dir,
     )  # fmt: skip
     console.note(*plan.notes)
     if dry_run:

@@ -1,1 +1,1 @@
-"""Task vectors: delta files, a fine-tune less its base, adapters."""
+"""Task vectors: delta files, fine-tunes minus their base, adapters."""

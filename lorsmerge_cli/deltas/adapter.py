@@ -1,12 +1,12 @@
-"""A fine-tune saved as a PEFT LoRA adapter: its delta is low-rank, and read as such.
+"""A fine-tune saved as a PEFT LoRA adapter, read as a low-rank delta.
 
-    adapter_config.json             lora_alpha, r, ... : which scaling the factors have
+    adapter_config.json             lora_alpha, r, ... : the scaling of the factors
     adapter_model.safetensors       X.lora_A.weight (r, k), X.lora_B.weight (d, r), and whole tensors of
-                                    `modules_to_save`; every name has `base_model.model.` before it
+                                    `modules_to_save`; every name begins with `base_model.model.`
 
     delta of X.weight = scaling * B @ A,   scaling = lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA
 
-What else PEFT can train (DoRA, factors that come with a changed base, ...) is no such sum and is refused.
+Adapters of any other form (DoRA, PiSSA and others that change the base, ...) are refused.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from lorsmerge_cli.inputs import FileIdentity
 
 PREFIX = "base_model.model."
 EMBEDDING = (".lora_embedding_A", ".lora_embedding_B")
-FACTORS = ((".lora_A.weight", ".lora_B.weight"), EMBEDDING)  # what follows a module's name
+FACTORS = ((".lora_A.weight", ".lora_B.weight"), EMBEDDING)  # suffixes of a module's name
 
 
 class AdapterTaskVector:
-    """A LoRA adapter as a task vector: zero for every tensor that it leaves alone.
+    """A LoRA adapter as a `TaskVector`: zero for every tensor that it does not change.
 
     Raises:
-        UnreadableFile: a file that is missing or damaged.
-        Mismatch: an adapter of another kind than LoRA, or of another model than the base.
+        UnreadableFile: a file is missing or damaged.
+        Mismatch: the adapter is not plain LoRA, or belongs to another model than the base.
     """
 
     def __init__(self, path: Path, base: Checkpoint) -> None:
@@ -65,20 +65,23 @@ class AdapterTaskVector:
         self._factors, self._whole = self._sort()
         self._transposed = self._orientations()
         raise_all(self._misfits())
-        self._scalings = {name: self._scaling(name) for name in self._factors}
+        self._scalings = {
+            name: self.config.scaling(name.removesuffix(".weight"), self._rank(name))
+            for name in self._factors
+        }
         whole = [self._file.specs[key].dtype for key in self._whole.values()]
         half = [dtype for dtype in whole if dtype in (torch.float16, torch.bfloat16)]
-        # factors that were rounded lose digits, but no small updates; whole tensors do
+        # small updates are lost in half-precision whole tensors, but not in factors
         self.finetuned_dtype = DTYPE_CODES[half[0]] if half else "F32"
 
     @cached_property
     def specs(self) -> dict[str, TensorSpec]:
-        """Every float tensor of the base."""
-        return {name: TensorSpec(item.shape, item.dtype) for name, item in self.layouts.items()}
+        """Shape and dtype of the delta of every float tensor of the base."""
+        return {name: layout.spec for name, layout in self.layouts.items()}
 
     @cached_property
     def layouts(self) -> dict[str, TensorLayout]:
-        """How a delta file holds each tensor: as factors, whole, or as nothing at all."""
+        """How a delta file stores each tensor: as factors, dense, or as zero."""
         return {name: self._layout(name) for name in self.base.float_specs}
 
     def _layout(self, name: str) -> TensorLayout:
@@ -86,11 +89,13 @@ class AdapterTaskVector:
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         if name in self._whole:
             return TensorLayout("dense", shape, wide)
-        rank = self._file.specs[self._factors[name][0]].shape[0] if name in self._factors else 0
-        return TensorLayout("lors", shape, wide, rank)
+        return TensorLayout("lors", shape, wide, self._rank(name))
+
+    def _rank(self, name: str) -> int:
+        return self._file.specs[self._factors[name][0]].shape[0] if name in self._factors else 0
 
     def read(self, name: str) -> Delta:
-        """scaling * B @ A as two factors; for a whole tensor what it differs from the base by."""
+        """Return scaling * B @ A as two factors, or a whole tensor minus the base's."""
         layout = self._layout(name)
         if name in self._whole:
             finetuned = accumulable(self._file.read(self._whole[name]))
@@ -105,12 +110,11 @@ class AdapterTaskVector:
         return LowRankSparse(b, a)
 
     def read_block(self, name: str, start: int, stop: int) -> Tensor:
-        """Entries [start, stop) of one delta in row-major order, float32 or float64."""
+        """Return elements [start, stop) of one delta, row-major, in float32 or float64."""
         if name in self._whole:
             finetuned = self._file.read(self._whole[name]).reshape(-1)[start:stop]
-            return accumulable(finetuned) - accumulable(
-                self.base.read(name).reshape(-1)[start:stop]
-            )
+            base = self.base.read(name).reshape(-1)[start:stop]
+            return accumulable(finetuned) - accumulable(base)
         if name in self._factors:
             return dense(self.read(name)).reshape(-1)[start:stop]
         return torch.zeros(stop - start, dtype=self._layout(name).dtype)
@@ -122,7 +126,7 @@ class AdapterTaskVector:
         return {key: self._file.specs[key] for key in keys}
 
     def stored_parts(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, Tensor]]:
-        """Give what is stored of elements [start, stop): factors with the first block."""
+        """Yield what is stored of elements [start, stop), as `TaskVector.stored_parts`."""
         if name in self._whole:
             key = self._whole[name]
             yield key, start, self._file.read(key).reshape(-1)[start:stop]
@@ -131,24 +135,20 @@ class AdapterTaskVector:
                 yield key, 0, self._file.read(key)
 
     def is_pruned(self, name: str) -> bool:
-        """Whether the tensor has factors."""
+        """Tell whether the tensor has factors."""
         return name in self._factors
 
     def identity(self) -> str:
-        """Digest of the stored numbers and of the scalings that they are taken with."""
+        """Return a digest of the stored numbers and their scalings."""
         stored = fingerprint(self._file.specs, self._file.read).digest
         text = json.dumps([stored, sorted(self._scalings.items())])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _scaling(self, name: str) -> float:
-        rank = self._file.specs[self._factors[name][0]].shape[0]
-        return self.config.scaling(name.removesuffix(".weight"), rank)
-
     def _orientations(self) -> frozenset[str]:
-        """Names of the tensors whose transpose B @ A is: PEFT has embeddings so, and Conv1D layers.
+        """Return the names of tensors that B @ A is the transpose of: embeddings and Conv1D layers.
 
-        Only where the shape of the base's tensor fits both ways, and nothing else tells what the
-        layer is, the adapter's `fan_in_fan_out` decides.
+        If the shape of the base's tensor fits both ways and the type of the layer is unknown, the
+        adapter's `fan_in_fan_out` decides.
         """
         conv1d = conv1d_weights(self.base.float_specs)
         transposed = set()
@@ -160,12 +160,12 @@ class AdapterTaskVector:
         return frozenset(transposed)
 
     def _fits_transposed(self, name: str) -> bool | None:
-        """What the base's shape says of two factors; None where it lacks the tensor."""
+        """Tell whether the transpose of B @ A has the base's shape; None if the base lacks it."""
         spec = self.base.specs.get(name)
         return None if spec is None else spec.shape == self._product(*self._factors[name])[::-1]
 
     def _sort(self) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
-        """Base tensor -> its two factors' keys, and base tensor -> key of the one that replaces it."""
+        """Map base tensors to the keys of their two factors, and to the key of a replacement."""
         factors: dict[str, tuple[str, str]] = {}
         whole: dict[str, str] = {}
         odd = []
@@ -182,16 +182,16 @@ class AdapterTaskVector:
                 whole[key.removeprefix(PREFIX).replace(".base_layer.", ".")] = key
         if odd:
             raise Mismatch(
-                f"{self._file.path} holds tensors that plain LoRA has not: {named(sorted(set(odd)))}.",
+                f"{self._file.path} holds tensors that are not plain LoRA: {named(sorted(set(odd)))}.",
                 "Merge the adapter into its base with peft's `merge_and_unload()`, and take the "
                 "delta of that.",
             )
-        # beside factors of an embedding PEFT saves the embedding itself, as it was
+        # PEFT saves an unchanged embedding beside its factors
         self._copies = {name: whole.pop(name) for name in factors.keys() & whole.keys()}
         return factors, whole
 
     def _misfits(self) -> list[LorsmergeError]:
-        """Tensors that the base lacks, or has in another shape or with other numbers."""
+        """Return faults for tensors that the base lacks, or that differ from it in shape or value."""
         wanted = self.base.float_specs
         shapes = {name: self._shape(name) for name in self._factors}
         shapes |= {name: self._file.specs[key].shape for name, key in self._whole.items()}
@@ -210,16 +210,16 @@ class AdapterTaskVector:
             Mismatch(f"{self.path} {problem}: {named(names)}.", remedy)
             for problem, names, remedy in (
                 (f"changes tensors that the base {self.base.path} lacks", absent, its_base),
-                (f"changes what the base {self.base.path} ties to its embedding", untied,
-                 "Train it with that module left out: the base has one tensor for both."),
+                (f"changes modules that the base {self.base.path} ties to its embedding", untied,
+                 "Train it without that module: the base has one tensor for both."),
                 ("changes tensors of another shape than the base's", reshaped, its_base),
-                (f"was trained on another base than {self.base.path}, says its copy", other, its_base),
+                (f"was trained on another base than {self.base.path}, according to its copy", other, its_base),
             )
             if names
         ]  # fmt: skip
 
     def _tied(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-        """Output layers that the base lacks and has an embedding of the same shape for."""
+        """Return output layers that the base lacks because it ties them to an embedding."""
         wanted = self.base.float_specs
         matrices = {name: spec for name, spec in wanted.items() if len(spec.shape) == 2}
         tables = {spec.shape for name, spec in matrices.items() if not is_linear_weight(name, spec)}
@@ -237,22 +237,22 @@ class AdapterTaskVector:
         return copy.shape == base.shape and torch.allclose(copy, base, BFLOAT16_STEP, 1e-7)
 
     def _have_a_product(self, key_a: str, key_b: str) -> bool:
-        """Not so the factors of convolutions."""
+        """Tell whether two factors are matrices that fit, unlike those of convolutions."""
         a, b = self._file.specs[key_a].shape, self._file.specs[key_b].shape
         return len(a) == len(b) == 2 and a[0] == b[1] > 0
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        """Of the change that two factors make."""
+        """Return the shape of a delta that has factors."""
         product = self._product(*self._factors[name])
         return product[::-1] if name in self._transposed else product
 
     def _product(self, key_a: str, key_b: str) -> tuple[int, ...]:
-        """Shape of B @ A."""
+        """Return the shape of B @ A."""
         return self._file.specs[key_b].shape[0], self._file.specs[key_a].shape[1]
 
 
 def _partner(key: str) -> tuple[str, str]:
-    """The module that a factor belongs to, and the key of the other factor; empty for others."""
+    """Return a factor's module and the key of the other factor; empty for other keys."""
     for a, b in FACTORS:
         for own, other in ((a, b), (b, a)):
             if key.endswith(own):

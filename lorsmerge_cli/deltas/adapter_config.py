@@ -1,4 +1,4 @@
-"""What a PEFT adapter's config says of how its factors become a change of the base."""
+"""A PEFT adapter's config: the settings that turn its factors into a delta."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lorsmerge_cli.deltas.module_pattern import ModulePattern
 from lorsmerge_cli.errors import Mismatch, UnreadableFile
 from lorsmerge_cli.inputs import read_json
 
-# Settings that the saved numbers already show, or that only training needs. Any other one that is set
-# makes a delta of another form.
+# Settings that the saved numbers reflect, or that matter in training alone. Any other setting changes
+# the form of the delta.
 HARMLESS = {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config",
     "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
@@ -21,11 +21,11 @@ HARMLESS = {
     "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
     "runtime_config", "target_modules", "task_type", "use_rslora",
 }  # fmt: skip
-# Beginnings of training that leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ) change it.
-PLAIN_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
+# Initialisations that do not change the base; others (PiSSA, OLoRA, CorDA, LoftQ) do.
+PLAIN_INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 DEFAULT_ALPHA = 8.0
 LONGEST_SHOWN = 200  # characters of a value in a message
-# what each setting may be beside null; the rest is not looked at
+# types of each setting, which may be null as well; others are not checked
 TYPES = {
     "peft_type": (str,), "base_model_name_or_path": (str,), "target_modules": (str, list),
     "modules_to_save": (list,), "use_rslora": (bool,), "fan_in_fan_out": (bool,),
@@ -39,10 +39,10 @@ class AdapterConfig:
 
     Attributes:
         alpha: lora_alpha.
-        alphas: patterns of module names, and the alpha of what they match.
+        alphas: patterns of module names, and the alpha of the modules they match.
         rank_stabilised: whether the scaling is alpha / sqrt(r).
-        transposed: whether B @ A is the transpose of a weight whose shape does not tell.
-        trained_on: name of the base, empty where it is not recorded.
+        transposed: whether B @ A is the transpose of a weight, if its shape leaves that open.
+        trained_on: name of the base, empty if it is not recorded.
     """
 
     alpha: float
@@ -52,7 +52,7 @@ class AdapterConfig:
     trained_on: str
 
     def scaling(self, module: str, rank: int) -> float:
-        """What B @ A of a module is multiplied by."""
+        """Return the factor of a module's B @ A."""
         matching = (alpha for pattern, alpha in self.alphas if pattern.matches(module))
         return next(matching, self.alpha) / (rank**0.5 if self.rank_stabilised else rank)
 
@@ -62,27 +62,30 @@ def read_adapter_config(path: Path, adapter: Path) -> AdapterConfig:
 
     Args:
         path: the file.
-        adapter: what the user gave, for messages.
+        adapter: the adapter's path, for messages.
 
     Raises:
-        UnreadableFile: it is no such config.
-        Mismatch: the adapter is of another kind than plain LoRA.
+        UnreadableFile: it is not an adapter's config.
+        Mismatch: the adapter is not plain LoRA.
     """
     try:
         config = read_json(path)
         _check_types(config)
         alpha = _number("lora_alpha", config.get("lora_alpha", DEFAULT_ALPHA))
-        alphas = _numbers(config, "alpha_pattern")
+        alphas = {
+            name: _number(f"alpha_pattern of {_shown(name)}", value)
+            for name, value in (config.get("alpha_pattern") or {}).items()
+        }
     except (OSError, ValueError) as error:
         raise UnreadableFile(
-            f"{path} is no adapter config that can be read ({error}).", "Copy or download it again."
+            f"{path} is not a readable adapter config ({error}).", "Copy or download it again."
         ) from None
     trained_on = config.get("base_model_name_or_path") or ""
     odd = _unlike_lora(config)
     if odd:
         raise Mismatch(
-            f"{adapter} is a PEFT adapter of another kind than plain LoRA ({', '.join(odd)}), whose "
-            "change of the base is not the product of its factors.",
+            f"{adapter} is a PEFT adapter, but not plain LoRA ({', '.join(odd)}): its delta is not "
+            "the product of its factors.",
             _with_peft(trained_on, adapter),
         )
     try:
@@ -101,7 +104,7 @@ def read_adapter_config(path: Path, adapter: Path) -> AdapterConfig:
 
 
 def _check_types(config: Any) -> None:
-    """Raise ValueError for a setting that is not of the type that PEFT writes."""
+    """Raise ValueError for a setting of a type that PEFT does not write."""
     if not isinstance(config, dict):
         raise ValueError(f"an object is needed, and it is a {type(config).__name__}")
     for key, types in TYPES.items():
@@ -114,11 +117,6 @@ def _check_types(config: Any) -> None:
     for key, rank in {"r": config.get("r", 8), **(config.get("rank_pattern") or {})}.items():
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
             raise ValueError(f"the rank of {_shown(key)} is {_shown(rank)}")
-
-
-def _numbers(config: Mapping[str, Any], key: str) -> dict[str, float]:
-    entries = (config.get(key) or {}).items()
-    return {name: _number(f"{key} of {_shown(name)}", value) for name, value in entries}
 
 
 def _number(what: str, value: Any) -> float:
@@ -134,17 +132,17 @@ def _number(what: str, value: Any) -> float:
 def _unlike_lora(config: Mapping[str, Any]) -> list[str]:
     if config.get("peft_type") != "LORA":
         return [f"peft_type = {_shown(config.get('peft_type'))}"]
-    begun = config.get("init_lora_weights", True)
-    is_plain = isinstance(begun, (bool, str, type(None))) and begun in PLAIN_BEGINNINGS
-    odd = [] if is_plain else [f"init_lora_weights = {_shown(begun)}"]
+    initial = config.get("init_lora_weights", True)
+    is_plain = isinstance(initial, (bool, str, type(None))) and initial in PLAIN_INITIALISATIONS
+    odd = [] if is_plain else [f"init_lora_weights = {_shown(initial)}"]
     return odd + [f"{key} = {_shown(v)}" for key, v in config.items() if v and key not in HARMLESS]
 
 
 def _with_peft(trained_on: str, adapter: Path) -> str:
-    """What to do with an adapter that is not read here; names are a stranger's, and quoted by Python."""
+    """Return the remedy for an unsupported adapter; untrusted names are quoted by `repr`."""
     base = trained_on if 0 < len(trained_on) <= LONGEST_SHOWN else "BASE"
     return (
-        "Merge it with peft, and take the delta of what comes out: `from peft import PeftModel; "
+        "Merge it with peft, and take the delta of the result: `from peft import PeftModel; "
         "from transformers import WhisperForConditionalGeneration as W; "
         f"PeftModel.from_pretrained(W.from_pretrained({base!r}), {str(adapter)!r})"
         ".merge_and_unload().save_pretrained('merged-adapter')`."
@@ -152,6 +150,6 @@ def _with_peft(trained_on: str, adapter: Path) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value of any length in a message."""
+    """Shorten a value for a message."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

@@ -1,7 +1,7 @@
-"""Which weights are stored as (in, out): those of transformers' Conv1D, which GPT-2 has for linear layers.
+"""Detection of weights stored as (in, out): transformers' Conv1D, the linear layer of GPT-2.
 
-PEFT's factors make the transpose of such a weight, and the `fan_in_fan_out` of an adapter is no
-evidence: it is one word for modules of both types. A delta has no config, so shapes tell.
+The product of PEFT's factors is the transpose of such a weight. An adapter's `fan_in_fan_out` is no
+evidence, because it is one setting for modules of both types. A delta has no config, so shapes decide.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ NAMES = re.compile(r"(^|\.)(c_attn|q_attn|c_proj|c_fc)\.weight")  # of every Con
 
 
 def conv1d_weights(specs: Mapping[str, TensorSpec]) -> dict[str, bool | None]:
-    """Tell of every 2-D weight whether a Conv1D holds it, as (in, out); None where nothing tells.
+    """Return for every 2-D weight whether it is a Conv1D's, as (in, out); None if unknown.
 
-    A Conv1D has a bias, as long as its output is wide, which settles all but square weights. Those
-    are what the others of their layer are, of the same sort of names.
+    A Conv1D has a bias as long as its output, which decides for all but square weights. Those are
+    assumed to be of the same type as the others in their layer with similar names.
 
     Args:
         specs: all float tensors of a model.
@@ -42,7 +42,7 @@ def conv1d_weights(specs: Mapping[str, TensorSpec]) -> dict[str, bool | None]:
 
 
 def _by_bias(shape: tuple[int, ...], bias: TensorSpec | None) -> bool | None:
-    """What the bias tells: nothing of a square weight."""
+    """Decide by the bias; return None for a square weight."""
     if bias is None:
         return False
     if shape[0] == shape[1]:
@@ -51,14 +51,14 @@ def _by_bias(shape: tuple[int, ...], bias: TensorSpec | None) -> bool | None:
 
 
 def _by_others(answers: set[bool], name: str) -> bool | None:
-    """What is known of a square weight by the others of its group."""
+    """Decide for a square weight by the answers of its group."""
     if len(answers) == 1:
         return next(iter(answers))
     return None if answers or NAMES.search(name) else False
 
 
 def _group(name: str) -> tuple[str, bool]:
-    """The layer, `transformer.h.0`, or outside of layers the name itself; and whether it has a name of NAMES."""
+    """Return a name's layer, or outside layers the name itself, and whether NAMES matches it."""
     match = LAYER.match(name)
     return match[0] if match else name, bool(NAMES.search(name))
 

@@ -1,6 +1,6 @@
-"""The `.delta` file: a task vector, dense or pruned, in a safetensors file that says what it is.
+"""The `.delta` file: a task vector, dense or pruned, in a self-describing safetensors file.
 
-docs/delta-format.md describes the format for whoever wants to read it without this package.
+docs/delta-format.md describes the format for readers that do not use this package.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
+from lorsmerge_cli.checkpoint.fingerprint import MAX_NUMBER, Fingerprint, fingerprint, is_number
 from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import (
     DTYPE_CODES,
@@ -24,12 +24,12 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
     SafetensorsFile,
     SafetensorsWriter,
     TensorSpec,
-    encodable,
+    check_utf8,
     metadata_size,
     parse_shape,
     shown,
 )
-from lorsmerge_cli.core.low_rank_sparse import Delta, zeros
+from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable, zeros
 from lorsmerge_cli.core.sketch import parse_sketches
 from lorsmerge_cli.deltas.encodings import ENCODINGS, TensorLayout
 from lorsmerge_cli.errors import UnreadableFile, named
@@ -39,15 +39,14 @@ FORMAT_VERSION = "1"
 PREFIX = "lorsmerge."
 NORM_PLACEHOLDER = 1.2345678901234567e-300  # as long as a float gets in JSON
 MAX_NORM = 1e150  # whose square is still a float
-MAX_NUMBER = 1e300
 SAMPLE = 1024  # elements
 
 TASKS = ("", "asr", "st")
-LANGUAGE = re.compile(r"([A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*)?")  # a code, or none
+LANGUAGE = re.compile(r"([A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*)?")  # a code, or empty
 WORD = re.compile(r"[\w.-]{1,64}", re.ASCII)  # a method's name
 
-# What a file may make of its tensors without a base whose shapes they must have. Factors of a rank-4
-# adapter of Llama's largest matrix are a thousandth of it, and what it leaves alone takes no bytes.
+# How far a file's tensors may expand where no base confirms their shapes. The factors of a rank-4
+# adapter of Llama's largest matrix are a thousandth of it, and unchanged tensors take no bytes.
 EXPANSION = 1024  # bytes in float32 of one tensor, per byte of the file
 EXPANDED = 256 << 20  # bytes of one tensor that any file may have
 UNSTORED = 2**32  # elements of a tensor that is zero throughout
@@ -58,14 +57,14 @@ class Provenance:
     """Where a delta comes from.
 
     Attributes:
-        base_name: what its maker called the base.
+        base_name: the base's path or id, as given when the delta was made.
         base: the base's fingerprint.
         finetuned_dtype: dtype code the fine-tune was stored in.
         task: `asr`, `st`, or empty.
         language: code such as `ca`, or empty.
         pruning: the ratios applied and the energy they kept; empty for a dense delta.
         history: one line per command that made it, oldest first.
-        training: data, rate and seed of the fine-tune, as far as they are known.
+        training: data, learning rate and seed of the fine-tune, as far as they are known.
     """
 
     base_name: str
@@ -78,7 +77,7 @@ class Provenance:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, str]:
-        """The `lorsmerge.*` strings, less those that describe tensors."""
+        """Return the `lorsmerge.*` strings, except those that describe tensors."""
         return {
             "format": "pt",
             f"{PREFIX}format_version": FORMAT_VERSION,
@@ -94,24 +93,28 @@ class Provenance:
 
 
 class DeltaFile:
-    """A delta file open for reading.
+    """A delta file open for reading, which is a `TaskVector`.
 
     Args:
         path: a file or a Hub id.
-        opened: the file, where it is open already.
-        has_base: the shapes are compared with a base's before a tensor is read. Without one, a
-            file may not claim tensors that are out of proportion to its size.
+        opened: the file, if it is open already.
+        has_base: whether the caller compares the shapes with a base's before it reads a tensor. If
+            not, a file may not claim tensors that are out of proportion to its size.
 
     Attributes:
         path: what the user gave, which may be a Hub id.
         local: the file itself.
-        identities: what tells whether the file changed since it was opened.
+        files: `local` alone.
+        identities: identity of the file, to detect that it changed since it was opened.
         layouts: tensor name -> how it is stored.
+        specs: tensor name -> shape, and the dtype its numbers are stored in.
+        stored: name of a safetensors entry -> its shape and dtype.
         norms: tensor name -> L2 norm of the stored delta.
         provenance: where it comes from.
+        finetuned_dtype: dtype code the fine-tune was stored in.
 
     Raises:
-        UnreadableFile: no delta file, one of a later format, or one whose parts do not add up.
+        UnreadableFile: it is not a delta file, has a later format, or contradicts itself.
     """
 
     def __init__(
@@ -120,7 +123,9 @@ class DeltaFile:
         self.path = path
         self.local = opened.path if opened else local_path(path, "delta")
         self._file = opened or SafetensorsFile(self.local)
+        self.files = [self.local]
         self.identities = {self.local: self._file.identity}
+        self.stored: Mapping[str, TensorSpec] = self._file.specs
         metadata = self._file.metadata
         version = metadata.get(f"{PREFIX}format_version")
         if version != FORMAT_VERSION:
@@ -132,7 +137,7 @@ class DeltaFile:
             )
         try:
             tensors = _object(metadata[f"{PREFIX}tensors"], "tensors")
-            encodable(*tensors)
+            check_utf8(*tensors)
             self.layouts = {name: _layout(name, entry) for name, entry in tensors.items()}
             self.provenance = _provenance(metadata)
             self._check_parts()
@@ -146,22 +151,13 @@ class DeltaFile:
                 f"{path}: the delta's header is damaged ({reason}).",
                 "Make it again with `lorsmerge delta`.",
             ) from error
-        self._specs = {name: TensorSpec(i.shape, i.dtype) for name, i in self.layouts.items()}
+        self.finetuned_dtype = self.provenance.finetuned_dtype
+        self.specs = {name: layout.spec for name, layout in self.layouts.items()}
         if not has_base:
             self._check_sizes()
 
-    @property
-    def specs(self) -> dict[str, TensorSpec]:
-        """Shape of every tensor, and the dtype its numbers are stored in."""
-        return self._specs
-
-    @property
-    def stored(self) -> Mapping[str, TensorSpec]:
-        """The safetensors entries that the tensors are stored in."""
-        return self._file.specs
-
     def read(self, name: str) -> Delta:
-        """One tensor's delta: mapped if it is dense, its parts if it is pruned.
+        """Return one tensor's delta: mapped from the file if it is dense, its parts if pruned.
 
         Raises:
             UnreadableFile: the stored parts contradict one another.
@@ -174,9 +170,38 @@ class DeltaFile:
         except ValueError as error:
             raise UnreadableFile(f"{self.path}: {error}.", "Make it again.") from error
 
-    def read_stored(self, part: str) -> torch.Tensor:
-        """One safetensors entry as it is."""
-        return self._file.read(part)
+    def read_block(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements [start, stop) of one delta, row-major, in float32 or float64."""
+        layout = self.layouts[name]
+        if layout.is_zero:
+            return accumulable(torch.zeros(stop - start, dtype=layout.dtype))
+        delta = self.read(name)
+        if isinstance(delta, LowRankSparse):
+            delta = delta.to_dense()
+        return accumulable(delta.reshape(-1)[start:stop])
+
+    def stored_parts(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, Tensor]]:
+        """Yield what is stored of elements [start, stop), as `TaskVector.stored_parts`."""
+        layout = self.layouts[name]
+        if layout.encoding == "dense":
+            yield name, start, self._file.read(name).reshape(-1)[start:stop]
+        elif start == 0:
+            for part in ENCODINGS[layout.encoding].specs(name, layout):
+                yield part, 0, self._file.read(part)
+
+    def is_pruned(self, name: str) -> bool:
+        """Tell whether a tensor is stored as low-rank and sparse parts that are not both empty."""
+        layout = self.layouts[name]
+        return layout.encoding != "dense" and not layout.is_zero
+
+    def identity(self) -> str:
+        """Return the fingerprint digest of what is stored."""
+        return fingerprint(self.stored, self._file.read).digest
+
+    @property
+    def norm(self) -> float:
+        """L2 norm of the whole delta."""
+        return total_norm(self.norms)
 
     def _check_zeros(self) -> None:
         """Raise ValueError where a tensor of norm 0 does not begin with zeros."""
@@ -213,13 +238,19 @@ class DeltaFile:
         wrong += [name for name in self._file.specs if name not in wanted]
         if wrong:
             raise UnreadableFile(
-                f"{self.path}: what is stored is not what the header lists: {named(wrong)}.",
+                f"{self.path}: the stored tensors are not those of its header: {named(wrong)}.",
                 "Make it again with `lorsmerge delta`.",
             )
 
 
 class DeltaWriter:
-    """A delta file under construction; tensors arrive in any order, from any thread."""
+    """A delta file being written; tensors arrive in any order, from any thread.
+
+    Args:
+        path: where to write; the caller renames the file once the `with` block has succeeded.
+        layouts: how each tensor is stored.
+        provenance: where the delta comes from.
+    """
 
     def __init__(
         self, path: Path, layouts: Mapping[str, TensorLayout], provenance: Provenance
@@ -230,43 +261,30 @@ class DeltaWriter:
         for name, layout in layouts.items():
             specs |= ENCODINGS[layout.encoding].specs(name, layout)
         placeholder = dict.fromkeys(layouts, NORM_PLACEHOLDER)
-        reserve = metadata_size(self._metadata(placeholder)) + 1024  # room for `pruning`'s figures
+        # 1 kB more for the provenance given to `finish`
+        reserve = metadata_size(self._metadata(placeholder, provenance)) + 1024
         self._writer = SafetensorsWriter(path, specs, reserve)
 
     def write(self, name: str, delta: Delta) -> None:
-        """A whole tensor, encoded as its layout says."""
+        """Write a whole tensor, encoded as its layout says."""
         layout = self._layouts[name]
         for part, tensor in ENCODINGS[layout.encoding].encode(name, delta, layout).items():
             self._writer.write(part, tensor)
 
-    def write_block(self, name: str, values: torch.Tensor, start: int) -> None:
-        """Entries of a dense tensor, from the `start`-th on in row-major order."""
+    def write_block(self, name: str, values: Tensor, start: int) -> None:
+        """Write elements of a dense tensor from `start` on, in row-major order."""
         self._writer.write(name, values.to(self._layouts[name].dtype), start)
 
-    def finish(
-        self,
-        norms: Mapping[str, float],
-        pruning: Mapping[str, Any] | None = None,
-        base_content: str | None = None,
-    ) -> None:
+    def finish(self, norms: Mapping[str, float], provenance: Provenance | None = None) -> None:
         """Write the header.
 
         Args:
             norms: L2 norm of every tensor.
-            pruning: figures to add to the provenance's `pruning`.
-            base_content: hash of all of the base's float tensors; None to keep the provenance's.
+            provenance: replaces the one given before, and may be 1 kB longer.
         """
-        if base_content is not None:
-            base = replace(self._provenance.base, content=base_content)
-            self._provenance = replace(self._provenance, base=base)
-        self._writer.finish(self._metadata(norms, pruning or {}))
+        self._writer.finish(self._metadata(norms, provenance or self._provenance))
 
-    def _metadata(
-        self, norms: Mapping[str, float], pruning: Mapping[str, Any] | None = None
-    ) -> dict[str, str]:
-        metadata = self._provenance.metadata()
-        if pruning:
-            metadata[f"{PREFIX}pruning"] = json.dumps({**self._provenance.pruning, **pruning})
+    def _metadata(self, norms: Mapping[str, float], provenance: Provenance) -> dict[str, str]:
         entries = {
             name: {
                 "encoding": layout.encoding,
@@ -277,27 +295,23 @@ class DeltaWriter:
             | ({"rank": layout.rank, "kept": layout.kept} if layout.encoding != "dense" else {})
             for name, layout in self._layouts.items()
         }
-        return metadata | {f"{PREFIX}tensors": json.dumps(entries, separators=(",", ":"))}
+        tensors = json.dumps(entries, separators=(",", ":"))
+        return provenance.metadata() | {f"{PREFIX}tensors": tensors}
 
     def __enter__(self) -> DeltaWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._writer.__exit__(kind, error, traceback)
+    def __exit__(self, *error: object) -> None:
+        self._writer.__exit__(*error)
 
 
 def total_norm(norms: Mapping[str, float]) -> float:
-    """L2 norm of all tensors together, from the norm of each."""
+    """Return the L2 norm of all tensors together from the norm of each."""
     return math.sqrt(sum(norm**2 for norm in norms.values()))
 
 
 def _utf8(text: str) -> str:
-    """The text without what a file name may have and UTF-8 has not."""
+    """Replace the lone surrogates that a file name may hold, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -329,7 +343,7 @@ def _layout(name: str, entry: Mapping[str, Any]) -> TensorLayout:
 def _norm(name: str, entry: Mapping[str, Any], layout: TensorLayout) -> float:
     norm, numel = entry["norm"], math.prod(layout.shape)
     largest = 0.0 if layout.is_zero or not numel else MAX_NORM
-    if layout.encoding == "dense":  # of which no element is larger than its dtype allows
+    if layout.encoding == "dense":  # no element exceeds the largest of its dtype
         largest = min(largest, math.sqrt(numel) * torch.finfo(layout.dtype).max)
     if type(norm) not in (int, float) or not 0 <= norm <= largest:
         raise ValueError(f"the norm of {name!r} is {shown(norm)}")
@@ -337,11 +351,9 @@ def _norm(name: str, entry: Mapping[str, Any], layout: TensorLayout) -> float:
 
 
 def _provenance(metadata: Mapping[str, str]) -> Provenance:
-    fingerprint = metadata[f"{PREFIX}base.fingerprint"]
-    _check_fingerprint(json_object(fingerprint))
     provenance = Provenance(
         base_name=metadata[f"{PREFIX}base.name"],
-        base=Fingerprint.from_json(fingerprint),
+        base=Fingerprint.from_json(metadata[f"{PREFIX}base.fingerprint"]),
         finetuned_dtype=metadata[f"{PREFIX}finetuned_dtype"],
         task=metadata.get(f"{PREFIX}task", ""),
         language=metadata.get(f"{PREFIX}language", ""),
@@ -367,19 +379,9 @@ def _object(text: str, key: str) -> dict[str, Any]:
 def _history(text: str) -> list[str]:
     found = parse_json(text)
     if not isinstance(found, list) or not all(isinstance(line, str) for line in found):
-        raise ValueError(f"{PREFIX}history is no list of strings")
-    encodable(*found)
+        raise ValueError(f"{PREFIX}history is not a list of strings")
+    check_utf8(*found)
     return found
-
-
-def _check_fingerprint(found: Mapping[str, Any]) -> None:
-    digest, dtype, sample = found["digest"], found["dtype"], found["sample"]
-    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(f"the digest of the base's fingerprint is {shown(digest)}")
-    if not isinstance(dtype, str) or not set(dtype.split("+")) <= DTYPES.keys() | {""}:
-        raise ValueError(f"the dtype of the base's fingerprint is {shown(dtype)}")
-    if not isinstance(sample, list) or not all(_is_number(value) for value in sample):
-        raise ValueError("the sample of the base's fingerprint is no list of finite numbers")
 
 
 def _check_language(task: object, language: object) -> None:
@@ -393,7 +395,7 @@ def _check_pruning(found: Mapping[str, Any]) -> None:
     _check_plain(found, "pruning")
     for key, largest in (("svp", 1.0), ("mp", 1.0), ("energy_kept", MAX_NUMBER)):
         value = found.get(key)
-        if value is not None and (not _is_number(value) or not 0 <= value <= largest):
+        if value is not None and (not is_number(value) or not 0 <= value <= largest):
             raise ValueError(f"{key} of its pruning is {shown(value)}")
     method = found.get("method", "none")
     if not isinstance(method, str) or not WORD.fullmatch(method):
@@ -401,14 +403,14 @@ def _check_pruning(found: Mapping[str, Any]) -> None:
 
 
 def check_training(found: Mapping[str, Any]) -> None:
-    """Check what is said of a fine-tune's training, which anyone may have written.
+    """Check the record of a fine-tune's training, which anyone may have written.
 
     Raises:
-        ValueError: a value of a type that its key has not.
+        ValueError: a value has the wrong type.
     """
     _check_plain(found, "training")
     for key in ("learning_rate", "seed"):
-        if found.get(key) is not None and not _is_number(found[key]):
+        if found.get(key) is not None and not is_number(found[key]):
             raise ValueError(f"the {key} of its training is {shown(found[key])}")
     if not isinstance(found.get("base", ""), str):
         raise ValueError(f"the base of its training is {shown(found['base'])}")
@@ -416,22 +418,18 @@ def check_training(found: Mapping[str, Any]) -> None:
         parse_sketches(found["digests"])
     parts = found.get("trained_on", [])
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise ValueError("trained_on of its training is no list of tables")
+        raise ValueError("trained_on of its training is not a list of tables")
     for part in parts:
         if "task" not in part or "language" not in part:
             raise ValueError("trained_on of its training has no task or no language")
         _check_language(part["task"], part["language"])
-        if not _is_number(part.get("hours", 0)):
+        if not is_number(part.get("hours", 0)):
             raise ValueError(f"the hours of its training are {shown(part['hours'])}")
 
 
 def _check_plain(found: Mapping[str, Any], key: str) -> None:
-    """Nothing that the records of a merge, which repeat it, could not hold as UTF-8 and JSON."""
+    """Check that it can be written as UTF-8 and JSON, as a merge's records repeat it."""
     try:
-        encodable(json.dumps(found, ensure_ascii=False, allow_nan=False))
+        check_utf8(json.dumps(found, ensure_ascii=False, allow_nan=False))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{PREFIX}{key}: {error}") from None
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and -MAX_NUMBER <= value <= MAX_NUMBER  # type: ignore[operator]

@@ -1,8 +1,8 @@
-"""Patterns of module names, as PEFT's `alpha_pattern` has them, matched without backtracking.
+"""Patterns of module names in PEFT's `alpha_pattern`, matched without backtracking.
 
-A config is a stranger's file, and Python's `re` needs years for some patterns of ten characters. Here
-a pattern is what such configs hold: names, dots, character sets, groups of alternatives, and
-repetition of a single character. The time is that of pattern times name.
+A config may be hostile, and Python's `re` needs years for some patterns of ten characters. The patterns
+supported here have what such configs contain: names, dots, character sets, groups of alternatives, and
+repetitions of a single character. Matching takes time proportional to pattern times name.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ TOKEN = re.compile(
     r"(?:(?P<sign>[*+?])|\{(?P<low>\d{1,2})(?P<to>,(?P<high>\d{1,2})?)?\})?\??"
 )
 
-Ends = Callable[
-    [str, frozenset[int]], frozenset[int]
-]  # where a part may end, of where it may begin
+# (text, indices where a part may begin) -> indices where it may end
+Ends = Callable[[str, frozenset[int]], frozenset[int]]
 
 
 class ModulePattern:
-    """A pattern that a module's name, or the end of it after a dot, is matched with, as PEFT does.
+    """A pattern matched with a module's name, or with the end of it after a dot, as PEFT does.
 
     Args:
-        text: a regular expression of the forms above.
+        text: a regular expression of the supported form.
 
     Raises:
-        ValueError: another form.
+        ValueError: an unsupported form.
 
     Example:
         >>> ModulePattern(r"encoder.*(q|v)_proj").matches("model.encoder.layers.0.q_proj")
@@ -41,11 +40,11 @@ class ModulePattern:
     def __init__(self, text: str) -> None:
         self.text = text
         is_plain = len(text) <= MAX_LENGTH and PLAIN.fullmatch(text)
-        self._plain = re.compile(rf"(?:.*\.)?(?:{text})$") if is_plain else None  # many and quick
+        self._plain = re.compile(rf"(?:.*\.)?(?:{text})$") if is_plain else None  # common, and fast
         self._ends = _parse(text)
 
     def matches(self, module: str) -> bool:
-        """Tell whether PEFT's `re.match(rf"(.*\\.)?({text})$", module)` matches."""
+        r"""Tell whether PEFT's `re.match(rf"(.*\.)?({text})$", module)` matches."""
         if self._plain is not None:
             return self._plain.match(module) is not None
         starts = {0, *(index + 1 for index, character in enumerate(module) if character == ".")}
@@ -54,16 +53,16 @@ class ModulePattern:
 
 def _parse(text: str) -> Ends:
     groups: list[list[list[Ends]]] = [[[]]]  # open groups, their alternatives, their parts
-    place = 0
-    while place < len(text):
-        token = TOKEN.match(text, place)
+    index = 0
+    while index < len(text):
+        token = TOKEN.match(text, index)
         if token is None or len(text) > MAX_LENGTH or len(groups) > MAX_DEPTH:
-            raise ValueError(f"a pattern of a form that is not read here, at {text[place:][:20]!r}")
-        place = token.end()
+            raise ValueError(f"a pattern of an unsupported form, at {text[index:][:20]!r}")
+        index = token.end()
         mark = token["mark"]
         if mark == ")":
             if len(groups) == 1:
-                raise ValueError("a pattern with a ) too many")
+                raise ValueError("a pattern with an unmatched )")
             alternatives = groups.pop()
             groups[-1][-1].append(_any_of([_sequence(parts) for parts in alternatives]))
         elif mark == "|":
@@ -75,7 +74,7 @@ def _parse(text: str) -> Ends:
         else:
             groups[-1][-1].append(_repeated(token))
     if len(groups) > 1:
-        raise ValueError("a pattern with a ( too many")
+        raise ValueError("a pattern with an unmatched (")
     return _any_of([_sequence(parts) for parts in groups[0]])
 
 
@@ -84,7 +83,7 @@ def _repeated(token: re.Match[str]) -> Ends:
     try:
         one = re.compile(token["one"])
     except re.error as error:
-        raise ValueError(f"a pattern with a set that is none: {error}") from None
+        raise ValueError(f"a pattern with an invalid set: {error}") from None
     low, high = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(token["sign"] or "", (1, 1))
     if token["low"]:
         low = int(token["low"])

@@ -1,9 +1,9 @@
-"""A task vector to be merged: a delta file, a LoRA adapter, or a fine-tune less its base."""
+"""Task vectors to merge: delta files, LoRA adapters, and fine-tunes minus their base."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from lorsmerge_cli.checkpoint.reader import (
     TIED,
     Checkpoint,
     WeightFile,
-    blocks_of,
+    equal,
     open_weights,
 )
 from lorsmerge_cli.checkpoint.references import local_path, pinned
@@ -27,11 +27,11 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
     TensorSpec,
     dtype_name,
 )
-from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
+from lorsmerge_cli.core.low_rank_sparse import Delta, accumulable
 from lorsmerge_cli.core.statistics import BaseRounding, base_rounding
 from lorsmerge_cli.deltas.adapter import AdapterTaskVector
-from lorsmerge_cli.deltas.encodings import ENCODINGS, TensorLayout
-from lorsmerge_cli.deltas.file import DeltaFile, total_norm
+from lorsmerge_cli.deltas.encodings import TensorLayout
+from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
 from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.quoting import command
@@ -39,11 +39,11 @@ from lorsmerge_cli.quoting import command
 HALF = ("F16", "BF16")
 ROUNDING_WARNING = 0.5  # of a delta's energy
 
-# Integers and flags that a model counts and numbers with: no weights, and the base's in every merge.
+# Integers and flags that count or index. They are not weights: every merge keeps the base's.
 BUFFERS = ("num_batches_tracked", "position_ids", "token_type_ids", "relative_position_index")
 ZERO3 = (
-    "DeepSpeed's ZeRO-3 saves so what the processes hold in parts. Put them together with the script "
-    "that it leaves in its checkpoints: `python zero_to_fp32.py CHECKPOINT_FOLDER OUT_FOLDER`."
+    "DeepSpeed's ZeRO-3 saves partitioned weights like this. Consolidate them with the script in its "
+    "checkpoints: `python zero_to_fp32.py CHECKPOINT_FOLDER OUT_FOLDER`."
 )
 
 
@@ -52,10 +52,8 @@ class TaskVector(Protocol):
 
     Attributes:
         path: what the user gave.
-        files: the files, and folders, it is read from.
+        files: the files and folders it is read from.
         finetuned_dtype: dtype code the fine-tune was stored in.
-        identities: what tells whether a file changed since it was opened.
-        stored: the numbers on disk, by their names in the files.
     """
 
     path: Path
@@ -63,15 +61,17 @@ class TaskVector(Protocol):
     finetuned_dtype: str
 
     @property
-    def identities(self) -> Mapping[Path, FileIdentity]: ...
+    def identities(self) -> Mapping[Path, FileIdentity]:
+        """Identity of each file, to detect that it changed since it was opened."""
 
     @property
-    def stored(self) -> Mapping[str, TensorSpec]: ...
+    def stored(self) -> Mapping[str, TensorSpec]:
+        """Shape and dtype of the tensors on disk, by their names in the files."""
 
     def stored_parts(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, Tensor]]:
-        """Give what is stored of elements [start, stop) of a delta: name, first element, values.
+        """Yield name, first element and values of what is stored of elements [start, stop).
 
-        What has no elements of its own, such as a low-rank factor, comes with the first block.
+        A part without elements of its own, such as a low-rank factor, comes with the first block.
         """
 
     @property
@@ -79,65 +79,20 @@ class TaskVector(Protocol):
         """Name -> shape; only float tensors have deltas."""
 
     def read(self, name: str) -> Delta:
-        """The delta of one tensor."""
+        """Return the delta of one tensor."""
 
     def read_block(self, name: str, start: int, stop: int) -> Tensor:
-        """Entries [start, stop) of one delta in row-major order, float32 or float64."""
+        """Return elements [start, stop) of one delta, row-major, in float32 or float64."""
 
     def is_pruned(self, name: str) -> bool:
-        """Whether the tensor is stored as low-rank and sparse parts that are not both empty."""
+        """Tell whether a tensor is stored as low-rank and sparse parts that are not both empty."""
 
     def identity(self) -> str:
-        """Fingerprint digest of what is stored."""
-
-
-class StoredTaskVector:
-    """A delta file as a task vector."""
-
-    def __init__(self, file: DeltaFile) -> None:
-        self.file = file
-        self.path = file.path
-        self.files = [file.local]
-        self.finetuned_dtype = file.provenance.finetuned_dtype
-        self.specs: Mapping[str, TensorSpec] = file.specs
-        self.identities = file.identities
-        self.stored = file.stored
-
-    def stored_parts(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, Tensor]]:
-        layout = self.file.layouts[name]
-        if layout.encoding == "dense":
-            yield name, start, self.file.read_stored(name).reshape(-1)[start:stop]
-        elif start == 0:
-            for part in ENCODINGS[layout.encoding].specs(name, layout):
-                yield part, 0, self.file.read_stored(part)
-
-    def read(self, name: str) -> Delta:
-        return self.file.read(name)
-
-    def read_block(self, name: str, start: int, stop: int) -> Tensor:
-        layout = self.file.layouts[name]
-        if layout.is_zero:
-            return accumulable(torch.zeros(stop - start, dtype=layout.dtype))
-        delta = self.file.read(name)
-        if isinstance(delta, LowRankSparse):
-            delta = delta.to_dense()
-        return accumulable(delta.reshape(-1)[start:stop])
-
-    def is_pruned(self, name: str) -> bool:
-        layout = self.file.layouts[name]
-        return layout.encoding != "dense" and not layout.is_zero
-
-    def identity(self) -> str:
-        return fingerprint(self.file.stored, self.file.read_stored).digest
-
-    @property
-    def norm(self) -> float:
-        """L2 norm of the whole delta."""
-        return total_norm(self.file.norms)
+        """Return the fingerprint digest of what is stored."""
 
 
 class FinetunedTaskVector:
-    """theta_i - theta_0, taken as it is read."""
+    """theta_i - theta_0, computed as it is read; see `TaskVector`."""
 
     def __init__(self, base: Checkpoint, finetuned: Checkpoint) -> None:
         self.base = base
@@ -150,11 +105,12 @@ class FinetunedTaskVector:
         self.stored = self.specs
 
     def stored_parts(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, Tensor]]:
+        """Yield the fine-tune's elements [start, stop), with name and first element."""
         yield name, start, self.finetuned.read(name).reshape(-1)[start:stop]
 
     @property
     def layouts(self) -> dict[str, TensorLayout]:
-        """How a delta file holds each of the base's tensors: whole."""
+        """How a delta file stores each of the base's tensors: dense, in float32 or float64."""
         layouts = {}
         for name, spec in self.base.float_specs.items():
             wide = torch.float64 in (spec.dtype, self.specs.get(name, spec).dtype)
@@ -163,23 +119,25 @@ class FinetunedTaskVector:
         return layouts
 
     def read(self, name: str) -> Tensor:
+        """Return the delta of one tensor, in float32 or float64."""
         shape = self.specs[name].shape
         return accumulable(self.finetuned.read(name)) - accumulable(self.base.read(name)).view(
             shape
         )
 
     def read_block(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements [start, stop) of one delta, row-major, in float32 or float64."""
         finetuned = self.finetuned.read(name).reshape(-1)[start:stop]
         base = self.base.read(name).reshape(-1)[start:stop]
         return accumulable(finetuned) - accumulable(base)
 
     def base_rounding(self, name: str, base: Tensor, delta: Tensor) -> BaseRounding:
-        """Measure a block's delta against the base's rounding, where the base is the coarser one.
+        """Measure a block's delta against the base's rounding; zero where the base is no coarser.
 
         Args:
-            name: of the tensor.
+            name: the tensor.
             base: the block as the base stores it.
-            delta: of the block.
+            delta: the block's delta.
         """
         finetuned = self.specs[name].dtype
         if torch.finfo(base.dtype).eps <= torch.finfo(finetuned).eps:
@@ -187,14 +145,16 @@ class FinetunedTaskVector:
         return base_rounding(base, delta)
 
     def is_pruned(self, name: str) -> bool:
+        """Return False."""
         return False
 
     def identity(self) -> str:
+        """Return the fine-tune's fingerprint digest."""
         return base_fingerprint(self.finetuned).digest
 
 
 def open_file(path: Path) -> DeltaFile | Checkpoint:
-    """Open a delta file or a checkpoint, whichever a path or a Hub id leads to.
+    """Open a delta file or a checkpoint, whichever a path or a Hub id names.
 
     Raises:
         LorsmergeError: it is neither.
@@ -208,24 +168,24 @@ def open_file(path: Path) -> DeltaFile | Checkpoint:
 def open_task_vector(path: Path, base: Checkpoint | None, strip_prefix: str = "") -> TaskVector:
     """Open a delta file or, with `base`, a fine-tune: a whole checkpoint or a LoRA adapter.
 
-    Its shapes are not compared with the base's yet: `check_vector` does that, before it is read.
+    `check_vector` compares its shapes with the base's, and has to be called before it is read.
 
     Args:
         path: a file, a folder or a Hub id.
-        base: what fine-tunes are compared with.
+        base: the model that fine-tunes are compared with; None to accept only delta files.
         strip_prefix: as in `finetuned_vector`.
 
     Raises:
-        UnreadableFile: neither can be read there, or a fine-tune stands there without a base.
-        Mismatch: an adapter that is not the base's, or of another kind than LoRA.
+        UnreadableFile: it cannot be read, or it is a fine-tune and there is no base.
+        Mismatch: an adapter of another base, or of another type than LoRA.
     """
     weights = _open_weights(path)
     if isinstance(weights, SafetensorsFile) and DELTA_MARK in weights.metadata:
-        return StoredTaskVector(DeltaFile(path, weights, has_base=base is not None))
+        return DeltaFile(path, weights, has_base=base is not None)
     if base is None:
         raise UnreadableFile(
-            f"{path} is no delta, and without its base it has none.",
-            "Take its delta first with `lorsmerge delta BASE FINETUNED -o x.delta`.",
+            f"{path} is not a delta, and there is no base to compute its delta with.",
+            "Compute it first with `lorsmerge delta BASE FINETUNED -o x.delta`.",
         )
     return finetuned_vector(path, base, strip_prefix, weights)
 
@@ -233,13 +193,13 @@ def open_task_vector(path: Path, base: Checkpoint | None, strip_prefix: str = ""
 def finetuned_vector(
     path: Path, base: Checkpoint, strip_prefix: str = "", opened: WeightFile | None = None
 ) -> FinetunedTaskVector | AdapterTaskVector:
-    """What a fine-tune changed, by itself or as a LoRA adapter.
+    """Open a fine-tune, a whole checkpoint or a LoRA adapter, as a task vector.
 
     Args:
         path: a file, a folder or a Hub id.
-        base: what it is a fine-tune of.
-        strip_prefix: names that differ from the base's by this alone, before either, are the base's.
-        opened: the file, where it is open already.
+        base: the model it was fine-tuned from.
+        strip_prefix: names of either side that differ only by this prefix are matched.
+        opened: the file, if it is open already.
 
     Raises:
         LorsmergeError: as `Checkpoint` and `AdapterTaskVector`.
@@ -251,13 +211,13 @@ def finetuned_vector(
 
 
 def _open_weights(path: Path) -> WeightFile | None:
-    """The file of weights that a path leads to; None for a folder."""
+    """Open the file of weights at a path; return None for a folder."""
     local = local_path(path)
     return None if os.path.isdir(local) else open_weights(local)
 
 
 def check_vector(base: Checkpoint, vector: TaskVector) -> list[LorsmergeError]:
-    """Everything in which a delta or a fine-tune is not one of the base."""
+    """Return every fault that keeps a delta or a fine-tune from fitting the base."""
     if fault := _wrapped(base, vector):
         return [fault]
     faults = _empty(base, vector)
@@ -276,12 +236,13 @@ def check_names(
     base: object,
     where: object,
 ) -> list[LorsmergeError]:
-    """Return everything in which a delta or a fine-tune has other float tensors than the base.
+    """Return a fault each for missing, extra and differently shaped float tensors.
 
     Args:
         wanted: the base's float tensors.
-        specs: the delta's, or the fine-tune's.
-        base, where: what messages call the two.
+        specs: the delta's or the fine-tune's.
+        base: name of the base in messages.
+        where: name of the other in messages.
     """
     missing = sorted(wanted.keys() - specs.keys())
     extra = sorted(specs.keys() - wanted.keys())
@@ -290,24 +251,30 @@ def check_names(
         for name in sorted(wanted.keys() & specs.keys())
         if specs[name].shape != wanted[name].shape
     ]
-    faults: list[LorsmergeError] = []
-    for problem, names in (
-        (f"lacks {len(missing)} of the base's {len(wanted)} float tensors:", missing),
-        (f"has {len(extra)} tensors that {base} lacks:", extra),
-        (f"has {len(reshaped)} tensors of another shape than the base's:", reshaped),
-    ):
-        if names:
-            faults.append(
-                Mismatch(
-                    f"{where} {problem} {named(names)}.",
-                    "Both have to be the same model; compare them with `lorsmerge inspect`.",
-                )
-            )
-    return faults
+    return _mismatches(
+        where,
+        {
+            f"lacks {len(missing)} of the base's {len(wanted)} float tensors": missing,
+            f"has {len(extra)} tensors that {base} lacks": extra,
+            f"has {len(reshaped)} tensors of another shape than the base's": reshaped,
+        },
+        "Both have to be the same model; compare them with `lorsmerge inspect`.",
+    )
+
+
+def _mismatches(
+    where: object, problems: Mapping[str, Sequence[str]], remedy: str
+) -> list[LorsmergeError]:
+    """Return a fault for each problem that some tensors have."""
+    return [
+        Mismatch(f"{where} {problem}: {named(names)}.", remedy)
+        for problem, names in problems.items()
+        if names
+    ]
 
 
 def _wrapped(base: Checkpoint, vector: TaskVector) -> LorsmergeError | None:
-    """The fault where a prefix before the names of one side is all that tells them apart."""
+    """Return the fault if the names of the two sides differ only by a prefix, else None."""
     ours, theirs = set(base.float_specs), set(vector.specs)
     if not ours or not theirs or ours == theirs:
         return None
@@ -323,28 +290,25 @@ def _wrapped(base: Checkpoint, vector: TaskVector) -> LorsmergeError | None:
         line = command("lorsmerge", "delta", base.path, vector.path, "-o", output)
         remedy = f"Give `{option}` as well, or take the delta by itself: `{line} {option}`."
     else:
-        remedy = "Give the base that it was made of, or a copy with the names of that one."
+        remedy = "Give the base it was taken from, or rename this one's tensors."
     return Mismatch(what, remedy)
 
 
 def _prefix_of(longer: set[str], shorter: set[str]) -> str:
-    """What stands before all names of `shorter` in `longer`, empty if nothing does."""
+    """Return the prefix before all names of `shorter` in `longer`; empty if there is none."""
     one = max(shorter, key=len)
     found = (name.removesuffix(one) for name in sorted(longer) if name.endswith(f".{one}"))
     return next((prefix for prefix in found if all(prefix + n in longer for n in shorter)), "")
 
 
 def _empty(base: Checkpoint, vector: TaskVector) -> list[LorsmergeError]:
-    """Tensors that hold nothing on one side and something on the other."""
-    wanted, there = base.float_specs, vector.specs
-    both = [name for name in wanted if name in there]
+    """Return a fault for tensors that are empty on one side only."""
+    both = [(name, spec, vector.specs.get(name, spec)) for name, spec in base.float_specs.items()]
+    theirs = [name for name, own, other in both if own.numel and not other.numel]
+    ours = [name for name, own, other in both if other.numel and not own.numel]
     return [
-        Mismatch(f"{where} has {len(names)} tensors with nothing in them: {named(names)}.", ZERO3)
-        for where, names in (
-            (vector.path, [n for n in both if wanted[n].numel and not there[n].numel]),
-            (base.path, [n for n in both if there[n].numel and not wanted[n].numel]),
-        )
-        if names
+        *_mismatches(vector.path, {f"has {len(theirs)} empty tensors": theirs}, ZERO3),
+        *_mismatches(base.path, {f"has {len(ours)} empty tensors": ours}, ZERO3),
     ]
 
 
@@ -353,49 +317,37 @@ def _is_buffer(name: str, spec: TensorSpec) -> bool:
     return is_index or name.rpartition(".")[2] in BUFFERS
 
 
-def _others_of(checkpoint: Checkpoint) -> dict[str, TensorSpec]:
-    """Tensors that are no floats and no buffers: quantised or complex weights, masks."""
-    return {
-        name: spec
-        for name, spec in checkpoint.specs.items()
-        if not spec.is_float and not _is_buffer(name, spec)
-    }
-
-
 def _check_others(base: Checkpoint, finetuned: Checkpoint) -> list[LorsmergeError]:
-    """Tensors that are no floats, have no delta, and have to be the base's for that reason."""
-    ours, theirs = _others_of(base), _others_of(finetuned)
-    faults: list[LorsmergeError] = []
-    for problem, names in (
-        (f"lacks tensors of the base {base.path}", ours.keys() - theirs.keys()),
-        (f"has tensors that the base {base.path} lacks", theirs.keys() - ours.keys()),
-        (
-            "has other numbers than the base in tensors that are no floats and have no delta",
-            {name for name in ours.keys() & theirs.keys() if _differ(name, base, finetuned)},
-        ),
-    ):
-        if names:
-            listed = [
-                f"{n} ({(ours | theirs)[n].dtype})".replace("torch.", "") for n in sorted(names)
-            ]
-            faults.append(
-                Mismatch(
-                    f"{finetuned.path} {problem}: {named(listed)}.",
-                    "Save both models in float32 or bfloat16, dequantised if they are quantised.",
-                )
-            )
-    return faults
+    """Return faults for weights and masks that are not floats, which have to equal the base's."""
+    ours, theirs = (
+        {n: s for n, s in model.specs.items() if not s.is_float and not _is_buffer(n, s)}
+        for model in (base, finetuned)
+    )
+
+    def listed(names: Iterable[str]) -> list[str]:
+        return [f"{name} ({dtype_name((ours | theirs)[name].dtype)})" for name in sorted(names)]
+
+    differing = [name for name in ours.keys() & theirs.keys() if _differ(name, base, finetuned)]
+    return _mismatches(
+        finetuned.path,
+        {
+            f"lacks tensors of the base {base.path}": listed(ours.keys() - theirs.keys()),
+            f"has tensors that the base {base.path} lacks": listed(theirs.keys() - ours.keys()),
+            "differs from the base in tensors that are not floats and have no delta": listed(
+                differing
+            ),
+        },
+        "Save both models in float32 or bfloat16, dequantised if they are quantised.",
+    )
 
 
 def _differ(name: str, base: Checkpoint, finetuned: Checkpoint) -> bool:
-    if base.specs[name] != finetuned.specs[name]:
-        return True
-    pairs = zip(blocks_of(base.read(name)), blocks_of(finetuned.read(name)), strict=True)
-    return not all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    same_layout = base.specs[name] == finetuned.specs[name]
+    return not same_layout or not equal(base.read(name), finetuned.read(name))
 
 
 def check_base(file: DeltaFile, base: Checkpoint, identity: Fingerprint) -> LorsmergeError | None:
-    """What is wrong where a delta was taken from another base than this one."""
+    """Return the fault if a delta was taken from another base than this one, else None."""
     recorded = file.provenance.base
     if recorded.digest == identity.digest:
         return None
@@ -419,33 +371,33 @@ def check_base(file: DeltaFile, base: Checkpoint, identity: Fingerprint) -> Lors
 def check_base_content(
     vector: TaskVector, base: Checkpoint, identity: Fingerprint, content: str
 ) -> LorsmergeError | None:
-    """Return what is wrong where a delta's base differs from this one in bytes not sampled.
+    """Return the fault if a delta's base differs from this one in bytes the fingerprint skips.
 
     Args:
-        vector: a delta; only a file says what its base held.
+        vector: a delta; only a delta file records its base's content.
         base: the base that was read.
-        identity: its fingerprint; where that differs `check_base` has said so.
+        identity: its fingerprint; if that differs, `check_base` has reported it.
         content: hash of all of its float tensors.
     """
-    if not isinstance(vector, StoredTaskVector):
+    if not isinstance(vector, DeltaFile):
         return None
-    recorded = vector.file.provenance.base
+    recorded = vector.provenance.base
     if not recorded.content or recorded.digest != identity.digest or recorded.content == content:
         return None
     return Mismatch(
-        f"{vector.path} was taken from another model ({vector.file.provenance.base_name!r}) than "
-        f"{base.path}: the two agree in the numbers that are compared first, and differ in others.",
+        f"{vector.path} was taken from another model ({vector.provenance.base_name!r}) than "
+        f"{base.path}: their fingerprints agree, but other elements differ.",
         "Give the base it was taken from, or --allow-other-base to apply it to this one.",
     )
 
 
 def base_fingerprint(base: Checkpoint) -> Fingerprint:
-    """Identity of a checkpoint's float tensors."""
+    """Return the fingerprint of a checkpoint's float tensors."""
     return fingerprint(base.float_specs, base.read)
 
 
-def notes_on(vector: TaskVector, base: Checkpoint) -> list[str]:
-    """Warnings: updates that were rounded when a fine-tune was saved, an adapter of another base."""
+def precision_warnings(vector: TaskVector, base: Checkpoint) -> list[str]:
+    """Return warnings of updates rounded in a half-precision fine-tune, or of a base that may be wrong."""
     notes = []
     if vector.finetuned_dtype in HALF:
         notes.append(
@@ -460,7 +412,7 @@ def notes_on(vector: TaskVector, base: Checkpoint) -> list[str]:
     trained_on = vector.config.trained_on if isinstance(vector, AdapterTaskVector) else ""
     if given and trained_on and trained_on != given.partition("@")[0]:  # their shapes may agree
         notes.append(
-            f"{vector.path} was trained on {trained_on}, says its config, and not on {base.path}."
+            f"According to its config, {vector.path} was trained on {trained_on}, not on {base.path}."
         )
     return notes
 
@@ -472,13 +424,13 @@ def _buffer_notes(base: Checkpoint, finetuned: Checkpoint) -> list[str]:
     if not differing:
         return []
     return [
-        f"{finetuned.path} has other numbers than the base in {named(differing)}, which count or "
-        "index and are no weights: the base's are kept."
+        f"{finetuned.path} differs from the base in {named(differing)}, which count or index and are "
+        "not weights: the base's are kept."
     ]
 
 
 def rounded_base(vector: TaskVector, base: Checkpoint, rounding: BaseRounding) -> list[str]:
-    """Return a warning where most of a delta is the rounding error of its base."""
+    """Return a warning if most of a delta is the rounding error of its base."""
     if rounding.share < ROUNDING_WARNING:
         return []
     return [

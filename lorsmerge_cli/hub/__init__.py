@@ -1,1 +1,1 @@
-"""Files from and to the Hugging Face Hub, and its faults in words."""
+"""Downloads from and uploads to the Hugging Face Hub, and messages for its errors."""

@@ -1,4 +1,4 @@
-"""What a failure of huggingface_hub means, and what to do about it."""
+"""Errors of huggingface_hub as messages with a remedy."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ from lorsmerge_cli.inputs import read_document
 from lorsmerge_cli.quoting import command
 
 VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-TOKEN = re.compile(r"[!-~]+")  # printable ASCII without blanks: what a header of HTTP takes
-RETRY_LATER = "Run the command again later: what arrived is not sent again."
+TOKEN = re.compile(r"[!-~]+")  # printable ASCII without blanks, as an HTTP header needs
+RETRY_LATER = "Run the command again later: uploaded files are not sent again."
 
 
 @contextmanager
 def hub_faults(repo: str, revision: str | None = None, token: str | None = None) -> Iterator[None]:
-    """Turn what huggingface_hub raises about a repository into a HubFault.
+    """Turn the errors that huggingface_hub raises about a repository into a HubFault.
 
     Args:
         repo: `org/name`.
-        revision: the branch, tag or commit that was asked for.
-        token: the one that was given on the command line.
+        revision: the requested branch, tag or commit; None for the main branch.
+        token: the token given on the command line, if any.
 
     Raises:
-        HubFault: a token that none can be, access, network, or something that is not there.
+        HubFault: an invalid token, no access, no network, or something that does not exist.
     """
     check_token(token)
     try:
         yield
     except Exception as error:
-        said: BaseException | None = error
-        while said is not None:  # uploads and downloads wrap what the network raised
-            fault = _fault(said, repo, revision, token or get_token())
+        cause: BaseException | None = error
+        while cause is not None:  # uploads and downloads wrap the network's errors
+            fault = _fault(cause, repo, revision, token or get_token())
             if fault is not None:
                 raise fault from error
-            said = said.__cause__
+            cause = cause.__cause__
         raise
 
 
 def check_token(token: str | None = None) -> str | None:
-    """Check the token that the Hub would be asked with, before it is sent.
+    """Check the token for the Hub before it is sent.
 
     Args:
-        token: the one that was given on the command line; None for HF_TOKEN or the stored one.
+        token: the token given on the command line; None for HF_TOKEN or the stored one.
 
     Returns:
-        The token that was given, without the blanks around it.
+        The given token without surrounding blanks.
 
     Raises:
-        HubFault: it holds what no token does; the message does not say what.
+        HubFault: it has a character that no token has; the message does not show the token.
     """
     if constants.HF_HUB_OFFLINE:
         return token and token.strip()
@@ -77,14 +77,14 @@ def check_token(token: str | None = None) -> str | None:
             else "a control character" if wrong.isascii() else "a character beyond ASCII"
         )  # fmt: skip
         raise HubFault(
-            f"The token of {where} holds {kind} and can be none.",
+            f"The token of {where} is invalid: it contains {kind}.",
             f"Copy it again, whole and alone: {constants.ENDPOINT}/settings/tokens lists yours.",
         )
     return token and token.strip()
 
 
 def _token(given: str | None) -> tuple[str, str]:
-    """Where the token comes from, and the token as it is there; empty where there is none."""
+    """Return the token's origin and the token as found there; empty if there is none."""
     if given is not None:
         return "--token", given
     for name in VARIABLES:
@@ -98,9 +98,9 @@ def _token(given: str | None) -> tuple[str, str]:
 
 
 def log_in() -> str:
-    """The remedy where a token is missing or may too little."""
+    """Return the remedy for a token that is missing or lacks permissions."""
     return (
-        f"Make a token that may write at {constants.ENDPOINT}/settings/tokens and log in with "
+        f"Make a token with write access at {constants.ENDPOINT}/settings/tokens and log in with "
         "`hf auth login`, or set HF_TOKEN."
     )
 
@@ -116,14 +116,14 @@ def _fault(
         )
     if isinstance(error, GatedRepoError):
         return HubFault(
-            f"{repo} is gated, and you have not been let in.",
+            f"{repo} is gated, and you have no access to it.",
             f"Ask for access at {url}, then log in with `hf auth login`.",
         )
     unknown = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
     if isinstance(error, RepositoryNotFoundError) or (unknown and token is None):
         who = "without a token" if token is None else "with this token"
         return HubFault(
-            f"There is no repository {repo} at {constants.ENDPOINT}, or none that can be seen {who}.",
+            f"There is no repository {repo} at {constants.ENDPOINT}, or it is not visible {who}.",
             "Check its name; for a private one log in with `hf auth login`.",
         )
     if isinstance(error, RevisionNotFoundError):
@@ -146,19 +146,19 @@ def _fault(
 
 def _refusal(error: HfHubHTTPError, repo: str) -> HubFault:
     status = error.response.status_code
-    said = f" ({error.server_message})" if error.server_message else ""
+    detail = f" ({error.server_message})" if error.server_message else ""
     if status == 401:
-        return HubFault(f"{repo}: the Hub does not know this token{said}.", log_in())
+        return HubFault(f"{repo}: the Hub does not know this token{detail}.", log_in())
     if status in (402, 403):
-        return HubFault(f"{repo}: the Hub does not let you do this{said}.", log_in())
+        return HubFault(f"{repo}: the Hub does not let you do this{detail}.", log_in())
     if status == 429:
-        return HubFault(f"{repo}: too many requests for the Hub{said}.", RETRY_LATER)
+        return HubFault(f"{repo}: too many requests for the Hub{detail}.", RETRY_LATER)
     if status >= 500:
-        return HubFault(f"{repo}: the Hub failed (error {status}){said}.", RETRY_LATER)
-    return HubFault(f"{repo}: the Hub refused (error {status}){said}.")
+        return HubFault(f"{repo}: the Hub failed (error {status}){detail}.", RETRY_LATER)
+    return HubFault(f"{repo}: the Hub refused (error {status}){detail}.")
 
 
 def _is_network(error: BaseException) -> bool:
-    """httpx's errors below HTTP, whatever httpx this huggingface_hub is built on."""
-    httpx_error = HfHubHTTPError.__mro__[1]
-    return isinstance(error, httpx_error | ConnectionError | TimeoutError)
+    """Tell whether the network failed, with either HTTP library that huggingface_hub is built on."""
+    library_error = HfHubHTTPError.__mro__[1]
+    return isinstance(error, library_error | ConnectionError | TimeoutError)

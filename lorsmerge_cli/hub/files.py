@@ -1,6 +1,6 @@
-"""What of a Hub repository is needed: listed at one commit, checked, and brought into the cache.
+"""Files of a Hub repository: listed at one commit, checked, and downloaded to the cache.
 
-Where the Hub cannot be reached, what is in huggingface_hub's cache is used.
+If the Hub cannot be reached, huggingface_hub's cache is used.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ TIMEOUT = 10.0  # seconds to wait for an answer
 MOST_NAMED = 12  # files of a cache in a message
 UNKNOWN_TOKEN, TOO_MANY, SERVER_ERROR = 401, 429, 500  # status codes
 
-# All names of a repository -> those that are needed, and which of them stands for all; None where
-# their folder does. It raises UnreadableFile where the repository has not what is needed.
+# All names of a repository -> the names needed, and the one to open; None to open their folder. It
+# raises UnreadableFile if the repository lacks them.
 Choice = Callable[[Sequence[str]], tuple[list[str], str | None]]
 
 
 @dataclass(frozen=True)
 class HubFiles:
-    """The files that an id stands for, at one commit.
+    """The files needed of a repository, at one commit.
 
     Attributes:
         repo: `org/name`.
-        revision: as asked for; None for the main branch.
-        commit: the revision's, when it was looked up.
+        revision: the requested one; None for the main branch.
+        commit: the revision's commit when it was looked up.
         files: names in the repository.
-        single: the one file that is meant; None for the folder of all of them.
+        single: the one file to open; None for the folder of all of them.
         missing: bytes that are not in the cache yet.
-        reachable: whether the Hub said so, rather than the cache.
+        reachable: whether the Hub answered; else the list is the cache's.
     """
 
     repo: str
@@ -74,15 +74,15 @@ class HubFiles:
 
 
 def find_files(repo: str, revision: str | None, choose: Choice) -> HubFiles:
-    """Return what a Hub id stands for, by the Hub's own list of files.
+    """Return the files needed of a repository.
 
     Args:
         repo: `org/name`.
         revision: branch, tag or commit; None for the main branch.
-        choose: takes from the names of all files those that are needed.
+        choose: selects the needed ones from the names of all files.
 
     Raises:
-        UnreadableFile: a repository without what is needed, or that is not to be trusted.
+        UnreadableFile: the repository lacks them, or has names that lead out of its folder.
         HubFault: no such repository or revision, no access, or no network and nothing in the cache.
     """
     commit, sizes, reachable = list_files(repo, revision)
@@ -107,23 +107,22 @@ def find_files(repo: str, revision: str | None, choose: Choice) -> HubFiles:
 
 
 def cached_file(found: HubFiles, name: str) -> Path | None:
-    """Return where in the cache a file lies, None where it is not there."""
+    """Return a file's path in the cache, None if it is not cached."""
     path = try_to_load_from_cache(found.repo, name, revision=found.commit)
     return Path(path) if isinstance(path, str) else None
 
 
 def partly_cached(repo: str, revision: str | None, what: str) -> HubFault:
-    """Return the fault of a repository that is in the cache in part, while the Hub is out of reach.
+    """Return the fault of a repository that is partly cached while the Hub is out of reach.
 
     Args:
-        what: is missing, in a sentence.
+        repo: `org/name`.
+        revision: branch, tag or commit; None for the main branch.
+        what: a sentence that says what is missing.
     """
     names = sorted(list_files(repo, revision)[1])
-    why = (
-        "HF_HUB_OFFLINE is set"
-        if constants.HF_HUB_OFFLINE
-        else (f"{constants.ENDPOINT} cannot be reached")
-    )
+    offline = constants.HF_HUB_OFFLINE
+    why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} cannot be reached"
     line = command("hf", "download", repo, *(["--revision", revision] if revision else []))
     return HubFault(
         f"{what} {why}, and of {repo} the cache in {constants.HF_HUB_CACHE} has only "
@@ -132,15 +131,15 @@ def partly_cached(repo: str, revision: str | None, what: str) -> HubFault:
     )
 
 
-@cache  # one commit for a whole run
+@cache  # so that a run uses one commit
 def list_files(repo: str, revision: str | None) -> tuple[str, dict[str, int], bool]:
-    """The commit, the size of every file, and whether the Hub was asked; else it is the cache."""
+    """Return the commit, each file's size, and whether the Hub answered rather than the cache."""
     check_token()
     try:
         with hub_faults(repo, revision):
             api = HfApi()
             info = api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
-            if info.gated:  # anybody may see the list of files, but not the files
+            if info.gated:  # the list of files is public, the files are not
                 api.auth_check(repo)
     except HubFault as fault:
         cached = _cached(repo, revision) if _may_be_there(fault.__cause__) else None
@@ -149,7 +148,8 @@ def list_files(repo: str, revision: str | None) -> tuple[str, dict[str, int], bo
         raise _not_here(repo, fault) from fault.__cause__
     except HFValidationError:
         raise UnreadableFile(
-            f"{repo}: no such file or folder, and no id that the Hub would take.", "Check the name."
+            f"{repo}: no such file or folder, and not an id that the Hub accepts.",
+            "Check the name.",
         ) from None
     if info.sha is None:
         raise HubFault(f"{repo}: the Hub names no commit.", "Try again later.")
@@ -157,14 +157,14 @@ def list_files(repo: str, revision: str | None) -> tuple[str, dict[str, int], bo
 
 
 def _may_be_there(error: BaseException | None) -> bool:
-    """Whether the Hub did not answer, rather than say no."""
+    """Tell whether the Hub failed to answer, rather than refused."""
     if not isinstance(error, HfHubHTTPError):
         return True
     return error.response.status_code == TOO_MANY or error.response.status_code >= SERVER_ERROR
 
 
 def _not_here(repo: str, fault: HubFault) -> HubFault:
-    """The fault, told to somebody who may have meant a path, and who reads and does not write."""
+    """Reword a fault for a user who may have meant a path, and who needs read access only."""
     error = fault.__cause__
     what, remedy = fault.what, fault.remedy
     refused = isinstance(error, HfHubHTTPError) and error.response.status_code == UNKNOWN_TOKEN
@@ -174,19 +174,19 @@ def _not_here(repo: str, fault: HubFault) -> HubFault:
         remedy = f"{constants.ENDPOINT}/{repo}/refs lists its branches and tags."
     elif _may_be_there(error):
         reason = what.removeprefix(f"{repo}: ")
-        what = f"{repo} is no file or folder here, nor in {constants.HF_HUB_CACHE}; {reason}"
+        what = f"{repo} is neither a local file or folder nor in {constants.HF_HUB_CACHE}; {reason}"
         if not isinstance(error, OfflineModeIsEnabled):
             remedy = "Check the network and try again later, or give a local path."
     elif isinstance(error, RepositoryNotFoundError) or (refused and get_token() is None):
-        what = f"{repo} is no file or folder here. {what}"
+        what = f"{repo} is not a local file or folder. {what}"
     elif refused:
-        remedy = "Log in anew with `hf auth login`, or set HF_TOKEN."
+        remedy = "Log in again with `hf auth login`, or set HF_TOKEN."
     return HubFault(what, remedy)
 
 
 def _cached(repo: str, revision: str | None) -> tuple[str, dict[str, int]] | None:
-    """The commit of a revision that was downloaded before, and the files that are there."""
-    try:  # no file has this name, so that none can be missing
+    """Return the commit of a cached revision and its cached files; None if there is none."""
+    try:  # no file matches the pattern, so that none can be missing
         folder = Path(
             snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[":"])
         )
@@ -202,7 +202,7 @@ def _leads_out(name: str) -> bool:
 
 
 def check_space(wanted: Collection[HubFiles]) -> list[LorsmergeError]:
-    """Whether all that is yet to be downloaded fits on the disk."""
+    """Return a fault if the files to download do not fit on the disk."""
     size = sum(found.missing for found in wanted)
     cache_folder = Path(constants.HF_HUB_CACHE)
     there = next(folder for folder in (cache_folder, *cache_folder.parents) if folder.is_dir())
@@ -220,23 +220,23 @@ def check_space(wanted: Collection[HubFiles]) -> list[LorsmergeError]:
 
 @cache
 def download(found: HubFiles) -> Path:
-    """The folder in the cache that holds the files; those that are missing are downloaded.
+    """Download the files that the cache lacks, and return their folder in the cache.
 
     Raises:
         OutputFault: the disk is too small.
-        HubFault: the network broke, or the Hub refuses after all.
+        HubFault: the network broke, or the Hub refused.
     """
     raise_all(check_space([found]))
     try:
         with hub_faults(found.repo, found.revision):
             folder = _snapshot(found, found.revision) if found.reachable else None
-            if folder is None or folder.name != found.commit:  # the branch has moved on since
+            if folder is None or folder.name != found.commit:  # the branch has moved
                 folder = _snapshot(found, found.commit)
             return folder
     except HubFault as fault:
         if not _may_be_there(fault.__cause__):
             raise
-        remedy = "Check the network and run the command again: what arrived whole is kept."
+        remedy = "Check the network and run the command again: complete files are kept."
         raise HubFault(fault.what, remedy) from fault.__cause__
     except OSError as error:
         raise OutputFault(
@@ -253,19 +253,19 @@ def _snapshot(found: HubFiles, revision: str | None) -> Path:
     if progress.show is None:
         return Path(snapshot_download(found.repo, **settings))
     with progress.show(f"download of {found.repo}", "bytes") as advance:
-        told = _told(lambda done: advance(done, found.missing))
-        return Path(snapshot_download(found.repo, **settings, tqdm_class=told))
+        bar = _silent_bar(lambda done: advance(done, found.missing))
+        return Path(snapshot_download(found.repo, **settings, tqdm_class=bar))
 
 
-def _told(advance: Callable[[int], None]) -> type[Any]:
-    """Return a bar for huggingface_hub that is not drawn, and tells the bytes that newly arrived.
+def _silent_bar(advance: Callable[[int], None]) -> type[Any]:
+    """Return a bar class for huggingface_hub that draws nothing and reports newly received bytes.
 
-    There are several bars of one download: bytes that came, bytes that were written, and files.
+    A download has several bars: bytes received, bytes written, and files.
     """
     lock, arrived = Lock(), 0
 
-    class Told(tqdm):  # type: ignore[misc]
-        monitor_interval = 0  # no thread to draw it again
+    class SilentBar(tqdm):  # type: ignore[misc]
+        monitor_interval = 0  # no redrawing thread
 
         def __init__(self, *arguments: Any, **settings: Any) -> None:
             settings.pop("name", None)
@@ -283,4 +283,4 @@ def _told(advance: Callable[[int], None]) -> type[Any]:
                     arrived += newly
                     advance(newly)
 
-    return Told
+    return SilentBar

@@ -1,4 +1,4 @@
-"""Where a push goes: a repository on the Hub, and whether it may be written."""
+"""The target of a push: a repository on the Hub, and whether it may be written."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MAIN = "main"
 
 @dataclass(frozen=True)
 class Target:
-    """A repository that may be written, as it is now.
+    """The current state of a repository that may be written.
 
     Attributes:
         repo: `org/name`.
-        exists: whether it has to be made first.
+        exists: whether it exists; else it is created.
         files: path -> git's id of its content.
-        revision: branch that is committed to, or that a pull request is opened against.
-        create_pr: whether a pull request is opened.
-        private: of a repository that is to be made.
-        token: given on the command line.
+        revision: branch to commit to, or to open a pull request against.
+        create_pr: whether to open a pull request.
+        private: whether a new repository is private.
+        token: the token given on the command line, if any.
     """
 
     repo: str
@@ -40,6 +40,7 @@ class Target:
 
     @property
     def url(self) -> str:
+        """The repository's page."""
         return f"{constants.ENDPOINT}/{self.repo}"
 
 
@@ -51,17 +52,19 @@ def open_target(
     private: bool = False,
     token: str | None = None,
 ) -> Target:
-    """Check that a repository can be pushed to, before any work is done for it.
+    """Check that a repository can be pushed to.
+
+    The parameters are those of `push`.
 
     Raises:
-        UsageFault: no repository id, or options that contradict one another.
-        HubFault: no token, one that may not write, no network, or no such revision.
+        UsageFault: not a repository id, or options that contradict one another.
+        HubFault: no token, one without write access, no network, or no such revision.
     """
     check_id(repo)
     if create_pr and revision not in (None, MAIN):
         raise UsageFault(
             f"A pull request is opened against {MAIN}, and --revision is {revision}.",
-            "Leave one of the two out.",
+            "Omit one of the two.",
         )
     token = check_token(token)
     api = HfApi(token=token)
@@ -85,7 +88,7 @@ def open_target(
     if private and not info.private:
         raise HubFault(
             f"{repo} exists and is public, so --private would not hold.",
-            f"Make it private at {constants.ENDPOINT}/{repo}/settings, or leave --private out.",
+            f"Make it private at {constants.ENDPOINT}/{repo}/settings, or omit --private.",
         )
     with hub_faults(repo, branch, token):
         files = listed(api, repo, branch)
@@ -95,26 +98,26 @@ def open_target(
 def new_target(
     repo: str, *, revision: str | None, create_pr: bool, private: bool, token: str | None
 ) -> Target:
-    """A repository that is not there, as far as is known."""
+    """Return the target for a repository that does not exist, or may not; see `open_target`."""
     return Target(repo, False, {}, revision or MAIN, create_pr, private, token and token.strip())
 
 
 def check_id(repo: str, option: str = "") -> None:
-    """Raise UsageFault for what is no `org/name`."""
+    """Raise UsageFault if an id is not `org/name`; the message begins with `option`."""
     try:
         validate_repo_id(repo)
         if repo.count("/") != 1:
             raise HFValidationError
     except HFValidationError:
         raise UsageFault(
-            f"{option}{repo!r} is no id of a repository on the Hub.",
+            f"{option}{repo!r} is not the id of a repository on the Hub.",
             "Write ORG/NAME with letters, digits, dots, dashes and underscores, such as "
             "you/whisper-small-babel.",
         ) from None
 
 
 def _check_access(api: HfApi, repo: str, create_pr: bool, token: str | None) -> None:
-    """What the token itself says of where it may write; the Hub has the last word."""
+    """Raise HubFault if the token's own data say that it may not write; the Hub checks again."""
     if token is None and get_token() is None:
         raise HubFault("There is no Hugging Face token.", log_in())
     user = api.whoami()
@@ -131,6 +134,6 @@ def _check_access(api: HfApi, repo: str, create_pr: bool, token: str | None) -> 
 
 
 def listed(api: HfApi, repo: str, revision: str) -> dict[str, str]:
-    """Path -> git's id of every file."""
+    """Return path -> git's id of every file of a repository."""
     tree = api.list_repo_tree(repo, recursive=True, revision=revision)
     return {item.path: item.blob_id for item in tree if isinstance(item, RepoFile)}

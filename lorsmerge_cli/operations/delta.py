@@ -1,10 +1,10 @@
-"""Delta: a fine-tune less its base, as a file (tau = theta_i - theta_0)."""
+"""Delta: a fine-tune minus its base, as a file (tau = theta_i - theta_0)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,7 @@ from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.model_files import is_adapter
 from lorsmerge_cli.checkpoint.model_writer import RUN
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
-from lorsmerge_cli.checkpoint.references import (
-    check_hub_ids,
-    local_path,
-    pinned,
-    with_commits,
-)
-from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
+from lorsmerge_cli.checkpoint.references import check_hub_ids, local_path, pinned, with_commits
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.statistics import BaseRounding, energy
@@ -31,7 +25,7 @@ from lorsmerge_cli.deltas.task_vector import (
     base_fingerprint,
     check_vector,
     finetuned_vector,
-    notes_on,
+    precision_warnings,
     rounded_base,
 )
 from lorsmerge_cli.errors import (
@@ -56,10 +50,10 @@ class DeltaReport:
 
     Attributes:
         output: the delta file.
-        tensors: how many deltas it holds.
+        tensors: number of deltas in it.
         norm: L2 norm of all of them together.
-        base_norm: L2 norm of the base's tensors, to compare with.
-        nbytes: size of the deltas.
+        base_norm: L2 norm of the base's tensors, for comparison.
+        nbytes: size of the stored deltas.
         warnings: what the user should know.
     """
 
@@ -84,19 +78,19 @@ def delta(
     command: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DeltaReport:
-    """Write the delta of a fine-tune: its weights less the base's, in float32 or wider.
+    """Write the delta of a fine-tune: its weights minus the base's, in float32 or wider.
 
     Args:
         base: the pretrained checkpoint: a file, a folder or a Hub id.
-        finetuned: a fine-tune of it, or a LoRA adapter: the same.
+        finetuned: a fine-tune of it or a LoRA adapter: a file, a folder or a Hub id.
         output: the delta file.
-        task: what it was tuned for, `asr` or `st`; not recorded by default.
+        task: the task it was tuned for, `asr` or `st`; not recorded by default.
         language: its language, a code such as `ca`; not recorded by default.
-        strip_prefix: what may stand before the names of one of the two, such as `module.`.
-        force: replace an output that exists.
+        strip_prefix: prefix to ignore before the names of either model, such as `module.`.
+        force: replace an existing output.
         threads: blocks in flight; one per core by default.
         command: the line for the file's history; this call by default.
-        progress: told the bytes just written and those in all.
+        progress: called with the bytes just written and the bytes in all.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
@@ -118,14 +112,14 @@ def delta(
     except UsageFault as fault:
         faults.append(fault)
     checkpoint, vector = _open_both(base_path, finetuned_path, strip_prefix, faults)
-    faults += _swapped(checkpoint, vector)
+    faults += _check_order(checkpoint, vector)
     faults += check_vector(checkpoint, vector)
     layouts = vector.layouts
     nbytes = sum(stored_size(name, layout) for name, layout in layouts.items())
     inputs = [*checkpoint.sources, *vector.files]
     faults += check_output(output, inputs=inputs, size=nbytes, force=force)
     raise_all(faults)
-    warnings = [*leftovers(output), *checkpoint.notes, *notes_on(vector, checkpoint)]
+    warnings = [*leftovers(output), *checkpoint.notes, *precision_warnings(vector, checkpoint)]
     provenance = Provenance(
         base_name=pinned(base_path) or base_path.name or str(base_path),
         base=base_fingerprint(checkpoint),
@@ -135,14 +129,15 @@ def delta(
         history=(with_commits(command, [base_path, finetuned_path]),),
         training=_training(vector, warnings),
     )
-    total = sum(TensorSpec(item.shape, item.dtype).nbytes for item in layouts.values())
     with (
         atomic_file(output, force=force) as partial,
         DeltaWriter(partial, layouts, provenance) as writer,
     ):
-        norms, base_norm, rounding = _write(
-            vector, writer, threads or default_threads(), lambda done: progress(done, total)
+        norms, content, base_norm, rounding = _write(
+            vector, writer, threads or default_threads(), progress
         )
+        fingerprint = replace(provenance.base, content=content)
+        writer.finish(norms, replace(provenance, base=fingerprint))
         check_unchanged(checkpoint.identities | vector.identities)
     warnings += rounded_base(vector, checkpoint, rounding)
     return DeltaReport(output, len(layouts), total_norm(norms), base_norm, nbytes, tuple(warnings))
@@ -162,15 +157,15 @@ def _open_both(
         if base is not None:
             return base, finetuned_vector(finetuned_path, base, strip_prefix)
         if not is_adapter(local_path(finetuned_path)):
-            Checkpoint(finetuned_path)  # what is wrong with it, too
+            Checkpoint(finetuned_path)  # to report its faults as well
     except LorsmergeError as error:
         faults.append(error)
     raise_all(faults)
     raise ValueError("a file that failed to open left no fault")
 
 
-def _swapped(base: Checkpoint, vector: Vector) -> list[LorsmergeError]:
-    """What `finetune` wrote into the folder given as the base may say that it is not one."""
+def _check_order(base: Checkpoint, vector: Vector) -> list[LorsmergeError]:
+    """Return a fault if the base's own record says that it was fine-tuned from the fine-tune."""
     if base.folder is None or isinstance(vector, AdapterTaskVector):
         return []
     finetuned = vector.finetuned
@@ -180,19 +175,19 @@ def _swapped(base: Checkpoint, vector: Vector) -> list[LorsmergeError]:
         return []
     if parent != base_fingerprint(finetuned).digest[:16]:
         return []
-    what = f"{base.path} is a fine-tune of {finetuned.path}, says its {RUN}."
+    what = f"{base.path} is a fine-tune of {finetuned.path}, according to its {RUN}."
     return [UsageFault(what, "Give the base first and the fine-tune second.")]
 
 
 def _training(vector: Vector, warnings: list[str]) -> dict[str, Any]:
-    """What `finetune` says of the fine-tune, if a delta file can say it too."""
+    """Return what `finetune` recorded of the fine-tune, if a delta file can hold it."""
     if isinstance(vector, AdapterTaskVector):
         return {}
     training = training_of(vector.finetuned.folder)
     try:
         check_training(training)
     except ValueError as error:
-        warnings.append(f"{vector.path}: what its {RUN} says is not recorded, as {error}.")
+        warnings.append(f"{vector.path}: its {RUN} is not copied into the delta, because {error}.")
         return {}
     return training
 
@@ -201,8 +196,10 @@ def _write(
     vector: Vector,
     writer: DeltaWriter,
     threads: int,
-    progress: Callable[[int], None],
-) -> tuple[dict[str, float], float, BaseRounding]:
+    progress: Callable[[int, int], None],
+) -> tuple[dict[str, float], str, float, BaseRounding]:
+    """Write all deltas; return their norms, and content hash, norm and rounding of the base."""
+
     def write_block(block: tuple[str, int, int]) -> tuple[float, float, BaseRounding, int]:
         name, start, stop = block
         values = vector.read_block(name, start, stop)
@@ -213,7 +210,7 @@ def _write(
                 raise non_finite(path, name)
         if vector.is_pruned(name):
             writer.write(name, vector.read(name))
-        elif layouts[name].encoding == "dense":  # else nothing: an adapter leaves it alone
+        elif layouts[name].encoding == "dense":  # else zero: an adapter does not change it
             writer.write_block(name, values, start)
         rounding = (
             vector.base_rounding(name, base, values)
@@ -223,6 +220,7 @@ def _write(
         return energy(values), energy(base), rounding, values.numel() * values.element_size()
 
     layouts = vector.layouts
+    total = sum(layout.spec.nbytes for layout in layouts.values())
     blocks = (
         (name, start, min(start + step, spec.numel))
         for name, spec in vector.base.float_specs.items()
@@ -239,10 +237,9 @@ def _write(
         squares[name].append(square)
         base_squares.append(base_square)
         rounding += rounded
-        progress(nbytes)
-    # exactly rounded sums, which do not depend on the order in which the threads ended
+        progress(nbytes, total)
+    # fsum is exact, so that sums do not depend on the order in which the threads finish
     norms = {name: math.fsum(parts) ** 0.5 for name, parts in squares.items()}
     if total_norm(norms) == 0:
         raise zero_delta(vector.path)
-    writer.finish(norms, base_content=content.hexdigest())
-    return norms, math.fsum(base_squares) ** 0.5, rounding
+    return norms, content.hexdigest(), math.fsum(base_squares) ** 0.5, rounding

@@ -1,4 +1,4 @@
-"""Export: a Whisper for other programs: OpenAI's own, and CTranslate2's (faster-whisper)."""
+"""Export: write a Whisper for OpenAI's whisper or for CTranslate2 (faster-whisper)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from typing import Any
 
 import torch
 
-from lorsmerge_cli.checkpoint.companions import (
-    find_companions,
-    with_processor_of,
-)
+from lorsmerge_cli.checkpoint.companions import find_companions, with_processor_of
 from lorsmerge_cli.checkpoint.model_files import processor_folder
 from lorsmerge_cli.checkpoint.openai_names import to_openai
 from lorsmerge_cli.checkpoint.reader import Checkpoint
@@ -42,7 +39,7 @@ from lorsmerge_cli.quoting import python_command
 from lorsmerge_cli.speech.loading import load_config, load_parts, refused
 from lorsmerge_cli.usage import check_export
 
-WINDOW, VOCABULARIES = 1500, (51864, 51865, 51866)  # encoder positions, tokens: what OpenAI's have
+WINDOW, VOCABULARIES = 1500, (51864, 51865, 51866)  # encoder positions, tokens of OpenAI's models
 TOKENIZER, EXTRACTOR = "tokenizer.json", "preprocessor_config.json"
 DIMS = {  # OpenAI's name of a size -> transformers'
     "n_mels": "num_mel_bins",
@@ -65,7 +62,7 @@ class ExportReport:
     Attributes:
         output: the file or folder.
         format: a name in FORMATS.
-        nbytes: of all its files.
+        nbytes: size of all its files.
         warnings: what the user should know.
     """
 
@@ -82,9 +79,9 @@ class _Model:
     Attributes:
         path: as given.
         checkpoint: its weights.
-        config: of the network.
-        files: what lies beside the weights, by name.
-        extractor: of features; None where the format has no use for it.
+        config: its config.json.
+        files: the files beside the weights, by name.
+        extractor: its feature extractor; None if the format does not need it.
     """
 
     path: Path
@@ -110,9 +107,9 @@ def export(
         output: a `.pt` file for `openai`, a folder for `ct2`.
         format: `openai` for openai-whisper, `ct2` for faster-whisper (needs ctranslate2).
         dtype: of the written weights, with `ct2` also `int8` and others; the model's own by default.
-        config_dir: a model whose tokenizer and feature extractor are taken; by default those of the
-            folder or, of a Trainer's `checkpoint-N`, of the folder it lies in.
-        force: replace an output that exists.
+        config_dir: model whose tokenizer and feature extractor are used; by default the model's own
+            or, for a Trainer's `checkpoint-N`, its parent's.
+        force: replace an existing output.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
@@ -140,9 +137,9 @@ def export(
 
 
 def _open(
-    path: Path, companions: Path | None, *, with_processor: bool
+    path: Path, config_dir: Path | None, *, with_processor: bool
 ) -> tuple[_Model, list[LorsmergeError]]:
-    """Open a model folder; with the faults that others may be reported beside."""
+    """Open a model folder; return it with the faults that do not prevent further checks."""
     checkpoint = Checkpoint(path)
     folder = checkpoint.folder
     if folder is None:
@@ -150,9 +147,9 @@ def _open(
             f"{path} is a bare file, and its config and tokenizer are needed as well.",
             "Give a model folder: `merge -o folder/` writes one where the base is a folder.",
         )
-    base = local_path(companions, "companions") if companions else None
+    base = local_path(config_dir, "companions") if config_dir else None
     processor = base or processor_folder(folder)
-    called = companions or path
+    called = config_dir or path
     faults = check_model_folder(folder, processor, called, config_alone=not with_processor)
     faults += config_faults(checkpoint, base) if base else []
     raise_all(faults)
@@ -184,7 +181,7 @@ def _no_fast_tokenizer(processor: Path) -> Mismatch:
 
 
 def _unlike_original(model: _Model, format: str) -> list[str]:
-    """A warning where the other program's `transcribe` takes for granted what does not hold."""
+    """Return a warning if the model's sizes do not suit the other program's `transcribe`."""
     window, vocabulary = model.config["max_source_positions"], model.config["vocab_size"]
     if window == WINDOW and vocabulary in VOCABULARIES:
         return []
@@ -192,7 +189,7 @@ def _unlike_original(model: _Model, format: str) -> list[str]:
     return [
         f"{model.path} has {window} encoder positions and {vocabulary:,} tokens, unlike OpenAI's "
         f"Whispers ({WINDOW} and {VOCABULARIES[1]:,}): the network works ({used[format]}), but "
-        "`transcribe` takes OpenAI's sizes for granted."
+        "`transcribe` assumes OpenAI's sizes."
     ]
 
 
@@ -211,7 +208,7 @@ def _check_openai(model: _Model) -> list[LorsmergeError]:
     if odd:
         faults.append(
             Mismatch(
-                f"{model.path} is no Whisper as OpenAI's code builds it: {', '.join(odd)}.",
+                f"{model.path} is not a Whisper that OpenAI's code can build: {', '.join(odd)}.",
                 "Export it with --format ct2.",
             )
         )
@@ -239,7 +236,7 @@ def _write_openai(model: _Model, output: Path, dtype: str | None, force: bool) -
         "model_state_dict": state,
     }
     with atomic_file(output, force=force) as partial:
-        with partial.open("wb") as file:  # whose errors are told, unlike torch's own
+        with partial.open("wb") as file:  # raises OSError for a full disk, unlike torch
             torch.save(content, file)
         check_unchanged(model.checkpoint.identities)
 

@@ -13,7 +13,8 @@ from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile
 from lorsmerge_cli.core.methods import method_of, method_of_pruned
 from lorsmerge_cli.core.sketch import Sketch, Trained, parse_sketches, sketches_document, union
 from lorsmerge_cli.data.languages import check_labels
-from lorsmerge_cli.deltas.task_vector import FinetunedTaskVector, StoredTaskVector, TaskVector
+from lorsmerge_cli.deltas.file import DeltaFile
+from lorsmerge_cli.deltas.task_vector import FinetunedTaskVector, TaskVector
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 from lorsmerge_cli.inputs import json_object, read_document
 from lorsmerge_cli.recipe.published import published_name
@@ -237,9 +238,9 @@ def pruning_text(pruning: Mapping[str, Any]) -> str:
 
 def header_of(vector: TaskVector) -> dict[str, Any]:
     """Return what a delta's header says of its making; empty for a fine-tune in a delta's place."""
-    if not isinstance(vector, StoredTaskVector):
+    if not isinstance(vector, DeltaFile):
         return {}
-    made = vector.file.provenance
+    made = vector.provenance
     tables = {"pruning": dict(made.pruning), "training": dict(made.training)}
     named = {"task": made.task, "language": made.language}
     return named | {key: table for key, table in tables.items() if table}
@@ -290,9 +291,9 @@ def vector_digests(vector: TaskVector) -> Trained:
     name = published_name(str(vector.path))
     if isinstance(vector, FinetunedTaskVector):
         return [(name, union(trained_digests(vector.finetuned, name)))]
-    if not isinstance(vector, StoredTaskVector):
+    if not isinstance(vector, DeltaFile):
         return []
-    return [(name, _digests(vector.file.provenance.training))]
+    return [(name, _digests(vector.provenance.training))]
 
 
 def model_digests(

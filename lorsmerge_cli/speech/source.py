@@ -19,8 +19,8 @@ from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Term, is_finite, merge_tensor
 from lorsmerge_cli.core.methods import METHODS, method_of
+from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import (
-    StoredTaskVector,
     TaskVector,
     base_fingerprint,
     check_base,
@@ -167,8 +167,8 @@ def find_model(
     for delta in deltas:
         vector = open_task_vector(delta, checkpoint)
         faults += check_vector(checkpoint, vector)
-        if isinstance(vector, StoredTaskVector):
-            other = check_base(vector.file, checkpoint, base_fingerprint(checkpoint))
+        if isinstance(vector, DeltaFile):
+            other = check_base(vector, checkpoint, base_fingerprint(checkpoint))
             faults += [other] if other else []
         applied.append((vector, scale))
     raise_all(faults)

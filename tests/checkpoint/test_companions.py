@@ -17,7 +17,6 @@ from lorsmerge_cli.checkpoint.companions import find_companions
 from lorsmerge_cli.checkpoint.model_files import companion_files
 from lorsmerge_cli.checkpoint.model_writer import (
     check_companions,
-    companions_size,
     copy_companions,
     notes_on_code,
 )
@@ -295,7 +294,7 @@ def test_more_bytes_than_a_model_has_are_refused(
 ) -> None:
     (model / "tokenizer.json").write_bytes(b"x" * 5000)
     (model / "corpus.tar").write_bytes(b"x" * 50_000)
-    assert companions_size(model) == 5000 + 2 + len('{"model_type": "whisper"}')
+    assert find_companions(model).size == 5000 + 2 + len('{"model_type": "whisper"}')
     monkeypatch.setattr(companions, "MOST", 4000)
     (fault,) = check_companions(model)
     assert "have 5,027 bytes ('tokenizer.json'" in str(fault)

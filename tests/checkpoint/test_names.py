@@ -11,12 +11,12 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from lorsmerge_cli.checkpoint.names import (
     is_expert_stack,
     is_linear_weight,
-    kind,
     linear_weights,
+    module,
     pruned_share,
-    room,
     select_pruned,
     share_warning,
+    tensor_type,
     without_layer,
 )
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
@@ -317,7 +317,7 @@ def test_no_advice_to_include_what_cannot_be_or_was_excluded() -> None:
 
 
 SAYINGS = [
-    # name, without its layer, kind, room
+    # name, without its layer, type, module
     ("model.encoder.layers.11.self_attn.q_proj.weight",
      "model.encoder.layers.*.self_attn.q_proj.weight", "self_attn.q_proj.weight", "encoder"),
     ("model.decoder.embed_tokens.weight",
@@ -335,4 +335,4 @@ SAYINGS = [
 
 @pytest.mark.parametrize(("name", "layerless", "what", "where"), SAYINGS)
 def test_what_a_name_says(name: str, layerless: str, what: str, where: str) -> None:
-    assert (without_layer(name), kind(name), room(name)) == (layerless, what, where)
+    assert (without_layer(name), tensor_type(name), module(name)) == (layerless, what, where)

@@ -190,7 +190,7 @@ def test_a_broken_sharded_folder(
 
 INEXACT: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "an entry too many": (absent_tensor, ("'ghost'", "do not hold")),
-    "an entry too few": (extra_tensor, ("'layer.4.weight'", "leaves out")),
+    "an entry too few": (extra_tensor, ("'layer.4.weight'", "omits")),
     "an entry of another shard": (tensor_in_another_shard, ("'layer.0.weight'", "wrong file")),
 }
 

@@ -289,7 +289,7 @@ def test_configs_that_do_not_say_lora(
 def test_a_config_that_is_no_object(base: Path, adapt: Callable, text: str) -> None:
     adapter = adapt(r=2)
     (adapter / "adapter_config.json").write_text(text)
-    with pytest.raises(UnreadableFile, match="no adapter config that can be read"):
+    with pytest.raises(UnreadableFile, match="is not a readable adapter config"):
         finetuned_vector(adapter, Checkpoint(base))
 
 

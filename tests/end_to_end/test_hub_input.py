@@ -309,7 +309,7 @@ def test_a_connection_that_keeps_breaking(stocked: Hub, succeed: Callable, shell
     ended = shell(line)
     assert ended.code == WORK
     assert ended.err.splitlines()[-1].startswith("error: org/ca: ")
-    assert "run the command again: what arrived whole is kept" in ended.err
+    assert "run the command again: complete files are kept" in ended.err
     stocked.heal()
     stocked.calls.clear()
     succeed(line)
@@ -385,7 +385,10 @@ def refused(ended: Any, *words: str) -> None:
 
 MERGE = "lorsmerge merge {} ca.delta -o x"
 IDS = {
-    "no such repository": ("org/nothing", ("org/nothing", "no file or folder", "hf auth login")),
+    "no such repository": (
+        "org/nothing",
+        ("org/nothing", "not a local file or folder", "hf auth login"),
+    ),
     "no such revision": ("org/base@dev", ("org/base", "'dev'", "/org/base/refs")),
     "no such file": ("org/base:x.bin", ("org/base", "'x.bin'", "model.safetensors")),
     "a file that climbs": ("org/base:../x", ("org/base", "'../x'")),
@@ -393,7 +396,7 @@ IDS = {
     "characters that no id has": ("org/ba se", ("org/ba se: no such file", "ORG/NAME")),
     "a delta for a base": ("org/ca", ("org/ca is a delta", "checkpoint")),
     "several deltas": ("org/many", ("org/many", "2 deltas", "org/many:ca.delta")),
-    "an id that ends wrongly": ("org/base-", ("org/base-", "no id that the Hub would take")),
+    "an id that ends wrongly": ("org/base-", ("org/base-", "not an id that the Hub accepts")),
     "an empty revision": ("org/base@", ("no such file",)),
 }
 
@@ -470,7 +473,13 @@ def test_a_token_that_is_not_known_is_not_shown(
 @pytest.mark.parametrize(("status", "words"), [(429, "too many requests"), (500, "failed")])
 def test_a_hub_that_fails(stocked: Hub, shell: Callable, status: int, words: str) -> None:
     stocked.fail("GET", "/api/models/", status, times=1000)
-    refused(shell(MERGE.format("org/base")), "org/base is no file", words, "hf_home", "later")
+    refused(
+        shell(MERGE.format("org/base")),
+        "org/base is neither a local file",
+        words,
+        "hf_home",
+        "later",
+    )
 
 
 def test_no_network(stocked: Hub, shell: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

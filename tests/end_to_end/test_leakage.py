@@ -328,9 +328,7 @@ def test_what_is_pushed_has_the_digests(files: Path) -> None:
         part = published["deltas"][0]["training"] if "deltas" in published else published
         source = record["deltas"][0]["training"] if "deltas" in record else record
         assert part["digests"] == source["digests"]
-        assert not [
-            note for note in find_source(path.parent).notes if "paths of this machine" in note
-        ]
+        assert not [note for note in find_source(path.parent).notes if "local paths" in note]
 
 
 def damage(path: Path, digests: object) -> None:

@@ -404,7 +404,7 @@ def test_whether_it_may_be_pushed_is_known_before_the_merge(
         ("other/x", WRITER, "may not write to other"),
         (REPO, READER, "may only read"),
         (REPO, "", "hf auth login"),
-        ("nonsense", WRITER, "no id of a repository"),
+        ("nonsense", WRITER, "not the id of a repository"),
     ):
         monkeypatch.setenv("HF_TOKEN", token)
         ended = shell(f"{command} {repo}")
@@ -462,7 +462,7 @@ def test_an_interrupted_push_says_how_to_go_on(
 
     monkeypatch.setattr("huggingface_hub.HfApi.create_commit", interrupt)
     ended = shell(f"lorsmerge push merged {REPO}")
-    assert (ended.code, "Push again to go on" in ended.err) == (130, True)
+    assert (ended.code, "Push again to resume" in ended.err) == (130, True)
 
 
 # bad input
@@ -472,16 +472,16 @@ def test_an_interrupted_push_says_how_to_go_on(
     ("arguments", "code", "said"),
     [
         ("nothing you/x", 1, ["nothing: no such file or folder"]),
-        ("notes.txt you/x", 1, ["notes.txt is no model folder, no .safetensors file and no .delta"]),
+        ("notes.txt you/x", 1, ["notes.txt is not a model folder, a .safetensors file or a .delta"]),
         ("empty you/x", 1, ["empty holds neither model.safetensors"]),
         ("bare you/x", 1, ["bare has weights but no config.json"]),
         ("adapter you/x", 1, ["adapter is a PEFT adapter", "hf upload"]),
-        ("broken you/x", 1, ["broken says of its making what no merge writes", "README.md"]),
-        ("merged x", 2, ["'x' is no id of a repository", "ORG/NAME"]),
-        ("merged you/x/y", 2, ["'you/x/y' is no id of a repository"]),
-        ("merged 'you/a b'", 2, ["'you/a b' is no id of a repository"]),
-        ("merged https://huggingface.co/you/x", 2, ["is no id of a repository"]),
-        ("merged you/x --base-model small", 2, ["--base-model 'small' is no id"]),
+        ("broken you/x", 1, ["broken: the record of how it was made is damaged", "README.md"]),
+        ("merged x", 2, ["'x' is not the id of a repository", "ORG/NAME"]),
+        ("merged you/x/y", 2, ["'you/x/y' is not the id of a repository"]),
+        ("merged 'you/a b'", 2, ["'you/a b' is not the id of a repository"]),
+        ("merged https://huggingface.co/you/x", 2, ["is not the id of a repository"]),
+        ("merged you/x --base-model small", 2, ["--base-model 'small' is not the id"]),
         ("merged other/x", 1, ["you may not write to other, only to you, lab", "--create-pr"]),
         ("merged you/there --revision gone", 1, ["you/there has no revision 'gone'", "hf repos"]),
         ("merged you/x --revision trial", 1, ["There is no repository you/x"]),
@@ -489,10 +489,10 @@ def test_an_interrupted_push_says_how_to_go_on(
         ("merged you/there --replace-card --license none", 1, ["error 400", '"license" must be one']),
         ("merged you/there --create-pr --revision trial", 2, ["--revision is trial"]),
         ("merged you/there --private", 1, ["exists and is public, so --private would not hold"]),
-        ("merged you/x --results other.json", 1, ["other.json holds no score of merged"]),
+        ("merged you/x --results other.json", 1, ["other.json has no score of merged"]),
         ("merged you/x --results notes.txt", 1, ["notes.txt is no results file"]),
         ("merged you/x --results gone.json", 1, ["gone.json: No such file"]),
-        ("ca.delta you/x --results other.json", 2, ["--results are a model's"]),
+        ("ca.delta you/x --results other.json", 2, ["--results is for models"]),
         ("merged you/x --token hf_mistyped", 1, ["does not know this token", "hf auth login"]),
         (f"merged you/x --token {READER}", 1, ["may only read", "settings/tokens"]),
         (f"merged you/x --token {ADMIN}", 1, ["other may not write to you"]),

@@ -132,9 +132,9 @@ def test_no_path_of_this_machine_is_pushed(hub: Hub, tiny: Path, succeed: Succee
     assert str(home) in (home / "merged" / "lorsmerge.json").read_text()  # at home it is of use
     ended = succeed(f"lorsmerge push '{home}/merged' {REPO}")
     assert "lorsmerge.json is uploaded with names of files" in ended.err
-    assert "model.safetensors names paths of this machine" in ended.err  # in its header
+    assert "model.safetensors contains local paths" in ended.err  # in its header
     ended = succeed(f"lorsmerge push '{home}/small.delta' you/delta")
-    assert "paths of this machine" not in ended.err
+    assert "local paths" not in ended.err
     for repo, header in ((REPO, {"model.safetensors"}), ("you/delta", set())):
         for name, content in hub.files(repo).items():
             if name not in header:
@@ -159,7 +159,7 @@ def test_no_path_of_this_machine_is_pushed(hub: Hub, tiny: Path, succeed: Succee
 def test_a_path_in_a_delta_made_elsewhere_is_told(hub: Hub, tiny: Path, succeed: Succeed) -> None:
     rewritten(tiny / "ca.delta", history=json.dumps(["lorsmerge delta /home/anna/base x -o y"]))
     ended = succeed(f"lorsmerge push ca.delta {REPO}")
-    assert "ca.delta names paths of this machine" in ended.err
+    assert "ca.delta contains local paths" in ended.err
     assert b"/home/anna" not in hub.files(REPO)["README.md"]
 
 
@@ -258,7 +258,7 @@ def test_a_token_that_is_none_is_told_before_it_is_sent(
     for line in lines:
         ended = shell(line)
         assert ended.code == 1
-        assert f"holds {kind.strip()} and can be none" in ended.err
+        assert f"is invalid: it contains {kind.strip()}" in ended.err
         assert not any(
             word in ended.err + ended.out for word in ("secret", "second", "first", "sécret")
         )

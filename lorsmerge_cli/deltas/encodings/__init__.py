@@ -1,4 +1,4 @@
-"""How a delta's tensors are stored. A new encoding is a file here and a line in `ENCODINGS`."""
+"""Encodings of a delta's tensors. A new one is a file here and a line in `ENCODINGS`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Encoding(Protocol):
     """A module with these three functions."""
 
     def specs(self, name: str, layout: TensorLayout) -> dict[str, TensorSpec]:
-        """Stored name -> shape and dtype, known before any weight is."""
+        """Return stored name -> shape and dtype, which the layout determines."""
 
     def encode(self, name: str, delta: Delta, layout: TensorLayout) -> dict[str, Tensor]:
-        """Stored name -> tensor."""
+        """Return stored name -> tensor."""
 
     def decode(self, name: str, layout: TensorLayout, read: Callable[[str], Tensor]) -> Delta:
-        """The very delta that was encoded, to the last bit of its stored dtype.
+        """Return the delta that was encoded, bit for bit in its stored dtype.
 
         Raises:
             ValueError: the stored tensors contradict one another.
@@ -36,5 +36,5 @@ ENCODINGS: dict[str, Encoding] = {"dense": dense, "lors": lors}
 
 
 def stored_size(name: str, layout: TensorLayout) -> int:
-    """Bytes that a tensor takes in a delta file."""
+    """Return the bytes that a tensor takes in a delta file."""
     return sum(spec.nbytes for spec in ENCODINGS[layout.encoding].specs(name, layout).values())

@@ -12,15 +12,15 @@ from lorsmerge_cli.deltas.encodings.layout import TensorLayout
 
 
 def specs(name: str, layout: TensorLayout) -> dict[str, TensorSpec]:
-    """The stored tensors of one delta."""
-    return {name: TensorSpec(layout.shape, layout.dtype)}
+    """Return the spec of the stored tensor."""
+    return {name: layout.spec}
 
 
 def encode(name: str, delta: Delta, layout: TensorLayout) -> dict[str, Tensor]:
-    """The delta's stored tensors."""
+    """Return the delta as a dense tensor."""
     return {name: dense(delta).to(layout.dtype)}
 
 
 def decode(name: str, layout: TensorLayout, read: Callable[[str], Tensor]) -> Tensor:
-    """The delta from its stored tensors."""
+    """Read the stored tensor."""
     return read(name)

@@ -1,4 +1,4 @@
-"""What a delta file's header says of one tensor, and what an encoding needs to know of it."""
+"""The layout of one tensor in a delta file."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from dataclasses import dataclass
 
 import torch
 
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
+
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """One tensor of a delta file, as its `lorsmerge.tensors` metadata lists it.
+    """The header's description of one tensor, in the `lorsmerge.tensors` metadata.
 
     Attributes:
         encoding: a name in `ENCODINGS`.
         shape: of the tensor itself.
         dtype: of the stored numbers.
-        rank: triplets in the low-rank part, 0 for none.
-        kept: entries in the sparse part, 0 for none.
+        rank: rank of the low-rank part, 0 for none.
+        kept: number of elements in the sparse part, 0 for none.
     """
 
     encoding: str
@@ -26,6 +28,11 @@ class TensorLayout:
     kept: int = 0
 
     @property
+    def spec(self) -> TensorSpec:
+        """Shape of the tensor, and dtype of the stored numbers."""
+        return TensorSpec(self.shape, self.dtype)
+
+    @property
     def is_zero(self) -> bool:
-        """Whether the tensor is zero throughout and takes no bytes, as what an adapter leaves alone."""
+        """Whether the tensor is zero and takes no bytes, like those that an adapter does not change."""
         return self.encoding != "dense" and self.rank == self.kept == 0

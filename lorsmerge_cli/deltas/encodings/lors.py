@@ -2,13 +2,13 @@
 
     NAME.low_rank.left    (d, r)
     NAME.low_rank.right   (r, k)
-    NAME.sparse.values    (kept,)           in row-major order of their places
-    NAME.sparse.bitmask   (ceil(d*k/8),)    uint8, lowest bit first: where the values stand
-    NAME.sparse.places    (kept,)           int32, or int64 past 2^31 entries: the same as a list
+    NAME.sparse.values    (kept,)           in row-major order
+    NAME.sparse.bitmask   (ceil(d*k/8),)    uint8, lowest bit first: 1 for each element in `values`
+    NAME.sparse.places    (kept,)           int32, or int64 from 2^31 elements on: their flat indices
 
-A part that the delta does not have is absent, and without factors the tensor may have any shape: one
-that a LoRA adapter leaves alone takes no bytes. The bitmask is used where it is the smaller of
-the two, which is wherever at least one entry in 32 is kept.
+Parts that the delta lacks are absent. Without factors the tensor may have any shape, and a tensor that
+a LoRA adapter does not change takes no bytes. The smaller one of bitmask and indices is stored, which
+is the bitmask if at least one element in 32 is kept.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse
 from lorsmerge_cli.deltas.encodings.layout import TensorLayout
 
 LEFT, RIGHT = "low_rank.left", "low_rank.right"
-VALUES, BITMASK, PLACES = "sparse.values", "sparse.bitmask", "sparse.places"
+VALUES, BITMASK, INDICES = "sparse.values", "sparse.bitmask", "sparse.places"
 
 
 def specs(name: str, layout: TensorLayout) -> dict[str, TensorSpec]:
-    """The stored tensors of one delta.
+    """Return the specs of the stored tensors.
 
     Raises:
-        ValueError: factors of what is no matrix.
+        ValueError: factors of a tensor that is not a matrix.
     """
     parts: dict[str, TensorSpec] = {}
     if layout.rank:
@@ -44,26 +44,26 @@ def specs(name: str, layout: TensorLayout) -> dict[str, TensorSpec]:
     if layout.kept or not layout.rank:
         parts[VALUES] = TensorSpec((layout.kept,), layout.dtype)
         numel = math.prod(layout.shape)
-        places = TensorSpec((layout.kept,), torch.int32 if numel < 2**31 else torch.int64)
+        indices = TensorSpec((layout.kept,), torch.int32 if numel < 2**31 else torch.int64)
         bitmask = TensorSpec((-(-numel // 8),), torch.uint8)
-        if bitmask.nbytes <= places.nbytes:
+        if bitmask.nbytes <= indices.nbytes:
             parts[BITMASK] = bitmask
         else:
-            parts[PLACES] = places
+            parts[INDICES] = indices
     return {f"{name}.{part}": spec for part, spec in parts.items()}
 
 
 def encode(name: str, delta: Delta, layout: TensorLayout) -> dict[str, Tensor]:
-    """The delta's stored tensors.
+    """Return the delta's stored tensors.
 
     Raises:
-        ValueError: the delta is dense, or has other parts than its layout says.
+        ValueError: the delta is dense, or does not have the parts of its layout.
     """
     if not isinstance(delta, LowRankSparse):
         raise ValueError(f"{name}: a dense delta in the lors encoding")
     wanted = specs(name, layout)
     parts: dict[str, Tensor] = {}
-    # where the layout has no elements of a part, the delta has none either, in whatever form
+    # a part without elements may be None or empty
     if layout.rank and delta.left is not None and delta.right is not None:
         parts[LEFT], parts[RIGHT] = delta.left.to(layout.dtype), delta.right.to(layout.dtype)
     if layout.kept and delta.sparse is not None and delta.mask is not None:
@@ -72,8 +72,8 @@ def encode(name: str, delta: Delta, layout: TensorLayout) -> dict[str, Tensor]:
         if f"{name}.{BITMASK}" in wanted:
             parts[BITMASK] = torch.from_numpy(np.packbits(mask.reshape(-1), bitorder="little"))
         else:
-            places = torch.from_numpy(np.flatnonzero(mask))
-            parts[PLACES] = places.to(wanted[f"{name}.{PLACES}"].dtype)
+            indices = torch.from_numpy(np.flatnonzero(mask))
+            parts[INDICES] = indices.to(wanted[f"{name}.{INDICES}"].dtype)
     stored = {f"{name}.{part}": tensor for part, tensor in parts.items()}
     for part, spec in wanted.items():
         if not spec.numel:
@@ -82,15 +82,15 @@ def encode(name: str, delta: Delta, layout: TensorLayout) -> dict[str, Tensor]:
     lost = lost or (not layout.kept and delta.mask is not None and bool(delta.mask.any()))
     found = {part: TensorSpec(tuple(t.shape), t.dtype) for part, t in stored.items()}
     if lost or found != wanted:
-        raise ValueError(f"{name}: a delta of other parts than its layout's")
+        raise ValueError(f"{name}: the delta does not have the parts of its layout")
     return stored
 
 
 def decode(name: str, layout: TensorLayout, read: Callable[[str], Tensor]) -> LowRankSparse:
-    """The delta from its stored tensors.
+    """Read the delta from its stored tensors.
 
     Raises:
-        ValueError: the places do not fit the values.
+        ValueError: bitmask or indices do not fit the values.
     """
     stored = specs(name, layout)
 
@@ -100,24 +100,26 @@ def decode(name: str, layout: TensorLayout, read: Callable[[str], Tensor]) -> Lo
     left, right, values = part(LEFT), part(RIGHT), part(VALUES)
     if values is None:
         return LowRankSparse(left, right)
-    mask = _mask(name, layout, part(BITMASK), part(PLACES))
+    mask = _mask(name, layout, part(BITMASK), part(INDICES))
     sparse = torch.zeros(layout.shape, dtype=layout.dtype).masked_scatter_(mask, values)
     return LowRankSparse(left, right, sparse, mask)
 
 
-def _mask(name: str, layout: TensorLayout, bitmask: Tensor | None, places: Tensor | None) -> Tensor:
+def _mask(
+    name: str, layout: TensorLayout, bitmask: Tensor | None, indices: Tensor | None
+) -> Tensor:
     numel = math.prod(layout.shape)
     if bitmask is not None:
         bits = np.unpackbits(bitmask.numpy(), count=numel, bitorder="little").view(np.bool_)
         if np.count_nonzero(bits) != layout.kept:
             raise ValueError(
-                f"{name!r} marks {np.count_nonzero(bits)} places for {layout.kept} values"
+                f"{name!r} marks {np.count_nonzero(bits)} elements for {layout.kept} values"
             )
         return torch.from_numpy(bits).view(layout.shape)
     mask = torch.zeros(numel, dtype=torch.bool)
-    if places is not None and places.numel():
-        ascending = bool((places[1:] > places[:-1]).all())
-        if not ascending or places[0] < 0 or places[-1] >= numel:
-            raise ValueError(f"{name!r} lists places that are not ascending or lie outside of it")
-        mask[places.long()] = True
+    if indices is not None and indices.numel():
+        ascending = bool((indices[1:] > indices[:-1]).all())
+        if not ascending or indices[0] < 0 or indices[-1] >= numel:
+            raise ValueError(f"{name!r} has indices that are not ascending or out of range")
+        mask[indices.long()] = True
     return mask.view(layout.shape)

@@ -1,4 +1,4 @@
-"""Inspect: what is in a checkpoint or a delta, and how several deltas relate."""
+"""Inspect: describe checkpoints and deltas, and compare deltas."""
 
 from lorsmerge_cli.operations.inspect.report import (
     TOP_RATIOS,

@@ -15,11 +15,12 @@ INCHES = (11.0, 4.0)  # a delta
 
 
 def plot_deltas(reports: Sequence[DeltaFileReport], output: Path, *, force: bool) -> None:
-    """Draw, for each delta, its singular values and its magnitudes by kind of tensor.
+    """Draw singular values and magnitudes of each delta, one line per tensor type.
 
     Args:
-        reports: with singular values and magnitudes.
-        output: a picture that `check_picture` found nothing against.
+        reports: reports with singular values and magnitudes.
+        output: the picture, which `check_picture` has accepted.
+        force: replace an existing picture.
 
     Raises:
         OutputFault: the disk filled up.
@@ -37,14 +38,14 @@ def plot_deltas(reports: Sequence[DeltaFileReport], output: Path, *, force: bool
             squares = figures.singular_values.numpy()
             if not squares.sum():
                 continue  # a delta of zeros
-            places = 100 * np.arange(1, len(squares) + 1) / len(squares)
-            left.plot(places, 100 * np.cumsum(squares) / squares.sum(), label=legible(name))
+            ranks = 100 * np.arange(1, len(squares) + 1) / len(squares)
+            left.plot(ranks, 100 * np.cumsum(squares) / squares.sum(), label=legible(name))
             counts = figures.magnitudes.numpy()
             right.plot(centres, 100 * counts / max(counts.sum(), 1))
-        left.set(xscale="log", xlabel="singular triplets kept, %", ylabel="energy kept, %",
+        left.set(xscale="log", xlabel="rank kept, %", ylabel="energy kept, %",
                  title=legible(f"{report.path.name}: spectrum"))  # fmt: skip
         if left.lines:
             left.legend(fontsize="small", loc="upper left")
-        right.set(xlabel="log10 |entry|", ylabel="entries, %",
+        right.set(xlabel="log10 |element|", ylabel="elements, %",
                   title=legible(f"{report.path.name}: magnitudes"))  # fmt: skip
     save_picture(figure, output, force=force)

@@ -1,4 +1,4 @@
-"""What `inspect` finds in files."""
+"""The report of `inspect`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ TOP_RATIOS = (0.01, 0.02, 0.03, 0.05)  # the paper's choices for SVP
 
 @dataclass(frozen=True)
 class TensorGroup:
-    """Tensors of a checkpoint that differ only in their layer's number.
+    """Tensors of a checkpoint whose names differ only in the layer number.
 
     Attributes:
-        name: with `*` for the number.
-        room: encoder, decoder, ...
-        count: tensors.
-        shape, dtype: of each.
-        nbytes: of all.
+        name: with `*` for the layer number.
+        module: encoder, decoder, ...
+        count: number of tensors.
+        shape: of each tensor.
+        dtype: of each tensor, such as `float32`.
+        nbytes: size of all of them.
     """
 
     name: str
-    room: str
+    module: str
     count: int
     shape: tuple[int, ...]
     dtype: str
@@ -37,7 +38,7 @@ class TensorGroup:
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     path: Path
     groups: tuple[TensorGroup, ...]
@@ -51,18 +52,20 @@ class CheckpointReport:
 
 @dataclass
 class KindFigures:
-    """Figures of one kind of tensor in a delta, summed over the layers.
+    """Figures of one tensor type in a delta, summed over the layers.
+
+    Tensors with a NaN or an infinity count in `tensors`, `nbytes` and `non_finite` only.
 
     Attributes:
-        tensors: how many.
-        entries: in those that are finite, as all figures but `nbytes`.
-        nonzero: entries that are not zero; in a pruned tensor, those of the sparse part.
+        tensors: number of tensors.
+        entries: number of elements.
+        nonzero: number of nonzero elements; in a pruned tensor, of the sparse part.
         energy: squared L2 norm.
-        nbytes: stored.
-        spectral_energy: squared L2 norm of those whose spectrum was taken (linear weights).
-        top: SVP ratio -> energy in the triplets that it keeps.
-        singular_values: mean squared singular values, by their place, for a plot.
-        magnitudes: histogram of log10 |entry|, for a plot.
+        nbytes: stored size.
+        spectral_energy: squared L2 norm of the linear weights, whose spectrum was computed.
+        top: SVP ratio -> energy of the singular triplets that it keeps.
+        singular_values: sums of squared singular values by rank, for a plot.
+        magnitudes: histogram of log10 |element|, for a plot.
         non_finite: names of the tensors with a NaN or an infinity.
     """
 
@@ -78,7 +81,7 @@ class KindFigures:
     non_finite: list[str] = field(default_factory=list)
 
     def add(self, other: KindFigures) -> None:
-        """Sum in the figures of further tensors."""
+        """Add the figures of further tensors."""
         self.tensors += other.tensors
         self.entries += other.entries
         self.nonzero += other.nonzero
@@ -92,13 +95,13 @@ class KindFigures:
         self.magnitudes = _sum(self.magnitudes, other.magnitudes)
 
     def top_share(self, ratio: float) -> float | None:
-        """Share of the energy in the triplets that SVP keeps; None without linear weights."""
+        """Return the share of the energy that SVP keeps; None without linear weights."""
         return self.top[ratio] / self.spectral_energy if self.spectral_energy else None
 
 
 @dataclass(frozen=True)
 class DeltaFileReport:
-    """What a delta holds."""
+    """The content of a delta."""
 
     path: Path
     encodings: Mapping[str, int]
@@ -110,12 +113,13 @@ class DeltaFileReport:
 
 @dataclass(frozen=True)
 class Pair:
-    """How two deltas relate.
+    """A comparison of two deltas.
 
     Attributes:
-        first, second: their files.
-        cosine: of the angle between them.
-        sign_conflict: share of the entries where both are nonzero in which their signs differ.
+        first: file of one delta.
+        second: file of the other.
+        cosine: cosine of the angle between them.
+        sign_conflict: share of opposite signs among the elements that are nonzero in both.
     """
 
     first: Path
@@ -126,17 +130,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class InspectReport:
-    """What the files hold, in the order they were given, and every pair of deltas."""
+    """The content of the files, in the given order, and a comparison of every two deltas."""
 
     files: tuple[CheckpointReport | DeltaFileReport, ...]
     pairs: tuple[Pair, ...]
 
     @property
     def warnings(self) -> list[str]:
-        """What the user should know."""
+        """A warning for each delta with a NaN or an infinity."""
         return [
             f"{item.path}: {len(names)} of {item.total.tensors} tensors hold a NaN or an infinity, "
-            f"and no figure counts them: {named(names)}."
+            f"and the figures skip them: {named(names)}."
             for item in self.files
             if isinstance(item, DeltaFileReport) and (names := item.total.non_finite)
         ]

@@ -1,14 +1,18 @@
-"""Inspect: what is in a checkpoint or a delta, and how several deltas relate."""
+"""Inspect: describe checkpoints and deltas, and compare deltas."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TypeVar
 
-from lorsmerge_cli.checkpoint.names import is_linear_weight, kind, room, without_layer
+from lorsmerge_cli.checkpoint.names import (
+    is_linear_weight,
+    module,
+    tensor_type,
+    without_layer,
+)
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, dtype_name
@@ -40,9 +44,8 @@ from lorsmerge_cli.operations.inspect.report import (
 )
 from lorsmerge_cli.pictures import check_picture
 
-Result = TypeVar("Result")
-NOTHING_SHARED = (0.0, 0, 0)  # product, elements that both have, those of opposite signs
-SAFE_ENERGY = (1e-30, 1e30)  # of a tensor whose Gram matrix fits float32
+NOTHING_SHARED = (0.0, 0, 0)  # product, elements nonzero in both, those of opposite signs
+SAFE_ENERGY = (1e-30, 1e30)  # within these a tensor's Gram matrix fits float32
 
 
 def inspect(
@@ -54,20 +57,21 @@ def inspect(
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> InspectReport:
-    """Describe checkpoints and deltas.
+    """Describe checkpoints and deltas, and compare the deltas.
 
     Args:
         files: checkpoints and deltas: files, folders or Hub ids.
-        spectra: take the spectra of deltas' linear weights, which costs a decomposition each.
-        plot: a picture of the deltas' spectra and magnitudes to draw; None for none.
-        force: replace a picture that exists.
-        threads: tensors in flight; None for one per core.
-        progress: told the bytes done and the bytes in all.
+        spectra: compute the spectra of deltas' linear weights, one decomposition each; on by default.
+        plot: picture of the deltas' spectra and magnitudes to draw; none by default.
+        force: replace an existing picture.
+        threads: tensors in flight; one per core by default.
+        progress: called with the bytes just read and the bytes in all.
 
     Raises:
-        UnreadableFile: a file that cannot be read.
-        Mismatch: deltas of different models, which have no cosine.
-        UsageFault, OutputFault: a picture that cannot be drawn.
+        UnreadableFile: a file cannot be read.
+        Mismatch: the deltas are of different models.
+        UsageFault: a picture without deltas, or of an unknown format.
+        OutputFault: the picture cannot be written.
 
     Example:
         >>> report = inspect(["ca.delta", "de.delta"])
@@ -83,10 +87,10 @@ def inspect(
         inputs += [path for item in opened if isinstance(item, Checkpoint) for path in item.sources]
         faults = check_picture(plot, inputs, force=force)
         if not deltas:
-            faults.append(UsageFault("--plot draws deltas, and there is none among the files."))
+            faults.append(UsageFault("--plot draws deltas, and none of the files is one."))
         raise_all(faults)
     total = sum(spec.nbytes for file in deltas for spec in file.specs.values())
-    total *= min(2, len(deltas))  # first one at a time, then in pairs
+    total *= min(2, len(deltas))  # each alone, then in pairs
     workers = threads or default_threads()
     reports = tuple(
         _describe_delta(
@@ -97,7 +101,7 @@ def inspect(
             lambda done: progress(done, total),
         )
         if isinstance(item, DeltaFile)
-        else describe_checkpoint(item)
+        else _describe_checkpoint(item)
         for item in opened
     )
     described = [item for item in reports if isinstance(item, DeltaFileReport)]
@@ -121,8 +125,8 @@ def _open(paths: Sequence[Path]) -> list[Checkpoint | DeltaFile]:
     return opened
 
 
-def describe_checkpoint(checkpoint: Checkpoint) -> CheckpointReport:
-    """A checkpoint's tensors, those of equal layers together."""
+def _describe_checkpoint(checkpoint: Checkpoint) -> CheckpointReport:
+    """List a checkpoint's tensors, grouped over layers."""
     groups: dict[tuple[str, TensorSpec], int] = defaultdict(int)
     for name, spec in checkpoint.specs.items():
         groups[without_layer(name), spec] += 1
@@ -130,7 +134,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> CheckpointReport:
         path=checkpoint.path,
         groups=tuple(
             TensorGroup(
-                name, room(name), count, spec.shape, dtype_name(spec.dtype), count * spec.nbytes
+                name, module(name), count, spec.shape, dtype_name(spec.dtype), count * spec.nbytes
             )
             for (name, spec), count in groups.items()
         ),
@@ -157,10 +161,13 @@ def _describe_delta(
 
     kinds: dict[str, KindFigures] = defaultdict(KindFigures)
     total = KindFigures()
-    for name, figures in _in_order(specs, run_parallel(measure, specs, threads)):
-        kinds[kind(name)].add(figures)
-        total.add(figures)
+    measured = {}
+    for name, figures in run_parallel(measure, specs, threads):
+        measured[name] = figures
         progress(specs[name].nbytes)
+    for name in specs:  # in an order independent of threads, as float sums depend on it
+        kinds[tensor_type(name)].add(measured[name])
+        total.add(measured[name])
     encodings: dict[str, int] = defaultdict(int)
     for layout in file.layouts.values():
         encodings[layout.encoding] += 1
@@ -174,14 +181,14 @@ def _figures(
     file: DeltaFile, name: str, spec: TensorSpec, spectra: bool, histograms: bool
 ) -> KindFigures:
     layout = file.layouts[name]
-    if layout.is_zero:  # nothing to measure, whatever its size
+    if layout.is_zero:
         return KindFigures(1, spec.numel, 0, 0.0, 0)
     delta = file.read(name)
     tensor = dense(delta)
     nbytes = stored_size(name, layout)
     if not is_finite(tensor):
         return KindFigures(1, nbytes=nbytes, non_finite=[name])
-    # a low-rank part has no zeros: what a pruned tensor's density tells is its sparse part's
+    # a low-rank part has no zeros, so a pruned tensor's density is its sparse part's
     kept = layout.kept if isinstance(delta, LowRankSparse) else nonzeros(tensor)
     square = energy(tensor)
     figures = KindFigures(1, tensor.numel(), kept, square, nbytes)
@@ -210,7 +217,7 @@ def _check_same_tensors(deltas: Sequence[DeltaFile]) -> None:
 def _compare(
     deltas: Sequence[DeltaFile], bad: set[str], threads: int, progress: Callable[[int], None]
 ) -> list[Pair]:
-    """Compare all pairs of deltas, but for the tensors that are `bad` in any of them."""
+    """Compare all pairs of deltas, except in the `bad` tensors."""
     pairs = list(combinations(range(len(deltas)), 2))
     if not pairs:
         return []
@@ -218,7 +225,7 @@ def _compare(
     def compare(name: str) -> tuple[list[float], list[tuple[float, int, int]]]:
         if name in bad:
             return [0.0] * len(deltas), [NOTHING_SHARED] * len(pairs)
-        zero = [file.layouts[name].is_zero for file in deltas]  # and needs no memory
+        zero = [file.layouts[name].is_zero for file in deltas]  # not expanded, to save memory
         squares, products = [], []
         for number, file in enumerate(deltas):
             others = range(number + 1, len(deltas))
@@ -226,7 +233,7 @@ def _compare(
                 squares.append(0.0)
                 products += [NOTHING_SHARED] * len(others)
                 continue
-            first = dense(file.read(name))  # two are held at a time, however many deltas there are
+            first = dense(file.read(name))  # at most two deltas are in memory
             squares.append(energy(first))
             products += [
                 NOTHING_SHARED if zero[i] else agreement(first, dense(deltas[i].read(name)))
@@ -237,13 +244,16 @@ def _compare(
     squares = [0.0] * len(deltas)
     sums = [(0.0, 0, 0)] * len(pairs)
     sizes = [file.specs for file in deltas]
-    names = list(sizes[0])
-    for name, (more, products) in _in_order(names, run_parallel(compare, names, threads)):
+    compared = {}
+    for name, result in run_parallel(compare, sizes[0], threads):
+        compared[name] = result
+        progress(sum(specs[name].nbytes for specs in sizes))
+    for name in sizes[0]:  # in an order independent of threads
+        more, products = compared[name]
         squares = [total + value for total, value in zip(squares, more, strict=True)]
         sums = [
             (a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in zip(sums, products, strict=True)
         ]
-        progress(sum(specs[name].nbytes for specs in sizes))
     return [
         Pair(
             deltas[i].path,
@@ -253,15 +263,3 @@ def _compare(
         )
         for (i, j), (product, shared, opposed) in zip(pairs, sums, strict=True)
     ]
-
-
-def _in_order(
-    names: Iterable[str], results: Iterator[tuple[str, Result]]
-) -> Iterator[tuple[str, Result]]:
-    """Yield results in the order of the names, so that sums do not depend on the threads."""
-    waiting, early = list(names)[::-1], dict[str, Result]()
-    for done, result in results:
-        early[done] = result
-        while waiting and waiting[-1] in early:
-            name = waiting.pop()
-            yield name, early.pop(name)

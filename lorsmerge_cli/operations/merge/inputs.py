@@ -22,15 +22,15 @@ from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.methods import METHODS, method_of
+from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import (
-    StoredTaskVector,
     TaskVector,
     base_fingerprint,
     check_base,
     check_vector,
-    notes_on,
     open_file,
     open_task_vector,
+    precision_warnings,
 )
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, named, raise_all
 from lorsmerge_cli.inputs import FileIdentity
@@ -109,13 +109,13 @@ def check_inputs(
     warnings = [*base.notes]
     for vector in vectors:
         faults += check_vector(base, vector)
-        if isinstance(vector, StoredTaskVector):
-            fault = check_base(vector.file, base, identity)
+        if isinstance(vector, DeltaFile):
+            fault = check_base(vector, base, identity)
             if fault is not None and not allow_other_base:
                 faults.append(fault)
             elif fault is not None:
                 warnings.append(fault.what)
-        warnings += notes_on(vector, base)
+        warnings += precision_warnings(vector, base)
     pruned = select_tensors(recipe, base.float_specs, base.path, faults)
     if pruned:
         warnings += idle_patterns(base.float_specs, recipe.include, recipe.exclude)
@@ -184,8 +184,7 @@ def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str
     method = METHODS[recipe.method or method_of(())]
     combiner = COMBINERS[method.combiner]
     before = [
-        vector.file.provenance.pruning if isinstance(vector, StoredTaskVector) else {}
-        for vector in vectors
+        vector.provenance.pruning if isinstance(vector, DeltaFile) else {} for vector in vectors
     ]
     given = [
         [ratio for ratio in method.ratios if getattr(entry, ratio) is not None]

@@ -12,12 +12,11 @@ from lorsmerge_cli.checkpoint.companions import find_companions
 from lorsmerge_cli.checkpoint.model_files import CONFIG
 from lorsmerge_cli.checkpoint.model_writer import (
     check_companions,
-    companions_size,
     notes_on_code,
 )
 from lorsmerge_cli.checkpoint.names import pruned_share
 from lorsmerge_cli.checkpoint.reader import BLOCK, Checkpoint
-from lorsmerge_cli.checkpoint.references import local_path, told_of_cache
+from lorsmerge_cli.checkpoint.references import explain_partial_cache, local_path
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
 from lorsmerge_cli.checkpoint.whisper_config import (
     WHISPERS_OWN,
@@ -186,7 +185,7 @@ def plan_merge(
     folder = _config_dir(output, as_folder, base, config_dir, faults)
     inputs = found.files + [path for path in (recipe.source, folder) if path is not None]
     size = sum(spec.nbytes for spec in specs.values())
-    size += companions_size(folder) if folder else 0
+    size += find_companions(folder).size if folder else 0
     faults += check_output(output, inputs=inputs, size=size, force=force, folder=as_folder)
     if save_recipe is not None:
         faults += check_output(save_recipe, inputs=[*inputs, output], size=0, force=force)
@@ -197,7 +196,7 @@ def plan_merge(
     lacking: list[LorsmergeError] = []
     if folder and base.specs.keys() >= WHISPERS_OWN:
         given = config_dir or base.path
-        lacking = told_of_cache(given, lacking_processor(copied, given, folder))
+        lacking = explain_partial_cache(given, lacking_processor(copied, given, folder))
     warnings = [*found.warnings, *(notes_on_code(folder) if folder else ()), *leftovers(output)]
     for fault in lacking:
         warnings.append(f"{fault.what[:-1]}, and {output} will have none. {fault.remedy}")

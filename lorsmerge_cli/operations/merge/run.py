@@ -25,9 +25,9 @@ from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.core.sketch import sketches_document, union
 from lorsmerge_cli.core.statistics import BaseRounding, energy
+from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import (
     FinetunedTaskVector,
-    StoredTaskVector,
     TaskVector,
     check_base_content,
     rounded_base,
@@ -203,8 +203,8 @@ class _Run:
             if (prunes or not self.plan.combiner.linear) and not is_finite(delta):
                 dtype = self.plan.output_specs[unit.name].dtype
                 raise not_finite(unit.name, dtype, self.plan.tensors(unit.name))
-            if isinstance(vector, StoredTaskVector):
-                before = vector.file.norms[unit.name] ** 2 if prunes else 0.0
+            if isinstance(vector, DeltaFile):
+                before = vector.norms[unit.name] ** 2 if prunes else 0.0
             else:
                 before = energy(delta)
                 self._squares[number].append(before)  # list.append is atomic
@@ -231,7 +231,7 @@ class _Run:
 
     def norms(self) -> tuple[float, ...]:
         return tuple(
-            vector.norm if isinstance(vector, StoredTaskVector) else math.fsum(squares) ** 0.5
+            vector.norm if isinstance(vector, DeltaFile) else math.fsum(squares) ** 0.5
             for vector, squares in zip(self.plan.vectors, self._squares, strict=True)
         )
 

@@ -1,4 +1,4 @@
-"""The low-rank part of a pruned delta as a PEFT adapter, and how much of the delta that is."""
+"""The low-rank part of a pruned delta as a PEFT adapter, and its share of the delta."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from torch import Tensor
 from lorsmerge_cli.checkpoint.model_files import ADAPTER_CONFIG, ADAPTER_FILES
 from lorsmerge_cli.checkpoint.names import linear_weights
 from lorsmerge_cli.checkpoint.references import pinned_parts
-from lorsmerge_cli.checkpoint.safetensors_file import (
-    SafetensorsWriter,
-    TensorSpec,
-    metadata_size,
-)
-from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
+from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsWriter, TensorSpec, metadata_size
+from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, accumulable
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.statistics import energy
+from lorsmerge_cli.deltas.adapter import PREFIX
 from lorsmerge_cli.deltas.conv1d import conv1d_weights
 from lorsmerge_cli.deltas.encodings import TensorLayout
 from lorsmerge_cli.deltas.file import DeltaFile
@@ -29,24 +26,23 @@ from lorsmerge_cli.errors import UsageFault, named, non_finite, raise_all
 from lorsmerge_cli.outputs import atomic_folder, check_output, check_unchanged, write_json
 from lorsmerge_cli.quoting import command
 
-PREFIX = "base_model.model."  # what PEFT puts before a module's name
 METADATA = {"format": "pt"}
 
 
 @dataclass(frozen=True)
 class LoraReport:
-    """What an adapter holds of a delta.
+    """The parts of a delta that an adapter holds and skips.
 
     Attributes:
         output: the adapter's folder.
-        modules: with a low-rank part, which is in the adapter.
-        rank: the largest.
-        low_rank: share of the delta's energy (squared norm) that the low-rank parts have.
-        sparse: the same of the sparse parts, which are left out.
-        sparse_entries: in all sparse parts.
-        others: the same of all other tensors, which are left out.
-        other_tensors: how many of those change anything.
-        nbytes: of the weights file.
+        modules: number of modules in the adapter, which have a low-rank part.
+        rank: the largest rank.
+        low_rank: share of the delta's energy (squared norm) in the low-rank parts.
+        sparse: share of the energy in the sparse parts, which are skipped.
+        sparse_entries: number of elements of the sparse parts.
+        others: share of the energy in all other tensors, which are skipped.
+        other_tensors: number of those that are not zero.
+        nbytes: size of the weights file.
     """
 
     output: Path
@@ -64,41 +60,41 @@ def open_low_rank(source: Path) -> DeltaFile:
     """Open a delta with low-rank parts.
 
     Raises:
-        UsageFault: it has none, or one of a layer whose type its shape does not tell.
+        UsageFault: it has none, or one in a layer that may be a Conv1D or a Linear.
     """
     file = DeltaFile(source)
     check_low_rank(source, file.layouts)
     unknown = [name for name, is_conv1d in _adapted(file.layouts).items() if is_conv1d is None]
     if unknown:
         raise UsageFault(
-            f"{source}: nothing tells whether these square weights are of a Conv1D, as GPT-2's are, or "
-            f"of a Linear, and an adapter's factors depend on it: {named(unknown)}.",
-            f"Leave them out of it: prune with {command('--exclude', unknown[0])}.",
+            f"{source}: these square weights may be of a Conv1D, like GPT-2's, or of a Linear, and an "
+            f"adapter's factors depend on that: {named(unknown)}.",
+            f"Exclude them: prune with {command('--exclude', unknown[0])}.",
         )
     return file
 
 
 def check_low_rank(source: Path, layouts: Mapping[str, TensorLayout]) -> None:
-    """Raise UsageFault where a delta has, or will have, no low-rank part for an adapter."""
+    """Raise UsageFault if the layouts of a delta have no low-rank part for an adapter."""
     if not _adapted(layouts):
         raise UsageFault(
             f"{source} has no low-rank part for an adapter.",
-            "Prune it on the way: --svp 0.05 -o pruned.delta beside --as-lora.",
+            "Prune it as well: add --svp 0.05 -o pruned.delta to --as-lora.",
         )
 
 
 def _adapted(layouts: Mapping[str, TensorLayout]) -> dict[str, bool | None]:
-    """Tell of every weight that an adapter can hold a part of whether it is a Conv1D's.
+    """Return for each linear weight with a low-rank part whether it is a Conv1D's; None if unknown.
 
-    That is each linear weight with a low-rank part; PEFT ties embeddings.
+    Embeddings are skipped, because PEFT ties them.
     """
-    specs = {name: TensorSpec(layout.shape, layout.dtype) for name, layout in layouts.items()}
+    specs = {name: layout.spec for name, layout in layouts.items()}
     linear, conv1d = linear_weights(specs), conv1d_weights(specs)
     return {name: conv1d[name] for name in specs if name in linear and layouts[name].rank}
 
 
 def check_adapter(output: Path, inputs: list[Path], force: bool) -> None:
-    """Raise OutputFault where the adapter's folder cannot be written."""
+    """Raise OutputFault if the adapter's folder cannot be written."""
     raise_all(check_output(output, inputs=inputs, size=0, force=force, folder=True))
 
 
@@ -112,16 +108,16 @@ def write_lora(
 ) -> LoraReport:
     """Write the low-rank parts L = left @ right as LoRA factors B = left, A = right.
 
-    The adapter's scaling is 1: with it a model's weights are base + L. Of a Conv1D, whose weight is
-    the transpose of what PEFT takes B @ A for, the factors are B = right^T and A = left^T.
+    The adapter's scaling is 1, so that a model with it has the weights base + L. PEFT transposes
+    B @ A for a Conv1D, whose factors are therefore B = right^T and A = left^T.
 
     Args:
-        file: of `open_low_rank`.
+        file: from `open_low_rank`.
         output: the adapter's folder.
-        force: replace one that exists.
-        progress: told the bytes done and the bytes in all.
-        whole: energy that the report's shares are of, where the file was pruned from a delta that
-            had more; the file's own by default.
+        force: replace an existing folder.
+        progress: called with the bytes just read and the bytes in all.
+        whole: energy of the delta before pruning, which the report's shares refer to; the file's
+            own by default.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
@@ -134,13 +130,13 @@ def write_lora(
     total = sum(spec.nbytes for spec in file_specs.values())
     for name, layout in file.layouts.items():
         progress(file_specs[name].nbytes, total)
-        factors = _factors(file.read(name)) if name in adapted else None
-        if factors is None:
+        delta = file.read(name) if name in adapted else None
+        if not isinstance(delta, LowRankSparse) or delta.left is None or delta.right is None:
             others.append(file.norms[name] ** 2)
             continue
         module = name.removesuffix(".weight")
         ranks[module] = layout.rank
-        left, right, rest = factors
+        left, right = delta.left, delta.right
         a, b = (left.T, right.T) if adapted[name] else (right, left)
         stored[f"{PREFIX}{module}.lora_A.weight"] = a.contiguous()
         stored[f"{PREFIX}{module}.lora_B.weight"] = b.contiguous()
@@ -148,7 +144,7 @@ def write_lora(
         if not is_finite(product):
             raise non_finite(file.path, name)
         low_rank.append(energy(product))
-        sparse.append(0.0 if rest is None else energy(accumulable(rest)))
+        sparse.append(0.0 if delta.sparse is None else energy(accumulable(delta.sparse)))
     with atomic_folder(output, force=force) as partial:
         specs = {name: TensorSpec(tuple(t.shape), t.dtype) for name, t in stored.items()}
         size = metadata_size(METADATA)
@@ -172,15 +168,8 @@ def write_lora(
     )
 
 
-def _factors(delta: Delta) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """L's two factors and S; None where there is no L."""
-    if not isinstance(delta, LowRankSparse) or delta.left is None or delta.right is None:
-        return None
-    return delta.left, delta.right, delta.sparse
-
-
 def _config(file: DeltaFile, ranks: dict[str, int], has_conv1d: bool) -> dict[str, Any]:
-    """PEFT's adapter_config.json: scaling is lora_alpha / r, 1 in every module."""
+    """Return PEFT's adapter_config.json, with the scaling lora_alpha / r = 1 in every module."""
     rank = max(ranks.values())
     exact = _exact(ranks, file.specs)
     others = {exact[module]: value for module, value in ranks.items() if value != rank}
@@ -197,7 +186,7 @@ def _config(file: DeltaFile, ranks: dict[str, int], has_conv1d: bool) -> dict[st
         "alpha_pattern": others,
         "lora_dropout": 0.0,
         "bias": "none",
-        # a word for all modules: PEFT itself sets it right for each that is of the other type
+        # one setting for all modules; PEFT corrects it for each module of the other type
         "fan_in_fan_out": has_conv1d,
         "inference_mode": True,
         "target_modules": _targets(ranks, exact),
@@ -205,10 +194,10 @@ def _config(file: DeltaFile, ranks: dict[str, int], has_conv1d: bool) -> dict[st
 
 
 def _exact(ranks: Mapping[str, int], names: Iterable[str]) -> dict[str, str]:
-    """Each module's name as a pattern that PEFT finds in no other name.
+    """Return for each module a pattern that PEFT matches with no other module.
 
-    PEFT compares the end of a module's name with the pattern, so that `layers.0.fc1` would be
-    `decoder.layers.0.fc1` as well. Where a model has both, the beginning is marked.
+    PEFT compares a pattern with the end of a name, so that `layers.0.fc1` matches
+    `decoder.layers.0.fc1` as well. If a model has both, the pattern begins with `^`.
     """
     modules = {name.rpartition(".")[0] for name in names}
     ends = {module[i + 1 :] for module in modules for i, c in enumerate(module) if c == "."}
@@ -216,7 +205,7 @@ def _exact(ranks: Mapping[str, int], names: Iterable[str]) -> dict[str, str]:
 
 
 def _targets(ranks: Mapping[str, int], exact: Mapping[str, str]) -> list[str] | str:
-    """`target_modules`: names or, where one of them is the end of another module's, a regular expression."""
+    """Return `target_modules`: names, or a regular expression if one name ends another module's."""
     if all(exact[module] == module for module in ranks):
         return sorted(ranks)
     return "|".join(re.escape(module) for module in sorted(ranks))

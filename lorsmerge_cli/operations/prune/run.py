@@ -1,22 +1,23 @@
-"""Prune: a dense delta into a small one, with the share of its energy that is kept."""
+"""Prune: make a dense delta small, and measure the share of its energy that is kept."""
 
 from __future__ import annotations
 
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from lorsmerge_cli.checkpoint.names import (
     idle_patterns,
-    kind,
     nothing_to_prune,
     pruned_share,
     select_pruned,
     share_warning,
+    tensor_type,
 )
 from lorsmerge_cli.checkpoint.references import with_commits
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name, parse_dtype
@@ -30,14 +31,7 @@ from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.deltas.encodings import TensorLayout, stored_size
 from lorsmerge_cli.deltas.file import DeltaFile, DeltaWriter, total_norm
-from lorsmerge_cli.errors import (
-    LorsmergeError,
-    NonFinite,
-    named,
-    non_finite,
-    raise_all,
-    zero_delta,
-)
+from lorsmerge_cli.errors import LorsmergeError, NonFinite, named, non_finite, raise_all, zero_delta
 from lorsmerge_cli.inputs import FilePath, several
 from lorsmerge_cli.operations.prune.lora import check_low_rank
 from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
@@ -50,17 +44,17 @@ ROUNDING_LIMIT = 0.1
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is left of a group of tensors.
+class PruningStats:
+    """What pruning kept of a group of tensors.
 
     Attributes:
-        tensors: how many.
-        entries: in all of them.
-        energy: squared L2 norm before.
+        tensors: number of tensors.
+        entries: number of elements of all of them.
+        energy: squared L2 norm before pruning.
         kept: squared L2 norm after pruning.
-        stored: squared L2 norm of the numbers stored, which are rounded to their dtype.
-        rounding: squared L2 norm of what that rounding changed.
-        nbytes: stored after.
+        stored: squared L2 norm of the stored numbers, which are rounded to their dtype.
+        rounding: squared L2 norm of that rounding's error.
+        nbytes: stored size after pruning.
     """
 
     tensors: int = 0
@@ -71,16 +65,8 @@ class Kept:
     rounding: float = 0.0
     nbytes: int = 0
 
-    def __add__(self, other: Kept) -> Kept:
-        return Kept(
-            self.tensors + other.tensors,
-            self.entries + other.entries,
-            self.energy + other.energy,
-            self.kept + other.kept,
-            self.stored + other.stored,
-            self.rounding + other.rounding,
-            self.nbytes + other.nbytes,
-        )
+    def __add__(self, other: PruningStats) -> PruningStats:
+        return PruningStats(*map(operator.add, astuple(self), astuple(other)))
 
     @property
     def share(self) -> float:
@@ -100,18 +86,18 @@ class PruneReport:
     Attributes:
         output: the pruned delta.
         method: a name in METHODS.
-        kinds: kind of pruned tensor -> what is left of it.
+        kinds: tensor type -> what was kept of the pruned tensors of that type.
         pruned: all pruned tensors together.
         unpruned: all others.
-        share: of the parameters that is pruned.
+        share: share of the parameters that is pruned.
         warnings: what the user should know.
     """
 
     output: Path
     method: str
-    kinds: Mapping[str, Kept]
-    pruned: Kept
-    unpruned: Kept
+    kinds: Mapping[str, PruningStats]
+    pruned: PruningStats
+    unpruned: PruningStats
     share: float
     warnings: tuple[str, ...]
 
@@ -137,26 +123,27 @@ def prune(
 
     Args:
         source: a delta: a file, or a Hub id.
-        output: the pruned one.
-        svp: share of the singular values that is kept, 0 to 1; no low-rank part by default.
-        mp: share of the elements that is kept, 0 to 1; no sparse part by default.
-        method: `svp`, `mp` or `lors`; by default what the ratios say.
-        include, exclude: shell patterns of tensors to prune as well, or not.
-        dtype: of the stored numbers, which must come within 10% of the pruned delta; by default the
-            delta's own.
-        as_lora: refuse an output without a low-rank part, of which `write_lora` makes an adapter.
+        output: the pruned delta file.
+        svp: share of the singular values to keep, 0 to 1; no low-rank part by default.
+        mp: share of the elements to keep, 0 to 1; no sparse part by default.
+        method: `svp`, `mp` or `lors`; follows from the ratios by default.
+        include: shell patterns of further tensors to prune.
+        exclude: shell patterns of tensors not to prune.
+        dtype: of the stored numbers, whose rounding may change at most 10% of the pruned delta; the
+            delta's own by default.
+        as_lora: refuse an output without a low-rank part, from which `write_lora` makes an adapter.
         device: where matrices are pruned: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        force: replace an output that exists.
+        force: replace an existing output.
         threads: tensors in flight; one per core by default.
         command: the line for the file's history; this call by default.
-        progress: told the bytes just pruned and those in all.
+        progress: called with the bytes just pruned and the bytes in all.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
 
     Example:
         >>> report = prune("ca.delta", "ca.lors.delta", svp=0.05, mp=0.4)
-        >>> report.method, 0 < report.pruned.share < 1  # of the energy, which is kept
+        >>> report.method, 0 < report.pruned.share < 1  # share of the energy that is kept
         ('lors', True)
     """
     source, output = Path(source), Path(output)
@@ -190,22 +177,33 @@ def prune(
     ):
         kept = run.write(writer, threads or default_threads(), progress)
         warnings += run.check_rounding(kept)
-        groups = _grouped(kept, chosen)
+        pruned, unpruned, kinds = _totals(kept, chosen)
         check_unchanged(file.identities)
-        writer.finish(
-            {name: item.stored**0.5 for name, item in kept.items()},
-            {"energy_kept": groups["pruned"].share},
-        )
-    kinds = {key: group for key, group in groups.items() if key not in ("pruned", "unpruned")}
+        pruning = {**provenance.pruning, "energy_kept": pruned.share}
+        norms = {name: item.stored**0.5 for name, item in kept.items()}
+        writer.finish(norms, replace(provenance, pruning=pruning))
     warnings += share_warning(file.specs, chosen)
     share = pruned_share(file.specs, chosen)
-    return PruneReport(
-        output, method, kinds, groups["pruned"], groups["unpruned"], share, tuple(warnings)
-    )
+    return PruneReport(output, method, kinds, pruned, unpruned, share, tuple(warnings))
+
+
+def _totals(
+    kept: Mapping[str, PruningStats], chosen: frozenset[str]
+) -> tuple[PruningStats, PruningStats, dict[str, PruningStats]]:
+    """Sum up what pruning did to the pruned tensors, to the others, and by tensor type."""
+    pruned, unpruned = PruningStats(), PruningStats()
+    kinds: dict[str, PruningStats] = defaultdict(PruningStats)
+    for name, item in kept.items():
+        if name in chosen:
+            pruned += item
+            kinds[tensor_type(name)] += item
+        else:
+            unpruned += item
+    return pruned, unpruned, dict(kinds)
 
 
 class _Run:
-    """A checked pruning: what becomes of each tensor, and the work of the threads."""
+    """A checked pruning: the layout of each pruned tensor, and the work of the threads."""
 
     def __init__(
         self,
@@ -223,7 +221,7 @@ class _Run:
         self.budgets = {
             name: budget(file.layouts[name].shape, svp, mp)
             for name in chosen
-            if not file.layouts[name].is_zero  # of nothing, nothing is left
+            if not file.layouts[name].is_zero
         }
         self.layouts = {
             name: _pruned_layout(layout, self.budgets[name], stored or layout.dtype)
@@ -240,10 +238,10 @@ class _Run:
 
     def write(
         self, writer: DeltaWriter, threads: int, progress: Callable[[int, int], None]
-    ) -> dict[str, Kept]:
-        """Prune every chosen tensor and write all; return what is left of each."""
+    ) -> dict[str, PruningStats]:
+        """Prune the chosen tensors and write all; return what was kept of each."""
         total = sum(spec.nbytes for spec in self.file.specs.values())
-        kept: dict[str, Kept] = {}
+        kept: dict[str, PruningStats] = {}
         for name, item in run_parallel(
             lambda name: self._write_tensor(writer, name), self.file.specs, threads
         ):
@@ -251,12 +249,12 @@ class _Run:
             progress(self.file.specs[name].nbytes, total)
         if total_norm(self.file.norms) == 0:
             raise zero_delta(self.file.path)
-        return {name: kept[name] for name in self.layouts}  # an order free of the threads
+        return {name: kept[name] for name in self.layouts}  # in an order independent of threads
 
-    def _write_tensor(self, writer: DeltaWriter, name: str) -> Kept:
-        if self.layouts[name].is_zero:  # the header says all there is of it
-            before = self.file.norms[name] ** 2
-            return Kept(1, self.file.specs[name].numel, before, 0.0, 0)
+    def _write_tensor(self, writer: DeltaWriter, name: str) -> PruningStats:
+        before, numel = self.file.norms[name] ** 2, self.file.specs[name].numel
+        if self.layouts[name].is_zero:  # the header describes it completely
+            return PruningStats(1, numel, before)
         delta: Delta = self.file.read(name)
         if name in self.budgets:
             matrix = dense(delta.to(self.device))
@@ -274,24 +272,22 @@ class _Run:
         if self._rounds(name):
             exact = dense(delta)
             kept, rounding = energy(exact), energy(numbers - exact)
-        before = self.file.norms[name] ** 2
-        numel = self.file.specs[name].numel
-        return Kept(1, numel, before, kept, stored, rounding, self.nbytes[name])
+        return PruningStats(1, numel, before, kept, stored, rounding, self.nbytes[name])
 
     def _rounds(self, name: str) -> bool:
-        """Whether a tensor's numbers are stored in another dtype than they were computed in."""
+        """Tell whether a tensor is stored in another dtype than it was computed in."""
         dtype = self.file.layouts[name].dtype
         if name in self.budgets and dtype != torch.float64:
             dtype = torch.float32
         return self.layouts[name].dtype != dtype
 
-    def check_rounding(self, kept: Mapping[str, Kept]) -> list[str]:
-        """Warn where rounding to the stored dtype changed the pruned delta.
+    def check_rounding(self, kept: Mapping[str, PruningStats]) -> list[str]:
+        """Return warnings if rounding to the stored dtype changed the pruned delta.
 
         Raises:
-            LorsmergeError: it changed more than a tenth of the norm.
+            LorsmergeError: the rounding error exceeds a tenth of the norm.
         """
-        error = sum(kept.values(), Kept()).rounding_error
+        error = sum(kept.values(), PruningStats()).rounding_error
         rounded = [name for name in kept if self._rounds(name)]
         if not rounded:
             return []
@@ -318,7 +314,7 @@ class _Run:
 
 
 def _wider(dtype: torch.dtype) -> str:
-    """Say which dtype to store a delta in that does not fit this one."""
+    """Return the remedy for a delta that does not fit a dtype."""
     if dtype == torch.float16:
         return "Store it with --dtype bfloat16, which has the range of float32, or with --dtype float32."
     if dtype == torch.bfloat16:
@@ -330,12 +326,3 @@ def _pruned_layout(source: TensorLayout, keep: Budget, dtype: torch.dtype) -> Te
     if keep.whole or len(source.shape) == 3:  # the lors encoding has no stacks of factors
         return TensorLayout("dense", source.shape, dtype)
     return TensorLayout("lors", source.shape, dtype, keep.rank, keep.kept)
-
-
-def _grouped(kept: Mapping[str, Kept], chosen: frozenset[str]) -> dict[str, Kept]:
-    groups: dict[str, Kept] = defaultdict(Kept, pruned=Kept(), unpruned=Kept())
-    for name, item in kept.items():
-        groups["pruned" if name in chosen else "unpruned"] += item
-        if name in chosen:
-            groups[kind(name)] += item
-    return dict(groups)

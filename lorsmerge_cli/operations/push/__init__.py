@@ -1,4 +1,4 @@
-"""Push: a model folder, a checkpoint or a delta to the Hub, with a card; only what changed."""
+"""Push: upload a model folder, a checkpoint or a delta to the Hub, with a card."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def push(
 
     Args:
         source: a model folder, a `.safetensors` file or a `.delta`.
-        repo: `org/name`; made if it is not there.
-        private: make a new repository private.
+        repo: `org/name`; created if it does not exist.
+        private: make a new repository private; public by default.
         create_pr: open a pull request instead of committing.
-        message: of the commit.
+        message: commit message; names the source by default.
         revision: an existing branch to commit to; `main` by default.
-        token: by default that of `hf auth login`, or HF_TOKEN.
-        results: scores for the card, which `evaluate` wrote of this model.
-        base_model: Hub id of the base, where it was merged from a local copy.
-        license: such as `apache-2.0`; the base's by default, where its card is found.
-        replace_card: replace the repository's README.md, which is kept otherwise.
+        token: HF_TOKEN by default, or the one stored by `hf auth login`.
+        results: results of `evaluate` for this model, whose scores the card shows.
+        base_model: Hub id of the base, if a local copy of it was merged.
+        license: such as `apache-2.0`; by default the base's, if its card is found.
+        replace_card: replace the repository's README.md; by default it is kept.
         config_dir: model folder or Hub id to take tokenizer and feature extractor from.
 
     Raises:
@@ -53,6 +53,6 @@ def push(
     target = open_target(repo, revision=revision, create_pr=create_pr, private=private, token=token)
     plan = plan_push(
         Path(source), target, results=path_of(results), base_model=base_model, license=license,
-        replace_card=replace_card, companions=path_of(config_dir),
+        replace_card=replace_card, config_dir=path_of(config_dir),
     )  # fmt: skip
     return run_push(plan, message)

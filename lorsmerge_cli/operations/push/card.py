@@ -1,10 +1,10 @@
-"""The model card: what was merged and how, scores, and code to use it, as the Hub reads it."""
+"""The model card: how the model was made, scores, and code to use it."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,46 +27,26 @@ from lorsmerge_cli.recipe.record import MergedDelta, MergeRecord, ratios_of
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What a card is written about.
-
-    Attributes:
-        source: what is pushed.
-        repo: where to.
-        base: the base's Hub id, None where it is not known.
-        license: an id such as `apache-2.0`, None where it is not known.
-        scores: of `read_results`.
-    """
-
-    source: Source
-    repo: str
-    base: str | None
-    license: Mapping[str, str]
-    scores: Sequence[Scored]
-
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """Languages and tasks that were trained for, in order."""
-        source = self.source
-        if source.delta is not None:
-            found = [(source.delta.language, source.delta.task)]
-        elif source.merge is not None:
-            found = [pair for delta in source.merge.deltas for pair in delta.pairs]
-        else:
-            rows = source.run.trained_on if source.run else ()
-            found = [(row["language"], row["task"]) for row in rows]
-        return list(dict.fromkeys(pair for pair in found if any(pair)))
+def _trained_pairs(source: Source) -> list[tuple[str, str]]:
+    """Return the pairs of language and task in the training data, in order."""
+    if source.delta is not None:
+        found = [(source.delta.language, source.delta.task)]
+    elif source.merge is not None:
+        found = [pair for delta in source.merge.deltas for pair in delta.pairs]
+    else:
+        rows = source.run.trained_on if source.run else ()
+        found = [(row["language"], row["task"]) for row in rows]
+    return list(dict.fromkeys(pair for pair in found if any(pair)))
 
 
 def hub_id(text: str) -> str | None:
-    """`org/name` of a Hub id as provenance records it, with its commit; None for a path."""
+    """Return `org/name` of a Hub id recorded with its commit; None for a path."""
     parts = pinned_parts(text)
     return parts[0] if parts else None
 
 
 def base_of(source: Source) -> str:
-    """What the base was called when the source was made; empty where nothing is known."""
+    """Return the base's path or id as recorded in a source; empty if unknown."""
     if source.delta is not None:
         return source.delta.base_name
     if source.merge is not None:
@@ -75,7 +55,13 @@ def base_of(source: Source) -> str:
 
 
 def license_of(base: str, base_id: str | None, token: str | None) -> dict[str, str]:
-    """`license` and what goes with it from the base's own card, wherever that can be read."""
+    """Return `license` and related fields of the base's card; empty if it cannot be read.
+
+    Args:
+        base: the base's path or id as recorded; a folder's own README.md is read first.
+        base_id: the base's Hub id, None if unknown.
+        token: for the Hub.
+    """
     local = Path(base) / CARD if base else None
     try:
         if local is not None and local.is_file():
@@ -86,25 +72,37 @@ def license_of(base: str, base_id: str | None, token: str | None) -> dict[str, s
         else:
             return {}
         data: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
-    except (
-        Exception
-    ):  # no card, or whatever a YAML reader makes of one that anyone may have written
+    except Exception:  # there is no card, or the YAML reader fails on it
         return {}
     keys = ("license", "license_name", "license_link")
     return {key: printable(data[key]) for key in keys if isinstance(data.get(key), str)}
 
 
-def write_card(subject: Subject) -> str:
-    """The card's text: a YAML block, then Markdown."""
-    source = subject.source
-    name = subject.repo.rpartition("/")[2]
-    languages = sorted({language for language, _ in subject.pairs if language})
+def write_card(
+    source: Source,
+    repo: str,
+    base: str | None,
+    license: Mapping[str, str],
+    scores: Sequence[Scored] = (),
+) -> str:
+    """Render the card: a YAML block, then Markdown.
+
+    Args:
+        source: what is pushed.
+        repo: `org/name` of the repository.
+        base: the base's Hub id, None if unknown.
+        license: from `license_of`.
+        scores: from `read_results`; none by default.
+    """
+    name = repo.rpartition("/")[2]
+    pairs = _trained_pairs(source)
+    languages = sorted({language for language, _ in pairs if language})
     merged_ids = (
         [hub_id(entry.path) for entry in source.merge.recipe.deltas] if source.merge else []
     )
-    bases = [item for item in dict.fromkeys([subject.base, *merged_ids]) if item]
+    bases = [item for item in dict.fromkeys([base, *merged_ids]) if item]
     tags = ["merge"] if source.merge else []
-    fields: dict[str, Any] = dict(subject.license) | {
+    fields: dict[str, Any] = dict(license) | {
         "language": languages or None,
         "library_name": "lorsmerge" if source.kind == "delta" else "transformers",
         "pipeline_tag": TASKS["asr"][0] if source.is_whisper else None,
@@ -113,21 +111,21 @@ def write_card(subject: Subject) -> str:
     if bases:
         relation = "adapter" if source.kind == "delta" else "merge" if source.merge else "finetune"
         fields |= {"base_model": bases, "base_model_relation": relation}
-    if subject.scores:
-        fields |= {"model_name": name, "eval_results": model_index(subject.scores)}
-    language, task = next(iter(subject.pairs), ("", ""))  # the first, for the code on the card
+    if scores:
+        fields |= {"model_name": name, "eval_results": model_index(scores)}
+    language, task = next(iter(pairs), ("", ""))  # for the code example
     card = ModelCard.from_template(
-        ModelCardData(**fields), str(TEMPLATE), name=name, repo=subject.repo, base=subject.base,
+        ModelCardData(**fields), str(TEMPLATE), name=name, repo=repo, base=base,
         kind=source.kind, is_whisper=source.is_whisper, file=next(iter(source.files)),
         language=language or "en", task=WHISPER_TASKS.get(task, "transcribe"),
-        scores=subject.scores, markdown=markdown, code=code, fence=fence, python=repr,
-        shell=shlex.quote, **_delta(source.delta), **_merge(source.merge, subject.base),
+        scores=scores, markdown=markdown, code=code, fence=fence, python=repr,
+        shell=shlex.quote, **_delta(source.delta), **_merge(source.merge, base),
     )  # fmt: skip
     return str(card)
 
 
 def _delta(delta: Provenance | None) -> dict[str, Any]:
-    """What the card of a delta says of its making, without local paths."""
+    """Return the template's variables for a delta, without local paths."""
     if delta is None:
         return {"delta": None}
     commands = filter(None, map(published_command, delta.history))
@@ -138,7 +136,7 @@ def _delta(delta: Provenance | None) -> dict[str, Any]:
 
 
 def _merge(merge: MergeRecord | None, base_id: str | None) -> dict[str, Any]:
-    """What the card of a merge says of its inputs, and the recipe that makes it again, without local paths."""
+    """Return the template's variables for a merge, without local paths."""
     if merge is None:
         return {"merge": None}
     recipe = published_recipe(merge.recipe)
@@ -155,7 +153,7 @@ def _merge(merge: MergeRecord | None, base_id: str | None) -> dict[str, Any]:
 
 
 def _input(entry: DeltaEntry, delta: MergedDelta) -> dict[str, Any]:
-    """A row of the table of a merge's inputs."""
+    """Return a row of the table of a merge's inputs."""
     languages, tasks = (
         ", ".join(dict.fromkeys(filter(None, part)))
         for part in (zip(*delta.pairs, strict=True) if delta.pairs else ("", ""))

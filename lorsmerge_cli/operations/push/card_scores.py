@@ -1,4 +1,4 @@
-"""Scores on a model card: from `eval`'s results file to the card's model-index."""
+"""Scores on a model card, from `eval`'s results file to the card's model-index."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from lorsmerge_cli.results import document
 TASKS = {"asr": ("automatic-speech-recognition", "Speech Recognition"),
          "st": ("translation", "Speech Translation into English")}  # fmt: skip
 
-KEYS = {metric.name: key for key, metric in METRICS.items()}  # which are the Hub's names too
-ASKED = {metric.name for metric in METRICS.values() if metric.only_asked}  # shown where they are
+KEYS = {metric.name: key for key, metric in METRICS.items()}  # the keys are the Hub's names
+ASKED = {metric.name for metric in METRICS.values() if metric.only_asked}  # shown if present
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A score of the model that a card is written about.
+    """A score on a model card.
 
     Attributes:
-        dataset: its name; of a path the last part.
-        split: of the data set, None where it has none or it is not known.
-        language, task, metric: what was scored, and by what.
+        dataset: its name; the last part of a path.
+        split: split of the data set, None if unknown.
+        language: a code such as `ca`.
+        task: `asr` or `st`.
+        metric: the metric's name.
         score: in the metric's unit.
-        interval: the 95 % interval, None where none was estimated.
-        signature: the settings that a score depends on.
+        interval: the 95 % interval, None if none was estimated.
+        signature: the settings that the score depends on.
     """
 
     dataset: str
@@ -47,24 +49,24 @@ class Scored:
 
 
 def read_results(path: Path, identity: str, model: Path) -> list[Scored]:
-    """Read the scores in a results file that are about one model.
+    """Read one model's scores from a results file.
 
     Args:
-        path: what `eval -o` wrote.
-        identity: start of the fingerprint of the model's weights.
-        model: for messages.
+        path: the file that `eval -o` wrote.
+        identity: first 16 digits of the fingerprint of the model's weights.
+        model: the model's path, for messages.
 
     Raises:
-        UnreadableFile: it is no results file, or a score in it is no number.
-        Mismatch: it is about other weights.
+        UnreadableFile: it is not a results file, or a score in it is not a number.
+        Mismatch: it has scores of other weights only.
     """
     stored = document.read_results(path)
     own = [r for r in stored.records if stored.identities.get(r.model) == identity]
     if not own:
         others = named(sorted(stored.identities.values())) or "none"
         raise Mismatch(
-            f"{path} holds no score of {model}: it is about other weights ({others}).",
-            "Give the results of this very model; a merge that was made anew has to be scored anew.",
+            f"{path} has no score of {model}: its scores are of other weights ({others}).",
+            "Give the results of this model; a merge that was made again has to be scored again.",
         )
     called = published_names([record.dataset for record in own])
     found = []
@@ -74,8 +76,8 @@ def read_results(path: Path, identity: str, model: Path) -> list[Scored]:
             score = record.scores[name]
             if math.isnan(score.score):
                 raise UnreadableFile(
-                    f"{path} is no results file of `lorsmerge eval` that a card can show: the {name} "
-                    f"of {record.language} {record.task} on {record.dataset} is no number.",
+                    f"{path} cannot be shown on a card: the {name} of {record.language} "
+                    f"{record.task} on {record.dataset} is not a number.",
                     document.AGAIN,
                 )
             known = not math.isnan(score.low + score.high)
@@ -95,7 +97,7 @@ def read_results(path: Path, identity: str, model: Path) -> list[Scored]:
 
 
 def model_index(scores: Sequence[Scored]) -> list[EvalResult]:
-    """The scores as the Hub reads them."""
+    """Return the scores in the Hub's format."""
     results = []
     for row in scores:
         task, task_name = TASKS[row.task]

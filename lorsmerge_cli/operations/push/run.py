@@ -1,4 +1,4 @@
-"""Push: a model folder, a checkpoint or a delta to the Hub, with a card; only what changed."""
+"""Push: plan and upload; only files that changed are sent."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lorsmerge_cli.checkpoint.whisper_config import lacking_processor
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.hub.faults import hub_faults
 from lorsmerge_cli.hub.target import Target, check_id, listed
-from lorsmerge_cli.operations.push.card import Subject, base_of, hub_id, license_of, write_card
+from lorsmerge_cli.operations.push.card import base_of, hub_id, license_of, write_card
 from lorsmerge_cli.operations.push.card_scores import Scored, read_results
 from lorsmerge_cli.operations.push.source import CARD, Source, find_source
 
-STALE = ("model*.safetensors", "model.safetensors.index.json")  # a reader might take them instead
+STALE = ("model*.safetensors", "model.safetensors.index.json")  # could be read instead of the new
 XET_HOST = "https://huggingface.co"
 
 
@@ -28,10 +28,10 @@ class PushPlan:
 
     Attributes:
         source: what is pushed.
-        target: where to.
-        card: text of the README.md that is written; None where one is kept or pushed as it is.
+        target: the repository.
+        card: text of the README.md to write; None if one is kept or pushed as it is.
         files: path in the repository -> file.
-        stale: weight files of the repository that the model no longer has.
+        stale: weight files in the repository that the model no longer has.
         notes: what the user should know.
     """
 
@@ -49,8 +49,10 @@ class PushReport:
 
     Attributes:
         url: of the repository, or of the pull request.
-        commit: id of the commit; the newest one where nothing had changed.
-        uploaded, unchanged, removed: paths in the repository.
+        commit: id of the commit; the newest one if nothing had changed.
+        uploaded: paths in the repository that were uploaded.
+        unchanged: paths of files that the repository had already.
+        removed: paths of stale weight files that were deleted.
     """
 
     url: str
@@ -60,10 +62,10 @@ class PushReport:
     removed: tuple[str, ...]
 
     def in_words(self, target: Target) -> list[str]:
-        """What a push did, for people."""
+        """Return lines for the terminal that say what was uploaded and removed."""
         count = len(self.uploaded) + len(self.unchanged)
         if not self.uploaded and not self.removed:
-            return [f"{self.url}: all {count} files are there already, nothing was uploaded"]
+            return [f"{self.url}: all {count} files are up to date, nothing was uploaded"]
         removed = f", {len(self.removed)} old weight files removed" if self.removed else ""
         private = "private " if target.private else ""
         new = "" if target.exists else f", in a new {private}repository"
@@ -82,31 +84,26 @@ def plan_push(
     base_model: str | None = None,
     license: str | None = None,
     replace_card: bool = False,
-    companions: Path | None = None,
+    config_dir: Path | None = None,
 ) -> PushPlan:
-    """Check a source and write its card.
+    """Check a source and render its card.
 
-    Args:
-        source: a model folder, a .safetensors file or a .delta.
-        target: of `open_target`.
-        results: what `eval -o` wrote about this model.
-        base_model: Hub id of the base, where the source does not say.
-        license: id, where the base's card does not say.
-        replace_card: write the repository's README.md anew.
-        companions: as of `find_source`.
+    The parameters are those of `push`; `target` comes from `open_target`.
 
     Raises:
-        LorsmergeError: everything that stands in the way, at once.
+        LorsmergeError: all faults, found together.
     """
-    found = find_source(source, companions)
+    found = find_source(source, config_dir)
     faults: list[LorsmergeError] = []
     if found.kind == "model" and found.is_whisper:
-        faults += lacking_processor(found.files, companions or source, source)
+        faults += lacking_processor(found.files, config_dir or source, source)
     keeps = CARD in target.files and not replace_card
     own = CARD in found.files
     if results is not None and found.kind == "delta":
         faults.append(
-            UsageFault("--results are a model's, and this is a delta.", "Merge it, and push that.")
+            UsageFault(
+                "--results is for models, and this is a delta.", "Push a merge of it instead."
+            )
         )
     elif results is not None and (keeps or own):
         kept = f"{target.repo} has" if keeps else f"{source} has"
@@ -150,12 +147,12 @@ def _card(
     notes = []
     if base_id is None:
         called = f"{base!r}, which is no Hub id" if base else "not recorded"
-        notes.append(f"The card names no base model: it is {called}; --base-model ORG/NAME does.")
+        notes.append(f"The card names no base model: it is {called}. Give --base-model ORG/NAME.")
     if not terms:
-        notes.append("The card names no license: the base's is not known; --license ID does.")
+        notes.append("The card names no license: the base's is not known. Give --license ID.")
     try:
-        return write_card(Subject(source, target.repo, base_id, terms, scores)), notes
-    except (TypeError, ValueError) as error:  # what huggingface_hub takes for no card
+        return write_card(source, target.repo, base_id, terms, scores), notes
+    except (TypeError, ValueError) as error:  # huggingface_hub refuses it
         raise UnreadableFile(
             f"{source.path}: no card can be written of it ({error}).",
             f"Write a {CARD} of your own into it.",
@@ -165,21 +162,21 @@ def _card(
 def run_push(plan: PushPlan, message: str | None = None) -> PushReport:
     """Carry out a plan.
 
-    Files that the repository has already are not sent again, nor are those that arrived before
-    an earlier push broke off.
+    Files that the repository has already are not sent again, nor those that an interrupted push
+    has uploaded.
 
     Args:
-        plan: of `plan_push`.
-        message: of the commit.
+        plan: from `plan_push`.
+        message: commit message; names the source by default.
 
     Raises:
         HubFault: the Hub refused, or the connection broke.
-        Interrupted: by a signal.
+        Interrupted: a signal arrived.
     """
     target = plan.target
     api = HfApi(token=target.token)
     logging.getLogger("huggingface_hub.hf_api").setLevel(logging.ERROR)  # "nothing to commit"
-    if constants.ENDPOINT != XET_HOST:  # other servers have none, and hf_xet does not fall back
+    if constants.ENDPOINT != XET_HOST:  # other servers lack Xet, and hf_xet does not fall back
         constants.HF_HUB_DISABLE_XET = True
     additions = [
         CommitOperationAdd(path, plan.source.published.get(path, str(file)))
@@ -203,7 +200,7 @@ def run_push(plan: PushPlan, message: str | None = None) -> PushReport:
     except KeyboardInterrupt:
         raise Interrupted(
             f"The upload to {target.repo} was interrupted.",
-            "Push again to go on: what arrived is not sent again.",
+            "Push again to resume: uploaded files are not sent again.",
         ) from None
     paths = [item.path_in_repo for item in additions]
     uploaded = tuple(path for path in paths if now.get(path) != target.files.get(path))
