@@ -189,6 +189,16 @@ def check_weights_path(output: Path) -> list[LorsmergeError]:
     ]
 
 
+def check_step_norm(norm: float | None, other: Path | None) -> list[LorsmergeError]:
+    """Return the faults of the options that set the length of a merge's step."""
+    if norm is not None and other is not None:
+        return [UsageFault("Both --step-norm and --step-norm-of are given.", "Give one of them.")]
+    if norm is not None and not 0 < norm < math.inf:
+        what = f"--step-norm {norm:g} is not a positive number."
+        return [UsageFault(what, "Give the norm of a step, as `merge` prints it.")]
+    return []
+
+
 def check_merge(
     base: Path,
     deltas: Iterable[Path],

@@ -59,12 +59,11 @@ for language in "${languages[@]}"; do
     deltas+=("${language}_asr$overfit.delta")
 done
 choose ta
-scale=$(sed -n 's/^scale = //p' "$own/tuned/ta_tuned$overfit.toml" | head -n 1) # of the controls, before they are shrunk
 models=("ta_tuned:$own=$own/merged/ta_tuned$overfit")
 for kind in mp svp lors; do
     name=${kind}_tuned
     choose $kind
-    control "$name$overfit" "ta_tuned$overfit" "${deltas[@]}"
+    control "$name$overfit" "${deltas[@]}"
     models+=("$name:$own=$own/merged/$name$overfit" "ta_as_$name:$own=$own/merged/ta_as_$name$overfit")
 done
 evaluate "$own/results/$script.json" "${languages[@]/%/_asr}" -- "${models[@]}"

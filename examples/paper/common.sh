@@ -189,13 +189,11 @@ merge_as() {
 
 step_norm() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["step_norm"])' "$own/merged/$1.json"; }
 
-# Task arithmetic with the step of the same norm as a pruned merge of the same deltas:
-# control NAME TA DELTA..., where TA is their merge unpruned at $scale or the usual lambda.
+# Task arithmetic of the same deltas with the step of the same norm: control NAME DELTA...
 control() {
-    local name=$1 ta=$2 same
-    shift 2
-    same=$(python3 -c "print(f'{${scale:-$(scale_of $#)} * $(step_norm "$name") / $(step_norm "$ta"):.4f}')")
-    merge_as "ta_as_$name" "${@/#/$own/delta/}" --scale "$same"
+    local name=$1
+    shift
+    merge_as "ta_as_$name" "${@/#/$own/delta/}" --step-norm-of "$own/merged/$name"
 }
 
 # All of the paper's merges of some deltas, under names that end alike: merges SUFFIX DELTA...
@@ -206,7 +204,7 @@ merges() {
         merge "$kind$suffix" $kind "$@"
     done
     for kind in mp svp lors; do
-        control "$kind$suffix" "ta$suffix" "${@/%/.delta}"
+        control "$kind$suffix" "${@/%/.delta}"
     done
 }
 all_kinds=(wa ta mp ta_as_mp svp ta_as_svp lors ta_as_lors)

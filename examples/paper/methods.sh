@@ -37,12 +37,11 @@ print(':'.join(f'{length / ratio:.6g}' for length in (0.1, 0.5, 0.05)))")
 }
 
 choose ta
-scale=$(sed -n 's/^scale = //p' "$own/tuned/ta_best.toml" | head -n 1) # of the controls, before they are shrunk
 models=("ta_best:$own=$own/merged/ta_best") tuned=(--tuned ta_best)
 for method in lors ties tsv_m iso_c model_stock; do
     name=${method}_best
     choose $method
-    control "$name" ta_best "${deltas[@]#"$own/delta/"}"
+    control "$name" "${deltas[@]#"$own/delta/"}"
     models+=("$name:$own=$own/merged/$name" "ta_as_$name:$own=$own/merged/ta_as_$name")
     tuned+=(--tuned "$name")
 done

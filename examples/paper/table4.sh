@@ -17,7 +17,7 @@ both() { # SUFFIX DELTA...: task arithmetic, LoRS, and its control
     shift
     merge "ta$suffix" ta "$@"
     merge "lors$suffix" lors "$@"
-    control "lors$suffix" "ta$suffix" "${@/%/.delta}"
+    control "lors$suffix" "${@/%/.delta}"
 }
 both _ml_mt "${asr[@]}" "${st[@]}"
 

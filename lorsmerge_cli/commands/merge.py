@@ -33,6 +33,12 @@ def merge(
     mp: options.Mp = None,
     scale: Annotated[float | None, options.pruning(
         "--scale", metavar="LAMBDA", help=f"Coefficient of each delta: {options.SCALES}.")] = None,
+    step_norm: Annotated[float | None, options.pruning(
+        "--step-norm", metavar="X", help="Multiply all coefficients so that the step from the base "
+        "has this L2 norm. Takes a pass over the inputs.")] = None,
+    step_norm_of: Annotated[Path | None, options.pruning(
+        "--step-norm-of", metavar="MERGE", help="Likewise, the norm that the step of another merge "
+        "has: a merged model or a recipe.")] = None,
     method: Annotated[str | None, options.pruning(
         "--method", metavar="NAME", help=f"{options.METHOD_NAMES}. By default the one that the "
         "ratios imply; without ratios, task arithmetic.")] = None,
@@ -78,10 +84,11 @@ def merge(
     )  # fmt: skip
     shard_size = options.parse_size("--max-shard-size", max_shard_size)
     given.resolved()  # reports wrong settings before PyTorch is loaded
-    from lorsmerge_cli.usage import check_merge
+    from lorsmerge_cli.usage import check_merge, check_step_norm
 
     raise_all(
-        check_merge(
+        check_step_norm(step_norm, step_norm_of)
+        + check_merge(
             Path(given.base), [Path(entry.path) for entry in given.deltas], output,
             config_dir=config_dir, save_recipe=save_recipe, dtype=given.dtype, device=device,
             force=force,
@@ -92,7 +99,7 @@ def merge(
         from lorsmerge_cli.hub.target import open_target
 
         target = open_target(push)  # fails now, not after the work, if it may not be written
-    from lorsmerge_cli.operations.merge import plan_merge, run_merge
+    from lorsmerge_cli.operations.merge import plan_merge, run_merge, scaled_plan
 
     plan = plan_merge(
         given, output, config_dir=config_dir, save_recipe=save_recipe, device=device,
@@ -103,8 +110,13 @@ def merge(
         raise_all(plan.lacking)  # files that push would miss after the work
     console.warning(*plan.warnings)
     if dry_run:
+        if step_norm is not None or step_norm_of is not None:
+            console.note("lambda is shown before it is multiplied for --step-norm.")
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
+    if step_norm is not None or step_norm_of is not None:
+        with console.progress("measure the step") as progress:
+            plan = scaled_plan(plan, step_norm, step_norm_of, progress)
     with console.progress("merge") as progress:
         report = run_merge(plan, progress)
     console.warning(*report.warnings)

@@ -65,6 +65,7 @@ class MergeRecord:
         base_digests: of what the base was trained on, where it is a fine-tune itself.
         deltas: one for each of the recipe's.
         lorsmerge, torch: versions, empty where they are not recorded.
+        step_norm: L2 norm of the step from the base, None where it is not recorded.
     """
 
     recipe: Recipe
@@ -73,6 +74,7 @@ class MergeRecord:
     deltas: tuple[MergedDelta, ...]
     lorsmerge: str
     torch: str
+    step_norm: float | None
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def merge_record(document: Mapping[str, Any]) -> MergeRecord:
         deltas,
         _string(document, "lorsmerge"),
         _string(_table(document, "versions"), "torch"),
+        _number(document, "step_norm"),
     )
 
 
@@ -368,6 +371,22 @@ def made_from(
     training = training_of(checkpoint.folder)
     training.pop("digests", None)  # a results file has what was found by them
     return {"kind": "finetune", **training} if training else {}
+
+
+def recorded_step_norm(path: Path) -> float | None:
+    """Return the L2 norm of a merge's step as the merge recorded it; None where it did not.
+
+    Args:
+        path: a merged model (folder, file or Hub id), or its `lorsmerge.json`.
+
+    Raises:
+        LorsmergeError: the model cannot be opened.
+    """
+    document = _read(path) if path.suffix == ".json" else _merge_document(Checkpoint(path))
+    try:
+        return merge_record(document).step_norm
+    except ValueError:
+        return None
 
 
 def _merge_document(checkpoint: Checkpoint) -> dict[str, Any]:

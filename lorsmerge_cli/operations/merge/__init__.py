@@ -11,6 +11,7 @@ from lorsmerge_cli.operations.merge.inputs import MergeInputs, open_inputs, pinn
 from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
 from lorsmerge_cli.operations.merge.run import MergeReport, run_merge
 from lorsmerge_cli.operations.merge.state_dicts import merge_state_dicts
+from lorsmerge_cli.operations.merge.step_norm import scaled_plan
 from lorsmerge_cli.recipe.recipe import DeltaEntry, wanted_recipe
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "pinned_recipe",
     "plan_merge",
     "run_merge",
+    "scaled_plan",
 ]
 
 
@@ -35,6 +37,8 @@ def merge(
     svp: float | None = None,
     mp: float | None = None,
     scale: float | None = None,
+    step_norm: float | None = None,
+    step_norm_of: FilePath | None = None,
     method: str | None = None,
     include: Sequence[str] | str = (),
     exclude: Sequence[str] | str = (),
@@ -61,6 +65,8 @@ def merge(
         svp: share of the singular values of each matrix that is kept, 0 to 1.
         mp: share of the elements of each matrix that is kept, 0 to 1.
         scale: lambda, the coefficient of each delta; by default the method's, 0.15 for most.
+        step_norm: multiply all coefficients so that the step from the base has this L2 norm.
+        step_norm_of: ... the norm that the step of this merge (a model or a recipe) has.
         method: a name in `METHODS`; by default what the ratios say.
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
@@ -97,5 +103,6 @@ def merge(
         device=device, threads=threads, max_shard_size=max_shard_size, force=force,
         allow_other_base=allow_other_base, strip_prefix=strip_prefix,
     )  # fmt: skip
+    plan = scaled_plan(plan, step_norm, path_of(step_norm_of), progress)
     report = run_merge(plan, progress)
     return replace(report, warnings=(*plan.warnings, *report.warnings))

@@ -19,7 +19,7 @@ from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions
 from lorsmerge_cli.core.low_rank_sparse import dense
-from lorsmerge_cli.core.merging import Rounding, Term, is_finite, merge_tensor
+from lorsmerge_cli.core.merging import Merged, Rounding, Term, is_finite, merge_tensor
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning.budget import budget
@@ -41,6 +41,7 @@ from lorsmerge_cli.recipe.recipe import save
 from lorsmerge_cli.recipe.record import header_of, trained_digests, training_of
 
 LOST_WARNING = 0.03  # of the updates
+LONGEST = 1.2345678901234567e-123  # as text, of the positive floats
 NORM_SPREAD = 10.0  # between the largest and the smallest delta
 
 
@@ -105,9 +106,30 @@ def run_merge(
         rounding=run.rounding,
         norms=run.norms(),
         kept=run.kept(),
-        step=math.fsum(run.steps) ** 0.5,
+        step=run.step,
         warnings=tuple(run.warnings()),
     )
+
+
+def measure_step(
+    plan: MergePlan, progress: Callable[[int, int], None] = lambda done, total: None
+) -> float:
+    """Return the L2 norm of the step that a merge takes from its base, before it is rounded.
+
+    All inputs are read and pruned as in the merge itself, and nothing is written.
+
+    Args:
+        plan: a checked merge.
+        progress: called with the bytes of the base just read and the bytes in all.
+
+    Raises:
+        NonFinite: a NaN or an infinity in an input.
+    """
+    run = _Run(plan)
+    total = sum(unit.nbytes for unit in plan.units())
+    for unit, _ in run_parallel(run.measure_unit, plan.units(), plan.threads):
+        progress(unit.nbytes, total)
+    return run.step
 
 
 class _Run:
@@ -127,11 +149,12 @@ class _Run:
 
     def write_weights(self, target: Path, progress: Callable[[int], None]) -> None:
         plan = self.plan
+        announced = json.dumps(made_from(plan), ensure_ascii=False)  # no shorter than `record`
         with ModelWriter(
             target,
             plan.output_specs,
             plan.base.tied,
-            {"lorsmerge": json.dumps(made_from(plan), ensure_ascii=False)},  # as long as `record`
+            {"lorsmerge": announced},
             plan.max_shard_size if plan.as_folder else None,
         ) as writer:
             for unit, rounding in run_parallel(
@@ -144,12 +167,18 @@ class _Run:
                     raise zero_delta(vector.path)
             self._check_contents()
             check_unchanged(plan.identities | dict(plan.copied))
-            writer.finish({"lorsmerge": json.dumps(self.record, ensure_ascii=False)})
+            record = json.dumps(self.record, ensure_ascii=False)
+            writer.finish({"lorsmerge": record.ljust(len(announced))})
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """How the output was made; complete when all inputs have been read."""
-        return made_from(self.plan, self._hexdigests)
+        return made_from(self.plan, self._hexdigests, self.step)
+
+    @property
+    def step(self) -> float:
+        """The L2 norm of the updates so far."""
+        return math.sqrt(math.fsum(self.steps))
 
     @cached_property
     def _hexdigests(self) -> list[str]:
@@ -178,19 +207,30 @@ class _Run:
         raise_all(faults)
 
     def _merge_unit(self, unit: Unit, writer: ModelWriter) -> Rounding:
-        base = self.plan.base.read(unit.name)
-        if not unit.whole:
-            base = base.reshape(-1)[unit.start : unit.stop]
+        base = self._base_of(unit)
         self._base_content.add(unit.name, base, unit.start)
         if not self.plan.base.specs[unit.name].is_float:
             writer.write(unit.name, base, unit.start)
             return Rounding()
-        dtype = self.plan.output_specs[unit.name].dtype
-        merged = merge_tensor(base, self._terms(unit, base), self.method, dtype)
-        self.steps.append(energy(merged.update))
+        merged = self._merged(unit, base)
         check_merged(unit.name, merged.tensor, self.plan.tensors(unit.name))
         writer.write(unit.name, merged.tensor, unit.start)
         return merged.rounding
+
+    def measure_unit(self, unit: Unit) -> None:
+        """Add the energy of a unit's update to `steps`."""
+        if self.plan.base.specs[unit.name].is_float:
+            self._merged(unit, self._base_of(unit))
+
+    def _base_of(self, unit: Unit) -> Tensor:
+        base = self.plan.base.read(unit.name)
+        return base if unit.whole else base.reshape(-1)[unit.start : unit.stop]
+
+    def _merged(self, unit: Unit, base: Tensor) -> Merged:
+        dtype = self.plan.output_specs[unit.name].dtype
+        merged = merge_tensor(base, self._terms(unit, base), self.method, dtype)
+        self.steps.append(energy(merged.update))
+        return merged
 
     def _terms(self, unit: Unit, base: Tensor) -> Iterator[Term]:
         for number, (vector, entry) in enumerate(
@@ -270,12 +310,15 @@ class _Run:
             )
 
 
-def made_from(plan: MergePlan, contents: Sequence[str] = ()) -> dict[str, Any]:
+def made_from(
+    plan: MergePlan, contents: Sequence[str] = (), step: float = LONGEST
+) -> dict[str, Any]:
     """Return the record of a merge: enough to repeat it to the last byte, or to see what changed.
 
     Args:
         plan: of the merge.
         contents: hashes of the base and of each delta; placeholders of their length by default.
+        step: L2 norm of the step from the base; by default a placeholder, no shorter than any.
     """
     contents = contents or ["0" * 64] * (1 + len(plan.vectors))
     of_base = union(trained_digests(plan.base, plan.recipe.base))
@@ -290,6 +333,7 @@ def made_from(plan: MergePlan, contents: Sequence[str] = ()) -> dict[str, Any]:
                 plan.vectors, plan.vector_identities, contents[1:], strict=True
             )
         ],
+        "step_norm": step,
         "device": plan.device.type,
         "versions": {
             "python": platform.python_version(),

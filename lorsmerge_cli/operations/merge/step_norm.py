@@ -1,0 +1,84 @@
+"""Choose lambda so that a merge takes a step of a given length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from lorsmerge_cli.errors import UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
+from lorsmerge_cli.operations.merge.run import measure_step
+from lorsmerge_cli.recipe.recipe import load_recipe
+from lorsmerge_cli.recipe.record import recorded_step_norm
+from lorsmerge_cli.usage import check_step_norm
+
+RECIPES = (".toml", ".md", ".json")  # what `load_recipe` reads
+
+
+def scaled_plan(
+    plan: MergePlan,
+    norm: float | None = None,
+    other: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> MergePlan:
+    """Return the plan with every lambda multiplied by one factor, so that its step has a norm.
+
+    Every method's step grows in proportion to lambda, so one pass over the inputs finds the factor.
+    Without a norm the plan stays as it is.
+
+    Args:
+        plan: a checked merge.
+        norm: L2 norm of the step from the base, over all tensors, before rounding.
+        other: a merged model or a recipe, whose step's norm is taken in its place.
+        progress: called with the bytes just read and the bytes in all.
+
+    Raises:
+        UsageFault: both are given, the norm is not positive, or the merge takes no step at all,
+            whatever lambda is.
+        UnreadableFile: no merge made `other`.
+    """
+    raise_all(check_step_norm(norm, other))
+    if other is not None:
+        norm = step_norm_of(other, plan, progress)
+    if norm is None:
+        return plan
+    own = measure_step(plan, progress)
+    if not own > 0 or not math.isfinite(norm / own):
+        what = f"A step of norm {norm:g} cannot be reached: with these settings it is {own:g}."
+        raise UsageFault(what, "Set a lambda other than 0, or merge other deltas.")
+    deltas = tuple(
+        replace(entry, scale=(entry.scale or 0.0) * (norm / own)) for entry in plan.recipe.deltas
+    )
+    return replace(plan, recipe=replace(plan.recipe, deltas=deltas))
+
+
+def step_norm_of(
+    source: Path, plan: MergePlan, progress: Callable[[int, int], None] = lambda done, total: None
+) -> float:
+    """Return the norm of the step of an earlier merge, or of the one that a recipe describes.
+
+    Merges record it. It is measured, by a pass over all inputs, for a recipe.
+
+    Args:
+        source: a merged model (folder or file), its `lorsmerge.json`, a TOML recipe or a model card.
+        plan: the merge that needs it, whose device and threads a measurement takes.
+        progress: called with the bytes just read and the bytes in all.
+
+    Raises:
+        UnreadableFile: no merge made it.
+    """
+    recorded = None if source.suffix in (".toml", ".md") else recorded_step_norm(source)
+    if recorded is not None:
+        return recorded
+    if source.suffix in RECIPES:
+        other = plan_merge(
+            load_recipe(source), plan.output, device=str(plan.device), threads=plan.threads,
+            force=plan.force, allow_other_base=plan.allow_other_base,
+        )  # fmt: skip
+        return measure_step(other, progress)
+    raise UnreadableFile(
+        f"{source} has no record of its step norm: it is no merge, or an older lorsmerge wrote it.",
+        "Give the recipe of the merge, its lorsmerge.json for example.",
+    )
