@@ -87,7 +87,7 @@ AllowParts = Annotated[bool, data(
     "offset; by default that is an error, as the durations are probably wrong.")]
 Format = Annotated[str | None, data(
     "--format", metavar="NAME",
-    help="jsonl, common-voice, covost, hf or kaldi; detected by default.")]
+    help="Format of the data, by its name in docs/data.md; detected by default.")]
 Normalise = Annotated[str, scoring(
     "--normalise", metavar="NAME", help="Normalisation of texts before errors are counted: auto "
     "(by language: Whisper's for English, marks kept where the script needs them, else Whisper's "

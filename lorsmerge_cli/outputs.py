@@ -46,7 +46,7 @@ READ_BY_NAME = (
     "*.tiktoken", "bpe.codes", "tekken.json", "added_tokens.json", "special_tokens_map.json", "normalizer.json", "chat_template.*",
     "lorsmerge.json", "run.json", "trainer_state.json", "README.md", "*.py", "licen[cs]e*", "notice*",
     "copying*",
-    "*.tsv", "metadata.csv", "metadata.jsonl", "wav.scp", "segments", "text", "utt2spk", "utt2lang",
+    "*.tsv", "*.parquet", "metadata.csv", "metadata.jsonl", "wav.scp", "segments", "text", "utt2spk", "utt2lang",
     "*.wav", "*.flac", "*.mp3", "*.ogg", "*.opus",
 )  # fmt: skip
 

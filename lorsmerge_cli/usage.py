@@ -377,8 +377,9 @@ def check_trn(folder: Path, inputs: Iterable[Path], *, force: bool) -> list[Lors
 def check_audio(files: Iterable[Path]) -> list[LorsmergeError]:
     """Return a fault for each file without an audio header."""
     from lorsmerge_cli.data.audio import audio_seconds
+    from lorsmerge_cli.data.audio_source import AudioFile
 
-    return [fault for path in files for fault in _caught(audio_seconds, path)]
+    return [fault for path in files for fault in _caught(audio_seconds, AudioFile(path))]
 
 
 def training_folder(output: Path) -> Path:

@@ -43,13 +43,13 @@ COMMANDS = {
     name: name for name in FUNCTIONS if name not in {"lors", "merge_state_dicts", "mp", "svp"}
 }
 COMMANDS["evaluate"] = "eval"
-RENAMED = {"companions": "config_dir", "control": "controls"}
+RENAMED = {"control": "controls"}
 SETTINGS = {"search": asdict(SearchSettings()), "finetune": asdict(TrainingSettings())}
 OTHER_VALUES = {  # a size in words on the command line, and what a flag turns off
     "merge": {"max_shard_size"}, "prune": {"as_lora", "output"}, "evaluate": {"memory"},
     "finetune": {"workers"},
 }  # fmt: skip
-ONLY_IN_PYTHON = {"command", "progress", "told", "spectra", "digests", "dtype"}
+ONLY_IN_PYTHON = {"command", "progress", "told", "on_scores", "spectra", "digests", "dtype"}
 ONLY_IN_COMMANDS = {
     "verbose", "push", "dry_run", "no_spectra", "no_digests", "recipe", "worst", "score_only",
     "datasets", "models", "base", "deltas",

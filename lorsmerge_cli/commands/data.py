@@ -12,7 +12,7 @@ from lorsmerge_cli import console, options
 from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.data.dataset import DataReport
+    from lorsmerge_cli.data.report import DataReport
 
 
 def data(
@@ -39,9 +39,9 @@ def data(
 ) -> None:  # fmt: skip
     """Show what speech data contains, and how much of it is usable.
 
-    Reads JSON lines (NeMo's keys), Common Voice folders, CoVoST 2 tables, Hugging Face audio
-    folders with metadata, and Kaldi folders; the format is detected. Reports duplicates within a
-    data set, and utterances, sentences and speakers that several share.
+    Reads JSON lines, Common Voice, CoVoST 2, Kaldi, and folders or Parquet files of the Hugging Face
+    Hub (docs/data.md); the format is detected. Reports duplicates within a data set, and
+    utterances, sentences and speakers that several share.
 
     Example: lorsmerge data cv-corpus-21/ca --split train --hours 5 -o ca.train.jsonl
     """
@@ -82,6 +82,7 @@ def _document(report: DataReport, checked: bool) -> dict[str, object]:
         "hours": report.hours,
         "dropped": report.reasons,
         "output": None if report.output is None else str(report.output),
+        "audio": None if report.audio is None else str(report.audio),
     } | ({"bad": bad} if checked else {})
 
 
@@ -99,3 +100,5 @@ def _show(report: DataReport, checked: bool) -> None:
         console.line(f"{drop.id}: {drop.reason} ({drop.detail or drop.audio})")
     if report.output is not None:
         console.line(f"{report.output}: {len(report.utterances)} rows")
+    if report.audio is not None:
+        console.line(f"{report.audio}: the audio, which was in no files of its own")

@@ -194,8 +194,8 @@ def finetune(
         return
     with console.progress("finetune", "steps") as progress:
         report = run_finetune(
-            plan, command=recorded_command(sys.argv[1:]), progress=progress, told=_tell,
-            missed=console.warning, learnt=lambda record: progress.detail(_learnt(record)),
+            plan, command=recorded_command(sys.argv[1:]), progress=progress, on_scores=_tell,
+            on_skip=console.warning, on_step=lambda record: progress.detail(_learnt(record)),
         )  # fmt: skip
     if report.main:
         console.warning(*report.warnings)

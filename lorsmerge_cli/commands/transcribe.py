@@ -36,25 +36,12 @@ def transcribe(
         + usage.check_paths([config_dir])
         + usage.check_audio(audio)
     )
-    from lorsmerge_cli.data.audio import ends_early
     from lorsmerge_cli.operations.transcribe import transcribe as operation
 
-    for path in filter(ends_early, audio):
-        console.warning(f"{path} is truncated: only the part that it holds is transcribed.")
     transcripts = operation(
         models, audio, language=language, task=task, beam=beam, device=device, config_dir=config_dir
     )
-    for item in transcripts:
-        if item.heard < item.seconds:
-            console.warning(
-                f"{item.audio} is {item.seconds:.1f} s long; {item.model} transcribes the first "
-                f"{item.heard:g} s, its window."
-            )
-        text = f"{item.model}'s text of {item.audio}"
-        if item.cut:
-            console.warning(f"{text} reached the limit of tokens.")
-        if item.looping:
-            console.warning(f"{text} repeats itself.")
+    console.warning(*dict.fromkeys(text for item in transcripts for text in item.warnings))
     rows = [
         [*([str(item.audio)] if len(audio) > 1 else []), item.model, item.text]
         for item in transcripts

@@ -1,13 +1,14 @@
-"""Read data sets: their utterances, what of them cannot be used, and figures by language and task."""
+"""Read data sets, drop the rows that cannot be used, and check what is left."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from lorsmerge_cli.data.readers import manifest_splits, read_manifest
-from lorsmerge_cli.data.selection import Part, decode, select
+from lorsmerge_cli.data.readers import read_manifest
+from lorsmerge_cli.data.report import DataReport
+from lorsmerge_cli.data.selection import decode, select
 from lorsmerge_cli.data.utterance import (
     LACKING,
     LONGER,
@@ -17,81 +18,12 @@ from lorsmerge_cli.data.utterance import (
     Drop,
     Utterance,
     listed,
-    reasons,
-    with_unique_ids,
 )
 from lorsmerge_cli.errors import LorsmergeError
 from lorsmerge_cli.metrics.normalisation import normalisation_for, normalise
 
 MANY_DROPPED = 0.05  # share of the rows from which on it is a warning
 MOST = 0.5  # share of the rows above which parts of files are more likely a mistake
-BAD_AUDIO = LACKING | {SILENT, LONGER}
-
-
-@dataclass(frozen=True)
-class GroupFigures:
-    """One language and task of a data set; `hours` of audio, `speakers` that are named."""
-
-    language: str
-    task: str
-    utterances: int
-    hours: float
-    speakers: int
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """What data sets hold, and what was written.
-
-    Attributes:
-        utterances: that can be used, in the order of the manifests.
-        drops: rows that cannot.
-        output: the manifest that was written, if any.
-        warnings: what of the data sets is repeated or shared.
-        parts: of the utterances, those that are shorter than their file and give no start.
-        silent: of the utterances, those that have a text and no sound, as far as they were decoded.
-    """
-
-    utterances: tuple[Utterance, ...]
-    drops: tuple[Drop, ...]
-    output: Path | None = None
-    warnings: tuple[str, ...] = ()
-    parts: tuple[Part, ...] = ()
-    silent: tuple[Utterance, ...] = ()
-
-    @property
-    def bad(self) -> list[Drop]:
-        """Rows that were dropped for their audio."""
-        return [drop for drop in self.drops if drop.reason in BAD_AUDIO]
-
-    @property
-    def groups(self) -> list[GroupFigures]:
-        """Figures by language and task."""
-        pairs = dict.fromkeys((row.language, row.task) for row in self.utterances)
-        return [self._figures(*pair) for pair in pairs]
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """Rows dropped, by reason."""
-        return reasons(self.drops)
-
-    @property
-    def drop_notes(self) -> list[str]:
-        """What was dropped and why, a line for each row."""
-        return [
-            f"dropped {drop.id}: {drop.reason} ({drop.detail or drop.audio})" for drop in self.drops
-        ]
-
-    @property
-    def hours(self) -> float:
-        """Of all utterances."""
-        return sum(row.duration or 0.0 for row in self.utterances) / 3600
-
-    def _figures(self, language: str, task: str) -> GroupFigures:
-        rows = [row for row in self.utterances if (row.language, row.task) == (language, task)]
-        hours = sum(row.duration or 0.0 for row in rows) / 3600
-        speakers = len({row.speaker for row in rows if row.speaker})
-        return GroupFigures(language, task, len(rows), hours, speakers)
 
 
 def load_data(
@@ -114,20 +46,24 @@ def load_data(
 
     Args:
         paths: manifests or folders, read one after the other.
-        split, language, task, format: as in `read_manifest`, for all of them.
-        hours: about how much of each to take, reproducibly.
-        seed: of that subset, and of nothing else.
-        max_seconds: the model's window.
-        empty_text: whether rows without text are kept.
-        allow_parts: whether most rows may be shorter than their files without giving a start.
-        decoded: whether to decode the audio of the rows that were taken, and drop what is damaged.
-        checked: whether to do so and to drop what is silent or, unless that is allowed, a part of
-            its file as well; then a data set of which nothing is left is no error.
+        split: as in `read_manifest`.
+        language: as in `read_manifest`.
+        task: as in `read_manifest`.
+        format: as in `read_manifest`.
+        hours: about how much of each data set to take, reproducibly; all by default.
+        seed: of that subset alone.
+        max_seconds: the model's window; longer rows are dropped.
+        empty_text: keep rows without text.
+        allow_parts: accept data sets most rows of which are shorter than their files and give no
+            start.
+        decoded: decode the audio of the rows that are taken, and drop those with damaged audio.
+        checked: as `decoded`, and also drop rows with silent audio and, unless `allow_parts`, parts
+            of files; a data set without usable rows is no error then.
         progress: told the rows just decoded and those in all.
 
     Raises:
-        LorsmergeError: a manifest is no such thing, no row of it can be used, or most of its rows
-            are parts of their files.
+        LorsmergeError: a manifest cannot be read, none of its rows can be used, or most of them are
+            parts of their files.
     """
     sets = []
     for path in paths:
@@ -135,7 +71,7 @@ def load_data(
             path, split=split, language=language, task=task, format=format
         )
         found = select(rows, max_seconds=max_seconds, hours=hours, seed=seed, empty_text=empty_text)
-        sets.append(DataReport(found.utterances, (*skipped, *found.drops), parts=found.parts))
+        sets.append(replace(found, drops=(*skipped, *found.drops)))
     if decoded or checked:
         total = sum(len(found.utterances) for found in sets)
         sets = [_decoded(found, lambda: progress(1, total)) for found in sets]
@@ -146,21 +82,18 @@ def load_data(
             _check_usable(report, path)
             if not allow_parts:
                 _check_parts(report, path)
-    rows = [row for report in sets for row in report.utterances]
-    parts = tuple(part for report in sets for part in report.parts)
-    if allow_parts:  # then they are segments, as those with a start
-        meant = {part.row for part in parts}
-        rows = [replace(row, segment=True) if row in meant else row for row in rows]
-    return DataReport(
-        tuple(with_unique_ids(rows)),
-        tuple(drop for report in sets for drop in report.drops),
-        parts=parts,
-        silent=tuple(row for report in sets for row in report.silent),
-    )
+    return DataReport.joined([_with_segments(report) for report in sets] if allow_parts else sets)
+
+
+def _with_segments(report: DataReport) -> DataReport:
+    """Return the parts of files as segments, like those with a start."""
+    parts = {part.row for part in report.parts}
+    rows = [replace(row, segment=True) if row in parts else row for row in report.utterances]
+    return replace(report, utterances=tuple(rows))
 
 
 def _decoded(report: DataReport, progress: Callable[[], None]) -> DataReport:
-    """Return the rows whose audio decodes; those with a text and no sound are noted."""
+    """Decode all audio, drop the rows with damaged audio, and record those with text and no sound."""
     kept, silent, drops = [], [], list(report.drops)
     for row, fault in decode(report.utterances):
         progress()
@@ -175,7 +108,7 @@ def _decoded(report: DataReport, progress: Callable[[], None]) -> DataReport:
 
 
 def _without_odd_ones(report: DataReport, allow_parts: bool) -> DataReport:
-    """Drop what can be used, and may not be what the manifest means."""
+    """Drop rows that can be used, but whose audio is silent or longer than the row."""
     odd = {row: Drop(row.id, row.audio, SILENT) for row in report.silent}
     parts = {part.row: part for part in report.parts}
     for row, part in {} if allow_parts else parts.items():
@@ -201,7 +134,7 @@ def _check_usable(report: DataReport, path: Path) -> None:
 
 
 def _check_parts(report: DataReport, path: Path) -> None:
-    """Refuse a data set most rows of which are shorter than their files and give no start."""
+    """Check that no more than half of the rows are shorter than their files without giving a start."""
     if len(report.parts) <= MOST * len(report.utterances):
         return
     first = report.parts[0]
@@ -214,7 +147,7 @@ def _check_parts(report: DataReport, path: Path) -> None:
 
 
 def _parts(report: DataReport) -> str:
-    """`60 of 200 rows use a part of their file, 37% of the audio`."""
+    """Return the share of parts in words: `60 of 200 rows use a part of their file, 37% of the audio`."""
     used = sum(part.row.duration or 0.0 for part in report.parts)
     share = used / sum(part.whole for part in report.parts)
     return (
@@ -223,13 +156,8 @@ def _parts(report: DataReport) -> str:
     )
 
 
-def has_splits(path: Path, format: str | None) -> bool:
-    """Whether a data set has several, rather than being one file of one split."""
-    return bool(manifest_splits(path, format))
-
-
 def drop_warnings(report: DataReport, share: float = MANY_DROPPED) -> list[str]:
-    """Warn where more than a share of the rows asked for was dropped, and tell what was not asked for."""
+    """Return warnings of rows that were dropped (more than a share of them), skipped, short or silent."""
     others = [drop for drop in report.drops if drop.reason in NOT_ASKED_FOR]
     dropped = [drop for drop in report.drops if drop.reason not in NOT_ASKED_FOR]
     count = len(dropped) + len(report.utterances)
@@ -256,10 +184,10 @@ def drop_warnings(report: DataReport, share: float = MANY_DROPPED) -> list[str]:
 
 
 def check_complete(report: DataReport, path: Path) -> None:
-    """Refuse a test set that has damaged audio, or lacks that of more than 5% of its rows.
+    """Check that a test set has no damaged audio, and that of at least 95% of its rows.
 
     Raises:
-        LorsmergeError: a score would be one of the rest.
+        LorsmergeError: it has not: a score would be one of the other rows.
     """
     lost = [drop for drop in report.drops if drop.reason in LACKING]
     damaged = any(drop.reason != MISSING for drop in lost)
@@ -273,10 +201,10 @@ def check_complete(report: DataReport, path: Path) -> None:
 
 
 def check_sound(report: DataReport) -> None:
-    """Refuse data of which some was dropped for its audio.
+    """Check that no row was dropped for its audio.
 
     Raises:
-        LorsmergeError: it was; how many rows for what reason.
+        LorsmergeError: some were; it gives their number by reason.
     """
     if report.bad:
         raise LorsmergeError(
@@ -286,7 +214,7 @@ def check_sound(report: DataReport) -> None:
 
 
 def empty_groups(rows: Iterable[Utterance]) -> list[str]:
-    """Languages whose references have no word between them, and so no error rate."""
+    """Return the languages whose references have no words, and so no error rate."""
     words: dict[str, bool] = {}
     for row in rows:
         if row.task == "asr":

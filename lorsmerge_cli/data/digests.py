@@ -1,16 +1,14 @@
-"""Digests of what utterances hold: audio, sentence and speaker, to find them again in other data.
+"""Hash the audio, sentence and speaker of utterances, to find them again in other data.
 
-docs/delta-format.md says what is hashed, for whoever wants to look without this package.
+docs/delta-format.md describes the hashes for programs without this package.
 """
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import xxhash
@@ -18,17 +16,12 @@ from numpy.typing import NDArray
 
 from lorsmerge_cli.core.sketch import Hashes, Sketch
 from lorsmerge_cli.data.utterance import Utterance
-from lorsmerge_cli.errors import LorsmergeError
-from lorsmerge_cli.inputs import open_regular
 
 KINDS = ("audio", "sentences", "speakers")
-READERS = 16  # threads that wait for files
-WHOLE = 1 << 18  # bytes up to which all of a file is hashed
-WINDOWS, WINDOW = 16, 1 << 14  # that many pieces of so many bytes of a larger one
-
-SECONDS = 20  # bits of an audio hash that say which second of its file it is
+THREADS = 16  # that wait for files
+SECONDS = 20  # low bits of an audio hash: the second of its file
 PIECES = 1 << SECONDS
-SHORT = PIECES >> 1  # from here on: pieces in which no second begins
+SHORT = PIECES >> 1  # smallest number of a piece in which no second begins
 
 
 @dataclass(frozen=True)
@@ -36,10 +29,12 @@ class Traces:
     """One kind of content of some utterances: ranges of hashes, one for each utterance.
 
     Attributes:
-        known: whether the utterance has such content; its ranges mean nothing else.
-        low, high: the range of its hashes.
-        first, last: the range that its file may have; for what is no audio the same.
-        kept: the hashes by which it is found again, those of all utterances.
+        known: whether the utterance has such content; its ranges have no meaning otherwise.
+        low: first hash of the range.
+        high: last hash of the range.
+        first: first hash that its file may have; `low` unless the content is audio.
+        last: last hash that its file may have; `high` unless the content is audio.
+        kept: the hashes of all utterances, by which they are found again.
     """
 
     known: NDArray[np.bool_]
@@ -50,13 +45,13 @@ class Traces:
     kept: Sketch
 
     def found_in(self, sketch: Sketch) -> NDArray[np.bool_]:
-        """Return which utterances share this content with those that a sketch was made of."""
-        # a file that was used whole has its first hash alone
+        """Return which utterances share this content with those of a sketch."""
+        # a file that was used whole is in a sketch by its first hash alone
         found = sketch.has_within(self.low, self.high) | sketch.has_within(self.first, self.first)
         return self.told_by(sketch) & found
 
     def told_by(self, sketch: Sketch) -> NDArray[np.bool_]:
-        """Return of which utterances a sketch can tell whether they share it."""
+        """Return for which utterances a sketch is complete enough to decide that."""
         return self.known & sketch.tells_of(self.last)
 
 
@@ -66,7 +61,7 @@ class DataDigests:
 
     Attributes:
         utterances: in their order.
-        files: the hash of each one's audio file; None for a file that cannot be read.
+        files: hash of each one's recording; None if that cannot be read.
         traces: by kind.
     """
 
@@ -76,16 +71,16 @@ class DataDigests:
 
     @property
     def sketches(self) -> dict[str, Sketch]:
-        """By kind, complete."""
+        """Complete sketches by kind."""
         return {kind: traces.kept for kind, traces in self.traces.items()}
 
 
 def digests_of(utterances: Sequence[Utterance]) -> DataDigests:
-    """Read the audio files of utterances, each once, and hash what they hold."""
-    paths = list({row.audio: None for row in utterances})
-    with ThreadPoolExecutor(READERS) as pool:
-        by_path = dict(zip(paths, pool.map(file_hash, paths), strict=True))
-    files = tuple(by_path[row.audio] for row in utterances)
+    """Read the recordings of utterances, each once, and hash their content."""
+    sources = list({row.audio: None for row in utterances})
+    with ThreadPoolExecutor(THREADS) as pool:
+        hashes = dict(zip(sources, pool.map(lambda source: source.digest(), sources), strict=True))
+    files = tuple(hashes[row.audio] for row in utterances)
     traces = {
         "audio": _audio_traces(utterances, files),
         "sentences": _traces(sentence_hash(row) for row in utterances),
@@ -94,27 +89,14 @@ def digests_of(utterances: Sequence[Utterance]) -> DataDigests:
     return DataDigests(tuple(utterances), files, traces)
 
 
-def file_hash(path: Path) -> int | None:
-    """Hash a file's bytes, of a large one its size and pieces; None where it cannot be read."""
-    try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size <= WHOLE:
-                return xxhash.xxh3_64_intdigest(file.read(WHOLE))
-            found = xxhash.xxh3_64(size.to_bytes(8, "little"))
-            for number in range(WINDOWS):
-                file.seek(number * (size - WINDOW) // (WINDOWS - 1))
-                found.update(file.read(WINDOW))
-            return found.intdigest()
-    except (OSError, LorsmergeError):
-        return None
-
-
 def sentence_hash(row: Utterance) -> int | None:
-    """Hash the letters, marks and digits of a text with its language and task; None if it has none.
+    """Hash the letters, marks and digits of a text with its language and task; None without any.
 
     Example:
-        >>> one, other = (Utterance("u", Path(), text, "ca", "asr") for text in ("L'avi!", "l avi"))
+        >>> from pathlib import Path
+        >>> from lorsmerge_cli.data.audio_source import AudioFile
+        >>> clip = AudioFile(Path("clip.wav"))
+        >>> one, other = (Utterance("u", clip, text, "ca", "asr") for text in ("L'avi!", "l avi"))
         >>> sentence_hash(one) == sentence_hash(other)
         True
     """
@@ -126,14 +108,14 @@ def sentence_hash(row: Utterance) -> int | None:
 
 
 def speaker_hash(row: Utterance) -> int | None:
-    """Hash the name of a speaker with the language; None where it is not known."""
+    """Hash the name of a speaker with the language; None if it is not known."""
     if not row.speaker:
         return None
     return xxhash.xxh3_64_intdigest(f"{row.language}\0{row.speaker}".encode())
 
 
 class _Kept(dict[int, str | None]):
-    """For `str.translate`: letters, marks and digits as they are, everything else away."""
+    """A table for `str.translate` that keeps letters, marks and digits and removes the rest."""
 
     def __missing__(self, code: int) -> str | None:
         kept = unicodedata.category(chr(code))[0] in "LMN"
@@ -167,9 +149,9 @@ def _audio_traces(rows: Sequence[Utterance], files: Sequence[int | None]) -> Tra
 
 
 def _seconds(start: float, duration: float) -> tuple[int, int]:
-    """Number the first and the last second that begin in a piece of a file, from 1 on.
+    """Return the numbers, from 1 on, of the first and last second that begin in a piece of a file.
 
-    A piece in which none begins has a number of its own, from SHORT on.
+    A piece in which no second begins has one number of its own, from SHORT on.
     """
     begin, end = round(100 * start), round(100 * (start + duration))
     first, last = -(-begin // 100) + 1, (end - 1) // 100 + 1

@@ -1,4 +1,4 @@
-"""Names of languages and tasks, as data sets spell them and as Whisper does."""
+"""Translate names of languages and tasks, as data sets spell them, into Whisper's codes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _TASK_NAMES = {
     "st": "st", "ast": "st", "translate": "st", "translation": "st", "s2t_translation": "st",
 }  # fmt: skip
 
-# Whisper's code <- ISO 639-3, 639-2 and 639-1 codes that are others than Whisper's, old ones among
-# them, and the codes of the standard variety where 639-3 makes the language a group of several
+# Whisper's code, then other codes of ISO 639-1, -2 and -3 for the language, old ones too; the code of
+# the standard variety where 639-3 divides the language
 _CODES = """
 en eng|zh zho chi cmn|de deu ger|es spa|ru rus|ko kor|fr fra fre|ja jpn|pt por|tr tur|pl pol|ca cat
 nl nld dut|ar ara arb|sv swe|it ita|id ind in|hi hin|fi fin|vi vie|he heb iw|uk ukr|el ell gre
@@ -55,7 +55,7 @@ _ALIASES |= {
     "castilian": "es", "mandarin": "zh",
 }  # fmt: skip
 _ALIASES |= {"filipino": "tl", "farsi": "fa", "bokmål": "no", "bokmal": "no"}
-# What people would look for instead, where Whisper lacks a language
+# The nearest language that Whisper has, for some that it lacks
 _RELATIVES = {
     "ast": "es", "an": "es", "arg": "es", "ckb": "fa", "kmr": "fa", "ku": "fa", "kur": "fa", "arz": "ar",
     "ary": "ar", "apc": "ar", "acm": "ar", "ajp": "ar", "nan": "zh", "wuu": "zh", "hak": "zh",
@@ -104,7 +104,7 @@ def parse_language(name: str) -> str:
 def _hint(wanted: str, known: dict[str, str]) -> str:
     if wanted in _RELATIVES:
         return f"The nearest that it has is {_RELATIVES[wanted]}; give that if it is what you want."
-    # of codes every second one is near to another: only names are compared
+    # only names are compared: most codes are close to another one
     close = difflib.get_close_matches(wanted, [key for key in known if len(key) > 3], n=3)
     if close:
         return f"Did you mean {' or '.join(close)}?"
@@ -113,10 +113,10 @@ def _hint(wanted: str, known: dict[str, str]) -> str:
 
 
 def parse_task(name: str) -> str:
-    """`asr` or `st`, from those or from transcribe, translate, ast.
+    """Return `asr` or `st` for a task's name: those, `transcribe`, `translate`, `ast`, ...
 
     Raises:
-        UsageFault: it is none of them.
+        UsageFault: there is no such task.
     """
     task = _TASK_NAMES.get(name.strip().lower())
     if task is None:
@@ -125,7 +125,7 @@ def parse_task(name: str) -> str:
 
 
 def text_language(language: str, task: str) -> str:
-    """Return the language of an answer: what is spoken, or English, which Whisper translates into."""
+    """Return the language of a text: the one spoken, or English for a translation."""
     return "en" if task == "st" else language
 
 
@@ -133,7 +133,7 @@ def check_labels(language: str, task: str) -> None:
     """Check the language and the task that a file names; either may be empty.
 
     Raises:
-        ValueError: one of them is none.
+        ValueError: it is no language's code, or no task.
     """
     if language and not CODE.fullmatch(language):
         raise ValueError(f"{language[:SHOWN]!r} is no code of a language")

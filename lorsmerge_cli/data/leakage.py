@@ -1,4 +1,4 @@
-"""What data sets share that they should not: utterances, sentences and speakers, and how to say so."""
+"""Find utterances, sentences and speakers that data sets share and should not, and report them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Shared:
     Attributes:
         kind: of KINDS.
         count: utterances, or speakers, that are in the other data too.
-        of: utterances, or speakers, that could be compared.
-        complete: whether all of them could be; else a random sample was.
-        sources: the deltas or models whose training data the other data is.
+        of: utterances, or speakers, that were compared.
+        complete: whether all were compared, or else a random sample.
+        sources: deltas or models that were trained on the other data.
     """
 
     kind: str
@@ -36,11 +36,11 @@ class Shared:
     sources: tuple[str, ...] = ()
 
     def in_words(self, where: str = "", *, role: str = "", name: str = "") -> str:
-        """Return one sentence.
+        """Return the finding as a sentence.
 
         Args:
             where: the other data; the training data of `sources` by default.
-            role: what the data set is for, `test` say.
+            role: what the data set is used as: `test`, `dev`.
             name: of the data set.
         """
         noun = f"{role} {NOUNS[self.kind]}".strip() + (f" of {name}" if name else "")
@@ -57,7 +57,7 @@ class Shared:
         return f"{self.count} of the {self.of} {noun}{shown} {verb} in {where}"
 
     def warning(self, where: str = "", *, role: str = "", name: str = "") -> str:
-        """Return the sentence and what follows from it."""
+        """Return the finding with its consequence for scores."""
         told = self.in_words(where, role=role, name=name)
         if self.kind == "audio":
             return f"{told}: a score on them says nothing about new data."
@@ -69,12 +69,12 @@ def shared_with(
     others: Mapping[str, Sketch],
     chosen: NDArray[np.bool_] | None = None,
 ) -> list[Shared]:
-    """Return what utterances share with those that sketches were made of.
+    """Return what utterances share with the data of some sketches.
 
     Args:
         digests: of the utterances.
-        others: by kind; no more is looked for.
-        chosen: which of the utterances; all of them by default.
+        others: sketches by kind; only these kinds are compared.
+        chosen: mask of the utterances to compare; all by default.
     """
     found = []
     for kind in KINDS:
@@ -95,7 +95,7 @@ def shared_with(
 def shared_with_training(
     digests: DataDigests, trained: Trained, chosen: NDArray[np.bool_] | None = None
 ) -> list[Shared]:
-    """Return what utterances share with all training data together, and whose it is."""
+    """Return what utterances share with all training data together, and with whose."""
     found = []
     for kind in KINDS:
         own = [
@@ -112,10 +112,10 @@ def shared_with_training(
 
 
 def parse_shared(value: object) -> tuple[Shared, ...]:
-    """Read what `eval` recorded of a test set, which anyone may have written.
+    """Read what `eval` recorded for a test set, in a file of any origin.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is no such record.
     """
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         raise ValueError("`leakage` is no list of tables")
@@ -132,11 +132,12 @@ def parse_shared(value: object) -> tuple[Shared, ...]:
 
 
 def repeated(digests: DataDigests, *, role: str = "", name: str = "") -> list[str]:
-    """Return a warning where utterances of one language and task have the same audio.
+    """Return a warning if utterances of one language and task have the same audio.
 
     Args:
         digests: of the utterances.
-        role, name: as in `Shared.in_words`.
+        role: what they are used as: `test`, `dev`, `training`.
+        name: of the data set.
     """
     texts: dict[tuple[object, ...], set[str]] = {}
     count = others = 0

@@ -1,8 +1,8 @@
-"""How long an MPEG audio file is, by counting its frames, and how to have all of it decoded.
+"""Count the frames of MPEG audio: its true length, and a header by which all of it is decoded.
 
-A decoder believes the Xing frame at the start or, without one, guesses the length from the first
-frame's bit rate. The guess is wrong for a variable rate, and the Xing frame is that of the first part
-where files were put one behind the other.
+A decoder takes the length from the Xing frame at the start or, without one, guesses it from the first
+frame's bit rate. The guess is wrong for a variable rate, and in concatenated files the Xing frame
+describes only the first one.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _INFO_INDEX = 9  # of a bit rate whose frames have room for a Xing tag at every 
 
 @dataclass(frozen=True)
 class Mp3Scan:
-    """What the frames of a file come to.
+    """The frames of a file.
 
     Attributes:
         seconds: of all whole frames but the Xing frame.
-        told: frames by the Xing frame; None without one.
-        frames: that there are.
+        declared: number of frames by the Xing frame; None without one.
+        frames: number of whole frames but the Xing frame.
         frame_seconds: of one frame.
-        start: where the first frame of audio begins.
-        cut: whether the last frame, right behind the one before it, is not all there.
+        start: byte at which the first frame of audio begins.
+        cut: whether the file ends within a frame that directly follows another.
     """
 
     seconds: float
-    told: int | None
+    declared: int | None
     frames: int
     frame_seconds: float
     start: int
@@ -46,7 +46,7 @@ class Mp3Scan:
 
 
 def _frame(header: int) -> tuple[int, int, int] | None:
-    """Bytes, samples and sample rate of the frame with a header of four bytes; None if it is none."""
+    """Return bytes, samples and sample rate of the frame with a four-byte header; None if it is none."""
     version, layer = (header >> 19) & 3, 4 - ((header >> 17) & 3)
     rate, sampling = (header >> 12) & 15, (header >> 10) & 3
     if header & SYNC != SYNC or version == 1 or layer == 4 or rate in (0, 15) or sampling == 3:
@@ -60,8 +60,8 @@ def _frame(header: int) -> tuple[int, int, int] | None:
 
 
 def scan_mp3(data: bytes) -> Mp3Scan | None:
-    """Count the frames of a file; None where none is found, or their bit rate is a free one."""
-    position, seconds, count, told, first = 0, 0.0, 0, None, -1
+    """Count the frames of a file; None if there are none, or if their bit rate is free."""
+    position, seconds, count, declared, first = 0, 0.0, 0, None, -1
     length, end, cut = 0.0, -1, False
     while 0 <= position <= len(data) - 4:
         if data.startswith(b"ID3", position) and position + 10 <= len(data):
@@ -78,26 +78,28 @@ def scan_mp3(data: bytes) -> Mp3Scan | None:
             cut = position == end  # else it may be no frame
             break
         head = data[position : position + 48]
-        if first < 0 and told is None and any(tag in head for tag in TAGS):
-            told = _told(head)
+        if first < 0 and declared is None and any(tag in head for tag in TAGS):
+            declared = _declared(head)
         else:
             first = position if first < 0 else first
             length = samples / hertz
             seconds, count = seconds + length, count + 1
         position = end = position + size
-    return Mp3Scan(seconds, told, count, length, first, cut) if count else None
+    return Mp3Scan(seconds, declared, count, length, first, cut) if count else None
 
 
 def _leads_on(data: bytes, following: int, searching: bool) -> bool:
-    """Whether a frame's end is where one begins: asked while the first one is searched for, since the
-    bytes before it may look like a header."""
+    """Return whether another frame begins where one ends, which is checked until the first is found.
+
+    The bytes before it may look like a header.
+    """
     if not searching or following > len(data) - 4:
         return True
     return _frame(struct.unpack_from(">I", data, following)[0]) is not None
 
 
-def _told(head: bytes) -> int | None:
-    """Number of frames by a Xing or Info tag."""
+def _declared(head: bytes) -> int | None:
+    """Read the number of frames from a Xing or Info tag."""
     at = max(head.find(b"Xing"), head.find(b"Info"))
     if at < 0 or len(head) < at + 12 or not head[at + 7] & 1:
         return None
@@ -105,7 +107,7 @@ def _told(head: bytes) -> int | None:
 
 
 def with_true_length(data: bytes, scan: Mp3Scan) -> bytes:
-    """Return a file's audio behind a Xing frame that tells its true number of frames."""
+    """Return a file's audio after a Xing frame with its true number of frames."""
     header = struct.unpack_from(">I", data, scan.start)[0]
     header = header & ~(0xF << 12 | 1 << 9) | _INFO_INDEX << 12 | 1 << 16  # no padding, no checksum
     found = _frame(header)

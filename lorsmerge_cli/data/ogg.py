@@ -1,7 +1,7 @@
-"""Whether an Ogg file is whole, by its pages (RFC 3533).
+"""Check by its pages whether an Ogg file is whole (RFC 3533).
 
-A decoder passes over a page that is damaged or lost and goes on with the next, and takes the last page
-that there is for the end: neither is an error to it.
+A decoder skips a page that is damaged or lost, and takes the last page it finds for the end: to it
+neither is an error.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 @dataclass(frozen=True)
 class OggScan:
-    """What the pages of a file come to.
+    """The state of a file's pages.
 
     Attributes:
-        cut: it ends within a page.
-        damaged: a page is lost, or not as it was written.
-        joined: another recording comes behind the first one.
+        cut: whether the file ends within a page.
+        damaged: whether a page is lost, or differs from its checksum.
+        joined: whether another recording follows the first.
     """
 
     cut: bool
@@ -32,15 +32,14 @@ class OggScan:
 
 
 def scan_ogg(data: bytes) -> OggScan:
-    """Follow the pages of a file as far as they are whole."""
+    """Read the pages of a file, up to the first that is not whole."""
     position, ended, heard = max(0, data.find(MARK)), False, False  # behind a tag
     streams: dict[int, tuple[int, bool]] = {}  # serial -> number of its last page, whether of audio
     while position < len(data):
         if not data.startswith(MARK, position):
             follows = data.find(MARK, position) >= 0
-            return OggScan(
-                not (ended or follows), follows, False
-            )  # what comes after the end is a tag
+            # what follows the last page is a tag
+            return OggScan(not (ended or follows), follows, False)
         size = _page_size(data, position)
         if size is None:
             damaged = data.find(MARK, position + 4) >= 0
@@ -51,9 +50,8 @@ def scan_ogg(data: bytes) -> OggScan:
         if flags & BEGINS and heard:
             return OggScan(False, False, True)
         before, audio = streams.get(serial, (number - 1, False))
-        if (
-            audio and number != before + 1
-        ):  # a stream that was recorded from its middle has headers first
+        # only after audio: a stream recorded from its middle has headers first
+        if audio and number != before + 1:
             return OggScan(False, True, False)
         streams[serial] = number, audio or granule > 0
         heard, ended = heard or granule > 0, bool(flags & ENDS)
@@ -62,7 +60,7 @@ def scan_ogg(data: bytes) -> OggScan:
 
 
 def _page_size(data: bytes, position: int) -> int | None:
-    """Bytes of the page at a position; None where the data ends before it does."""
+    """Return the bytes of the page at a position; None if the data ends before it does."""
     if position + HEADER > len(data):
         return None
     segments = position + HEADER, position + HEADER + data[position + 26]
@@ -71,9 +69,9 @@ def _page_size(data: bytes, position: int) -> int | None:
 
 
 def _checksum(page: bytes) -> int:
-    """Return the CRC of a page, whose own field counts as zero.
+    """Return the CRC of a page, its own field taken as zero.
 
-    It is that of zlib with the bits of every byte, and of the sum, the other way round.
+    It is zlib's with the bits of every byte, and of the result, in reverse order.
     """
     blank = page[:22] + bytes(4) + page[26:]
     mirrored = zlib.crc32(blank.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF

@@ -1,15 +1,14 @@
-"""Which rows of a data set can be used, and which of those are taken."""
+"""Choose the rows of a data set: those that can be used, and a subset of them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import replace
 
 from lorsmerge_cli.data.audio import UnreadableAudio, audio_seconds, ends_early, is_silent
+from lorsmerge_cli.data.report import DataReport, Part
 from lorsmerge_cli.data.utterance import (
     CUT,
     EMPTY,
@@ -22,40 +21,12 @@ from lorsmerge_cli.data.utterance import (
 )
 from lorsmerge_cli.errors import LorsmergeError
 
-READERS = 16  # threads that wait for file headers
-SLACK = 0.1  # seconds by which a segment's duration may be off that of the whole file
+THREADS = 16  # that wait for files
+SLACK = 0.1  # seconds by which a segment may differ from its whole file
 END_SLACK = 0.25  # seconds by which a row may end after its file
-PART_SLACK = 0.05  # share of its file, but no less than that, by which a row that is all of it may end before
-
-
-class Part(NamedTuple):
-    """A row that gives a shorter duration than its file has, and no start: the rest is not heard.
-
-    Attributes:
-        row: that is used.
-        whole: seconds of its file.
-    """
-
-    row: Utterance
-    whole: float
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Rows that were taken, in the manifest's order and with durations, and those that cannot be.
-
-    Attributes:
-        parts: of the rows that were taken, those of which nobody said that they are pieces.
-    """
-
-    utterances: tuple[Utterance, ...]
-    drops: tuple[Drop, ...]
-    parts: tuple[Part, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        """Of all utterances."""
-        return sum(utterance.duration or 0.0 for utterance in self.utterances)
+PART_SLACK = (
+    0.05  # share of its file by which a row without a start may be shorter, if that is more
+)
 
 
 def select(
@@ -65,18 +36,18 @@ def select(
     hours: float | None = None,
     seed: int = 0,
     empty_text: bool = False,
-) -> Selection:
-    """Drop rows that no model could use, then take a subset of some duration.
+) -> DataReport:
+    """Drop rows that cannot be used, then take a subset of some duration.
 
     Args:
         utterances: rows of a manifest.
         max_seconds: the model's window; longer rows are dropped.
-        hours: about how much to take; the order of a hash of id and seed decides, so that the
-            subset is the same everywhere and changes little when rows are added.
+        hours: about how much to take. Rows are taken in the order of a hash of id and seed, so that
+            the subset is the same everywhere and changes little when rows are added.
         seed: of the subset.
-        empty_text: whether rows without text are kept.
+        empty_text: keep rows without text.
     """
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         checked = list(pool.map(lambda row: _check(row, max_seconds, empty_text), utterances))
     kept = [(row, whole) for row, whole in checked if isinstance(row, Utterance)]
     drops = tuple(row for row, _ in checked if isinstance(row, Drop))
@@ -90,7 +61,7 @@ def select(
             seconds += row.duration or 0.0
         kept = [(row, whole) for row, whole in kept if row.id in taken]
     parts = tuple(Part(row, whole) for row, whole in kept if _is_part(row, whole))
-    return Selection(tuple(row for row, _ in kept), drops, parts)
+    return DataReport(tuple(row for row, _ in kept), drops, parts=parts)
 
 
 def _is_part(row: Utterance, whole: float) -> bool:
@@ -105,9 +76,9 @@ def decode(utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Drop | 
     """Decode the audio of rows with durations, several at a time.
 
     Yields:
-        Each row in order, and what is wrong with its audio: damaged, or with a text and no sound.
+        Each row in order, and None or its fault: damaged audio, or a text and no sound.
     """
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         yield from zip(utterances, pool.map(_fault, utterances), strict=True)
 
 
@@ -123,16 +94,9 @@ def _rank(name: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long for the file system
-        return False
-
-
 def _check(row: Utterance, max_seconds: float, empty_text: bool) -> tuple[Utterance | Drop, float]:
-    """Return a row with its duration, or why it is dropped, and the seconds of its file."""
-    if not _is_file(row.audio):
+    """Return a row with its duration, or as dropped, and the seconds of its recording."""
+    if not row.audio.exists():
         return Drop(row.id, row.audio, MISSING), 0.0
     try:
         whole, cut = audio_seconds(row.audio), ends_early(row.audio)

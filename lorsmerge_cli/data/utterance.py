@@ -1,4 +1,4 @@
-"""What one row of a data set says."""
+"""The rows of a data set: utterances, and rows that are dropped."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-# Reasons for leaving out a row that nothing is wrong with: it was not asked for.
+from lorsmerge_cli.data.audio_source import AudioSource
+
+# Reasons to skip a row without a fault, which was not asked for
 OTHER_LANGUAGE = "of another language"
 OTHER_TASK = "of another task"
 NO_SPLIT = "in no split's folder"
 NOT_ASKED_FOR = frozenset({OTHER_LANGUAGE, OTHER_TASK, NO_SPLIT})
-# Reasons that lie in audio which should be there, and is not or not whole
+# Reasons to drop a row for its audio: it is not there, or not whole
 MISSING, UNREADABLE, EMPTY = "missing audio", "unreadable audio", "empty audio"
 CUT, SHORT = "audio file is cut short", "audio ends before the row does"
 NO_NUMBERS = "audio with samples that are no numbers"
 LACKING = frozenset({MISSING, UNREADABLE, EMPTY, CUT, SHORT, NO_NUMBERS})
-REMOVED = "audio that was removed"  # of a training that had skipped it, and was resumed
-# Reasons that a close look at the audio has beside those
+REMOVED = "audio that was removed"  # after a training skipped it, and before that is resumed
+# Further reasons, which only decoding finds
 SILENT, LONGER = "silent audio", "audio is longer than its row"
 
 
@@ -29,21 +31,20 @@ class Utterance:
 
     Attributes:
         id: unique within its data set.
-        audio: the file.
-        text: what a model should answer: a transcript, or an English translation.
-        language: spoken, as Whisper's code (`ca`).
+        audio: the recording that it is a piece of, or all of.
+        text: the reference: a transcript, or an English translation.
+        language: the one spoken, by Whisper's code (`ca`).
         task: `asr` or `st`.
-        duration: seconds of the piece; None until the file's header was read.
-        start: seconds into the file.
-        speaker: for confidence intervals.
-        whole: whether the piece is known to be all of its file.
-        segment: whether it is a piece of its file, and no whole one. A manifest says so by giving a
-            start, be it 0.
-        source_text: transcript of what a translation's text is of; None where it is not known.
+        duration: seconds of the piece; None until the header was read.
+        start: seconds into the recording.
+        speaker: who speaks, for confidence intervals; None if that is not known.
+        whole: whether the piece is known to be all of its recording.
+        segment: whether the manifest gives a start, be it 0, and with it a piece of the recording.
+        source_text: transcript beside a translation; None if it is not known.
     """
 
     id: str
-    audio: Path
+    audio: AudioSource
     text: str
     language: str
     task: str
@@ -56,11 +57,11 @@ class Utterance:
 
 
 class Answer(NamedTuple):
-    """What a model said to an utterance.
+    """A model's text for an utterance.
 
     Attributes:
         text: without special tokens and outer white space.
-        cut: whether it reached the limit of tokens before its end; None where that is not known.
+        cut: whether it reached the limit of tokens before its end; None if that is not known.
     """
 
     text: str
@@ -69,33 +70,33 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Drop:
-    """A row that is left out, and why.
+    """A row that is not used, and why.
 
     Attributes:
-        id: of the row, or its line where it has none that can be read.
-        audio: the file, or the manifest where the row names none that can be read.
+        id: of the row, or its line if it has no valid id.
+        audio: the recording, or the manifest if the row names no valid one.
         reason: one of few, by which rows are counted.
-        detail: which row of what file it is, and what it has in place of what is needed.
+        detail: file, line and value that are at fault.
     """
 
     id: str
-    audio: Path
+    audio: AudioSource | Path
     reason: str
     detail: str = ""
 
 
 def reasons(drops: Iterable[Drop]) -> dict[str, int]:
-    """How many rows were left out for each reason."""
+    """Count the rows that are dropped, by reason."""
     return dict(Counter(drop.reason for drop in drops))
 
 
 def listed(drops: Iterable[Drop]) -> str:
-    """`3 missing audio, 1 empty text`."""
+    """Return the counts of reasons in words: `3 missing audio, 1 empty text`."""
     return ", ".join(f"{count} {reason}" for reason, count in reasons(drops).items())
 
 
 def with_unique_ids(utterances: Sequence[Utterance]) -> list[Utterance]:
-    """The same utterances; an id that came before gets the next free of `#2`, `#3`, ..."""
+    """Return the utterances with unique ids: a repeated one gets the next free of `#2`, `#3`, ..."""
     taken: set[str] = set()
     counts: dict[str, int] = {}
     unique = []

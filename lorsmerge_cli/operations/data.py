@@ -1,20 +1,28 @@
-"""Look at data sets, and write them as one JSON-lines manifest."""
+"""Report on data sets, and write them as one JSON-lines manifest."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lorsmerge_cli.data.dataset import DataReport, has_splits, load_data
+from lorsmerge_cli.data.audio import audio_suffix
+from lorsmerge_cli.data.audio_source import AudioSource
+from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.digests import DataDigests, digests_of
 from lorsmerge_cli.data.languages import text_language
 from lorsmerge_cli.data.leakage import repeated, shared_with
-from lorsmerge_cli.data.utterance import Utterance, with_unique_ids
+from lorsmerge_cli.data.readers import manifest_splits
+from lorsmerge_cli.data.report import DataReport
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import raise_all
-from lorsmerge_cli.outputs import atomic_file, check_output
+from lorsmerge_cli.outputs import atomic_file, atomic_folder, check_output
+
+NAME = 40  # characters of an id in the name of an audio file
 
 
 def data(
@@ -35,13 +43,23 @@ def data(
 ) -> DataReport:
     """Return what data sets hold and, with `output`, write them as JSON lines with NeMo's keys.
 
-    Nothing is written where no row can be used.
+    Nothing is written if no row can be used. Recordings that are no files of their own are written
+    into a folder beside the manifest, `ca.jsonl.audio/` for `ca.jsonl`, as they are encoded.
 
     Args:
-        output, force: what to write, and whether it may replace a file.
-        split: those that are read of each data set that has several.
-        paths, language, task, format, hours, seed, max_seconds, allow_parts, checked, progress: as
-            in `load_data`.
+        paths: manifests or folders.
+        output: the manifest to write; none by default.
+        split: names of the splits to read of each data set that has several.
+        language: as in `load_data`.
+        task: as in `load_data`.
+        format: as in `load_data`.
+        hours: as in `load_data`.
+        seed: as in `load_data`.
+        max_seconds: as in `load_data`.
+        force: replace outputs that exist.
+        allow_parts: as in `load_data`.
+        checked: as in `load_data`.
+        progress: as in `load_data`.
 
     Raises:
         LorsmergeError: see the subclasses; nothing is written then.
@@ -51,7 +69,7 @@ def data(
     sets: list[tuple[str, DataReport]] = []
     for path in paths:
         wanted: list[str | None] = [*split] if split else [None]
-        several = len(wanted) > 1 and has_splits(path, format)
+        several = len(wanted) > 1 and bool(manifest_splits(path, format))
         for name in wanted if several else wanted[:1]:
             found = load_data(
                 [path], split=name, language=language, task=task, format=format, hours=hours,
@@ -59,23 +77,49 @@ def data(
                 progress=progress,
             )  # fmt: skip
             sets.append((f"{path} ({name})" if several else str(path), found))
-    report = DataReport(
-        tuple(with_unique_ids([row for _, found in sets for row in found.utterances])),
-        tuple(drop for _, found in sets for drop in found.drops),
-        parts=tuple(part for _, found in sets for part in found.parts),
-        silent=tuple(row for _, found in sets for row in found.silent),
-        warnings=tuple(_shared_warnings([(name, found.utterances) for name, found in sets])),
-    )
+    warnings = _shared_warnings([(name, found.utterances) for name, found in sets])
+    report = replace(DataReport.joined([found for _, found in sets]), warnings=tuple(warnings))
     if output is None or not report.utterances:
         return report
-    lines = [json.dumps(_row(row, output.parent), ensure_ascii=False) for row in report.utterances]
+    folder = output.with_name(f"{output.name}.audio")
+    written = _write_audio(report.utterances, folder, inputs=paths, force=force)
+    lines = [
+        json.dumps(
+            _row(row, written.get(row.audio) or row.audio.file, output.parent), ensure_ascii=False
+        )
+        for row in report.utterances
+    ]
     with atomic_file(output, force=force) as partial:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return replace(report, output=output)
+    return replace(report, output=output, audio=folder if written else None)
+
+
+def _write_audio(
+    rows: Sequence[Utterance], folder: Path, *, inputs: Sequence[Path], force: bool
+) -> dict[AudioSource, Path]:
+    """Write each recording that is no file of its own into a folder.
+
+    Returns:
+        The file of each; nothing where all are files, and no folder then.
+    """
+    sources = {row.audio: row.id for row in rows if row.audio.path is None}
+    if not sources:
+        return {}
+    size = sum(file.stat().st_size for file in {source.file for source in sources})
+    raise_all(check_output(folder, inputs=inputs, size=size, force=force, folder=True))
+    files = {}
+    with atomic_folder(folder, force=force) as partial:
+        for number, (source, name) in enumerate(sources.items(), 1):
+            safe = re.sub(r"[^\w.-]", "_", name)[:NAME]
+            file = f"{number:06d}-{safe}{audio_suffix(source)}"
+            with source.open() as encoded, (partial / file).open("wb") as copy:
+                shutil.copyfileobj(encoded, copy)
+            files[source] = folder / file
+    return files
 
 
 def _shared_warnings(sets: Iterable[tuple[str, Sequence[Utterance]]]) -> list[str]:
-    """Warnings of what each set repeats, and of what it shares with those before it."""
+    """Return warnings of what each set repeats, and shares with those before it."""
     warnings: list[str] = []
     before: list[tuple[str, DataDigests]] = []
     for name, rows in sets:
@@ -88,8 +132,8 @@ def _shared_warnings(sets: Iterable[tuple[str, Sequence[Utterance]]]) -> list[st
     return warnings
 
 
-def _row(utterance: Utterance, folder: Path) -> dict[str, object]:
-    audio, root = utterance.audio.resolve(), folder.resolve()
+def _row(utterance: Utterance, audio: Path, folder: Path) -> dict[str, object]:
+    audio, root = audio.resolve(), folder.resolve()
     inside = audio.is_relative_to(root)
     row: dict[str, object] = {
         "id": utterance.id,

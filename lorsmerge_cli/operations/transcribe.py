@@ -1,4 +1,4 @@
-"""What models hear in sound files."""
+"""Transcribe sound files with several models, side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorsmerge_cli.data.audio import audio_seconds
+from lorsmerge_cli.data.audio import audio_seconds, ends_early
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UnreadableFile, raise_all
@@ -18,12 +19,13 @@ from lorsmerge_cli.speech.source import find_models, parse_speech_dtype
 
 @dataclass(frozen=True)
 class Transcript:
-    """What one model heard in one file.
+    """The text of one model for one file.
 
     Attributes:
         seconds: of the file, the first `heard` of which the model was given.
         cut: whether the limit of tokens ended the text.
         looping: whether it repeats itself.
+        ends_early: whether the file was cut short, so that audio is missing at its end.
     """
 
     model: str
@@ -33,6 +35,20 @@ class Transcript:
     heard: float
     cut: bool | None
     looping: bool
+    ends_early: bool
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know."""
+        text = f"{self.model}'s text of {self.audio}"
+        window = f"{self.audio} is {self.seconds:.1f} s long; {self.model} hears the first {self.heard:g} s"
+        cases = {
+            f"{self.audio} was cut short: its text ends where the file does.": self.ends_early,
+            f"{window}, its window.": self.heard < self.seconds,
+            f"The limit of tokens ended {text}.": self.cut,
+            f"{text} repeats itself.": self.looping,
+        }
+        return [warning for warning, applies in cases.items() if applies]
 
 
 def transcribe(
@@ -72,21 +88,25 @@ def transcribe(
     files = [Path(path) for path in several(audio)]
     code, kind = parse_language(language), parse_task(task)
     sources = find_models(
-        [(str(path), Path(path)) for path in several(models)], companions=path_of(config_dir)
+        [(str(path), Path(path)) for path in several(models)], config_dir=path_of(config_dir)
     )
-    lengths = [audio_seconds(path) for path in files]
+    clips = [AudioFile(path) for path in files]
+    lengths = [audio_seconds(clip) for clip in clips]
     empty = [path for path, seconds in zip(files, lengths, strict=True) if not seconds]
     raise_all([UnreadableFile(f"{path} holds no samples.", "Record it again.") for path in empty])
+    shortened = [ends_early(clip) for clip in clips]
     found = []
     for source in sources:
         speech = source.open(parse_speech_dtype(dtype), device)
         rows = [
-            Utterance(str(number), path, "", code, kind, min(seconds, speech.window))
-            for number, (path, seconds) in enumerate(zip(files, lengths, strict=True))
+            Utterance(str(number), clip, "", code, kind, min(seconds, speech.window))
+            for number, (clip, seconds) in enumerate(zip(clips, lengths, strict=True))
         ]
         answers = decode_answers(speech, rows, DecodingSettings(beam=beam))
-        for row, path, seconds in zip(rows, files, lengths, strict=True):
+        for row, path, seconds, short in zip(rows, files, lengths, shortened, strict=True):
             text, cut = answers[row.id]
             heard = min(seconds, speech.window)
-            found.append(Transcript(source.name, path, text, seconds, heard, cut, is_looping(text)))
+            found.append(
+                Transcript(source.name, path, text, seconds, heard, cut, is_looping(text), short)
+            )
     return found

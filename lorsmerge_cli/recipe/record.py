@@ -21,7 +21,7 @@ from lorsmerge_cli.recipe.published import published_name
 from lorsmerge_cli.recipe.recipe import LARGEST, RATIOS, Recipe, recipe_of
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.data.dataset import DataReport
+    from lorsmerge_cli.data.report import DataReport
 
 SHOWN = 16  # characters of a fingerprint
 MERGE = "lorsmerge.json"

@@ -110,11 +110,11 @@ def audio_digest(utterance: Utterance) -> str:
     """Return a digest of an utterance's audio: offset and duration, size and middle bytes."""
     piece = f"{utterance.start:.3f}+{utterance.duration or 0.0:.3f}"
     try:
-        size = utterance.audio.stat().st_size
-        with utterance.audio.open("rb") as file:
+        with utterance.audio.open() as file:
+            size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - MIDDLE) // 2)
             middle = file.read(MIDDLE)
-    except OSError:  # decoding reports it
+    except (OSError, UnreadableFile):  # decoding reports it
         return piece
     return f"{piece}:{size}:{hashlib.sha256(middle).hexdigest()[:12]}"
 

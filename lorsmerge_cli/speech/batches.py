@@ -1,4 +1,4 @@
-"""What a training step is fed with: features and labels, made from audio when they are asked for."""
+"""Make the batches of a training: features and labels, from audio that is read when needed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from lorsmerge_cli.data.audio import UnreadableAudio
 from lorsmerge_cli.data.utterance import REMOVED, Drop, Utterance
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
 
-IGNORED = -100  # label of what does not count, as cross_entropy has it
+IGNORED = -100  # label that cross_entropy ignores
 
 
 class SpeechDataset(Dataset[dict[str, Any]]):
-    """Utterances as features and labels, made when they are asked for.
+    """Utterances as features and labels, made when they are needed.
 
-    One whose audio cannot be read is a silence without labels, which counts for nothing, and says why.
+    If audio cannot be read, the item is silence without labels, which adds nothing to the loss, and has
+    the reason under `drop`.
 
     Args:
         speech: the model.
-        utterances: whose labels fit it.
+        utterances: rows whose labels fit the model.
         space: as in `SpeechModel.labels`.
-        removed: ids of utterances that are not to be read.
+        removed: ids of utterances whose audio is not read.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         self.labels = [speech.labels(row, space) for row in utterances]
         self.utterances = utterances
         self.removed = frozenset(removed)
-        # workers that are not forked get a copy of this, and need no weights
+        # worker processes may get a pickled copy, and need no weights
         self.speech = replace(speech, model=None)
 
     def __len__(self) -> int:
@@ -70,12 +71,12 @@ class SpeechDataset(Dataset[dict[str, Any]]):
 
 
 def collate(items: Sequence[Mapping[str, Any]], start: int, pad: int) -> dict[str, Any]:
-    """A batch: labels are padded by their length, because Whisper's padding token ends a text too.
+    """Make a batch. Labels are padded by their length: Whisper's padding token also ends a text.
 
     Args:
-        items: of a `SpeechDataset`; those without `frames` get no mask of their audio.
-        start: token that the decoder begins with; labels follow it by one.
-        pad: token where a row has ended.
+        items: of a `SpeechDataset`; without `frames` there is no mask of the audio.
+        start: first token of the decoder's input, which the labels follow.
+        pad: token of the decoder's input after the end of a row.
 
     Returns:
         Tensors, and under `drops` each row's fault, or None.

@@ -1,4 +1,4 @@
-"""Transcripts and translations by beam search, prompts given per row."""
+"""Transcribe and translate by beam search, with a prompt for each row."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class SharedCrossAttention(EncoderDecoderCache):
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """How text is searched for.
+    """Settings of the search for a text.
 
     Attributes:
-        beam: hypotheses kept; 1 is greedy.
+        beam: hypotheses in the search; 1 is greedy.
         batch_size: utterances at a time; None for what memory allows.
-        max_tokens: the most that are said to an utterance, the end of its text counted and the
-            prompt not; None for as many as the decoder has positions for.
-        suppress: token ids never said; None for the model's own list. Fine-tunes often lack the
-            base's list, and scores of models compare only under one.
-        begin_suppress: the same for the first token of the text.
-        memory: that the batch size is chosen by, on a CPU.
+        max_tokens: most tokens of a hypothesis, with the end of the text and without the prompt;
+            None for as many as the decoder has positions.
+        suppress: token ids that are never generated; None for the model's own list. Fine-tunes often
+            lack the base's list, and scores are comparable only under the same one.
+        begin_suppress: likewise for the first token of the text.
+        memory: limit by which the batch size is chosen on a CPU.
 
     Raises:
         UsageFault: a number below 1.
@@ -72,7 +72,7 @@ class DecodingSettings:
                 raise UsageFault(f"{name} = {value} is not a whole number from 1 on.")
 
     def with_lists_of(self, model: SpeechModel) -> DecodingSettings:
-        """The settings with a model's own lists of suppressed tokens filled in."""
+        """Return the settings with a model's own lists of suppressed tokens filled in."""
         config = model.model.generation_config
         own = tuple(getattr(config, "suppress_tokens", None) or ())
         begin = tuple(getattr(config, "begin_suppress_tokens", None) or ())
@@ -83,7 +83,7 @@ class DecodingSettings:
         )
 
     def suppress_digest(self) -> str:
-        """Return eight characters that tell the lists of suppressed tokens from others."""
+        """Return eight characters that identify the lists of suppressed tokens."""
         lists = (self.suppress, self.begin_suppress)
         return hashlib.sha256(repr(lists).encode()).hexdigest()[:8]
 
@@ -95,7 +95,7 @@ def decode(
     progress: Callable[[Utterance, str], None] = lambda utterance, text: None,
     features: Features | None = None,
 ) -> dict[str, str]:
-    """Return the text of each utterance by id; as `decode_answers` otherwise."""
+    """Return the text of each utterance by id; the arguments are those of `decode_answers`."""
     answers = decode_answers(
         speech, utterances, settings, lambda row, answer: progress(row, answer.text), features
     )
@@ -109,20 +109,20 @@ def decode_answers(
     progress: Callable[[Utterance, Answer], None] = lambda utterance, answer: None,
     features: Features | None = None,
 ) -> dict[str, Answer]:
-    """Decode utterances in batches of like length.
+    """Decode utterances, in batches of similar length.
 
     Args:
         speech: the model, on its device.
-        utterances: with durations; language and task make each one's prompt.
+        utterances: rows with durations; language and task determine the prompt of each.
         settings: of the search.
-        progress: told each utterance and what was said to it as soon as a batch is done.
-        features: where they are kept from one decoding to the next.
+        progress: called with each utterance and its answer when a batch is done.
+        features: a cache, to be used again by the next decoding; none by default.
 
     Returns:
         Utterance id -> answer.
 
     Raises:
-        UnreadableFile: an audio file.
+        UnreadableFile: an utterance's audio cannot be read.
         LorsmergeError: memory is too small for one utterance.
     """
     settings = settings.with_lists_of(speech)
@@ -145,8 +145,8 @@ def decode_answers(
             size = _halved(size, speech.name)
             continue
         cut = (tokens[:, given.shape[1] :] != end).all(1).tolist()
-        for row, *said in zip(rows, speech.texts(tokens), cut, strict=True):
-            answers[row.id] = Answer(*said)
+        for row, *answer in zip(rows, speech.texts(tokens), cut, strict=True):
+            answers[row.id] = Answer(*answer)
             progress(row, answers[row.id])
         start += len(rows)
     return answers
@@ -155,9 +155,10 @@ def decode_answers(
 def generate(
     speech: SpeechModel, features: Tensor, prompts: Tensor, settings: DecodingSettings
 ) -> Tensor:
-    """Tokens of a batch, prompts included.
+    """Generate the tokens of a batch, after their prompts.
 
     Args:
+        speech: the model, on its device.
         features: [clips, mel bins, frames].
         prompts: [clips, tokens].
         settings: of the search, its lists filled in.
@@ -173,7 +174,7 @@ def generate(
         num_beams=settings.beam,
         do_sample=False,
         max_length=longest,
-        # an empty list says none; transformers takes None for the model's own
+        # an empty list means none; None would mean the model's own
         suppress_tokens=list(settings.suppress or ()),
         begin_suppress_tokens=list(settings.begin_suppress or ()),
         pad_token_id=model.config.pad_token_id,
@@ -199,7 +200,7 @@ def generate(
 
 
 def fitting_batch(speech: SpeechModel, beam: int, memory: Memory = ALL) -> int:
-    """Utterances whose cross-attention keys and values take a share of the free memory."""
+    """Return for how many utterances the cross-attention's cache fits a share of the free memory."""
     config = speech.model.config
     itemsize = speech.model.dtype.itemsize
     each = 2 * config.decoder_layers * config.max_source_positions * config.d_model
@@ -208,7 +209,7 @@ def fitting_batch(speech: SpeechModel, beam: int, memory: Memory = ALL) -> int:
 
 
 def free_memory(device: torch.device = CPU, memory: Memory = ALL) -> int:
-    """Return the bytes that this process may still use: the GPU's, or else what `memory` says."""
+    """Return the bytes that this process may still use: on a GPU all free ones, else those of `memory`."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return memory.free()
@@ -226,7 +227,7 @@ def _halved(size: int, name: str) -> int:
 
 @contextmanager
 def _without_generation_config(model: Any) -> Iterator[None]:
-    """transformers takes what is left unset from each model's own: lengths, penalties, ..."""
+    """Hide a model's generation config, from which transformers fills in lengths, penalties, ..."""
     own = model.generation_config
     model.generation_config = GenerationConfig()
     try:

@@ -1,7 +1,7 @@
-"""What transformers makes of a model folder's config, tokenizer and feature extractor.
+"""Load a model folder's config, tokenizer and feature extractor with transformers.
 
-Anyone may have written these files. One that transformers, or the rest of a command, would stumble
-over is an error that names it; sizes are compared with those of the weights before anything is built.
+The files may be anyone's. One that transformers, or a later step, cannot use is an error that names it;
+sizes are compared with those of the weights before anything is built.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 EXTRACTOR_FILES = ("processor_config.json", "preprocessor_config.json")
 RESTORE = "Copy or download it again from the model that it was made from."
-LONGEST_SAID = 300  # characters of what transformers says
+LONGEST_REASON = 300  # characters of another library's message
 
-# of WhisperFeatureExtractor, where its file does not say
+# WhisperFeatureExtractor's defaults
 EXTRACTOR = {"feature_size": 80, "sampling_rate": RATE, "hop_length": 160, "chunk_length": 30,
              "n_fft": 400}  # fmt: skip
 LARGEST_HOP, LARGEST_FFT = 1 << 12, 1 << 16  # samples; Whisper's are 160 and 400
@@ -45,13 +45,13 @@ PROBABILITIES = ("dropout", "attention_dropout", "activation_dropout", "encoder_
 
 @dataclass(frozen=True)
 class ModelParts:
-    """What a model is beside its weights.
+    """A model without its weights.
 
     Attributes:
         config: of the network.
         processor: feature extractor and tokenizer.
-        generation: lists of tokens that are not said, and whether the model is multilingual; None
-            where the folder has no file of it.
+        generation: lists of suppressed tokens, and whether the model is multilingual; None if the
+            folder has no such file.
     """
 
     config: WhisperConfig
@@ -66,10 +66,10 @@ class ModelParts:
 
 @contextmanager
 def refused(*files: Path) -> Iterator[None]:
-    """Turn whatever another library raises over files into an error that names them.
+    """Turn an exception of another library into an error that names the files it was given.
 
     Raises:
-        UnreadableFile: in place of anything but our own errors and an interruption.
+        UnreadableFile: in place of anything but our own errors, the system's and an interruption.
     """
     try:
         yield
@@ -77,21 +77,21 @@ def refused(*files: Path) -> Iterator[None]:
         raise
     except BaseException as error:  # a panic in tokenizers' Rust is no Exception
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the system, and not of what is in a file
-        said = " ".join(str(error).split())
-        if len(said) > LONGEST_SAID:
-            said = f"{said[:LONGEST_SAID]}..."
+            raise  # the system's, and no fault of the content
+        reason = " ".join(str(error).split())
+        if len(reason) > LONGEST_REASON:
+            reason = f"{reason[:LONGEST_REASON]}..."
         named = " or ".join(map(str, files))
         raise UnreadableFile(
-            f"{named} cannot be used ({type(error).__name__}: {said}).", RESTORE
+            f"{named} cannot be used ({type(error).__name__}: {reason}).", RESTORE
         ) from error
 
 
 def load_config(folder: Path) -> WhisperConfig:
     """Read the config of a Whisper.
 
-    What any model's config may have beside Whisper's own keys is left out: it changes what comes out
-    of a forward pass, or how much memory it takes, and nothing of what the weights are.
+    Keys that any model's config may have are ignored: they change the outputs or the memory of a
+    forward pass, not the meaning of the weights.
 
     Raises:
         UnreadableFile: it is no config of a Whisper.
@@ -108,13 +108,13 @@ def load_config(folder: Path) -> WhisperConfig:
         wrong = list(_wrong_values(config))
     if wrong:
         raise UnreadableFile(f"{path} cannot be used: {', '.join(wrong)}.", RESTORE)
-    # as the weights are read: proj_out is the embedding, and is not kept beside it
+    # proj_out is the embedding, and is not read as a tensor of its own
     config.tie_word_embeddings = True
     return config
 
 
 def _wrong_values(config: Any) -> Iterator[str]:
-    """Values that no shape of a weight tells, and that work would end at."""
+    """Yield faults that no shape of a weight reveals, and that would end a run later."""
     for key in ("encoder_attention_heads", "decoder_attention_heads"):
         heads = getattr(config, key)
         if type(heads) is not int or heads < 1:
@@ -130,12 +130,12 @@ def _wrong_values(config: Any) -> Iterator[str]:
 
 
 def load_parts(config: WhisperConfig, folder: Path, processor: Path | None = None) -> ModelParts:
-    """Read what belongs to a model beside its weights, and try it out.
+    """Read what a model has beside its weights, and try it out.
 
     Args:
-        config: of `load_config`, which was compared with the weights.
-        folder: with the generation config.
-        processor: the folder of tokenizer and feature extractor, where it is another one.
+        config: from `load_config`, already compared with the weights.
+        folder: of the generation config.
+        processor: folder of tokenizer and feature extractor, if it is another one.
 
     Raises:
         UnreadableFile: a file that transformers cannot use.
@@ -151,9 +151,9 @@ def load_parts(config: WhisperConfig, folder: Path, processor: Path | None = Non
             [np.zeros(RATE // 10, np.float32)], sampling_rate=RATE, return_tensors="pt"
         )
         if not torch.isfinite(heard.input_features).all():
-            raise ValueError("features of silence that are no numbers")
+            raise ValueError("the features of silence are no numbers")
     with refused(*(place / name for name in TOKENIZER_FILES if (place / name).is_file())):
-        # given a config, it does not make one of all that a stranger's has
+        # given a config, it does not build one from the keys of a stranger's
         tokenizer = AutoTokenizer.from_pretrained(place, config=config, trust_remote_code=False)
         tokens = tokenizer("a b", add_special_tokens=False).input_ids
         tokenizer.batch_decode([[*tokens, int(tokenizer.eos_token_id)]], skip_special_tokens=True)
@@ -178,20 +178,20 @@ def _generation(folder: Path) -> GenerationConfig | None:
 
 
 def _extractor_file(folder: Path) -> Path:
-    """The file that describes a folder's feature extractor, the first that transformers looks at."""
+    """Return the file that describes the feature extractor: the first that transformers looks at."""
     first, second = (folder / name for name in EXTRACTOR_FILES)
     return first if first.is_file() and (_nested(first) or not second.is_file()) else second
 
 
 def _nested(path: Path) -> Any:
-    """What a processor's config says of its feature extractor."""
+    """Return the feature extractor's part of a processor's config."""
     with refused(path):
         document = json_object(read_document(path))
     return document.get("feature_extractor", document.get("audio_processor"))
 
 
 def _check_extractor(folder: Path, config: Any) -> None:
-    """Check what a feature extractor allocates, and that the encoder takes what comes out.
+    """Check how much a feature extractor allocates, and that its output fits the encoder.
 
     Raises:
         UnreadableFile, Mismatch: as `load_parts`.

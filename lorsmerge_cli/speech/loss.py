@@ -1,4 +1,4 @@
-"""How surprised a model is by the texts it should answer: the cross-entropy of their tokens."""
+"""Compute the cross-entropy of references under a model."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ BATCH = 16  # the logits of 50 tokens over Whisper's 51,865 take 10 MB an uttera
 def token_losses(
     speech: SpeechModel, utterances: Sequence[Utterance], features: Features
 ) -> dict[str, tuple[float, int]]:
-    """Teacher-forced cross-entropy of each text, given its prompt.
+    """Return the teacher-forced cross-entropy of each text, given its prompt.
 
     Args:
         speech: the model, on its device.
-        utterances: language and task make each one's prompt, which is not scored.
-        features: where those of the audio are kept.
+        utterances: language and task determine the prompt of each, which is not scored.
+        features: a cache of the audio's features.
 
     Returns:
         Utterance id -> sum over its tokens in nats, and their number with the end of the text.
     """
     model = speech.model
     start, pad = model.config.decoder_start_token_id, speech.processor.tokenizer.eos_token_id
-    # what is longer than a decoder sequence is scored as far as it goes
+    # a text that is longer than a decoder sequence is scored up to that length
     labels = {row.id: speech.labels(row)[: speech.longest_label] for row in utterances}
     given = {row.id: len(speech.prompt(row.language, row.task)) - 1 for row in utterances}
     order = sorted(utterances, key=lambda row: (-len(labels[row.id]), row.id))

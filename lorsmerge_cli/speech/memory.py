@@ -1,4 +1,4 @@
-"""The memory that a process may still use: the machine's, and what cgroups, SLURM and limits leave."""
+"""Find the memory that a process may still use, within the machine, cgroups, SLURM and ulimits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from lorsmerge_cli.outputs import OCTAL
 
-ROOT = Path("/")  # of the file systems that the kernel tells it in
+ROOT = Path("/")  # of /proc and the cgroups
 CACHE = ("inactive_file", "active_file")  # of memory.stat: given back when memory is short
-LIMITS = {  # type of file system -> the limits of a cgroup, what it uses, what of that is cache
+LIMITS = {  # type of file system -> files of a cgroup's limits and usage, and its caches
     "cgroup2": (("memory.max", "memory.high"), "memory.current", CACHE),
     "cgroup": (
         ("memory.limit_in_bytes",),
@@ -28,8 +28,8 @@ class Memory:
     """A share of the memory.
 
     Attributes:
-        limit: bytes that this process may use in all, set by hand; None for what there is.
-        workers: processes on this machine that share what there is; None for those of torchrun.
+        limit: bytes that this process may use in all, set by the user; None for no such limit.
+        workers: processes on this machine that share its memory; None for those of torchrun.
     """
 
     limit: int | None = None
@@ -48,11 +48,11 @@ class Memory:
         return max(0, min(left))
 
 
-ALL = Memory()  # that is there, for the processes that torchrun started
+ALL = Memory()  # all of it, shared by the processes that torchrun started
 
 
 def _physical() -> int:
-    """Return the bytes that the machine can give; where it does not tell, half of what it has."""
+    """Return the bytes available on the machine; half of all where it reports none."""
     if "SC_AVPHYS_PAGES" not in os.sysconf_names:  # macOS
         return os.sysconf("SC_PHYS_PAGES") // 2 * os.sysconf("SC_PAGE_SIZE")
     for line in _lines("proc/meminfo"):
@@ -63,7 +63,7 @@ def _physical() -> int:
 
 
 def _cgroups() -> Iterator[int]:
-    """Yield the bytes that each cgroup of this process leaves, and each cgroup that it lies in."""
+    """Yield the bytes left in each cgroup of this process and in their parents."""
     paths = {}
     for line in _lines("proc/self/cgroup"):
         number, _, rest = line.partition(":")
@@ -88,9 +88,9 @@ def _cgroups() -> Iterator[int]:
 
 
 def _below(path: str, root: str) -> PurePosixPath:
-    """Return where a cgroup lies in a mount that shows what is below `root`.
+    """Return the path of a cgroup relative to a mount whose root is `root`.
 
-    A container may be shown a path of its host's, or one above its own root: the mount is its cgroup.
+    A container may see a path of its host, or one above its own root: the mount is its cgroup then.
     """
     cgroup = PurePosixPath(path)
     if ".." in cgroup.parts or not cgroup.is_relative_to(root):
@@ -99,7 +99,7 @@ def _below(path: str, root: str) -> PurePosixPath:
 
 
 def _left(folder: Path, limits: tuple[str, ...], usage: str, cache: tuple[str, ...]) -> int | None:
-    """Return what one cgroup's own limit leaves; None where it has none that can be read."""
+    """Return the bytes left under a cgroup's own limit; None without one that can be read."""
     found = [_whole(_text(folder / name)) for name in limits]
     numbers = [number for number in found if number is not None]
     if not numbers:
@@ -111,7 +111,7 @@ def _left(folder: Path, limits: tuple[str, ...], usage: str, cache: tuple[str, .
 
 
 def _slurm() -> int | None:
-    """Return the bytes that a SLURM job has on this machine; None without a job, or for all of them."""
+    """Return the bytes of a SLURM job on this machine; None without a job, or without a limit."""
     for name, counts in (
         ("SLURM_MEM_PER_NODE", None),
         ("SLURM_MEM_PER_CPU", ("SLURM_CPUS_ON_NODE", "SLURM_JOB_CPUS_PER_NODE")),
@@ -120,7 +120,7 @@ def _slurm() -> int | None:
         found = re.fullmatch(
             r"(\d+)([KMGT]?)B?", os.environ.get(name, "").strip().upper(), re.ASCII
         )
-        if found is None or int(found[1]) == 0:  # 0: all that the machine has
+        if found is None or int(found[1]) == 0:  # 0: no limit
             continue
         each = int(found[1]) * SLURM_UNITS[found[2]]
         if counts is None:
@@ -138,7 +138,7 @@ def _cpus() -> int:
 
 
 def _address_space() -> int | None:
-    """Return the bytes that `ulimit -v` lets this process map; None for any."""
+    """Return the bytes that `ulimit -v` lets this process map; None without a limit."""
     try:
         import resource
     except ImportError:  # Windows
@@ -148,7 +148,7 @@ def _address_space() -> int | None:
 
 
 def _used() -> tuple[int, int]:
-    """Return the bytes that this process has mapped, and those that are its own and no file's."""
+    """Return the bytes that this process has mapped, and its resident ones without files."""
     sizes = [_whole(word) or 0 for word in _text(ROOT / "proc/self/statm").split()]
     if len(sizes) < 3:
         return 0, 0
@@ -161,7 +161,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _text(path: Path) -> str:
-    """Return what the kernel says in a file; nothing where it says none."""
+    """Return the text of a file; "" if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -169,6 +169,6 @@ def _text(path: Path) -> str:
 
 
 def _whole(text: str | None) -> int | None:
-    """Return a whole number from 0 on; None of `max` and anything else."""
+    """Return a whole number from 0 on; None for `max` and any other text."""
     found = re.fullmatch(r"\s*(\d{1,20})\s*", text or "", re.ASCII)
     return int(found[1]) if found else None

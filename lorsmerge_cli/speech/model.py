@@ -1,4 +1,4 @@
-"""A Whisper with what belongs to it: features in, prompts, tokens out."""
+"""A Whisper with its processor: features, prompts, labels and texts."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ class SpeechModel:
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
-        """Token -> its number; tokenizers take tens of milliseconds to list theirs."""
+        """Number of each token; cached, as a tokenizer takes tens of milliseconds for it."""
         return dict(self.processor.tokenizer.get_vocab())
 
     @property
     def longest_label(self) -> int:
-        """Tokens a decoder sequence may have."""
+        """Largest number of tokens of a decoder sequence."""
         return int(self.model.config.max_target_positions)
 
     def prompt(self, language: str, task: str) -> list[int]:
-        """Tokens before the text: start, language, task, no timestamps (Radford et al. 2022, 2.3).
+        """Return the prompt: start, language, task, no timestamps (Radford et al. 2022, 2.3).
 
         Raises:
             UsageFault: the model was made without the language or the task.
@@ -85,10 +85,10 @@ class SpeechModel:
         return self._within([int(known[word]) for word in words])
 
     def _within(self, tokens: list[int]) -> list[int]:
-        """Return tokens that the network has an embedding of.
+        """Check that the network has an embedding of each token.
 
         Raises:
-            Mismatch: there is one beyond.
+            Mismatch: one is beyond its vocabulary.
         """
         size = int(self.model.config.vocab_size)
         if max(tokens, default=0) >= size:
@@ -100,23 +100,23 @@ class SpeechModel:
 
     @cached_property
     def leading_space(self) -> str:
-        """Say where the space at the start of a text comes from: `added` here, or `tokenizer`.
+        """Where the space at the start of a text comes from: `added` here, or the `tokenizer`.
 
         OpenAI's vocabularies need it added. A tokenizer made with `add_prefix_space` adds its own:
-        to it `a` and ` a` begin with the same token.
+        with it `a` and ` a` begin with the same token.
         """
         same = self._text_tokens("a")[:1] == self._text_tokens(" a")[:1]
         return "tokenizer" if same else "added"
 
     def labels(self, utterance: Utterance, space: str = "auto") -> list[int]:
-        """Return the tokens the decoder has to say: language, task, no timestamps, the text, the end.
+        """Return the labels: language, task, no timestamps, the text, the end.
 
         Args:
-            utterance: runs of white space in its text become one blank, and what reads like a
+            utterance: runs of white space in its text become one blank, and text that reads like a
                 control token (`<|en|>`) is spelled out.
             space: `auto` begins a text with a space, as the texts that Whisper was trained on do,
                 in languages that write spaces and in every translation; `none` begins with the
-                first letter. Neither has a say where the tokenizer adds the space itself.
+                first letter. Neither has an effect if the tokenizer adds the space itself.
         """
         text = " ".join(utterance.text.split())
         spaced = utterance.task == "st" or utterance.language not in SPACELESS
@@ -127,12 +127,12 @@ class SpeechModel:
         return [*prompt[1:], *self._within([*self._text_tokens(text), end])]
 
     def _text_tokens(self, text: str) -> list[int]:
-        """Tokens of a text, none of which is a control token."""
+        """Return the tokens of a text, none of which is a control token."""
         tokenizer = self.processor.tokenizer
         found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
         if self._control.isdisjoint(found):
             return found
-        backend = tokenizer.backend_tokenizer  # whose model knows no added tokens
+        backend = tokenizer.backend_tokenizer  # its model has no added tokens
         if backend.normalizer is not None:
             text = backend.normalizer.normalize_str(text)
         pieces = backend.pre_tokenizer.pre_tokenize_str(text)
@@ -146,7 +146,7 @@ class SpeechModel:
         return frozenset(timed | set(tokenizer.all_special_ids))
 
     def features(self, waves: Sequence[NDArray[np.float32]]) -> Tensor:
-        """Log-mel features [clips, mel bins, frames]: waves are padded to the window first."""
+        """Return log-mel features [clips, mel bins, frames] of waves, padded to the window."""
         extracted = self.processor.feature_extractor(
             list(waves), sampling_rate=RATE, return_tensors="pt"
         )
@@ -154,13 +154,13 @@ class SpeechModel:
         return features
 
     def texts(self, tokens: Tensor) -> list[str]:
-        """What token sequences say, special tokens and outer white space removed."""
-        said = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [text.strip() for text in said]
+        """Return the texts of token sequences, without special tokens and outer white space."""
+        texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [text.strip() for text in texts]
 
 
 def audio_of(utterance: Utterance) -> NDArray[np.float32]:
-    """The samples of an utterance at 16 kHz."""
+    """Read the samples of an utterance, at 16 kHz."""
     return load_audio(utterance.audio, start=utterance.start, duration=utterance.duration)
 
 
@@ -171,17 +171,17 @@ def build_model(
     dtype: torch.dtype | None = None,
     parts: ModelParts | None = None,
 ) -> SpeechModel:
-    """A model of given weights, with the config, tokenizer and extractor of a folder.
+    """Build a model from weights and the config, tokenizer and extractor of a folder.
 
     Args:
-        name: for messages.
+        name: of the model, for messages.
         folder: a Hugging Face model folder that passed `check_model_folder`.
-        state: weights by name; `proj_out.weight` may be left out, it is tied.
-        dtype: of the model; None for that of the weights.
-        parts: what was read of the folder already.
+        state: weights by name; `proj_out.weight` is tied and may be missing.
+        dtype: of the model; that of the weights by default.
+        parts: the folder's config and processor; read from it by default.
 
     Raises:
-        UnreadableFile: a config, tokenizer or extractor that cannot be used.
+        UnreadableFile: config, tokenizer or extractor cannot be used.
         Mismatch: the weights are of another architecture.
     """
     parts = parts or load_parts(load_config(folder), folder)
@@ -204,7 +204,7 @@ def build_model(
             "Give the config of the model that the weights belong to.",
         )
     model = model.to_empty(device="cpu").to(dtype)
-    # as transformers itself notes them where it saves a model
+    # as transformers records them when it saves a model
     model.config.architectures, model.config.dtype = [type(model).__name__], dtype
     with torch.no_grad():
         parameters: dict[str, Any] = dict(model.named_parameters()) | dict(model.named_buffers())

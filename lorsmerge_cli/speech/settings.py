@@ -1,4 +1,4 @@
-"""How models are trained and what they compute in: settings that are known without loading torch."""
+"""Settings of a training, and dtypes to compute in; importing this loads no torch."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a model is trained; the defaults are the paper's (section 4.2).
+    """Settings of a training; the defaults are the paper's (section 4.2).
 
     Attributes:
         learning_rate: of Adam; the paper's differ by language and task (Tables 5 and 6).
         schedule: `constant`, `linear` or `cosine` decay after the warm-up.
         warmup: steps, or below 1 a share of all steps.
-        clip: largest L2 norm of a gradient; 0 for any.
+        clip: largest L2 norm of a gradient; 0 for no limit.
         epochs: passes over the data.
-        steps: of the optimiser, in place of epochs.
+        steps: of the optimiser; replaces `epochs`.
         batch_size: utterances in memory at a time on each device; None for the largest up to 8
             that divides the effective batch.
         effective_batch: utterances for each step of the optimiser, over all devices.
-        freeze_encoder: train the decoder alone.
-        spec_augment: mask parts of the input.
+        freeze_encoder: whether to train the decoder alone.
+        spec_augment: whether to mask parts of the input.
         label_space: `auto` or `none`, as in `SpeechModel.labels`.
         dtype: `float32`, or the dtype of autocast.
-        save_steps: a checkpoint every so many steps beside those of each epoch.
-        keep: checkpoints that are kept.
+        save_steps: steps between checkpoints, in addition to those of each epoch.
+        keep: number of checkpoints on disk.
         workers: processes that read audio ahead; 0 for none.
         seed: of the order of the data and of masks.
     """
@@ -56,10 +56,10 @@ class TrainingSettings:
     seed: int = 0
 
     def batches(self, processes: int) -> tuple[int, int]:
-        """Utterances at a time on each device, and how many such batches make a step.
+        """Return the batch size on each device, and how many batches make a step.
 
         Raises:
-            UsageFault: the effective batch is no multiple of what the devices take at once.
+            UsageFault: the effective batch is no multiple of the devices' batches.
         """
         if self.effective_batch % processes:
             raise UsageFault(
@@ -80,7 +80,7 @@ class TrainingSettings:
         return size, share // size
 
     def total_steps(self, utterances: int) -> int:
-        """Steps of the optimiser."""
+        """Return the steps of the optimiser for a number of utterances."""
         return self.steps or math.ceil(self.epochs * math.ceil(utterances / self.effective_batch))
 
 

@@ -35,16 +35,16 @@ from lorsmerge_cli.speech.settings import full_dtype
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that was checked as far as its headers tell.
+    """A model whose files and headers were checked.
 
     Attributes:
         name: for tables.
         checkpoint: its weights.
         folder: its config.
         processor: the folder of its tokenizer and feature extractor.
-        parts: what was read of both.
+        parts: config and processor.
         applied: deltas to add, each with its scale.
-        method: by which they are added, a name in `METHODS`.
+        method: name in `METHODS` of how they are added.
     """
 
     name: str
@@ -62,14 +62,14 @@ class ModelSource:
 
     @property
     def files(self) -> list[Path]:
-        """Every file that is read and must not be written."""
+        """Every file that is read, and must not be written."""
         return [
             *self.checkpoint.files,
             *(path for vector, _ in self.applied for path in vector.files),
         ]
 
     def identity(self) -> str:
-        """Digest of the weights, whatever files they are in."""
+        """Return a digest of the weights, which does not depend on the files they are in."""
         own = base_fingerprint(self.checkpoint).digest
         if not self.applied:
             return own[:16]
@@ -112,12 +112,12 @@ class ModelSource:
 def find_models(
     named: Sequence[tuple[str, Path]],
     *,
-    companions: Path | None = None,
+    config_dir: Path | None = None,
     deltas: Sequence[Path] = (),
     scale: float = 1.0,
     method: str = method_of(()),
 ) -> list[ModelSource]:
-    """Check several models, each with its name, and that all are there before one is downloaded.
+    """Check several named models, and that all exist before one is downloaded.
 
     Raises:
         LorsmergeError: as `find_model`.
@@ -125,7 +125,7 @@ def find_models(
     raise_all(check_hub_ids([*(path for _, path in named), *deltas]))
     return [
         find_model(
-            path, name=name, companions=companions, deltas=deltas, scale=scale, method=method
+            path, name=name, config_dir=config_dir, deltas=deltas, scale=scale, method=method
         )
         for name, path in named
     ]
@@ -135,7 +135,7 @@ def find_model(
     path: Path,
     *,
     name: str = "",
-    companions: Path | None = None,
+    config_dir: Path | None = None,
     deltas: Sequence[Path] = (),
     scale: float = 1.0,
     method: str = method_of(()),
@@ -145,23 +145,23 @@ def find_model(
     Args:
         path: a model folder, a file of weights, or a Hub id.
         name: for tables; the path by default.
-        companions: a folder with config, tokenizer and feature extractor, for a bare file; the
+        config_dir: a folder with config, tokenizer and feature extractor, for a bare file; the
             file's own folder by default.
         deltas: to apply.
         scale: of each delta.
-        method: by which they are added, a name in `METHODS` that prunes nothing.
+        method: name in `METHODS` of how they are added, without pruning.
 
     Raises:
         LorsmergeError: every fault found.
     """
     checkpoint = Checkpoint(path)
     own = checkpoint.folder or checkpoint.files[0].parent
-    folder = local_path(companions, "companions") if companions else own
+    folder = local_path(config_dir, "companions") if config_dir else own
     processor = processor_folder(folder)
-    given = companions or path
+    given = config_dir or path
     called = given if is_hub_id(given) else folder
     faults: list[LorsmergeError] = check_model_folder(folder, processor, called)
-    if companions is not None:
+    if config_dir is not None:
         faults += config_faults(checkpoint, folder)
     applied = []
     for delta in deltas:
@@ -181,25 +181,25 @@ def find_model(
 
 
 def processes(device: str) -> PartialState:
-    """This process among those of torchrun.
+    """Return this process's place among those of torchrun.
 
-    Without a GPU accelerate has to be told so, or each of them takes itself for the only one.
+    Without a GPU accelerate has to be told so, or each process believes to be the only one.
     """
     return PartialState(cpu=resolve_device(device).type == "cpu")
 
 
 def process_device(device: str, state: PartialState) -> str:
-    """The device of one of several processes: under torchrun each has a GPU of its own."""
+    """Return the device of this process: under torchrun each has a GPU of its own."""
     if device == "auto" and state.num_processes > 1 and torch.cuda.is_available():
         return f"cuda:{state.local_process_index % torch.cuda.device_count()}"
     return device
 
 
 def parse_speech_dtype(name: str) -> torch.dtype:
-    """The dtype a model computes in.
+    """Return the dtype to compute in.
 
     Raises:
-        UsageFault: none of the three.
+        UsageFault: it is none of the three.
     """
     dtype: torch.dtype = getattr(torch, full_dtype(name))
     return dtype

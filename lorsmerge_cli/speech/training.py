@@ -1,4 +1,4 @@
-"""Fine-tuning: transformers' Trainer over audio files, made exact and interruptible."""
+"""Train with transformers' Trainer, exactly and interruptibly, on audio that may be damaged."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ from lorsmerge_cli.speech.batches import IGNORED, SpeechDataset, collate
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.settings import TrainingSettings
 
-LOG_STEPS = 5  # of a mean in `TrainingResult.losses`
-SPEED, TIME = "utterances_per_second", "time"  # of a step, beside what Trainer logs
-# a training ends when over this share of the utterances seen so far was skipped: those skipped being so
-# many, and those seen so many or all
+LOG_STEPS = 5  # steps of a mean in `TrainingResult.losses`
+SPEED, TIME = "utterances_per_second", "time"  # of a step, in addition to what Trainer logs
+# a training ends if more than this share of the utterances seen so far was skipped, and at least so many
+# were skipped and seen (or all were)
 MANY_SKIPPED, FEW_SKIPPED, FEW_SEEN = 0.1, 5, 100
-# shares of the input that a fine-tune with SpecAugment masks (Park et al. 2019), in time and mel bins
+# shares of the input that SpecAugment masks (Park et al. 2019), in time and mel bins
 TIME_MASKED, BINS_MASKED = 0.05, 0.05
 
 
 @dataclass(frozen=True)
 class TrainingHooks:
-    """What the caller wants to hear, or to do, while a model is trained.
+    """Callbacks of a training.
 
     Attributes:
-        evaluate: scores of the model as it is; `score` is the one that the best epoch has most of.
-        saved: told the records of all epochs so far, once their checkpoint is on disk.
-        interrupted: whether to save and stop, asked after each step.
-        progress: told the steps just done and those in all.
-        skipped: told of utterances whose audio cannot be read, the first time that one is met.
-        learnt: told the record of each step, those of the run that is resumed first: `step`, `epoch`,
-            `loss` (nats per token), `grad_norm`, `learning_rate`, `utterances_per_second`, `time`
-            (UTC).
+        evaluate: return scores of the model at an epoch; the best epoch has the highest `score`.
+        saved: called with the records of all epochs so far, when their checkpoint is on disk.
+        interrupted: return whether to save and stop; called after each step.
+        progress: called with the steps just done and those in all.
+        skipped: called once for each utterance whose audio cannot be read.
+        logged: called with the record of each step, first with those of a run that is resumed:
+            `step`, `epoch`, `loss` (nats per token), `grad_norm`, `learning_rate`,
+            `utterances_per_second`, `time` (UTC).
     """
 
     evaluate: Callable[[float], dict[str, float]]
@@ -59,15 +59,15 @@ class TrainingHooks:
     interrupted: Callable[[], bool]
     progress: Callable[[int, int], None]
     skipped: Callable[[Sequence[Drop]], None] = lambda drops: None
-    learnt: Callable[[dict[str, Any]], None] = lambda record: None
+    logged: Callable[[dict[str, Any]], None] = lambda record: None
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What was logged; `finished` is False where the run was interrupted.
+    """The log of a training; `finished` is False if it was interrupted.
 
-    `records` are those that `TrainingHooks.learnt` is told; `losses` are means over five of them, or
-    those that an epoch ends with.
+    `records` are those of `TrainingHooks.logged`; `losses` are means over five of them, or fewer at the
+    end of an epoch.
     """
 
     epochs: list[dict[str, float]]
@@ -79,10 +79,10 @@ class TrainingResult:
 
 
 def token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int) -> Tensor:
-    """Cross-entropy summed over a batch's tokens, over the tokens of the whole step.
+    """Return the cross-entropy of a batch's tokens, divided by the tokens of the whole step.
 
-    So 4 batches of 8 weigh every token as 1 batch of 32 does. Trainer's own way trusts Whisper to
-    do this, which it does not.
+    Each token has the same weight in 4 batches of 8 and in 1 batch of 32. Trainer leaves this to the
+    model, and Whisper does not do it.
     """
     loss = torch.nn.functional.cross_entropy(
         outputs.logits.flatten(0, 1).float(),
@@ -105,21 +105,21 @@ def train(
     skipped: Sequence[Drop] = (),
     removed: Collection[str] = (),
 ) -> TrainingResult:
-    """Train the model in place, with checkpoints to go on from.
+    """Train the model in place, with checkpoints to resume from.
 
-    An utterance whose audio cannot be read is skipped: the step is one of the others, and changes
-    nothing where there are none.
+    An utterance whose audio cannot be read is skipped: the step uses the others, and changes nothing
+    if there are none.
 
     Args:
         speech: the model, in float32.
-        utterances: to learn from, with labels that fit the model.
-        settings: how.
+        utterances: training data, with labels that fit the model.
+        settings: of the training.
         folder: for checkpoints.
         device: `cpu`, `cuda` (under torchrun each process has one of its own) or `mps`.
-        hooks: what the caller does meanwhile.
-        resume: go on from the newest whole checkpoint in the folder, if there is one.
-        skipped: what the interrupted run has skipped.
-        removed: ids of those of the utterances that are no longer there.
+        hooks: callbacks.
+        resume: resume from the newest complete checkpoint in the folder, if there is one.
+        skipped: utterances that the interrupted run skipped.
+        removed: ids of utterances whose audio was removed since then.
 
     Raises:
         UnreadableFile: over 10% of the utterances seen were skipped.
@@ -129,7 +129,7 @@ def train(
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step >= state.max_steps:  # Trainer would go one step too far
             for record in _records(state):
-                hooks.learnt(record)
+                hooks.logged(record)
             return _result(state, finished=True)
     arguments = _arguments(settings, folder, device)
     model = speech.model
@@ -165,7 +165,7 @@ def train(
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: its state comes last."""
+    """Return the newest complete checkpoint: one with a state, which is written last."""
     found = []
     for path in folder.glob("checkpoint-*"):
         try:
@@ -184,12 +184,12 @@ def _result(state: TrainerState, *, finished: bool) -> TrainingResult:
 
 
 def _records(state: TrainerState) -> list[dict[str, Any]]:
-    """What was logged of each step."""
+    """Return the records of the steps."""
     return [entry for entry in state.log_history if "loss" in entry]
 
 
 def _means(records: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
-    """The last record of every five steps and of every epoch, with the mean loss since the one before."""
+    """Return the last record of every five steps and of every epoch, with the mean loss of them."""
     found, losses = [], []
     for record, after in zip(records, [*records[1:], None], strict=True):
         losses.append(record["loss"])
@@ -204,7 +204,7 @@ def _means(records: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
 def _arguments(settings: TrainingSettings, folder: Path, device: str) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
-        use_cpu=device == "cpu",  # accelerate forgets the other processes where it finds this out
+        use_cpu=device == "cpu",  # or accelerate takes this process for the only one
         optim="adamw_torch",  # without decay of the weights it is Adam
         weight_decay=0.0,
         learning_rate=settings.learning_rate,
@@ -227,7 +227,7 @@ def _arguments(settings: TrainingSettings, folder: Path, device: str) -> Trainin
         save_strategy="no",
         save_total_limit=settings.keep,
         logging_steps=1,
-        logging_nan_inf_filter=False,  # a loss that is no number is to be seen
+        logging_nan_inf_filter=False,  # show a loss that is NaN
         report_to="none",
         disable_tqdm=True,
         log_level="error",
@@ -240,7 +240,7 @@ def _arguments(settings: TrainingSettings, folder: Path, device: str) -> Trainin
 
 
 def _epochs(state: TrainerState) -> list[dict[str, float]]:
-    """What was logged at the end of each epoch, prefixes off."""
+    """Return the scores of each epoch, without Trainer's prefix."""
     return [
         {key.removeprefix("eval_"): value for key, value in entry.items()}
         for entry in state.log_history
@@ -258,7 +258,7 @@ class _Trainer(Trainer):
     _step_utterances = 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the loss of a step with its speed, so that a run that is resumed has both."""
+        """Log the loss of a step with its speed, so that a resumed run has both."""
         if "loss" in logs:
             seconds = time.perf_counter() - self._step_began
             speed: dict[str, Any] = {
@@ -268,7 +268,7 @@ class _Trainer(Trainer):
             logs |= speed
         super().log(logs, start_time)
         if "loss" in logs:
-            self.hooks.learnt(self.state.log_history[-1])
+            self.hooks.logged(self.state.log_history[-1])
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Decode instead of computing a loss."""
@@ -285,7 +285,7 @@ class _Trainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
-        """Without the rows that several processes hear twice so that all have as many batches."""
+        """Return the batches of a step, without rows that accelerate repeats for several processes."""
         self._step_began = time.perf_counter()
         drops: list[Drop | None] = []
         samples, count = super().get_batch_samples(
@@ -295,11 +295,11 @@ class _Trainer(Trainer):
         if samples:
             self._skip(drops, device)
         assert count is None or isinstance(count, Tensor)
-        # where nothing is learnt from at all, the loss is zero
+        # without any label the loss is zero
         return samples, None if count is None else count.clamp(min=1)
 
     def _once(self, batch: dict[str, Any], drops: list[Drop | None]) -> dict[str, Tensor]:
-        """The last batch of an epoch, accelerate's filling with rows of its beginning ignored."""
+        """Mask the rows that accelerate repeats to fill the last batch of an epoch."""
         own = batch.pop("drops")
         ending = self.accelerator.gradient_state
         if ending.end_of_dataloader and ending.remainder > 0 and self.args.world_size > 1:
@@ -311,7 +311,7 @@ class _Trainer(Trainer):
         return batch
 
     def _skip(self, drops: list[Drop | None], device: torch.device) -> None:
-        """Tell of the step's rows that cannot be read, and end a training that has too many."""
+        """Report the rows of the step that cannot be read, and end the training if there are too many."""
         bad = [drop for drop in drops if drop is not None]
         counts = torch.tensor([len(drops), len(bad)])
         if self.args.world_size > 1:  # all processes do the same
@@ -342,19 +342,19 @@ def _too_many(skipped: Sequence[Drop], seen: int) -> UnreadableFile:
 
 
 class _Control(TrainerCallback):
-    """When to evaluate, to save and to stop."""
+    """Decide when to evaluate, to save and to stop."""
 
     def __init__(self, settings: TrainingSettings, hooks: TrainingHooks) -> None:
         self.settings, self.hooks = settings, hooks
         self.stopped = False
-        self.empty = False  # whether the step has no row that can be read
+        self.empty = False  # whether no row of the step can be read
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.hooks.progress(state.global_step, state.max_steps)
         for record in _records(state):
-            self.hooks.learnt(record)
+            self.hooks.logged(record)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -369,8 +369,8 @@ class _Control(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.hooks.progress(1, state.max_steps)
-        # an epoch's end is evaluated before it is saved, so that a run that goes on from there
-        # has the scores; so is the last step
+        # the end of an epoch, and the last step, are evaluated before they are saved, so that a
+        # run that is resumed from there has the scores
         if state.epoch == int(state.epoch or 0) or state.global_step >= state.max_steps:
             return
         every = self.settings.save_steps
@@ -395,8 +395,8 @@ class _Control(TrainerCallback):
             self.hooks.saved(_epochs(state))
 
     def _interrupted(self, args: TrainingArguments) -> bool:
-        """Whether any process was told to stop: all have to leave the loop at the same step."""
-        told = torch.tensor(float(self.hooks.interrupted()), device=args.device)
+        """Return whether any process is to stop: all have to leave the loop at the same step."""
+        stop = torch.tensor(float(self.hooks.interrupted()), device=args.device)
         if args.world_size > 1:
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-        return bool(told)
+            torch.distributed.all_reduce(stop, torch.distributed.ReduceOp.MAX)
+        return bool(stop)

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from lorsmerge_cli.data.audio import audio_seconds, ends_early, load_audio
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.dataset import check_complete, load_data
 from lorsmerge_cli.errors import LorsmergeError
 
@@ -58,8 +59,10 @@ def test_all_of_an_mp3_is_read_whatever_its_header_says(
     quiet = encoded(tmp_path, sound(2, rate, channels, 0.0), rate)
     path = tmp_path / "x.mp3"
     path.write_bytes(make(loud, quiet))
-    assert audio_seconds(path) == pytest.approx(5, abs=0.45)  # each encoder pads up to 0.2 s
-    wave = load_audio(path)
+    assert audio_seconds(AudioFile(path)) == pytest.approx(
+        5, abs=0.45
+    )  # each encoder pads up to 0.2 s
+    wave = load_audio(AudioFile(path))
     assert len(wave) / 16_000 == pytest.approx(5, abs=0.45)
     energy = float((wave**2).sum())
     whole = load_audio_of(tmp_path / "whole.mp3", loud)
@@ -68,7 +71,7 @@ def test_all_of_an_mp3_is_read_whatever_its_header_says(
 
 def load_audio_of(path: Path, raw: bytes) -> np.ndarray:
     path.write_bytes(raw)
-    return load_audio(path)
+    return load_audio(AudioFile(path))
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -79,8 +82,8 @@ def test_an_mp3_whose_header_is_right_is_read_as_soundfile_does(
     path = tmp_path / "x.mp3"
     path.write_bytes(encoded(tmp_path, sound(3, rate, 1), rate, variable))
     info = soundfile.info(str(path))
-    assert audio_seconds(path) == info.frames / info.samplerate
-    assert not ends_early(path)
+    assert audio_seconds(AudioFile(path)) == info.frames / info.samplerate
+    assert not ends_early(AudioFile(path))
 
 
 # --- files that were cut short --------------------------------------------------------------------
@@ -120,8 +123,8 @@ def test_a_wav_that_was_written_into_a_pipe_is_whole(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[4:8] = raw[40:44] = b"\xff\xff\xff\xff"
     path.write_bytes(raw)
-    assert not ends_early(path)
-    assert audio_seconds(path) == 1.0
+    assert not ends_early(AudioFile(path))
+    assert audio_seconds(AudioFile(path)) == 1.0
 
 
 # --- rows that end after their file ---------------------------------------------------------------
@@ -167,6 +170,6 @@ def test_a_kaldi_segment_past_the_end(tmp_path: Path) -> None:
 
 def test_a_file_that_became_shorter_is_an_error_when_it_is_read(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "x.wav", sound(5, 16_000, 1), 16_000)
-    assert len(load_audio(tmp_path / "x.wav", start=4.0, duration=1.2)) == 16_000
+    assert len(load_audio(AudioFile(tmp_path / "x.wav"), start=4.0, duration=1.2)) == 16_000
     with pytest.raises(LorsmergeError, match=r"ends after 5\.00 s, and it is read to 6\.00 s"):
-        load_audio(tmp_path / "x.wav", start=4.0, duration=2.0)
+        load_audio(AudioFile(tmp_path / "x.wav"), start=4.0, duration=2.0)

@@ -12,8 +12,10 @@ import pytest
 import soundfile
 
 from lorsmerge_cli.data.audio import UnreadableAudio, audio_seconds, ends_early, load_audio
-from lorsmerge_cli.data.dataset import DataReport, check_complete, check_sound, load_data
+from lorsmerge_cli.data.audio_source import AudioFile
+from lorsmerge_cli.data.dataset import check_complete, check_sound, load_data
 from lorsmerge_cli.data.ogg import OggScan, scan_ogg
+from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.errors import LorsmergeError
 
 RATE, SECONDS = 16_000, 10
@@ -118,7 +120,7 @@ def test_a_piece_over_a_hole_is_not_what_comes_after_it(tmp_path: Path, kind: st
     raw = encoded(tmp_path, kind)
     (tmp_path / "x.ogg").write_bytes(spoilt(raw, bytes(64)))
     with pytest.raises(UnreadableAudio, match="damaged pages"):
-        load_audio(tmp_path / "x.ogg", start=3.0, duration=4.0)
+        load_audio(AudioFile(tmp_path / "x.ogg"), start=3.0, duration=4.0)
 
 
 # --- headers of other formats ---------------------------------------------------------------------
@@ -128,9 +130,9 @@ def test_a_piece_over_a_hole_is_not_what_comes_after_it(tmp_path: Path, kind: st
 def test_other_headers_that_tell_of_more(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.audio"
     soundfile.write(path, speechlike(), RATE, format=kind)
-    assert not ends_early(path)
+    assert not ends_early(AudioFile(path))
     path.write_bytes(cut(path.read_bytes(), 0.5))
-    assert ends_early(path)
+    assert ends_early(AudioFile(path))
 
 
 @pytest.mark.parametrize("lost", [1, 8, 6000])
@@ -139,7 +141,7 @@ def test_a_header_that_is_off_by_less_than_the_slack(tmp_path: Path, lost: int) 
     path = tmp_path / "x.wav"
     raw = encoded(tmp_path, "wav")
     path.write_bytes(raw[:4] + struct.pack("<I", len(raw) - 8 + lost) + raw[8:])
-    assert not ends_early(path)
+    assert not ends_early(AudioFile(path))
 
 
 def test_a_flac_that_was_written_into_a_pipe(tmp_path: Path) -> None:
@@ -148,9 +150,9 @@ def test_a_flac_that_was_written_into_a_pipe(tmp_path: Path) -> None:
     raw[22:26] = bytes(4)
     (tmp_path / "x.flac").write_bytes(raw)
     with pytest.raises(LorsmergeError, match=r"does not say how long it is.*ffmpeg -i .*x\.flac"):
-        audio_seconds(tmp_path / "x.flac")
+        audio_seconds(AudioFile(tmp_path / "x.flac"))
     with pytest.raises(LorsmergeError, match="does not say how long it is"):
-        load_audio(tmp_path / "x.flac")
+        load_audio(AudioFile(tmp_path / "x.flac"))
 
 
 @pytest.mark.parametrize("variable", [True, False])
@@ -166,10 +168,10 @@ def test_an_mp3_without_a_header_that_ends_within_a_frame(tmp_path: Path, variab
         raw + b"\0\xff\xff",
     ):
         path.write_bytes(whole)
-        assert not ends_early(path)
+        assert not ends_early(AudioFile(path))
     for share in (0.3, 0.6, 0.9):
         path.write_bytes(cut(raw, share))
-        assert ends_early(path)
+        assert ends_early(AudioFile(path))
 
 
 # --- pages of Ogg ---------------------------------------------------------------------------------
@@ -236,8 +238,8 @@ def test_pages_lost_unended_or_joined(tmp_path: Path, kind: str) -> None:
     assert scan_ogg(b"".join(unended)) == WHOLE
     assert scan_ogg(raw + raw).joined
     (tmp_path / "x.ogg").write_bytes(raw + raw)
-    with pytest.raises(UnreadableAudio, match="one behind the other"):
-        audio_seconds(tmp_path / "x.ogg")
+    with pytest.raises(UnreadableAudio, match="one after the other"):
+        audio_seconds(AudioFile(tmp_path / "x.ogg"))
 
 
 # --- what decoding alone finds --------------------------------------------------------------------
@@ -247,8 +249,8 @@ def damaged_flac(folder: Path, name: str = "damaged.flac") -> Path:
     """A file whose header and last frame are as they should be."""
     path = folder / name
     path.write_bytes(spoilt(encoded(folder, "flac"), bytes(4096)))
-    assert audio_seconds(path) == SECONDS
-    assert not ends_early(path)
+    assert audio_seconds(AudioFile(path)) == SECONDS
+    assert not ends_early(AudioFile(path))
     return path
 
 

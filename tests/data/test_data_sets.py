@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from lorsmerge_cli.data.audio import audio_seconds, load_audio
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.dataset import drop_warnings, load_data
 from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.readers import read_manifest
@@ -67,7 +68,7 @@ def test_json_lines_with_nemos_keys(tmp_path: Path) -> None:
     assert said(rows) == [
         ("x", "hola", "ca", "asr"), ("y", "bye", "de", "st"), ("z", "hm", "de", "st"),
     ]  # fmt: skip
-    assert [row.audio for row in rows] == [
+    assert [row.audio.path for row in rows] == [
         tmp_path / "a/x.wav", Path("/b/y.wav"), tmp_path / "y.wav",
     ]  # fmt: skip
     assert (rows[1].start, rows[1].duration, rows[1].speaker) == (1.5, 2.0, "s")
@@ -89,7 +90,7 @@ def test_common_voice_of_any_year(tmp_path: Path, header: str) -> None:
         write_table(folder / f"{split}.tsv", header, " | ".join(cells.get(n, "0") for n in names))
     rows = rows_of(folder, split="train")
     assert said(rows) == [("c_1", 'Ell va dir "no', "ca", "asr")]
-    assert rows[0].audio == folder / "clips/c_1.mp3"
+    assert rows[0].audio.path == folder / "clips/c_1.mp3"
     assert rows[0].speaker == "s1"
     with pytest.raises(LorsmergeError, match=r"no split 'test'.*train, dev"):
         rows_of(folder, split="test")
@@ -114,7 +115,7 @@ def test_covost_joined_with_common_voice(tmp_path: Path) -> None:
     rows = rows_of(folder, split="train", task="st")
     assert said(rows) == [("a", 'He said "one" and NA', "de", "st")]
     assert rows[0].speaker == "s1"
-    assert rows[0].audio == folder / "clips/a.mp3"
+    assert rows[0].audio.path == folder / "clips/a.mp3"
     assert rows[0].source_text == "eins"
 
 
@@ -128,7 +129,7 @@ def test_hugging_faces_audio_folder(tmp_path: Path, name: str) -> None:
             write_rows(path, {"file_name": "x.wav", "text": f"one, {folder}", "language": "fr"})
     rows = rows_of(tmp_path, split="dev")
     assert said(rows) == [("x", "one, validation", "fr", "asr")]
-    assert rows[0].audio == tmp_path / "validation/x.wav"
+    assert rows[0].audio.path == tmp_path / "validation/x.wav"
 
 
 def test_kaldis_folder_with_segments(tmp_path: Path) -> None:
@@ -288,7 +289,7 @@ def test_a_file_outside_of_the_tables_folder_is_of_no_split(tmp_path: Path) -> N
 
 
 def test_ids_stay_unique_when_sets_are_put_together() -> None:
-    rows = [Utterance("0", Path("x"), "t", "ca", "asr") for _ in range(3)]
+    rows = [Utterance("0", AudioFile(Path("x")), "t", "ca", "asr") for _ in range(3)]
     one = with_unique_ids(rows)
     both = with_unique_ids([*one, *one])
     assert [row.id for row in one] == ["0", "0#2", "0#3"]
@@ -323,20 +324,20 @@ def test_any_file_becomes_mono_at_16_khz(tmp_path: Path, suffix: str, rate: int)
     path = tmp_path / f"x.{suffix}"
     left = tone(1.0, rate)
     soundfile.write(path, np.stack([left, np.zeros_like(left)], axis=1), rate)
-    wave = load_audio(path)
+    wave = load_audio(AudioFile(path))
     assert wave.dtype == np.float32
     assert abs(len(wave) / 16_000 - 1) < 0.08  # mp3 pads
     spectrum = np.abs(np.fft.rfft(wave[2000:14000]))
     assert spectrum.argmax() * 16_000 / 12_000 == pytest.approx(440, abs=2)
     assert np.abs(wave[4000:12000]).max() == pytest.approx(0.25, rel=0.05)
-    assert audio_seconds(path) == pytest.approx(1.0, abs=0.08)
+    assert audio_seconds(AudioFile(path)) == pytest.approx(1.0, abs=0.08)
 
 
 def test_a_piece_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "x.wav"
     samples = np.arange(16_000) / 32_000
     soundfile.write(path, samples, 16_000, subtype="FLOAT")
-    piece = load_audio(path, start=0.25, duration=0.5)
+    piece = load_audio(AudioFile(path), start=0.25, duration=0.5)
     np.testing.assert_allclose(piece, samples[4000:12000], atol=1e-6)
 
 
@@ -345,7 +346,7 @@ def test_a_piece_of_a_file(tmp_path: Path) -> None:
 
 def make_rows(folder: Path, count: int, seconds: float = 1.0) -> list[Utterance]:
     clip = write_clip(folder / "x.wav", seconds)
-    return [Utterance(f"u{n}", clip, "a", "ca", "asr") for n in range(count)]
+    return [Utterance(f"u{n}", AudioFile(clip), "a", "ca", "asr") for n in range(count)]
 
 
 def test_a_subset_is_the_same_in_any_order_and_of_its_duration(tmp_path: Path) -> None:
@@ -409,8 +410,8 @@ def test_what_data_writes_reads_the_same(tmp_path: Path) -> None:
 
     write(force=False)
     first, again = load_data([path]), load_data([output])
-    assert [row.audio.resolve() for row in first.utterances] == [
-        row.audio.resolve() for row in again.utterances
+    assert [row.audio.file.resolve() for row in first.utterances] == [
+        row.audio.file.resolve() for row in again.utterances
     ]
     for field in ("id", "text", "language", "task", "duration", "start", "speaker", "source_text"):
         assert [getattr(row, field) for row in first.utterances] == [

@@ -17,16 +17,17 @@ import soundfile
 import xxhash
 from speech_models import make_clip
 
-from lorsmerge_cli.data import digests as module
+from lorsmerge_cli.data import audio_source
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.dataset import load_data
-from lorsmerge_cli.data.digests import digests_of, file_hash
+from lorsmerge_cli.data.digests import digests_of
 from lorsmerge_cli.data.leakage import Shared, repeated, shared_with, shared_with_training
 from lorsmerge_cli.data.utterance import Utterance
 
 
 def row(audio: Path, text: str = "bon dia", **about: object) -> Utterance:
     about = {"language": "ca", "task": "asr", "whole": True, "duration": 1.0} | about
-    return Utterance("u", audio, text, **about)
+    return Utterance("u", AudioFile(audio), text, **about)
 
 
 def piece(audio: Path, start: float, end: float, **about: object) -> Utterance:
@@ -78,19 +79,23 @@ def test_other_bytes_are_other_audio(clips: Path, tmp_path: Path) -> None:
     assert audio([row(tmp_path / "0.wav")], [row(clips / "0.wav")]) == 0
 
 
-@pytest.mark.parametrize("size", [module.WHOLE, module.WHOLE + 1, 5 * module.WHOLE + 17])
+@pytest.mark.parametrize(
+    "size", [audio_source.WHOLE, audio_source.WHOLE + 1, 5 * audio_source.WHOLE + 17]
+)
 def test_a_large_file_is_told_by_its_size_and_pieces(tmp_path: Path, size: int) -> None:
     data = np.random.default_rng(0).integers(0, 256, size, np.uint8).tobytes()
     paths = [tmp_path / name for name in ("a", "b", "shorter", "first", "middle", "last")]
     changes = [data, data, data[:-1], *(bytearray(data) for _ in range(3))]
-    for changed, place in zip(changes[3:], (0, 5 * (size - module.WINDOW) // 15, -1), strict=True):
+    for changed, place in zip(
+        changes[3:], (0, 5 * (size - audio_source.WINDOW) // 15, -1), strict=True
+    ):
         changed[place] ^= 1
     for path, content in zip(paths, changes, strict=True):
         path.write_bytes(content)
-    first, second, *others = map(file_hash, paths)
+    first, second, *others = (AudioFile(path).digest() for path in paths)
     assert first == second
     assert first not in others
-    if size <= module.WHOLE:
+    if size <= audio_source.WHOLE:
         assert first == xxhash.xxh3_64(data).intdigest()
 
 
@@ -340,7 +345,7 @@ def test_repeated_audio_is_counted(clips: Path, tmp_path: Path) -> None:
 
 def test_each_file_is_read_once(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(module, "file_hash", lambda path: read.append(path) or 5)
+    monkeypatch.setattr(AudioFile, "digest", lambda source: read.append(source.path) or 5)
     rows = [row(clips / "0.wav"), row(clips / "0.wav", task="st"), row(clips / "1.wav")]
     digests_of(rows)
     assert sorted(read) == [clips / "0.wav", clips / "1.wav"]

@@ -14,9 +14,10 @@ import soundfile
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from lorsmerge_cli.data import languages
-from lorsmerge_cli.data.dataset import DataReport, check_complete, drop_warnings, load_data
+from lorsmerge_cli.data.dataset import check_complete, drop_warnings, load_data
 from lorsmerge_cli.data.languages import parse_language
 from lorsmerge_cli.data.readers import read_manifest
+from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.errors import LorsmergeError
 
 GOOD: dict[str, Any] = {"audio_filepath": "x.wav", "text": "bon dia", "source_lang": "ca"}
@@ -158,7 +159,7 @@ def test_a_translation_that_is_an_object(folder: Path, task: str | None) -> None
 def test_audio_that_is_an_object(folder: Path, audio: dict[str, Any]) -> None:
     row = {"sentence": "bon dia", "language": "Catalan"} | audio
     (found,) = load_data([written(folder / "m.jsonl", row)]).utterances
-    assert found.audio == folder / "x.wav"
+    assert found.audio.path == folder / "x.wav"
 
 
 def test_a_missing_reference_is_no_empty_one(folder: Path) -> None:
@@ -204,7 +205,7 @@ def test_folders_of_splits(tmp_path: Path, name: str, split: str, root: str, com
     (table / "metadata.csv").write_text(f"file_name,text\n{file},bon dia\n")
     for asked in (split, name):
         rows, drops = read_manifest(tmp_path, split=asked, language="ca")
-        assert [row.audio for row in rows] == [top / name / "a.wav"]
+        assert [row.audio.path for row in rows] == [top / name / "a.wav"]
         assert drops == []
     with pytest.raises(
         LorsmergeError, match=f"no split 'other'. Give --split with one of: {split}"

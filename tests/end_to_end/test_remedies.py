@@ -21,6 +21,7 @@ from speech_models import make_whisper
 from lorsmerge_cli import console
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.data.audio import audio_seconds
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.deltas.task_vector import check_vector, open_task_vector
 from lorsmerge_cli.errors import LorsmergeError
@@ -119,7 +120,7 @@ def test_the_delta_of_a_wrapped_model(
 @EVERY_NAME
 def test_the_conversion_of_audio(pasted: Callable[[str], list[str]], name: str) -> None:
     Path(f"{name}.mkv").write_text("no sound")
-    line = backticked(message_of(lambda: audio_seconds(Path(f"{name}.mkv"))), "ffmpeg")
+    line = backticked(message_of(lambda: audio_seconds(AudioFile(Path(f"{name}.mkv")))), "ffmpeg")
     option, old, new = pasted(line)
     assert option == "-i"
     assert Path(old).is_file()

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from speech_models import make_clip, make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli import delta, merge
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.utterance import Answer, Drop, Utterance
 from lorsmerge_cli.errors import Mismatch, NonFinite, OutputFault, UnreadableFile, UsageFault
@@ -200,7 +201,7 @@ def test_transcripts_are_normalised_by_their_language(
     assert record.details["normalisation"] == how
     assert f"norm:{how}|" in record.reported.signature
     assert record_document(record)["details"]["normalisations"][how]["rate"] == pytest.approx(rate)
-    dev = [Utterance("u", Path("x"), reference, language, "asr")]
+    dev = [Utterance("u", AudioFile(Path("x")), reference, language, "asr")]
     assert dev_scores(dev, {"u": hypothesis})[f"{language}_asr"] == pytest.approx(rate)
     raw = dev_scores(dev, {"u": hypothesis}, "raw")
     assert raw[f"{language}_asr"] == record.details["normalisations"]["raw"]["rate"]
@@ -395,7 +396,7 @@ def test_other_weights_or_settings_are_refused(
     if "model" in changes:
         model = find_model(folder / changes.pop("model"), name="base")
     with pytest.raises(
-        Mismatch, match=r"h\.jsonl holds hypotheses of 'base' on 'test' that were made other"
+        Mismatch, match=r"h\.jsonl holds hypotheses of 'base' on 'test' that were made differently"
     ):
         run([model], test_set, hypotheses=file, **changes)
     assert file.read_bytes() == before
@@ -444,13 +445,14 @@ def test_hypotheses_of_other_audio_under_the_same_names_are_refused(
     run([base], test_set, hypotheses=file)
     noisy = []
     for row in test_set.utterances:
-        samples, rate = soundfile.read(row.audio)
+        samples, rate = soundfile.read(row.audio.path)
         soundfile.write(tmp_path / row.audio.name, 0.5 * samples, rate)
-        noisy.append(replace(row, audio=tmp_path / row.audio.name))
+        noisy.append(replace(row, audio=AudioFile(tmp_path / row.audio.name)))
     with pytest.raises(Mismatch, match=r"to other audio than .*u\d.*--data NAME=PATH"):
         run([base], TestSet("test", tuple(noisy)), hypotheses=file)
     moved = [
-        replace(row, audio=Path(shutil.copy(row.audio, tmp_path))) for row in test_set.utterances
+        replace(row, audio=AudioFile(Path(shutil.copy(row.audio.path, tmp_path))))
+        for row in test_set.utterances
     ]
     again = run([base], TestSet("test", tuple(moved)), hypotheses=file)
     assert not again.speed  # nothing was decoded
@@ -478,7 +480,7 @@ def test_a_model_of_another_vocabulary_has_its_own_list(
     expected = run([base], test_set)
     assert texts(report).items() >= texts(expected).items()
     assert report.warnings == (
-        "base has another vocabulary than other, and so its own list of tokens that are not said.",
+        "base has another vocabulary than other, so its own list of suppressed tokens is used.",
     )
     assert not expected.warnings
 
@@ -487,7 +489,7 @@ def test_a_pickle_is_scored_as_the_model_that_it_is(
     folder: Path, base: ModelSource, test_set: TestSet, tmp_path: Path
 ) -> None:
     torch.save(load_file(folder / "base" / "model.safetensors"), tmp_path / "base.bin")
-    pickled = find_model(tmp_path / "base.bin", name="base", companions=folder / "base")
+    pickled = find_model(tmp_path / "base.bin", name="base", config_dir=folder / "base")
     assert run([pickled], test_set).records == run([base], test_set).records
 
 
@@ -509,7 +511,7 @@ def test_a_run_that_is_stopped_keeps_what_was_decoded(
     assert len(read_hypotheses(file)) == 6
 
 
-NOWHERE = Utterance("u", Path("nowhere.wav"), "", "ca", "asr", 1.0)
+NOWHERE = Utterance("u", AudioFile(Path("nowhere.wav")), "", "ca", "asr", 1.0)
 ODD = ["line\u2028separator", "next\u0085line", "form\x0cfeed", 'quote " and \\', "né\nnew"]
 
 
@@ -779,7 +781,7 @@ def test_a_bare_file_takes_its_config_from_a_folder(
 ) -> None:
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(folder / "base" / "model.safetensors"), bare)
-    source = find_model(bare, name="base", companions=folder / "base")
+    source = find_model(bare, name="base", config_dir=folder / "base")
     assert source.identity() == base.identity()
     assert run([source], test_set).records == run([base], test_set).records
     with pytest.raises(UnreadableFile, match=r"holds no config\.json.*--config"):
@@ -857,3 +859,17 @@ def test_a_long_clip_is_heard_as_far_as_the_window(
     assert (heard.heard, heard.seconds) == (2.0, 3.0)
     assert (whole.heard, whole.seconds) == (2.0, 2.0)
     assert (heard.audio, heard.model) == (long, "base")
+    assert f"{long} is 3.0 s long; base hears the first 2 s, its window." in heard.warnings
+    assert not any("window" in warning for warning in whole.warnings)
+
+
+def test_a_clip_that_was_cut_short_is_a_warning(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    clips = [make_clip(tmp_path / name, 5, 1.0) for name in ("cut.wav", "whole.wav")]
+    clips[0].write_bytes(clips[0].read_bytes()[: clips[0].stat().st_size // 2])
+    cut, whole = transcribe("base", clips, language="ca", beam=1)
+    assert (cut.ends_early, whole.ends_early) == (True, False)
+    assert f"{clips[0]} was cut short: its text ends where the file does." in cut.warnings
+    assert not any("cut short" in warning for warning in whole.warnings)

@@ -14,6 +14,7 @@ from speech_models import make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli import delta
 from lorsmerge_cli.core.methods import PAPER_SCALE
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.operations.search.files import document, trials_csv, write_report
 from lorsmerge_cli.operations.search.finalists import choose, complexity, judge, unpruned
@@ -276,7 +277,8 @@ def test_two_objectives_stop_what_is_behind_in_both(
 
 def test_a_small_dev_set_is_a_warning() -> None:
     rows = [
-        Utterance(f"u{n}", Path("x"), "", "ca", "asr", speaker=f"s{n % 20}") for n in range(200)
+        Utterance(f"u{n}", AudioFile(Path("x")), "", "ca", "asr", speaker=f"s{n % 20}")
+        for n in range(200)
     ]
     assert small_sets(("asr",), rows) == []
     (few,) = small_sets(("asr",), [replace(r, speaker=f"s{n % 9}") for n, r in enumerate(rows)])

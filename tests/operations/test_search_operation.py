@@ -22,6 +22,7 @@ from search_calls import COMMAND, SPACE, Formula, formula, plan, quick_disk, run
 from speech_models import make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli import delta, merge
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, Mismatch, UnreadableFile, UsageFault
@@ -178,7 +179,7 @@ def test_losses_rank_trials_and_decoding_the_finalists(folder: Path, study: Path
 
 def test_parts_grow_and_have_every_language_and_task() -> None:
     rows = [
-        Utterance(f"u{n}", Path("x"), "", language, task)
+        Utterance(f"u{n}", AudioFile(Path("x")), "", language, task)
         for n, (language, task) in enumerate([("ca", "asr")] * 40 + [("de", "st")] * 8)
     ]
     parts = parts_of(rows, (0.25, 0.5, 1.0))

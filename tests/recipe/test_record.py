@@ -101,7 +101,7 @@ def test_a_merge_tells_its_deltas(folder: Path, tmp_path: Path, stored: bool) ->
     assert (origin.svp, origin.mp, origin.scale) == ("own", "own", "own")
     # the same from the header of a file
     merge(folder / "base", entries, tmp_path / "m.safetensors", scale=0.15)
-    assert of(tmp_path / "m.safetensors", companions=folder / "base") == found
+    assert of(tmp_path / "m.safetensors", config_dir=folder / "base") == found
 
 
 def test_a_delta_of_unknown_data_leaves_open_what_a_merge_was_made_for(

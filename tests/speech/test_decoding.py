@@ -15,6 +15,7 @@ from speech_models import LONGEST, MIXED, make_clip, make_tuned, make_whisper
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.languages import WHISPER_TASKS
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
@@ -43,7 +44,7 @@ def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
     for number in range(10):
         seconds = 0.3 + 0.17 * ((3 * number) % 10)
         clip = make_clip(folder / f"{number}.wav", number, seconds)
-        found.append(Utterance(f"u{number}", clip, "", *MIXED[number % 5], seconds))
+        found.append(Utterance(f"u{number}", AudioFile(clip), "", *MIXED[number % 5], seconds))
     return found
 
 

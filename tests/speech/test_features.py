@@ -8,6 +8,7 @@ import pytest
 import torch
 from speech_models import make_clip, make_whisper
 
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.speech import features as module
 from lorsmerge_cli.speech.features import Features
@@ -29,7 +30,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
     folder = tmp_path_factory.mktemp("clips")
     texts = ("the red boy", "houses" * 9, "ocells", "the the the the red red red red birds birds")
     return [
-        Utterance(f"u{n}", make_clip(folder / f"{n}.wav", n, 0.4 + 0.3 * n), text,
+        Utterance(f"u{n}", AudioFile(make_clip(folder / f"{n}.wav", n, 0.4 + 0.3 * n)), text,
                   *(("ca", "asr"), ("de", "st"))[n % 2], 0.4 + 0.3 * n)
         for n, text in enumerate(texts)
     ]  # fmt: skip

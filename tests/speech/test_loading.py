@@ -16,6 +16,7 @@ from fuzz import change_bytes, change_value
 from safetensors.torch import load_file, save_file
 from speech_models import make_clip, make_whisper
 
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
@@ -44,7 +45,7 @@ def use(folder: Path, clip: Path) -> str:
     """Open a model, make labels and decode, as eval and finetune do."""
     source = find_model(folder)
     speech = source.open(torch.float32, "cpu")
-    row = Utterance("a", clip, "the red house", "ca", "asr", min(1.2, source.window))
+    row = Utterance("a", AudioFile(clip), "the red house", "ca", "asr", min(1.2, source.window))
     speech.labels(row)
     return decode_answers(speech, [row], DecodingSettings(beam=2, max_tokens=3))["a"].text
 

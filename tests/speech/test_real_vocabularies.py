@@ -11,6 +11,7 @@ import torch
 from real_vocabularies import VOCABULARIES, make_real_vocabulary
 from whisper_package import tokenizer_module
 
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.languages import SPACELESS, WHISPER_TASKS
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UsageFault
@@ -54,7 +55,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Open:
 
 
 def utterance(text: str, language: str, task: str = "asr") -> Utterance:
-    return Utterance("u", Path("u.wav"), text, language, task)
+    return Utterance("u", AudioFile(Path("u.wav")), text, language, task)
 
 
 def openai_tokenizer(name: str, language: str, task: str) -> Any:

@@ -13,6 +13,7 @@ import soundfile
 import torch
 from speech_models import make_test_set, make_whisper
 
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.utterance import Drop, Utterance
 from lorsmerge_cli.errors import LorsmergeError
@@ -42,11 +43,11 @@ def spoil(rows: Rows, folder: Path, *numbers: int) -> Rows:
     """Rows some of which have a clip of the same length whose last samples are no numbers."""
     changed = list(rows)
     for number in numbers:
-        samples, rate = soundfile.read(rows[number].audio, dtype="float32")
+        samples, rate = soundfile.read(rows[number].audio.path, dtype="float32")
         samples[-5:] = np.nan
         path = folder / f"{number}.wav"
         soundfile.write(path, samples, rate, subtype="FLOAT")
-        changed[number] = replace(rows[number], audio=path)
+        changed[number] = replace(rows[number], audio=AudioFile(path))
     return tuple(changed)
 
 
@@ -122,8 +123,8 @@ def test_a_step_is_one_of_the_rows_that_can_be_read(
 
 def test_each_is_told_once_by_name(base: Path, good: Rows, tmp_path: Path) -> None:
     rows = list(spoil(good, tmp_path, 3))
-    (tmp_path / "gone.wav").write_bytes(good[5].audio.read_bytes())
-    rows[5] = replace(good[5], audio=tmp_path / "gone.wav")
+    (tmp_path / "gone.wav").write_bytes(good[5].audio.path.read_bytes())
+    rows[5] = replace(good[5], audio=AudioFile(tmp_path / "gone.wav"))
     (tmp_path / "gone.wav").unlink()
     rows[7] = replace(good[7], duration=(good[7].duration or 0) + 1)
     told: list[Drop] = []
@@ -253,7 +254,7 @@ def test_an_interrupted_run_goes_on_without_what_was_removed(
     assert removed
     for drop in told:  # it was mended, but is no longer asked for
         index = int(drop.id[1:])
-        drop.audio.write_bytes(good[index].audio.read_bytes())
+        drop.audio.path.write_bytes(good[index].audio.path.read_bytes())
     again = opened(base)
     later: list[Drop] = []
     resumed = run(

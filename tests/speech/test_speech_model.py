@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from speech_models import LONGEST, RATE, WINDOW, make_clip, make_whisper
 
 from lorsmerge_cli.checkpoint.whisper_config import check_model_folder
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import Mismatch, UnreadableFile, UsageFault
 from lorsmerge_cli.speech.model import (
@@ -71,8 +72,8 @@ def test_features_do_not_depend_on_the_clips_beside(speech: SpeechModel) -> None
 
 def test_an_utterance_is_a_piece_of_its_file(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "a.wav", 1, 1.5)
-    whole = audio_of(Utterance("a", clip, "", "ca", "asr"))
-    piece = audio_of(Utterance("a", clip, "", "ca", "asr", 0.5, 0.25))
+    whole = audio_of(Utterance("a", AudioFile(clip), "", "ca", "asr"))
+    piece = audio_of(Utterance("a", AudioFile(clip), "", "ca", "asr", 0.5, 0.25))
     np.testing.assert_array_equal(piece, whole[round(0.25 * RATE) : round(0.75 * RATE)])
 
 
@@ -108,7 +109,7 @@ def test_a_prompt_is_what_transformers_prompts_with(models: Path) -> None:
 def test_labels_are_the_prompt_the_text_and_the_end(models: Path) -> None:
     base = models / "base"
     speech = build_model("base", base, load_file(base / "model.safetensors"))
-    labels = speech.labels(Utterance("a", Path("a.wav"), "el nen és", "ca", "asr"))
+    labels = speech.labels(Utterance("a", AudioFile(Path("a.wav")), "el nen és", "ca", "asr"))
     assert labels[:3] == speech.prompt("ca", "asr")[1:]
     assert labels[-1] == speech.processor.tokenizer.eos_token_id
     assert speech.texts(torch.tensor([labels])) == ["el nen és"]

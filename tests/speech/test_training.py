@@ -71,7 +71,7 @@ def run(
 
     hooks = TrainingHooks(
         evaluate, lambda epochs: None, interrupted, lambda done, total: None,
-        learnt=learnt or ignore,
+        logged=learnt or ignore,
     )  # fmt: skip
     return train(speech, rows, settings, folder, device="cpu", hooks=hooks, resume=resume)
 

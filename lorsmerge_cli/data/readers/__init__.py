@@ -1,7 +1,7 @@
-"""Data sets in the forms that people have them in: one reader each, found by what is there.
+"""Read data sets in the formats that people have, each found by its files.
 
-A reader has `detects(path)`, `splits(path)`, `read(path, split, defaults)` and `NEEDS`, a line
-for people. A new one is a file here and a line in `FORMATS`.
+A reader has `detects(path)`, `splits(path)`, `read(path, split, defaults)` and `NEEDS`, which describes
+its files in messages. A new one is a file here and a line in `READERS`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from lorsmerge_cli.data.languages import parse_language, parse_task
-from lorsmerge_cli.data.readers import common_voice, covost, hf_metadata, jsonl, kaldi
+from lorsmerge_cli.data.readers import common_voice, covost, hf_metadata, jsonl, kaldi, parquet
 from lorsmerge_cli.data.readers.fields import SPLIT_NAMES, Defaults
 from lorsmerge_cli.data.utterance import (
     OTHER_LANGUAGE,
@@ -21,12 +21,13 @@ from lorsmerge_cli.data.utterance import (
 )
 from lorsmerge_cli.errors import UnreadableFile, UsageFault
 
-FORMATS: dict[str, ModuleType] = {
+READERS: dict[str, ModuleType] = {
     "jsonl": jsonl,
     "covost": covost,  # before Common Voice, whose folder it is unpacked into
     "common-voice": common_voice,
     "hf": hf_metadata,
     "kaldi": kaldi,
+    "parquet": parquet,
 }
 
 
@@ -38,18 +39,19 @@ def read_manifest(
     task: str | None = None,
     format: str | None = None,
 ) -> tuple[list[Utterance], list[Drop]]:
-    """Read the utterances of a data set and the rows that are skipped, whatever audio is there.
+    """Read the utterances of a data set and the rows that are dropped; no audio is opened.
 
     Args:
         path: file or folder.
-        split: `train`, `dev`, `test` or another that the data set has; one that is a single
-            split is read whatever is asked for.
-        language, task: for rows that do not say; rows that say another are skipped.
-        format: a name of `FORMATS`; found out by default.
+        split: `train`, `dev`, `test` or another that the data set has; ignored for one without
+            splits.
+        language: for rows that do not name theirs; rows of another one are skipped.
+        task: for rows that do not name theirs; rows of another one are skipped.
+        format: a name in `READERS`; found out by default.
 
     Raises:
-        UnreadableFile: of no known format, malformed, or without the split.
-        UsageFault: language or task are unknown or missing, or every row has another.
+        UnreadableFile: the format is unknown, the data set malformed, or the split missing.
+        UsageFault: language or task are unknown or missing, or every row has another one.
     """
     language = parse_language(language) if language else None
     task = parse_task(task) if task else None
@@ -76,7 +78,7 @@ def read_manifest(
 
 
 def manifest_splits(path: Path, format: str | None = None) -> tuple[str, ...]:
-    """Splits that a data set has; none where it is a single one."""
+    """Return the splits of a data set; nothing if it is not divided."""
     splits: tuple[str, ...] = _reader(path, format, None).splits(path)
     return splits
 
@@ -85,12 +87,12 @@ def _reader(path: Path, format: str | None, task: str | None) -> ModuleType:
     if not path.exists():
         raise UnreadableFile(f"There is no data set {path}.", _where_it_is(path))
     if format is not None:
-        if format not in FORMATS:
-            raise UsageFault(f"There is no format {format!r}.", f"Use {', '.join(FORMATS)}.")
-        return FORMATS[format]
-    found = [name for name, reader in FORMATS.items() if reader.detects(path)]
+        if format not in READERS:
+            raise UsageFault(f"There is no format {format!r}.", f"Use {', '.join(READERS)}.")
+        return READERS[format]
+    found = [name for name, reader in READERS.items() if reader.detects(path)]
     if found == ["covost", "common-voice"]:  # transcripts and translations of the same clips
-        return FORMATS["common-voice" if task == "asr" else "covost"]
+        return READERS["common-voice" if task == "asr" else "covost"]
     if len(found) > 1:
         raise UsageFault(f"{path} looks like {' and '.join(found)}.", "Choose one with --format.")
     inside = sorted(path.glob("*.jsonl")) if path.is_dir() else []
@@ -100,13 +102,13 @@ def _reader(path: Path, format: str | None, task: str | None) -> ModuleType:
             f"{path} holds {len(inside)} JSON-lines manifests.", f"Give those you mean: {names}."
         )
     if not found:
-        known = "; ".join(f"{name}: {reader.NEEDS}" for name, reader in FORMATS.items())
+        known = "; ".join(f"{name}: {reader.NEEDS}" for name, reader in READERS.items())
         raise UnreadableFile(f"{path} is no data set that is known.", f"The formats are {known}.")
-    return FORMATS[found[0]]
+    return READERS[found[0]]
 
 
 def _where_it_is(path: Path) -> str:
-    """What to do about a data set that is not there."""
+    """Return a remedy for a data set that is missing."""
     name, _, rest = str(path).partition("=")
     if rest and Path(rest).exists():
         return f"Only eval's sets have names: write {rest} without {name}=."

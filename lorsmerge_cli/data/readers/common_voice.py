@@ -1,18 +1,17 @@
-"""A language's folder of a Common Voice release: clips/ beside train.tsv, dev.tsv, test.tsv."""
+"""Read a language's folder of Common Voice: clips/ beside train.tsv, dev.tsv, test.tsv."""
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.languages import parse_language
 from lorsmerge_cli.data.readers.fields import (
     Defaults,
-    Row,
     language_and_task,
     read_tsv,
-    used_or_skipped,
 )
+from lorsmerge_cli.data.readers.values import Skip
 from lorsmerge_cli.data.utterance import Drop, Utterance
 from lorsmerge_cli.errors import LorsmergeError
 
@@ -29,7 +28,7 @@ def _folder(path: Path) -> Path:
 
 
 def detects(path: Path) -> bool:
-    """Whether a path is of this format: such a folder, or one of its tables."""
+    """Return whether a path is such a folder, or one of its tables."""
     if path.name.startswith("covost"):
         return False
     here = path.stem in TABLES and path.suffix == ".tsv" if path.is_file() else bool(splits(path))
@@ -37,7 +36,7 @@ def detects(path: Path) -> bool:
 
 
 def splits(path: Path) -> tuple[str, ...]:
-    """The tables that are there."""
+    """Return the names of the tables that exist."""
     if path.is_file():
         return ()
     return tuple(name for name in TABLES if (path / f"{name}.tsv").is_file())
@@ -49,29 +48,23 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
     table = path if path.is_file() else folder / f"{split}.tsv"
     folder_language = None if defaults.language else _language_of(folder)
 
-    def utterance(row: Row, name: str, where: str) -> Utterance:
-        language, task = language_and_task(
-            row.get("locale") or folder_language, "asr", defaults, where
-        )
-        return Utterance(
-            id=Path(name).stem,
-            audio=folder / "clips" / name,
-            text=row["sentence"],
-            language=language,
-            task=task,
-            speaker=row.get("client_id") or None,
-        )
-
-    found = []
+    found: list[Utterance | Drop] = []
     for number, row in read_tsv(table, ("path", "sentence")):
         name = row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3"
-        make = partial(utterance, row, name, f"{table}, line {number}")
-        found.append(used_or_skipped(make, Path(name).stem, folder / "clips" / name))
+        audio, stem = AudioFile(folder / "clips" / name), Path(name).stem
+        named = row.get("locale") or folder_language
+        try:
+            language, task = language_and_task(named, "asr", defaults, f"{table}, line {number}")
+        except Skip as skip:
+            found.append(skip.drop(stem, audio))
+            continue
+        speaker = row.get("client_id") or None
+        found.append(Utterance(stem, audio, row["sentence"], language, task, speaker=speaker))
     return found
 
 
 def _language_of(folder: Path) -> str | None:
-    """The language that a folder is named after, if it is."""
+    """Return the language that a folder is named after, or None."""
     name = folder.resolve().name.lower()
     if not name.isalpha() and name not in LOCALES:
         return None

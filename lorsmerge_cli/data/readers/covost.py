@@ -1,11 +1,11 @@
-"""CoVoST 2: `covost_v2.<src>_<tgt>.tsv`, joined with the Common Voice clips it translates."""
+"""Read CoVoST 2: `covost_v2.<src>_<tgt>.tsv`, joined with the Common Voice clips it translates."""
 
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.readers.fields import (
     SPLITS,
     Defaults,
@@ -13,8 +13,8 @@ from lorsmerge_cli.data.readers.fields import (
     into_english,
     language_and_task,
     read_tsv,
-    used_or_skipped,
 )
+from lorsmerge_cli.data.readers.values import Skip
 from lorsmerge_cli.data.utterance import Drop, Utterance
 from lorsmerge_cli.errors import UnreadableFile
 
@@ -23,18 +23,18 @@ NAME = re.compile(r"covost_v2\.([\w-]+)_([\w-]+?)(?:\.(train|dev|test))?\.tsv")
 
 
 def _tables(path: Path) -> dict[str | None, Path]:
-    """Split -> table; None is the one of all splits."""
+    """Return the table of each split; under None one of all splits."""
     files = [path] if path.is_file() else sorted(path.glob("covost_v2.*.tsv"))
     return {match[3]: file for file in files if (match := NAME.fullmatch(file.name))}
 
 
 def detects(path: Path) -> bool:
-    """Whether a path is of this format: such a table, or a folder that holds one."""
+    """Return whether a path is such a table, or a folder that holds one."""
     return bool(_tables(path))
 
 
 def splits(path: Path) -> tuple[str, ...]:
-    """Those that the tables name."""
+    """Return the splits that the tables are named after."""
     tables = _tables(path)
     return SPLITS if None in tables else () if path.is_file() else tuple(map(str, tables))
 
@@ -54,33 +54,32 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
     asked = defaults.task or "st"
     column = "sentence" if asked == "asr" else "translation"
 
-    def utterance(row: Row, name: str, audio: Path, where: str) -> Utterance:
-        language, task = language_and_task(source, asked, defaults, where)
-        if task == "st":
-            into_english(target, where)
-        clip = (clips or {}).get(name, {})
-        speaker = row.get("client_id") or clip.get("client_id")
-        said = row.get("sentence") or clip.get("sentence")  # which not every release repeats
-        return Utterance(
-            id=Path(name).stem,
-            audio=audio,
-            text=_unescape(row[column]),
-            language=language,
-            task=task,
-            speaker=speaker or None,
-            source_text=_unescape(said) if said and task == "st" else None,
-        )
-
-    found = []
+    found: list[Utterance | Drop] = []
     for number, row in read_tsv(table, ("path", column)):
         name = Path(row["path"]).name
         if row.get("split", split) not in (split, f"{split}_covost") and split is not None:
             continue
         if clips is not None and name not in clips:
             continue
-        audio = folder / "clips" / (name if Path(name).suffix else f"{name}.mp3")
-        make = partial(utterance, row, name, audio, f"{table}, line {number}")
-        found.append(used_or_skipped(make, audio.stem, audio))
+        audio = AudioFile(folder / "clips" / (name if Path(name).suffix else f"{name}.mp3"))
+        where = f"{table}, line {number}"
+        try:
+            language, task = language_and_task(source, asked, defaults, where)
+        except Skip as skip:
+            found.append(skip.drop(audio.file.stem, audio))
+            continue
+        if task == "st":
+            into_english(target, where)
+        clip = (clips or {}).get(name, {})
+        speaker = row.get("client_id") or clip.get("client_id") or None
+        transcript = row.get("sentence") or clip.get("sentence")  # not every release repeats it
+        text = _unescape(row[column])
+        found.append(
+            Utterance(
+                Path(name).stem, audio, text, language, task, speaker=speaker,
+                source_text=_unescape(transcript) if transcript and task == "st" else None,
+            )
+        )  # fmt: skip
     return found
 
 
@@ -89,7 +88,7 @@ def _unescape(text: str) -> str:
 
 
 def _validated(folder: Path) -> dict[str, Row] | None:
-    """File name -> row of Common Voice's validated.tsv, which the translations are joined with."""
+    """Return Common Voice's validated.tsv by file name, which the translations are joined with."""
     table = folder / "validated.tsv"
     if not table.is_file():
         return None

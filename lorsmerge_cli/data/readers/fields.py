@@ -1,20 +1,20 @@
-"""What the readers of manifests share: tables, and the values of a row."""
+"""Read tables, and the language, task and texts of a row, for all readers of manifests."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.readers.values import Skip, is_missing, is_text
-from lorsmerge_cli.data.utterance import OTHER_LANGUAGE, OTHER_TASK, Drop, Utterance
+from lorsmerge_cli.data.utterance import OTHER_LANGUAGE, OTHER_TASK
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
 from lorsmerge_cli.inputs import open_text
 
 SPLITS = ("train", "dev", "test")
-# Names of the three splits, Hugging Face's among them; ours first
+# Names of the three splits in data sets, ours first
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "dev": ("dev", "validation", "valid", "val"),
@@ -25,14 +25,14 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Defaults:
-    """Language and task from the command line, for rows that do not say."""
+    """Language and task from the command line, for rows that do not name theirs."""
 
     language: str | None = None
     task: str | None = None
 
 
 def read_tsv(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
-    """Line number and row of a table with tabs and a header, quotes being plain characters.
+    """Yield line number and row of a table with tabs and a header; quotes are plain characters.
 
     Raises:
         UnreadableFile: it is no such table, lacks a needed column, or a row is cut short.
@@ -41,7 +41,7 @@ def read_tsv(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Row]
 
 
 def read_csv(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
-    """Line number and row of a table with commas, quoted as spreadsheets do it."""
+    """Yield line number and row of a table with commas, quoted as spreadsheets do it."""
     yield from _read_table(path, needed, delimiter=",", quoting=csv.QUOTE_MINIMAL)
 
 
@@ -70,39 +70,25 @@ def _read_table(
 
 
 def unreadable(path: Path, error: Exception) -> UnreadableFile:
-    """The error for a manifest that is no text, or is not there."""
+    """Return the error for a manifest that is no text, or missing."""
     return UnreadableFile(f"{path} cannot be read ({error}).", "A table in UTF-8 is needed.")
 
 
 def wrong_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> UnreadableFile:
-    """The error for columns or keys that are not there."""
+    """Return the error for columns or keys that are missing."""
     return UnreadableFile(
         f"{path} has no {' and no '.join(wanted)}.", f"It has: {', '.join(found) or 'nothing'}."
     )
 
 
-def used_or_skipped(read: Callable[[], Utterance], name: str, audio: Path) -> Utterance | Drop:
-    """Read a row, or say why it is skipped.
-
-    Args:
-        read: makes the utterance, or raises `Skip`.
-        name, audio: of the row, for the one who reads about the skip.
-    """
-    try:
-        return read()
-    except Skip as skip:
-        return Drop(name, audio, skip.reason, skip.detail)
-
-
 def language_and_task(
     language: str | None, task: str | None, defaults: Defaults, where: str
 ) -> tuple[str, str]:
-    """Return what a row says of itself, or else what the command line says.
+    """Return language and task of a row: its own, or else those of the command line.
 
     Raises:
-        Skip: the row is of another language or task than the command line asks for.
-        UsageFault: neither says which language is spoken, or the row's is unknown; `where` names
-            the row.
+        Skip: the row has another language or task than the command line.
+        UsageFault: neither names the language, or the row's is unknown; `where` names the row.
     """
     wanted_language = parse_language(defaults.language) if defaults.language else None
     wanted_task = parse_task(defaults.task) if defaults.task else None
@@ -144,10 +130,10 @@ SOURCE = ("source_text", "transcript")  # beside a translation
 
 
 def task_by_texts(row: Mapping[str, object], default: str | None, where: str) -> str | None:
-    """The task of a row that does not say: `st` where there is a translation alone.
+    """Return the task of a row that names none: `st` if it has a translation alone.
 
     Raises:
-        UsageFault: it has a transcript and a translation, and there is no default.
+        UsageFault: it has a transcript and a translation, and no default is given.
     """
     if default is not None or is_missing(row.get(TRANSLATION)):
         return default
@@ -160,17 +146,17 @@ def task_by_texts(row: Mapping[str, object], default: str | None, where: str) ->
 
 
 def text_keys(task: str) -> tuple[str, ...]:
-    """Where the text of a task is looked for, the surest first."""
+    """Return the keys that may have the text of a task, the most specific first."""
     return TRANSCRIPT if task == "asr" else (TRANSLATION, *TRANSCRIPT)
 
 
 def read_source(row: Mapping[str, object], language: str, task: str) -> str | None:
-    """Return the transcript that a row has beside the translation that is its text, if it has one.
+    """Return the transcript beside a translation; None if the row has none.
 
     Args:
         row: of a manifest.
         language: whose text is taken from `{"ca": ..., "en": ...}`.
-        task: of the row; the text of one that is no translation is a transcript itself.
+        task: of the row; only `st` has a transcript beside its text.
     """
     named = SOURCE if is_missing(row.get(TRANSLATION)) else (*SOURCE, *TRANSCRIPT)
     found = next((row[key] for key in named if not is_missing(row.get(key))), None)
@@ -181,7 +167,7 @@ def read_source(row: Mapping[str, object], language: str, task: str) -> str | No
 
 
 def into_english(target: str | None, where: str) -> None:
-    """Refuse a translation that Whisper cannot make.
+    """Check that a translation is into English, the only one that Whisper makes.
 
     Raises:
         UsageFault: the target is another language than English.

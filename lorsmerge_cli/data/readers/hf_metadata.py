@@ -1,4 +1,4 @@
-"""A folder of audio with metadata.csv or metadata.jsonl, as Hugging Face's audiofolder has it."""
+"""Read a folder of audio with metadata.csv or metadata.jsonl, Hugging Face's `audiofolder`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lorsmerge_cli.errors import LorsmergeError
 
 NEEDS = "metadata.csv or metadata.jsonl with file_name and text, in the folder or in train/, ..."
 NAMES = ("metadata.csv", "metadata.jsonl")
-NOT_TAKEN = ("file_name", "id", "duration", "offset")  # columns of a CSV with meanings of their own
+NOT_TAKEN = ("file_name", "id", "duration", "offset")  # columns of a CSV that mean something else
 
 
 def _table(folder: Path) -> Path | None:
@@ -22,7 +22,7 @@ def _table(folder: Path) -> Path | None:
 
 
 def _tables(path: Path) -> dict[str, Path]:
-    """Split -> the table in its folder, which is in the root or in `data`."""
+    """Return the table of each split, from the split's folder in the root or in `data`."""
     found: dict[str, Path] = {}
     for split, folders in SPLIT_NAMES.items():
         for folder in (root / name for root in (path, path / "data") for name in folders):
@@ -33,19 +33,19 @@ def _tables(path: Path) -> dict[str, Path]:
 
 
 def _common_table(path: Path) -> Path | None:
-    """The one table of all splits."""
+    """Return the one table of all splits, if there is one."""
     return _table(path) or _table(path / "data")
 
 
 def detects(path: Path) -> bool:
-    """Whether a path is of this format."""
+    """Return whether a path is of this format."""
     if path.is_file():
         return path.name == "metadata.csv"  # a metadata.jsonl is read as JSON lines
     return _common_table(path) is not None or bool(_tables(path))
 
 
 def splits(path: Path) -> tuple[str, ...]:
-    """Folders that hold a table of their own, or that the one table's files are in."""
+    """Return the splits with a table of their own, or those of the files in the one table."""
     if not path.is_dir():
         return ()
     table = _common_table(path)
@@ -56,7 +56,7 @@ def splits(path: Path) -> tuple[str, ...]:
 
 
 def _split(row: Values, table: Path) -> str | None:
-    """The split whose folder, right below the table's, a row's file is in."""
+    """Return the split of a row's file, by its folder directly below the table's."""
     try:
         audio = table.parent / read_audio(row, jsonl.AUDIO, "")
     except (Skip, LorsmergeError):
@@ -76,7 +76,7 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | Drop]:
-    """Read the rows of a table; those of the split alone where one table has all."""
+    """Read the rows of a split's table, or those of the split in the common table."""
     table = path if path.is_file() else _tables(path).get(split or "")
     if table is not None:
         return [jsonl.read_row(row, table, number, defaults) for number, row in _rows(table)]

@@ -1,4 +1,4 @@
-"""JSON lines with NeMo's keys: one object per utterance."""
+"""Read JSON lines with NeMo's keys: one object per utterance."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lorsmerge_cli.data.audio_source import AudioFile, AudioSource
 from lorsmerge_cli.data.languages import parse_language, text_language
 from lorsmerge_cli.data.readers.fields import (
     Defaults,
@@ -15,7 +16,6 @@ from lorsmerge_cli.data.readers.fields import (
     task_by_texts,
     text_keys,
     unreadable,
-    used_or_skipped,
     wrong_columns,
 )
 from lorsmerge_cli.data.readers.values import (
@@ -39,12 +39,12 @@ SPEAKER = ("speaker", "client_id", "speaker_id")
 
 
 def detects(path: Path) -> bool:
-    """Whether a path is of this format."""
+    """Return whether a path is of this format."""
     return path.is_file() and path.suffix in (".jsonl", ".json", ".ndjson")
 
 
 def splits(path: Path) -> tuple[str, ...]:
-    """None: a file is one split."""
+    """Return no names: a file is one split."""
     return ()
 
 
@@ -54,7 +54,7 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
 
 
 def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line.
+    """Yield line number and object of each line.
 
     Raises:
         UnreadableFile: a line is no JSON object.
@@ -78,21 +78,41 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_row(row: Values, path: Path, number: int, defaults: Defaults) -> Utterance | Drop:
-    """Read one row of a manifest at `path`, or say why it is skipped.
+    """Read one line of the manifest at `path`, or return why it is dropped.
 
     Raises:
         LorsmergeError: the row lacks a key that the format needs, or has a value of another type.
     """
     where = f"{path}, line {number}"
-    wanted = [("audio_filepath", AUDIO), ("text", text_keys("st"))]
-    _has(row, path, where, *wanted)
-    name, audio = f"line {number}", path
+    _has(row, path, where, ("audio_filepath", AUDIO), ("text", text_keys("st")))
     try:
-        audio = path.parent / read_audio(row, AUDIO, where)
-        name = read_label(row, ("id",), where) or audio.stem
+        audio = AudioFile(path.parent / read_audio(row, AUDIO, where))
     except Skip as skip:
-        return Drop(name, audio, skip.reason, skip.detail)
-    return used_or_skipped(lambda: _utterance(row, name, audio, path, where, defaults), name, audio)
+        return skip.drop(f"line {number}", path)
+    return read_values(row, audio, audio.file.stem, path, where, defaults)
+
+
+def read_values(
+    row: Values, audio: AudioSource, name: str, path: Path, where: str, defaults: Defaults
+) -> Utterance | Drop:
+    """Read what a row has beside its audio, or return why it is dropped.
+
+    Args:
+        row: of a manifest.
+        audio: of the row.
+        name: the row's id if it gives none.
+        path: of the manifest.
+        where: the row, in a message.
+        defaults: for a row that does not name its language or task.
+
+    Raises:
+        LorsmergeError: the row lacks a key that the format needs, or has a value of another type.
+    """
+    try:
+        name = read_label(row, ("id",), where) or name
+        return _utterance(row, name, audio, path, where, defaults)
+    except Skip as skip:
+        return skip.drop(name, audio)
 
 
 def _has(row: Values, path: Path, where: str, *wanted: tuple[str, tuple[str, ...]]) -> None:
@@ -103,7 +123,7 @@ def _has(row: Values, path: Path, where: str, *wanted: tuple[str, tuple[str, ...
 
 
 def _utterance(
-    row: Values, name: str, audio: Path, path: Path, where: str, defaults: Defaults
+    row: Values, name: str, audio: AudioSource, path: Path, where: str, defaults: Defaults
 ) -> Utterance:
     source, target = read_name(row, LANGUAGE, where), read_name(row, ("target_lang",), where)
     task = read_name(row, TASK, where)
@@ -136,4 +156,4 @@ def _same_language(source: str, target: str) -> bool:
     try:
         return parse_language(source) == parse_language(target)
     except LorsmergeError:
-        return source == target  # one of them is unknown: whoever reads it further says so
+        return source == target  # an unknown one is an error where it is read next

@@ -1,16 +1,17 @@
-"""A Kaldi data folder: wav.scp and text, with segments, utt2spk and utt2lang where there are."""
+"""Read a Kaldi data folder: wav.scp and text, and segments, utt2spk and utt2lang if they exist."""
 
 from __future__ import annotations
 
 import re
-from functools import cache, partial
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.readers.fields import (
     Defaults,
     language_and_task,
     unreadable,
-    used_or_skipped,
 )
 from lorsmerge_cli.data.readers.values import Skip, check_seconds
 from lorsmerge_cli.data.utterance import EMPTY, Drop, Utterance
@@ -24,12 +25,12 @@ TO_THE_END = -1.0  # as the end of a segment
 
 
 def detects(path: Path) -> bool:
-    """Whether a path is of this format."""
+    """Return whether a path is of this format."""
     return (path / "wav.scp").is_file() and (path / "text").is_file()
 
 
 def splits(path: Path) -> tuple[str, ...]:
-    """None: a folder is one split."""
+    """Return no names: a folder is one split."""
     return ()
 
 
@@ -47,30 +48,20 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
         for name in ("utt2spk", "utt2lang", "reco2file_and_channel")
     )
 
-    def utterance(name: str, text: str, recording: str, audio: Path, piece: list[str]) -> Utterance:
-        where = f"{path}: {name!r}"
-        language, task = language_and_task(languages.get(name), None, defaults, where)
-        start, duration = _times(piece, where) if piece else (0.0, None)
-        named = piece[2] if len(piece) > 2 else channels.get(recording, "").rpartition(" ")[2]
-        _check_channel(audio, named, where)
-        return Utterance(
-            id=name,
-            audio=audio,
-            text=text,
-            language=language,
-            task=task,
-            duration=duration,
-            start=start,
-            speaker=speakers.get(name),
-            segment=bool(piece),
-        )
-
-    found = []
+    found: list[Utterance | Drop] = []
     for name, text in _pairs(path / "text").items():
+        where = f"{path}: {name!r}"
         recording, *piece = [name] if segments is None else _segment(path, segments, name)
-        audio = _audio(path, recordings, recording)
-        make = partial(utterance, name, text, recording, audio, piece)
-        found.append(used_or_skipped(make, name, audio))
+        audio = AudioFile(_audio(path, recordings, recording))
+        try:
+            language, task = language_and_task(languages.get(name), None, defaults, where)
+            start, duration = _times(piece, where) if piece else (0.0, None)
+            named = piece[2] if len(piece) > 2 else channels.get(recording, "").rpartition(" ")[2]
+            _check_channel(audio, named, where)
+            row = Utterance(name, audio, text, language, task, duration, start, speakers.get(name))
+            found.append(replace(row, segment=bool(piece)))
+        except Skip as skip:
+            found.append(skip.drop(name, audio))
     return found
 
 
@@ -97,7 +88,7 @@ def _audio(path: Path, recordings: dict[str, str], recording: str) -> Path:
 
 
 def _segment(path: Path, segments: dict[str, str], name: str) -> list[str]:
-    """Recording, start and end, and the channel where it is there."""
+    """Return recording, start and end, and the channel if there is one."""
     cells = segments.get(name, "").split()
     if len(cells) not in (3, 4):
         raise UnreadableFile(
@@ -108,7 +99,7 @@ def _segment(path: Path, segments: dict[str, str], name: str) -> list[str]:
 
 
 def _times(piece: list[str], where: str) -> tuple[float, float | None]:
-    """Start and duration of a segment; without a duration it goes to the end of its file."""
+    """Return start and duration of a segment; None as duration is up to the end of its file."""
     try:
         start, end = float(piece[0]), float(piece[1])
     except ValueError:
@@ -125,11 +116,13 @@ def _times(piece: list[str], where: str) -> tuple[float, float | None]:
     return start, duration
 
 
-def _check_channel(audio: Path, named: str, where: str) -> None:
+def _check_channel(audio: AudioFile, named: str, where: str) -> None:
     """Refuse one channel of several, which would be mixed with the others.
 
     Args:
+        audio: of the row.
         named: `0`, `1` in segments, `A`, `B` in reco2file_and_channel, or "" or `-1` for none.
+        where: the row, in a message.
     """
     if named in ("", "-1"):
         return
@@ -146,8 +139,8 @@ def _check_channel(audio: Path, named: str, where: str) -> None:
 
 
 @cache
-def _channels(audio: Path) -> int:
-    """How many channels a file has; 0 where it cannot be read, which is found out later."""
+def _channels(audio: AudioFile) -> int:
+    """Return the number of channels; 0 if the file cannot be read, which is reported later."""
     from lorsmerge_cli.data.audio import audio_channels
 
     try:
@@ -157,7 +150,7 @@ def _channels(audio: Path) -> int:
 
 
 def _pairs(path: Path) -> dict[str, str]:
-    """Key -> the rest of its line."""
+    """Read the lines of a table, each as a key and the rest."""
     try:
         with open_text(path) as file:
             lines = file.read().split("\n")  # as Kaldi has it

@@ -1,4 +1,4 @@
-"""The values of a manifest's row, each read as the one type it has to be of.
+"""Read the values of a manifest's row, and check their types.
 
 JSON's `null` and `NaN` (which pandas writes for an empty cell) are missing values.
 """
@@ -7,40 +7,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.data.utterance import MISSING
+from lorsmerge_cli.data.audio_source import AudioSource
+from lorsmerge_cli.data.utterance import MISSING, Drop
 from lorsmerge_cli.errors import UnreadableFile
 
 Values = Mapping[str, Any]
-ROUNDING = 0.05  # seconds below zero that a difference of two rounded times may come to
+ROUNDING = 0.05  # seconds below zero that the difference of two rounded times may have
 
 
 class Skip(Exception):
-    """A row that cannot be used while the others can.
+    """A row that cannot be used, although others of its manifest can.
 
     Attributes:
-        reason: by which rows are counted.
-        detail: which row it is and what it has.
+        reason: one of few, by which rows are counted.
+        detail: which row it is, and its value.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason, self.detail = reason, detail
         super().__init__(detail)
 
+    def drop(self, name: str, audio: AudioSource | Path) -> Drop:
+        """Return the row as one that is dropped.
+
+        Args:
+            name: id of the row.
+            audio: its recording, or its manifest.
+        """
+        return Drop(name, audio, self.reason, self.detail)
+
 
 def is_missing(value: object) -> bool:
-    """Whether a value is null or NaN."""
+    """Return whether a value is null or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def first(row: Values, keys: Sequence[str]) -> tuple[str, Any]:
-    """Return the first of some keys that a row has a value for, and that value; ("", None) if none."""
+    """Return the first key that a row has a value for, and that value; ("", None) without one."""
     return next(((key, row[key]) for key in keys if not is_missing(row.get(key))), ("", None))
 
 
 def read_name(row: Values, keys: Sequence[str], where: str) -> str | None:
-    """Read a language or a task; None where it is missing or empty.
+    """Read a language or a task; None if it is missing or empty.
 
     Raises:
         UnreadableFile: it is no string; `where` names the row.
@@ -55,10 +66,10 @@ def read_name(row: Values, keys: Sequence[str], where: str) -> str | None:
 
 
 def read_label(row: Values, keys: Sequence[str], where: str) -> str | None:
-    """Read a speaker or an id, a string or a whole number; None where it is missing or empty.
+    """Read a speaker or an id, a string or a whole number; None if it is missing or empty.
 
     Raises:
-        Skip: it is something else.
+        Skip: it is of another type.
     """
     key, value = first(row, keys)
     if isinstance(value, float) and value.is_integer():
@@ -73,11 +84,13 @@ def read_label(row: Values, keys: Sequence[str], where: str) -> str | None:
 
 
 def read_text(row: Values, keys: Sequence[str], language: str, where: str) -> str:
-    """Read a text, or that of one language where a row has several in an object.
+    """Read a text, or that of one language from an object with several.
 
     Args:
+        row: of a manifest.
         keys: one of which the row has.
         language: whose text is taken from `{"en": ..., "ca": ...}`.
+        where: the row, in a message.
 
     Raises:
         Skip: it is missing (an empty one is not), or no string.
@@ -102,7 +115,9 @@ def read_audio(row: Values, keys: Sequence[str], where: str) -> str:
     """Read a path, or that in `{"path": ..., "bytes": ...}`.
 
     Args:
+        row: of a manifest.
         keys: one of which the row has.
+        where: the row, in a message.
 
     Raises:
         Skip: it is missing, or no path.
@@ -129,7 +144,7 @@ def read_audio(row: Values, keys: Sequence[str], where: str) -> str:
 
 
 def read_seconds(row: Values, key: str, where: str) -> float | None:
-    """Read a time in seconds; None where it is null or not there.
+    """Read a time in seconds; None if it is missing.
 
     Raises:
         Skip: it is negative, NaN or infinite.
@@ -154,7 +169,7 @@ def read_seconds(row: Values, key: str, where: str) -> float | None:
 
 
 def check_seconds(seconds: float, key: str, where: str) -> float:
-    """Return a time, rounding errors below zero as zero.
+    """Check a time; one that is negative by a rounding error is zero.
 
     Raises:
         Skip: it is negative, NaN or infinite.
@@ -165,7 +180,7 @@ def check_seconds(seconds: float, key: str, where: str) -> float:
 
 
 def is_text(text: str) -> bool:
-    """Whether a text can be written: JSON's escapes can name half of a surrogate pair."""
+    """Return whether a text can be encoded: JSON's escapes can name half of a surrogate pair."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 

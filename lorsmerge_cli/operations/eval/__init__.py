@@ -1,4 +1,4 @@
-"""Decode test sets with models, and score what they say."""
+"""Decode test sets with models, and score the hypotheses."""
 
 from __future__ import annotations
 
@@ -60,31 +60,32 @@ def evaluate(
         data: test sets: manifests or data folders, named likewise.
         output: the results file; none by default.
         split: of data that has several.
-        language, task: of data that does not say; rows that say another are skipped.
+        language: of rows that do not name theirs; rows of another one are skipped.
+        task: of rows that do not name theirs; rows of another one are skipped.
         hours: about how much of each test set to take; all by default.
-        data_seed: another one takes other rows for `hours`.
-        allow_missing: score the other rows where audio is damaged or much of it is missing.
+        data_seed: of the choice of rows for `hours`.
+        allow_missing: score the other rows if audio is damaged or much of it is missing.
         allow_parts: use rows that are shorter than their files and give no offset.
         format: of the data, found out by default.
-        beam: hypotheses kept in the search; 1 is greedy. The paper's is 20.
+        beam: hypotheses in the search; 1 is greedy. The paper's is 20.
         batch_size: utterances at a time; by memory by default.
         max_tokens: most tokens of a hypothesis; the model's limit by default.
-        memory: bytes that the process may use in all; by default what there is.
+        memory: bytes that the process may use in all; no limit by default.
         dtype: the models compute in: `float32`, `float16` or `bfloat16`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         config_dir: model folder or Hub id to take config and tokenizer from, for a bare file.
         apply: deltas to add to the one model, in memory.
         scale: lambda of each applied delta; the method's by default.
         method: how deltas are applied, a method without ratios; task arithmetic by default.
-        normalisation: what error rates are of.
-        metrics: to score by as well, `comet` say.
+        normalisation: of texts before error rates are computed.
+        metrics: further metrics, such as `comet`.
         compare: names of two models for a paired test.
-        samples: random sign flips of that test where there are more than 12 speakers.
+        samples: random sign flips of that test, if there are more than 12 speakers.
         seed: of the sign flips.
         hypotheses: JSON lines to write what is decoded to, and to resume from.
         trn: folder for sclite's transcripts.
         force: replace a results file that exists.
-        progress: told the utterances just decoded and those in all.
+        progress: called with the utterances just decoded and those in all.
 
     Raises:
         LorsmergeError: see the subclasses; what was decoded stays in `hypotheses`.

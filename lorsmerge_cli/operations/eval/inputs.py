@@ -1,4 +1,4 @@
-"""What an evaluation reads: models, with deltas applied or not, and test sets."""
+"""Open the inputs of an evaluation: models, with deltas applied or not, and test sets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lorsmerge_cli.data.dataset import (
     check_complete,
     drop_warnings,
     empty_groups,
-    has_splits,
     load_data,
 )
+from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.recipe.recipe import unpruned_method_faults
 from lorsmerge_cli.results.document import TestSet
@@ -23,7 +23,7 @@ from lorsmerge_cli.usage import Named, check_applied, named_models
 
 def open_models(
     models: Named,
-    companions: Path | None = None,
+    config_dir: Path | None = None,
     deltas: Sequence[Path] = (),
     method: str | None = None,
     scale: float | None = None,
@@ -32,9 +32,9 @@ def open_models(
 
     Args:
         models: as in `named_paths`.
-        companions: as in `find_model`.
+        config_dir: as in `find_model`.
         deltas: to apply to the one model.
-        method: by which they are added, task arithmetic by default.
+        method: how they are added; task arithmetic by default.
         scale: of each delta, the method's by default.
 
     Raises:
@@ -47,7 +47,7 @@ def open_models(
     )
     method = method or method_of(())
     scale = METHODS[method].scale if scale is None else scale
-    return find_models(named, companions=companions, deltas=deltas, scale=scale, method=method)
+    return find_models(named, config_dir=config_dir, deltas=deltas, scale=scale, method=method)
 
 
 def read_test_set(
@@ -59,15 +59,15 @@ def read_test_set(
     progress: Callable[[int, int], None] = lambda done, total: None,
     **reading: Any,
 ) -> tuple[TestSet, list[str], list[str]]:
-    """Read a test set, and decode its audio to see that it is whole.
+    """Read a test set, and decode its audio to check that it is whole.
 
     Args:
         name: for tables.
         path: a manifest or a data folder.
         window: seconds that the models take.
-        allow_missing: take the other rows where audio is damaged or much of it is missing.
-        progress: told the utterances just read and those in all.
-        reading: as in `load_data`.
+        allow_missing: use the other rows if audio is damaged or much of it is missing.
+        progress: called with the utterances just read and those in all.
+        reading: further arguments of `load_data`.
 
     Returns:
         The test set, warnings, and a line for each row that is dropped.
@@ -80,12 +80,12 @@ def read_test_set(
     )
     if not allow_missing:
         check_complete(loaded, path)
-    # a score is of all rows, or says so
+    # a score that is not of all rows comes with a warning
     warnings = [f"{path}: {warning}" for warning in drop_warnings(loaded, 0.0)]
     warnings += [
         f"{path}: the {empty} references have no words, so there is no score."
         for empty in empty_groups(loaded.utterances)
     ]
-    split = reading["split"] if has_splits(path, reading["format"]) else None
+    split = reading["split"] if manifest_splits(path, reading["format"]) else None
     found = TestSet(name, loaded.utterances, loaded.drops, path, split)
     return found, warnings, loaded.drop_notes

@@ -1,4 +1,4 @@
-"""What of test sets is in the data that models were trained on."""
+"""Find content of test sets in the data that models were trained on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Group = tuple[str, str, str, str]  # model, data set, language, task
 def leaks_of(
     models: Sequence[ModelSource], test_sets: Sequence[TestSet]
 ) -> tuple[list[str], dict[Group, tuple[Shared, ...]]]:
-    """Find what of test sets is in the data that models were trained on.
+    """Find content of test sets in the data that models were trained on, and in other test sets.
 
     Returns:
         Warnings, and (model, data set, language, task) -> what is shared, for every model that has

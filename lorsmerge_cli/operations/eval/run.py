@@ -1,4 +1,4 @@
-"""Decode test sets with models, and score what they say."""
+"""Decode test sets with models, and score the hypotheses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +72,22 @@ def run_evaluation(
     """Score models on test sets.
 
     Args:
-        models: by name; the first one's list of suppressed tokens holds for all that have its
-            vocabulary.
+        models: with different names; the first one's list of suppressed tokens is used for all that
+            have its vocabulary.
         test_sets: utterances with durations.
-        scoring: how.
-        beam, batch_size, max_tokens: as in `DecodingSettings`.
-        memory: bytes that each process may use in all; None for what there is.
-        dtype: the models compute in.
+        scoring: metrics and normalisation.
+        beam: as in `DecodingSettings`.
+        batch_size: as in `DecodingSettings`.
+        max_tokens: as in `DecodingSettings`.
+        memory: bytes that each process may use in all; None for no limit.
+        dtype: to compute in.
         device: as in `resolve_device`.
-        hypotheses: JSON lines to write what is decoded to, and to go on from.
+        hypotheses: JSON lines to write hypotheses to, and to resume from.
         output: the results file.
         force: replace a results file that exists.
         trn: folder for sclite's transcripts.
         compared: names of two models for a paired test.
-        progress: told the utterances just done and those in all.
+        progress: called with the utterances just done and those in all.
 
     Raises:
         LorsmergeError: see the subclasses; what was decoded stays in `hypotheses`.
@@ -94,11 +97,9 @@ def run_evaluation(
     inputs += [test_set.path for test_set in test_sets if test_set.path]
     faults = [] if hypotheses is None else check_hypotheses(hypotheses, inputs)
     inputs += [] if hypotheses is None else [hypotheses]
-    faults += _faults(names, scoring, output, force, compared, inputs)
-    faults += [] if trn is None else check_trn(trn, inputs, force=force)
-    faults += _metric_faults([row for data in test_sets for row in data.utterances], scoring)
+    utterances = [row for data in test_sets for row in data.utterances]
+    faults += _faults(names, utterances, scoring, output, force, trn, compared, inputs)
     raise_all(faults)
-    # without a GPU, accelerate joins the processes of torchrun only when told to stay on the CPU
     state = processes(device)
     dtype = dtype_name(parse_speech_dtype(dtype))
     asked = DecodingSettings(beam, batch_size, max_tokens, memory=Memory(memory))
@@ -106,7 +107,7 @@ def run_evaluation(
     leaks, leakage = leaks_of(models, test_sets) if main else ([], {})
     warnings = [*_other_spellings(models), *leaks]
     file = HypothesesFile(hypotheses)
-    count = len(models) * sum(len(test_set.utterances) for test_set in test_sets)
+    count = len(models) * len(utterances)
     rows: list[Hypothesis] = []
     speed: dict[str, float] = {}
     origins: dict[str, dict[str, Any]] = {}
@@ -115,11 +116,11 @@ def run_evaluation(
         run = _Run(model, dtype, process_device(device, state), file, state)
         own = run.speech.vocabulary, asked.with_lists_of(run.speech)
         first = first or own
-        same = own[0] == first[0]  # or the lists' numbers mean other tokens, the end even
+        same = own[0] == first[0]  # else the lists' ids are other tokens, maybe the end
         if not same:
             warnings.append(
-                f"{model.name} has another vocabulary than {models[0].name}, and so its own list "
-                "of tokens that are not said."
+                f"{model.name} has another vocabulary than {models[0].name}, so its own list of "
+                "suppressed tokens is used."
             )
         decoding = first[1] if same else own[1]
         origins[model.name] = run.origin
@@ -141,7 +142,7 @@ def run_evaluation(
 
 
 def _about(test_sets: Sequence[TestSet]) -> dict[str, Any]:
-    """Which split each test set is, and what of it cannot be scored, for the results file."""
+    """Return each test set's split, and counts of rows that cannot be scored, for the results file."""
     splits = {test_set.name: test_set.split for test_set in test_sets if test_set.split}
     dropped = {test_set.name: reasons(test_set.drops) for test_set in test_sets if test_set.drops}
     return {"splits": splits} | ({"dropped": dropped} if dropped else {})
@@ -160,7 +161,7 @@ def rescore(
 
     Raises:
         UnreadableFile: the file holds no hypotheses.
-        Mismatch: its models answered different utterances, or one of them twice or in two ways.
+        Mismatch: its models answered different utterances, or a model one twice or in two ways.
     """
     known = read_hypotheses(hypotheses)
     if not known:
@@ -174,9 +175,7 @@ def rescore(
     }
     rows = [line.row for line in known]
     names = list({row.model: 0 for row in rows})
-    faults = _faults(names, scoring, output, force, compared, [hypotheses])
-    faults += _metric_faults(rows, scoring)
-    raise_all(faults + ([] if trn is None else check_trn(trn, [hypotheses], force=force)))
+    raise_all(_faults(names, rows, scoring, output, force, trn, compared, [hypotheses]))
     settings = settings_of(None, scoring, None)
     if partial:
         settings["partial"] = partial
@@ -195,7 +194,7 @@ def rescore(
 
 
 class _Run:
-    """One model over all test sets."""
+    """Decodes all test sets with one model."""
 
     def __init__(
         self,
@@ -220,7 +219,7 @@ class _Run:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Return the identity of the weights, and how they were made, as far as is known."""
+        """Identity of the weights, and how they were made, as far as is known."""
         source = self.source
         made = made_from(source.checkpoint, source.applied, source.method)
         return {"identity": self.identity, "made_from": made}
@@ -228,7 +227,7 @@ class _Run:
     def answer(
         self, test_set: TestSet, decoding: DecodingSettings, progress: Callable[[int], None]
     ) -> list[Hypothesis]:
-        """Hypotheses of a test set in its order; the decoding settings have their lists."""
+        """Return hypotheses of a test set in its order; `decoding` has its lists filled in."""
         made_by = (
             f"{self.identity}|beam:{decoding.beam}|{self.dtype}|{limit_of(decoding)}"
             f"|suppress:{decoding.suppress_digest()}"
@@ -296,7 +295,7 @@ class _Run:
 
 
 def _other_spellings(models: Sequence[ModelSource]) -> list[str]:
-    """Warn of models whose own table of English spellings is not the one that scores are made with."""
+    """Return warnings of models with another table of English spellings than scores are made with."""
     others = []
     for model in models:
         path = model.processor / "normalizer.json"
@@ -311,9 +310,11 @@ def _other_spellings(models: Sequence[ModelSource]) -> list[str]:
 
 def _faults(
     names: Sequence[str],
+    rows: Sequence[Utterance | Hypothesis],
     scoring: Scoring,
     output: Path | None,
     force: bool,
+    trn: Path | None,
     compared: tuple[str, str] | None,
     inputs: Sequence[Path],
 ) -> list[LorsmergeError]:
@@ -322,13 +323,15 @@ def _faults(
     faults += check_names(names, compared)
     if output is not None:
         faults += check_output(output, inputs=inputs, size=1 << 20, force=force)
-    return faults
+    if trn is not None:
+        faults += check_trn(trn, inputs, force=force)
+    return faults + _metric_faults(rows, scoring)
 
 
 def _metric_faults(
     rows: Sequence[Utterance | Hypothesis], scoring: Scoring
 ) -> list[LorsmergeError]:
-    """Return why rows cannot be scored by the metrics that are asked for."""
+    """Return faults of rows that cannot be scored by the metrics asked for."""
     faults: list[LorsmergeError] = []
     for key in scoring.asked:
         if (metric := METRICS.get(key)) is None:  # a fault already
@@ -339,13 +342,13 @@ def _metric_faults(
             faults.append(
                 UsageFault(
                     f"--metric {key} scores {metric.task}, and the data has none of that.",
-                    "Leave it out, or add such data.",
+                    "Drop the option, or add such data.",
                 )
             )
         elif metric.needs_source and lacking:
             faults.append(
                 Mismatch(
-                    f"--metric {key} compares a translation with what was said, and {len(lacking)} of "
+                    f"--metric {key} compares a translation with its source, and {len(lacking)} of "
                     f"{len(own)} {metric.task} utterances have no transcript ({named(lacking)}).",
                     "Give each row of the manifest a source_text, and decode again.",
                 )
@@ -354,7 +357,7 @@ def _metric_faults(
 
 
 def _compared(record: Record, scoring: Scoring) -> list[Metric]:
-    """Return what two models are compared by: the reported metric, and those that were asked for."""
+    """Return the metrics of a comparison: the reported one, and those that were asked for."""
     asked = [METRICS[key] for key in scoring.asked if METRICS[key].name in record.scores]
     return list(dict.fromkeys([metric_of(record), *asked]))
 
@@ -377,14 +380,13 @@ def _report(
         replace(score(group, scoring), leakage=(leakage or {}).get(key))
         for key, group in groups.items()
     )
-    comparisons = []
-    for a in records:
-        for b in records:
-            same = (a.dataset, a.language, a.task) == (b.dataset, b.language, b.task)
-            if same and (a.model, b.model) == compared:
-                comparisons += [
-                    (a, b, m, compare([(a, b)], scoring, m)) for m in _compared(a, scoring)
-                ]
+    comparisons = [
+        (a, b, metric, compare([(a, b)], scoring, metric))
+        for a, b in permutations(records, 2)
+        if (a.model, b.model) == compared
+        and (a.dataset, a.language, a.task) == (b.dataset, b.language, b.task)
+        for metric in _compared(a, scoring)
+    ]
     broken = {r.language for r in records if r.details.get("normalisation") == "basic"}
     warnings = tuple(
         f"{language}: basic makes spaces of its vowel signs, so its words are broken or lost; "

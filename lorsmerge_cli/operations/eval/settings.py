@@ -1,4 +1,4 @@
-"""What the scores of an evaluation depend on, beside models and data."""
+"""Record the settings and versions that scores depend on."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lorsmerge_cli.speech.decoding import DecodingSettings
 
 
 def limit_of(decoding: DecodingSettings) -> str:
-    """Return the part of a signature that says how long a hypothesis may get, in new tokens."""
+    """Return the part of a signature with the largest number of new tokens."""
     return "max:None" if decoding.max_tokens is None else f"max_new:{decoding.max_tokens}"
 
 
 def settings_of(
     decoding: DecodingSettings | None, scoring: Scoring, dtype: str | None
 ) -> dict[str, Any]:
-    """Scoring, decoding (None where nothing was decoded), versions, and a signature of them."""
+    """Return scoring, decoding (if hypotheses were decoded), versions, and a signature of them."""
     versions = {name: version(name) for name in ("torch", "transformers", "jiwer", "sacrebleu")}
     settings: dict[str, Any] = {
         "scoring": asdict(scoring),

@@ -63,7 +63,7 @@ def finetune(
     resume: bool = False,
     force: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    told: Callable[[dict[str, float]], None] = lambda scores: None,
+    on_scores: Callable[[dict[str, float]], None] = lambda scores: None,
     **settings: Any,
 ) -> FinetuneReport:
     """Fine-tune a Whisper on one language and task, or on several at once.
@@ -76,15 +76,16 @@ def finetune(
         output: the model folder to write.
         dev: data to choose the epoch by; by default the dev split of data that has one.
         split: of `data`.
-        language, task: of data that does not say; rows that say another are skipped.
+        language: of rows that do not name theirs; rows of another one are skipped.
+        task: of rows that do not name theirs; rows of another one are skipped.
         hours: about how much of each data set to take; all by default.
-        data_seed: another one takes other rows for `hours`.
+        data_seed: of the choice of rows for `hours`.
         dev_hours: about how much of each dev set to take.
         allow_parts: use rows that are shorter than their files and give no offset.
         format: of the data, found out by default.
-        average_best: take the mean of so many best epochs; the one best by default.
-        average_last: take the mean of the last epochs.
-        dev_beam: hypotheses kept where the dev set is decoded.
+        average_best: number of best epochs to average; 1 by default.
+        average_last: number of last epochs to average instead.
+        dev_beam: hypotheses in the search when the dev set is decoded.
         normalisation: of the dev set's texts.
         delta: a file for the fine-tune's delta; none by default.
         digests: record hashes of the training data, by which `evaluate` finds it in a test set.
@@ -92,9 +93,9 @@ def finetune(
         device: `auto`, `cpu`, `cuda` or `mps`.
         dtype: to compute in; weights are float32.
         resume: resume the run that was interrupted, if there is one.
-        force: replace outputs that exist, and throw away an interrupted run.
-        progress: told the steps just done and those in all.
-        told: told the scores before training and those of each epoch.
+        force: replace outputs that exist, and discard an interrupted run.
+        progress: called with the steps just done and those in all.
+        on_scores: called with the scores before training and those of each epoch.
         settings: the other attributes of `TrainingSettings` by name: `learning_rate=1e-6`,
             `epochs=10`, `steps=None`, `effective_batch=32`, `seed=0` and so on.
 
@@ -128,7 +129,7 @@ def finetune(
         dev_beam=dev_beam, normalisation=normalisation, device=device, delta=path_of(delta),
         resume=resume, force=force, digests=digests,
     )  # fmt: skip
-    report = run_finetune(plan, command=command, progress=progress, told=told)
+    report = run_finetune(plan, command=command, progress=progress, on_scores=on_scores)
     return replace(report, warnings=[*plan.warnings, *report.warnings])
 
 
@@ -140,10 +141,11 @@ def data_sources(
     dev_hours: float | None,
     **reading: Any,
 ) -> tuple[DataSource, DataSource | None]:
-    """Return where training rows come from, and dev rows: the dev split of the data by default.
+    """Return the sources of training and dev rows; the latter is the data's dev split by default.
 
     Args:
-        data, dev: manifests or folders.
+        data: manifests or folders of training data.
+        dev: manifests or folders of dev data.
         split: of the data.
         dev_hours: about how much of each dev set to take.
         reading: the other attributes of `DataSource`.

@@ -1,4 +1,4 @@
-"""What a fine-tune will do: its data, its settings, and everything that stands in its way."""
+"""Plan a fine-tune: check its data and settings, and report every fault."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 from lorsmerge_cli.checkpoint.model_writer import check_companions, notes_on_code
 from lorsmerge_cli.core.sketch import Sketch, union
-from lorsmerge_cli.data.dataset import DataReport, drop_warnings, load_data
+from lorsmerge_cli.data.dataset import drop_warnings, load_data
 from lorsmerge_cli.data.digests import DataDigests, digests_of
 from lorsmerge_cli.data.leakage import repeated, shared_with
 from lorsmerge_cli.data.readers import manifest_splits
+from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.utterance import Drop, listed
 from lorsmerge_cli.errors import (
     LorsmergeError,
@@ -24,7 +25,7 @@ from lorsmerge_cli.errors import (
 )
 from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
-from lorsmerge_cli.operations.finetune.skips import read_skipped, said, with_removed
+from lorsmerge_cli.operations.finetune.skips import read_skipped, row_values, with_removed
 from lorsmerge_cli.outputs import check_not_inside, check_output
 from lorsmerge_cli.recipe.record import trained_digests
 from lorsmerge_cli.speech.model import SpeechModel
@@ -38,18 +39,20 @@ from lorsmerge_cli.usage import (
     training_folder,
 )
 
-FLOAT32 = 4  # bytes of an entry
-ADAM_COPIES = 4  # weight, gradient and two moments of each entry
+FLOAT32 = 4  # bytes of an element
+ADAM_COPIES = 4  # weight, gradient and two moments of each element
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where rows come from.
+    """Data sets, and which of their rows to read.
 
     Attributes:
         paths: manifests or folders.
         split: of those that have several.
-        language, task, format: as in `read_manifest`.
+        language: as in `read_manifest`.
+        task: as in `read_manifest`.
+        format: as in `read_manifest`.
         hours: about how much of each to take.
         seed: of that subset; the training has its own.
         allow_parts: as in `load_data`.
@@ -65,7 +68,7 @@ class DataSource:
     allow_parts: bool = False
 
     def load(self, window: float, *, decoded: bool = False) -> DataReport:
-        """The rows that fit into a model's window of some seconds, and whose audio decodes if asked."""
+        """Read the rows that fit a window of some seconds; with `decoded` check their audio."""
         return load_data(
             self.paths, split=self.split, language=self.language, task=self.task,
             format=self.format, hours=self.hours, seed=self.seed, max_seconds=window,
@@ -73,14 +76,14 @@ class DataSource:
         )  # fmt: skip
 
     def with_dev_split(self, hours: float | None) -> DataSource | None:
-        """The dev split of the data sets that have one."""
+        """Return the dev split of the data sets that have one, or None."""
         paths = tuple(path for path in self.paths if "dev" in manifest_splits(path, self.format))
         return replace(self, paths=paths, split="dev", hours=hours) if paths else None
 
 
 @dataclass(frozen=True)
 class Averaging:
-    """Which epochs make up the model: the mean of the `count` best, or of the last."""
+    """How epochs are averaged: the `count` best ones, or the last."""
 
     count: int = 1
     best: bool = True
@@ -93,21 +96,22 @@ class FinetunePlan:
     Attributes:
         source: the base.
         speech: the base in memory, in float32.
-        train, dev: rows; without `dev` the last epochs are taken for the best.
+        train: rows of the training data.
+        dev: rows to choose epochs by; without them the last epochs are used.
         settings: of the training.
         averaging: of epochs.
-        dev_beam: hypotheses kept where dev rows are decoded.
+        dev_beam: hypotheses in the search when dev rows are decoded.
         normalisation: of the dev rows' texts, one of `CHOICES`.
         device: to train on.
         output: the model folder to write.
         delta: a delta to write as well.
-        resume: go on from the state in `folder`.
-        force: replace outputs that exist.
-        digests: of the training data, and of what the base was trained on; empty where none are to be
-            recorded.
+        resume: whether to resume from the state in `folder`.
+        force: whether to replace outputs that exist.
+        processes: number of processes that train.
+        digests: of the training data, and of the base's; empty if none are recorded.
         warnings: what the user should know.
-        skipped: rows of `train` that the run that is resumed skipped.
-        removed: ids of those of them that are no longer in the data.
+        skipped: rows of `train` that the interrupted run skipped.
+        removed: ids of those that were removed from the data since then.
     """
 
     source: ModelSource
@@ -131,26 +135,26 @@ class FinetunePlan:
 
     @property
     def folder(self) -> Path:
-        """Checkpoints, until the model is written."""
+        """Folder of checkpoints until the model is written."""
         return training_folder(self.output)
 
     @property
     def steps(self) -> int:
-        """Of the optimiser."""
+        """Steps of the optimiser."""
         return self.settings.total_steps(len(self.train.utterances))
 
     @property
     def memory(self) -> int:
-        """Bytes of weights, gradients and moments on each device; activations come on top."""
-        entries = {name: spec.numel for name, spec in self.source.checkpoint.float_specs.items()}
+        """Bytes of weights, gradients and moments on each device; activations are not counted."""
+        sizes = {name: spec.numel for name, spec in self.source.checkpoint.float_specs.items()}
         frozen = sum(
-            count for name, count in entries.items()
+            size for name, size in sizes.items()
             if self.settings.freeze_encoder and name.startswith("model.encoder.")
         )  # fmt: skip
-        return FLOAT32 * (ADAM_COPIES * (sum(entries.values()) - frozen) + frozen)
+        return FLOAT32 * (ADAM_COPIES * (sum(sizes.values()) - frozen) + frozen)
 
     def single(self) -> tuple[str, str] | None:
-        """The one language and task of the data, if it has but one."""
+        """Return language and task of the training data if there is one of each, else None."""
         groups = {(row.language, row.task) for row in self.train.utterances}
         return groups.pop() if len(groups) == 1 else None
 
@@ -161,7 +165,7 @@ class FinetunePlan:
         return "none" if own == "added" and self.settings.label_space == "none" else own
 
     def describe(self) -> dict[str, Any]:
-        """Everything that a run's weights depend on; a run is resumed under the same alone."""
+        """Return all that the weights depend on, which has to be the same when the run is resumed."""
         settings = asdict(self.settings) | {"keep": None, "workers": None, "save_steps": None}
         size, accumulation = self.settings.batches(self.processes)
         return {
@@ -178,10 +182,10 @@ class FinetunePlan:
 
 
 def fingerprint(report: DataReport) -> dict[str, Any]:
-    """Rows, hours, and a digest of what the rows say (the audio itself is not read)."""
+    """Return counts, hours, and a digest of the rows without their audio's content."""
     digest = hashlib.sha256()
     for row in report.utterances:
-        digest.update(json.dumps(said(row)).encode())
+        digest.update(json.dumps(row_values(row)).encode())
     return {
         "utterances": len(report.utterances),
         "hours": round(report.hours, 4),
@@ -211,18 +215,20 @@ def plan_finetune(
     Args:
         base: a Whisper model folder.
         output: the model folder to write.
-        train, dev: data.
-        settings, averaging: of the training.
-        dev_beam: of the decoding of dev rows.
-        normalisation: of their texts, one of `CHOICES`.
+        train: source of the training data.
+        dev: source of the dev set, if there is one.
+        settings: of the training.
+        averaging: of epochs.
+        dev_beam: hypotheses in the search when dev rows are decoded.
+        normalisation: of the dev rows' texts, one of `CHOICES`.
         device: to train on.
         delta: a delta to write as well.
-        resume: go on with a run that was interrupted.
-        force: replace outputs that exist, and throw away an interrupted run.
+        resume: resume a run that was interrupted.
+        force: replace outputs that exist, and discard an interrupted run.
         digests: record digests of the training data.
 
     Raises:
-        LorsmergeError: every fault found; nothing was written.
+        LorsmergeError: every fault found; nothing is written.
     """
     raise_all([*check_training(settings, device), *check_choice(normalisation)])
     source = find_model(base)
@@ -261,9 +267,9 @@ def plan_finetune(
 
 
 def _with_skipped(plan: FinetunePlan, hours: float | None) -> FinetunePlan:
-    """Take over what the run that is resumed skipped, be it there or removed meanwhile."""
+    """Return the plan with the rows that the interrupted run skipped, removed since then or not."""
     train, removed = with_removed(plan.train, plan.folder, hours)
-    drops = [entry.drop for entry in read_skipped(plan.folder).values()]
+    drops = [skipped.drop for skipped in read_skipped(plan.folder).values()]
     note = f"{len(removed)} rows that the run had skipped are gone, and stay skipped."
     return replace(
         plan, train=train, skipped=tuple(drops), removed=frozenset(removed),
@@ -283,7 +289,7 @@ def _folder_faults(source: ModelSource) -> list[LorsmergeError]:
 
 
 def _fitting(speech: SpeechModel, report: DataReport, space: str) -> DataReport:
-    """Without the rows whose labels the decoder has no positions for."""
+    """Drop the rows with more labels than the decoder has positions."""
     kept, drops = [], list(report.drops)
     for row in report.utterances:
         if len(speech.labels(row, space)) > speech.longest_label:
@@ -296,7 +302,7 @@ def _fitting(speech: SpeechModel, report: DataReport, space: str) -> DataReport:
 
 
 def _leaks(train: DataDigests, dev: DataDigests) -> list[str]:
-    """Warnings where a dev row, its sentence or its speaker was trained on."""
+    """Return warnings of dev rows, sentences and speakers that are in the training data."""
     return repeated(dev, role="dev") + [
         shared.warning("the training data too", role="dev")
         for shared in shared_with(dev, train.sketches)
@@ -304,7 +310,7 @@ def _leaks(train: DataDigests, dev: DataDigests) -> list[str]:
 
 
 def interrupted_run(plan: FinetunePlan) -> dict[str, Any]:
-    """What an interrupted run that is to be resumed has kept; empty where a new one begins.
+    """Return the state of the interrupted run that is resumed; empty if a new one begins.
 
     Raises:
         Mismatch: the interrupted run had other settings.
@@ -313,8 +319,8 @@ def interrupted_run(plan: FinetunePlan) -> dict[str, Any]:
     if not (plan.resume and path.is_file()):
         return {}
     try:
-        kept: dict[str, Any] = read_json(path)
-        before = kept["run"]
+        state: dict[str, Any] = read_json(path)
+        before = state["run"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UnreadableFile(
             f"{path} is damaged.", "Begin anew with --force in place of --resume."
@@ -326,11 +332,11 @@ def interrupted_run(plan: FinetunePlan) -> dict[str, Any]:
             f"The interrupted run in {plan.folder} had other settings: {'; '.join(differing)}.",
             "Give the same ones, or begin anew with --force in place of --resume.",
         )
-    return kept
+    return state
 
 
 def _without_counts(run: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the rows that are not used: what is wrong with them may be mended or removed."""
+    """Remove the counts of dropped rows, which may be mended or removed before a run is resumed."""
     return {
         key: {k: v for k, v in value.items() if k != "dropped"} if key in ("train", "dev") and value
         else value
@@ -339,7 +345,7 @@ def _without_counts(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """`learning_rate was 1e-06 and is 1e-05` for each setting that differs."""
+    """Return a text for each setting that differs: `learning_rate was 1e-06 and is 1e-05`."""
     if isinstance(before, dict) and isinstance(now, dict):
         return [
             text

@@ -1,4 +1,4 @@
-"""Fine-tune a model, keep the best epoch, and write it as a model folder."""
+"""Carry out a fine-tune: train, choose the best epochs, and write a model folder."""
 
 from __future__ import annotations
 
@@ -48,23 +48,28 @@ from lorsmerge_cli.speech.source import process_device, processes
 from lorsmerge_cli.speech.training import TrainingHooks, TrainingResult, train
 from lorsmerge_cli.usage import EPOCH_FILES, LOSSES, STATE, TRAINING_FILES
 
-MAX_SHARD = 5 * 10**9  # bytes, as transformers has it
+MAX_SHARD = 5 * 10**9  # bytes, transformers' default
+LIBRARIES = (
+    "torch", "transformers", "accelerate", "soundfile", "soxr", "jiwer", "sacrebleu",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FinetuneReport:
-    """What a fine-tune did.
+    """The result of a fine-tune.
 
     Attributes:
-        output, delta: what was written.
-        before, after: scores of the dev set; empty without one. `score` is the mean over
+        output: the model folder.
+        delta: the delta file, if one was written.
+        before: scores of the base on the dev set; empty without one. `score` is the mean over
             languages and tasks of BLEU, or of 100 less the error rate.
+        after: scores of the fine-tune.
         epochs: scores of each epoch.
-        chosen: epochs that make up the model.
+        chosen: epochs whose mean the model is.
         steps: of the optimiser.
         warnings: what the user should know.
         main: whether this process is the one that prints.
-        skipped: utterances whose audio could not be read when it was their turn.
+        skipped: utterances whose audio could not be read during the training.
     """
 
     output: Path
@@ -84,28 +89,28 @@ def run_finetune(
     *,
     command: str,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    told: Callable[[dict[str, float]], None] = lambda scores: None,
-    missed: Callable[[str], None] = lambda text: None,
-    learnt: Callable[[dict[str, Any]], None] = lambda record: None,
+    on_scores: Callable[[dict[str, float]], None] = lambda scores: None,
+    on_skip: Callable[[str], None] = lambda text: None,
+    on_step: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> FinetuneReport:
     """Carry out a plan.
 
     Args:
         plan: a checked fine-tune.
         command: the line for a delta's history.
-        progress: told the steps just done and those in all.
-        told: told the scores before training and those of each epoch.
-        missed: told, in words, of each utterance that is skipped as its audio cannot be read.
-        learnt: told the record of each step, as in `TrainingHooks`.
+        progress: called with the steps just done and those in all.
+        on_scores: called with the scores before training and those of each epoch.
+        on_skip: called with a message for each utterance whose audio cannot be read.
+        on_step: called with the record of each step, as `TrainingHooks.logged`.
 
     Raises:
-        Interrupted: by a signal; the state is kept for `--resume`.
+        Interrupted: a signal came; the state is kept for `--resume`.
         NonFinite: the training diverged.
-        LorsmergeError: memory or disk were too small, or too many utterances could not be read; the
+        LorsmergeError: memory or disk is too small, or too many utterances cannot be read; the
             state of the last epoch is kept.
     """
     state = processes(plan.device)
-    run = _Run(plan, state, told, missed, learnt)
+    run = _Run(plan, state, on_scores, on_skip, on_step)
     with run.held:
         return _carry_out(plan, run, command, progress)
 
@@ -120,7 +125,7 @@ def _carry_out(
         raise Interrupted(
             f"Interrupted after step {result.step} of {result.steps}; the run is kept in "
             f"{plan.folder}.",
-            "The same command with --resume goes on with it.",
+            "The same command with --resume continues it.",
         )
     chosen = run.chosen(result.epochs)
     after = run.install(chosen, result.epochs)
@@ -149,12 +154,12 @@ class _Run:
         self,
         plan: FinetunePlan,
         state: PartialState,
-        told: Callable[[dict[str, float]], None],
-        missed: Callable[[str], None],
-        learnt: Callable[[dict[str, Any]], None],
+        on_scores: Callable[[dict[str, float]], None],
+        on_skip: Callable[[str], None],
+        on_step: Callable[[dict[str, Any]], None],
     ) -> None:
-        self.plan, self.state, self.told, self.missed = plan, state, told, missed
-        self.learnt = learnt
+        self.plan, self.state = plan, state
+        self.on_scores, self.on_skip, self.on_step = on_scores, on_skip, on_step
         self.before: dict[str, float] = {}
         self.skipped = list(plan.skipped)
         self.held = ExitStack()
@@ -165,7 +170,7 @@ class _Run:
         plan = self.plan
         device = resolve_device(process_device(plan.device, self.state))
         plan.speech.model.to(device)
-        # every process reads what is there before one of them changes it
+        # every process reads the state before one of them changes it
         kept = interrupted_run(plan)
         self.state.wait_for_everyone()
         if self.state.is_main_process:
@@ -173,16 +178,16 @@ class _Run:
             if not kept:
                 remove_matching(plan.folder, TRAINING_FILES)
                 plan.folder.mkdir(parents=True, exist_ok=True)
-                self._hold_folder()  # another one than that of before
+                self._hold_folder()  # it is another folder now
         self.before = kept.get("before") or self._scores()
         if self.before:
-            self.told({"epoch": 0, **self.before})
+            self.on_scores({"epoch": 0, **self.before})
         if self.state.is_main_process and not kept:
             rows = row_digests(plan.train.utterances)
             state = {"run": plan.describe(), "before": self.before, "rows": rows}
             write_json(plan.folder / STATE, state)
         self.state.wait_for_everyone()
-        if self.state.is_main_process:  # those of a run that is resumed are told again
+        if self.state.is_main_process:  # a resumed run logs its earlier steps again
             (plan.folder / LOSSES).write_bytes(b"")
         hooks = TrainingHooks(
             self._evaluate,
@@ -207,7 +212,7 @@ class _Run:
             ) from None
 
     def _hold_folder(self) -> None:
-        """Hold the folder of the run's state until the run ends, where the system has such locks.
+        """Lock the folder of the run's state until the run ends, if the system has such locks.
 
         Raises:
             LorsmergeError: another process trains in it.
@@ -231,7 +236,7 @@ class _Run:
         if self.state.is_main_process:
             add_skipped(self.plan.folder, self.plan.train.utterances, drops)
         for drop in drops:
-            self.missed(f"skipped {drop.id}: {drop.reason} ({drop.detail or drop.audio})")
+            self.on_skip(f"skipped {drop.id}: {drop.reason} ({drop.detail or drop.audio})")
 
     def _evaluate(self, epoch: float) -> dict[str, float]:
         if self.state.is_main_process:
@@ -240,19 +245,19 @@ class _Run:
             weights = self.plan.speech.model.state_dict()
             with atomic_file(path, force=True, intermediate=True) as partial:
                 _write_weights(partial, self.plan.source.checkpoint, weights.__getitem__, None)
-        scores = self._scores() or {"score": epoch}  # without a dev set a later one is better
+        scores = self._scores() or {"score": epoch}  # without a dev set later is better
         if self.plan.dev:
-            self.told({"epoch": epoch, **scores})
+            self.on_scores({"epoch": epoch, **scores})
         return scores
 
     def _keep_loss(self, record: dict[str, Any]) -> None:
         if self.state.is_main_process:
             with (self.plan.folder / LOSSES).open("a", encoding="utf-8", newline="\n") as file:
                 file.write(_loss_line(record))
-        self.learnt(record)
+        self.on_step(record)
 
     def _scores(self) -> dict[str, float]:
-        """`ca_asr` -> WER (or CER) in percent or BLEU, and the mean that epochs are chosen by."""
+        """Return WER (or CER) in percent or BLEU by `ca_asr`, and the mean that chooses epochs."""
         if self.plan.dev is None:
             return {}
         rows = self.plan.dev.utterances
@@ -267,7 +272,7 @@ class _Run:
         return self.plan.folder / "epochs" / f"{epoch:.6f}.safetensors"
 
     def chosen(self, epochs: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-        """The epochs that make up the model, in order."""
+        """Return the epochs whose mean the model is, in order."""
         averaging = self.plan.averaging
         if not averaging.best:
             return list(epochs[-averaging.count :])
@@ -275,7 +280,7 @@ class _Run:
         return sorted(best[: averaging.count], key=lambda entry: entry["epoch"])
 
     def _prune_epochs(self, epochs: list[dict[str, float]]) -> None:
-        """Remove weights that no later epoch can bring back, once a checkpoint says so."""
+        """Remove weights that will not be chosen, whatever later epochs score."""
         wanted = {self._epoch_file(entry["epoch"]) for entry in self.chosen(epochs)}
         for path in self.plan.folder.glob(EPOCH_FILES):
             if path not in wanted:
@@ -284,7 +289,7 @@ class _Run:
     def install(
         self, chosen: Sequence[dict[str, float]], epochs: Sequence[dict[str, float]]
     ) -> dict[str, float]:
-        """Put the mean of the chosen epochs into the model; its scores."""
+        """Put the mean of the chosen epochs into the model, and return its scores."""
         weights = self.plan.speech.model.state_dict()
         if self.state.is_main_process:
             files = [Checkpoint(self._epoch_file(entry["epoch"])) for entry in chosen]
@@ -305,7 +310,7 @@ class _Run:
         chosen: Sequence[dict[str, float]],
         after: dict[str, float],
     ) -> None:
-        """The model folder."""
+        """Write the model folder."""
         plan = self.plan
         weights = plan.speech.model.state_dict()
         with atomic_folder(plan.output, force=plan.force) as partial:
@@ -313,19 +318,10 @@ class _Run:
             single = plan.single()
             if single and (partial / GENERATION).is_file():
                 generation = json.loads((partial / GENERATION).read_bytes())
-                if generation.get("is_multilingual", True):  # another cannot be asked for either
+                if generation.get("is_multilingual", True):  # else there is nothing to choose
                     language, task = single
                     generation |= {"language": language, "task": WHISPER_TASKS[task]}
                     write_json(partial / GENERATION, generation)
-            names = (
-                "torch",
-                "transformers",
-                "accelerate",
-                "soundfile",
-                "soxr",
-                "jiwer",
-                "sacrebleu",
-            )
             record = {
                 "lorsmerge": __version__,
                 "base_name": pinned(plan.source.checkpoint.path) or plan.source.name,
@@ -341,7 +337,7 @@ class _Run:
                 "chosen": [entry["epoch"] for entry in chosen],
                 "epochs": result.epochs,
                 "losses": result.losses,
-                "versions": {name: version(name) for name in names}
+                "versions": {name: version(name) for name in LIBRARIES}
                 | {"python": platform.python_version()},
             }  # fmt: skip
             write_json(partial / RUN, record)
@@ -351,13 +347,13 @@ class _Run:
 
 
 def _loss_line(record: Mapping[str, Any]) -> str:
-    """A line of `losses.jsonl`; JSON has no NaN, so a loss that is none is null."""
+    """Return a line of `losses.jsonl`; JSON has no NaN, so such a loss is null."""
     return json.dumps({key: finite(value) for key, value in record.items()}) + "\n"
 
 
 @contextmanager
 def _without_autocast(model: Any) -> Iterator[None]:
-    """As eval computes: accelerate puts a forward of its own onto a model that it trains."""
+    """Remove the forward that accelerate puts on a model it trains, so that decoding is that of eval."""
     trained = model.__dict__.pop("forward", None)
     try:
         yield
@@ -367,14 +363,14 @@ def _without_autocast(model: Any) -> Iterator[None]:
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
-    """In float64, so that the mean of equal weights is those weights."""
+    """Return the mean, computed in float64: that of equal weights is those weights."""
     return torch.stack([value.double() for value in values]).mean(0).to(values[0].dtype)
 
 
 def _write_weights(
     path: Path, base: Checkpoint, read: Callable[[str], Tensor], max_shard_size: int | None
 ) -> None:
-    """The base's tensors with other values, floats in float32: a file, or into a folder."""
+    """Write the base's tensors with other values, floats in float32, to a file or into a folder."""
     specs = {
         name: TensorSpec(spec.shape, torch.float32) if spec.is_float else spec
         for name, spec in base.specs.items()
@@ -411,20 +407,20 @@ def _warnings(
 
 @contextmanager
 def _run_kept(folder: Path) -> Iterator[None]:
-    """Say of a disk that filled up, in whatever words a library has for it, how to go on."""
+    """Turn any library's error of a full disk into one that names --resume."""
     try:
         yield
     except (OSError, OutputFault, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise  # torch.save has no exception of its own
         what = error.what if isinstance(error, OutputFault) else f"{folder} cannot be written."
-        how = f"Free some space; the run is kept in {folder}: --resume goes on with it."
+        how = f"Free some space; the run is kept in {folder}: --resume continues it."
         raise OutputFault(what, how) from error
 
 
 @contextmanager
 def _stoppable() -> Iterator[Callable[[], bool]]:
-    """Have the first SIGINT or SIGTERM ask for a stop, and the second one stop at once."""
+    """Make the first SIGINT or SIGTERM ask for a stop, and the second one stop at once."""
     asked: list[int] = []
 
     def handle(signum: int, frame: FrameType | None) -> None:

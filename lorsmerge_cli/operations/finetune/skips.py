@@ -1,22 +1,22 @@
-"""Utterances that a fine-tune skipped: kept beside its state, and accepted when they are removed."""
+"""Record the utterances that a fine-tune skipped, so that it can be resumed without them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.data.dataset import DataReport
+from lorsmerge_cli.data.audio_source import AudioFile
+from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.utterance import Drop, Utterance
 from lorsmerge_cli.errors import UnreadableFile
 from lorsmerge_cli.inputs import json_object, open_regular, read_json
 from lorsmerge_cli.usage import SKIPPED, STATE
 
-ROW = ("id", "text", "language", "task", "duration", "start", "speaker", "segment")  # as they are
+ROW = ("id", "text", "language", "task", "duration", "start", "speaker", "segment")  # on file
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Skipped:
     drop: Drop
 
 
-def said(row: Utterance) -> list[Any]:
-    """Return what a row says, and its audio by name alone."""
+def row_values(row: Utterance) -> list[Any]:
+    """Return the values of a row, its audio by name alone."""
     return [
         row.id, row.language, row.task, row.text, row.duration, row.start, row.audio.name,
     ]  # fmt: skip
 
 
 def row_digests(rows: Sequence[Utterance]) -> list[str]:
-    """Return twelve characters for each row that tell it from any other."""
-    return [hashlib.sha256(json.dumps(said(row)).encode()).hexdigest()[:12] for row in rows]
+    """Return a digest of twelve characters for each row."""
+    return [hashlib.sha256(json.dumps(row_values(row)).encode()).hexdigest()[:12] for row in rows]
 
 
 def add_skipped(folder: Path, rows: Sequence[Utterance], drops: Sequence[Drop]) -> None:
@@ -45,24 +45,24 @@ def add_skipped(folder: Path, rows: Sequence[Utterance], drops: Sequence[Drop]) 
     Args:
         folder: of the run's state.
         rows: of the training data.
-        drops: those newly skipped.
+        drops: the newly skipped ones.
     """
     by_id = {row.id: row for row in rows}
     lines = []
     for drop in drops:
         row = by_id[drop.id]
         kept = {name: getattr(row, name) for name in ROW}
-        kept |= {"audio": os.fspath(row.audio), "reason": drop.reason, "detail": drop.detail}
+        kept |= {"audio": str(row.audio), "reason": drop.reason, "detail": drop.detail}
         lines.append(json.dumps(kept, ensure_ascii=False) + "\n")
     with (folder / SKIPPED).open("a", encoding="utf-8", newline="\n") as file:
         file.write("".join(lines))
 
 
 def read_skipped(folder: Path) -> dict[str, Skipped]:
-    """Return the rows that the run in a folder skipped, by id; a last line that was cut is ignored.
+    """Return the rows that the run in a folder skipped, by id; an incomplete last line is ignored.
 
     Raises:
-        UnreadableFile: there are other things in the file.
+        UnreadableFile: a line of the file is damaged.
     """
     path = folder / SKIPPED
     if not path.is_file():
@@ -74,7 +74,7 @@ def read_skipped(folder: Path) -> dict[str, Skipped]:
         try:
             kept = json_object(line)
             audio = Path(kept["audio"])
-            row = Utterance(audio=audio, **{name: kept[name] for name in ROW})
+            row = Utterance(audio=AudioFile(audio), **{name: kept[name] for name in ROW})
             drop = Drop(row.id, audio, kept["reason"], kept["detail"])
         except (ValueError, KeyError, TypeError):
             raise UnreadableFile(
@@ -88,19 +88,16 @@ def read_skipped(folder: Path) -> dict[str, Skipped]:
 def with_removed(
     report: DataReport, folder: Path, hours: float | None
 ) -> tuple[DataReport, set[str]]:
-    """Put skipped rows that were removed since back where the run in a folder had them.
-
-    A resumed run then has the order and the steps of the one that was interrupted.
+    """Restore skipped rows that were removed from the data, so that order and steps stay the same.
 
     Args:
         report: the training data as it is now.
         folder: of the run's state.
-        hours: of the subset that it is. A subset has other rows in the place of one removed, which
-            are left out.
+        hours: size of the subset that the data is. A subset takes other rows for those removed, which
+            are not used.
 
     Returns:
-        The data and the ids of the rows put back; as it was and none where it differs from that of
-        the run by more than this.
+        The data, and the ids of restored rows; unchanged and none if the data differs in other ways.
     """
     skipped = read_skipped(folder)
     if not skipped:
@@ -119,9 +116,8 @@ def with_removed(
     added = [row for digest, row in there.items() if digest not in set(wanted)]
     if not removed or any(digest not in there and digest not in removed for digest in wanted):
         return report, set()
-    if hours is None and any(
-        row.id not in skipped for row in added
-    ):  # nor mended with a new length
+    # a row that was mended may have a new length
+    if hours is None and any(row.id not in skipped for row in added):
         return report, set()
     rows = tuple(there.get(digest) or removed[digest] for digest in wanted)
     return replace(report, utterances=rows), {row.id for row in removed.values()}

@@ -124,7 +124,7 @@ def plan_search(
     points = space.grid() if settings.sampler == "grid" else list(space.first_points().values())
     recipe = space.largest_recipe().resolved()
     inputs = open_inputs(recipe, allow_other_base=settings.allow_other_base)
-    source = find_model(Path(space.base), name="the merge", companions=settings.config_dir)
+    source = find_model(Path(space.base), name="the merge", config_dir=settings.config_dir)
     notes: list[str] = []
     rows = _load(data, "dev", settings, source.window, notes)
     goal = Goal(_tasks(settings.objective, rows), settings.rank_by)

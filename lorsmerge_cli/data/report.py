@@ -1,0 +1,116 @@
+"""What data sets hold: the rows that can be used, those that are dropped, and figures of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from lorsmerge_cli.data.utterance import (
+    LACKING,
+    LONGER,
+    SILENT,
+    Drop,
+    Utterance,
+    reasons,
+    with_unique_ids,
+)
+
+BAD_AUDIO = LACKING | {SILENT, LONGER}
+
+
+class Part(NamedTuple):
+    """A row that is shorter than its recording and gives no start: the rest of it is not used.
+
+    Attributes:
+        row: the utterance.
+        whole: seconds of its recording.
+    """
+
+    row: Utterance
+    whole: float
+
+
+@dataclass(frozen=True)
+class GroupFigures:
+    """Figures of one language and task of a data set: `hours` of audio, and named `speakers`."""
+
+    language: str
+    task: str
+    utterances: int
+    hours: float
+    speakers: int
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What data sets hold, and what was written.
+
+    Attributes:
+        utterances: rows that can be used, with durations, in the order of the manifests.
+        drops: rows that cannot.
+        output: the manifest that was written, if any.
+        audio: the folder of recordings that were written beside it, if any.
+        warnings: what of the data sets is repeated or shared.
+        parts: of the utterances, those that are shorter than their file and give no start.
+        silent: of the utterances, those with a text and no sound; empty unless audio was decoded.
+    """
+
+    utterances: tuple[Utterance, ...]
+    drops: tuple[Drop, ...]
+    output: Path | None = None
+    audio: Path | None = None
+    warnings: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+    silent: tuple[Utterance, ...] = ()
+
+    @staticmethod
+    def joined(reports: Sequence[DataReport]) -> DataReport:
+        """Return several data sets as one, with unique ids."""
+        return DataReport(
+            tuple(with_unique_ids([row for report in reports for row in report.utterances])),
+            tuple(drop for report in reports for drop in report.drops),
+            parts=tuple(part for report in reports for part in report.parts),
+            silent=tuple(row for report in reports for row in report.silent),
+        )
+
+    @property
+    def bad(self) -> list[Drop]:
+        """Rows that were dropped for their audio."""
+        return [drop for drop in self.drops if drop.reason in BAD_AUDIO]
+
+    @property
+    def groups(self) -> list[GroupFigures]:
+        """Figures by language and task."""
+        groups: dict[tuple[str, str], list[Utterance]] = {}
+        for row in self.utterances:
+            groups.setdefault((row.language, row.task), []).append(row)
+        return [
+            GroupFigures(
+                *pair, len(rows), hours(rows), len({row.speaker for row in rows} - {None, ""})
+            )
+            for pair, rows in groups.items()
+        ]
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rows dropped, by reason."""
+        return reasons(self.drops)
+
+    @property
+    def drop_notes(self) -> list[str]:
+        """A line for each row that was dropped, with its reason."""
+        return [
+            f"dropped {drop.id}: {drop.reason} ({drop.detail or drop.audio})" for drop in self.drops
+        ]
+
+    @property
+    def hours(self) -> float:
+        """Hours of all utterances."""
+        return hours(self.utterances)
+
+
+def hours(rows: Iterable[Utterance]) -> float:
+    """Return the hours of all rows."""
+    return sum(row.duration or 0.0 for row in rows) / 3600
