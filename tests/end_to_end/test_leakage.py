@@ -146,6 +146,12 @@ def test_a_report_tells_it_too_and_reads_results_without(files: Path, succeed: C
     assert "out: 2 of the 8 utterances of 1 of its test sets (25%) are in the training data" in told
     assert "out: 3 of the 8 sentences of 1 of its test sets (38%) are in the training data" in told
     document = json.loads(Path("results.json").read_text())
+    (record,) = document["records"]
+    document["records"].append({**record, "model": "merged"})  # another system that rests on `out`
+    Path("two.json").write_text(json.dumps(document))
+    told = succeed("lorsmerge report two.json -o two.md").err
+    assert "out, merged: 2 of the 8 utterances" in told
+    document = json.loads(Path("results.json").read_text())
     for record in document["records"]:
         assert record.pop("leakage")
     Path("results.json").write_text(json.dumps(document))

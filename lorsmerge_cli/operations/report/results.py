@@ -228,15 +228,16 @@ def _flawed(systems: Mapping[str, Runs]) -> Iterable[str]:
 
 
 def _leaks(entries: Iterable[Entry]) -> Iterable[str]:
-    """Yield a note for systems that were trained on utterances or sentences they are scored on.
+    """Yield notes on systems that were trained on utterances or sentences they are scored on.
 
-    Many test sets share speakers with training data, and `eval` warns of that.
+    Systems of which the same is to be said share a note. Many test sets share speakers with training data, and `eval` warns of that.
     """
     leaks: dict[tuple[str, str], dict[Key, Shared]] = {}
     for entry in entries:
         for shared in entry.record.leakage or ():
             if shared.kind != "speakers":
                 leaks.setdefault((shared.kind, entry.system), {}).setdefault(entry.key, shared)
+    systems: dict[str, list[str]] = {}
     for (kind, system), of_sets in leaks.items():
         sets = list(of_sets.values())
         sources = dict.fromkeys(source for shared in sets for source in shared.sources)
@@ -244,7 +245,10 @@ def _leaks(entries: Iterable[Entry]) -> Iterable[str]:
             kind, sum(shared.count for shared in sets), sum(shared.of for shared in sets),
             all(shared.complete for shared in sets), tuple(sources),
         )  # fmt: skip
-        yield f"{system}: {whole.warning(name=f'{len(sets)} of its test sets')}"
+        note = whole.warning(name=f"{len(sets)} of its test sets")
+        systems.setdefault(note, []).append(system)
+    for note, names in systems.items():
+        yield f"{', '.join(names)}: {note}"
 
 
 def _mixed_settings(documents: Mapping[Path, StoredResults]) -> Iterable[str]:
