@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from lorsmerge_cli.version import __version__ as __version__
+
 __all__ = [
     "delta", "evaluate", "export", "finetune", "inspect", "lors", "merge", "merge_state_dicts", "mp",
     "prune", "push", "report", "search", "svp", "transcribe",

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lorsmerge_cli import __version__, console, options, outputs
+from lorsmerge_cli import console, options, outputs
 from lorsmerge_cli.commands.data import data
 from lorsmerge_cli.commands.delta import delta
 from lorsmerge_cli.commands.eval import evaluate
@@ -32,6 +32,7 @@ from lorsmerge_cli.commands.report import report
 from lorsmerge_cli.commands.search import search
 from lorsmerge_cli.commands.transcribe import transcribe
 from lorsmerge_cli.errors import LorsmergeError, named
+from lorsmerge_cli.version import __version__
 
 WrongUsage: Any = typer.BadParameter.__base__  # not exported by Typer
 INTERRUPTED = 130  # 128 + SIGINT, as in shells

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli import __version__
 from lorsmerge_cli.data.leakage import parse_shared
 from lorsmerge_cli.data.utterance import Drop, Utterance
 from lorsmerge_cli.errors import UnreadableFile
@@ -22,6 +21,7 @@ from lorsmerge_cli.metrics.normalisation import CHOICES
 from lorsmerge_cli.metrics.significance import Comparison
 from lorsmerge_cli.results.records import Hypothesis, Record, Score, finite
 from lorsmerge_cli.results.shapes import check_types
+from lorsmerge_cli.version import __version__
 
 VERSION = 2
 AGAIN = "Make one with `lorsmerge eval MODEL --data DATA -o results.json`."

@@ -14,7 +14,7 @@ import lorsmerge_cli
 
 PACKAGE = Path(lorsmerge_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-EVERYWHERE = {"errors", "inputs", "outputs", "progress", "quoting"}
+EVERYWHERE = {"errors", "inputs", "outputs", "progress", "quoting", "version"}
 NOUNS = {  # what each may import beside itself and those
     "core": set(),
     "metrics": set(),
@@ -41,6 +41,7 @@ MAY_IMPORT = NOUNS | {
     "outputs": set(),
     "progress": set(),
     "quoting": set(),
+    "version": set(),
 }
 VERBS_OF_VERBS = {("search", "merge"), ("finetune", "delta")}
 HEAVY = {"torch", "transformers", "scipy", "numpy", "safetensors", "matplotlib", "accelerate",
@@ -55,6 +56,7 @@ LIGHT_ROOMS = {
     "outputs",
     "progress",
     "quoting",
+    "version",
     "__main__",
     "__init__",
 }
@@ -106,7 +108,7 @@ def own_imports(file: Path) -> set[tuple[str, ...]]:
     found = set()
     for name in imports(file):
         parts = name.split(".")
-        if parts[0] != PACKAGE.name or name == f"{PACKAGE.name}.__version__":
+        if parts[0] != PACKAGE.name:
             continue
         path = PACKAGE.joinpath(*parts[1:])
         is_module = path.is_dir() or path.with_suffix(".py").is_file()

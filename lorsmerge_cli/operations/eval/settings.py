@@ -7,9 +7,9 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from lorsmerge_cli import __version__
 from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.speech.decoding import DecodingSettings
+from lorsmerge_cli.version import __version__
 
 
 def limit_of(decoding: DecodingSettings) -> str:

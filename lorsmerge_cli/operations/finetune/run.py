@@ -25,7 +25,6 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.model_files import GENERATION
 from lorsmerge_cli.checkpoint.model_writer import RUN, ModelWriter, copy_companions
 from lorsmerge_cli.checkpoint.reader import Checkpoint
@@ -47,6 +46,7 @@ from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.source import process_device, processes
 from lorsmerge_cli.speech.training import TrainingHooks, TrainingResult, train
 from lorsmerge_cli.usage import EPOCH_FILES, LOSSES, STATE, TRAINING_FILES
+from lorsmerge_cli.version import __version__
 
 MAX_SHARD = 5 * 10**9  # bytes, transformers' default
 LIBRARIES = (

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions
 from lorsmerge_cli.core.low_rank_sparse import dense
@@ -39,6 +38,7 @@ from lorsmerge_cli.operations.merge.plan import MergePlan, Unit, other_input
 from lorsmerge_cli.outputs import atomic_file, atomic_folder, check_unchanged, write_json
 from lorsmerge_cli.recipe.recipe import save
 from lorsmerge_cli.recipe.record import header_of, trained_digests, training_of
+from lorsmerge_cli.version import __version__
 
 LOST_WARNING = 0.03  # of the updates
 LONGEST = 1.2345678901234567e-123  # as text, of the positive floats

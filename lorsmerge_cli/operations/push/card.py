@@ -10,7 +10,6 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from lorsmerge_cli import __version__
 from lorsmerge_cli.checkpoint.references import pinned_parts
 from lorsmerge_cli.core.methods import METHODS, method_of, method_of_pruned
 from lorsmerge_cli.data.languages import WHISPER_TASKS
@@ -23,6 +22,7 @@ from lorsmerge_cli.quoting import code, fence, markdown, printable
 from lorsmerge_cli.recipe.published import published_command, published_recipe
 from lorsmerge_cli.recipe.recipe import CARD_BLOCK, DeltaEntry
 from lorsmerge_cli.recipe.record import MergedDelta, MergeRecord, ratios_of
+from lorsmerge_cli.version import __version__
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 

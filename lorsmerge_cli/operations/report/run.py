@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
-from lorsmerge_cli import __version__
 from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.operations.report.entries import Row, mean_hours
@@ -32,6 +31,7 @@ from lorsmerge_cli.outputs import atomic_folder, check_output
 from lorsmerge_cli.pictures import can_draw
 from lorsmerge_cli.quoting import json_escaped
 from lorsmerge_cli.results.records import blocks_in_words, finite
+from lorsmerge_cli.version import __version__
 
 SIZE = 4 << 20  # bytes a report takes at most, or about that
 
