@@ -16,11 +16,8 @@ METHOD_NAMES = "; ".join(f"{name}: {method.title}" for name, method in METHODS.i
 WITHOUT_RATIOS = "; ".join(
     f"{name}: {method.title}" for name, method in METHODS.items() if not method.ratios
 )
-SCALES = f"{PAPER_SCALE} by default" + "".join(
-    f", {method.scale:g} for {name}"
-    for name, method in METHODS.items()
-    if method.scale != PAPER_SCALE
-)
+_ONES = [name for name, method in METHODS.items() if method.scale != PAPER_SCALE]
+SCALES = f"{PAPER_SCALE} by default, 1 for {', '.join(_ONES)}"
 UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 

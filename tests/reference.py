@@ -211,10 +211,10 @@ def ties(deltas, scales, kept: float = 0.2) -> np.ndarray:
     return np.array(update).reshape(np.shape(deltas[0]))
 
 
-def real_svd(w: Array, tolerance: float) -> tuple[Array, Array, Array]:
-    """The singular triplets whose value is above a share of the largest: U, s, V^T."""
+def real_svd(w: Array, smallest: float) -> tuple[Array, Array, Array]:
+    """The singular triplets whose value is above a bound: U, s, V^T."""
     u, s, vt = np.linalg.svd(w, full_matrices=False)
-    real = s > tolerance * s[0] if s.size else s > 0
+    real = s > smallest
     return u[:, real], s[real], vt[real]
 
 
@@ -223,7 +223,7 @@ def iso_c(deltas, scales, eps: float = 2**-23) -> np.ndarray:
     total = sum(scale * delta for delta, scale in zip(deltas, scales, strict=True))
     if total.ndim != 2:
         return total / len(deltas)
-    u, s, vt = real_svd(total, max(total.shape) * eps)
+    u, s, vt = real_svd(total, 4 * eps * np.linalg.norm(total))
     return s.mean() * (u @ vt) if s.size else np.zeros_like(total)
 
 
@@ -234,15 +234,15 @@ def tsv_m(deltas, scales, eps: float = 2**-23) -> np.ndarray:
     rank = max(1, min(deltas[0].shape) // len(deltas))
     lefts, values, rights = [], [], []
     for delta, scale in zip(deltas, scales, strict=True):
-        u, s, vt = real_svd(delta, max(delta.shape) * eps)
+        u, s, vt = real_svd(delta, 4 * eps * np.linalg.norm(delta))
         lefts.append(u[:, :rank])
         values.append(scale * s[:rank])
         rights.append(vt[:rank].T)
     u, s, v = np.hstack(lefts), np.concatenate(values), np.hstack(rights)
     if not s.size:
         return np.zeros_like(deltas[0])
-    p, _, q = real_svd(u, 1e-5)
-    r, _, t = real_svd(v, 1e-5)
+    p, _, q = real_svd(u, 1e-5 * np.linalg.norm(u, 2))
+    r, _, t = real_svd(v, 1e-5 * np.linalg.norm(v, 2))
     return (p @ q * s) @ (r @ t).T
 
 

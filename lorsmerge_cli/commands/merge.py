@@ -69,7 +69,7 @@ def merge(
     device: options.Device = "auto",
     threads: options.Threads = None,
 ) -> None:  # fmt: skip
-    """Add pruned deltas to a base: base + lambda * sum of LoRS(delta).
+    """Add deltas to a base: base + lambda * sum of LoRS(delta), or by another method.
 
     --svp and --mp prune each delta first; deltas that `prune` wrote are merged without them. The
     step from the base grows with the number of deltas: the default lambda was chosen for five.
@@ -111,12 +111,18 @@ def merge(
     console.warning(*plan.warnings)
     if dry_run:
         if step_norm is not None or step_norm_of is not None:
-            console.note("lambda is shown before it is multiplied for --step-norm.")
+            console.note(
+                "lambda is shown as given; the merge multiplies it to reach the step norm."
+            )
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
     if step_norm is not None or step_norm_of is not None:
         with console.progress("measure the step") as progress:
+            given_scale = plan.total_scale
             plan = scaled_plan(plan, step_norm, step_norm_of, progress)
+        aim = f" of {step_norm_of}" if step_norm_of is not None else ""
+        factor = plan.total_scale / given_scale if given_scale else 1.0
+        console.note(f"lambda is multiplied by {factor:.4g} to reach the step norm{aim}.")
     with console.progress("merge") as progress:
         report = run_merge(plan, progress)
     console.warning(*report.warnings)
@@ -179,17 +185,18 @@ def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
 
     rows = []
     for number, (entry, vector) in enumerate(zip(plan.recipe.deltas, plan.vectors, strict=True)):
-        file = getattr(vector, "file", None)
-        stored = file.provenance.pruning if file else {}
+        provenance = getattr(vector, "provenance", None)
+        stored = provenance.pruning if provenance else {}
         row = [
             COMMIT.sub(r"@\1", entry.path),
             *(ratio(getattr(entry, k), stored.get(k)) for k in ("svp", "mp")),
         ]
         row.append(f"{entry.scale:g}" if entry.scale is not None else "-")
         if report:
-            row += [f"{report.norms[number]:.4g}", f"{report.kept[number]:.4g}"]
+            row.append(f"{report.norms[number]:.4g}")
+            row += [f"{report.kept[number]:.4g}"] * bool(plan.pruned)
         rows.append(row)
-    norms = ["norm", "norm kept"] if report else []
+    norms = ["norm", "norm kept"][: 1 + bool(plan.pruned)] if report else []
     rows.append(["total", "", "", f"{plan.total_scale:g}", *("" for _ in norms)])
     console.table(["delta", "svp", "mp", "lambda", *norms], rows)
 

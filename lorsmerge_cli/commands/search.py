@@ -37,8 +37,9 @@ def search(
         "or LOW:HIGH:STEP. By default no SVP.")] = None,
     mp: Annotated[str | None, _space(
         "--mp", metavar="VALUES", help="Magnitude ratios, in the same form.")] = None,
-    scale: Annotated[str, _space(
-        "--scale", metavar="VALUES", help="Lambdas, in the same form.")] = "0.05:0.5",
+    scale: Annotated[str | None, _space(
+        "--scale", metavar="VALUES", help="Lambdas, in the same form; by default from a third of "
+        "the method's own to ten thirds of it, 0.05:0.5 for sums.")] = None,
     method: Annotated[str | None, _space(
         "--method", metavar="NAME", help="How unpruned deltas are merged: "
         f"{options.WITHOUT_RATIOS}.")] = None,
@@ -120,7 +121,7 @@ def search(
         check_settings,
         check_space,
     )
-    from lorsmerge_cli.recipe.space import make_space
+    from lorsmerge_cli.recipe.space import default_scales, make_space
 
     settings = SearchSettings(
         study=study, name=name, worker=worker, trials=trials, sampler=sampler, seed=seed,
@@ -143,7 +144,7 @@ def search(
         + usage.check_paths([config_dir])
         + check_search_outputs(settings, files, front=objective == "both")
     )  # fmt: skip
-    texts = {"svp": svp, "mp": mp, "scale": scale}
+    texts = {"svp": svp, "mp": mp, "scale": scale or default_scales(method)}
     space = make_space(base, deltas, texts, per_delta, include or (), exclude or (), method)
     raise_all(check_space(space, settings))
     from lorsmerge_cli.operations.search import (

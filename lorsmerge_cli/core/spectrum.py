@@ -11,14 +11,16 @@ from lorsmerge_cli.core.pruning.svp import truncated_svd
 # A polar factor of directions that are shorter than this beside the longest would be made of
 # rounding errors: singular vectors of a float32 matrix are known to about 1e-6.
 SHORTEST = 1e-5
+ROUNDINGS = 8  # that an element of a matrix may have gone through: a difference, a product, a sum
 
 
 def singular_triplets(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return U (d, r), s (r,) and V (k, r) of a matrix's largest singular values, in float64.
 
-    Triplets whose value is a rounding error of the matrix, at most max(d, k) rounding steps of its
-    dtype beside the largest, are not among them: their vectors are arbitrary. So r may be below
-    `rank`, and is 0 for a matrix of zeros.
+    Triplets whose value may be a rounding error are not among them: their vectors are arbitrary. If
+    each element was rounded n times to half a step eps / 2, the error matrix has a norm of at most
+    n eps / 2 ||W||_F, and no singular value moves by more. So r may be below `rank`, and is 0 for a
+    matrix of zeros.
 
     Args:
         matrix: (d, k), float32 or float64, finite.
@@ -36,7 +38,8 @@ def singular_triplets(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor
     values = (
         torch.linalg.vector_norm(right, dim=1) if wide else torch.linalg.vector_norm(left, dim=0)
     )
-    noise = max(matrix.shape) * torch.finfo(matrix.dtype).eps * values.max()
+    step = torch.finfo(matrix.dtype).eps / 2
+    noise = ROUNDINGS * step * torch.linalg.vector_norm(matrix, dtype=torch.float64)
     real = values > noise
     left, values, right = left[:, real], values[real], right[real].T
     return (left, values, right / values) if wide else (left / values, values, right)

@@ -28,7 +28,6 @@ OBJECTIVES = {  # the reported metric of each task, and both at once
     if metric is metrics_of("", metric.task)[0]
 } | {"both": TASKS}
 TRIALS = 60
-SCALES = "0.05:0.5"  # lambdas that may be chosen by default
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,20 @@ class Space:
         return first + [point for point in points if point not in first]
 
 
+def default_scales(method: str | None) -> str:
+    """Return the lambdas to choose from by default: from a third of the method's own to ten thirds.
+
+    Args:
+        method: a name in `METHODS`; None for one that the ratios imply.
+
+    Example:
+        >>> default_scales(None), default_scales("tsv_m")
+        ('0.05:0.5', '0.33:3.3')
+    """
+    own = METHODS[method].scale if method in METHODS else PAPER_SCALE
+    return f"{own / 3:.2g}:{own * 10 / 3:.2g}"
+
+
 def make_space(
     base: str,
     deltas: Sequence[str],

@@ -45,10 +45,13 @@ def test_shapes_and_numbers_of_deltas(name: str, shape, count: int, dtype: torch
     check(name, [gaussian(*shape, seed).to(dtype) for seed in range(count)], scales)
 
 
-@pytest.mark.parametrize("shape", [(9,), (4, 3, 5), ()], ids=str)
+@pytest.mark.parametrize("shape", [(9,), (4, 3, 5), (), (0, 4), (3, 0)], ids=str)
 @pytest.mark.parametrize("name", EXPECTED)
 def test_what_is_no_matrix(name: str, shape: tuple[int, ...]) -> None:
     numel = int(np.prod(shape))
+    if not numel:
+        assert COMBINERS[name].combine([(torch.zeros(shape), 1.0)]).shape == shape
+        return
     check(name, [gaussian(1, numel, seed).reshape(shape) for seed in range(4)], [0.5] * 4)
 
 

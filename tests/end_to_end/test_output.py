@@ -316,3 +316,22 @@ def test_a_narrow_terminal_folds_and_cuts_nothing(tiny: Path) -> None:
     assert "…" not in text
     joined = "".join(line.split("  ")[0].strip() for line in text.splitlines())
     assert long in joined
+
+
+def test_a_merge_shows_what_its_deltas_were_pruned_by(tiny: Path, succeed: Callable) -> None:
+    succeed("lorsmerge prune ca.delta -o x.delta --svp 0.5 --mp 0.25")
+    (row,) = [
+        line.split()
+        for line in succeed("lorsmerge merge base.safetensors x.delta").out.splitlines()
+        if line.strip().startswith("x.delta")
+    ]
+    assert row[1:3] == ["(0.5)", "(0.25)"]
+    assert len(row) == 5  # name, ratios, lambda and norm; nothing is pruned here
+
+
+def test_a_merge_tells_what_lambda_is_multiplied_by(tiny: Path, succeed: Callable) -> None:
+    succeed("lorsmerge merge base.safetensors ca.delta -o other.safetensors --scale 0.1")
+    ended = succeed(
+        "lorsmerge merge base.safetensors ca.delta --step-norm-of other.safetensors --scale 0.2"
+    )
+    assert "lambda is multiplied by 0.5 to reach the step norm of other.safetensors" in ended.err

@@ -32,7 +32,7 @@ def iso_c(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
                 [0., 2.]])
     """
     pairs = list(deltas)
-    if not pairs or pairs[0][0].dim() != 2:
+    if not pairs or pairs[0][0].dim() != 2 or not pairs[0][0].numel():
         return mean(pairs)
     total = sum_(pairs)
     del pairs  # their memory is wanted

@@ -34,7 +34,7 @@ def tsv_m(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
                 [0., 2.]])
     """
     pairs = list(deltas)
-    if not pairs or pairs[0][0].dim() != 2:
+    if not pairs or pairs[0][0].dim() != 2 or not pairs[0][0].numel():
         return mean(pairs)
     rank = max(1, min(pairs[0][0].shape) // len(pairs))
     dtype = max((delta.dtype for delta, _ in pairs), key=lambda dtype: dtype.itemsize)

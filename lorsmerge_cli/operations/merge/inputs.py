@@ -167,7 +167,12 @@ def select_tensors(
     if METHODS[recipe.method or method_of(())].pruner is None:
         if recipe.include or recipe.exclude:
             what = f"Method {recipe.method} prunes nothing, so include and exclude have no use."
-            faults.append(UsageFault(what, "Give --svp or --mp as well, or omit the patterns."))
+            remedy = (
+                "Omit them."
+                if recipe.method != method_of(())
+                else "Omit them, or give --svp or --mp."
+            )
+            faults.append(UsageFault(what, remedy))
         return frozenset()
     try:
         pruned = select_pruned(floats, recipe.include, recipe.exclude)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from lorsmerge_cli.checkpoint.model_files import DELTA
 from lorsmerge_cli.errors import UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
 from lorsmerge_cli.operations.merge.run import measure_step
@@ -69,6 +70,10 @@ def step_norm_of(
     Raises:
         UnreadableFile: no merge made it.
     """
+    if source.suffix == DELTA:
+        raise UnreadableFile(
+            f"{source} is a delta, and takes no step.", "Give a merge, or a recipe."
+        )
     recorded = None if source.suffix in (".toml", ".md") else recorded_step_norm(source)
     if recorded is not None:
         return recorded
@@ -79,6 +84,6 @@ def step_norm_of(
         )  # fmt: skip
         return measure_step(other, progress)
     raise UnreadableFile(
-        f"{source} has no record of its step norm: it is no merge, or an older lorsmerge wrote it.",
-        "Give the recipe of the merge, its lorsmerge.json for example.",
+        f"{source} has no record of its step norm: it is not a merge, or an older lorsmerge wrote it.",
+        "Give a merge, or a recipe: the lorsmerge.json of an older one.",
     )

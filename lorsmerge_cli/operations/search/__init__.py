@@ -12,8 +12,8 @@ from lorsmerge_cli.operations.search.plan import plan_search
 from lorsmerge_cli.operations.search.report import SearchReport, TrialRow
 from lorsmerge_cli.operations.search.run import run_search
 from lorsmerge_cli.operations.search.scores import Goal
-from lorsmerge_cli.recipe.search_settings import SCALES, SearchSettings
-from lorsmerge_cli.recipe.space import make_space
+from lorsmerge_cli.recipe.search_settings import SearchSettings
+from lorsmerge_cli.recipe.space import default_scales, make_space
 
 __all__ = [
     "Goal",
@@ -36,7 +36,7 @@ def search(
     *,
     svp: str | float | None = None,
     mp: str | float | None = None,
-    scale: str | float = SCALES,
+    scale: str | float | None = None,
     method: str | None = None,
     per_delta: str = "",
     include: Sequence[str] | str = (),
@@ -62,7 +62,8 @@ def search(
         svp: singular value ratios that may be chosen: a list (`"0.01,0.03,none"`), `"LOW:HIGH"` or
             `"LOW:HIGH:STEP"`; by default no matrix is pruned by SVP.
         mp: magnitude ratios that may be chosen, written likewise.
-        scale: lambdas that may be chosen, written likewise.
+        scale: lambdas that may be chosen, written likewise; by default from a third of the method's
+            own lambda to ten thirds of it.
         method: how deltas are merged where none is pruned; task arithmetic by default.
         per_delta: of svp, mp and scale, separated by commas: what each delta has its own of.
         include: shell patterns of further tensors to prune.
@@ -92,7 +93,7 @@ def search(
         plot=path_of(plot), config_dir=path_of(config_dir), **settings,
     )  # fmt: skip
     space = make_space(
-        str(base), list(map(str, several(deltas))), {"svp": svp, "mp": mp, "scale": scale},
+        str(base), list(map(str, several(deltas))), {"svp": svp, "mp": mp, "scale": scale or default_scales(method)},
         per_delta, several(include), several(exclude), method,
     )  # fmt: skip
     dev, held_out = ([Path(path) for path in several(sets)] for sets in (data, test))

@@ -156,8 +156,9 @@ def small_sets(tasks: Sequence[str], rows: Sequence[Utterance]) -> list[str]:
         count = sum(map(len, groups))
         each = [len({name or n for n, name in enumerate(names)}) for names in groups]
         if min(each) < FEW or count < SMALL:
+            noun = "speakers" if any(name for names in groups for name in names) else "utterances"
             warnings.append(
-                f"The dev set is small for {task}: {count} utterances, of {min(each)} speakers in one "
+                f"The dev set is small for {task}: {count} utterances, of {min(each)} {noun} in one "
                 "language. Differences between its best recipes will mostly be chance."
             )
     return warnings
