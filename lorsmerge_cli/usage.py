@@ -196,6 +196,8 @@ def check_step_norm(norm: float | None, other: Path | None) -> list[LorsmergeErr
     if norm is not None and not 0 < norm < math.inf:
         what = f"--step-norm {norm:g} is not a positive number."
         return [UsageFault(what, "Give the norm of a step, as `merge` prints it.")]
+    if other is not None and not other.exists() and not is_hub_id(other):
+        return [no_such_path(other)]
     return []
 
 

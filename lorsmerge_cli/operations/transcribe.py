@@ -41,11 +41,11 @@ class Transcript:
     def warnings(self) -> list[str]:
         """What the user should know."""
         text = f"{self.model}'s text of {self.audio}"
-        window = f"{self.audio} is {self.seconds:.1f} s long; {self.model} hears the first {self.heard:g} s"
+        window = f"{self.audio} is {self.seconds:.1f} s long; {self.model} transcribes the first {self.heard:g} s"
         cases = {
-            f"{self.audio} was cut short: its text ends where the file does.": self.ends_early,
+            f"{self.audio} is truncated: only the part that it holds is transcribed.": self.ends_early,
             f"{window}, its window.": self.heard < self.seconds,
-            f"The limit of tokens ended {text}.": self.cut,
+            f"{text} reached the limit of tokens.": self.cut,
             f"{text} repeats itself.": self.looping,
         }
         return [warning for warning, applies in cases.items() if applies]

@@ -165,7 +165,14 @@ def test_the_name_of_a_label_stands_for_its_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "metadata",
-    [b"{", b"[]", b'{"info": 1}', b'{"info": {"features": {"language": {"names": [1]}}}}'],
+    [
+        b"{",
+        b"[]",
+        b'{"info": 1}',
+        b'{"info": {"features": {"language": {"names": [1]}}}}',
+        b'{"info": {"features": {"language": {"names": {"ca": 0}}}}}',
+        b'{"info": {"features": {"language": {"names": "ca"}}}}',
+    ],
 )
 def test_labels_that_are_none_are_not_used(tmp_path: Path, metadata: bytes) -> None:
     table = pyarrow.table(
@@ -288,6 +295,19 @@ def test_data_writes_them_as_files(tmp_path: Path, kind: str) -> None:
         assert row.audio.path.read_bytes() == raw
 
 
+def test_audio_that_a_row_uses_is_never_replaced(tmp_path: Path) -> None:
+    write_some(tmp_path / "one.parquet", 3)
+    write_some(tmp_path / "two.parquet", 2, first=9)
+    data([tmp_path / "one.parquet"], output=tmp_path / "out.jsonl")
+    again = tmp_path / "again.jsonl"
+    again.write_text((tmp_path / "out.jsonl").read_text())
+    before = sorted((tmp_path / "out.jsonl.audio").iterdir())
+    with pytest.raises(LorsmergeError, match="holds audio of this data"):
+        data([again, tmp_path / "two.parquet"], output=tmp_path / "out.jsonl", force=True)
+    assert sorted((tmp_path / "out.jsonl.audio").iterdir()) == before
+    assert len(read_manifest(again)[0]) == 3
+
+
 # --- a stranger's ---------------------------------------------------------------------------------
 
 
@@ -362,6 +382,18 @@ def test_a_file_that_cannot_be_used_is_one_error(
     parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
     with pytest.raises(LorsmergeError, match=words):
         read_manifest(tmp_path / "x.parquet", language=None if "locale" in columns else "ca")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("audio", "audio", "text"), ("audio", "text", "text"), ("audio", "audio.bytes", "text")],
+)
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    kinds = {"audio": pyarrow.array([cell(0)], CELL), "text": pyarrow.array(["a"])}
+    arrays = [kinds.get(name, pyarrow.array([b"x"])) for name in names]
+    parquet.write_table(pyarrow.Table.from_arrays(arrays, list(names)), tmp_path / "x.parquet")
+    with pytest.raises(UnreadableFile, match="several columns named"):
+        read_manifest(tmp_path / "x.parquet", language="ca")
 
 
 def test_a_damaged_file_is_an_error_in_words(tmp_path: Path) -> None:

@@ -329,6 +329,12 @@ def test_a_merge_shows_what_its_deltas_were_pruned_by(tiny: Path, succeed: Calla
     assert len(row) == 5  # name, ratios, lambda and norm; nothing is pruned here
 
 
+def test_a_plan_names_a_source_of_the_norm_that_is_missing(tiny: Path, shell: Callable) -> None:
+    ended = shell("lorsmerge merge base.safetensors ca.delta --step-norm-of nowhere.toml -n")
+    assert ended.code == 1
+    assert "nowhere.toml: no such file" in ended.err
+
+
 def test_a_merge_tells_what_lambda_is_multiplied_by(tiny: Path, succeed: Callable) -> None:
     succeed("lorsmerge merge base.safetensors ca.delta -o other.safetensors --scale 0.1")
     ended = succeed(

@@ -859,7 +859,7 @@ def test_a_long_clip_is_heard_as_far_as_the_window(
     assert (heard.heard, heard.seconds) == (2.0, 3.0)
     assert (whole.heard, whole.seconds) == (2.0, 2.0)
     assert (heard.audio, heard.model) == (long, "base")
-    assert f"{long} is 3.0 s long; base hears the first 2 s, its window." in heard.warnings
+    assert f"{long} is 3.0 s long; base transcribes the first 2 s, its window." in heard.warnings
     assert not any("window" in warning for warning in whole.warnings)
 
 
@@ -871,5 +871,5 @@ def test_a_clip_that_was_cut_short_is_a_warning(
     clips[0].write_bytes(clips[0].read_bytes()[: clips[0].stat().st_size // 2])
     cut, whole = transcribe("base", clips, language="ca", beam=1)
     assert (cut.ends_early, whole.ends_early) == (True, False)
-    assert f"{clips[0]} was cut short: its text ends where the file does." in cut.warnings
+    assert f"{clips[0]} is truncated: only the part that it holds is transcribed." in cut.warnings
     assert not any("cut short" in warning for warning in whole.warnings)

@@ -82,6 +82,7 @@ def test_a_merge_of_that_record_is_the_same(models: Path, deltas: Path, tmp_path
         ({"step_norm": math.inf}, UsageFault, "not a positive number"),
         ({"step_norm": 1.0, "step_norm_of": "x"}, UsageFault, "Give one of them"),
         ({"step_norm": 1.0, "scale": 0.0}, UsageFault, "cannot be reached"),
+        ({"step_norm": 1e300}, UsageFault, "cannot be reached"),
         ({"step_norm_of": "nowhere"}, LorsmergeError, "nowhere"),
         ({"step_norm_of": "nowhere.toml"}, LorsmergeError, "nowhere.toml"),
     ],
@@ -93,6 +94,32 @@ def test_what_cannot_be_reached(
     with pytest.raises(kind, match=words):
         merge(models / "base", [deltas / "ca.delta"], tmp_path / "m", **settings)
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("recorded", [0, 0.0, -0.5])
+def test_a_recorded_norm_that_is_none(
+    models: Path, deltas: Path, tmp_path: Path, recorded: float
+) -> None:
+    """It would turn the step about, or take none."""
+    both = [deltas / "ca.delta", deltas / "de.delta"]
+    merge(models / "base", both, tmp_path / "other")
+    record = tmp_path / "other/lorsmerge.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"step_norm": recorded}))
+    with pytest.raises(UsageFault, match="Give a merge that takes a step"):
+        merge(models / "base", both, tmp_path / "m", step_norm_of=record)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_recipe_whose_base_is_a_bare_file(models: Path, deltas: Path, tmp_path: Path) -> None:
+    """What the recipe's own output would lack does not matter: it is not written."""
+    bare = models / "base/model.safetensors"
+    other = merge(
+        bare, deltas / "ca.delta", tmp_path / "o.safetensors", save_recipe=tmp_path / "r.toml"
+    )
+    report = merge(
+        models / "base", deltas / "de.delta", tmp_path / "m", step_norm_of=tmp_path / "r.toml"
+    )
+    assert report.step == pytest.approx(other.step, rel=1e-6)
 
 
 def test_a_model_that_no_merge_made(models: Path, deltas: Path, tmp_path: Path) -> None:

@@ -154,6 +154,13 @@ def _check(path: Path, file: Any) -> None:
             f"{path} has {rows:,} rows in {size:,} bytes, which can hold no audio.",
             "Check where it comes from.",
         )
+    leaves = Counter(file.schema.column(n).path for n in range(file.metadata.num_columns))
+    twice = [name for name, count in leaves.items() if count > 1 and name.split(".")[0] in COLUMNS]
+    if twice:
+        raise UnreadableFile(
+            f"{path} has several columns named {twice[0]!r}.",
+            "Remove or rename all but one of them.",
+        )
     needed = {"audio": jsonl.AUDIO, "text": TEXTS}
     missing = [name for name, keys in needed.items() if not any(key in names for key in keys)]
     if missing:
@@ -223,6 +230,7 @@ def _class_labels(schema: Any) -> dict[str, list[str]]:
             for key, names in labels.items()
             if key in COLUMNS
             and key in schema.names
+            and isinstance(names, list)
             and all(isinstance(name, str) for name in names)
         }
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -52,6 +52,18 @@ MAX_SHARD = 5 * 10**9  # bytes, transformers' default
 LIBRARIES = (
     "torch", "transformers", "accelerate", "soundfile", "soxr", "jiwer", "sacrebleu",
 )  # fmt: skip
+_HELD: set[int] = set()  # descriptors of locked folders
+
+
+def _release_in_child() -> None:
+    """Close what a forked process inherited: a worker that outlives this one would keep the lock."""
+    for descriptor in _HELD:
+        os.close(descriptor)
+    _HELD.clear()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
 @dataclass(frozen=True)
@@ -220,7 +232,9 @@ class _Run:
         if fcntl is None or not self.plan.folder.is_dir():
             return
         folder = os.open(self.plan.folder, os.O_RDONLY)
+        _HELD.add(folder)
         self.held.callback(os.close, folder)
+        self.held.callback(_HELD.discard, folder)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

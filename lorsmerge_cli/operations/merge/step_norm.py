@@ -15,6 +15,7 @@ from lorsmerge_cli.recipe.recipe import load_recipe
 from lorsmerge_cli.recipe.record import recorded_step_norm
 from lorsmerge_cli.usage import check_step_norm
 
+LARGEST_SCALE = 1e30  # beyond it a product with a float32 overflows
 RECIPES = (".toml", ".md", ".json")  # what `load_recipe` reads
 
 
@@ -43,10 +44,15 @@ def scaled_plan(
     raise_all(check_step_norm(norm, other))
     if other is not None:
         norm = step_norm_of(other, plan, progress)
+        if not 0 < norm < math.inf:
+            raise UsageFault(
+                f"The step norm of {other} is {norm:g}.", "Give a merge that takes a step."
+            )
     if norm is None:
         return plan
     own = measure_step(plan, progress)
-    if not own > 0 or not math.isfinite(norm / own):
+    largest = max(abs(entry.scale or 0.0) for entry in plan.recipe.deltas)
+    if not 0 < own < math.inf or not largest * (norm / own) < LARGEST_SCALE:
         what = f"A step of norm {norm:g} cannot be reached: with these settings it is {own:g}."
         raise UsageFault(what, "Set a lambda other than 0, or merge other deltas.")
     deltas = tuple(
@@ -78,8 +84,9 @@ def step_norm_of(
     if recorded is not None:
         return recorded
     if source.suffix in RECIPES:
-        other = plan_merge(
-            load_recipe(source), plan.output, device=str(plan.device), threads=plan.threads,
+        unwritten = plan.output.with_name(f"{plan.output.name}.measured.safetensors")
+        other = plan_merge(  # of one file, which needs no config
+            load_recipe(source), unwritten, device=str(plan.device), threads=plan.threads,
             force=plan.force, allow_other_base=plan.allow_other_base,
         )  # fmt: skip
         return measure_step(other, progress)
