@@ -109,20 +109,21 @@ def merge(
     if target is not None:
         raise_all(plan.lacking)  # files that push would miss after the work
     console.warning(*plan.warnings)
+    scales = step_norm is not None or step_norm_of is not None
     if dry_run:
-        if step_norm is not None or step_norm_of is not None:
+        if scales:
             console.note(
                 "lambda is shown as given; the merge multiplies it to reach the step norm."
             )
         console.result(_plan_document(plan), lambda: _show_plan(plan))
         return
-    if step_norm is not None or step_norm_of is not None:
+    if scales:
         with console.progress("measure the step") as progress:
-            given_scale = plan.total_scale
-            plan = scaled_plan(plan, step_norm, step_norm_of, progress)
-        aim = f" of {step_norm_of}" if step_norm_of is not None else ""
-        factor = plan.total_scale / given_scale if given_scale else 1.0
+            scaled = scaled_plan(plan, step_norm, step_norm_of, progress)
+        factor = scaled.largest_scale / plan.largest_scale
+        aim = "" if step_norm_of is None else f" of {step_norm_of}"
         console.note(f"lambda is multiplied by {factor:.4g} to reach the step norm{aim}.")
+        plan = scaled
     with console.progress("merge") as progress:
         report = run_merge(plan, progress)
     console.warning(*report.warnings)
@@ -183,6 +184,9 @@ def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
             return f"{value:g}"
         return "-" if stored is None else f"({stored:g})"
 
+    columns = {"norm": report.norms} if report else {}
+    if report and plan.pruned:
+        columns["norm kept"] = report.kept
     rows = []
     for number, (entry, vector) in enumerate(zip(plan.recipe.deltas, plan.vectors, strict=True)):
         provenance = getattr(vector, "provenance", None)
@@ -192,13 +196,10 @@ def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
             *(ratio(getattr(entry, k), stored.get(k)) for k in ("svp", "mp")),
         ]
         row.append(f"{entry.scale:g}" if entry.scale is not None else "-")
-        if report:
-            row.append(f"{report.norms[number]:.4g}")
-            row += [f"{report.kept[number]:.4g}"] * bool(plan.pruned)
+        row += [f"{norms[number]:.4g}" for norms in columns.values()]
         rows.append(row)
-    norms = ["norm", "norm kept"][: 1 + bool(plan.pruned)] if report else []
-    rows.append(["total", "", "", f"{plan.total_scale:g}", *("" for _ in norms)])
-    console.table(["delta", "svp", "mp", "lambda", *norms], rows)
+    rows.append(["total", "", "", f"{plan.total_scale:g}", *("" for _ in columns)])
+    console.table(["delta", "svp", "mp", "lambda", *columns], rows)
 
 
 def _show_plan(plan: MergePlan) -> None:

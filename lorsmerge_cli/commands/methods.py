@@ -8,10 +8,10 @@ from lorsmerge_cli import console
 
 
 def methods() -> None:
-    """List the merging methods: what each computes, what it takes, and whose it is.
+    """List the merging methods: what each adds to the base, what it takes, and whose it is.
 
-    In the formulas t_i is lambda_i times delta i, of T. A method of one pass holds one delta of a
-    tensor at a time, the others all of them.
+    In the formulas, t_i is lambda_i times delta i, and T the number of deltas. "Deltas held" is how
+    many deltas of a tensor are in memory at a time.
 
     Example: lorsmerge methods
     """

@@ -19,7 +19,7 @@ from lorsmerge_cli.data.leakage import repeated, shared_with
 from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.utterance import Utterance
-from lorsmerge_cli.errors import OutputFault, raise_all
+from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.outputs import atomic_file, atomic_folder, check_output
 
 NAME = 40  # characters of an id in the name of an audio file
@@ -105,13 +105,7 @@ def _write_audio(
     sources = {row.audio: row.id for row in rows if row.audio.path is None}
     if not sources:
         return {}
-    used = [row.audio.path for row in rows if row.audio.path and _is_in(row.audio.path, folder)]
-    if used:
-        raise OutputFault(
-            f"{folder} holds audio of this data ({used[0].name!r} is one of {len(used)}), and would be "
-            "replaced.",
-            "Write to another -o.",
-        )
+    inputs = [*inputs, *(row.audio.path for row in rows if row.audio.path is not None)]
     size = sum(file.stat().st_size for file in {source.file for source in sources})
     raise_all(check_output(folder, inputs=inputs, size=size, force=force, folder=True))
     files = {}
@@ -123,10 +117,6 @@ def _write_audio(
                 shutil.copyfileobj(encoded, copy)
             files[source] = folder / file
     return files
-
-
-def _is_in(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _shared_warnings(sets: Iterable[tuple[str, Sequence[Utterance]]]) -> list[str]:

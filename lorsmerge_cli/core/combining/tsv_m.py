@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.core.combining.mean import mean
 from lorsmerge_cli.core.spectrum import polar, singular_triplets
 
 
@@ -17,12 +16,11 @@ def tsv_m(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
     Of each of T deltas (d, k) the leading min(d, k) / T triplets, at least one, are taken; U, s and
     V hold those of all deltas beside one another, s times the coefficients. The polar factor is
     the nearest matrix with orthonormal columns, so that no delta's directions overlap another's
-    (arXiv:2412.00081). A tensor that is no matrix is averaged, as the authors do. Directions that
-    deltas share (two equal deltas, say) are counted once, at the mean of their values.
+    (arXiv:2412.00081). Directions that deltas share (two equal deltas, say) are counted once, at
+    the mean of their values.
 
     Args:
-        deltas: pairs of a delta (float32 or float64, one shape for all, finite) and its
-            coefficient.
+        deltas: pairs of a delta (d, k) (float32 or float64, not empty, finite) and its coefficient.
 
     Raises:
         ValueError: there are no deltas.
@@ -34,8 +32,8 @@ def tsv_m(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
                 [0., 2.]])
     """
     pairs = list(deltas)
-    if not pairs or pairs[0][0].dim() != 2 or not pairs[0][0].numel():
-        return mean(pairs)
+    if not pairs:
+        raise ValueError("no deltas to combine")
     rank = max(1, min(pairs[0][0].shape) // len(pairs))
     dtype = max((delta.dtype for delta, _ in pairs), key=lambda dtype: dtype.itemsize)
     triplets = [

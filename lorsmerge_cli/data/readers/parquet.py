@@ -131,9 +131,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _read_file(path: Path, defaults: Defaults) -> list[Utterance | Drop]:
     with _opened(path) as file:
-        _check(path, file)
+        leaves = _leaves(path, file)
         column, leaf = _bytes_column(file.schema_arrow)
-        leaves = [file.schema.column(number).path for number in range(file.metadata.num_columns)]
         others = [name for name in leaves if name.split(".")[0] in COLUMNS and name != leaf]
         labels = _class_labels(file.schema_arrow)
         found: list[Utterance | Drop] = []
@@ -146,16 +145,22 @@ def _read_file(path: Path, defaults: Defaults) -> list[Utterance | Drop]:
     return found
 
 
-def _check(path: Path, file: Any) -> None:
-    """Check that a file has columns for audio and text, and no more rows than bytes."""
+def _leaves(path: Path, file: Any) -> list[str]:
+    """Return the names of the stored columns, as `audio.bytes` of a struct, after these checks.
+
+    Raises:
+        UnreadableFile: the file has more rows than bytes, no column for audio or text, or two columns
+            of one name.
+    """
     rows, size, names = file.metadata.num_rows, path.stat().st_size, file.schema_arrow.names
     if rows > size:  # a column of one value takes no byte for a row
         raise UnreadableFile(
             f"{path} has {rows:,} rows in {size:,} bytes, which can hold no audio.",
             "Check where it comes from.",
         )
-    leaves = Counter(file.schema.column(n).path for n in range(file.metadata.num_columns))
-    twice = [name for name, count in leaves.items() if count > 1 and name.split(".")[0] in COLUMNS]
+    leaves = [file.schema.column(number).path for number in range(file.metadata.num_columns)]
+    ours = Counter(name for name in leaves if name.split(".")[0] in COLUMNS)
+    twice = [name for name, count in ours.items() if count > 1]
     if twice:
         raise UnreadableFile(
             f"{path} has several columns named {twice[0]!r}.",
@@ -165,6 +170,7 @@ def _check(path: Path, file: Any) -> None:
     missing = [name for name, keys in needed.items() if not any(key in names for key in keys)]
     if missing:
         raise wrong_columns(path, names, missing)
+    return leaves
 
 
 def _rows(

@@ -190,7 +190,8 @@ class _Run:
             if not kept:
                 remove_matching(plan.folder, TRAINING_FILES)
                 plan.folder.mkdir(parents=True, exist_ok=True)
-                self._hold_folder()  # it is another folder now
+                self.held.close()  # the folder may have been removed and made again
+                self._hold_folder()
         self.before = kept.get("before") or self._scores()
         if self.before:
             self.on_scores({"epoch": 0, **self.before})

@@ -167,11 +167,8 @@ def select_tensors(
     if METHODS[recipe.method or method_of(())].pruner is None:
         if recipe.include or recipe.exclude:
             what = f"Method {recipe.method} prunes nothing, so include and exclude have no use."
-            remedy = (
-                "Omit them."
-                if recipe.method != method_of(())
-                else "Omit them, or give --svp or --mp."
-            )
+            ratios_may_come = recipe.method == method_of(())
+            remedy = "Omit them, or give --svp or --mp." if ratios_may_come else "Omit them."
             faults.append(UsageFault(what, remedy))
         return frozenset()
     try:

@@ -113,6 +113,11 @@ class MergePlan(MergeInputs):
         return total / len(self.recipe.deltas) if self.combiner.averages else total
 
     @property
+    def largest_scale(self) -> float:
+        """The largest magnitude of a coefficient."""
+        return max(abs(entry.scale or 0.0) for entry in self.recipe.deltas)
+
+    @property
     def output_size(self) -> int:
         """Bytes of the output's weights."""
         return sum(spec.nbytes for spec in self.output_specs.values())
@@ -184,15 +189,15 @@ def plan_merge(
     as_folder = output.suffix.lower() != ".safetensors"
     folder = _config_dir(output, as_folder, base, config_dir, faults)
     inputs = found.files + [path for path in (recipe.source, folder) if path is not None]
-    size = sum(spec.nbytes for spec in specs.values())
-    size += find_companions(folder).size if folder else 0
+    companions = find_companions(folder) if folder else None
+    size = sum(spec.nbytes for spec in specs.values()) + (companions.size if companions else 0)
     faults += check_output(output, inputs=inputs, size=size, force=force, folder=as_folder)
     if save_recipe is not None:
         faults += check_output(save_recipe, inputs=[*inputs, output], size=0, force=force)
         faults += check_not_inside(save_recipe, output) if as_folder else []
     raise_all(faults)
     raise_all(_check_expected(recipe, found))
-    copied = find_companions(folder).files if folder else {}
+    copied = companions.files if companions else {}
     lacking: list[LorsmergeError] = []
     if folder and base.specs.keys() >= WHISPERS_OWN:
         given = config_dir or base.path

@@ -51,8 +51,7 @@ def scaled_plan(
     if norm is None:
         return plan
     own = measure_step(plan, progress)
-    largest = max(abs(entry.scale or 0.0) for entry in plan.recipe.deltas)
-    if not 0 < own < math.inf or not largest * (norm / own) < LARGEST_SCALE:
+    if not 0 < own < math.inf or not plan.largest_scale * (norm / own) < LARGEST_SCALE:
         what = f"A step of norm {norm:g} cannot be reached: with these settings it is {own:g}."
         raise UsageFault(what, "Set a lambda other than 0, or merge other deltas.")
     deltas = tuple(
