@@ -101,4 +101,4 @@ def _show(report: DataReport, checked: bool) -> None:
     if report.output is not None:
         console.line(f"{report.output}: {len(report.utterances)} rows")
     if report.audio is not None:
-        console.line(f"{report.audio}: the audio, which was in no files of its own")
+        console.line(f"{report.audio}: the audio, extracted into files")

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from lorsmerge_cli.data.leakage import repeated, shared_with
 from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.utterance import Utterance
-from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.errors import LorsmergeError, raise_all
 from lorsmerge_cli.outputs import atomic_file, atomic_folder, check_output
 
 NAME = 40  # characters of an id in the name of an audio file
@@ -82,41 +82,48 @@ def data(
     if output is None or not report.utterances:
         return report
     folder = output.with_name(f"{output.name}.audio")
-    written = _write_audio(report.utterances, folder, inputs=paths, force=force)
+    names = _audio_names(report.utterances)
+    if names:
+        raise_all(_audio_faults(report.utterances, folder, inputs=paths, force=force))
+    files = {source: folder / name for source, name in names.items()}
     lines = [
         json.dumps(
-            _row(row, written.get(row.audio) or row.audio.file, output.parent), ensure_ascii=False
+            _row(row, files.get(row.audio, row.audio.file), output.parent), ensure_ascii=False
         )
         for row in report.utterances
     ]
     with atomic_file(output, force=force) as partial:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return replace(report, output=output, audio=folder if written else None)
+        if names:  # appears just before the manifest, so that neither is long without the other
+            _write_audio(names, folder, force=force)
+    return replace(report, output=output, audio=folder if names else None)
 
 
-def _write_audio(
-    rows: Sequence[Utterance], folder: Path, *, inputs: Sequence[Path], force: bool
-) -> dict[AudioSource, Path]:
-    """Write each recording that is no file of its own into a folder.
-
-    Returns:
-        The file of each; nothing where all are files, and no folder then.
-    """
+def _audio_names(rows: Sequence[Utterance]) -> dict[AudioSource, str]:
+    """Return a file name for each recording that is no file of its own."""
     sources = {row.audio: row.id for row in rows if row.audio.path is None}
-    if not sources:
-        return {}
+    names = {}
+    for number, (source, name) in enumerate(sources.items(), 1):
+        safe = re.sub(r"[^\w.-]", "_", name)[:NAME]
+        names[source] = f"{number:06d}-{safe}{audio_suffix(source)}"
+    return names
+
+
+def _audio_faults(
+    rows: Sequence[Utterance], folder: Path, *, inputs: Sequence[Path], force: bool
+) -> list[LorsmergeError]:
+    """Return the faults of a folder for the recordings that are no files of their own."""
     inputs = [*inputs, *(row.audio.path for row in rows if row.audio.path is not None)]
-    size = sum(file.stat().st_size for file in {source.file for source in sources})
-    raise_all(check_output(folder, inputs=inputs, size=size, force=force, folder=True))
-    files = {}
+    holders = {row.audio.file for row in rows if row.audio.path is None}
+    size = sum(file.stat().st_size for file in holders)
+    return check_output(folder, inputs=inputs, size=size, force=force, folder=True)
+
+
+def _write_audio(names: Mapping[AudioSource, str], folder: Path, *, force: bool) -> None:
     with atomic_folder(folder, force=force) as partial:
-        for number, (source, name) in enumerate(sources.items(), 1):
-            safe = re.sub(r"[^\w.-]", "_", name)[:NAME]
-            file = f"{number:06d}-{safe}{audio_suffix(source)}"
-            with source.open() as encoded, (partial / file).open("wb") as copy:
+        for source, name in names.items():
+            with source.open() as encoded, (partial / name).open("wb") as copy:
                 shutil.copyfileobj(encoded, copy)
-            files[source] = folder / file
-    return files
 
 
 def _shared_warnings(sets: Iterable[tuple[str, Sequence[Utterance]]]) -> list[str]:

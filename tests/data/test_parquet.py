@@ -310,6 +310,32 @@ def test_audio_that_a_row_uses_is_never_replaced(tmp_path: Path) -> None:
     assert len(read_manifest(again)[0]) == 3
 
 
+def test_audio_that_cannot_be_written_leaves_manifest_and_audio_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest of one data set beside the audio of another would be read without an error."""
+    write_some(tmp_path / "one.parquet", 3)
+    write_some(tmp_path / "two.parquet", 3, first=9)
+    out = tmp_path / "out.jsonl"
+    data([tmp_path / "one.parquet"], output=out)
+
+    def state() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in [out, *Path(f"{out}.audio").iterdir()]}
+
+    before = state()
+
+    def fail(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lorsmerge_cli.operations.data.shutil.copyfileobj", fail)
+    with pytest.raises((OSError, LorsmergeError)):
+        data([tmp_path / "two.parquet"], output=out, force=True)
+    assert state() == before
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "one.parquet", "two.parquet", "out.jsonl", "out.jsonl.audio",
+    }  # fmt: skip
+
+
 # --- a stranger's ---------------------------------------------------------------------------------
 
 
