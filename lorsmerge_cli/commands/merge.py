@@ -37,8 +37,8 @@ def merge(
         "--step-norm", metavar="X", help="Multiply all coefficients so that the step from the base "
         "has this L2 norm. Takes a pass over the inputs.")] = None,
     step_norm_of: Annotated[Path | None, options.pruning(
-        "--step-norm-of", metavar="MERGE", help="Likewise, the norm that the step of another merge "
-        "has: a merged model or a recipe.")] = None,
+        "--step-norm-of", metavar="MERGE", help="As --step-norm, with the norm of another merge's "
+        "step: a merged model or a recipe.")] = None,
     method: Annotated[str | None, options.pruning(
         "--method", metavar="NAME", help=f"{options.METHOD_NAMES}. By default the one that the "
         "ratios imply; without ratios, task arithmetic.")] = None,

@@ -66,7 +66,8 @@ def merge(
         mp: share of the elements of each matrix that is kept, 0 to 1.
         scale: lambda, the coefficient of each delta; by default the method's, 0.15 for most.
         step_norm: multiply all coefficients so that the step from the base has this L2 norm.
-        step_norm_of: ... the norm that the step of this merge (a model or a recipe) has.
+        step_norm_of: as `step_norm`, with the norm of the step of another merge: a merged model, or
+            a recipe.
         method: a name in `METHODS`; by default what the ratios say.
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
