@@ -133,6 +133,18 @@ def of(calls: list[list[str]], command: str) -> list[str]:
     return [shlex.join(call) for call in calls if call[0] == command]
 
 
+def controlled(calls: list[list[str]]) -> list[str]:
+    """Names of the merges that task arithmetic of the same step norm was made for, each checked."""
+    found = []
+    for call in calls:
+        if "--step-norm-of" in call:
+            merge = Path(call[call.index("--step-norm-of") + 1])
+            assert call[call.index("-o") + 1] == f"{merge.parent}/ta_as_{merge.name}"
+            assert not any("svp=" in word or "mp=" in word for word in call)
+            found.append(merge.name)
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "task"), [("table1", "asr"), ("table2", "st")])
 def test_tables_1_and_2_have_every_system(call: Call, tmp_path: Path, name: str, task: str) -> None:
@@ -147,8 +159,7 @@ def test_tables_1_and_2_have_every_system(call: Call, tmp_path: Path, name: str,
     assert " --steps 21 " in tuned[0]  # finetune.toml's
     assert " --steps 105 " in tuned[-1]
     assert tuned[-1].count(f"_{task}.train.jsonl") == 5
-    # the stand-in's pruned merges have half of the norm
-    assert sum(" --scale 0.1000 " in line for line in of(calls, "merge")) == 3
+    assert controlled(calls) == [f"{system}_ml_{task}" for system in ("mp", "svp", "lors")]
     scores = json.loads((tmp_path / "work" / name / "report.json").read_text())["scores"]
     assert {s["task"] for s in scores if s["system"] != "pretrained"} == {task}
     assert [call[0] for call in call(name)] == ["report"]  # all else is there
@@ -219,8 +230,8 @@ def test_merges_are_tuned_on_dev_and_scored_on_test(call: Call, tmp_path: Path, 
     assert len(searches) == 4
     assert all("--scale 0.1:0.5:0.025" in line and "test" not in line for line in searches)
     assert not [line for line in of(calls, "eval") if "dev" in line]
-    # the stand-in's best lambda is 0.2, its pruned merges have half of the norm
-    assert sum(" --scale 0.1000 " in line for line in of(calls, "merge")) == 3
+    ending = "_overfit" if name == "overfit" else ""
+    assert controlled(calls) == [f"{system}_tuned{ending}" for system in ("mp", "svp", "lors")]
     assert [call[0] for call in call(name)] == ["report"]
 
 
