@@ -18,6 +18,7 @@ A message says what is wrong and where, and `remedy` what to do next.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 
 class LorsmergeError(Exception):
@@ -125,6 +126,17 @@ def named(names: Sequence[str], shown: int = 3) -> str:
     """
     listed = ", ".join(repr(name) for name in names[:shown])
     return listed if len(names) <= shown else f"{listed} and {len(names) - shown} more"
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Return the end of a message on an unknown word: the nearest known one, or all of them.
+
+    Example:
+        >>> did_you_mean("tis", ["ties", "wa"]), did_you_mean("x", ["ties", "wa"])
+        (" Did you mean 'ties'?", ' Known: ties, wa.')
+    """
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."
 
 
 def non_finite(where: object, tensor: str) -> NonFinite:

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from lorsmerge_cli.core.methods import METHODS, PAPER_SCALE
+from lorsmerge_cli.core.combining import COMBINERS, PAPER_SCALE
+from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.pruning import PRUNERS
 from lorsmerge_cli.errors import UsageFault
 
 METHOD_NAMES = "; ".join(f"{name}: {method.title}" for name, method in METHODS.items())
@@ -18,6 +20,7 @@ WITHOUT_RATIOS = "; ".join(
 )
 _ONES = [name for name, method in METHODS.items() if method.scale != PAPER_SCALE]
 SCALES = f"{PAPER_SCALE} by default, 1 for {', '.join(_ONES)}"
+PRUNER_NAMES, COMBINER_NAMES = list(PRUNERS), list(COMBINERS)
 UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 

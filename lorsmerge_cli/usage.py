@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.checkpoint.references import is_hub_id, no_such_path
-from lorsmerge_cli.core.methods import METHODS, method_of
+from lorsmerge_cli.core.methods import default_scale, find_method, method_faults, method_of
 from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.errors import (
@@ -285,7 +285,8 @@ def named_models(
 ) -> list[tuple[str, Path]]:
     """Return name and path of each model; the name includes the deltas applied to it."""
     method = method or method_of(())
-    scale = METHODS[method].scale if scale is None and method in METHODS else scale
+    scale = default_scale(method) if scale is None else scale
+    method = method if method_faults(method) else find_method(method).spec
     stems = "+".join(delta.stem for delta in deltas)
     update = stems if method == method_of(()) else f"{method}({stems})"
     added = f"+{update}@{scale or 0:g}" if deltas else ""

@@ -62,8 +62,8 @@ def evaluate(
     scale: Annotated[float | None, _models(
         "--scale", metavar="X", help=f"Lambda of each applied delta; {options.SCALES}.")] = None,
     method: Annotated[str | None, _models(
-        "--method", metavar="NAME", help="How deltas are applied: "
-        f"{options.WITHOUT_RATIOS}.")] = None,
+        "--method", metavar="NAME", help="How deltas are applied, with parameters after a colon "
+        f"(ties:k=0.3): {options.WITHOUT_RATIOS}.")] = None,
     normalisation: options.Normalise = "auto",
     metrics: Annotated[list[str] | None, options.scoring(
         "--metric", metavar="NAME", help="Additional metric for the scores and for --compare (may "

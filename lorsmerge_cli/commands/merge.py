@@ -40,8 +40,16 @@ def merge(
         "--step-norm-of", metavar="MERGE", help="As --step-norm, with the norm of another merge's "
         "step: a merged model or a recipe.")] = None,
     method: Annotated[str | None, options.pruning(
-        "--method", metavar="NAME", help=f"{options.METHOD_NAMES}. By default the one that the "
-        "ratios imply; without ratios, task arithmetic.")] = None,
+        "--method", metavar="NAME", help=f"{options.METHOD_NAMES}. Parameters follow a colon: "
+        "ties:k=0.3; `lorsmerge methods` lists them. By default the method that the ratios imply; "
+        "without ratios, task arithmetic.")] = None,
+    prune: Annotated[str | None, options.pruning(
+        "--prune", metavar="NAME", help="In place of --method: how each delta is pruned, with its "
+        f"ratios and parameters: {' or '.join(options.PRUNER_NAMES)}, lors:svp=0.05,mp=0.2")] = None,
+    combine: Annotated[str | None, options.pruning(
+        "--combine", metavar="NAME", help="In place of --method: how the pruned deltas are "
+        f"combined: {' or '.join(options.COMBINER_NAMES)}, ties:k=0.3; by default as --prune NAME "
+        "does as a method.")] = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
     recipe: Annotated[Path | None, _recipe(
@@ -80,7 +88,7 @@ def merge(
 
     given = wanted_recipe(
         base, deltas, file=recipe, method=method, svp=svp, mp=mp, scale=scale, include=include,
-        exclude=exclude, dtype=dtype,
+        exclude=exclude, dtype=dtype, prune=prune, combine=combine,
     )  # fmt: skip
     shard_size = options.parse_size("--max-shard-size", max_shard_size)
     given.resolved()  # reports wrong settings before PyTorch is loaded
@@ -163,6 +171,7 @@ def _plan_document(plan: MergePlan) -> dict[str, Any]:
         "output": str(plan.output),
         "recipe": pinned_recipe(plan.recipe).to_dict(),
         "scale_total": plan.total_scale,
+        "rest": plan.combiner.rest or plan.chosen_method.combiner,
         "tensors": {
             "pruned": len(plan.pruned),
             "unpruned": floats - len(plan.pruned),
@@ -232,7 +241,10 @@ def _show_report(
 def _tensor_line(plan: MergePlan) -> str:
     floats = len(plan.base.float_specs)
     share = f" ({plan.pruned_share:.0%} of the parameters)" if plan.pruned else ""
+    rest = (
+        f"; those that are no matrices by their {plan.combiner.rest}" if plan.combiner.rest else ""
+    )
     return (
         f"{len(plan.pruned)} tensors pruned{share}, {floats - len(plan.pruned)} merged unpruned, "
-        f"{len(plan.base.specs) - floats} copied"
+        f"{len(plan.base.specs) - floats} copied{rest}"
     )

@@ -41,8 +41,9 @@ def search(
         "--scale", metavar="VALUES", help="Lambdas, in the same form; by default from a third of "
         "the method's own to ten thirds of it, 0.05:0.5 for sums.")] = None,
     method: Annotated[str | None, _space(
-        "--method", metavar="NAME", help="How unpruned deltas are merged: "
-        f"{options.WITHOUT_RATIOS}.")] = None,
+        "--method", metavar="NAME", help="The method of all merges, with parameters after a colon "
+        "(lors+iso_c, ties:k=0.3); one that takes ratios needs their values. By default what each "
+        f"trial's ratios imply. {options.METHOD_NAMES}.")] = None,
     per_delta: Annotated[str, _space(
         "--per-delta", metavar="KINDS", help="Comma-separated choice of svp, mp and scale: what is "
         "searched for each delta separately.")] = "",

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
 from lorsmerge_cli.core.methods import Method
-from lorsmerge_cli.core.pruning import prune
 from lorsmerge_cli.core.pruning.budget import Budget
 
 
@@ -83,7 +81,7 @@ def merge_tensor(base: Tensor, terms: Iterable[Term], method: Method, dtype: tor
         >>> merge_tensor(base, terms, METHODS["ta"], torch.float32).tensor
         tensor([ 1., -1.])
     """
-    update = COMBINERS[method.combiner].combine(_pruned(terms, method)).cpu()
+    update = method.combine(_pruned(terms, method)).cpu()
     tensor, rounding = add_to_base(base, update, dtype)
     return Merged(tensor, update, rounding)
 
@@ -91,7 +89,7 @@ def merge_tensor(base: Tensor, terms: Iterable[Term], method: Method, dtype: tor
 def _pruned(terms: Iterable[Term], method: Method) -> Iterator[tuple[Tensor, float]]:
     for term in terms:
         if term.budget is not None and method.pruner is not None:
-            term.delta = dense(prune(term.delta, method.pruner, term.budget))
+            term.delta = dense(method.prune(term.delta, term.budget))
             if term.on_pruned is not None:
                 term.on_pruned(term.delta)
         yield term.delta, term.scale

@@ -1,71 +1,309 @@
-"""The merging methods, each a pair of a pruner and a combiner. A new one is a line in `METHODS`."""
+"""Merging methods: a pruner and a combiner each, with parameters, found by the text that names them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
 
-PAPER_SCALE = 0.15  # lambda of Tables 5 and 6
-LORS = "Zhao 2025, 2502.17380"
+from lorsmerge_cli.core.combining import COMBINERS, PAPER_SCALE, Combiner
+from lorsmerge_cli.core.parameters import (
+    Parameter,
+    Value,
+    Values,
+    changed,
+    parse_settings,
+    shown,
+)
+from lorsmerge_cli.core.pruning import PRUNERS, Pruner, prune
+from lorsmerge_cli.errors import Faults, LorsmergeError, UsageFault, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorsmerge_cli.core.low_rank_sparse import Delta
+    from lorsmerge_cli.core.pruning.budget import Budget
+
+PLUS = re.compile(r"\+(?!\d)")  # between pruner and combiner; 1e+2 is a number
+RATIOS = {
+    "svp": Parameter("svp", 0.03, "share of the singular triplets kept"),
+    "mp": Parameter("mp", 0.4, "share of the elements kept"),
+}
 
 
 @dataclass(frozen=True)
 class Method:
-    """A named way to merge.
+    """A way to merge: a pruner of each delta, and a combiner of the pruned deltas.
 
     Attributes:
-        title: the method's name in a sentence.
-        formula: the update, with t_i for lambda_i times delta i, of T.
-        paper: its authors, year and arXiv number.
         pruner: a name in `PRUNERS`, None to merge deltas unpruned.
         combiner: a name in `COMBINERS`.
-        ratios: names of the ratios that the pruner needs.
-        scale: default lambda.
+        pruning: the pruner's parameters that are not the default.
+        combining: the combiner's.
+
+    Example:
+        >>> METHODS["ties"].spec, Method("lors", "iso_c").spec
+        ('ties', 'lors+iso_c')
     """
 
-    title: str
-    formula: str
-    paper: str
     pruner: str | None
     combiner: str
-    ratios: tuple[str, ...] = ()
-    scale: float = PAPER_SCALE
+    pruning: Values = ()
+    combining: Values = ()
+
+    @property
+    def spec(self) -> str:
+        """The text that `find_method` makes this method of: `ties:k=0.3`, `lors+iso_c`."""
+        name = _name(self.pruner, self.combiner)
+        if name is not None:
+            return _text(name, self.pruning + self.combining)
+        pruner = _text(self.pruner or "", self.pruning)
+        return f"{pruner}+{_text(self.combiner, self.combining)}"
+
+    @property
+    def pruner_spec(self) -> str:
+        """What decides how a delta is pruned beside its ratios; empty without a pruner."""
+        return _text(self.pruner, self.pruning) if self.pruner else ""
+
+    @property
+    def title(self) -> str:
+        """The method's name in a sentence."""
+        title = self.combined.title
+        if self.pruner is not None:
+            pruner = PRUNERS[self.pruner]
+            own = pruner.combiner == self.combiner
+            title = pruner.title if own else f"{title} of deltas pruned by {self.pruner}"
+        values = self.pruning + self.combining
+        return f"{title}, {_settings(values)}" if values else title
+
+    @property
+    def formula(self) -> str:
+        """The update, with t_i for lambda_i times delta i, of T."""
+        pruned = PRUNERS[self.pruner].formula if self.pruner else "t_i"
+        return self.combined.formula.replace("t_i", pruned)
+
+    @property
+    def paper(self) -> str:
+        """Authors, year and arXiv number: the pruner's, or the combiner's without one."""
+        return PRUNERS[self.pruner].paper if self.pruner else self.combined.paper
+
+    @property
+    def combined(self) -> Combiner:
+        """What is known of the combiner."""
+        return COMBINERS[self.combiner]
+
+    @property
+    def ratios(self) -> tuple[str, ...]:
+        """Names of the ratios that the pruner needs."""
+        return PRUNERS[self.pruner].ratios if self.pruner else ()
+
+    @property
+    def scale(self) -> float:
+        """Default lambda."""
+        return self.combined.scale
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Of pruner and combiner."""
+        own = PRUNERS[self.pruner].parameters if self.pruner else ()
+        return own + self.combined.parameters
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether all deltas of a whole tensor are held at once."""
+        return self.combined.needs_all
+
+    def prune(self, delta: Tensor, budget: Budget) -> Delta:
+        """Return a pruned delta, as `pruning.prune` does.
+
+        Args:
+            delta: (d, k), any float dtype, finite; or a stack (E, d, k).
+            budget: what the ratios keep of each matrix.
+
+        Example:
+            >>> import torch
+            >>> from lorsmerge_cli.core.pruning.budget import Budget
+            >>> METHODS["mp"].prune(torch.tensor([[1.0, -5.0]]), Budget(rank=0, kept=1)).to_dense()
+            tensor([[ 0., -5.]])
+        """
+        return (
+            delta
+            if self.pruner is None
+            else prune(delta, self.pruner, budget, **dict(self.pruning))
+        )
+
+    def combine(self, deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
+        """Return the update of one tensor, as `Combiner.combine` does.
+
+        Args:
+            deltas: pairs of a pruned delta (float32 or float64, one shape for all) and its
+                coefficient.
+
+        Raises:
+            ValueError: there are no deltas.
+
+        Example:
+            >>> import torch
+            >>> pairs = [(torch.tensor([3.0, -4.0]), 1.0), (torch.tensor([1.0, 6.0]), 1.0)]
+            >>> find_method("ties:k=1").combine(pairs), METHODS["wa"].combine(pairs)
+            (tensor([2., 6.]), tensor([2., 1.]))
+        """
+        return self.combined.combine(deltas, **dict(self.combining))
+
+    def prunes(self, svp: float | None, mp: float | None) -> bool:
+        """Return whether a delta of these ratios is pruned.
+
+        Example:
+            >>> METHODS["lors"].prunes(0.1, None), METHODS["lors"].prunes(None, None)
+            (True, False)
+        """
+        return self.pruner is not None and (not self.ratios or (svp, mp) != (None, None))
 
 
-# The first of several with the same ratios is what those ratios without a method mean.
+def _text(name: str, values: Values) -> str:
+    return f"{name}:{_settings(values)}" if values else name
+
+
+def _settings(values: Values) -> str:
+    return ",".join(f"{key}={shown(value)}" for key, value in values)
+
+
+# A method for each pruner, with the combiner it names, and for each combiner without a pruner.
 METHODS = {
-    "ta": Method("task arithmetic", "sum_i t_i", "Ilharco 2023, 2212.04089", None, "sum"),
-    "mp": Method(
-        "merging with magnitude pruning", "sum_i MP(t_i)", LORS, "mp", "sum", ("mp",)
-    ),
-    "svp": Method(
-        "merging with singular value pruning", "sum_i SVP(t_i)", LORS, "svp", "sum", ("svp",)
-    ),
-    "lors": Method(
-        "LoRS-Merging (low-rank and sparse model merging)",
-        "sum_i SVP(t_i) + MP(t_i - SVP(t_i))", LORS, "lors", "sum", ("svp", "mp"),
-    ),
-    "wa": Method(
-        "weight averaging", "mean_i t_i", "Wortsman 2022, 2203.05482", None, "mean", scale=1.0
-    ),
-    "ties": Method(
-        "TIES-Merging", "mean of the largest 20% of each t_i that have the sign of their sum",
-        "Yadav 2023, 2306.01708", None, "ties", scale=1.0,
-    ),
-    "tsv_m": Method(
-        "TSV-Merging (task singular vectors)",
-        "polar(U) diag(s) polar(V)^T of the leading 1/T of all t_i's triplets U, s, V",
-        "Gargiulo 2025, 2412.00081", None, "tsv_m", scale=1.0,
-    ),
-    "iso_c": Method(
-        "isotropic merging (Iso-C)", "mean(s) U V^T of sum_i t_i = U diag(s) V^T",
-        "Marczak 2025, 2502.04959", None, "iso_c", scale=1.0,
-    ),
-    "model_stock": Method(
-        "Model Stock", "T c / (1 + (T - 1) c) mean_i t_i, c their mean cosine",
-        "Jang 2024, 2403.19522", None, "model_stock", scale=1.0,
-    ),
-}  # fmt: skip
+    "ta": Method(None, "sum"),
+    **{name: Method(name, pruner.combiner) for name, pruner in PRUNERS.items()},
+    **{
+        combiner.alone or name: Method(None, name)
+        for name, combiner in COMBINERS.items()
+        if name != "sum"
+    },
+}
+
+
+def _name(pruner: str | None, combiner: str) -> str | None:
+    pairs = ((name, (method.pruner, method.combiner)) for name, method in METHODS.items())
+    return next((name for name, pair in pairs if pair == (pruner, combiner)), None)
+
+
+@cache
+def find_method(spec: str) -> Method:
+    """Return the method that a text names.
+
+    Args:
+        spec: a name in `METHODS`, or a pruner and a combiner joined by `+`; each may have
+            parameters: `ties:k=0.3`, `lors+tsv_m`, `svp+ties:k=0.3`.
+
+    Raises:
+        UsageFault: there is no such method, or a parameter is not one of its, or is out of range.
+
+    Example:
+        >>> find_method("ties:k=0.30").spec, find_method("lors+sum").spec
+        ('ties:k=0.3', 'lors')
+    """
+    first, *others = PLUS.split(spec)
+    if len(others) > 1:
+        raise UsageFault(
+            f"Method {spec!r} has more than two parts.", "Write PRUNER+COMBINER: lors+iso_c, say."
+        )
+    name, values = (
+        _part("method", first, METHODS) if not others else _part("pruner", first, PRUNERS)
+    )
+    if others:
+        combiner, combining = _part("combiner", others[0], COMBINERS)
+        return _method(name, combiner, values, combining)
+    return _method(METHODS[name].pruner, METHODS[name].combiner, values, values)
+
+
+def _method(
+    pruner: str | None, combiner: str, pruning: Mapping[str, Value], combining: Mapping[str, Value]
+) -> Method:
+    takes = PRUNERS[pruner].parameters if pruner else ()
+    return Method(
+        pruner, combiner, changed(pruning, takes),
+        changed(combining, COMBINERS[combiner].parameters),
+    )  # fmt: skip
+
+
+def _part(
+    kind: str, text: str, table: Mapping[str, Method | Pruner | Combiner]
+) -> tuple[str, dict[str, Value]]:
+    """Read a name in a table and its parameters."""
+    name, colon, settings = text.partition(":")
+    if name not in table:
+        raise UsageFault(f"Unknown {kind} {name!r}.{did_you_mean(name, list(table))}")
+    if not colon:
+        return name, {}
+    owner, parameters = f"{kind.capitalize()} {name}", table[name].parameters
+    given = [item.partition("=")[0].strip() for item in settings.split(",")]
+    known = [parameter.name for parameter in parameters]
+    for ratio in getattr(table[name], "ratios", ()):
+        if ratio in given and ratio not in known:
+            what = f"{owner}: {ratio} is a ratio, and no parameter of a method."
+            raise UsageFault(what, f"Give it as --{ratio}, or `{ratio} = ...` in a recipe.")
+    return name, parse_settings(settings, parameters, owner)
+
+
+def method_faults(spec: str | None) -> list[LorsmergeError]:
+    """Return the faults of a method's text; None stands for no text.
+
+    Example:
+        >>> method_faults("ties"), method_faults(None), len(method_faults("ties:k=2,j=1"))
+        ([], [], 2)
+    """
+    try:
+        if spec is not None:
+            find_method(spec)
+    except Faults as found:
+        return list(found.errors)
+    except UsageFault as fault:
+        return [fault]
+    return []
+
+
+def compose(pruner: str | None, combiner: str | None) -> tuple[str, dict[str, float]]:
+    """Join a pruner and a combiner to a method.
+
+    Args:
+        pruner: `NAME[:SETTINGS]`, ratios among the settings; None for no pruning.
+        combiner: `NAME[:SETTINGS]`; None for that of the pruner's own method.
+
+    Returns:
+        The method's text, and the ratios among the settings.
+
+    Raises:
+        UsageFault: as `find_method`.
+
+    Example:
+        >>> compose("lors:svp=0.05,mp=0.2", "iso_c")
+        ('lors+iso_c', {'svp': 0.05, 'mp': 0.2})
+        >>> compose("lors", None), compose(None, "mean")
+        (('lors', {}), ('wa', {}))
+    """
+    name, values = None, dict[str, Value]()
+    if pruner is not None:
+        with_ratios = {
+            key: replace(
+                entry, parameters=(*(RATIOS[ratio] for ratio in entry.ratios), *entry.parameters)
+            )
+            for key, entry in PRUNERS.items()
+        }
+        name, values = _part("pruner", pruner, with_ratios)
+    own = PRUNERS[name].combiner if name else "sum"
+    combined, combining = _part("combiner", own if combiner is None else combiner, COMBINERS)
+    ratios = {key: float(value) for key, value in values.items() if key in RATIOS}
+    return _method(name, combined, values, combining).spec, ratios
+
+
+def default_scale(spec: str | None) -> float:
+    """Return the lambda of a method; the paper's where none, or none that there is, is named.
+
+    Example:
+        >>> default_scale(None), default_scale("ties:k=0.3")
+        (0.15, 1.0)
+    """
+    return PAPER_SCALE if spec is None or method_faults(spec) else find_method(spec).scale
 
 
 def method_of(ratios: Collection[str]) -> str:
@@ -82,14 +320,14 @@ def method_of_pruned(method: str, ratios: Collection[str]) -> str:
     """Return the method that a merge of already pruned deltas is equal to.
 
     Args:
-        method: of the merge itself, a name in `METHODS`.
+        method: of the merge itself, as `find_method` reads it.
         ratios: names of the ratios that its deltas were pruned by.
 
     Example:
         >>> method_of_pruned("ta", ["svp"]), method_of_pruned("wa", ["svp"])
         ('svp', 'wa')
     """
-    own = METHODS[method]
+    own = find_method(method)
     if own.pruner is None:
         for name, other in METHODS.items():
             if other.combiner == own.combiner and ratios and set(other.ratios) == set(ratios):

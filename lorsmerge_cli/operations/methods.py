@@ -1,11 +1,11 @@
-"""List the merging methods."""
+"""List the merging methods, and their pruners and combiners."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.parameters import Parameter
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,10 @@ class MethodRow:
         ratios: the options it has to be given.
         holds_all: whether it holds all deltas of a tensor at once, not one.
         paper: authors, year and arXiv number.
+        pruner: for `--prune`, empty where it merges deltas whole.
+        combiner: for `--combine`.
+        rest: the combiner of tensors that are not matrices.
+        parameters: that may follow its name.
     """
 
     name: str
@@ -29,10 +33,16 @@ class MethodRow:
     ratios: tuple[str, ...]
     holds_all: bool
     paper: str
+    pruner: str
+    combiner: str
+    rest: str
+    parameters: tuple[Parameter, ...]
 
 
 def methods() -> list[MethodRow]:
     """List the merging methods, in the order of `METHODS`.
+
+    A pruner and a combiner of any two of them make a method too.
 
     Example:
         >>> [row.name for row in methods() if row.holds_all]
@@ -40,8 +50,9 @@ def methods() -> list[MethodRow]:
     """
     return [
         MethodRow(
-            name, method.title, method.formula, method.scale, method.ratios,
-            COMBINERS[method.combiner].needs_all, method.paper,
+            name, method.title, method.formula, method.scale, method.ratios, method.needs_all,
+            method.paper, method.pruner or "", method.combiner,
+            method.combined.rest or method.combiner, method.parameters,
         )
         for name, method in METHODS.items()
     ]  # fmt: skip

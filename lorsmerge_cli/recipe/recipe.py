@@ -6,12 +6,24 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.core.methods import METHODS, method_of
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.core.methods import (
+    METHODS,
+    Method,
+    compose,
+    find_method,
+    method_faults,
+    method_of,
+)
+from lorsmerge_cli.errors import (
+    LorsmergeError,
+    UnreadableFile,
+    UsageFault,
+    did_you_mean,
+    raise_all,
+)
 from lorsmerge_cli.inputs import FilePath, json_object, parse_toml, read_document, several
 from lorsmerge_cli.outputs import atomic_file
 from lorsmerge_cli.quoting import toml_value
@@ -54,7 +66,7 @@ class Recipe:
     Attributes:
         base: the checkpoint the deltas are added to.
         deltas: what is added.
-        method: a name in METHODS, None to have it follow from the ratios.
+        method: as `find_method` reads it, None to have it follow from the ratios.
         svp, mp, scale: ratios and lambda of deltas without their own.
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
@@ -88,10 +100,16 @@ class Recipe:
         deltas = [replace(delta, **shared | _set_fields(delta)) for delta in self.deltas]
         given = set[str]().union(*map(_set_fields, deltas))
         method = self.method or method_of([ratio for ratio in RATIOS if ratio in given])
-        raise_all(list(_method_faults(method, deltas)))
-        default = {"scale": METHODS[method].scale}
+        found = find_method(method)
+        raise_all(list(_method_faults(found, deltas)))
+        default = {"scale": found.scale}
         deltas = [replace(delta, **default | _set_fields(delta)) for delta in deltas]
-        return replace(self, deltas=tuple(deltas), method=method, svp=None, mp=None, scale=None)
+        return replace(self, deltas=tuple(deltas), method=found.spec, svp=None, mp=None, scale=None)
+
+    @property
+    def chosen_method(self) -> Method:
+        """The method of a resolved recipe."""
+        return find_method(self.method or method_of(()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, those of `RECIPE_KEYS` that are set and always `deltas`."""
@@ -141,7 +159,7 @@ def parse_delta(text: str) -> DeltaEntry:
     for item in match["settings"].split(","):
         key, _, value = item.partition("=")
         if key not in DELTA_SETTINGS:
-            meant = _did_you_mean(key, DELTA_SETTINGS)
+            meant = did_you_mean(key, DELTA_SETTINGS)
             raise UsageFault(f"{text}: {key!r} is not a setting of a delta.{meant}", FORM)
         if key in settings:
             raise UsageFault(f"{text}: {key!r} is given twice.")
@@ -159,6 +177,8 @@ def wanted_recipe(
     file: FilePath | None = None,
     include: Sequence[str] | str | None = None,
     exclude: Sequence[str] | str | None = None,
+    prune: str | None = None,
+    combine: str | None = None,
     **settings: Any,
 ) -> Recipe:
     """Return the recipe of a base, deltas and settings, or read it from a file.
@@ -169,15 +189,18 @@ def wanted_recipe(
         file: as in `load_recipe`; nothing else may be given beside it.
         include: shell patterns of further tensors to prune; None for none.
         exclude: shell patterns of tensors to merge unpruned; None for none.
+        prune: a pruner and its settings, ratios among them, in place of a method.
+        combine: a combiner and its settings, in place of a method.
         **settings: the other attributes of `Recipe`, None for their defaults.
 
     Raises:
-        UsageFault: no base, a base beside a file, or a delta's settings that are wrong.
+        UsageFault: no base, a base beside a file, settings of a delta, a pruner or a combiner that
+            are wrong, or two that say the same thing.
         UnreadableFile: as `load_recipe`.
     """
     entries, include, exclude = (several(given or ()) for given in (deltas, include, exclude))
     if file is not None:
-        given = (base, entries, include, exclude, *settings.values())
+        given = (base, entries, include, exclude, prune, combine, *settings.values())
         if any(value not in (None, ()) for value in given):
             raise UsageFault(
                 f"--recipe {file} already holds base, deltas and settings.",
@@ -187,20 +210,46 @@ def wanted_recipe(
     if base is None:
         raise UsageFault("There is no base.", "Write `lorsmerge merge BASE DELTA...`.")
     parsed = (item if isinstance(item, DeltaEntry) else parse_delta(str(item)) for item in entries)
-    return Recipe(str(base), tuple(parsed), include=include, exclude=exclude, **settings)
+    recipe = Recipe(str(base), tuple(parsed), include=include, exclude=exclude, **settings)
+    return recipe if (prune, combine) == (None, None) else _composed(recipe, prune, combine)
+
+
+def _composed(recipe: Recipe, prune: str | None, combine: str | None) -> Recipe:
+    """Return the recipe with the method and the ratios of a pruner and a combiner."""
+    if recipe.method is not None:
+        raise UsageFault(
+            f"--method {recipe.method} is a pruner and a combiner already.",
+            "Give --method, or --prune and --combine.",
+        )
+    holders = (recipe, *recipe.deltas)
+    given = [r for r in RATIOS if any(getattr(holder, r) is not None for holder in holders)]
+    if prune is None and given:  # which say how to prune
+        prune = find_method(method_of(given)).pruner
+    method, ratios = compose(prune, combine)
+    for ratio in ratios:
+        if getattr(recipe, ratio) is not None:
+            raise UsageFault(f"{ratio} is given twice, as --{ratio} and in --prune {prune}.")
+    return replace(recipe, method=method, **ratios)  # type: ignore[arg-type]
 
 
 def pruning_method(source: Path, svp: float | None, mp: float | None, method: str | None) -> str:
     """Return the method that prunes one delta: the one given, or what the ratios say.
 
     Raises:
-        UsageFault: ratios out of range, a method that they contradict, or nothing to prune by.
+        UsageFault: ratios out of range, a method that they contradict, nothing to prune by, or a
+            method of more than ratios.
     """
     entry = DeltaEntry(str(source), svp, mp)
-    found = Recipe("", (entry,), method).resolved().method or ""
-    if METHODS[found].pruner is None:
+    found = Recipe("", (entry,), method).resolved().chosen_method
+    if found.ratios and found == METHODS.get(found.spec):
+        return found.spec
+    if found.pruner is None:
         raise UsageFault("Nothing says how much to keep.", "Give --svp 0.03 and --mp 0.4, say.")
-    return found
+    able = [name for name, known in METHODS.items() if known.ratios]
+    raise UsageFault(
+        f"A delta cannot be stored as --method {found.spec} prunes it.",
+        f"Give {' or '.join(able)}, or merge at once: `lorsmerge merge --method {found.spec}`.",
+    )
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -334,7 +383,7 @@ def _key_faults(
 ) -> Iterator[LorsmergeError]:
     for key, value in table.items():
         if key not in known:
-            meant = _did_you_mean(key, known)
+            meant = did_you_mean(key, known)
             yield UsageFault(f"{where}: unknown key `{key[:LONGEST]}`.{meant}")
         elif not isinstance(value, KEY_TYPES[key]) or isinstance(value, bool):
             wanted = " or ".join(type_.__name__ for type_ in KEY_TYPES[key])
@@ -357,19 +406,11 @@ def _shown(value: object) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    close = get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."
-
-
 def unpruned_method_faults(name: str | None) -> list[LorsmergeError]:
-    """Return the faults of a method's name that must not prune; None stands for no name."""
-    if name is None:
-        return []
-    if name not in METHODS:
-        return [_unknown_method(name)]
-    if not METHODS[name].ratios:
-        return []
+    """Return the faults of a method that must take no ratios; None stands for no method."""
+    faults = method_faults(name)
+    if name is None or faults or not find_method(name).ratios:
+        return faults
     return [
         UsageFault(
             f"--method {name} prunes, and needs ratios.",
@@ -378,15 +419,10 @@ def unpruned_method_faults(name: str | None) -> list[LorsmergeError]:
     ]
 
 
-def _unknown_method(name: str) -> UsageFault:
-    return UsageFault(f"Unknown method {name!r}.{_did_you_mean(name, list(METHODS))}")
-
-
 def _value_faults(recipe: Recipe) -> Iterator[LorsmergeError]:
     if not recipe.deltas:
         yield UsageFault("There are no deltas to merge.", "Name at least one after the base.")
-    if recipe.method is not None and recipe.method not in METHODS:
-        yield _unknown_method(recipe.method)
+    yield from method_faults(recipe.method)
     holders: list[tuple[str, Recipe | DeltaEntry]] = [("", recipe)]
     holders += [(f"{delta.path}: ", delta) for delta in recipe.deltas]
     for where, values in holders:
@@ -401,8 +437,8 @@ def _value_faults(recipe: Recipe) -> Iterator[LorsmergeError]:
             yield UsageFault(f"{where}scale = {values.scale} is not a finite number.")
 
 
-def _method_faults(method: str, deltas: Sequence[DeltaEntry]) -> Iterator[LorsmergeError]:
-    takes = METHODS[method].ratios
+def _method_faults(method: Method, deltas: Sequence[DeltaEntry]) -> Iterator[LorsmergeError]:
+    takes = method.ratios
     absent = set(takes)
     for delta in deltas:
         given = [ratio for ratio in RATIOS if getattr(delta, ratio) is not None]
@@ -410,7 +446,7 @@ def _method_faults(method: str, deltas: Sequence[DeltaEntry]) -> Iterator[Lorsme
         extra = [ratio for ratio in given if ratio not in takes]
         if extra:
             yield UsageFault(
-                f"{delta.path}: method {method} takes no --{extra[0]}.",
+                f"{delta.path}: method {method.spec} takes no --{extra[0]}.",
                 "Drop the ratio or the method: the ratios alone say which method is meant.",
             )
         elif given and not any(getattr(delta, ratio) for ratio in given):
@@ -421,7 +457,7 @@ def _method_faults(method: str, deltas: Sequence[DeltaEntry]) -> Iterator[Lorsme
     if absent:
         lacking = [ratio for ratio in takes if ratio in absent]
         yield UsageFault(
-            f"Method {method} needs {' and '.join(lacking)}, the share it keeps.",
+            f"Method {method.spec} needs {' and '.join(lacking)}, the share it keeps.",
             f"Give {' and '.join(TYPICAL[ratio] for ratio in lacking)}, say; the paper chose "
             "from svp 0.01 to 0.05 and mp 0.1 to 0.6.",
         )

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from lorsmerge_cli.checkpoint.model_writer import RUN
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile
-from lorsmerge_cli.core.methods import method_of, method_of_pruned
+from lorsmerge_cli.core.methods import method_faults, method_of, method_of_pruned
 from lorsmerge_cli.core.sketch import Sketch, Trained, parse_sketches, sketches_document, union
 from lorsmerge_cli.data.languages import check_labels
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import FinetunedTaskVector, TaskVector
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, raise_all
 from lorsmerge_cli.inputs import json_object, read_document
 from lorsmerge_cli.recipe.published import published_name
 from lorsmerge_cli.recipe.recipe import LARGEST, RATIOS, Recipe, recipe_of
@@ -107,6 +107,7 @@ def merge_record(document: Mapping[str, Any]) -> MergeRecord:
     """
     try:
         recipe = recipe_of(_table(document, "recipe", needed=True), MERGE)
+        raise_all(method_faults(recipe.method))
     except LorsmergeError as error:
         raise ValueError(str(error)) from None
     deltas = tuple(_merged_delta(found) for found in _rows(document, "deltas"))

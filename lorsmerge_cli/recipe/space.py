@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from lorsmerge_cli.core.methods import METHODS, PAPER_SCALE
-from lorsmerge_cli.errors import UsageFault, raise_all
+from lorsmerge_cli.core.combining import PAPER_SCALE
+from lorsmerge_cli.core.methods import default_scale, find_method, method_faults
+from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
 from lorsmerge_cli.recipe.recipe import (
     DELTA_SETTINGS,
     RATIOS,
     DeltaEntry,
     Recipe,
-    unpruned_method_faults,
 )
 
 EXAMPLES = {"svp": "--svp 0.01,0.02,0.05", "mp": "--mp 0.1,0.2,0.4", "scale": "--scale 0.05:0.5"}
@@ -124,7 +124,7 @@ class Space:
         values: kind (`svp`, `mp`, `scale`) -> its values; a ratio may be missing.
         per_delta: kinds that each delta has a parameter of its own for.
         include, exclude: patterns, as in a recipe.
-        method: of every point, one without ratios; None to have it follow from the ratios.
+        method: of every point, as `find_method` reads it; None to have it follow from the ratios.
     """
 
     base: str
@@ -186,7 +186,7 @@ class Space:
             "authors' script": (0.01, 0.2, 0.2),
         }
         if self.method is not None:
-            known = {"default": (None, None, METHODS[self.method].scale)}
+            known = {"default": (0.03, 0.4, find_method(self.method).scale)}
         ratios = [self.values[kind] for kind in RATIOS if kind in self.values]
         if ratios and all(None in values.choices for values in ratios):
             known["task arithmetic"] = (None, None, PAPER_SCALE)
@@ -226,13 +226,13 @@ def default_scales(method: str | None) -> str:
     """Return the lambdas to choose from by default: from a third of the method's own to ten thirds.
 
     Args:
-        method: a name in `METHODS`; None for one that the ratios imply.
+        method: as `find_method` reads it; None for one that the ratios imply.
 
     Example:
         >>> default_scales(None), default_scales("tsv_m")
         ('0.05:0.5', '0.33:3.3')
     """
-    own = METHODS[method].scale if method in METHODS else PAPER_SCALE
+    own = default_scale(method)
     return f"{own / 3:.2g}:{own * 10 / 3:.2g}"
 
 
@@ -254,12 +254,12 @@ def make_space(
         per_delta: kinds, separated by commas.
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
-        method: of every point, one without ratios; None to have it follow from the ratios.
+        method: of every point; None to have it follow from the ratios.
 
     Raises:
         UsageFault: everything that is wrong with them.
     """
-    faults = unpruned_method_faults(method)
+    faults = method_faults(method)
     given = {kind: str(texts[kind]) for kind in DELTA_SETTINGS if texts.get(kind) is not None}
     values = {}
     for kind, text in given.items():
@@ -267,6 +267,9 @@ def make_space(
             values[kind] = parse_values(kind, text)
         except UsageFault as fault:
             faults.append(fault)
+    if method is not None and not faults:
+        faults += _ratio_faults(method, values)
+        method = find_method(method).spec
     kinds = frozenset(word.strip() for word in per_delta.split(",") if word.strip())
     for kind in sorted(kinds - given.keys()):
         what, remedy = "no such parameter.", "Name svp, mp or scale."
@@ -283,3 +286,22 @@ def make_space(
             "Give --svp or --mp as well, or omit the patterns.",
         )
     return space
+
+
+def _ratio_faults(method: str, values: Mapping[str, Values]) -> list[LorsmergeError]:
+    """Return the faults of values that leave a method without a ratio, or give it one too many."""
+    faults: list[LorsmergeError] = []
+    takes = find_method(method).ratios
+    for ratio in RATIOS:
+        if ratio in takes and ratio not in values:
+            what = f"--method {method} needs --{ratio}."
+            faults.append(UsageFault(what, f"Write {EXAMPLES[ratio]}, say."))
+        elif ratio in takes and None in values[ratio].choices:
+            what = (
+                f"--method {method} needs a number for --{ratio}, and `none` is among its values."
+            )
+            faults.append(UsageFault(what, "Remove it, or --method."))
+        elif ratio in values and ratio not in takes:
+            what = f"--method {method} takes no --{ratio}."
+            faults.append(UsageFault(what, "Drop one of the two."))
+    return faults

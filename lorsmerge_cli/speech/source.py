@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,13 +13,15 @@ from accelerate import PartialState
 from torch import Tensor
 
 from lorsmerge_cli.checkpoint.model_files import processor_folder
+from lorsmerge_cli.checkpoint.names import select_pruned
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_path
 from lorsmerge_cli.checkpoint.whisper_config import check_model_folder, config_faults, other_sizes
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Term, is_finite, merge_tensor
-from lorsmerge_cli.core.methods import METHODS, method_of
+from lorsmerge_cli.core.methods import Method, find_method, method_of
+from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import (
     TaskVector,
@@ -44,7 +47,7 @@ class ModelSource:
         processor: the folder of its tokenizer and feature extractor.
         parts: config and processor.
         applied: deltas to add, each with its scale.
-        method: name in `METHODS` of how they are added.
+        method: as `find_method` reads it, how they are added.
     """
 
     name: str
@@ -95,17 +98,23 @@ class ModelSource:
         if not is_finite(value):
             raise non_finite(self.checkpoint.path, name)
         if self.applied:  # summed and rounded as a merge on disk would be
-            value = merge_tensor(value, self._terms(name), METHODS[self.method], value.dtype).tensor
+            method = find_method(self.method)
+            value = merge_tensor(value, self._terms(name, method), method, value.dtype).tensor
             if not is_finite(value):
                 raise non_finite(self.name, name)
         return value
 
-    def _terms(self, name: str) -> Iterator[Term]:
+    @cached_property
+    def _pruned(self) -> frozenset[str]:
+        return select_pruned(self.checkpoint.float_specs, (), ())
+
+    def _terms(self, name: str, method: Method) -> Iterator[Term]:
+        prunes = method.prunes(None, None) and name in self._pruned
         for vector, scale in self.applied:
             delta = dense(vector.read(name))
             if not is_finite(delta):
                 raise non_finite(vector.path, name)
-            yield Term(delta, scale)
+            yield Term(delta, scale, budget(delta.shape, None, None) if prunes else None)
             del delta  # before the next one is made
 
 
@@ -149,7 +158,7 @@ def find_model(
             file's own folder by default.
         deltas: to apply.
         scale: of each delta.
-        method: name in `METHODS` of how they are added, without pruning.
+        method: as `find_method` reads it, how they are added; one without ratios.
 
     Raises:
         LorsmergeError: every fault found.

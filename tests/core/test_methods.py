@@ -15,11 +15,13 @@ def test_methods_name_what_there_is(name: str) -> None:
     assert method.pruner is None or method.pruner in PRUNERS
     assert method.combiner in COMBINERS
     assert set(method.ratios) <= {"svp", "mp"}
-    assert bool(method.ratios) == (method.pruner is not None)
+    assert method.spec == name
+    assert method.combined.rest == "" or method.combined.rest in COMBINERS
 
 
-def test_every_pruner_has_a_method() -> None:
+def test_every_pruner_and_every_combiner_has_a_method() -> None:
     assert {method.pruner for method in METHODS.values()} >= set(PRUNERS)
+    assert {m.combiner for m in METHODS.values() if m.pruner is None} == set(COMBINERS)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,7 @@ def test_ratios_alone_mean_a_method(ratios: tuple[str, ...], name: str) -> None:
         ("ta", ("svp", "mp"), "lors"),
         ("wa", ("svp",), "wa"),
         ("mp", ("svp",), "mp"),
+        ("ties:k=0.3", ("svp",), "ties:k=0.3"),
     ],
 )
 def test_a_merge_of_pruned_deltas_is_named_after_their_pruning(

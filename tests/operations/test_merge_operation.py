@@ -158,6 +158,38 @@ class TestNumbers:
             step = torch.from_numpy(getattr(reference, method)(deltas, [0.7, 0.7]))
             torch.testing.assert_close(found[name].double(), before + step, rtol=3e-7, atol=1e-9)
 
+    @pytest.mark.parametrize("combiner", COMBINERS)
+    def test_any_combiner_of_pruned_deltas(
+        self, small: Path, tmp_path: Path, combiner: str
+    ) -> None:
+        ratios = {"svp": 0.1, "mp": 0.2}
+        for name in ("ca", "de"):
+            prune(small / f"{name}.delta", tmp_path / f"{name}.delta", **ratios)
+        wanted = merged(
+            small / "base", both(tmp_path), tmp_path / "a.safetensors", combine=combiner
+        )
+        found = merged(
+            small / "base", both(small), tmp_path / "b.safetensors", method=f"lors+{combiner}",
+            **ratios,
+        )  # fmt: skip
+        assert same_bits(found, wanted)
+        found = merged(
+            small / "base", both(small), tmp_path / "c.safetensors",
+            prune="lors:svp=0.1,mp=0.2", combine=combiner,
+        )  # fmt: skip
+        assert same_bits(found, wanted)
+
+    def test_a_parameter_counts_and_is_recorded(self, small: Path, tmp_path: Path) -> None:
+        found = [
+            merged(small / "base", both(small), tmp_path / f"{k}.safetensors", method=f"ties:k={k}")
+            for k in (0.2, 0.5)
+        ]
+        plain = merged(small / "base", both(small), tmp_path / "plain.safetensors", method="ties")
+        assert [same_bits(each, plain) for each in found] == [True, False]
+        with safe_open(tmp_path / "0.5.safetensors", framework="pt") as file:
+            record = json.loads(file.metadata()["lorsmerge"])
+        assert record["recipe"]["method"] == "ties:k=0.5"
+
     def test_ties_takes_tensors_whole(self, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(merge_plan, "BLOCK", 7)
         planned = plan(small / "base", both(small), out(small), method="ties")

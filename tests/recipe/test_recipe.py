@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.errors import Faults, LorsmergeError, UnreadableFile, UsageFault
-from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, load_recipe, parse_delta, save
+from lorsmerge_cli.recipe.recipe import (
+    DeltaEntry,
+    Recipe,
+    load_recipe,
+    parse_delta,
+    pruning_method,
+    save,
+    wanted_recipe,
+)
 
 PARSED = {
     "ca.delta": DeltaEntry("ca.delta"),
@@ -219,6 +227,16 @@ VALUES = {
     "no deltas": (Recipe("base", ()), "no deltas"),
     "a method misspelt": (recipe(method="lros"), "Did you mean 'lors'"),
     "an unknown method": (recipe(method="slerp"), "Unknown method 'slerp'"),
+    "a parameter misspelt": (recipe(method="ties:kk=1"), "no parameter 'kk'. Did you mean 'k'"),
+    "a parameter out of range": (recipe(method="ties:k=0"), "k=0 is not above 0 and at most 1"),
+    "a pair with a ratio too many": (
+        recipe(method="svp+ties", svp=0.1, mp=0.1),
+        "svp+ties takes no --mp",
+    ),
+    "a pair without its ratios": (
+        recipe(method="lors+iso_c"),
+        "Method lors+iso_c needs svp and mp",
+    ),
     "a method in capitals": (recipe(method="LoRS"), "Unknown method 'LoRS'"),
     "wa with a ratio": (recipe(method="wa", svp=0.1), "wa takes no --svp"),
     "ta with a ratio": (recipe(method="ta", mp=0.1), "ta takes no --mp"),
@@ -256,6 +274,9 @@ RESOLVED = [
     (recipe(svp=0.1, mp=0.2), "lors", [(0.1, 0.2, 0.15)]),
     (recipe(method="wa"), "wa", [(None, None, 1.0)]),
     (recipe(method="wa", scale=0.5), "wa", [(None, None, 0.5)]),
+    (recipe(method="ties:k=0.30"), "ties:k=0.3", [(None, None, 1.0)]),
+    (recipe(method="lors+sum", svp=0.1, mp=0.2), "lors", [(0.1, 0.2, 0.15)]),
+    (recipe(method="svp+ties:k=0.2", svp=0.1), "svp+ties", [(0.1, None, 1.0)]),
     (recipe(scale=0.0), "ta", [(None, None, 0.0)]),
     (
         recipe(DeltaEntry("a"), DeltaEntry("b", svp=0.0, scale=0.0), svp=0.1, mp=0.2, scale=3.0),
@@ -442,3 +463,69 @@ def test_a_fifo_is_no_recipe(tmp_path: Path, suffix: str) -> None:
     os.mkfifo(tmp_path / f"r{suffix}")
     with pytest.raises(UnreadableFile, match="FIFO"):
         load_recipe(tmp_path / f"r{suffix}")
+
+
+COMPOSED = [  # what is given, and the recipe's method, svp and mp
+    ({"prune": "lors:svp=0.1,mp=0.2", "combine": "iso_c"}, ("lors+iso_c", 0.1, 0.2)),
+    ({"prune": "lors", "combine": "iso_c", "svp": 0.1, "mp": 0.2}, ("lors+iso_c", 0.1, 0.2)),
+    ({"prune": "lors:svp=0.1", "mp": 0.2}, ("lors", 0.1, 0.2)),
+    ({"combine": "iso_c", "svp": 0.1, "mp": 0.2}, ("lors+iso_c", 0.1, 0.2)),
+    ({"combine": "ties:k=0.5", "mp": 0.2}, ("mp+ties:k=0.5", None, 0.2)),
+    ({"combine": "mean"}, ("wa", None, None)),
+]
+
+
+@pytest.mark.parametrize(("given", "wanted"), COMPOSED, ids=str)
+def test_a_pruner_and_a_combiner_make_a_method(given: dict, wanted: tuple) -> None:
+    found = wanted_recipe("b", ["a.delta"], **given)
+    assert (found.method, found.svp, found.mp) == wanted
+
+
+def test_ratios_of_a_delta_say_how_to_prune() -> None:
+    found = wanted_recipe("b", ["a.delta:svp=0.1"], combine="ties").resolved()
+    assert (found.method, found.deltas[0].svp) == ("svp+ties", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"method": "ties", "combine": "ties"}, "--method ties is a pruner and a combiner already"),
+        ({"method": "lors", "prune": "lors"}, "Give --method, or --prune and --combine"),
+        ({"prune": "lors:svp=0.1,mp=0.1", "svp": 0.2}, "svp is given twice"),
+        ({"prune": "mp:mp=0.1", "svp": 0.2}, "mp takes no --svp"),
+        ({"prune": "lors"}, "Method lors needs svp and mp"),
+        ({"prune": "lors:svp=0.1,mp=0.1", "combine": "tie"}, "Unknown combiner 'tie'"),
+    ],
+    ids=str,
+)
+def test_a_pruner_and_a_combiner_that_contradict(given: dict, words: str) -> None:
+    with pytest.raises(UsageFault, match=re.escape(words)):
+        wanted_recipe("b", ["a.delta"], **given).resolved()
+
+
+def test_a_recipe_takes_no_pruner_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(MINIMAL)
+    for extra in ({"prune": "lors"}, {"combine": "ties"}):
+        with pytest.raises(UsageFault, match="already holds"):
+            wanted_recipe(None, [], file=tmp_path / "r.toml", **extra)
+
+
+def test_a_method_with_parameters_is_saved_as_it_is(tmp_path: Path) -> None:
+    resolved = recipe(DeltaEntry("a"), method="mp+ties:k=0.125", mp=0.1).resolved()
+    save(resolved, tmp_path / "r.toml", force=False)
+    assert load_recipe(tmp_path / "r.toml") == resolved
+    assert 'method = "mp+ties:k=0.125"' in (tmp_path / "r.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "ratios", "words"),
+    [
+        ("lors+ties", (0.1, 0.1), "cannot be stored as --method lors+ties prunes it"),
+        ("ta", (None, None), "Nothing says how much to keep"),
+        (None, (None, None), "Nothing says how much to keep"),
+        ("ties:k=0.1", (None, None), "Nothing says how much to keep"),
+    ],
+)
+def test_what_prunes_no_delta_by_itself(method, ratios, words: str) -> None:
+    with pytest.raises(UsageFault, match=re.escape(words)):
+        pruning_method(Path("a.delta"), *ratios, method)

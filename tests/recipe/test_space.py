@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from lorsmerge_cli.core.methods import METHODS
-from lorsmerge_cli.errors import LorsmergeError, UsageFault
+from lorsmerge_cli.errors import Faults, LorsmergeError, UsageFault
 from lorsmerge_cli.recipe.space import Space, Values, make_space, parse_values
 
 DELTAS = ("ca.delta", "de.delta")
@@ -138,7 +138,27 @@ def test_a_method_without_ratios_is_that_of_every_point() -> None:
     assert space.first_points()["default"] == {"scale": METHODS["wa"].scale}
 
 
-@pytest.mark.parametrize("method", ["lors", "wat"])
-def test_a_method_that_prunes_follows_from_the_ratios(method: str) -> None:
-    with pytest.raises(UsageFault, match=method):
-        make_space("base", DELTAS, {"scale": "0.1"}, "", method=method)
+@pytest.mark.parametrize(
+    ("method", "texts", "words"),
+    [
+        ("lors", {}, "--method lors needs --svp"),
+        ("lors+ties", {"svp": "0.1"}, r"--method lors\+ties needs --mp"),
+        ("mp", {"mp": "0.1,none"}, "needs a number for --mp"),
+        ("wa", {"mp": "0.1"}, "--method wa takes no --mp"),
+        ("wat", {}, "Unknown method 'wat'"),
+        ("ties:j=1", {}, "no parameter 'j'"),
+    ],
+)
+def test_a_method_needs_its_ratios_and_no_other(method: str, texts, words: str) -> None:
+    with pytest.raises((UsageFault, Faults), match=words):
+        make_space("base", DELTAS, {"scale": "0.1"} | texts, "", method=method)
+
+
+def test_a_method_with_ratios_is_that_of_every_point() -> None:
+    texts = {"svp": "0.1,0.2", "mp": "0.2", "scale": "0.5:1.5"}
+    space = make_space("base", DELTAS, texts, "", method="lors+ties:k=0.30")
+    points = space.first_points()
+    assert list(points.values()) == [{"svp": 0.1, "mp": 0.2, "scale": 1.0}]
+    recipe = space.recipe(next(iter(points.values())))
+    assert (recipe.method, recipe.svp) == ("lors+ties:k=0.3", 0.1)
+    assert recipe.resolved().method == "lors+ties:k=0.3"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from lorsmerge_cli.core.parameters import Parameter, Value
 
-from lorsmerge_cli.core.combining.iso_c import iso_c
-from lorsmerge_cli.core.combining.mean import mean
-from lorsmerge_cli.core.combining.model_stock import model_stock
-from lorsmerge_cli.core.combining.sum import sum_
-from lorsmerge_cli.core.combining.ties import ties
-from lorsmerge_cli.core.combining.tsv_m import tsv_m
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Combine = Callable[[Iterable[tuple[Tensor, float]]], Tensor]
+PAPER_SCALE = 0.15  # lambda of Tables 5 and 6
 
 
 @dataclass(frozen=True)
@@ -22,54 +20,96 @@ class Combiner:
     """A way to combine deltas, and what its callers need to know of it.
 
     Attributes:
-        function: maps pairs of a delta and its coefficient to the update, float32 or float64, of
-            the deltas' shape. Pairs are made one by one as it iterates.
+        function: file and name, in this folder, of what maps pairs of a delta and its coefficient
+            to the update, float32 or float64, of the deltas' shape. Pairs are made one by one as it
+            iterates. It is loaded when it is called: the table is read by help, which loads no
+            PyTorch.
+        title: of a merge by it, in a sentence.
+        formula: the update, with t_i for lambda_i times delta i, of T.
+        paper: its authors, year and arXiv number.
+        alone: the method of this combiner and no pruner; its own name if empty.
+        scale: default lambda.
+        parameters: that the function takes beside the deltas.
         needs_all: whether it holds all deltas of a whole tensor at once. Others keep one running
             sum, and take a tensor in blocks.
         linear: whether the update is a linear function of the deltas, so that a coefficient common
             to all may be applied after combining.
         averages: whether the update has the size of one delta, not of their sum.
         copies: tensors in float32 that decompositions hold at most, beside the deltas.
-        rest: what combines tensors that are not matrices; None if `function` takes any tensor.
+        rest: the combiner of tensors that are not matrices; empty if `function` takes any tensor.
 
     Example:
+        >>> import torch
         >>> COMBINERS["sum"].combine([(torch.ones(2), 0.5), (torch.ones(2), 0.25)])
         tensor([0.7500, 0.7500])
     """
 
-    function: Combine
+    function: str
+    title: str
+    formula: str
+    paper: str
+    alone: str = ""
+    scale: float = 1.0
+    parameters: tuple[Parameter, ...] = ()
     needs_all: bool = False
     linear: bool = True
     averages: bool = False
     copies: int = 0
-    rest: Combine | None = None
+    rest: str = ""
 
-    def combine(self, deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
+    def combine(self, deltas: Iterable[tuple[Tensor, float]], **parameters: Value) -> Tensor:
         """Return the update of one tensor.
 
         Args:
             deltas: pairs of a delta (float32 or float64, one shape for all) and its coefficient.
+            parameters: the function's, their defaults without.
 
         Raises:
             ValueError: there are no deltas.
 
         Example:
+            >>> import torch
             >>> COMBINERS["iso_c"].combine([(torch.tensor([2.0, 4.0]), 1.0)] * 2)  # no matrix
             tensor([2., 4.])
         """
-        if self.rest is None:
-            return self.function(deltas)
-        pairs = list(deltas)
-        is_matrix = bool(pairs) and pairs[0][0].dim() == 2 and pairs[0][0].numel() > 0
-        # handed over one by one, so that the function can free them
-        return (self.function if is_matrix else self.rest)(pairs.pop(0) for _ in range(len(pairs)))
+        if self.rest:
+            held = list(deltas)
+            if not held or held[0][0].dim() != 2 or not held[0][0].numel():
+                return COMBINERS[self.rest].combine(held)
+            # handed over one by one, so that the function can free them
+            deltas = (held.pop(0) for _ in range(len(held)))
+        update: Tensor = resolve_name(f"{__name__}.{self.function}")(deltas, **parameters)
+        return update
 
 
 COMBINERS = {
-    "sum": Combiner(sum_),
-    "mean": Combiner(mean, averages=True),
-    "ties": Combiner(ties, needs_all=True, linear=False, averages=True),
-    "iso_c": Combiner(iso_c, needs_all=True, linear=False, copies=6, rest=mean),
-    "tsv_m": Combiner(tsv_m, needs_all=True, linear=False, copies=6, rest=mean),
-    "model_stock": Combiner(model_stock, needs_all=True, linear=False, averages=True),
-}
+    "sum": Combiner(
+        "sum:sum_", "task arithmetic", "sum_i t_i", "Ilharco 2023, 2212.04089", alone="ta",
+        scale=PAPER_SCALE,
+    ),
+    "mean": Combiner(
+        "mean:mean", "weight averaging", "mean_i t_i", "Wortsman 2022, 2203.05482", alone="wa",
+        averages=True,
+    ),
+    "ties": Combiner(
+        "ties:ties", "TIES-Merging",
+        "mean of the largest k of each t_i that have the sign of their sum",
+        "Yadav 2023, 2306.01708", needs_all=True, linear=False, averages=True,
+        parameters=(Parameter("k", 0.2, "share of each tensor's elements kept", above=True),),
+    ),
+    "tsv_m": Combiner(
+        "tsv_m:tsv_m", "TSV-Merging (task singular vectors)",
+        "polar(U) diag(s) polar(V)^T of the leading 1/T of all t_i's triplets U, s, V",
+        "Gargiulo 2025, 2412.00081", needs_all=True, linear=False, copies=6, rest="mean",
+    ),
+    "iso_c": Combiner(
+        "iso_c:iso_c", "isotropic merging (Iso-C)",
+        "mean(s) U V^T of sum_i t_i = U diag(s) V^T",
+        "Marczak 2025, 2502.04959", needs_all=True, linear=False, copies=6, rest="mean",
+    ),
+    "model_stock": Combiner(
+        "model_stock:model_stock", "Model Stock",
+        "T c / (1 + (T - 1) c) mean_i t_i, c their mean cosine",
+        "Jang 2024, 2403.19522", needs_all=True, linear=False, averages=True,
+    ),
+}  # fmt: skip

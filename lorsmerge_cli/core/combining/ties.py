@@ -13,7 +13,7 @@ from lorsmerge_cli.core.pruning.mp import largest_entries, mask_
 KEPT = 0.2  # share of a tensor's elements that trimming keeps, the authors' choice
 
 
-def ties(deltas: Iterable[tuple[Tensor, float]], kept: float = KEPT) -> Tensor:
+def ties(deltas: Iterable[tuple[Tensor, float]], k: float = KEPT) -> Tensor:
     """Return the mean of the trimmed elements whose sign is that of their sum.
 
     With t_i = lambda_i * top_k(tau_i) and gamma = sgn(sum_i t_i), an element of the update is the
@@ -23,17 +23,17 @@ def ties(deltas: Iterable[tuple[Tensor, float]], kept: float = KEPT) -> Tensor:
     Args:
         deltas: pairs of a delta (float32 or float64, one shape for all, finite) and its
             coefficient.
-        kept: share of each delta's elements that trimming keeps, at least one element.
+        k: share of each delta's elements that trimming keeps, at least one element.
 
     Raises:
         ValueError: there are no deltas.
 
     Example:
         >>> a, b = torch.tensor([3.0, 1.0, -2.0]), torch.tensor([1.0, -4.0, -4.0])
-        >>> ties([(a, 1.0), (b, 1.0)], kept=1.0)
+        >>> ties([(a, 1.0), (b, 1.0)], k=1.0)
         tensor([ 2., -4., -3.])
     """
-    trimmed = [_trimmed(delta, kept) * scale for delta, scale in deltas]
+    trimmed = [_trimmed(delta, k) * scale for delta, scale in deltas]
     if not trimmed:
         raise ValueError("no deltas to combine")
     # In float64, where a sum of float32 is exact: the sign must not depend on the order of deltas.

@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from lorsmerge_cli.core.parameters import Parameter, Value
 
-from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
-from lorsmerge_cli.core.pruning.budget import Budget
-from lorsmerge_cli.core.pruning.lors import lors
-from lorsmerge_cli.core.pruning.mp import mp
-from lorsmerge_cli.core.pruning.stack import pruned_stack
-from lorsmerge_cli.core.pruning.svp import svp
+if TYPE_CHECKING:
+    from torch import Tensor
 
-# (d, k) float32 or float64 and finite, with a budget that is not `whole` -> the pruned matrix.
-# The matrix may be overwritten.
-Pruner = Callable[[Tensor, Budget], LowRankSparse]
+    from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse
+    from lorsmerge_cli.core.pruning.budget import Budget
 
-PRUNERS: dict[str, Pruner] = {"svp": svp, "mp": mp, "lors": lors}
+LORS = "Zhao 2025, 2502.17380"
 
 
-def prune(delta: Tensor, pruner: str, budget: Budget) -> Delta:
+@dataclass(frozen=True)
+class Pruner:
+    """A way to prune a matrix, and what its callers need to know of it.
+
+    Attributes:
+        function: file and name, in this folder, of what maps a matrix (d, k), float32 or float64
+            and finite, and a budget that is not `whole`, to the pruned matrix. The matrix may be
+            overwritten. It is loaded when it is called: the table is read by help, which loads no
+            PyTorch.
+        title: of a merge by it, in a sentence.
+        formula: what is left of t_i.
+        paper: its authors, year and arXiv number.
+        ratios: that it takes, each of a name in `budget`. Without any, nothing but its parameters
+            decides what is kept, and the size of the pruned matrix is not known beforehand.
+        parameters: that the function takes beside the matrix and its budget.
+        combiner: by which its method combines the pruned deltas.
+
+    Example:
+        >>> PRUNERS["lors"].ratios, PRUNERS["lors"].combiner
+        (('svp', 'mp'), 'sum')
+    """
+
+    function: str
+    title: str
+    formula: str
+    paper: str
+    ratios: tuple[str, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    combiner: str = "sum"
+
+
+# The first of several with the same ratios is what those ratios without a method mean.
+PRUNERS = {
+    "mp": Pruner("mp:mp", "merging with magnitude pruning", "MP(t_i)", LORS, ("mp",)),
+    "svp": Pruner("svp:svp", "merging with singular value pruning", "SVP(t_i)", LORS, ("svp",)),
+    "lors": Pruner(
+        "lors:lors", "LoRS-Merging (low-rank and sparse model merging)",
+        "SVP(t_i) + MP(t_i - SVP(t_i))", LORS, ("svp", "mp"),
+    ),
+}  # fmt: skip
+
+
+def prune(delta: Tensor, pruner: str, budget: Budget, **parameters: Value) -> Delta:
     """Return the pruned delta: a `LowRankSparse`, or the delta itself if the budget is all of it.
 
     Args:
@@ -29,18 +67,28 @@ def prune(delta: Tensor, pruner: str, budget: Budget) -> Delta:
             pruned by itself, returned as a tensor.
         pruner: a name in `PRUNERS`.
         budget: what to keep of each matrix.
+        parameters: the pruner's, their defaults without.
 
     Example:
+        >>> import torch
+        >>> from lorsmerge_cli.core.pruning.budget import Budget
         >>> prune(torch.tensor([[1.0, -5.0], [4.0, 2.0]]), "mp", Budget(rank=0, kept=1)).to_dense()
         tensor([[ 0., -5.],
                 [ 0.,  0.]])
     """
+    import torch
+
+    from lorsmerge_cli.core.low_rank_sparse import accumulable
+    from lorsmerge_cli.core.pruning.stack import pruned_stack
+
     if budget.whole:
         return accumulable(delta)
     if delta.dim() == 3:
-        return pruned_stack(delta, lambda _, matrix: prune(matrix, pruner, budget))
+        return pruned_stack(delta, lambda _, matrix: prune(matrix, pruner, budget, **parameters))
     # A copy, because the pruner overwrites its input, and because BLAS's rounding depends on the
     # alignment of its operands in memory, which for a mapped file is that of the file.
     matrix = accumulable(delta).clone(memory_format=torch.contiguous_format)
     del delta  # frees its memory, if nothing else holds it
-    return PRUNERS[pruner](matrix, budget)
+    function = resolve_name(f"{__name__}.{PRUNERS[pruner].function}")
+    pruned: LowRankSparse = function(matrix, budget, **parameters)
+    return pruned

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.core.methods import METHODS, method_of
+from lorsmerge_cli.core.methods import find_method, method_of
 from lorsmerge_cli.data.dataset import (
     check_complete,
     drop_warnings,
@@ -45,9 +45,9 @@ def open_models(
         check_applied(named, deltas, {"--scale": scale, "--method": method})
         + unpruned_method_faults(method)
     )
-    method = method or method_of(())
-    scale = METHODS[method].scale if scale is None else scale
-    return find_models(named, config_dir=config_dir, deltas=deltas, scale=scale, method=method)
+    found = find_method(method or method_of(()))
+    scale = found.scale if scale is None else scale
+    return find_models(named, config_dir=config_dir, deltas=deltas, scale=scale, method=found.spec)
 
 
 def read_test_set(

@@ -40,6 +40,8 @@ def merge(
     step_norm: float | None = None,
     step_norm_of: FilePath | None = None,
     method: str | None = None,
+    prune: str | None = None,
+    combine: str | None = None,
     include: Sequence[str] | str = (),
     exclude: Sequence[str] | str = (),
     recipe: FilePath | None = None,
@@ -68,7 +70,10 @@ def merge(
         step_norm: multiply all coefficients so that the step from the base has this L2 norm.
         step_norm_of: as `step_norm`, with the norm of the step of another merge: a merged model, or
             a recipe.
-        method: a name in `METHODS`; by default what the ratios say.
+        method: a name that `lorsmerge methods` lists, or PRUNER+COMBINER, with parameters after a
+            colon: `ties:k=0.3`, `lors+iso_c`. By default what the ratios say.
+        prune: a pruner, in place of a method: `lors`, `lors:svp=0.05,mp=0.2`.
+        combine: a combiner, in place of a method; by default that of the pruner's own method.
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
         recipe: a TOML recipe, a model card or a `lorsmerge.json`, in place of base, deltas and
@@ -97,7 +102,7 @@ def merge(
     """
     wanted = wanted_recipe(
         base, deltas, file=recipe, method=method, svp=svp, mp=mp, scale=scale, include=include,
-        exclude=exclude, dtype=dtype,
+        exclude=exclude, dtype=dtype, prune=prune, combine=combine,
     )  # fmt: skip
     plan = plan_merge(
         wanted, path_of(output), config_dir=path_of(config_dir), save_recipe=path_of(save_recipe),

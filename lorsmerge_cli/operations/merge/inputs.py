@@ -19,9 +19,8 @@ from lorsmerge_cli.checkpoint.names import (
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_path, pinned
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
-from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.low_rank_sparse import dense
-from lorsmerge_cli.core.methods import METHODS, method_of
+from lorsmerge_cli.core.methods import method_of
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import (
     TaskVector,
@@ -164,7 +163,7 @@ def select_tensors(
         base: what messages call it.
         faults: gets what is wrong with the patterns.
     """
-    if METHODS[recipe.method or method_of(())].pruner is None:
+    if recipe.chosen_method.pruner is None:
         if recipe.include or recipe.exclude:
             what = f"Method {recipe.method} prunes nothing, so include and exclude have no use."
             ratios_may_come = recipe.method == method_of(())
@@ -183,8 +182,8 @@ def select_tensors(
 
 def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str]:
     """Yield warnings of settings whose effect a user may not expect."""
-    method = METHODS[recipe.method or method_of(())]
-    combiner = COMBINERS[method.combiner]
+    method = recipe.chosen_method
+    combiner = method.combined
     before = [
         vector.provenance.pruning if isinstance(vector, DeltaFile) else {} for vector in vectors
     ]
@@ -193,10 +192,11 @@ def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str
         for entry in recipe.deltas
     ]
     some_pruned = any(given) or any(before)
-    for vector, pruning, ratios in zip(vectors, before, given, strict=True):
-        if ratios and pruning:
+    prunes = [method.prunes(entry.svp, entry.mp) for entry in recipe.deltas]
+    for vector, pruning, ratios, pruned in zip(vectors, before, given, prunes, strict=True):
+        if pruned and pruning:
             yield f"{vector.path} was pruned before ({pruning_text(pruning)}); this prunes it again."
-        elif not ratios and not pruning and not combiner.averages and some_pruned:
+        elif not pruned and not pruning and not combiner.averages and some_pruned:
             yield (
                 f"{vector.path} is merged whole, beside deltas that are pruned; give it ratios too "
                 "(DELTA:svp=...,mp=...) if that is not meant."
@@ -204,8 +204,8 @@ def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str
         if ratios and len(ratios) < len(method.ratios):
             yield f"{vector.path} is pruned by {ratios[0]} alone: it has no other ratio."
     if combiner.averages and combiner.linear:
-        pruned = [str(v.path) for v, pruning in zip(vectors, before, strict=True) if pruning]
-        yield from _no_mean(recipe, pruned)
+        earlier = [str(v.path) for v, pruning in zip(vectors, before, strict=True) if pruning]
+        yield from _no_mean(recipe, earlier)
     for entry in recipe.deltas:
         if abs(entry.scale or 0.0) > LARGE_SCALE:
             yield (

@@ -23,9 +23,9 @@ from lorsmerge_cli.checkpoint.whisper_config import (
     config_faults,
     lacking_processor,
 )
-from lorsmerge_cli.core.combining import COMBINERS, Combiner
+from lorsmerge_cli.core.combining import Combiner
 from lorsmerge_cli.core.device import resolve_device
-from lorsmerge_cli.core.methods import METHODS, method_of
+from lorsmerge_cli.core.methods import Method, method_of
 from lorsmerge_cli.core.parallel import default_threads
 from lorsmerge_cli.errors import (
     LorsmergeError,
@@ -98,13 +98,18 @@ class MergePlan(MergeInputs):
 
     @property
     def method(self) -> str:
-        """A name in `METHODS`."""
+        """The method as `find_method` reads it."""
         return self.recipe.method or method_of(())
+
+    @property
+    def chosen_method(self) -> Method:
+        """The method itself."""
+        return self.recipe.chosen_method
 
     @property
     def combiner(self) -> Combiner:
         """The method's combiner."""
-        return COMBINERS[METHODS[self.method].combiner]
+        return self.chosen_method.combined
 
     @property
     def total_scale(self) -> float:
@@ -134,7 +139,7 @@ class MergePlan(MergeInputs):
         copies = (
             PRUNING_COPIES
             + self.combiner.copies
-            + (len(self.vectors) if self.combiner.needs_all else 0)
+            + (len(self.vectors) if self.chosen_method.needs_all else 0)
         )
         held = copies * 4 * max([BLOCK, *matrices])
         return self.threads * (HEAP_SLACK * held + THREAD_OVERHEAD)
@@ -143,7 +148,7 @@ class MergePlan(MergeInputs):
         """Return whether a tensor is merged in one piece, not in blocks."""
         if not self.base.specs[name].is_float:
             return False
-        if self.combiner.needs_all or name in self.pruned:
+        if self.chosen_method.needs_all or name in self.pruned:
             return True
         return any(vector.is_pruned(name) for vector in self.vectors)
 

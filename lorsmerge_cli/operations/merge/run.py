@@ -19,7 +19,6 @@ from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Merged, Rounding, Term, is_finite, merge_tensor
-from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.core.sketch import sketches_document, union
@@ -137,7 +136,7 @@ class _Run:
 
     def __init__(self, plan: MergePlan) -> None:
         self.plan = plan
-        self.method = METHODS[plan.method]
+        self.method = plan.chosen_method
         self.rounding = Rounding()
         self.steps: list[float] = []  # energy of each unit's update
         self._squares: list[list[float]] = [[] for _ in plan.vectors]
@@ -239,7 +238,7 @@ class _Run:
             for part, start, values in vector.stored_parts(unit.name, unit.start, unit.stop):
                 self._contents[number].add(part, values, start)
             delta = self._delta(unit, vector)
-            prunes = unit.name in self.plan.pruned and (entry.svp, entry.mp) != (None, None)
+            prunes = unit.name in self.plan.pruned and self.method.prunes(entry.svp, entry.mp)
             if (prunes or not self.plan.combiner.linear) and not is_finite(delta):
                 dtype = self.plan.output_specs[unit.name].dtype
                 raise not_finite(unit.name, dtype, self.plan.tensors(unit.name))

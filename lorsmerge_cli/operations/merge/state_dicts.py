@@ -13,7 +13,6 @@ from lorsmerge_cli.checkpoint.reader import TIED
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Term, is_finite, merge_tensor
-from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.core.statistics import energy
@@ -52,7 +51,7 @@ def merge_state_dicts(
         svp: share of the singular values of each matrix that is kept.
         mp: share of the elements of each matrix that is kept.
         scale: lambda.
-        method: a name in `METHODS`.
+        method: as `lorsmerge methods` lists them, with parameters: `ties:k=0.3`, `lors+iso_c`.
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
         dtype: of the merged float tensors; each one's own by default.
@@ -108,7 +107,7 @@ class _Merge:
     pruned: frozenset[str]
 
     def __post_init__(self) -> None:
-        self.method = METHODS[self.recipe.method or ""]
+        self.method = self.recipe.chosen_method
         self.squares: list[list[float]] = [[] for _ in self.deltas]
 
     def tensor(self, name: str, wanted: torch.dtype | None) -> Tensor:
@@ -126,7 +125,7 @@ class _Merge:
             if not is_finite(delta):  # which pruning would not survive
                 raise not_finite(name, dtype, self._inputs(name))
             self.squares[number].append(energy(delta))
-            prunes = name in self.pruned
+            prunes = name in self.pruned and self.method.prunes(entry.svp, entry.mp)
             keep = budget(delta.shape, entry.svp, entry.mp) if prunes else None
             yield Term(delta, self.method.scale if entry.scale is None else entry.scale, keep)
 

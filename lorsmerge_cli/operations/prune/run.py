@@ -24,7 +24,7 @@ from lorsmerge_cli.checkpoint.safetensors_file import dtype_name, parse_dtype
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import Delta, dense
 from lorsmerge_cli.core.merging import is_finite
-from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.methods import find_method
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.pruning import prune as prune_tensor
 from lorsmerge_cli.core.pruning.budget import Budget, budget
@@ -85,7 +85,7 @@ class PruneReport:
 
     Attributes:
         output: the pruned delta.
-        method: a name in METHODS.
+        method: as `find_method` reads it.
         kinds: tensor type -> what was kept of the pruned tensors of that type.
         pruned: all pruned tensors together.
         unpruned: all others.
@@ -216,7 +216,7 @@ class _Run:
         device: torch.device,
     ) -> None:
         self.file = file
-        self.pruner = METHODS[method].pruner or ""
+        self.pruner = find_method(method).pruner or ""
         self.device = device
         self.budgets = {
             name: budget(file.layouts[name].shape, svp, mp)

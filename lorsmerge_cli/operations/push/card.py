@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from lorsmerge_cli.checkpoint.references import pinned_parts
-from lorsmerge_cli.core.methods import METHODS, method_of, method_of_pruned
+from lorsmerge_cli.core.methods import find_method, method_of, method_of_pruned
 from lorsmerge_cli.data.languages import WHISPER_TASKS
 from lorsmerge_cli.deltas.file import Provenance
 from lorsmerge_cli.hub.faults import hub_faults
@@ -146,7 +146,7 @@ def _merge(merge: MergeRecord | None, base_id: str | None) -> dict[str, Any]:
     paths = [recipe.base, *(entry.path for entry in recipe.deltas)]
     return {
         "merge": merge, "recipe": recipe, "recipe_block": CARD_BLOCK, "version": __version__,
-        "method": METHODS[method_of_pruned(merge.recipe.method or method_of(()), ratios)].title,
+        "method": find_method(method_of_pruned(merge.recipe.method or method_of(()), ratios)).title,
         "local": [path for path in paths if hub_id(path) is None],
         "inputs": [_input(*pair) for pair in zip(recipe.deltas, merge.deltas, strict=True)],
     }  # fmt: skip

@@ -11,10 +11,9 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Merged, Term, is_finite, merge_tensor
-from lorsmerge_cli.core.methods import METHODS, Method, method_of
+from lorsmerge_cli.core.methods import Method
 from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.core.pruning.repeated import RepeatedPruning
@@ -98,37 +97,42 @@ class RepeatedMerge:
         return merged
 
     def _merged(self, name: str, recipe: Recipe) -> Merged:
-        base, method = self.inputs.base.read(name), METHODS[recipe.method or method_of(())]
+        base, method = self.inputs.base.read(name), recipe.chosen_method
         return merge_tensor(base, self._terms(name, recipe.deltas, method), method, base.dtype)
 
     def _terms(self, name: str, deltas: tuple[DeltaEntry, ...], method: Method) -> Iterator[Term]:
         """Yield the pruned deltas; as one term if all share a scale and combine linearly."""
         shape, prunes = self.inputs.base.specs[name].shape, name in self.inputs.pruned
         keeps = tuple(
-            budget(shape, entry.svp, entry.mp) if prunes and (entry.svp or entry.mp) else None
+            budget(shape, entry.svp, entry.mp)
+            if prunes and method.prunes(entry.svp or None, entry.mp or None)
+            else None
             for entry in deltas
         )
         scales = [entry.scale or 0.0 for entry in deltas]
-        combiner = COMBINERS[method.combiner]
+        combiner = method.combined
         if combiner.linear and len(set(scales)) == 1:
-            key = (name, method.combiner, keeps)
-            pairs = ((self._pruned(name, n, keep), 1.0) for n, keep in enumerate(keeps))
-            yield Term(self.cache.get(key, lambda: combiner.combine(pairs)), scales[0])
+            key = (name, method.spec, keeps)
+            pairs = ((self._pruned(name, n, keep, method), 1.0) for n, keep in enumerate(keeps))
+            yield Term(self.cache.get(key, lambda: method.combine(pairs)), scales[0])
             return
         for number, (keep, scale) in enumerate(zip(keeps, scales, strict=True)):
-            pruned = partial(self._pruned, name, number, keep)
-            delta = self.cache.get((name, number, keep), pruned)
+            pruned = partial(self._pruned, name, number, keep, method)
+            own = method.pruner_spec if keep is not None else ""
+            delta = self.cache.get((name, number, keep, own), pruned)
             if not combiner.linear and not is_finite(delta):
                 raise self._non_finite(name)
             yield Term(delta, scale)
 
-    def _pruned(self, name: str, number: int, keep: Budget | None) -> Tensor:
+    def _pruned(self, name: str, number: int, keep: Budget | None, method: Method) -> Tensor:
         vector = self.inputs.vectors[number]
         delta = dense(vector.read(name))
         if keep is None:
             return delta
         if not is_finite(delta):
             raise non_finite(vector.path, name)
+        if not method.ratios:  # nothing that a search varies
+            return dense(method.prune(delta.to(self.device), keep)).cpu()
         return dense(self._prunings[name, number].prune(delta.to(self.device), keep)).cpu()
 
     def _non_finite(self, name: str) -> NonFinite:
