@@ -47,7 +47,8 @@ class Values:
         if self.choices or self.step is None:
             return self.choices
         count = round((self.high - self.low) / self.step) + 1
-        return tuple(rounded(self.low + n * self.step) for n in range(count))
+        # not `rounded`: Optuna knows the values of a range by their steps from its lower end
+        return tuple(float(f"{self.low + n * self.step:.12g}") for n in range(count))
 
     @property
     def largest(self) -> float | None:

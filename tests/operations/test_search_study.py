@@ -18,6 +18,7 @@ from lorsmerge_cli.operations.search import study as search_study
 from lorsmerge_cli.operations.search.scores import Goal, loss_statistics
 from lorsmerge_cli.operations.search.storage import open_storage
 from lorsmerge_cli.recipe.search_settings import shown
+from lorsmerge_cli.recipe.space import make_space
 
 
 def test_statistics_come_back_as_they_were_kept() -> None:
@@ -103,3 +104,19 @@ def test_a_trial_has_heartbeats_while_its_block_runs(monkeypatch: pytest.MonkeyP
     search_study.requeue_lost(study)
     search_study.requeue_lost(study)  # of two workers that see it one requeues it
     assert [t.state.name for t in study.get_trials()] == ["FAIL", "WAITING"]
+
+
+@pytest.mark.parametrize(
+    "text", ["0.124155:0.620774:0.0620774", "0.1:0.5:0.05", "1e-05:0.33333:0.0012345"]
+)
+def test_every_value_of_a_range_with_a_step_can_be_tried_and_read_back(text: str) -> None:
+    space = make_space("base", ("a.delta",), {"scale": text}, "")
+    study = optuna.create_study()
+    for point in space.grid():
+        study.enqueue_trial(point)
+    for point in space.grid():
+        trial = study.ask()  # Optuna warns of a value that is not one of the range's: an error here
+        assert search_study.suggest(trial, space) == point
+        study.tell(trial, 0.0)
+    assert [trial.params for trial in study.trials] == space.grid()
+    optuna.create_study().add_trials(study.trials)  # and checks them when a study is read
