@@ -257,3 +257,37 @@ def model_stock(deltas, scales) -> np.ndarray:
     c, n = np.mean(cosines) if cosines else 1.0, len(scaled)
     share = 0.0 if c <= 0 else n * c / (1 + (n - 1) * c)
     return share * (sum(scaled) / n).reshape(deltas[0].shape)
+
+
+# --- coefficients ----------------------------------------------------------------------------
+
+
+def lines(block: int | None, blocks: int, alpha: float, beta: float) -> float:
+    """LiNeS (Wang et al. 2024, Eq. 2) as a factor; a tensor outside of blocks has none."""
+    return alpha if block is None or blocks == 1 else alpha + beta * (block / (blocks - 1))
+
+
+def metagpt(deltas: Sequence[dict[str, Array]]) -> list[float]:
+    """MetaGPT's lambdas (Zhou et al. 2024, Eq. 12) from all elements of the deltas."""
+    energies = [sum(float((t**2).sum()) for t in delta.values()) for delta in deltas]
+    return [energy / sum(energies) for energy in energies]
+
+
+def equalise(deltas: Sequence[dict[str, Array]]) -> list[float]:
+    """Factors that bring all deltas to the root mean square of their norms."""
+    energies = [sum(float((t**2).sum()) for t in delta.values()) for delta in deltas]
+    return [math.sqrt(sum(energies) / len(energies) / energy) for energy in energies]
+
+
+def agreement(deltas: Sequence[Array], scales: Sequence[float]) -> float:
+    """Model Stock's factor of one tensor (Jang et al. 2024, Eq. 5), cosine by cosine."""
+    cosines = []
+    for i, a in enumerate(deltas):
+        for j, b in enumerate(deltas[:i]):
+            norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+            sign = np.sign(scales[i]) * np.sign(scales[j])
+            cosines.append(sign * float((a * b).sum()) / norms if norms else 0.0)
+    if not cosines:
+        return 1.0
+    c, n = float(np.mean(cosines)), len(deltas)
+    return 0.0 if c <= 0 else n * c / (1 + (n - 1) * c)

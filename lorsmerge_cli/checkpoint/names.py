@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+from lorsmerge_cli.checkpoint.modules import EMBEDDING, PROJECTION
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.quoting import command
@@ -14,13 +15,6 @@ from lorsmerge_cli.quoting import command
 # transformers' names of modules that are not inner linear layers. A delta has no config, and `merge`
 # has to prune the same tensors as `prune`, so names and shapes decide in both. A test compares them
 # with the module types of every architecture that transformers can build.
-EMBEDDING = re.compile(
-    r"embed|(^|_)emb(_|$)|_tokens?$|quer(y|ies)_feat"
-    r"|^(wte|wpe|w|shared|codebook|relative_attention_bias|bias_values|pe_k|reference_points|scale|shift)$",
-    re.IGNORECASE,
-)
-# linear layers whose names mention a neighbouring embedding
-PROJECTION = re.compile(r"proj|dense|mapping|transform|linear")
 HEAD = re.compile(
     r"(^|_)(heads?|classifier|score|summary)$|^logits_"
     r"|^(decoder|proj_out|lm_proj|lm_loss|embed_out|output|output_projection|vocab_projector"

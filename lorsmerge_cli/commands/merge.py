@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lorsmerge_cli.hub.target import Target
     from lorsmerge_cli.operations.merge import MergePlan, MergeReport
     from lorsmerge_cli.operations.push import PushReport
+    from lorsmerge_cli.recipe.coefficients import GroupFactors
 
 COMMIT = re.compile(r"@([0-9a-f]{10})[0-9a-f]{30}")
 _recipe = options.panel("Recipe")
@@ -33,6 +34,11 @@ def merge(
     mp: options.Mp = None,
     scale: Annotated[float | None, options.pruning(
         "--scale", metavar="LAMBDA", help=f"Coefficient of each delta: {options.SCALES}.")] = None,
+    coef: Annotated[list[str] | None, options.pruning(
+        "--coef", metavar="RULE", help="Multiply lambda by tensor: decoder=0.5, "
+        "decoder.cross_attn=0.5, '*.fc1.*=0.5' (the first that matches counts), lines:beta=0.4 "
+        "(grows with depth), model_stock (by the deltas' agreement); or by delta: equalise, "
+        "metagpt. May be repeated; docs/merging.md has all rules.")] = None,
     step_norm: Annotated[float | None, options.pruning(
         "--step-norm", metavar="X", help="Multiply all coefficients so that the step from the base "
         "has this L2 norm. Takes a pass over the inputs.")] = None,
@@ -88,7 +94,7 @@ def merge(
 
     given = wanted_recipe(
         base, deltas, file=recipe, method=method, svp=svp, mp=mp, scale=scale, include=include,
-        exclude=exclude, dtype=dtype, prune=prune, combine=combine,
+        exclude=exclude, dtype=dtype, coef=coef, prune=prune, combine=combine,
     )  # fmt: skip
     shard_size = options.parse_size("--max-shard-size", max_shard_size)
     given.resolved()  # reports wrong settings before PyTorch is loaded
@@ -182,7 +188,13 @@ def _plan_document(plan: MergePlan) -> dict[str, Any]:
         "memory_bytes": plan.memory,
         "device": str(plan.device),
         "threads": plan.threads,
-    }
+    } | ({"coefficients": [asdict(row) for row in _factors(plan)]} if plan.recipe.coef else {})
+
+
+def _factors(plan: MergePlan) -> list[GroupFactors]:
+    from lorsmerge_cli.recipe.coefficients import group_factors
+
+    return group_factors(plan.factors, list(plan.base.float_specs))
 
 
 def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
@@ -211,9 +223,32 @@ def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
     console.table(["delta", "svp", "mp", "lambda", *columns], rows)
 
 
+def _show_factors(plan: MergePlan) -> None:
+    """Show what the rules multiply lambda by, modules in rows and halves in columns."""
+    if not plan.recipe.coef:
+        return
+    rows = _factors(plan)
+    cells = {(row.module, row.half): _range(row.low, row.high) for row in rows}
+    halves, modules = (list(dict.fromkeys(key[n] for key in cells)) for n in (1, 0))
+    console.table(
+        ["factor of lambda", *(half or "neither" for half in halves)],
+        [
+            [module or "other", *(cells.get((module, half), "") for half in halves)]
+            for module in modules
+        ],
+    )
+    if plan.factors.agreement is not None:
+        console.line("and, in each tensor, by how its deltas agree: known when they are merged")
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
 def _show_plan(plan: MergePlan) -> None:
     console.line(f"{plan.recipe.base} + {len(plan.vectors)} deltas by {plan.method}")
     _show_deltas(plan)
+    _show_factors(plan)
     console.line(_tensor_line(plan))
     console.line(
         f"would write {plan.output}: {console.size(plan.output_size)} with {plan.threads} threads "
@@ -226,6 +261,8 @@ def _show_report(
 ) -> None:
     _show_deltas(plan, report)
     console.line(_tensor_line(plan))
+    if plan.recipe.coef:
+        console.line(f"lambda is multiplied by {', '.join(plan.recipe.coef)}")
     equal = "" if report.step else ", which the merge equals"
     console.line(f"a step of norm {report.step:.4g} from the base{equal}")
     updated, lost = report.rounding.updated, report.rounding.lost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
 from lorsmerge_cli.core.methods import Method
 from lorsmerge_cli.core.pruning.budget import Budget
+
+if TYPE_CHECKING:
+    from lorsmerge_cli.core.coefficients import Agreement
 
 
 @dataclass
@@ -61,7 +65,13 @@ class Merged:
     rounding: Rounding
 
 
-def merge_tensor(base: Tensor, terms: Iterable[Term], method: Method, dtype: torch.dtype) -> Merged:
+def merge_tensor(
+    base: Tensor,
+    terms: Iterable[Term],
+    method: Method,
+    dtype: torch.dtype,
+    agreement: Agreement | None = None,
+) -> Merged:
     """Return theta_0 + combine_i(lambda_i * f(tau_i)) of one tensor, rounded once (Eq. 8).
 
     Args:
@@ -70,6 +80,8 @@ def merge_tensor(base: Tensor, terms: Iterable[Term], method: Method, dtype: tor
             running sum holds one of them at a time.
         method: its pruner is f, its combiner sums or averages.
         dtype: of the result.
+        agreement: maps all pruned deltas and their lambdas to a factor of those lambdas; all deltas
+            are then held at once.
 
     Raises:
         ValueError: there are no terms.
@@ -81,7 +93,10 @@ def merge_tensor(base: Tensor, terms: Iterable[Term], method: Method, dtype: tor
         >>> merge_tensor(base, terms, METHODS["ta"], torch.float32).tensor
         tensor([ 1., -1.])
     """
-    update = method.combine(_pruned(terms, method)).cpu()
+    pairs = _pruned(terms, method)
+    if agreement is not None:
+        pairs = _agreed(list(pairs), agreement)
+    update = method.combine(pairs).cpu()
     tensor, rounding = add_to_base(base, update, dtype)
     return Merged(tensor, update, rounding)
 
@@ -94,6 +109,16 @@ def _pruned(terms: Iterable[Term], method: Method) -> Iterator[tuple[Tensor, flo
                 term.on_pruned(term.delta)
         yield term.delta, term.scale
         del term  # before the next one is made
+
+
+def _agreed(
+    pairs: list[tuple[Tensor, float]], agreement: Agreement
+) -> Iterator[tuple[Tensor, float]]:
+    factor = agreement(pairs)
+    while pairs:  # handed over one by one, so that a combiner can free them
+        delta, scale = pairs.pop(0)
+        yield delta, scale * factor
+        del delta
 
 
 def add_to_base(base: Tensor, update: Tensor, dtype: torch.dtype) -> tuple[Tensor, Rounding]:

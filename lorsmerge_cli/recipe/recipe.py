@@ -27,9 +27,13 @@ from lorsmerge_cli.errors import (
 from lorsmerge_cli.inputs import FilePath, json_object, parse_toml, read_document, several
 from lorsmerge_cli.outputs import atomic_file
 from lorsmerge_cli.quoting import toml_value
+from lorsmerge_cli.recipe.coefficients import check_rules, norm_factors
 
 RATIOS = ("svp", "mp")
-PATTERN_KEYS = ("include", "exclude")
+LIST_KEYS = {  # what each lists, and an example
+    "include": ("patterns", '["*.fc1.weight"]'), "exclude": ("patterns", '["*.fc1.weight"]'),
+    "coef": ("rules", '["decoder=0.5"]'),
+}  # fmt: skip
 DELTA_SETTINGS = (*RATIOS, "scale")
 DELTA_KEYS = ("path", *DELTA_SETTINGS)
 SETTINGS = re.compile(r"^(?P<path>.+?):(?P<settings>[A-Za-z_]+=[^:/]*)$")
@@ -71,6 +75,7 @@ class Recipe:
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
         dtype: of the output, None for the base's.
+        coef: rules of factors that lambda is multiplied by, as `parse_rule` reads them.
         expected: fingerprints of base and deltas that a `lorsmerge.json` recorded.
         expected_contents: hashes of all their bytes, empty strings where it has none.
         source: the file it was read from.
@@ -85,6 +90,7 @@ class Recipe:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     dtype: str | None = None
+    coef: tuple[str, ...] = ()
     expected: tuple[str, ...] = ()
     expected_contents: tuple[str, ...] = ()
     source: Path | None = field(default=None, compare=False)
@@ -111,12 +117,32 @@ class Recipe:
         """The method of a resolved recipe."""
         return find_method(self.method or method_of(()))
 
+    def weighed(self, norms: Sequence[float]) -> Recipe:
+        """Return the resolved recipe with rules by norms turned into the deltas' own lambdas.
+
+        Args:
+            norms: L2 norm of each delta, none of them zero.
+
+        Example:
+            >>> entries = DeltaEntry("ca", scale=0.5), DeltaEntry("de", scale=0.5)
+            >>> found = Recipe("base", entries, coef=("metagpt",)).weighed([1.0, 3.0])
+            >>> [entry.scale for entry in found.deltas], found.coef
+            ([0.05, 0.45], ())
+        """
+        factors, others = norm_factors(self.coef, norms)
+        deltas = tuple(
+            replace(entry, scale=(entry.scale or 0.0) * factor)
+            for entry, factor in zip(self.deltas, factors, strict=True)
+        )
+        return replace(self, deltas=deltas, coef=tuple(others))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, those of `RECIPE_KEYS` that are set and always `deltas`."""
         fields = {key: getattr(self, key) for key in RECIPE_KEYS} | {
             "deltas": [_set_fields(delta) for delta in self.deltas],
             "include": list(self.include),
             "exclude": list(self.exclude),
+            "coef": list(self.coef),
         }
         return {
             key: value
@@ -177,6 +203,7 @@ def wanted_recipe(
     file: FilePath | None = None,
     include: Sequence[str] | str | None = None,
     exclude: Sequence[str] | str | None = None,
+    coef: Sequence[str] | str | None = None,
     prune: str | None = None,
     combine: str | None = None,
     **settings: Any,
@@ -189,6 +216,7 @@ def wanted_recipe(
         file: as in `load_recipe`; nothing else may be given beside it.
         include: shell patterns of further tensors to prune; None for none.
         exclude: shell patterns of tensors to merge unpruned; None for none.
+        coef: rules of factors of lambda; None for none.
         prune: a pruner and its settings, ratios among them, in place of a method.
         combine: a combiner and its settings, in place of a method.
         **settings: the other attributes of `Recipe`, None for their defaults.
@@ -198,9 +226,11 @@ def wanted_recipe(
             are wrong, or two that say the same thing.
         UnreadableFile: as `load_recipe`.
     """
-    entries, include, exclude = (several(given or ()) for given in (deltas, include, exclude))
+    entries, include, exclude, coef = (
+        several(given or ()) for given in (deltas, include, exclude, coef)
+    )
     if file is not None:
-        given = (base, entries, include, exclude, prune, combine, *settings.values())
+        given = (base, entries, include, exclude, coef, prune, combine, *settings.values())
         if any(value not in (None, ()) for value in given):
             raise UsageFault(
                 f"--recipe {file} already holds base, deltas and settings.",
@@ -210,7 +240,9 @@ def wanted_recipe(
     if base is None:
         raise UsageFault("There is no base.", "Write `lorsmerge merge BASE DELTA...`.")
     parsed = (item if isinstance(item, DeltaEntry) else parse_delta(str(item)) for item in entries)
-    recipe = Recipe(str(base), tuple(parsed), include=include, exclude=exclude, **settings)
+    recipe = Recipe(
+        str(base), tuple(parsed), include=include, exclude=exclude, coef=coef, **settings
+    )
     return recipe if (prune, combine) == (None, None) else _composed(recipe, prune, combine)
 
 
@@ -333,7 +365,7 @@ def _blocks(card: str) -> Iterator[tuple[str, str]]:
 
 KEY_TYPES: dict[str, tuple[type, ...]] = {
     "base": (str,), "deltas": (list,), "method": (str,), "svp": (float, int), "mp": (float, int),
-    "scale": (float, int), "include": (list,), "exclude": (list,), "dtype": (str,),
+    "scale": (float, int), "coef": (list,), "include": (list,), "exclude": (list,), "dtype": (str,),
     "path": (str,),
 }  # fmt: skip
 RECIPE_KEYS = tuple(key for key in KEY_TYPES if key != "path")
@@ -358,7 +390,7 @@ def recipe_of(table: Mapping[str, Any], path: str) -> Recipe:
     return Recipe(
         table["base"], deltas, table.get("method"), **numbers,
         include=tuple(table.get("include", ())), exclude=tuple(table.get("exclude", ())),
-        dtype=table.get("dtype"),
+        dtype=table.get("dtype"), coef=tuple(table.get("coef", ())),
     )  # fmt: skip
 
 
@@ -390,10 +422,11 @@ def _key_faults(
             yield UsageFault(f"{where}: `{key}` = {_shown(value)} is not a {wanted}.")
         elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
             yield UsageFault(f"{where}: `{key}` = {_shown(value)} is not a finite number.")
-        elif key in PATTERN_KEYS and not all(isinstance(item, str) for item in list(value)):  # type: ignore[call-overload]
+        elif key in LIST_KEYS and not all(isinstance(item, str) for item in list(value)):  # type: ignore[call-overload]
+            listed, example = LIST_KEYS[key]
             yield UsageFault(
-                f"{where}: `{key}` = {_shown(value)} is not a list of patterns.",
-                'Write ["*.fc1.weight"], say.',
+                f"{where}: `{key}` = {_shown(value)} is not a list of {listed}.",
+                f"Write {example}, say.",
             )
 
 
@@ -435,6 +468,7 @@ def _value_faults(recipe: Recipe) -> Iterator[LorsmergeError]:
                 )
         if values.scale is not None and not math.isfinite(values.scale):
             yield UsageFault(f"{where}scale = {values.scale} is not a finite number.")
+    yield from check_rules(recipe.coef)
 
 
 def _method_faults(method: Method, deltas: Sequence[DeltaEntry]) -> Iterator[LorsmergeError]:

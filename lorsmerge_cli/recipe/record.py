@@ -350,8 +350,8 @@ def made_from(
         method: by which they are added.
 
     Returns:
-        `kind` is `merge` (with `method`, `base` and `deltas`, each with its ratios, scale and what
-        it was trained on) or `finetune` (as `training_of`); empty for any other model.
+        `kind` is `merge` (with `method`, `base`, `coef` where there are rules, and `deltas`, each
+        with its ratios, scale and what it was trained on) or `finetune` (as `training_of`); empty for any other model.
 
     Raises:
         UnreadableFile: the header of a delta is damaged.
@@ -414,7 +414,7 @@ def _merged(document: Mapping[str, Any]) -> dict[str, Any]:
         "method": _method(deltas, record.recipe.method or method_of(())),
         "base": record.base[:SHOWN],
         "deltas": deltas,
-    }
+    } | ({"coef": list(record.recipe.coef)} if record.recipe.coef else {})
 
 
 def _delta(delta: MergedDelta, entry: Mapping[str, Any]) -> dict[str, Any]:

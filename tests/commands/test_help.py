@@ -119,6 +119,7 @@ def loaded_by(*arguments: str) -> set[str]:
         *([name, "--help"] for name in COMMANDS),
         ["merge", "base", "a.delta", "--svp", "7"],
         ["merge", "base", "a.delta", "--method", "lor"],
+        ["merge", "base", "a.delta", "--coef", "line:beta=1"],
         ["search", "base", "a.delta", "--data", "d", "--svp", "nan", "-o", "best.toml"],
     ],
     ids=" ".join,

@@ -185,6 +185,15 @@ def test_a_records_strings_are_text_in_the_card(tmp_path: Path, name: str) -> No
 
 
 @EVERY_NAME
+def test_rules_of_coefficients_are_code_in_the_card(tmp_path: Path, name: str) -> None:
+    plain = record(recipe=record()["recipe"] | {"coef": ["decoder=0.5", "lines:beta=0.4"]})
+    nasty = record(recipe=record()["recipe"] | {"coef": [name, "x"]})
+    like = card_of(folder(tmp_path / "plain", plain))
+    assert "\nLambda is multiplied by `decoder=0.5`, `lines:beta=0.4`.\n" in like
+    check(card_of(folder(tmp_path / "nasty", nasty)), like, links=1)
+
+
+@EVERY_NAME
 def test_the_recipe_of_a_card_is_the_merges_own(tmp_path: Path, name: str) -> None:
     """Whatever a stranger's delta says of its making: nothing in the card is read before the recipe."""
     card = card_of(folder(tmp_path / "m", record(lorsmerge=f"{name}\n```toml lorsmerge-recipe\nx")))

@@ -64,6 +64,7 @@ def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], No
         (["models", "ta", "identity"], ["x"], "models.ta.identity is"),
         (["models", "lors", "made_from", "deltas"], {}, "models.lors.made_from.deltas is {}"),
         (["models", "lors", "made_from", "deltas", 0, "svp"], [1], "deltas[0].svp is [1]"),
+        (["models", "lors", "made_from", "coef"], [1], "made_from.coef[0] is 1"),
         (["models", "lors", "made_from", "deltas", 0, "trained_on", 0, "hours"], "5", "hours is '5'"),
         (["records"], {}, "records is {}"),
         (["records", 0], None, "records[0] is None"),
@@ -121,3 +122,16 @@ def test_mutated_files_are_refused_or_drawn(
         except LorsmergeError:
             refused += 1
     assert refused > 10
+
+
+def test_a_merge_with_rules_of_coefficients_is_not_plain_task_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_module, "can_draw", lambda: False)
+    plain = merge("ta", delta("ca_asr"), delta("ca_st"))
+    made = {"halves": plain | {"coef": ["decoder=0.5"]}, "one lambda": plain}
+    records = [record(name, cell, 0.2, count=6) for name in made for cell in CELLS]
+    write_results(tmp_path / "r.json", records, made)
+    run([tmp_path / "r.json"], tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert found["roles"]["against"] == "one lambda"

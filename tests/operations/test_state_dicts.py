@@ -20,6 +20,9 @@ SETTINGS: list[dict[str, Any]] = [
     {"svp": 1.0, "mp": 0.2}, {"method": "wa"}, {"method": "ties", "dtype": "bfloat16"},
     {"method": "tsv_m"}, {"method": "iso_c", "scale": 0.5}, {"method": "model_stock"},
     {"svp": 0.2, "include": ["*embed_tokens*"], "exclude": "*fc2*"}, {"scale": -0.5},
+    {"coef": ["decoder=0.5", "encoder.mlp=-2", "*=0"]}, {"coef": "equalise", "mp": 0.3},
+    {"coef": ["metagpt", "model_stock", "conv=3"], "scale": 1.0},
+    {"coef": ["model_stock", "mlp=0.1"], "method": "ties"}, {"coef": "mlp=2", "method": "wa"},
 ]  # fmt: skip
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -183,6 +186,8 @@ def test_a_head_that_is_not_the_embedding() -> None:
         ({"svp": 0.1, "include": ["nothing*"]}, "matches no 2-D tensor"),
         ({"svp": 0.1, "exclude": ["*"]}, "leaves no tensor to prune"),
         ({"dtype": "int8"}, "dtype"),
+        ({"coef": "deocder=1"}, "matches no float tensor of the base. Did you mean decoder=1"),
+        ({"coef": "lines:beta=nan"}, "not a finite number"),
     ],
     ids=str,
 )

@@ -86,6 +86,7 @@ mp = 0.4
 include = ["*embed*"]
 exclude = ["*fc1*"]
 dtype = "float32"
+coef = ["decoder=0.5", "lines:beta=0.4"]
 
 [[deltas]]
 path = "ca.delta"
@@ -105,6 +106,7 @@ RECIPE = Recipe(
     include=("*embed*",),
     exclude=("*fc1*",),
     dtype="float32",
+    coef=("decoder=0.5", "lines:beta=0.4"),
 )
 
 
@@ -155,6 +157,8 @@ WRONG_KEYS = {
     "include is a word": (MINIMAL + 'include = "*fc1*"', ("`include`", "list")),
     "include is of numbers": (MINIMAL + "include = [1]", ("`include`",)),
     "exclude is of lists": (MINIMAL + 'exclude = [["*fc1*"]]', ("`exclude`",)),
+    "coef is a word": (MINIMAL + 'coef = "decoder=0.5"', ("`coef`", "list")),
+    "coef is of numbers": (MINIMAL + "coef = [0.5]", ("`coef`", "list of rules", "decoder=0.5")),
     "method is a number": (MINIMAL + "method = 3", ("`method`",)),
     "dtype is a flag": (MINIMAL + "dtype = false", ("`dtype`",)),
 }
@@ -324,6 +328,7 @@ RECIPES = st.builds(
     include=st.lists(NAMES, max_size=2).map(tuple),
     exclude=st.lists(NAMES, max_size=2).map(tuple),
     dtype=st.none() | st.just("bfloat16"),
+    coef=st.lists(NAMES, max_size=2).map(tuple),
 )
 
 

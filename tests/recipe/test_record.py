@@ -131,6 +131,17 @@ def test_an_unpruned_merge_has_no_ratios(folder: Path, tmp_path: Path, method: s
     assert (origin_of(found).svp, origin_of(found).mp) == (None, None)
 
 
+def test_rules_of_coefficients_are_told(folder: Path, tmp_path: Path) -> None:
+    rules = ["decoder=0.5", "equalise", "lines:beta=0.4"]
+    merge(folder / "base", [folder / "ca.delta", folder / "de"], tmp_path / "merged", coef=rules)
+    found = of(tmp_path / "merged")
+    assert found["coef"] == ["decoder=0.5", "lines:beta=0.4"]
+    origin = origin_of(found)
+    assert (origin.coef, origin.scale) == (("decoder=0.5", "lines:beta=0.4"), "own")
+    merge(folder / "base", [folder / "ca.delta"], tmp_path / "plain")
+    assert "coef" not in of(tmp_path / "plain")
+
+
 def test_applied_deltas_are_a_merge(folder: Path) -> None:
     found = of(folder / "base", deltas=[folder / "ca.delta"], scale=0.4)
     assert (found["kind"], found["method"]) == ("merge", "ta")

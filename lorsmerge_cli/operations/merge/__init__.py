@@ -37,6 +37,7 @@ def merge(
     svp: float | None = None,
     mp: float | None = None,
     scale: float | None = None,
+    coef: Sequence[str] | str = (),
     step_norm: float | None = None,
     step_norm_of: FilePath | None = None,
     method: str | None = None,
@@ -67,6 +68,9 @@ def merge(
         svp: share of the singular values of each matrix that is kept, 0 to 1.
         mp: share of the elements of each matrix that is kept, 0 to 1.
         scale: lambda, the coefficient of each delta; by default the method's, 0.15 for most.
+        coef: rules of factors that lambda is multiplied by, by tensor (`decoder=0.5`,
+            `decoder.cross_attn=0.5`, `*.fc1.*=0.5`: the first that matches a tensor counts;
+            `lines:beta=0.4`, `model_stock`) or by delta (`equalise`, `metagpt`).
         step_norm: multiply all coefficients so that the step from the base has this L2 norm.
         step_norm_of: as `step_norm`, with the norm of the step of another merge: a merged model, or
             a recipe.
@@ -102,7 +106,7 @@ def merge(
     """
     wanted = wanted_recipe(
         base, deltas, file=recipe, method=method, svp=svp, mp=mp, scale=scale, include=include,
-        exclude=exclude, dtype=dtype, prune=prune, combine=combine,
+        exclude=exclude, dtype=dtype, coef=coef, prune=prune, combine=combine,
     )  # fmt: skip
     plan = plan_merge(
         wanted, path_of(output), config_dir=path_of(config_dir), save_recipe=path_of(save_recipe),

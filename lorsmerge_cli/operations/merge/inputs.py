@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.methods import method_of
+from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import (
     TaskVector,
@@ -31,8 +33,21 @@ from lorsmerge_cli.deltas.task_vector import (
     open_task_vector,
     precision_warnings,
 )
-from lorsmerge_cli.errors import LorsmergeError, UsageFault, named, raise_all
+from lorsmerge_cli.errors import (
+    LorsmergeError,
+    UsageFault,
+    named,
+    non_finite,
+    raise_all,
+    zero_delta,
+)
 from lorsmerge_cli.inputs import FileIdentity
+from lorsmerge_cli.recipe.coefficients import (
+    TensorFactors,
+    check_matches,
+    takes_norms,
+    tensor_factors,
+)
 from lorsmerge_cli.recipe.recipe import Recipe
 from lorsmerge_cli.recipe.record import pruning_text
 
@@ -49,6 +64,7 @@ class MergeInputs:
         vectors: the deltas, in the recipe's order.
         vector_identities: their fingerprints.
         pruned: names of the tensors that the method prunes.
+        factors: of the deltas' lambdas, by tensor.
         warnings: what the user should know before the work.
     """
 
@@ -57,6 +73,7 @@ class MergeInputs:
     vectors: tuple[TaskVector, ...]
     vector_identities: tuple[str, ...]
     pruned: frozenset[str]
+    factors: TensorFactors
     warnings: tuple[str, ...]
 
     @property
@@ -116,13 +133,14 @@ def check_inputs(
                 warnings.append(fault.what)
         warnings += precision_warnings(vector, base)
     pruned = select_tensors(recipe, base.float_specs, base.path, faults)
+    factors = select_factors(recipe, base.float_specs, base.path, faults, warnings)
     if pruned:
         warnings += idle_patterns(base.float_specs, recipe.include, recipe.exclude)
     warnings += _unusual_settings(recipe, vectors)
     identities = tuple(vector.identity() for vector in vectors) if not faults else ()
     warnings += _repeated(vectors, identities)
     warnings += share_warning(base.float_specs, pruned) if pruned else []
-    return MergeInputs(base, identity, tuple(vectors), identities, pruned, tuple(warnings))
+    return MergeInputs(base, identity, tuple(vectors), identities, pruned, factors, tuple(warnings))
 
 
 def _open(recipe: Recipe, strip_prefix: str) -> tuple[Checkpoint, list[TaskVector]]:
@@ -178,6 +196,53 @@ def select_tensors(
     if not pruned:
         faults.append(nothing_to_prune(base, recipe.exclude))
     return pruned
+
+
+def select_factors(
+    recipe: Recipe,
+    floats: Mapping[str, TensorSpec],
+    base: object,
+    faults: list[LorsmergeError],
+    warnings: list[str],
+) -> TensorFactors:
+    """Return the factors that a resolved recipe's rules give each tensor.
+
+    Args:
+        recipe: with its rules.
+        floats: the float tensors of the base.
+        base: what messages call it.
+        faults: gets one for each rule that no tensor is subject to.
+        warnings: gets one for each rule without effect.
+    """
+    faults += check_matches(recipe.coef, list(floats), base, warnings)
+    return tensor_factors(recipe.coef, list(floats))
+
+
+def weighed(recipe: Recipe, vectors: Sequence[TaskVector]) -> Recipe:
+    """Return the recipe with rules by norms turned into the deltas' own lambdas.
+
+    Delta files have their norm in their header. A fine-tune in a delta's place is read for it.
+
+    Raises:
+        NonFinite: a NaN or an infinity in a fine-tune.
+        Mismatch: a delta that is zero throughout.
+    """
+    return recipe.weighed(list(map(_norm, vectors))) if takes_norms(recipe.coef) else recipe
+
+
+def _norm(vector: TaskVector) -> float:
+    if isinstance(vector, DeltaFile):
+        norm = vector.norm
+    else:
+        squares = []
+        for name in vector.specs:
+            squares.append(energy(dense(vector.read(name))))
+            if not math.isfinite(squares[-1]):
+                raise non_finite(vector.path, name)
+        norm = math.sqrt(math.fsum(squares))
+    if not norm:
+        raise zero_delta(vector.path)
+    return norm
 
 
 def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str]:

@@ -36,7 +36,7 @@ from lorsmerge_cli.errors import (
     raise_all,
 )
 from lorsmerge_cli.inputs import FileIdentity
-from lorsmerge_cli.operations.merge.inputs import MergeInputs, check_inputs
+from lorsmerge_cli.operations.merge.inputs import MergeInputs, check_inputs, weighed
 from lorsmerge_cli.outputs import check_not_inside, check_output, leftovers
 from lorsmerge_cli.recipe.recipe import Recipe
 from lorsmerge_cli.usage import check_weights_path
@@ -133,13 +133,16 @@ class MergePlan(MergeInputs):
         return pruned_share(self.base.float_specs, self.pruned)
 
     @property
+    def holds_all(self) -> bool:
+        """Whether all deltas of a tensor are held at once."""
+        return self.chosen_method.needs_all or self.factors.agreement is not None
+
+    @property
     def memory(self) -> int:
         """Upper bound on working memory in bytes, excluding PyTorch and memory-mapped inputs."""
         matrices = [self.base.specs[name].numel for name in self.base.specs if self.is_whole(name)]
         copies = (
-            PRUNING_COPIES
-            + self.combiner.copies
-            + (len(self.vectors) if self.chosen_method.needs_all else 0)
+            PRUNING_COPIES + self.combiner.copies + (len(self.vectors) if self.holds_all else 0)
         )
         held = copies * 4 * max([BLOCK, *matrices])
         return self.threads * (HEAP_SLACK * held + THREAD_OVERHEAD)
@@ -148,7 +151,7 @@ class MergePlan(MergeInputs):
         """Return whether a tensor is merged in one piece, not in blocks."""
         if not self.base.specs[name].is_float:
             return False
-        if self.chosen_method.needs_all or name in self.pruned:
+        if self.holds_all or name in self.pruned:
             return True
         return any(vector.is_pruned(name) for vector in self.vectors)
 
@@ -202,6 +205,7 @@ def plan_merge(
         faults += check_not_inside(save_recipe, output) if as_folder else []
     raise_all(faults)
     raise_all(_check_expected(recipe, found))
+    recipe = weighed(recipe, found.vectors)
     copied = companions.files if companions else {}
     lacking: list[LorsmergeError] = []
     if folder and base.specs.keys() >= WHISPERS_OWN:

@@ -227,11 +227,13 @@ class _Run:
 
     def _merged(self, unit: Unit, base: Tensor) -> Merged:
         dtype = self.plan.output_specs[unit.name].dtype
-        merged = merge_tensor(base, self._terms(unit, base), self.method, dtype)
+        agreement = self.plan.factors.agreement
+        merged = merge_tensor(base, self._terms(unit, base), self.method, dtype, agreement)
         self.steps.append(energy(merged.update))
         return merged
 
     def _terms(self, unit: Unit, base: Tensor) -> Iterator[Term]:
+        factor = self.plan.factors.of(unit.name)
         for number, (vector, entry) in enumerate(
             zip(self.plan.vectors, self.plan.recipe.deltas, strict=True)
         ):
@@ -239,7 +241,8 @@ class _Run:
                 self._contents[number].add(part, values, start)
             delta = self._delta(unit, vector)
             prunes = unit.name in self.plan.pruned and self.method.prunes(entry.svp, entry.mp)
-            if (prunes or not self.plan.combiner.linear) and not is_finite(delta):
+            held = not self.plan.combiner.linear or self.plan.holds_all
+            if (prunes or held) and not is_finite(delta):
                 dtype = self.plan.output_specs[unit.name].dtype
                 raise not_finite(unit.name, dtype, self.plan.tensors(unit.name))
             if isinstance(vector, DeltaFile):
@@ -252,7 +255,7 @@ class _Run:
             shape = self.plan.base.specs[unit.name].shape
             term = Term(
                 delta,
-                entry.scale if entry.scale is not None else self.method.scale,
+                (entry.scale if entry.scale is not None else self.method.scale) * factor,
                 budget(shape, entry.svp, entry.mp) if prunes else None,
                 partial(self._count_dropped, number, before),
             )

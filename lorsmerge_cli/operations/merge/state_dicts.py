@@ -16,11 +16,13 @@ from lorsmerge_cli.core.merging import Term, is_finite, merge_tensor
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.core.statistics import energy
+from lorsmerge_cli.deltas.file import total_norm
 from lorsmerge_cli.deltas.task_vector import check_names
-from lorsmerge_cli.errors import LorsmergeError, Mismatch, raise_all, zero_delta
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, non_finite, raise_all, zero_delta
 from lorsmerge_cli.inputs import several
 from lorsmerge_cli.operations.merge.faults import check_merged, not_finite
-from lorsmerge_cli.operations.merge.inputs import select_tensors
+from lorsmerge_cli.operations.merge.inputs import select_factors, select_tensors
+from lorsmerge_cli.recipe.coefficients import TensorFactors, takes_norms
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 
 BASE = "the base"
@@ -33,6 +35,7 @@ def merge_state_dicts(
     svp: float | None = None,
     mp: float | None = None,
     scale: float | None = None,
+    coef: Sequence[str] | str = (),
     method: str | None = None,
     include: Sequence[str] | str = (),
     exclude: Sequence[str] | str = (),
@@ -51,6 +54,7 @@ def merge_state_dicts(
         svp: share of the singular values of each matrix that is kept.
         mp: share of the elements of each matrix that is kept.
         scale: lambda.
+        coef: rules of factors that lambda is multiplied by, such as `decoder=0.5`.
         method: as `lorsmerge methods` lists them, with parameters: `ties:k=0.3`, `lors+iso_c`.
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
@@ -75,18 +79,22 @@ def merge_state_dicts(
     names = [f"delta {number}" for number in range(1, len(deltas) + 1)]
     recipe = Recipe(
         BASE, tuple(map(DeltaEntry, names)), method, svp, mp, scale, several(include),
-        several(exclude), dtype,
+        several(exclude), dtype, several(coef),
     ).resolved()  # fmt: skip
     wanted = parse_dtype(dtype) if dtype else None
     tied = _tied(base)
     specs = {name: _spec(t) for name, t in base.items() if name not in tied}
     floats = {name: spec for name, spec in specs.items() if spec.is_float}
     faults: list[LorsmergeError] = []
-    run = _Merge(base, deltas, recipe, select_tensors(recipe, floats, BASE, faults))
+    pruned = select_tensors(recipe, floats, BASE, faults)
+    factors = select_factors(recipe, floats, BASE, faults, warnings=[])
     for name, delta in zip(names, deltas, strict=True):
         own = {n: _spec(t) for n, t in delta.items() if n in floats or n not in base}
         faults += check_names(floats, own, base=BASE, where=name)
     raise_all(faults)
+    if takes_norms(recipe.coef):
+        recipe = recipe.weighed([_norm(*pair, floats) for pair in zip(names, deltas, strict=True)])
+    run = _Merge(base, deltas, recipe, pruned, factors)
     # one thread per tensor, as on disk: BLAS rounds differently when threads share a product
     merged = dict(
         run_parallel(lambda name: run.tensor(name, wanted), specs, threads or default_threads())
@@ -105,6 +113,7 @@ class _Merge:
     deltas: Sequence[Mapping[str, Tensor]]
     recipe: Recipe
     pruned: frozenset[str]
+    factors: TensorFactors
 
     def __post_init__(self) -> None:
         self.method = self.recipe.chosen_method
@@ -115,7 +124,8 @@ class _Merge:
         if not value.is_floating_point():
             return value.clone()
         dtype = wanted or value.dtype
-        result = merge_tensor(value.cpu(), self._terms(name, dtype), self.method, dtype).tensor
+        terms, agreement = self._terms(name, dtype), self.factors.agreement
+        result = merge_tensor(value.cpu(), terms, self.method, dtype, agreement).tensor
         check_merged(name, result, self._inputs(name))
         return result.to(value.device)
 
@@ -127,12 +137,25 @@ class _Merge:
             self.squares[number].append(energy(delta))
             prunes = name in self.pruned and self.method.prunes(entry.svp, entry.mp)
             keep = budget(delta.shape, entry.svp, entry.mp) if prunes else None
-            yield Term(delta, self.method.scale if entry.scale is None else entry.scale, keep)
+            scale = self.method.scale if entry.scale is None else entry.scale
+            yield Term(delta, scale * self.factors.of(name), keep)
 
     def _inputs(self, name: str) -> Iterator[tuple[object, Tensor]]:
         yield BASE, self.base[name].detach()
         for entry, delta in zip(self.recipe.deltas, self.deltas, strict=True):
             yield entry.path, dense(delta[name].detach())
+
+
+def _norm(name: str, delta: Mapping[str, Tensor], floats: Mapping[str, TensorSpec]) -> float:
+    """Return the L2 norm of a delta, summed up as a delta file's is."""
+    norms = {}
+    for tensor in floats:
+        norms[tensor] = math.sqrt(energy(dense(delta[tensor].detach())))
+        if not math.isfinite(norms[tensor]):
+            raise non_finite(name, tensor)
+    if not any(norms.values()):
+        raise zero_delta(name)
+    return total_norm(norms)
 
 
 def _spec(tensor: Tensor) -> TensorSpec:

@@ -33,7 +33,8 @@ class Origin:
         covers: languages and tasks it was made for; None where that is not known.
         hours: of training data, on average over languages and tasks.
         svp, mp: ratios kept, OWN where the deltas differ.
-        scale: lambda, OWN where the deltas differ.
+        scale: lambda, OWN where the deltas or the tensors differ.
+        coef: rules that lambda is multiplied by.
         deltas: fingerprints of what was merged.
     """
 
@@ -45,6 +46,7 @@ class Origin:
     svp: float | str | None = None
     mp: float | str | None = None
     scale: float | str | None = None
+    coef: tuple[str, ...] = ()
     deltas: frozenset[str] = frozenset()
 
     @property
@@ -151,6 +153,7 @@ def origin_of(made_from: Mapping[str, Any]) -> Origin:
     groups = [group for part in parts for group in part.get("trained_on", [])]
     known = all(part.get("trained_on") for part in parts)
     hours = [group["hours"] for group in groups if "hours" in group]
+    coef = tuple(made_from.get("coef", ()))
     return Origin(
         kind=made_from.get("kind", ""),
         method=made_from.get("method", ""),
@@ -159,7 +162,8 @@ def origin_of(made_from: Mapping[str, Any]) -> Origin:
         hours=sum(hours) / len(hours) if hours else None,
         svp=_only((delta.get("svp") for delta in deltas), OWN),
         mp=_only((delta.get("mp") for delta in deltas), OWN),
-        scale=_only((delta.get("scale") for delta in deltas), OWN),
+        scale=OWN if coef else _only((delta.get("scale") for delta in deltas), OWN),
+        coef=coef,
         deltas=frozenset(delta["fingerprint"] for delta in deltas),
     )
 

@@ -84,7 +84,9 @@ def find_roles(results: Results, given: Roles) -> Roles:
     ]
     raise_all(faults)
     controls = {name: CONTROL + name for name in systems if CONTROL + name in systems}
-    first_ta = next((e.system for e in results.entries if e.origin.method == "ta"), None)
+    first_ta = next(
+        (e.system for e in results.entries if e.origin.method == "ta" and not e.origin.coef), None
+    )
     alone = next((row.system for row in results.rows if all(map(_on_its_own, row.entries))), None)
     bases = {entry.origin.base for entry in results.entries} - {""}
     by_identity = next((e.system for e in results.entries if e.identity in bases), None)
@@ -139,7 +141,7 @@ def check_systems(results: Results, roles: Roles) -> None:
             continue
         tuned = f", or give {command('--tuned', system)} if it was chosen for each run."
         for row in rows:
-            scales = {e.origin.scale: e for e in row if e.origin.scale is not None}
+            scales = {(e.origin.scale, e.origin.coef): e for e in row if e.origin.scale is not None}
             faults += _differing(f"{averaged} differ in lambda", scales, apart + tuned)
     raise_all(faults)
 

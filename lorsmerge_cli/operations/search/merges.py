@@ -20,6 +20,7 @@ from lorsmerge_cli.core.pruning.repeated import RepeatedPruning
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import NonFinite, non_finite
 from lorsmerge_cli.operations.merge import MergeInputs, faulty_input
+from lorsmerge_cli.recipe.coefficients import TensorFactors, tensor_factors
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 
 
@@ -73,34 +74,42 @@ class RepeatedMerge:
             NonFinite: an input, or the merge, is not finite.
         """
         recipe = recipe.resolved()
+        factors = self._factors(recipe)
         yield from run_parallel(
-            lambda name: self._weight(name, recipe), self.inputs.base.specs, self.threads
+            lambda name: self._weight(name, recipe, factors), self.inputs.base.specs, self.threads
         )
 
     def step_norm(self, recipe: Recipe) -> float:
         """Return the L2 norm of the step from the base, as `merge` reports it."""
         recipe = recipe.resolved()
-        names = [name for name, spec in self.inputs.base.specs.items() if spec.is_float]
+        factors = self._factors(recipe)
         squares = dict(
             run_parallel(
-                lambda name: energy(self._merged(name, recipe).update), names, self.threads
+                lambda name: energy(self._merged(name, recipe, factors).update),
+                self.inputs.base.float_specs, self.threads,
             )
-        )
+        )  # fmt: skip
         return math.sqrt(math.fsum(squares.values()))
 
-    def _weight(self, name: str, recipe: Recipe) -> Tensor:
+    def _factors(self, recipe: Recipe) -> TensorFactors:
+        return tensor_factors(recipe.coef, list(self.inputs.base.float_specs))
+
+    def _weight(self, name: str, recipe: Recipe, factors: TensorFactors) -> Tensor:
         if not self.inputs.base.specs[name].is_float:
             return self.inputs.base.read(name)
-        merged = self._merged(name, recipe).tensor
+        merged = self._merged(name, recipe, factors).tensor
         if not is_finite(merged):
             raise self._non_finite(name)
         return merged
 
-    def _merged(self, name: str, recipe: Recipe) -> Merged:
+    def _merged(self, name: str, recipe: Recipe, factors: TensorFactors) -> Merged:
         base, method = self.inputs.base.read(name), recipe.chosen_method
-        return merge_tensor(base, self._terms(name, recipe.deltas, method), method, base.dtype)
+        terms = self._terms(name, recipe.deltas, method, factors)
+        return merge_tensor(base, terms, method, base.dtype, factors.agreement)
 
-    def _terms(self, name: str, deltas: tuple[DeltaEntry, ...], method: Method) -> Iterator[Term]:
+    def _terms(
+        self, name: str, deltas: tuple[DeltaEntry, ...], method: Method, factors: TensorFactors
+    ) -> Iterator[Term]:
         """Yield the pruned deltas; as one term if all share a scale and combine linearly."""
         shape, prunes = self.inputs.base.specs[name].shape, name in self.inputs.pruned
         keeps = tuple(
@@ -109,9 +118,9 @@ class RepeatedMerge:
             else None
             for entry in deltas
         )
-        scales = [entry.scale or 0.0 for entry in deltas]
+        scales = [(entry.scale or 0.0) * factors.of(name) for entry in deltas]
         combiner = method.combined
-        if combiner.linear and len(set(scales)) == 1:
+        if combiner.linear and factors.agreement is None and len(set(scales)) == 1:
             key = (name, method.spec, keeps)
             pairs = ((self._pruned(name, n, keep, method), 1.0) for n, keep in enumerate(keeps))
             yield Term(self.cache.get(key, lambda: method.combine(pairs)), scales[0])
