@@ -47,6 +47,11 @@ def search(
     per_delta: Annotated[str, _space(
         "--per-delta", metavar="KINDS", help="Comma-separated choice of svp, mp and scale: what is "
         "searched for each delta separately.")] = "",
+    by: Annotated[str, _space(
+        "--by", metavar="WHAT", help="Comma-separated choice of half, module and depth: search for "
+        "a lambda for each half of the model (encoder, decoder), for each module (self-attention, "
+        "cross-attention, MLP, the rest), for each module of each half with both; depth adds a "
+        "beta by which lambda grows from the first block to the last.")] = "",
     include: options.Include = None,
     exclude: options.Exclude = None,
     trials: Annotated[int | None, _search(
@@ -146,7 +151,7 @@ def search(
         + check_search_outputs(settings, files, front=objective == "both")
     )  # fmt: skip
     texts = {"svp": svp, "mp": mp, "scale": scale or default_scales(method)}
-    space = make_space(base, deltas, texts, per_delta, include or (), exclude or (), method)
+    space = make_space(base, deltas, texts, per_delta, include or (), exclude or (), method, by)
     raise_all(check_space(space, settings))
     from lorsmerge_cli.operations.search import (
         document,

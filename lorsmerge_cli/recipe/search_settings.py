@@ -165,7 +165,9 @@ def check_space(space: Space, settings: SearchSettings) -> list[LorsmergeError]:
         faults.append(UsageFault("There is nothing to search.", remedy))
     ranges = [values for values in space.parameters.values() if not values.choices]
     if settings.sampler == "cmaes" and (
-        len(ranges) < len(space.parameters) or len(ranges) < 2 or settings.objective == "both"
+        len(ranges) < len(space.parameters)
+        or (len(ranges) < 2 and not space.by)  # whose groups the base tells
+        or settings.objective == "both"
     ):
         faults.append(
             UsageFault(

@@ -1,17 +1,18 @@
-"""What a search may choose: ratios and scales, shared or one per delta."""
+"""What a search may choose: ratios and scales, shared, one per delta, or by groups of tensors."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 from lorsmerge_cli.core.combining import PAPER_SCALE
 from lorsmerge_cli.core.methods import default_scale, find_method, method_faults
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
+from lorsmerge_cli.recipe.coefficients import check_groups, groups_of
 from lorsmerge_cli.recipe.recipe import (
     DELTA_SETTINGS,
     RATIOS,
@@ -20,6 +21,8 @@ from lorsmerge_cli.recipe.recipe import (
 )
 
 EXAMPLES = {"svp": "--svp 0.01,0.02,0.05", "mp": "--mp 0.1,0.2,0.4", "scale": "--scale 0.05:0.5"}
+BY = ("half", "module", "depth")
+BETA = "beta"  # the parameter of --by depth
 DIGITS = 4  # of a value drawn from a range
 LARGEST_GRID = 10_000
 
@@ -63,6 +66,9 @@ class Values:
         if numbers:
             return min(numbers, key=lambda item: abs(item - value))
         return None if self.listed else min(max(value, self.low), self.high)
+
+
+BETAS = Values(low=-1.0, high=3.0, step=0.25)  # the last block's lambda: 0 to 4 times the first's
 
 
 def rounded(value: float) -> float:
@@ -126,6 +132,8 @@ class Space:
         per_delta: kinds that each delta has a parameter of its own for.
         include, exclude: patterns, as in a recipe.
         method: of every point, as `find_method` reads it; None to have it follow from the ratios.
+        by: of BY, what lambda differs by.
+        groups: of tensors, each with a lambda of its own; empty for one lambda.
     """
 
     base: str
@@ -135,22 +143,46 @@ class Space:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     method: str | None = None
+    by: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def grouped(self, names: Sequence[str], base: object) -> Space:
+        """Return the space with the groups that a base's tensors fall into.
+
+        Args:
+            names: of the base's float tensors.
+            base: what messages call it.
+
+        Raises:
+            UsageFault: the base has nothing to tell apart by.
+        """
+        raise_all(check_groups(self.by, names, base))
+        groups = groups_of(self.by, names) if {"half", "module"} & {*self.by} else []
+        return replace(self, groups=tuple(groups))
 
     @property
     def parameters(self) -> dict[str, Values]:
-        """Name -> values; `scale`, or `scale[1]`, `scale[2]`, ... for the deltas in order."""
-        return {
+        """Name -> values; `scale`, or `scale[1]`, `scale[2]`, ... for the deltas in order.
+
+        With groups it is `scale[encoder]` and so on, and by depth there is `beta`.
+        """
+        found = {
             name: self.values[kind]
             for kind in DELTA_SETTINGS
             if kind in self.values
             for name in self.names(kind)
         }
+        return found | ({BETA: BETAS} if "depth" in self.by else {})
 
     def names(self, kind: str) -> list[str]:
         """Return the names of a kind's parameters: `svp`, or `svp[1]`, `svp[2]`, ..."""
-        if kind not in self.per_delta:
-            return [kind]
-        return [f"{kind}[{number}]" for number in range(1, len(self.deltas) + 1)]
+        return [f"{kind}[{label}]" for label in self.labels(kind)] or [kind]
+
+    def labels(self, kind: str) -> list[str]:
+        """Return what tells a kind's parameters apart, numbers or groups; empty for one alone."""
+        if kind in self.per_delta:
+            return [str(number) for number in range(1, len(self.deltas) + 1)]
+        return list(self.groups) if kind == "scale" else []
 
     @property
     def prunes(self) -> bool:
@@ -159,16 +191,33 @@ class Space:
 
     def recipe(self, point: Mapping[str, Any]) -> Recipe:
         """Return the recipe of a point."""
-        shared: dict[str, Any] = {}
+        shared, coef = self._coefficients(point)
         own: list[dict[str, Any]] = [{} for _ in self.deltas]
-        for kind in self.values:
+        for kind in self.values.keys() - shared.keys():
             holders = own if kind in self.per_delta else [shared]
             for holder, name in zip(holders, self.names(kind), strict=True):
                 holder[kind] = None if point[name] is None else rounded(point[name])
         deltas = tuple(DeltaEntry(path, **o) for path, o in zip(self.deltas, own, strict=True))
         pruned = any(entry.get(ratio) for entry in (shared, *own) for ratio in RATIOS)
         include, exclude = (self.include, self.exclude) if pruned else ((), ())
-        return Recipe(self.base, deltas, self.method, **shared, include=include, exclude=exclude)
+        return Recipe(
+            self.base, deltas, self.method, **shared, include=include, exclude=exclude, coef=coef
+        )
+
+    def _coefficients(self, point: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return the shared scale and the rules of a point; no scale where no group has its own."""
+        shared: dict[str, Any] = {}
+        coef: list[str] = []
+        if self.groups:
+            scales = [rounded(point[name]) for name in self.names("scale")]
+            if len(set(scales)) == 1:
+                shared["scale"] = scales[0]
+            else:  # lambda is 1, and the factors are the lambdas of their groups
+                shared["scale"] = 1.0
+                coef = [f"{g}={scale:g}" for g, scale in zip(self.groups, scales, strict=True)]
+        if beta := rounded(point.get(BETA, 0.0)):
+            coef.append(f"lines:beta={beta:g}")
+        return shared, tuple(coef)
 
     def largest_recipe(self) -> Recipe:
         """Return the recipe of the largest values, whose checks hold for every point."""
@@ -193,7 +242,8 @@ class Space:
             known["task arithmetic"] = (None, None, PAPER_SCALE)
         points: dict[str, Point] = {}
         for title, settings in known.items():
-            wanted = dict(zip(DELTA_SETTINGS, settings, strict=True))
+            wanted: dict[str, float | None] = dict(zip(DELTA_SETTINGS, settings, strict=True))
+            wanted[BETA] = 0.0
             asked: Point = {name: wanted[name.partition("[")[0]] for name in self.parameters}
             point: Point = {
                 name: None if (value := asked[name]) is None else values.nearest(value)
@@ -245,6 +295,7 @@ def make_space(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     method: str | None = None,
+    by: str = "",
 ) -> Space:
     """Make a space from options.
 
@@ -256,6 +307,7 @@ def make_space(
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
         method: of every point; None to have it follow from the ratios.
+        by: of BY, separated by commas, what lambda differs by.
 
     Raises:
         UsageFault: everything that is wrong with them.
@@ -277,10 +329,15 @@ def make_space(
         if kind in DELTA_SETTINGS:
             what, remedy = "it is not searched.", f"Give --{kind} as well."
         faults.append(UsageFault(f"--per-delta {kind}: {what}", remedy))
+    wanted = [word.strip() for word in by.split(",") if word.strip()]
+    faults += _by_faults(wanted, kinds)
     if not deltas:
         faults.append(UsageFault("There are no deltas.", "Name at least one after the base."))
     raise_all(faults)
-    space = Space(base, tuple(deltas), values, kinds, tuple(include), tuple(exclude), method)
+    space = Space(
+        base, tuple(deltas), values, kinds, tuple(include), tuple(exclude), method,
+        tuple(word for word in BY if word in wanted),
+    )  # fmt: skip
     if (include or exclude) and not space.prunes:
         raise UsageFault(
             "Nothing is pruned, so --include and --exclude have no use.",
@@ -305,4 +362,20 @@ def _ratio_faults(method: str, values: Mapping[str, Values]) -> list[LorsmergeEr
         elif ratio in values and ratio not in takes:
             what = f"--method {method} takes no --{ratio}."
             faults.append(UsageFault(what, "Drop one of the two."))
+    return faults
+
+
+def _by_faults(by: Sequence[str], per_delta: frozenset[str]) -> list[LorsmergeError]:
+    faults: list[LorsmergeError] = [
+        UsageFault(f"--by {word}: unknown.", f"Name {', '.join(BY)}, separated by commas.")
+        for word in by
+        if word not in BY
+    ]
+    if {"half", "module"} & {*by} and "scale" in per_delta:
+        faults.append(
+            UsageFault(
+                "--by half or module and --per-delta scale: lambda cannot differ by both.",
+                "Omit one of the two.",
+            )
+        )
     return faults

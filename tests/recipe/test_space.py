@@ -122,6 +122,80 @@ def test_each_delta_may_have_values_of_its_own() -> None:
     assert found.first_points()["near 1/T"]["scale[2]"] == 0.5
 
 
+TENSORS = [
+    *(f"model.encoder.layers.{n}.{part}" for n in range(2) for part in ("self_attn.q_proj.weight", "fc1.bias")),
+    *(f"model.decoder.layers.{n}.encoder_attn.v_proj.weight" for n in range(2)),
+    "model.decoder.embed_tokens.weight",
+]  # fmt: skip
+
+
+def by(kinds: str, texts: dict[str, str], **settings) -> Space:
+    found = make_space("base", DELTAS, texts, settings.pop("per_delta", ""), by=kinds, **settings)
+    return found.grouped(TENSORS, "base")
+
+
+def test_each_group_of_tensors_may_have_its_lambda() -> None:
+    found = by("half", {"svp": "0.03", "scale": "0.05:0.5"})
+    assert list(found.parameters) == ["svp", "scale[encoder]", "scale[decoder]"]
+    point = {"svp": 0.03, "scale[encoder]": 0.28, "scale[decoder]": 0.1000001}
+    recipe = found.recipe(point).resolved()
+    assert recipe.coef == ("encoder=0.28", "decoder=0.1")
+    assert [(entry.svp, entry.scale) for entry in recipe.deltas] == [(0.03, 1.0)] * 2
+    even = found.recipe(point | {"scale[encoder]": 0.1}).resolved()  # plainly written
+    assert (even.coef, {entry.scale for entry in even.deltas}) == ((), {0.1})
+    both = by("module,half", {"scale": "0.1,0.2"})
+    assert both.by == ("half", "module")
+    assert both.groups == ("encoder.self_attn", "encoder.mlp", "decoder.cross_attn", "*")
+    assert len(both.grid()) == 16
+
+
+def test_lambda_may_grow_with_depth() -> None:
+    found = by("half,depth", {"scale": "0.1,0.2"})
+    assert list(found.parameters) == ["scale[encoder]", "scale[decoder]", "beta"]
+    point = {"scale[encoder]": 0.2, "scale[decoder]": 0.1, "beta": -0.25}
+    assert found.recipe(point).coef == ("encoder=0.2", "decoder=0.1", "lines:beta=-0.25")
+    alone = by("depth", {"scale": "0.1,0.2"})
+    assert alone.recipe({"scale": 0.2, "beta": 0.0}).coef == ()
+    assert alone.recipe({"scale": 0.2, "beta": 3.0}).coef == ("lines:beta=3",)
+    assert len(alone.grid()) == 2 * 17
+
+
+@pytest.mark.parametrize("kinds", ["half", "module", "half,module", "depth", "half,module,depth"])
+def test_known_settings_are_the_same_in_all_tensors(kinds: str) -> None:
+    space = by(kinds, {"scale": "0.05:0.5"})
+    for title, point in space.first_points().items():
+        recipe = space.recipe(point)
+        assert not title.startswith("near")
+        assert recipe.coef == ()
+        assert recipe.scale in (0.15, 0.5, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "settings", "said"),
+    [
+        ("halves", {}, "--by halves: unknown. Name half, module, depth"),
+        ("half", {"per_delta": "scale"}, "lambda cannot differ by both"),
+    ],
+)
+def test_what_lambda_cannot_differ_by(kinds: str, settings: dict, said: str) -> None:
+    with pytest.raises(UsageFault, match=said):
+        by(kinds, {"scale": "0.1,0.2"}, **settings)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "names", "said"),
+    [
+        ("half", ["model.layers.0.self_attn.q.weight"], "--by half: base has no encoder and"),
+        ("module", ["encoder.fc1.weight"], "--by module: base has no modules"),
+        ("depth", ["encoder.layers.0.self_attn.q.weight"], "--by depth: base has no stack"),
+    ],
+)
+def test_a_base_without_groups(kinds: str, names: list[str], said: str) -> None:
+    space = make_space("base", DELTAS, {"scale": "0.1,0.2"}, "", by=kinds)
+    with pytest.raises(UsageFault, match=said):
+        space.grouped(names, "base")
+
+
 def test_a_point_without_pruning_is_task_arithmetic_and_has_no_patterns() -> None:
     found = make_space(
         "base", DELTAS, {"svp": "none,0.05", "scale": "0.1"}, "", exclude=("*.fc1.weight",)

@@ -39,6 +39,7 @@ def search(
     scale: str | float | None = None,
     method: str | None = None,
     per_delta: str = "",
+    by: str = "",
     include: Sequence[str] | str = (),
     exclude: Sequence[str] | str = (),
     test: Sequence[FilePath] | FilePath = (),
@@ -66,6 +67,8 @@ def search(
             own lambda to ten thirds of it.
         method: how deltas are merged where none is pruned; task arithmetic by default.
         per_delta: of svp, mp and scale, separated by commas: what each delta has its own of.
+        by: of half, module and depth, separated by commas: what lambda differs by. The recipe then
+            has rules of coefficients.
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
         test: test sets to score the written recipe on, once, against the base.
@@ -94,7 +97,7 @@ def search(
     )  # fmt: skip
     space = make_space(
         str(base), list(map(str, several(deltas))), {"svp": svp, "mp": mp, "scale": scale or default_scales(method)},
-        per_delta, several(include), several(exclude), method,
+        per_delta, several(include), several(exclude), method, by,
     )  # fmt: skip
     dev, held_out = ([Path(path) for path in several(sets)] for sets in (data, test))
     plan = plan_search(space, dev, held_out, chosen)

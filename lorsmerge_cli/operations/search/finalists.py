@@ -7,27 +7,35 @@ from collections.abc import Sequence
 from lorsmerge_cli.operations.search.report import Finalist, TrialRow
 from lorsmerge_cli.operations.search.scores import Goal, Speakers, Statistics, ordered, pareto
 from lorsmerge_cli.recipe.recipe import Recipe
-from lorsmerge_cli.recipe.space import Point, rounded
+from lorsmerge_cli.recipe.space import BETA, Point, rounded
 
 
 def complexity(recipe: Recipe) -> tuple[int, int, float]:
     """Return a key that is less for a simpler recipe.
 
     It compares the number of ratios (none in task arithmetic, one in SVP or MP, two in LoRS), then
-    the number of different settings of deltas, then the share that pruning keeps.
+    the number of different settings of deltas and of rules, then the share that pruning keeps.
     """
     deltas = recipe.resolved().deltas
     settings = [(delta.svp, delta.mp, delta.scale) for delta in deltas]
     parts = max((svp is not None) + (mp is not None) for svp, mp, _ in settings)
     kept = sum((svp or 0) + (mp or 0) for svp, mp, _ in settings) / len(settings)
-    return parts, len(set(settings)), kept
+    return parts, len(set(settings)) + len(recipe.coef), kept
 
 
 def unpruned(point: Point, factor: float = 1.0) -> Point:
     """Return a point without its ratios, and with each lambda times a factor."""
     return {
-        name: None if value is None or not name.startswith("scale") else rounded(factor * value)
+        name: value if name == BETA
+        else None if value is None or not name.startswith("scale") else rounded(factor * value)
         for name, value in point.items()
+    }  # fmt: skip
+
+
+def level(point: Point, scale: float = 1.0) -> Point:
+    """Return a point without its ratios, with one lambda in all tensors."""
+    return {
+        name: scale if name.startswith("scale") else 0.0 if name == BETA else None for name in point
     }
 
 

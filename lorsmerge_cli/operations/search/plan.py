@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -95,6 +95,7 @@ class SearchPlan:
                 for kind, values in space.values.items()
             )
             + f" {sorted(space.per_delta)} {space.include} {space.exclude}"
+            + (f" by {space.by} {space.groups}" if space.by else "")
             + (f" {space.method}" if space.method else ""),
             "the objective": f"{'+'.join(goal.tasks)} by {goal.rank_by}",
             "decoding": _digest(decoding),
@@ -121,9 +122,11 @@ def plan_search(
     """
     raise_all(check_settings(settings) + check_space(space, settings))
     full_dtype(settings.dtype)
-    points = space.grid() if settings.sampler == "grid" else list(space.first_points().values())
-    recipe = space.largest_recipe().resolved()
+    recipe = replace(space.largest_recipe().resolved(), coef=())  # whose groups are not known yet
     inputs = open_inputs(recipe, allow_other_base=settings.allow_other_base)
+    space = space.grouped(list(inputs.base.float_specs), inputs.base.path)
+    raise_all(check_space(space, settings))
+    points = space.grid() if settings.sampler == "grid" else list(space.first_points().values())
     source = find_model(Path(space.base), name="the merge", config_dir=settings.config_dir)
     notes: list[str] = []
     rows = _load(data, "dev", settings, source.window, notes)

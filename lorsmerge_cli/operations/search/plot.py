@@ -7,9 +7,12 @@ from typing import Any
 
 from lorsmerge_cli.operations.search.report import SearchReport, TrialRow
 from lorsmerge_cli.pictures import legible, save_picture
+from lorsmerge_cli.recipe.space import BETA
 
 INCHES = (4.2, 3.6)  # a panel
-LABELS = {"scale": "lambda", "svp": "SVP ratio r", "mp": "MP ratio p"}
+LABELS = {
+    "scale": "lambda", "svp": "SVP ratio r", "mp": "MP ratio p", BETA: "beta, growth with depth",
+}  # fmt: skip
 BLUE, GREY, RED = "#3b6ea5", "#b5b5b5", "#c0392b"
 NONE = "none"
 
@@ -31,7 +34,7 @@ def plot_search(report: SearchReport, output: Path, *, force: bool) -> None:
 
     space, goal = report.plan.space, report.plan.goal
     names = goal.names(ranking=True)
-    kinds = [kind for kind in ("scale", "svp", "mp") if kind in space.values]
+    kinds = [kind for kind in LABELS if kind in space.values or kind in space.parameters]
     rows = len(names) + (len(names) == 2)
     figure = Figure((INCHES[0] * max(len(kinds), 1 + (len(names) == 2)), INCHES[1] * rows),
                     layout="constrained")  # fmt: skip
@@ -61,7 +64,7 @@ def _against(axes: Any, report: SearchReport, objective: int, kind: str) -> None
 
     for number, name in enumerate(names):
         colour = BLUE if len(names) == 1 else f"C{number % 10}"
-        label = "trial" if len(names) == 1 else legible(Path(report.plan.space.deltas[number]).stem)
+        label = "trial" if len(names) == 1 else _label(report, kind, number)
         ys = [row.values[objective] for row in whole]
         axes.plot(xs_of(whole, name), ys, "o", color=colour, markersize=5, alpha=0.75, label=label)
     if len(names) == 1:
@@ -76,6 +79,14 @@ def _against(axes: Any, report: SearchReport, objective: int, kind: str) -> None
         ticks = sorted({left, *(v for n in names for v in xs_of(list(report.trials), n))})
         if len(ticks) <= 8:
             axes.set_xticks(ticks, [NONE if tick == left else f"{tick:g}" for tick in ticks])
+
+
+def _label(report: SearchReport, kind: str, number: int) -> str:
+    """Return what one of several parameters of a kind is for: a delta's name, or a group."""
+    space = report.plan.space
+    if kind in space.per_delta:
+        return legible(Path(space.deltas[number]).stem)
+    return space.labels(kind)[number]
 
 
 def _x_of_none(report: SearchReport, kind: str) -> float:

@@ -21,7 +21,13 @@ from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile
 from lorsmerge_cli.metrics.metric import FLIPS
 from lorsmerge_cli.metrics.significance import Comparison
 from lorsmerge_cli.operations.search import study as studies
-from lorsmerge_cli.operations.search.finalists import choose, complexity, judge, unpruned
+from lorsmerge_cli.operations.search.finalists import (
+    choose,
+    complexity,
+    judge,
+    level,
+    unpruned,
+)
 from lorsmerge_cli.operations.search.merges import RepeatedMerge
 from lorsmerge_cli.operations.search.plan import SearchPlan
 from lorsmerge_cli.operations.search.report import Finalist, SearchReport, TrialRow
@@ -320,8 +326,8 @@ class _Run:
     def finalists(self) -> tuple[Finalist, ...]:
         """Score the best trials and what they have to beat as `eval` does, and order them.
 
-        To beat are task arithmetic with the lambda of the best trial, and the control: task
-        arithmetic of the same step norm.
+        To beat are task arithmetic with the lambdas of the best trial, and the control: task
+        arithmetic of the same step norm, with one lambda where the best trial's differs by tensor.
         """
         plan = self.plan
         rows = [row for row in self.rows() if not row.stopped and row.same_as is None]
@@ -341,18 +347,20 @@ class _Run:
 
     def _to_beat(self, best: TrialRow) -> Iterator[TrialRow]:
         recipe, plain = self.plan.space.recipe(best.point), unpruned(best.point)
-        if complexity(recipe)[0] == 0:
+        pruned = complexity(recipe)[0] > 0
+        if not pruned and not recipe.coef:
             return
+        like = level(best.point) if recipe.coef else plain
         key = f"step of {best.name}"
         factor: float | None = self.study.user_attrs.get(key)
         if factor is None:
-            norms = [self.scorer.step_norm(r) for r in (recipe, self.plan.space.recipe(plain))]
+            norms = [self.scorer.step_norm(r) for r in (recipe, self.plan.space.recipe(like))]
             factor = norms[0] / norms[1] if norms[1] else 0.0
             self.study.set_user_attr(key, factor)
-        for title, point in (
-            (f"task arithmetic of {best.name}", plain),
-            (f"control of {best.name}", unpruned(best.point, factor)),
-        ):
+        found = {f"control of {best.name}": unpruned(like, factor)}
+        if pruned:
+            found = {f"task arithmetic of {best.name}": plain} | found
+        for title, point in found.items():
             yield TrialRow(0, title, False, 1.0, point, (), {})
 
     def _final(self, row: TrialRow) -> Statistics:
