@@ -32,9 +32,11 @@ def inspect_files(
     force: options.Force = False,
     threads: options.Threads = None,
 ) -> None:  # fmt: skip
-    """Show sizes, norms and spectra of checkpoints and deltas.
+    """Show sizes, norms and spectra of checkpoints and deltas, and what follows for a merge.
 
-    For several deltas, also the cosine and the share of sign conflicts of each pair.
+    For several deltas, also the cosine and the share of sign conflicts of each pair, and in a line
+    each: whether an election of signs can work, whether one delta dominates, how long a step Model
+    Stock takes, and how much of the deltas SVP and TSV-Merging keep.
 
     Example: lorsmerge inspect ca_asr.delta de_st.delta --plot deltas.png
     """
@@ -59,7 +61,7 @@ def inspect_files(
 
 
 def _show(report: InspectReport) -> None:
-    from lorsmerge_cli.operations.inspect import CheckpointReport
+    from lorsmerge_cli.operations.inspect import CheckpointReport, advice
 
     for item in report.files:
         if isinstance(item, CheckpointReport):
@@ -72,6 +74,8 @@ def _show(report: InspectReport) -> None:
             for pair in report.pairs
         ]
         console.table(["pair", "cosine", "sign conflicts"], rows)
+    for line in advice(report):
+        console.line(f"- {line}")
 
 
 def _show_checkpoint(report: CheckpointReport) -> None:
@@ -117,26 +121,26 @@ def _show_delta(report: DeltaFileReport) -> None:
         console.line(f"pruned: {settings}")
     for entry in source.history:
         console.line(f"made by: {entry}")
-    from lorsmerge_cli.operations.inspect import TOP_RATIOS
+    from lorsmerge_cli.operations.inspect import MOST, TOP_RATIOS
 
     def row(name: str, figures: KindFigures) -> list[str]:
         shares = [figures.top_share(ratio) for ratio in TOP_RATIOS]
         return [
             name, str(figures.tensors), f"{figures.energy**0.5:.4g}",
             f"{figures.nonzero / max(figures.entries, 1):.1%}",
-            *("" if share is None else f"{share:.1%}" for share in shares),
+            *("" if share is None else f"{share:.1%}" for share in (*shares, figures.rank)),
         ]  # fmt: skip
 
     rows = [row(name, figures) for name, figures in sorted(report.kinds.items())]
     rows.append(row("all", report.total))
     heads = [f"top {ratio:.0%}" for ratio in TOP_RATIOS]
-    console.table(["kind", "tensors", "norm", "density", *heads], rows)
+    console.table(["kind", "tensors", "norm", "density", *heads, f"rank for {MOST:.0%}"], rows)
     for name in report.total.non_finite:
         console.line(f"NaN or infinity in {name}")
 
 
 def _document(report: InspectReport) -> dict[str, Any]:
-    from lorsmerge_cli.operations.inspect import CheckpointReport
+    from lorsmerge_cli.operations.inspect import CheckpointReport, advice
 
     return {
         "files": [
@@ -149,6 +153,8 @@ def _document(report: InspectReport) -> dict[str, Any]:
             {**asdict(pair), "first": str(pair.first), "second": str(pair.second)}
             for pair in report.pairs
         ],
+        "together": None if report.together is None else asdict(report.together),
+        "advice": advice(report),
     }
 
 
@@ -175,6 +181,8 @@ def _delta_document(report: DeltaFileReport) -> dict[str, Any]:
             "bytes": item.nbytes,
             "non_finite": item.non_finite,
             "top_energy": {str(ratio): item.top_share(ratio) for ratio in item.top},
+            "leading_energy": item.leading_share,
+            "rank_share": item.rank,
         }
 
     source = report.provenance

@@ -45,6 +45,10 @@ def merge(
     step_norm_of: Annotated[Path | None, options.pruning(
         "--step-norm-of", metavar="MERGE", help="As --step-norm, with the norm of another merge's "
         "step: a merged model or a recipe.")] = None,
+    control: Annotated[bool, options.pruning(
+        "--control", help="Also write OUTPUT-control: task arithmetic of the same deltas with a step "
+        "of the same norm. What the merge does better than it is not due to the length of its step. "
+        "Not pushed.")] = False,
     method: Annotated[str | None, options.pruning(
         "--method", metavar="NAME", help=f"{options.METHOD_NAMES}. Parameters follow a colon: "
         "ties:k=0.3; `lorsmerge methods` lists them. By default the method that the ratios imply; "
@@ -113,7 +117,7 @@ def merge(
         from lorsmerge_cli.hub.target import open_target
 
         target = open_target(push)  # fails now, not after the work, if it may not be written
-    from lorsmerge_cli.operations.merge import plan_merge, run_merge, scaled_plan
+    from lorsmerge_cli.operations.merge import plan_merge
 
     plan = plan_merge(
         given, output, config_dir=config_dir, save_recipe=save_recipe, device=device,
@@ -123,35 +127,83 @@ def merge(
     if target is not None:
         raise_all(plan.lacking)  # files that push would miss after the work
     console.warning(*plan.warnings)
+    beside = _planned_control(plan) if control else None
     scales = step_norm is not None or step_norm_of is not None
     if dry_run:
         if scales:
             console.note(
                 "lambda is shown as given; the merge multiplies it to reach the step norm."
             )
-        console.result(_plan_document(plan), lambda: _show_plan(plan))
+        console.result(_plan_document(plan, beside), lambda: _show_plan(plan, beside))
         return
     if scales:
-        with console.progress("measure the step") as progress:
-            scaled = scaled_plan(plan, step_norm, step_norm_of, progress)
-        factor = scaled.largest_scale / plan.largest_scale
-        aim = "" if step_norm_of is None else f" of {step_norm_of}"
-        console.note(f"lambda is multiplied by {factor:.4g} to reach the step norm{aim}.")
-        plan = scaled
-    with console.progress("merge") as progress:
-        report = run_merge(plan, progress)
+        plan = _scaled(plan, step_norm, step_norm_of)
+    report = _run(plan, beside)
     console.warning(*report.warnings)
-    document = _plan_document(plan) | {
-        "norms": list(report.norms),
-        "norms_kept": list(report.kept),
-        "step_norm": report.step,
-        "updated": report.rounding.updated,
-        "lost_to_rounding": report.rounding.lost,
-    }
+    document = (
+        _plan_document(plan)
+        | {
+            "norms": list(report.norms),
+            "norms_kept": list(report.kept),
+            "step_norm": report.step,
+            "updated": report.rounding.updated,
+            "lost_to_rounding": report.rounding.lost,
+        }
+        | _control_document(report)
+    )
     pushed = None if target is None else _push(plan.output, target)
     if pushed is not None:
         document["push"] = asdict(pushed)
     console.result(document, lambda: _show_report(plan, report, target, pushed))
+
+
+def _scaled(plan: MergePlan, step_norm: float | None, step_norm_of: Path | None) -> MergePlan:
+    from lorsmerge_cli.operations.merge import scaled_plan
+
+    with console.progress("measure the step") as progress:
+        scaled = scaled_plan(plan, step_norm, step_norm_of, progress)
+    factor = scaled.largest_scale / plan.largest_scale
+    aim = "" if step_norm_of is None else f" of {step_norm_of}"
+    console.note(f"lambda is multiplied by {factor:.4g} to reach the step norm{aim}.")
+    return scaled
+
+
+def _planned_control(plan: MergePlan) -> MergePlan | None:
+    from lorsmerge_cli.operations.merge import plan_control
+
+    beside = plan_control(plan)
+    if beside is None:
+        console.note(f"{plan.method} adds the deltas up as they are: it is its own control.")
+    else:
+        console.warning(*beside.warnings)
+    return beside
+
+
+def _run(plan: MergePlan, beside: MergePlan | None) -> MergeReport:
+    """Carry out a merge, and write its control beside it if one is planned."""
+    from lorsmerge_cli.operations.merge import add_control, measure_control, run_merge
+
+    own = 0.0
+    if beside is not None:
+        with console.progress("measure the control's step") as progress:
+            own = measure_control(beside, progress)
+    with console.progress("merge") as progress:
+        report = run_merge(plan, progress)
+    if beside is None:
+        return report
+    with console.progress("control") as progress:
+        return add_control(report, beside, own, progress)
+
+
+def _control_document(report: MergeReport) -> dict[str, Any]:
+    if report.control is None:
+        return {}
+    found = report.control
+    return {
+        "control": {
+            "output": str(found.output), "scales": list(found.scales), "step_norm": found.step,
+        }
+    }  # fmt: skip
 
 
 def _push(output: Path, target: Target) -> PushReport:
@@ -169,9 +221,10 @@ def _push(output: Path, target: Target) -> PushReport:
         ) from error
 
 
-def _plan_document(plan: MergePlan) -> dict[str, Any]:
+def _plan_document(plan: MergePlan, beside: MergePlan | None = None) -> dict[str, Any]:
     from lorsmerge_cli.operations.merge import pinned_recipe
 
+    control = {} if beside is None else {"control": {"output": str(beside.output)}}
     floats = len(plan.base.float_specs)
     return {
         "output": str(plan.output),
@@ -188,7 +241,7 @@ def _plan_document(plan: MergePlan) -> dict[str, Any]:
         "memory_bytes": plan.memory,
         "device": str(plan.device),
         "threads": plan.threads,
-    } | ({"coefficients": [asdict(row) for row in _factors(plan)]} if plan.recipe.coef else {})
+    } | ({"coefficients": [asdict(row) for row in _factors(plan)]} if plan.recipe.coef else {}) | control
 
 
 def _factors(plan: MergePlan) -> list[GroupFactors]:
@@ -245,7 +298,7 @@ def _range(low: float, high: float) -> str:
     return f"{low:g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
-def _show_plan(plan: MergePlan) -> None:
+def _show_plan(plan: MergePlan, beside: MergePlan | None) -> None:
     console.line(f"{plan.recipe.base} + {len(plan.vectors)} deltas by {plan.method}")
     _show_deltas(plan)
     _show_factors(plan)
@@ -254,6 +307,8 @@ def _show_plan(plan: MergePlan) -> None:
         f"would write {plan.output}: {console.size(plan.output_size)} with {plan.threads} threads "
         f"on {plan.device}, in {console.size(plan.memory)} of working memory"
     )
+    if beside is not None:
+        console.line(f"and its control {beside.output}: {console.size(beside.output_size)}")
 
 
 def _show_report(
@@ -271,6 +326,13 @@ def _show_report(
         f"{report.output}: {console.size(plan.output_size)}, method {plan.method}; "
         f"{share:.2%} of {updated:,} updates lost to rounding"
     )
+    if report.control is not None:
+        lowest, highest = min(report.control.scales), max(report.control.scales)
+        scale = f"{lowest:.4g}" if lowest == highest else f"{lowest:.4g} to {highest:.4g}"
+        console.line(
+            f"{report.control.output}: its control, task arithmetic at lambda {scale} with a step of "
+            f"norm {report.control.step:.4g}"
+        )
     if target is not None and pushed is not None:
         console.line(*pushed.in_words(target))
 

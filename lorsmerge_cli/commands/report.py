@@ -34,8 +34,9 @@ def report(
         "--finetuned", metavar="NAME", help="The fine-tunes, each scored on its own data; "
         "`finetuned` by default.")] = None,
     control: Annotated[list[str] | None, _systems(
-        "--control", metavar="NAME=CONTROL", help="Control of a pruned merge NAME: task arithmetic "
-        "of the same step norm (may be repeated); `ta_as_NAME` by default.")] = None,
+        "--control", metavar="NAME=CONTROL", help="Control of a merge NAME: task arithmetic of the "
+        "same step norm (may be repeated). By default `ta_as_NAME`, or a system that eval recorded "
+        "as task arithmetic of the same deltas and step norm, such as `merge --control` writes.")] = None,
     held_out: Annotated[list[str] | None, _systems(
         "--held-out", metavar="DATASET",
         help="Test set that no delta was made for, for the table of forgetting (may be repeated). "

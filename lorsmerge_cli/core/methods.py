@@ -111,6 +111,11 @@ class Method:
         return own + self.combined.parameters
 
     @property
+    def adds_up(self) -> bool:
+        """Whether the update is a sum or a mean of whole deltas."""
+        return self.pruner is None and self.combined.linear
+
+    @property
     def needs_all(self) -> bool:
         """Whether all deltas of a whole tensor are held at once."""
         return self.combined.needs_all

@@ -68,6 +68,26 @@ def top_energy(squared_singular_values: Tensor, ratio: float) -> float:
     return float(squared_singular_values[:rank].sum(dtype=torch.float64))
 
 
+def rank_for_energy(squared_singular_values: Tensor, share: float) -> int:
+    """Return how many of the largest singular triplets hold a share of a matrix's energy.
+
+    Args:
+        squared_singular_values: of a matrix, in descending order, as `spectrum` returns them.
+        share: of the energy, above 0 and below 1.
+
+    Returns:
+        The least number whose energy is not below the share; 0 for a matrix of zeros.
+
+    Example:
+        >>> rank_for_energy(torch.tensor([9.0, 4.0, 1.0]), 0.9)
+        2
+    """
+    sums = squared_singular_values.double().cumsum(0)
+    if not len(sums) or not sums[-1]:
+        return 0
+    return 1 + int(torch.count_nonzero(sums < share * sums[-1]))
+
+
 def magnitude_histogram(tensor: Tensor) -> Tensor:
     """Return counts (BINS,) of nonzero elements x by log10 |x| over DECADES, in float64.
 

@@ -350,7 +350,8 @@ def made_from(
         method: by which they are added.
 
     Returns:
-        `kind` is `merge` (with `method`, `base`, `coef` where there are rules, and `deltas`, each
+        `kind` is `merge` (with `method`, `base`, `coef` where there are rules, `step_norm` where it
+        was recorded, and `deltas`, each
         with its ratios, scale and what it was trained on) or `finetune` (as `training_of`); empty for any other model.
 
     Raises:
@@ -414,7 +415,11 @@ def _merged(document: Mapping[str, Any]) -> dict[str, Any]:
         "method": _method(deltas, record.recipe.method or method_of(())),
         "base": record.base[:SHOWN],
         "deltas": deltas,
-    } | ({"coef": list(record.recipe.coef)} if record.recipe.coef else {})
+    } | {
+        key: value
+        for key, value in (("coef", list(record.recipe.coef)), ("step_norm", record.step_norm))
+        if value not in ([], None)
+    }
 
 
 def _delta(delta: MergedDelta, entry: Mapping[str, Any]) -> dict[str, Any]:

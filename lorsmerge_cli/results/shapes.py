@@ -24,7 +24,7 @@ NONE = type(None)
 FIGURE, RATIO = (float, NONE), (float, str, NONE)
 TRAINED = {"trained_on?": [{"language": str, "task": str, "hours?": float}]}
 DELTA = {"fingerprint": str, "svp?": RATIO, "mp?": RATIO, "scale?": RATIO, **TRAINED}
-MADE_FROM = {"kind?": str, "method?": str, "base?": str, "deltas?": [DELTA],
+MADE_FROM = {"kind?": str, "method?": str, "base?": str, "step_norm?": FIGURE, "deltas?": [DELTA],
              "coef?": [str], **TRAINED}  # fmt: skip
 PLAIN = (str, float, bool, NONE, list)
 SETTINGS = {

@@ -396,6 +396,17 @@ def test_a_merge_is_pushed_in_one_go(hub: Hub, work: Path, succeed: Callable[[st
     assert json.loads(succeed(again).out)["push"]["uploaded"] == ["one.safetensors"]
 
 
+def test_a_control_is_written_and_not_pushed(
+    hub: Hub, work: Path, succeed: Callable[[str], Ended]
+) -> None:
+    ended = succeed(
+        f"lorsmerge merge base ca.delta de.delta --method ties --control -o t.safetensors --push {REPO}"
+    )
+    assert "t-control.safetensors: its control, task arithmetic at lambda" in ended.out
+    assert (work / "t-control.safetensors").is_file()
+    assert [name for name in hub.files(REPO) if "control" in name] == []
+
+
 def test_whether_it_may_be_pushed_is_known_before_the_merge(
     hub: Hub, work: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorsmerge_cli import merge
+from lorsmerge_cli.checkpoint.fingerprint import fingerprint
+from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
+from lorsmerge_cli.deltas.encodings import TensorLayout
+from lorsmerge_cli.deltas.file import DeltaWriter, Provenance
 from lorsmerge_cli.operations.merge import MergePlan, plan_merge
 from lorsmerge_cli.recipe.recipe import DeltaEntry, wanted_recipe
 
@@ -76,3 +80,24 @@ def merged(base: Path, deltas: list[Path | DeltaEntry], output: Path, **changes:
     """The tensors of a merge."""
     merge(base, deltas, output, **changes)
     return load(output)
+
+
+def write_delta(path: Path, tensors: dict[str, torch.Tensor | LowRankSparse]) -> Path:
+    """A delta file that no command would write."""
+    layouts = {}
+    for name, item in tensors.items():
+        if isinstance(item, LowRankSparse):
+            rank = 0 if item.left is None else item.left.shape[1]
+            kept = 0 if item.mask is None else int(item.mask.sum())
+            layouts[name] = TensorLayout(
+                "lors", tuple(dense(item).shape), torch.float32, rank, kept
+            )
+        else:
+            layouts[name] = TensorLayout("dense", tuple(item.shape), item.dtype)
+    provenance = Provenance("base", fingerprint({}, lambda name: torch.zeros(0)), "F32")
+    with DeltaWriter(path, layouts, provenance) as writer:
+        for name, item in tensors.items():
+            writer.write(name, item)
+        # an inspection does not take its word for it, but that nothing is stored
+        writer.finish({name: float(dense(item).any()) for name, item in tensors.items()})
+    return path

@@ -9,16 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from operation_calls import EMBEDDING, FC1, FC2, SHAPES, load, save, small_base, tuned
+from operation_calls import (
+    EMBEDDING,
+    FC1,
+    FC2,
+    SHAPES,
+    load,
+    save,
+    small_base,
+    tuned,
+    write_delta,
+)
 from safetensors.torch import load_file
 
 from lorsmerge_cli import delta, prune
-from lorsmerge_cli.checkpoint.fingerprint import fingerprint
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
 from lorsmerge_cli.deltas.encodings import TensorLayout
-from lorsmerge_cli.deltas.file import DeltaFile, DeltaWriter, Provenance
+from lorsmerge_cli.deltas.file import DeltaFile, DeltaWriter
 from lorsmerge_cli.errors import Faults, Mismatch, UnreadableFile
-from lorsmerge_cli.operations.inspect import run as inspect
+from lorsmerge_cli.operations.inspect import compare
 from lorsmerge_cli.operations.inspect.report import TOP_RATIOS
 from lorsmerge_cli.operations.inspect.run import inspect as inspect_files
 
@@ -243,27 +252,6 @@ def test_tensors_of_zeros_take_no_memory(tmp_path: Path) -> None:
         assert all_.energy**0.5 == pytest.approx(norm)
 
 
-def write_delta(path: Path, tensors: dict[str, torch.Tensor | LowRankSparse]) -> Path:
-    """A delta file that no command would write."""
-    layouts = {}
-    for name, item in tensors.items():
-        if isinstance(item, LowRankSparse):
-            rank = 0 if item.left is None else item.left.shape[1]
-            kept = 0 if item.mask is None else int(item.mask.sum())
-            layouts[name] = TensorLayout(
-                "lors", tuple(dense(item).shape), torch.float32, rank, kept
-            )
-        else:
-            layouts[name] = TensorLayout("dense", tuple(item.shape), item.dtype)
-    provenance = Provenance("base", fingerprint({}, lambda name: torch.zeros(0)), "F32")
-    with DeltaWriter(path, layouts, provenance) as writer:
-        for name, item in tensors.items():
-            writer.write(name, item)
-        # an inspection does not take its word for it, but that nothing is stored
-        writer.finish({name: float(dense(item).any()) for name, item in tensors.items()})
-    return path
-
-
 def odd_tensors() -> dict[str, torch.Tensor | LowRankSparse]:
     generator = torch.Generator().manual_seed(0)
     empty = torch.zeros(6, 8)
@@ -343,7 +331,7 @@ def test_what_is_not_finite_is_named_and_left_out(
     assert second.total.entries == sum(t.numel() for t in sound.values())
     wanted = sum(float(t.double().square().sum()) for t in sound.values())
     assert second.total.energy == pytest.approx(wanted, rel=1e-9)
-    (text,) = report.warnings
+    text = report.warnings[0]
     assert text.startswith(f"{path}: {len(bad)} of 5 tensors")
     assert all(repr(name) in text for name in second.total.non_finite[:3])
     b = arrays(small / "b.delta")
@@ -373,7 +361,7 @@ def test_two_tensors_are_held_at_a_time(small: Path, monkeypatch: pytest.MonkeyP
         weakref.finalize(tensor, alive.discard, number)
         return tensor
 
-    monkeypatch.setattr(inspect, "dense", held)
+    monkeypatch.setattr(compare, "dense", held)
     paths = [small / f"{name}.delta" for name in ("a", "b", "minus", "pa", "pb", "a", "b")]
     report = inspect_files(paths, spectra=False, threads=1)
     assert len(report.pairs) == 21

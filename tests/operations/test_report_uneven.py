@@ -69,7 +69,7 @@ def test_a_control_is_compared_on_what_both_were_scored_on(tmp_path: Path) -> No
     ]  # fmt: skip
     found = cells(run(files, tmp_path / "out"), "controls")["lors"]
     pruned, control, difference = (
-        found[head, "WER % ↓"].text for head in ("pruned", "control", "difference")
+        found[head, "WER % ↓"].text for head in ("merge", "control", "difference")
     )
     assert float(pruned) == pytest.approx(record("lors", ASR[1], 0.2).score, abs=0.005)
     assert difference.startswith(f"{float(pruned) - float(control):+.2f}")

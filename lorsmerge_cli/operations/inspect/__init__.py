@@ -1,6 +1,8 @@
 """Inspect: describe checkpoints and deltas, and compare deltas."""
 
+from lorsmerge_cli.operations.inspect.advising import advice
 from lorsmerge_cli.operations.inspect.report import (
+    MOST,
     TOP_RATIOS,
     CheckpointReport,
     DeltaFileReport,
@@ -10,10 +12,12 @@ from lorsmerge_cli.operations.inspect.report import (
 from lorsmerge_cli.operations.inspect.run import inspect
 
 __all__ = [
+    "MOST",
     "TOP_RATIOS",
     "CheckpointReport",
     "DeltaFileReport",
     "InspectReport",
     "KindFigures",
+    "advice",
     "inspect",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from lorsmerge_cli.deltas.file import Provenance
 from lorsmerge_cli.errors import named
 
 TOP_RATIOS = (0.01, 0.02, 0.03, 0.05)  # the paper's choices for SVP
+MOST = 0.9  # of a matrix's energy
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ class KindFigures:
         nbytes: stored size.
         spectral_energy: squared L2 norm of the linear weights, whose spectrum was computed.
         top: SVP ratio -> energy of the singular triplets that it keeps.
+        leading: energy of the leading 1/T of each weight's singular triplets, for T deltas.
+        ranks: of each of those weights that is not zero, the share of its singular values that hold
+            `MOST` of its energy.
         singular_values: sums of squared singular values by rank, for a plot.
         magnitudes: histogram of log10 |element|, for a plot.
         non_finite: names of the tensors with a NaN or an infinity.
@@ -76,6 +81,8 @@ class KindFigures:
     nbytes: int = 0
     spectral_energy: float = 0.0
     top: dict[float, float] = field(default_factory=lambda: dict.fromkeys(TOP_RATIOS, 0.0))
+    leading: float = 0.0
+    ranks: list[float] = field(default_factory=list)
     singular_values: Tensor | None = None
     magnitudes: Tensor | None = None
     non_finite: list[str] = field(default_factory=list)
@@ -89,6 +96,8 @@ class KindFigures:
         self.nbytes += other.nbytes
         self.non_finite += other.non_finite
         self.spectral_energy += other.spectral_energy
+        self.leading += other.leading
+        self.ranks += other.ranks
         for ratio, value in other.top.items():
             self.top[ratio] += value
         self.singular_values = _sum(self.singular_values, other.singular_values)
@@ -97,6 +106,16 @@ class KindFigures:
     def top_share(self, ratio: float) -> float | None:
         """Return the share of the energy that SVP keeps; None without linear weights."""
         return self.top[ratio] / self.spectral_energy if self.spectral_energy else None
+
+    @property
+    def leading_share(self) -> float | None:
+        """The share of the energy in the leading 1/T of the triplets; None without linear weights."""
+        return self.leading / self.spectral_energy if self.spectral_energy else None
+
+    @property
+    def rank(self) -> float | None:
+        """The median of `ranks`; None without linear weights."""
+        return median(self.ranks) if self.ranks else None
 
 
 @dataclass(frozen=True)
@@ -120,30 +139,74 @@ class Pair:
         second: file of the other.
         cosine: cosine of the angle between them.
         sign_conflict: share of opposite signs among the elements that are nonzero in both.
+        shared: number of elements that are nonzero in both.
     """
 
     first: Path
     second: Path
     cosine: float
     sign_conflict: float
+    shared: int
+
+
+@dataclass(frozen=True)
+class Together:
+    """What a merge of several deltas would be like.
+
+    Attributes:
+        sum_norm: L2 norm of the sum of the deltas.
+        along: of each delta, the cosine of the angle between it and the sum; 0 for a delta of zeros.
+        model_stock: lambda with which the sum is as long as Model Stock's update; None where the sum
+            is zero.
+        equal_scales: of each delta, the lambda with which all have the same norm, and their sum the
+            norm that task arithmetic's has at its default; None where a delta or a sum is zero.
+    """
+
+    sum_norm: float
+    along: tuple[float, ...]
+    model_stock: float | None
+    equal_scales: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
 class InspectReport:
-    """The content of the files, in the given order, and a comparison of every two deltas."""
+    """The content of the files, in the given order, and a comparison of the deltas.
+
+    Attributes:
+        files: one report each.
+        pairs: every two deltas.
+        together: all deltas; None for fewer than two.
+    """
 
     files: tuple[CheckpointReport | DeltaFileReport, ...]
     pairs: tuple[Pair, ...]
+    together: Together | None = None
+
+    @property
+    def deltas(self) -> list[DeltaFileReport]:
+        """The reports of deltas."""
+        return [item for item in self.files if isinstance(item, DeltaFileReport)]
 
     @property
     def warnings(self) -> list[str]:
-        """A warning for each delta with a NaN or an infinity."""
-        return [
+        """Warnings of a NaN or an infinity in a delta, and of deltas of different bases."""
+        found = [
             f"{item.path}: {len(names)} of {item.total.tensors} tensors hold a NaN or an infinity, "
             f"and the figures skip them: {named(names)}."
-            for item in self.files
-            if isinstance(item, DeltaFileReport) and (names := item.total.non_finite)
+            for item in self.deltas
+            if (names := item.total.non_finite)
         ]
+        bases: dict[str, DeltaFileReport] = {}
+        for item in self.deltas:
+            bases.setdefault(item.provenance.base.digest, item)
+        if len(bases) > 1:
+            one, other, *_ = bases.values()
+            found.append(
+                f"{one.path} and {other.path} are deltas of different bases "
+                f"({one.provenance.base.digest[:12]} and {other.provenance.base.digest[:12]}). `merge` "
+                "refuses one of them, and comparing them says little."
+            )
+        return found
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

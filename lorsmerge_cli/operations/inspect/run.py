@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from pathlib import Path
+
+import torch
 
 from lorsmerge_cli.checkpoint.names import (
     is_linear_weight,
@@ -20,10 +21,10 @@ from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.core.statistics import (
-    agreement,
     energy,
     magnitude_histogram,
     nonzeros,
+    rank_for_energy,
     spectrum,
     top_energy,
 )
@@ -32,19 +33,19 @@ from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import base_fingerprint, open_file
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UsageFault, raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
+from lorsmerge_cli.operations.inspect.compare import compare
 from lorsmerge_cli.operations.inspect.plot import plot_deltas
 from lorsmerge_cli.operations.inspect.report import (
+    MOST,
     TOP_RATIOS,
     CheckpointReport,
     DeltaFileReport,
     InspectReport,
     KindFigures,
-    Pair,
     TensorGroup,
 )
 from lorsmerge_cli.pictures import check_picture
 
-NOTHING_SHARED = (0.0, 0, 0)  # product, elements nonzero in both, those of opposite signs
 SAFE_ENERGY = (1e-30, 1e30)  # within these a tensor's Gram matrix fits float32
 
 
@@ -95,7 +96,7 @@ def inspect(
     reports = tuple(
         _describe_delta(
             item,
-            spectra or plot is not None,
+            len(deltas) if spectra or plot is not None else 0,
             plot is not None,
             workers,
             lambda done: progress(done, total),
@@ -106,10 +107,10 @@ def inspect(
     )
     described = [item for item in reports if isinstance(item, DeltaFileReport)]
     bad = {name for item in described for name in item.total.non_finite}
-    pairs = _compare(deltas, bad, workers, lambda done: progress(done, total))
+    pairs, together = compare(deltas, bad, workers, lambda done: progress(done, total))
     if plot is not None:
         plot_deltas(described, plot, force=force)
-    return InspectReport(reports, tuple(pairs))
+    return InspectReport(reports, tuple(pairs), together)
 
 
 def _open(paths: Sequence[Path]) -> list[Checkpoint | DeltaFile]:
@@ -149,15 +150,16 @@ def _describe_checkpoint(checkpoint: Checkpoint) -> CheckpointReport:
 
 def _describe_delta(
     file: DeltaFile,
-    spectra: bool,
+    parts: int,
     histograms: bool,
     threads: int,
     progress: Callable[[int], None],
 ) -> DeltaFileReport:
+    """Measure a delta; its spectra, with the energy of their first 1/parts, unless `parts` is 0."""
     specs = file.specs
 
     def measure(name: str) -> KindFigures:
-        return _figures(file, name, specs[name], spectra, histograms)
+        return _figures(file, name, specs[name], parts, histograms)
 
     kinds: dict[str, KindFigures] = defaultdict(KindFigures)
     total = KindFigures()
@@ -178,7 +180,7 @@ def _describe_delta(
 
 
 def _figures(
-    file: DeltaFile, name: str, spec: TensorSpec, spectra: bool, histograms: bool
+    file: DeltaFile, name: str, spec: TensorSpec, parts: int, histograms: bool
 ) -> KindFigures:
     layout = file.layouts[name]
     if layout.is_zero:
@@ -193,11 +195,14 @@ def _figures(
     square = energy(tensor)
     figures = KindFigures(1, tensor.numel(), kept, square, nbytes)
     linear = is_linear_weight(name, spec)
-    if spectra and linear:
+    if parts and linear:
         in_range = SAFE_ENERGY[0] < square < SAFE_ENERGY[1]
         squares = spectrum(tensor if in_range else tensor.double())
         figures.spectral_energy = square
         figures.top = {ratio: top_energy(squares, ratio) for ratio in TOP_RATIOS}
+        figures.leading = float(squares[: max(1, len(squares) // parts)].sum(dtype=torch.float64))
+        if rank := rank_for_energy(squares, MOST):
+            figures.ranks = [rank / len(squares)]
         figures.singular_values = squares.double() if histograms else None
     if histograms and linear:
         figures.magnitudes = magnitude_histogram(tensor)
@@ -212,54 +217,3 @@ def _check_same_tensors(deltas: Sequence[DeltaFile]) -> None:
                 f"{file.path} and {deltas[0].path} are deltas of different models.",
                 "Inspect them one at a time.",
             )
-
-
-def _compare(
-    deltas: Sequence[DeltaFile], bad: set[str], threads: int, progress: Callable[[int], None]
-) -> list[Pair]:
-    """Compare all pairs of deltas, except in the `bad` tensors."""
-    pairs = list(combinations(range(len(deltas)), 2))
-    if not pairs:
-        return []
-
-    def compare(name: str) -> tuple[list[float], list[tuple[float, int, int]]]:
-        if name in bad:
-            return [0.0] * len(deltas), [NOTHING_SHARED] * len(pairs)
-        zero = [file.layouts[name].is_zero for file in deltas]  # not expanded, to save memory
-        squares, products = [], []
-        for number, file in enumerate(deltas):
-            others = range(number + 1, len(deltas))
-            if zero[number]:
-                squares.append(0.0)
-                products += [NOTHING_SHARED] * len(others)
-                continue
-            first = dense(file.read(name))  # at most two deltas are in memory
-            squares.append(energy(first))
-            products += [
-                NOTHING_SHARED if zero[i] else agreement(first, dense(deltas[i].read(name)))
-                for i in others
-            ]
-        return squares, products
-
-    squares = [0.0] * len(deltas)
-    sums = [(0.0, 0, 0)] * len(pairs)
-    sizes = [file.specs for file in deltas]
-    compared = {}
-    for name, result in run_parallel(compare, sizes[0], threads):
-        compared[name] = result
-        progress(sum(specs[name].nbytes for specs in sizes))
-    for name in sizes[0]:  # in an order independent of threads
-        more, products = compared[name]
-        squares = [total + value for total, value in zip(squares, more, strict=True)]
-        sums = [
-            (a[0] + b[0], a[1] + b[1], a[2] + b[2]) for a, b in zip(sums, products, strict=True)
-        ]
-    return [
-        Pair(
-            deltas[i].path,
-            deltas[j].path,
-            product / (squares[i] * squares[j]) ** 0.5 if squares[i] and squares[j] else 0.0,
-            opposed / shared if shared else 0.0,
-        )
-        for (i, j), (product, shared, opposed) in zip(pairs, sums, strict=True)
-    ]

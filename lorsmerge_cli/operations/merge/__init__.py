@@ -6,6 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lorsmerge_cli.inputs import FilePath, path_of
+from lorsmerge_cli.operations.merge.control import (
+    add_control,
+    control_path,
+    measure_control,
+    plan_control,
+)
 from lorsmerge_cli.operations.merge.faults import faulty_input
 from lorsmerge_cli.operations.merge.inputs import MergeInputs, open_inputs, pinned_recipe
 from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
@@ -18,11 +24,15 @@ __all__ = [
     "MergeInputs",
     "MergePlan",
     "MergeReport",
+    "add_control",
+    "control_path",
     "faulty_input",
+    "measure_control",
     "merge",
     "merge_state_dicts",
     "open_inputs",
     "pinned_recipe",
+    "plan_control",
     "plan_merge",
     "run_merge",
     "scaled_plan",
@@ -40,6 +50,7 @@ def merge(
     coef: Sequence[str] | str = (),
     step_norm: float | None = None,
     step_norm_of: FilePath | None = None,
+    control: bool = False,
     method: str | None = None,
     prune: str | None = None,
     combine: str | None = None,
@@ -78,6 +89,8 @@ def merge(
             colon: `ties:k=0.3`, `lors+iso_c`. By default what the ratios say.
         prune: a pruner, in place of a method: `lors`, `lors:svp=0.05,mp=0.2`.
         combine: a combiner, in place of a method; by default that of the pruner's own method.
+        control: write task arithmetic of the same deltas beside the merge, as `OUTPUT-control`, with
+            a step of the same norm. Takes a pass over the inputs before the merge and one after.
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
         recipe: a TOML recipe, a model card or a `lorsmerge.json`, in place of base, deltas and
@@ -113,6 +126,10 @@ def merge(
         device=device, threads=threads, max_shard_size=max_shard_size, force=force,
         allow_other_base=allow_other_base, strip_prefix=strip_prefix,
     )  # fmt: skip
+    beside = plan_control(plan) if control else None
     plan = scaled_plan(plan, step_norm, path_of(step_norm_of), progress)
+    own = 0.0 if beside is None else measure_control(beside, progress)
     report = run_merge(plan, progress)
+    if beside is not None:
+        report = add_control(report, beside, own, progress)
     return replace(report, warnings=(*plan.warnings, *report.warnings))

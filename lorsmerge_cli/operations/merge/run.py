@@ -42,6 +42,22 @@ from lorsmerge_cli.version import __version__
 LOST_WARNING = 0.03  # of the updates
 LONGEST = 1.2345678901234567e-123  # as text, of the positive floats
 NORM_SPREAD = 10.0  # between the largest and the smallest delta
+CANCELLED = 1e-6  # of the longest step that scaled deltas can make: a sum in float32 errs by less
+
+
+@dataclass(frozen=True)
+class Control:
+    """Task arithmetic of a merge's deltas, written beside it with a step of the same norm.
+
+    Attributes:
+        output: what was written.
+        scales: lambda of each delta, in the recipe's order.
+        step: L2 norm of the step from the base.
+    """
+
+    output: Path
+    scales: tuple[float, ...]
+    step: float
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,7 @@ class MergeReport:
         step: L2 norm of the step from the base, lambda included; an unpruned merge of the same step
             norm is the control for what pruning does beside shrinking.
         warnings: what the user should know.
+        control: what was written beside the merge; None for nothing.
     """
 
     output: Path
@@ -68,6 +85,7 @@ class MergeReport:
     kept: tuple[float, ...]
     step: float
     warnings: tuple[str, ...] = ()
+    control: Control | None = None
 
 
 def run_merge(
@@ -121,6 +139,9 @@ def measure_step(
         plan: a checked merge.
         progress: called with the bytes of the base just read and the bytes in all.
 
+    Returns:
+        The norm; 0 where what is left of deltas that cancel out may be rounding errors alone.
+
     Raises:
         NonFinite: a NaN or an infinity in an input.
     """
@@ -128,7 +149,11 @@ def measure_step(
     total = sum(unit.nbytes for unit in plan.units())
     for unit, _ in run_parallel(run.measure_unit, plan.units(), plan.threads):
         progress(unit.nbytes, total)
-    return run.step
+    longest = math.fsum(
+        abs(entry.scale or 0.0) * norm
+        for entry, norm in zip(plan.recipe.deltas, run.norms(), strict=True)
+    )
+    return run.step if run.step > CANCELLED * longest else 0.0
 
 
 class _Run:

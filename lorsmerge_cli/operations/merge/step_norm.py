@@ -50,7 +50,20 @@ def scaled_plan(
             )
     if norm is None:
         return plan
-    own = measure_step(plan, progress)
+    return multiplied(plan, measure_step(plan, progress), norm)
+
+
+def multiplied(plan: MergePlan, own: float, norm: float) -> MergePlan:
+    """Return the plan with every lambda multiplied by one factor, so that its step has a norm.
+
+    Args:
+        plan: a checked merge.
+        own: L2 norm of its step as it is.
+        norm: L2 norm of the step that is wanted, positive.
+
+    Raises:
+        UsageFault: it takes no step at all, whatever lambda is, or lambda would overflow.
+    """
     if not 0 < own < math.inf or not plan.largest_scale * (norm / own) < LARGEST_SCALE:
         what = f"A step of norm {norm:g} cannot be reached: with these settings it is {own:g}."
         raise UsageFault(what, "Set a lambda other than 0, or merge other deltas.")

@@ -36,6 +36,7 @@ class Origin:
         scale: lambda, OWN where the deltas or the tensors differ.
         coef: rules that lambda is multiplied by.
         deltas: fingerprints of what was merged.
+        step_norm: of a merge, the L2 norm of its step; None where that is not known.
     """
 
     kind: str = ""
@@ -48,6 +49,7 @@ class Origin:
     scale: float | str | None = None
     coef: tuple[str, ...] = ()
     deltas: frozenset[str] = frozenset()
+    step_norm: float | None = None
 
     @property
     def languages(self) -> int | None:
@@ -165,6 +167,7 @@ def origin_of(made_from: Mapping[str, Any]) -> Origin:
         scale=OWN if coef else _only((delta.get("scale") for delta in deltas), OWN),
         coef=coef,
         deltas=frozenset(delta["fingerprint"] for delta in deltas),
+        step_norm=made_from.get("step_norm"),
     )
 
 

@@ -58,7 +58,7 @@ def differences(tables: Tables) -> Table:
 
 
 def controls(tables: Tables) -> Table:
-    """Return each pruned system less task arithmetic of the same norm: what the pruning brought."""
+    """Return each system less task arithmetic of the same step norm: what its method brought."""
     rows = []
     for row in tables.rows:
         control = tables.roles.controls.get(row.system)
@@ -68,19 +68,20 @@ def controls(tables: Tables) -> Table:
         cells = [Cell(scales_of(paired))]
         for task in tables.tasks:
             keys = tables.columns(task)
-            pruned, shrunk = matched(tables.made_for(row, task), paired)
-            cells += [Cell(number(average_score(runs, keys).value)) for runs in (pruned, shrunk)]
-            cells.append(difference_cell(tables.tests.difference(pruned, shrunk, keys)))
+            merges, others = matched(tables.made_for(row, task), paired)
+            cells += [Cell(number(average_score(runs, keys).value)) for runs in (merges, others)]
+            cells.append(difference_cell(tables.tests.difference(merges, others, keys)))
         rows.append((tables.label(row), False, tuple(cells)))
     heads = [("control's lambda", "")]
     heads += [(head, tables.block(task)) for task in tables.tasks
-              for head in ("pruned", "control", "difference")]  # fmt: skip
+              for head in ("merge", "control", "difference")]  # fmt: skip
     note = (
-        "Pruning also shrinks the step that a merge takes. A control is task arithmetic with the "
-        "lambda that takes a step of the same L2 norm; only a difference from it is the pruning's "
-        f"own. {tables.marks_note('the control')}"
+        "Methods take steps of different length, and pruning shortens a step. A control is task "
+        "arithmetic of the same deltas with the lambda that takes a step of the same L2 norm; only a "
+        f"difference from it is the method's own. {tables.marks_note('the control')}"
     )
-    return Table("controls", "Pruning against shrinking", note, tuple(heads), tuple(rows))
+    title = "Against task arithmetic of the same step norm"
+    return Table("controls", title, note, tuple(heads), tuple(rows))
 
 
 def scales_of(runs: Runs) -> str:

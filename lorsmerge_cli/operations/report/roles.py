@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isclose
 from pathlib import Path
 from typing import Any
 
+from lorsmerge_cli.core.methods import find_method, method_faults, method_of
 from lorsmerge_cli.data.languages import TASKS
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.inputs import read_toml
-from lorsmerge_cli.operations.report.entries import Entry, Row
+from lorsmerge_cli.operations.report.entries import Entry, Origin, Row
 from lorsmerge_cli.operations.report.numbers import number
 from lorsmerge_cli.operations.report.results import Results
+from lorsmerge_cli.operations.report.scores import partners
 from lorsmerge_cli.quoting import command
 from lorsmerge_cli.usage import PAPER
 
 AVERAGE = "average"  # the column of a plain mean over languages
-CONTROL = "ta_as_"  # before the name of a pruned system: task arithmetic of the same norm
+CONTROL = "ta_as_"  # before the name of a system: task arithmetic of the same step norm
+SAME_STEP = 1e-4  # between step norms: a merge finds its control's lambda to some roundings
 BASE_NAMES, FINETUNED_NAMES = ("pretrained", "base"), ("finetuned", "finetune")
 
 
@@ -43,9 +47,10 @@ class Roles:
 
     Attributes:
         base, finetuned, against: None where there is none, or before it was found out.
-        controls: pruned system -> task arithmetic of the same norm.
+        controls: system -> task arithmetic of the same step norm.
         held_out: data sets that no delta was made for, whatever their language.
         tuned: systems whose lambda was chosen for each run.
+        recorded: systems that were found to be controls by what eval recorded, not by their names.
     """
 
     base: str | None
@@ -54,6 +59,15 @@ class Roles:
     controls: Mapping[str, str]
     held_out: Sequence[str]
     tuned: Sequence[str]
+    recorded: Collection[str] = ()
+
+    def is_beside(self, system: str) -> bool:
+        """Return whether a system stands below a merge as its control, and for nothing else."""
+        return system in self.controls.values() and system != self.against
+
+    def is_recorded(self, system: str) -> bool:
+        """Return whether such a system's name does not say whose control it is."""
+        return system in self.recorded and self.is_beside(system)
 
 
 def find_roles(results: Results, given: Roles) -> Roles:
@@ -83,10 +97,12 @@ def find_roles(results: Results, given: Roles) -> Roles:
         if name == control
     ]
     raise_all(faults)
-    controls = {name: CONTROL + name for name in systems if CONTROL + name in systems}
-    first_ta = next(
-        (e.system for e in results.entries if e.origin.method == "ta" and not e.origin.coef), None
-    )
+    named_controls = {name: CONTROL + name for name in systems if CONTROL + name in systems}
+    named_controls |= given.controls
+    controls = _recorded_controls(results) | named_controls
+    recorded = {*controls.values()} - {*named_controls.values()}
+    added_up = [e.system for e in results.entries if _adds_up(e.origin)]
+    first_ta = next((name for name in added_up if name not in controls.values()), None)
     alone = next((row.system for row in results.rows if all(map(_on_its_own, row.entries))), None)
     bases = {entry.origin.base for entry in results.entries} - {""}
     by_identity = next((e.system for e in results.entries if e.identity in bases), None)
@@ -97,9 +113,60 @@ def find_roles(results: Results, given: Roles) -> Roles:
         against=given.against
         or _named(systems, ("ta",))
         or first_ta
+        or next(iter(added_up), None)
         or (systems[0] if systems[1:] else None),
-        controls=controls | dict(given.controls),
+        controls=controls,
+        recorded=recorded,
     )
+
+
+def _recorded_controls(results: Results) -> dict[str, str]:
+    """Return merge -> its control, by what eval recorded of both: deltas, method and step norm."""
+    origins = {
+        name: {run: {entry.origin for entry in entries.values()} for run, entries in runs.items()}
+        for name, runs in results.runs.items()
+    }
+    added_up = [
+        name for name, runs in origins.items() if all(map(_adds_up, set().union(*runs.values())))
+    ]
+    found: dict[str, str] = {}
+    for name, runs in results.runs.items():
+        for control in added_up:
+            paired = partners(runs, results.runs[control])
+            if (
+                name not in (*added_up, *found)
+                and paired.keys() == runs.keys()
+                and all(
+                    _is_control(made, entry.origin)
+                    for run, others in paired.items()
+                    for entry in others.values()
+                    for made in origins[name][run]
+                )
+            ):
+                found[name] = control
+    return found
+
+
+def _adds_up(origin: Origin) -> bool:
+    """Return whether a model is task arithmetic."""
+    return origin.kind == "merge" and origin.method == method_of(()) and not origin.coef
+
+
+def _is_control(made: Origin, other: Origin) -> bool:
+    """Return whether task arithmetic, `other`, is of a merge's deltas and takes a step as long."""
+    if made.step_norm is None or other.step_norm is None or made.base != other.base:
+        return False
+    if not isclose(made.step_norm, other.step_norm, rel_tol=SAME_STEP):
+        return False
+    pruned = made.svp is not None or made.mp is not None  # maybe before: into other files
+    like = made.covers == other.covers and len(made.deltas) == len(other.deltas)
+    return (made.deltas == other.deltas or (pruned and like)) and not _is_a_sum(made)
+
+
+def _is_a_sum(made: Origin) -> bool:
+    """Return whether a merge adds deltas up as they are, as task arithmetic with another lambda."""
+    known = not made.coef and not method_faults(made.method)
+    return known and find_method(made.method).adds_up
 
 
 def _named(systems: Sequence[str], names: Sequence[str]) -> str | None:

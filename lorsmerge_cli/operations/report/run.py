@@ -81,7 +81,7 @@ def report(
         base: the system of the pretrained model; found out by default.
         finetuned: the system of the fine-tunes; found out by default.
         against: the system to compare with; task arithmetic by default.
-        controls: pruned system -> task arithmetic of the same step norm.
+        controls: system -> task arithmetic of the same step norm; found out by default.
         held_out: data sets that no delta was made for.
         runs: take what follows the last colon of any model's name for a run to average over;
             without, `NAME:seedN` alone.

@@ -118,12 +118,15 @@ class Tables:
         return sorted((k for k in self.keys if k[2] == task), key=lambda k: (k[1], k[0]))
 
     def name(self, system: str) -> str:
-        """Return a system's name: the paper's where it has one."""
-        return self.paper.names.get(system, system)
+        """Return a system's name: the paper's where it has one, and what a recorded control is."""
+        if system in self.paper.names or not self.roles.is_recorded(system):
+            return self.paper.names.get(system, system)
+        merges = [self.name(merge) for merge, own in self.roles.controls.items() if own == system]
+        return f"TA, same norm as {', '.join(merges)}"
 
     def line(self, row: Row, cells: Sequence[Cell]) -> TableRow:
         """Return a line of a table: a row's cells under its label, indented for a control."""
-        return self.label(row), row.system in self.roles.controls.values(), tuple(cells)
+        return self.label(row), self.roles.is_beside(row.system), tuple(cells)
 
     def label(self, row: Row) -> str:
         """Return a row's label, with the paper's name where it has one."""
@@ -218,8 +221,8 @@ class Tables:
             parts.append(f"{CUT} not the whole set ({'; '.join(cut)}).")
         parts.append("Bold: the best of a column.")
         if self.roles.controls:
-            parts.append("Indented below a pruned merge: its control, task arithmetic with the step "
-                         "of the same norm.")  # fmt: skip
+            parts.append("Indented below a merge: its control, task arithmetic with a step of the "
+                         "same norm.")  # fmt: skip
         if self.paper.scores:
             parts.append(f"In brackets: {self.paper.about}.")
         return " ".join(parts)
@@ -254,12 +257,13 @@ def _is_whole(runs: Runs, keys: Sequence[Key]) -> bool:
 def _ordered(results: Results, roles: Roles, paper: Paper) -> list[Row]:
     """Return the base, the fine-tunes, and the others as the paper has them or else as they came.
 
-    Each system's rows are by their settings, and its control's follow. Where a pruned system has
-    several rows, its control has a model for each, and no row of its own.
+    Each system's rows are by their settings, and its control's follow; those of a control of
+    several systems follow the last. Where a system with a control has several rows, its control has
+    a model for each, and no row of its own.
     """
     published = list(paper.names)
     controls = {
-        control: system for system, control in roles.controls.items() if control != roles.against
+        control: system for system, control in roles.controls.items() if roles.is_beside(control)
     }
 
     def position(system: str) -> tuple[int, int]:
