@@ -17,7 +17,7 @@ from lorsmerge_cli.version import __version__ as __version__
 
 __all__ = [
     "delta", "evaluate", "export", "finetune", "inspect", "lors", "merge", "merge_state_dicts", "mp",
-    "prune", "push", "report", "search", "svp", "transcribe",
+    "prune", "pseudo_label", "push", "report", "search", "svp", "transcribe",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -32,9 +32,13 @@ if TYPE_CHECKING:
     from lorsmerge_cli.operations.push import push
     from lorsmerge_cli.operations.report import report
     from lorsmerge_cli.operations.search import search
-    from lorsmerge_cli.operations.transcribe import transcribe
+    from lorsmerge_cli.operations.transcribe import pseudo_label, transcribe
 else:
-    _VERBS = {"evaluate": "eval", "merge_state_dicts": "merge"}  # of functions with another name
+    _VERBS = {  # of functions with another name
+        "evaluate": "eval",
+        "merge_state_dicts": "merge",
+        "pseudo_label": "transcribe",
+    }
 
     def __getattr__(name: str) -> Any:
         """Load a function when it is first used."""

@@ -21,12 +21,13 @@ from lorsmerge_cli.errors import (
     UnreadableFile,
     UsageFault,
     named,
+    raise_all,
 )
 from lorsmerge_cli.inputs import FilePath, json_object, read_document, several
 from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
 from lorsmerge_cli.outputs import check_output, others_in
 from lorsmerge_cli.quoting import command
-from lorsmerge_cli.results.beginning import check_hypotheses_begin
+from lorsmerge_cli.results.beginning import check_hypotheses_begin, check_journal
 from lorsmerge_cli.speech.settings import (
     DTYPES,
     LABEL_SPACES,
@@ -42,6 +43,7 @@ WEIGHT_SUFFIXES = (".delta", ".bin", ".pt", ".pth", ".ckpt")  # not those of a m
 CT2_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_float16",
              "int8_bfloat16", "int16")  # fmt: skip
 EXPORTS = ("ct2", "openai")
+MANIFESTS = (".jsonl", ".json", ".ndjson")
 RESULTS = "Give files that `lorsmerge eval -o results.json` wrote."
 PAPER = "examples/paper/paper.toml shows how they are written."
 EPOCH_FILES = "epochs/[0-9]*.[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"
@@ -293,6 +295,76 @@ def named_models(
     return [(name + added, path) for name, path in named_paths(given)]
 
 
+Taught = tuple[str, str]  # language and task, each empty where a teacher is for all
+
+
+def named_teachers(given: Named) -> dict[Taught, Path]:
+    """Return the teacher of each language and task.
+
+    Args:
+        given: `LANGUAGE`, `LANGUAGE_TASK` or an empty string -> model, or models, each alone or as
+            `LANGUAGE=MODEL`; one alone is for all that have none of their own.
+
+    Returns:
+        Language and task -> model. The task is empty for both tasks of a language, and the
+        language too for every one.
+
+    Raises:
+        UsageFault: a language or task that is unknown, or two teachers for the same.
+
+    Example:
+        >>> named_teachers(["ca=ft/ca", "de_st=ft/de", "base"])[("de", "st")].as_posix()
+        'ft/de'
+    """
+    if isinstance(given, Mapping):
+        pairs = [(name, str(path)) for name, path in given.items()]
+    else:
+        split = ((text, *text.partition("=")) for text in map(str, several(given)))
+        pairs = [
+            (name, path) if equals and not Path(text).exists() else ("", text)
+            for text, name, equals, path in split
+        ]
+    found: dict[Taught, Path] = {}
+    faults: list[LorsmergeError] = []
+    for name, path in pairs:
+        option = f"--teacher {name}={path}" if name else f"--teacher {path}"
+        try:
+            key = _taught(name)
+        except UsageFault as fault:
+            hint = f"{fault.remedy} Write LANGUAGE=MODEL or LANGUAGE_TASK=MODEL.".strip()
+            faults.append(UsageFault(f"{option}: {fault.what}", hint))
+            continue
+        if not path:
+            faults.append(UsageFault(f"{option} names no model.", "Write LANGUAGE=MODEL."))
+        elif key in found:
+            faults.append(
+                UsageFault(
+                    f"{taught_in_words(key)} {'have' if key == ('', '') else 'has'} two teachers, "
+                    f"{found[key]} and {path}.",
+                    "Give --teacher once for each language, or for each language and task.",
+                )
+            )
+        else:
+            found[key] = Path(path)
+    raise_all(faults)
+    return found
+
+
+def _taught(name: str) -> Taught:
+    """Return language and task of `ca`, `ca_st` or an empty string."""
+    if not name:
+        return "", ""
+    language, _, task = name.rpartition("_")
+    if language and not _caught(parse_task, task):  # not the region of ca_es
+        return parse_language(language), parse_task(task)
+    return parse_language(name), ""
+
+
+def taught_in_words(key: Taught) -> str:
+    """Return what a teacher is for: `ca st`, `ca`, or `all others`."""
+    return " ".join(filter(None, key)) or "all others"
+
+
 def named_data(given: Named) -> list[tuple[str, Path]]:
     """Return name and path of each data set.
 
@@ -365,6 +437,59 @@ def check_hypotheses(path: Path, inputs: Iterable[Path]) -> list[LorsmergeError]
     """Return a fault if hypotheses cannot be appended to a file: an input, or of another type."""
     faults = check_output(path, inputs=inputs, size=0, force=True)
     return faults or (check_hypotheses_begin(path) if path.is_file() else [])
+
+
+def label_files(output: Path) -> tuple[Path, Path]:
+    """Return what lies beside a manifest of pseudo-labels: the journal, and the record of its making.
+
+    Example:
+        >>> [path.as_posix() for path in label_files(Path("out/pseudo.jsonl"))]
+        ['out/pseudo.jsonl.journal', 'out/pseudo.jsonl.run.json']
+    """
+    return output.with_name(f"{output.name}.journal"), output.with_name(f"{output.name}.run.json")
+
+
+def check_labelling(
+    output: Path,
+    teachers: Named,
+    inputs: Sequence[Path],
+    *,
+    min_confidence: float | None,
+    force: bool,
+) -> list[LorsmergeError]:
+    """Return the faults of the outputs and numbers of pseudo-labels, and of the teachers' names.
+
+    Args:
+        output: the manifest.
+        teachers: as in `named_teachers`.
+        inputs: data sets; those of the teachers are added.
+        min_confidence: of a label.
+        force: replace outputs that exist.
+    """
+    faults = _caught(named_teachers, teachers)
+    models = [] if faults else list(dict.fromkeys(named_teachers(teachers).values()))
+    faults += check_paths(models)
+    if output.suffix not in MANIFESTS:
+        faults.append(
+            UsageFault(
+                f"{output} is to be a manifest of JSON lines.",
+                f"Write {command('-o', output.with_name(f'{output.name}.jsonl'))}.",
+            )
+        )
+    if min_confidence is not None and not min_confidence <= 0:
+        share = math.log(min_confidence) if 0 < min_confidence < 1 else -0.5
+        faults.append(
+            UsageFault(
+                f"--min-confidence {min_confidence:g} is not at most 0: it is the mean logarithm of a "
+                "token's probability.",
+                f"Give {share:.2g} for a probability of {math.exp(share):.2g}.",
+            )
+        )
+    journal, record = label_files(output)
+    read = [*inputs, *models]
+    faults += check_outputs([output, record], inputs=read, force=force)
+    inside = check_outputs([journal], inputs=read, force=True)
+    return faults + (inside or check_journal(journal))
 
 
 def check_trn(folder: Path, inputs: Iterable[Path], *, force: bool) -> list[LorsmergeError]:

@@ -19,7 +19,7 @@ from lorsmerge_cli.speech.settings import TrainingSettings
 
 FUNCTIONS = [
     "delta", "evaluate", "export", "finetune", "inspect", "lors", "merge", "merge_state_dicts", "mp",
-    "prune", "push", "report", "search", "svp", "transcribe",
+    "prune", "pseudo_label", "push", "report", "search", "svp", "transcribe",
 ]  # fmt: skip
 WITHOUT_DEFAULT = {
     "delta": ["base", "finetuned", "output"],
@@ -32,6 +32,7 @@ WITHOUT_DEFAULT = {
     "merge_state_dicts": ["base", "deltas"],
     "mp": ["matrix"],
     "prune": ["source", "output"],
+    "pseudo_label": ["data", "teachers", "output"],
     "push": ["source", "repo"],
     "report": ["results", "output"],
     "search": ["base", "deltas", "data"],
@@ -42,12 +43,15 @@ WITHOUT_DEFAULT = {
 COMMANDS = {
     name: name for name in FUNCTIONS if name not in {"lors", "merge_state_dicts", "mp", "svp"}
 }
-COMMANDS["evaluate"] = "eval"
+COMMANDS |= {"evaluate": "eval", "pseudo_label": "transcribe"}
 RENAMED = {"control": "controls"}
+FUNCTION_OF = {"inspect": "inspect_files", "pseudo_label": "transcribe"}  # in commands/
+ALSO = {"transcribe": "pseudo_label"}  # whose options are the command's too
 SETTINGS = {"search": asdict(SearchSettings()), "finetune": asdict(TrainingSettings())}
 OTHER_VALUES = {  # a size in words on the command line, and what a flag turns off
     "merge": {"max_shard_size"}, "prune": {"as_lora", "output"}, "evaluate": {"memory"},
-    "finetune": {"workers"},
+    "finetune": {"workers"}, "transcribe": {"task", "memory", "audio", "teachers", "output"},
+    "pseudo_label": {"memory", "audio", "teachers", "output"},
 }  # fmt: skip
 ONLY_IN_PYTHON = {"command", "progress", "told", "on_scores", "spectra", "digests", "dtype"}
 ONLY_IN_COMMANDS = {
@@ -85,8 +89,9 @@ def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_defaults_of_the_command_line(name: str) -> None:
     module = importlib.import_module(f"lorsmerge_cli.commands.{COMMANDS[name]}")
-    command = _defaults(getattr(module, {"inspect": "inspect_files"}.get(name, name)))
-    wanted = SETTINGS.get(name, {}) | _defaults(getattr(lorsmerge_cli, name))
+    command = _defaults(getattr(module, FUNCTION_OF.get(name, name)))
+    also = _defaults(getattr(lorsmerge_cli, ALSO[name])) if name in ALSO else {}
+    wanted = SETTINGS.get(name, {}) | also | _defaults(getattr(lorsmerge_cli, name))
     shared = command.keys() & wanted.keys() - OTHER_VALUES.get(name, set())
     assert {key: wanted[key] for key in shared} == {key: command[key] for key in shared}
     assert wanted.keys() - shared <= ONLY_IN_PYTHON | OTHER_VALUES.get(name, set())

@@ -40,6 +40,7 @@ def load_data(
     allow_parts: bool = False,
     decoded: bool = False,
     checked: bool = False,
+    labelled: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DataReport:
     """Read data sets and check their audio's headers.
@@ -59,6 +60,7 @@ def load_data(
         decoded: decode the audio of the rows that are taken, and drop those with damaged audio.
         checked: as `decoded`, and also drop rows with silent audio and, unless `allow_parts`, parts
             of files; a data set without usable rows is no error then.
+        labelled: as in `read_manifest`; False takes rows without a text, and no row's text.
         progress: told the rows just decoded and those in all.
 
     Raises:
@@ -68,13 +70,16 @@ def load_data(
     sets = []
     for path in paths:
         rows, skipped = read_manifest(
-            path, split=split, language=language, task=task, format=format
+            path, split=split, language=language, task=task, format=format, labelled=labelled
         )
-        found = select(rows, max_seconds=max_seconds, hours=hours, seed=seed, empty_text=empty_text)
+        found = select(
+            rows, max_seconds=max_seconds, hours=hours, seed=seed,
+            empty_text=empty_text or not labelled,
+        )  # fmt: skip
         sets.append(replace(found, drops=(*skipped, *found.drops)))
     if decoded or checked:
         total = sum(len(found.utterances) for found in sets)
-        sets = [_decoded(found, lambda: progress(1, total)) for found in sets]
+        sets = [_decoded(found, labelled, lambda: progress(1, total)) for found in sets]
     if checked:
         sets = [_without_odd_ones(found, allow_parts) for found in sets]
     else:
@@ -92,12 +97,15 @@ def _with_segments(report: DataReport) -> DataReport:
     return replace(report, utterances=tuple(rows))
 
 
-def _decoded(report: DataReport, progress: Callable[[], None]) -> DataReport:
-    """Decode all audio, drop the rows with damaged audio, and record those with text and no sound."""
+def _decoded(report: DataReport, labelled: bool, progress: Callable[[], None]) -> DataReport:
+    """Decode all audio, drop the rows with damaged audio, and record those with text and no sound.
+
+    What is not labelled is dropped if it is silent: a Whisper hears words in silence.
+    """
     kept, silent, drops = [], [], list(report.drops)
-    for row, fault in decode(report.utterances):
+    for row, fault in decode(report.utterances, labelled):
         progress()
-        if fault is None or fault.reason == SILENT:
+        if fault is None or (fault.reason == SILENT and labelled):
             kept.append(row)
             silent += [row] if fault else []
         else:

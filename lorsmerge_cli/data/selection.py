@@ -72,22 +72,31 @@ def _part_slack(whole: float) -> float:
     return max(END_SLACK, PART_SLACK * whole)
 
 
-def decode(utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Drop | None]]:
+def decode(
+    utterances: Sequence[Utterance], labelled: bool = True
+) -> Iterator[tuple[Utterance, Drop | None]]:
     """Decode the audio of rows with durations, several at a time.
 
+    Args:
+        utterances: rows.
+        labelled: whether they have texts, or are to be given some.
+
     Yields:
-        Each row in order, and None or its fault: damaged audio, or a text and no sound.
+        Each row in order, and None or its fault: damaged audio, or no sound although there is, or is
+        to be, a text.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        yield from zip(utterances, pool.map(_fault, utterances), strict=True)
+        faults = pool.map(lambda row: _fault(row, labelled), utterances)
+        yield from zip(utterances, faults, strict=True)
 
 
-def _fault(row: Utterance) -> Drop | None:
+def _fault(row: Utterance, labelled: bool) -> Drop | None:
     try:
         silent = is_silent(row.audio, row.start, row.duration)
     except UnreadableAudio as error:
         return Drop(row.id, row.audio, error.reason, error.what)
-    return Drop(row.id, row.audio, SILENT) if silent and row.text.strip() else None
+    spoken = row.text.strip() or not labelled
+    return Drop(row.id, row.audio, SILENT) if silent and spoken else None
 
 
 def _rank(name: str, seed: int) -> bytes:

@@ -25,6 +25,21 @@ REMOVED = "audio that was removed"  # after a training skipped it, and before th
 SILENT, LONGER = "silent audio", "audio is longer than its row"
 
 
+class PseudoLabel(NamedTuple):
+    """The model that made the text of an utterance which no person wrote.
+
+    Attributes:
+        teacher: the model, by its path or Hub id.
+        identity: digest of its weights.
+        confidence: mean log-probability of a token of the text, by the teacher; 0 is certain, None
+            if it is not known.
+    """
+
+    teacher: str
+    identity: str
+    confidence: float | None = None
+
+
 @dataclass(frozen=True)
 class Utterance:
     """A piece of audio and what is said in it.
@@ -41,6 +56,7 @@ class Utterance:
         whole: whether the piece is known to be all of its recording.
         segment: whether the manifest gives a start, be it 0, and with it a piece of the recording.
         source_text: transcript beside a translation; None if it is not known.
+        label: who made the text; None if it is taken for a person's.
     """
 
     id: str
@@ -54,6 +70,7 @@ class Utterance:
     whole: bool = False
     segment: bool = False
     source_text: str | None = None
+    label: PseudoLabel | None = None
 
 
 class Answer(NamedTuple):
@@ -62,10 +79,13 @@ class Answer(NamedTuple):
     Attributes:
         text: without special tokens and outer white space.
         cut: whether it reached the limit of tokens before its end; None if that is not known.
+        confidence: mean log-probability of its tokens, the end included, as Whisper's
+            `avg_logprob`: 0 is certain; None if it was not asked for, or is no number.
     """
 
     text: str
     cut: bool | None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)

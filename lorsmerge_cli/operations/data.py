@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lorsmerge_cli.data.audio import audio_suffix
-from lorsmerge_cli.data.audio_source import AudioSource
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.digests import DataDigests, digests_of
-from lorsmerge_cli.data.languages import text_language
 from lorsmerge_cli.data.leakage import repeated, shared_with
+from lorsmerge_cli.data.manifest import audio_faults, write_manifest
 from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.utterance import Utterance
-from lorsmerge_cli.errors import LorsmergeError, raise_all
-from lorsmerge_cli.outputs import atomic_file, atomic_folder, check_output
-
-NAME = 40  # characters of an id in the name of an audio file
+from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.outputs import check_output
 
 
 def data(
@@ -81,49 +73,9 @@ def data(
     report = replace(DataReport.joined([found for _, found in sets]), warnings=tuple(warnings))
     if output is None or not report.utterances:
         return report
-    folder = output.with_name(f"{output.name}.audio")
-    names = _audio_names(report.utterances)
-    if names:
-        raise_all(_audio_faults(report.utterances, folder, inputs=paths, force=force))
-    files = {source: folder / name for source, name in names.items()}
-    lines = [
-        json.dumps(
-            _row(row, files.get(row.audio, row.audio.file), output.parent), ensure_ascii=False
-        )
-        for row in report.utterances
-    ]
-    with atomic_file(output, force=force) as partial:
-        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        if names:  # appears just before the manifest, so that neither is long without the other
-            _write_audio(names, folder, force=force)
-    return replace(report, output=output, audio=folder if names else None)
-
-
-def _audio_names(rows: Sequence[Utterance]) -> dict[AudioSource, str]:
-    """Return a file name for each recording that is no file of its own."""
-    sources = {row.audio: row.id for row in rows if row.audio.path is None}
-    names = {}
-    for number, (source, name) in enumerate(sources.items(), 1):
-        safe = re.sub(r"[^\w.-]", "_", name)[:NAME]
-        names[source] = f"{number:06d}-{safe}{audio_suffix(source)}"
-    return names
-
-
-def _audio_faults(
-    rows: Sequence[Utterance], folder: Path, *, inputs: Sequence[Path], force: bool
-) -> list[LorsmergeError]:
-    """Return the faults of a folder for the recordings that are no files of their own."""
-    inputs = [*inputs, *(row.audio.path for row in rows if row.audio.path is not None)]
-    holders = {row.audio.file for row in rows if row.audio.path is None}
-    size = sum(file.stat().st_size for file in holders)
-    return check_output(folder, inputs=inputs, size=size, force=force, folder=True)
-
-
-def _write_audio(names: Mapping[AudioSource, str], folder: Path, *, force: bool) -> None:
-    with atomic_folder(folder, force=force) as partial:
-        for source, name in names.items():
-            with source.open() as encoded, (partial / name).open("wb") as copy:
-                shutil.copyfileobj(encoded, copy)
+    raise_all(audio_faults(report.utterances, output, inputs=paths, force=force))
+    folder = write_manifest(output, report.utterances, force=force)
+    return replace(report, output=output, audio=folder)
 
 
 def _shared_warnings(sets: Iterable[tuple[str, Sequence[Utterance]]]) -> list[str]:
@@ -138,24 +90,3 @@ def _shared_warnings(sets: Iterable[tuple[str, Sequence[Utterance]]]) -> list[st
                 warnings.append(f"{shared.in_words(f'{other} too', name=name)}.")
         before.append((name, digests))
     return warnings
-
-
-def _row(utterance: Utterance, audio: Path, folder: Path) -> dict[str, object]:
-    audio, root = audio.resolve(), folder.resolve()
-    inside = audio.is_relative_to(root)
-    row: dict[str, object] = {
-        "id": utterance.id,
-        "audio_filepath": os.fspath(audio.relative_to(root) if inside else audio),
-        "duration": utterance.duration,
-        "text": utterance.text,
-        "source_lang": utterance.language,
-        "target_lang": text_language(utterance.language, utterance.task),
-        "taskname": utterance.task,
-    }
-    if utterance.start or utterance.segment:
-        row["offset"] = utterance.start
-    if utterance.source_text is not None:
-        row["source_text"] = utterance.source_text
-    if utterance.speaker:
-        row["speaker"] = utterance.speaker
-    return row

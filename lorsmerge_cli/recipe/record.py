@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from lorsmerge_cli.recipe.recipe import LARGEST, RATIOS, Recipe, recipe_of
 
 if TYPE_CHECKING:
     from lorsmerge_cli.data.report import DataReport
+    from lorsmerge_cli.data.utterance import Utterance
 
 SHOWN = 16  # characters of a fingerprint
 MERGE = "lorsmerge.json"
@@ -144,7 +146,7 @@ def run_record(document: Mapping[str, Any]) -> RunRecord:
 
 
 def training_rows(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """Read `trained_on`: language, task and hours of each part of a fine-tune's training data.
+    """Read `trained_on`: language, task, hours and teachers of each part of the training data.
 
     Raises:
         ValueError: a language or task that is not one, or a value of another type.
@@ -154,7 +156,19 @@ def training_rows(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
         hours = _number(row, "hours")
         labels = {"language": _string(row, "language"), "task": _string(row, "task")}
         check_labels(**labels)
-        rows.append(labels | ({} if hours is None else {"hours": hours}))
+        teachers = [
+            {
+                "model": _string(teacher, "model"),
+                "identity": _string(teacher, "identity"),
+                "utterances": _whole(teacher, "utterances"),
+            }
+            for teacher in _rows(row, "teachers")
+        ]
+        rows.append(
+            labels
+            | ({} if hours is None else {"hours": hours})
+            | ({"teachers": teachers} if teachers else {})
+        )
     return tuple(rows)
 
 
@@ -228,11 +242,29 @@ def _whole(document: Mapping[str, Any], key: str) -> int | None:
 
 
 def trained_on(data: DataReport) -> list[dict[str, Any]]:
-    """Return language, task and hours of each part of a fine-tune's training data."""
+    """Return language, task and hours of each part of a fine-tune's training data.
+
+    A part whose texts were made by models names these as its `teachers`.
+    """
     return [
         {"language": group.language, "task": group.task, "hours": round(group.hours, 4)}
+        | _teachers(row for row in data.utterances if _pair(row) == (group.language, group.task))
         for group in data.groups
     ]
+
+
+def _pair(row: Utterance) -> tuple[str, str]:
+    return row.language, row.task
+
+
+def _teachers(rows: Iterable[Utterance]) -> dict[str, Any]:
+    """Return the teachers of rows with pseudo-labels, and how many each made; empty without any."""
+    made = Counter((row.label.teacher, row.label.identity) for row in rows if row.label)
+    teachers = [
+        {"model": published_name(model), "identity": identity, "utterances": count}
+        for (model, identity), count in made.items()
+    ]
+    return {"teachers": teachers} if teachers else {}
 
 
 def pruning_text(pruning: Mapping[str, Any]) -> str:

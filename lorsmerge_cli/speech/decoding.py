@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from lorsmerge_cli.data.utterance import Answer, Utterance
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
+from lorsmerge_cli.speech.confidence import mean_log_probabilities
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.memory import ALL, Memory
 from lorsmerge_cli.speech.model import SpeechModel
@@ -82,6 +84,19 @@ class DecodingSettings:
             begin_suppress=begin if self.begin_suppress is None else self.begin_suppress,
         )
 
+    @property
+    def limit(self) -> str:
+        """The part of a signature with the largest number of new tokens."""
+        return "max:None" if self.max_tokens is None else f"max_new:{self.max_tokens}"
+
+    def signature(self, dtype: str) -> str:
+        """Return all that a text depends on beside the model and the audio.
+
+        Args:
+            dtype: that the model computes in.
+        """
+        return f"beam:{self.beam}|{dtype}|{self.limit}|suppress:{self.suppress_digest()}"
+
     def suppress_digest(self) -> str:
         """Return eight characters that identify the lists of suppressed tokens."""
         lists = (self.suppress, self.begin_suppress)
@@ -108,6 +123,7 @@ def decode_answers(
     settings: DecodingSettings,
     progress: Callable[[Utterance, Answer], None] = lambda utterance, answer: None,
     features: Features | None = None,
+    confidence: bool = False,
 ) -> dict[str, Answer]:
     """Decode utterances, in batches of similar length.
 
@@ -117,6 +133,7 @@ def decode_answers(
         settings: of the search.
         progress: called with each utterance and its answer when a batch is done.
         features: a cache, to be used again by the next decoding; none by default.
+        confidence: also compute how sure the model is of each text, which reads every clip again.
 
     Returns:
         Utterance id -> answer.
@@ -141,15 +158,32 @@ def decode_answers(
         given = torch.tensor([prompts[row.language, row.task] for row in rows])
         try:
             tokens = generate(speech, heard, given, settings)
+            sure = _confidences(speech, heard, tokens, given, settings) if confidence else []
         except torch.OutOfMemoryError:
             size = _halved(size, speech.name)
             continue
         cut = (tokens[:, given.shape[1] :] != end).all(1).tolist()
-        for row, *answer in zip(rows, speech.texts(tokens), cut, strict=True):
+        sure = sure or [None] * len(rows)
+        for row, *answer in zip(rows, speech.texts(tokens), cut, sure, strict=True):
             answers[row.id] = Answer(*answer)
             progress(row, answers[row.id])
         start += len(rows)
     return answers
+
+
+def _confidences(
+    speech: SpeechModel,
+    features: Tensor,
+    tokens: Tensor,
+    prompts: Tensor,
+    settings: DecodingSettings,
+) -> list[float | None]:
+    """Return the confidence in each text of a batch; None for one that is no number."""
+    found = mean_log_probabilities(
+        speech, features, tokens, prompts.shape[1], settings.suppress or (),
+        settings.begin_suppress or (),
+    )  # fmt: skip
+    return [value if math.isfinite(value) else None for value in found]
 
 
 def generate(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from accelerate import PartialState
@@ -62,6 +63,12 @@ class ModelSource:
     def window(self) -> float:
         """Seconds of audio that the encoder takes."""
         return self.parts.window
+
+    @property
+    def without_weights(self) -> SpeechModel:
+        """The model's prompts and settings, known before its weights are read."""
+        network = SimpleNamespace(config=self.parts.config, generation_config=self.parts.generation)
+        return SpeechModel(self.name, network, self.parts.processor)
 
     @property
     def files(self) -> list[Path]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from test_damaged_audio import KINDS, cut, encoded, speechlike, spoilt
 
+from lorsmerge_cli.data import manifest as module
 from lorsmerge_cli.data import selection
 from lorsmerge_cli.data.audio import (
     audio_channels,
@@ -28,7 +29,6 @@ from lorsmerge_cli.data.readers import read_manifest
 from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import LorsmergeError, OutputFault
-from lorsmerge_cli.operations import data as module
 from lorsmerge_cli.operations.data import data
 from lorsmerge_cli.results.hypotheses import audio_digest
 

@@ -327,7 +327,7 @@ def test_audio_that_cannot_be_written_leaves_manifest_and_audio_as_they_were(
     def fail(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lorsmerge_cli.operations.data.shutil.copyfileobj", fail)
+    monkeypatch.setattr("lorsmerge_cli.data.manifest.shutil.copyfileobj", fail)
     with pytest.raises((OSError, LorsmergeError)):
         data([tmp_path / "two.parquet"], output=out, force=True)
     assert state() == before

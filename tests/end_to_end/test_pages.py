@@ -209,6 +209,9 @@ def speech_stock(folder: Path) -> None:
         for row in rows:
             row["audio_filepath"] = f"audio-{name}/{row['audio_filepath']}"
         write_rows(folder / f"{name}.jsonl", rows)
+    for row in rows:
+        del row["text"]
+    write_rows(folder / "unlabelled.jsonl", rows)
     make_clip(folder / "clip.wav", 1, 1.2)
     for code in ("ca", "de"):
         common_voice(folder / "cv-corpus" / code, code)
@@ -280,6 +283,7 @@ DATA = "train.jsonl dev.jsonl test.jsonl audio-train audio-dev audio-test clip.w
 GIVEN = {  # page -> the kind of its models, and what lies in the reader's folder before its first line
     "README.md": ("speech", DATA),
     "docs/data.md": ("speech", f"base my-clips kaldi {DATA}"),
+    "docs/distil.md": ("speech", f"{SPEECH} {DATA} unlabelled.jsonl"),
     "docs/search.md": ("speech", f"{SPEECH} {DATA}"),
     "docs/report.md": ("speech", f"{SPEECH} {DATA}"),
     "docs/hub.md": ("speech", f"{SPEECH} {DATA}"),

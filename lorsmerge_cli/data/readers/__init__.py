@@ -6,6 +6,7 @@ its files in messages. A new one is a file here and a line in `READERS`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -38,6 +39,7 @@ def read_manifest(
     language: str | None = None,
     task: str | None = None,
     format: str | None = None,
+    labelled: bool = True,
 ) -> tuple[list[Utterance], list[Drop]]:
     """Read the utterances of a data set and the rows that are dropped; no audio is opened.
 
@@ -48,6 +50,8 @@ def read_manifest(
         language: for rows that do not name theirs; rows of another one are skipped.
         task: for rows that do not name theirs; rows of another one are skipped.
         format: a name in `READERS`; found out by default.
+        labelled: whether rows need a text. Those of data that is to be transcribed need none, and
+            none is read: their texts are empty, whatever the data set has.
 
     Raises:
         UnreadableFile: the format is unknown, the data set malformed, or the split missing.
@@ -64,8 +68,10 @@ def read_manifest(
     if there and split not in there:
         asked = f"has no split {split!r}" if split else "has several splits"
         raise UnreadableFile(f"{path} {asked}.", f"Give --split with one of: {', '.join(there)}.")
-    rows = reader.read(path, split, Defaults(language, task))
+    rows = reader.read(path, split, Defaults(language, task, labelled))
     utterances = [row for row in rows if isinstance(row, Utterance)]
+    if not labelled:
+        utterances = [replace(row, text="", source_text=None, label=None) for row in utterances]
     drops = [row for row in rows if isinstance(row, Drop)]
     others = [drop for drop in drops if drop.reason in (OTHER_LANGUAGE, OTHER_TASK)]
     if others and len(others) == len(rows):

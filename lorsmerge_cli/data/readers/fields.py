@@ -25,10 +25,17 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Defaults:
-    """Language and task from the command line, for rows that do not name theirs."""
+    """Language and task from the command line, for rows that do not name theirs.
+
+    Attributes:
+        language: as in `read_manifest`.
+        task: as in `read_manifest`.
+        labelled: as in `read_manifest`; False where rows need no text.
+    """
 
     language: str | None = None
     task: str | None = None
+    labelled: bool = True
 
 
 def read_tsv(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:

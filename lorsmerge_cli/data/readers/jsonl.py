@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,14 @@ from lorsmerge_cli.data.readers.fields import (
 from lorsmerge_cli.data.readers.values import (
     Skip,
     Values,
+    is_text,
     read_audio,
     read_label,
     read_name,
     read_seconds,
     read_text,
 )
-from lorsmerge_cli.data.utterance import EMPTY, Drop, Utterance
+from lorsmerge_cli.data.utterance import EMPTY, Drop, PseudoLabel, Utterance
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 from lorsmerge_cli.inputs import json_object, open_text
 
@@ -36,6 +39,8 @@ AUDIO = ("audio_filepath", "audio", "file_name", "path")
 LANGUAGE = ("source_lang", "language", "lang", "locale")
 TASK = ("taskname", "task")
 SPEAKER = ("speaker", "client_id", "speaker_id")
+LABEL = ("teacher", "teacher_id", "confidence")  # of a text that no person wrote
+IDENTITY = re.compile(r"[0-9a-f]{16}")
 
 
 def detects(path: Path) -> bool:
@@ -84,7 +89,8 @@ def read_row(row: Values, path: Path, number: int, defaults: Defaults) -> Uttera
         LorsmergeError: the row lacks a key that the format needs, or has a value of another type.
     """
     where = f"{path}, line {number}"
-    _has(row, path, where, ("audio_filepath", AUDIO), ("text", text_keys("st")))
+    wanted = [("audio_filepath", AUDIO), ("text", text_keys("st"))]
+    _has(row, path, where, *wanted[: 1 + defaults.labelled])
     try:
         audio = AudioFile(path.parent / read_audio(row, AUDIO, where))
     except Skip as skip:
@@ -133,7 +139,8 @@ def _utterance(
     language, task = language_and_task(source, task, defaults, where)
     if task == "st":
         into_english(target, where)
-    _has(row, path, where, ("text", text_keys(task)))
+    if defaults.labelled:
+        _has(row, path, where, ("text", text_keys(task)))
     duration = read_seconds(row, "duration", where)
     if duration == 0:
         raise Skip(EMPTY, f"{where}: duration is 0")
@@ -141,7 +148,9 @@ def _utterance(
     return Utterance(
         id=name,
         audio=audio,
-        text=read_text(row, text_keys(task), text_language(language, task), where),
+        text=read_text(row, text_keys(task), text_language(language, task), where)
+        if defaults.labelled
+        else "",
         language=language,
         task=task,
         duration=duration,
@@ -149,7 +158,22 @@ def _utterance(
         speaker=read_label(row, SPEAKER, where),
         segment=start is not None,
         source_text=read_source(row, language, task),
+        label=_pseudo_label(row),
     )
+
+
+def _pseudo_label(row: Values) -> PseudoLabel | None:
+    """Return what `transcribe` wrote of the model that made the text; None for any other row.
+
+    The digest tells such a row from one of a data set that has teachers of its own.
+    """
+    teacher, identity, sure = (row.get(key) for key in LABEL)
+    if not (isinstance(teacher, str) and is_text(teacher) and isinstance(identity, str)):
+        return None
+    if not IDENTITY.fullmatch(identity):
+        return None
+    known = isinstance(sure, float) and math.isfinite(sure)
+    return PseudoLabel(teacher, identity, sure if known else None)
 
 
 def _same_language(source: str, target: str) -> bool:

@@ -131,7 +131,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _read_file(path: Path, defaults: Defaults) -> list[Utterance | Drop]:
     with _opened(path) as file:
-        leaves = _leaves(path, file)
+        leaves = _leaves(path, file, defaults.labelled)
         column, leaf = _bytes_column(file.schema_arrow)
         others = [name for name in leaves if name.split(".")[0] in COLUMNS and name != leaf]
         labels = _class_labels(file.schema_arrow)
@@ -145,12 +145,12 @@ def _read_file(path: Path, defaults: Defaults) -> list[Utterance | Drop]:
     return found
 
 
-def _leaves(path: Path, file: Any) -> list[str]:
+def _leaves(path: Path, file: Any, labelled: bool) -> list[str]:
     """Return the names of the stored columns, as `audio.bytes` of a struct, after these checks.
 
     Raises:
-        UnreadableFile: the file has more rows than bytes, no column for audio or text, or two columns
-            of one name.
+        UnreadableFile: the file has more rows than bytes, no column for audio or (where rows have to
+            be labelled) for text, or two columns of one name.
     """
     rows, size, names = file.metadata.num_rows, path.stat().st_size, file.schema_arrow.names
     if rows > size:  # a column of one value takes no byte for a row
@@ -166,7 +166,7 @@ def _leaves(path: Path, file: Any) -> list[str]:
             f"{path} has several columns named {twice[0]!r}.",
             "Remove or rename all but one of them.",
         )
-    needed = {"audio": jsonl.AUDIO, "text": TEXTS}
+    needed = {"audio": jsonl.AUDIO} | ({"text": TEXTS} if labelled else {})
     missing = [name for name, keys in needed.items() if not any(key in names for key in keys)]
     if missing:
         raise wrong_columns(path, names, missing)

@@ -86,6 +86,12 @@ def read_test_set(
         f"{path}: the {empty} references have no words, so there is no score."
         for empty in empty_groups(loaded.utterances)
     ]
+    made = sum(row.label is not None for row in loaded.utterances)
+    if made:
+        warnings.append(
+            f"{path}: {made} of {len(loaded.utterances)} references were made by models (`transcribe "
+            "--teacher`): a score tells how close another comes to those."
+        )
     split = reading["split"] if manifest_splits(path, reading["format"]) else None
     found = TestSet(name, loaded.utterances, loaded.drops, path, split)
     return found, warnings, loaded.drop_notes

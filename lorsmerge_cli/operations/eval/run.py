@@ -30,7 +30,7 @@ from lorsmerge_cli.metrics import METRICS, check_metrics
 from lorsmerge_cli.metrics.metric import Metric, Scoring
 from lorsmerge_cli.metrics.normalisation import MARK_LANGUAGES, SPELLING, check_choice
 from lorsmerge_cli.operations.eval.leakage import Group, leaks_of
-from lorsmerge_cli.operations.eval.settings import limit_of, settings_of
+from lorsmerge_cli.operations.eval.settings import settings_of
 from lorsmerge_cli.outputs import atomic_file, check_output, write_json
 from lorsmerge_cli.recipe.record import made_from
 from lorsmerge_cli.results.document import EvalReport, TestSet
@@ -228,10 +228,7 @@ class _Run:
         self, test_set: TestSet, decoding: DecodingSettings, progress: Callable[[int], None]
     ) -> list[Hypothesis]:
         """Return hypotheses of a test set in its order; `decoding` has its lists filled in."""
-        made_by = (
-            f"{self.identity}|beam:{decoding.beam}|{self.dtype}|{limit_of(decoding)}"
-            f"|suppress:{decoding.suppress_digest()}"
-        )
+        made_by = f"{self.identity}|{decoding.signature(self.dtype)}"
         answers = self.file.known(self.source.name, test_set.name, made_by, test_set.utterances)
         wanted = [row for row in test_set.utterances if row.id not in answers]
         progress(len(test_set.utterances) - len(wanted))

@@ -12,11 +12,6 @@ from lorsmerge_cli.speech.decoding import DecodingSettings
 from lorsmerge_cli.version import __version__
 
 
-def limit_of(decoding: DecodingSettings) -> str:
-    """Return the part of a signature with the largest number of new tokens."""
-    return "max:None" if decoding.max_tokens is None else f"max_new:{decoding.max_tokens}"
-
-
 def settings_of(
     decoding: DecodingSettings | None, scoring: Scoring, dtype: str | None
 ) -> dict[str, Any]:
@@ -30,7 +25,7 @@ def settings_of(
         settings["decoding"] = asdict(decoding) | {"dtype": dtype}
         del settings["decoding"]["memory"]  # no score depends on it
         settings["signature"] = (
-            f"beam:{decoding.beam}|dtype:{dtype}|{limit_of(decoding)}|"
+            f"beam:{decoding.beam}|dtype:{dtype}|{decoding.limit}|"
             f"suppress:{decoding.suppress_digest()}|"
             f"norm:{scoring.normalisation}|jiwer:{versions['jiwer']}|"
             f"transformers:{versions['transformers']}|lorsmerge:{__version__}"

@@ -104,7 +104,7 @@ def transcribe(
         ]
         answers = decode_answers(speech, rows, DecodingSettings(beam=beam))
         for row, path, seconds, short in zip(rows, files, lengths, shortened, strict=True):
-            text, cut = answers[row.id]
+            text, cut, _ = answers[row.id]
             heard = min(seconds, speech.window)
             found.append(
                 Transcript(source.name, path, text, seconds, heard, cut, is_looping(text), short)
