@@ -226,22 +226,26 @@ def _plan_document(plan: MergePlan, beside: MergePlan | None = None) -> dict[str
 
     control = {} if beside is None else {"control": {"output": str(beside.output)}}
     floats = len(plan.base.float_specs)
-    return {
-        "output": str(plan.output),
-        "recipe": pinned_recipe(plan.recipe).to_dict(),
-        "scale_total": plan.total_scale,
-        "rest": plan.combiner.rest or plan.chosen_method.combiner,
-        "tensors": {
-            "pruned": len(plan.pruned),
-            "unpruned": floats - len(plan.pruned),
-            "copied": len(plan.base.specs) - floats,
-        },
-        "pruned_share_of_parameters": plan.pruned_share,
-        "output_bytes": plan.output_size,
-        "memory_bytes": plan.memory,
-        "device": str(plan.device),
-        "threads": plan.threads,
-    } | ({"coefficients": [asdict(row) for row in _factors(plan)]} if plan.recipe.coef else {}) | control
+    return (
+        {
+            "output": str(plan.output),
+            "recipe": pinned_recipe(plan.recipe).to_dict(),
+            "scale_total": plan.total_scale,
+            "rest": plan.combiner.rest or plan.chosen_method.combiner,
+            "tensors": {
+                "pruned": len(plan.pruned),
+                "unpruned": floats - len(plan.pruned),
+                "copied": len(plan.base.specs) - floats,
+            },
+            "pruned_share_of_parameters": plan.pruned_share,
+            "output_bytes": plan.output_size,
+            "memory_bytes": plan.memory,
+            "device": str(plan.device),
+            "threads": plan.threads,
+        }
+        | ({"coefficients": [asdict(row) for row in _factors(plan)]} if plan.recipe.coef else {})
+        | control
+    )
 
 
 def _factors(plan: MergePlan) -> list[GroupFactors]:
