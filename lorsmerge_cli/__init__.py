@@ -17,7 +17,7 @@ from lorsmerge_cli.version import __version__ as __version__
 
 __all__ = [
     "delta", "evaluate", "export", "finetune", "inspect", "lors", "merge", "merge_state_dicts", "mp",
-    "prune", "pseudo_label", "push", "report", "search", "svp", "transcribe",
+    "prune", "pseudo_label", "push", "report", "search", "stats", "svp", "transcribe",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lorsmerge_cli.operations.push import push
     from lorsmerge_cli.operations.report import report
     from lorsmerge_cli.operations.search import search
+    from lorsmerge_cli.operations.stats import stats
     from lorsmerge_cli.operations.transcribe import pseudo_label, transcribe
 else:
     _VERBS = {  # of functions with another name

@@ -30,6 +30,7 @@ from lorsmerge_cli.commands.prune import prune
 from lorsmerge_cli.commands.push import push
 from lorsmerge_cli.commands.report import report
 from lorsmerge_cli.commands.search import search
+from lorsmerge_cli.commands.stats import stats
 from lorsmerge_cli.commands.transcribe import transcribe
 from lorsmerge_cli.errors import LorsmergeError, named
 from lorsmerge_cli.version import __version__
@@ -180,6 +181,7 @@ def _in_words(error: Exception) -> str:
 _register("finetune", finetune)
 _register("delta", delta)
 _register("prune", prune)
+_register("stats", stats)
 _register("merge", merge)
 _register("methods", methods)
 _register("search", search)

@@ -16,7 +16,9 @@ from lorsmerge_cli.errors import UsageFault
 
 METHOD_NAMES = "; ".join(f"{name}: {method.title}" for name, method in METHODS.items())
 WITHOUT_RATIOS = "; ".join(
-    f"{name}: {method.title}" for name, method in METHODS.items() if not method.ratios
+    f"{name}: {method.title}"
+    for name, method in METHODS.items()
+    if not method.ratios and not method.statistics
 )
 _ONES = [name for name, method in METHODS.items() if method.scale != PAPER_SCALE]
 SCALES = f"{PAPER_SCALE} by default, 1 for {', '.join(_ONES)}"

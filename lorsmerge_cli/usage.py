@@ -44,6 +44,7 @@ CT2_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_flo
              "int8_bfloat16", "int16")  # fmt: skip
 EXPORTS = ("ct2", "openai")
 MANIFESTS = (".jsonl", ".json", ".ndjson")
+KINDS, LABELS = ("gram", "fisher", "both"), ("own", "data")  # of statistics, and what they need
 RESULTS = "Give files that `lorsmerge eval -o results.json` wrote."
 PAPER = "examples/paper/paper.toml shows how they are written."
 EPOCH_FILES = "epochs/[0-9]*.[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"
@@ -137,6 +138,15 @@ def check_files(paths: Iterable[Path | None]) -> list[LorsmergeError]:
     ]
 
 
+def check_statistics(kind: str, labels: str) -> list[LorsmergeError]:
+    """Return the faults of the choices of `stats`."""
+    faults: list[LorsmergeError] = []
+    for option, value, known in (("--kind", kind, KINDS), ("--labels", labels, LABELS)):
+        if value not in known:
+            faults.append(UsageFault(f"{option} {value!r} is unknown.", f"Use {', '.join(known)}."))
+    return faults
+
+
 def check_push(source: Path, results: Path | None) -> list[LorsmergeError]:
     """Return a fault for a model to be pushed and for its results, if they do not exist."""
     faults = check_files([results])
@@ -208,6 +218,7 @@ def check_merge(
     deltas: Iterable[Path],
     output: Path | None,
     *,
+    stats: Iterable[Path] = (),
     config_dir: Path | None,
     save_recipe: Path | None,
     dtype: str | None,
@@ -218,7 +229,7 @@ def check_merge(
 
     The files of an output folder that `force` replaces are not checked here: that reads all of them.
     """
-    inputs = [base, *deltas]
+    inputs = [base, *deltas, *stats]
     faults = (
         check_together([*inputs, config_dir]) + check_stored_dtype(dtype) + check_device(device)
     )

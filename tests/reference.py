@@ -291,3 +291,38 @@ def agreement(deltas: Sequence[Array], scales: Sequence[float]) -> float:
         return 1.0
     c, n = float(np.mean(cosines)), len(deltas)
     return 0.0 if c <= 0 else n * c / (1 + (n - 1) * c)
+
+
+def regmean(deltas, scales, inputs, off_diagonal: float = 1.0, ridge: float = 1e-3) -> np.ndarray:
+    """The update of RegMean (Jin et al. 2023), row by row as a least-squares problem.
+
+    `inputs` are each fine-tune's X^T X / rows. A row w of the update has the least sum of
+    (w - t_i) (G_i + r) (w - t_i)^T.
+    """
+    k = deltas[0].shape[1]
+    grams = [
+        off_diagonal * np.asarray(g) + (1 - off_diagonal) * np.diag(np.diag(g)) for g in inputs
+    ]
+    r = ridge * np.mean([np.diag(gram).mean() for gram in grams])
+    if not r:
+        return sum(s * d for s, d in zip(scales, deltas, strict=True)) / len(deltas)
+    roots, wanted = [], []
+    for delta, scale, gram in zip(deltas, scales, grams, strict=True):
+        values, vectors = np.linalg.eigh(gram)
+        root = (vectors * np.sqrt(np.maximum(values, 0) + r)) @ vectors.T
+        roots.append(root)
+        wanted.append(root @ (scale * np.asarray(delta, np.float64)).T)
+    solution = np.linalg.lstsq(np.vstack(roots), np.vstack(wanted), rcond=None)[0]
+    assert solution.shape[0] == k
+    return solution.T
+
+
+def fisher(deltas, scales, information, floor: float = 1e-6) -> np.ndarray:
+    """The update of Fisher merging (Matena and Raffel 2022, Eq. 4), element by element."""
+    update = np.empty(deltas[0].shape)
+    for place in np.ndindex(update.shape):
+        weights = [float(f[place]) + floor for f in information]
+        terms = [s * float(d[place]) for s, d in zip(scales, deltas, strict=True)]
+        update[place] = math.fsum(w * t for w, t in zip(weights, terms, strict=True))
+        update[place] /= math.fsum(weights)
+    return update

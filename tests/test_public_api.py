@@ -19,7 +19,7 @@ from lorsmerge_cli.speech.settings import TrainingSettings
 
 FUNCTIONS = [
     "delta", "evaluate", "export", "finetune", "inspect", "lors", "merge", "merge_state_dicts", "mp",
-    "prune", "pseudo_label", "push", "report", "search", "svp", "transcribe",
+    "prune", "pseudo_label", "push", "report", "search", "stats", "svp", "transcribe",
 ]  # fmt: skip
 WITHOUT_DEFAULT = {
     "delta": ["base", "finetuned", "output"],
@@ -36,6 +36,7 @@ WITHOUT_DEFAULT = {
     "push": ["source", "repo"],
     "report": ["results", "output"],
     "search": ["base", "deltas", "data"],
+    "stats": ["model", "data", "output"],
     "svp": ["matrix"],
     "transcribe": ["models", "audio", "language"],
 }

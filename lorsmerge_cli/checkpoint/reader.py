@@ -30,6 +30,7 @@ from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
 from lorsmerge_cli.inputs import FileIdentity, read_json
 
 DELTA_MARK = "lorsmerge.format_version"
+STATISTICS_MARK = "lorsmerge.statistics_version"
 
 # Tied copies of another tensor: Whisper's output projection is its token embedding.
 TIED = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
@@ -89,6 +90,11 @@ class Checkpoint:
             raise UnreadableFile(
                 f"{path} is a delta, and a checkpoint is needed here.",
                 "Give the base or the fine-tune itself.",
+            )
+        if any(STATISTICS_MARK in shard.metadata for shard in shards):
+            raise UnreadableFile(
+                f"{path} has statistics of a fine-tune, and weights are needed here.",
+                "Give it to `merge` with --stats, and the fine-tune or its delta as well.",
             )
         self._holder = {
             _alike(name, prefix, like): (shard, name) for shard in shards for name in shard.specs

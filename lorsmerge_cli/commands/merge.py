@@ -62,6 +62,10 @@ def merge(
         "does as a method.")] = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
+    stats: Annotated[list[Path] | None, options.pruning(
+        "--stats", metavar="FILE", help="Statistics of the deltas' fine-tunes over audio, which "
+        "`lorsmerge stats` writes, for a method that needs them; one file for each delta, in any "
+        "order.")] = None,
     recipe: Annotated[Path | None, _recipe(
         "--recipe", metavar="FILE",
         help="Take base, deltas and settings from a TOML recipe, from a model card that holds one "
@@ -98,7 +102,7 @@ def merge(
 
     given = wanted_recipe(
         base, deltas, file=recipe, method=method, svp=svp, mp=mp, scale=scale, include=include,
-        exclude=exclude, dtype=dtype, coef=coef, prune=prune, combine=combine,
+        exclude=exclude, dtype=dtype, coef=coef, prune=prune, combine=combine, stats=stats,
     )  # fmt: skip
     shard_size = options.parse_size("--max-shard-size", max_shard_size)
     given.resolved()  # reports wrong settings before PyTorch is loaded
@@ -108,6 +112,7 @@ def merge(
         check_step_norm(step_norm, step_norm_of)
         + check_merge(
             Path(given.base), [Path(entry.path) for entry in given.deltas], output,
+            stats=[Path(path) for path in given.stats],
             config_dir=config_dir, save_recipe=save_recipe, dtype=given.dtype, device=device,
             force=force,
         )

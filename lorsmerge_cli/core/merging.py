@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,7 @@ def merge_tensor(
     method: Method,
     dtype: torch.dtype,
     agreement: Agreement | None = None,
+    statistics: Sequence[Callable[[], Tensor]] = (),
 ) -> Merged:
     """Return theta_0 + combine_i(lambda_i * f(tau_i)) of one tensor, rounded once (Eq. 8).
 
@@ -82,6 +83,7 @@ def merge_tensor(
         dtype: of the result.
         agreement: maps all pruned deltas and their lambdas to a factor of those lambdas; all deltas
             are then held at once.
+        statistics: as in `Combiner.combine`.
 
     Raises:
         ValueError: there are no terms.
@@ -96,7 +98,7 @@ def merge_tensor(
     pairs = _pruned(terms, method)
     if agreement is not None:
         pairs = _agreed(list(pairs), agreement)
-    update = method.combine(pairs).cpu()
+    update = method.combine(pairs, statistics).cpu()
     tensor, rounding = add_to_base(base, update, dtype)
     return Merged(tensor, update, rounding)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -139,12 +139,22 @@ class Method:
             else prune(delta, self.pruner, budget, **dict(self.pruning))
         )
 
-    def combine(self, deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
+    @property
+    def statistics(self) -> str:
+        """Kind of the statistics over audio that the combiner needs; empty for none."""
+        return self.combined.statistics
+
+    def combine(
+        self,
+        deltas: Iterable[tuple[Tensor, float]],
+        statistics: Sequence[Callable[[], Tensor]] = (),
+    ) -> Tensor:
         """Return the update of one tensor, as `Combiner.combine` does.
 
         Args:
             deltas: pairs of a pruned delta (float32 or float64, one shape for all) and its
                 coefficient.
+            statistics: as there.
 
         Raises:
             ValueError: there are no deltas.
@@ -155,7 +165,7 @@ class Method:
             >>> find_method("ties:k=1").combine(pairs), METHODS["wa"].combine(pairs)
             (tensor([2., 6.]), tensor([2., 1.]))
         """
-        return self.combined.combine(deltas, **dict(self.combining))
+        return self.combined.combine(deltas, statistics, **dict(self.combining))
 
     def prunes(self, svp: float | None, mp: float | None) -> bool:
         """Return whether a delta of these ratios is pruned.

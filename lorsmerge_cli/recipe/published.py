@@ -42,9 +42,11 @@ def published_name(path: str) -> str:
 
 def published_recipe(recipe: Recipe) -> Recipe:
     """Return the recipe with a name for each path, and different names for different paths."""
-    names = published_names([recipe.base, *(entry.path for entry in recipe.deltas)])
+    paths = [recipe.base, *(entry.path for entry in recipe.deltas), *recipe.stats]
+    names = published_names(paths)
     deltas = tuple(replace(entry, path=names[entry.path]) for entry in recipe.deltas)
-    return replace(recipe, base=names[recipe.base], deltas=deltas)
+    stats = tuple(names[path] for path in recipe.stats)
+    return replace(recipe, base=names[recipe.base], deltas=deltas, stats=stats)
 
 
 def published_record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,11 +55,14 @@ def published_record(record: Mapping[str, Any]) -> dict[str, Any]:
     if "base_name" in record:
         found["base_name"] = published_name(record["base_name"])
     if "recipe" in record:
-        entries = record["recipe"]["deltas"]
-        names = published_names([record["recipe"]["base"], *(entry["path"] for entry in entries)])
+        entries, stats = record["recipe"]["deltas"], record["recipe"].get("stats", [])
+        paths = [record["recipe"]["base"], *(entry["path"] for entry in entries), *stats]
+        names = published_names(paths)
         found["recipe"]["base"] = names[record["recipe"]["base"]]
         for entry, before in zip(found["recipe"]["deltas"], entries, strict=True):
             entry["path"] = names[before["path"]]
+        if stats:
+            found["recipe"]["stats"] = [names[path] for path in stats]
     return found
 
 

@@ -32,7 +32,7 @@ from lorsmerge_cli.recipe.coefficients import check_rules, norm_factors
 RATIOS = ("svp", "mp")
 LIST_KEYS = {  # what each lists, and an example
     "include": ("patterns", '["*.fc1.weight"]'), "exclude": ("patterns", '["*.fc1.weight"]'),
-    "coef": ("rules", '["decoder=0.5"]'),
+    "coef": ("rules", '["decoder=0.5"]'), "stats": ("paths", '["ca.stats", "de.stats"]'),
 }  # fmt: skip
 DELTA_SETTINGS = (*RATIOS, "scale")
 DELTA_KEYS = ("path", *DELTA_SETTINGS)
@@ -76,7 +76,8 @@ class Recipe:
         exclude: shell patterns of tensors to merge unpruned.
         dtype: of the output, None for the base's.
         coef: rules of factors that lambda is multiplied by, as `parse_rule` reads them.
-        expected: fingerprints of base and deltas that a `lorsmerge.json` recorded.
+        stats: files of statistics of the deltas' fine-tunes, in any order.
+        expected: fingerprints of base, deltas and statistics that a `lorsmerge.json` recorded.
         expected_contents: hashes of all their bytes, empty strings where it has none.
         source: the file it was read from.
     """
@@ -91,6 +92,7 @@ class Recipe:
     exclude: tuple[str, ...] = ()
     dtype: str | None = None
     coef: tuple[str, ...] = ()
+    stats: tuple[str, ...] = ()
     expected: tuple[str, ...] = ()
     expected_contents: tuple[str, ...] = ()
     source: Path | None = field(default=None, compare=False)
@@ -107,7 +109,7 @@ class Recipe:
         given = set[str]().union(*map(_set_fields, deltas))
         method = self.method or method_of([ratio for ratio in RATIOS if ratio in given])
         found = find_method(method)
-        raise_all(list(_method_faults(found, deltas)))
+        raise_all([*_method_faults(found, deltas), *_statistics_faults(found, self.stats)])
         default = {"scale": found.scale}
         deltas = [replace(delta, **default | _set_fields(delta)) for delta in deltas]
         return replace(self, deltas=tuple(deltas), method=found.spec, svp=None, mp=None, scale=None)
@@ -143,6 +145,7 @@ class Recipe:
             "include": list(self.include),
             "exclude": list(self.exclude),
             "coef": list(self.coef),
+            "stats": list(self.stats),
         }
         return {
             key: value
@@ -206,6 +209,7 @@ def wanted_recipe(
     coef: Sequence[str] | str | None = None,
     prune: str | None = None,
     combine: str | None = None,
+    stats: Sequence[FilePath] | FilePath | None = None,
     **settings: Any,
 ) -> Recipe:
     """Return the recipe of a base, deltas and settings, or read it from a file.
@@ -219,6 +223,7 @@ def wanted_recipe(
         coef: rules of factors of lambda; None for none.
         prune: a pruner and its settings, ratios among them, in place of a method.
         combine: a combiner and its settings, in place of a method.
+        stats: files of statistics of the deltas' fine-tunes; None for none.
         **settings: the other attributes of `Recipe`, None for their defaults.
 
     Raises:
@@ -229,8 +234,9 @@ def wanted_recipe(
     entries, include, exclude, coef = (
         several(given or ()) for given in (deltas, include, exclude, coef)
     )
+    files = tuple(map(str, several(stats or ())))
     if file is not None:
-        given = (base, entries, include, exclude, coef, prune, combine, *settings.values())
+        given = (base, entries, include, exclude, coef, prune, combine, files, *settings.values())
         if any(value not in (None, ()) for value in given):
             raise UsageFault(
                 f"--recipe {file} already holds base, deltas and settings.",
@@ -241,7 +247,13 @@ def wanted_recipe(
         raise UsageFault("There is no base.", "Write `lorsmerge merge BASE DELTA...`.")
     parsed = (item if isinstance(item, DeltaEntry) else parse_delta(str(item)) for item in entries)
     recipe = Recipe(
-        str(base), tuple(parsed), include=include, exclude=exclude, coef=coef, **settings
+        str(base),
+        tuple(parsed),
+        include=include,
+        exclude=exclude,
+        coef=coef,
+        stats=files,
+        **settings,
     )
     return recipe if (prune, combine) == (None, None) else _composed(recipe, prune, combine)
 
@@ -311,7 +323,10 @@ def _recorded_recipe(document: Mapping[str, Any], path: Path) -> Recipe:
         if not isinstance(document.get(key), wanted):
             raise ValueError(f"`{key}` is missing or not a {wanted.__name__}")
     fingerprints, contents = [], []
-    for record in (document["base"], *document["deltas"]):
+    statistics = document.get("statistics", [])
+    if not isinstance(statistics, list):
+        raise ValueError("`statistics` is not a list")
+    for record in (document["base"], *document["deltas"], *statistics):
         found = record.get("fingerprint") if isinstance(record, dict) else None
         if not isinstance(found, str):
             raise ValueError("the fingerprint of its base or of a delta is missing or not a str")
@@ -366,7 +381,7 @@ def _blocks(card: str) -> Iterator[tuple[str, str]]:
 KEY_TYPES: dict[str, tuple[type, ...]] = {
     "base": (str,), "deltas": (list,), "method": (str,), "svp": (float, int), "mp": (float, int),
     "scale": (float, int), "coef": (list,), "include": (list,), "exclude": (list,), "dtype": (str,),
-    "path": (str,),
+    "stats": (list,), "path": (str,),
 }  # fmt: skip
 RECIPE_KEYS = tuple(key for key in KEY_TYPES if key != "path")
 
@@ -391,6 +406,7 @@ def recipe_of(table: Mapping[str, Any], path: str) -> Recipe:
         table["base"], deltas, table.get("method"), **numbers,
         include=tuple(table.get("include", ())), exclude=tuple(table.get("exclude", ())),
         dtype=table.get("dtype"), coef=tuple(table.get("coef", ())),
+        stats=tuple(table.get("stats", ())),
     )  # fmt: skip
 
 
@@ -441,7 +457,7 @@ def _shown(value: object) -> str:
 
 def unpruned_method_faults(name: str | None) -> list[LorsmergeError]:
     """Return the faults of a method that must take no ratios; None stands for no method."""
-    faults = method_faults(name)
+    faults = method_faults(name) or statistics_refused(name)
     if name is None or faults or not find_method(name).ratios:
         return faults
     return [
@@ -450,6 +466,14 @@ def unpruned_method_faults(name: str | None) -> list[LorsmergeError]:
             "Prune the deltas before, with `lorsmerge prune`, or give ratios without --method.",
         )
     ]
+
+
+def statistics_refused(method: str | None) -> list[LorsmergeError]:
+    """Return a fault if a method needs statistics over audio, which `merge` alone takes."""
+    if method is None or method_faults(method) or not find_method(method).statistics:
+        return []
+    what = f"Method {method} needs statistics over audio, which `merge` alone takes."
+    return [UsageFault(what, "Merge with it first, with --stats, and use the merged model.")]
 
 
 def _value_faults(recipe: Recipe) -> Iterator[LorsmergeError]:
@@ -495,6 +519,26 @@ def _method_faults(method: Method, deltas: Sequence[DeltaEntry]) -> Iterator[Lor
             f"Give {' and '.join(TYPICAL[ratio] for ratio in lacking)}, say; the paper chose "
             "from svp 0.01 to 0.05 and mp 0.1 to 0.6.",
         )
+
+
+def _statistics_faults(method: Method, files: Sequence[str]) -> Iterator[LorsmergeError]:
+    """Yield a fault for statistics that a method lacks, or has no use for."""
+    kind = method.statistics
+    if kind and not files:
+        yield UsageFault(
+            f"Method {method.spec} weighs deltas by statistics of their fine-tunes over audio, and there "
+            "are none.",
+            f"Make them with `lorsmerge stats FINETUNE --data AUDIO --kind {kind} -o x.stats` for "
+            "each, and give each with --stats.",
+        )
+    elif files and not kind:
+        weighing = [name for name, entry in METHODS.items() if entry.statistics]
+        yield UsageFault(
+            f"Method {method.spec} takes no statistics, and {files[0]} is given.",
+            f"Omit --stats, or give --method {' or '.join(weighing)}.",
+        )
+    if repeated := sorted({path for path in files if files.count(path) > 1}):
+        yield UsageFault(f"--stats {repeated[0]} is given twice.")
 
 
 def save(recipe: Recipe, path: Path, *, force: bool, heading: str = "") -> None:

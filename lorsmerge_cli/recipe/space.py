@@ -18,6 +18,7 @@ from lorsmerge_cli.recipe.recipe import (
     RATIOS,
     DeltaEntry,
     Recipe,
+    statistics_refused,
 )
 
 EXAMPLES = {"svp": "--svp 0.01,0.02,0.05", "mp": "--mp 0.1,0.2,0.4", "scale": "--scale 0.05:0.5"}
@@ -312,7 +313,7 @@ def make_space(
     Raises:
         UsageFault: everything that is wrong with them.
     """
-    faults = method_faults(method)
+    faults = method_faults(method) or statistics_refused(method)
     given = {kind: str(texts[kind]) for kind in DELTA_SETTINGS if texts.get(kind) is not None}
     values = {}
     for kind, text in given.items():

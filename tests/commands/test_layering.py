@@ -23,6 +23,7 @@ NOUNS = {  # what each may import beside itself and those
     "checkpoint": {"core", "hub"},
     "data": {"core", "hub", "metrics"},
     "deltas": {"checkpoint", "core"},
+    "calibration": {"deltas", "checkpoint", "core"},
     "results": {"metrics", "data"},
     "recipe": {"deltas", "checkpoint", "core", "data", "metrics", "pictures"},
     "speech": {"deltas", "checkpoint", "data", "core", "metrics"},

@@ -210,10 +210,11 @@ def expected_tensor(base, deltas, scales, method: str, svp, mp):
     exact = [delta.double().numpy() for delta in deltas]
     if pruner is not None:
         exact = [reference.prune(pruner, delta, svp, mp) for delta in exact]
-    if METHODS[method].combiner == "mean":
+    combiner = "mean" if METHODS[method].statistics else METHODS[method].combiner
+    if combiner == "mean":
         scales = [scale / len(scales) for scale in scales]
-    if METHODS[method].combiner not in ("sum", "mean"):
-        update = getattr(reference, METHODS[method].combiner)(exact, scales)
+    if combiner not in ("sum", "mean"):
+        update = getattr(reference, combiner)(exact, scales)
         exact, scales = [update], [1.0]
     return reference.merge(base.double().numpy(), exact, scales)
 

@@ -284,6 +284,7 @@ GIVEN = {  # page -> the kind of its models, and what lies in the reader's folde
     "README.md": ("speech", DATA),
     "docs/data.md": ("speech", f"base my-clips kaldi {DATA}"),
     "docs/distil.md": ("speech", f"{SPEECH} {DATA} unlabelled.jsonl"),
+    "docs/audio-methods.md": ("speech", f"{SPEECH} {DATA}"),
     "docs/search.md": ("speech", f"{SPEECH} {DATA}"),
     "docs/report.md": ("speech", f"{SPEECH} {DATA}"),
     "docs/hub.md": ("speech", f"{SPEECH} {DATA}"),

@@ -30,7 +30,9 @@ SHARED = [
     {"scale": 0.2},
     {"svp": 0.3, "mp": 0.1, "scale": 0.0},
 ]
-WITHOUT_RATIOS = [name for name, method in METHODS.items() if not method.ratios]
+WITHOUT_RATIOS = [
+    name for name, method in METHODS.items() if not (method.ratios or method.statistics)
+]
 OWN = [
     ({"svp": 0.05, "mp": 0.4, "scale": 0.1}, {"svp": 0.3, "mp": 0.2, "scale": 0.6}),
     ({"svp": 0.05, "mp": 0.4, "scale": 0.1}, {"scale": 0.6}),

@@ -306,7 +306,9 @@ def test_everything_is_written_out(given_recipe: Recipe, method: str, wanted: ob
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resolved_recipe_depends_on_no_default(method: str) -> None:
     ratios = dict.fromkeys(METHODS[method].ratios, 0.1)
-    resolved = recipe(DeltaEntry("a"), DeltaEntry("b"), method=method, **ratios).resolved()
+    stats = ("a.stats", "b.stats") if METHODS[method].statistics else ()
+    entries = DeltaEntry("a"), DeltaEntry("b")
+    resolved = recipe(*entries, method=method, stats=stats, **ratios).resolved()
     for delta in resolved.deltas:
         assert delta.scale == METHODS[method].scale
         assert {key for key in ("svp", "mp") if getattr(delta, key) is not None} == ratios.keys()
@@ -329,6 +331,7 @@ RECIPES = st.builds(
     exclude=st.lists(NAMES, max_size=2).map(tuple),
     dtype=st.none() | st.just("bfloat16"),
     coef=st.lists(NAMES, max_size=2).map(tuple),
+    stats=st.lists(NAMES, max_size=2).map(tuple),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
@@ -37,6 +37,10 @@ class Combiner:
         averages: whether the update has the size of one delta, not of their sum.
         copies: tensors in float32 that decompositions hold at most, beside the deltas.
         rest: the combiner of tensors that are not matrices; empty if `function` takes any tensor.
+        statistics: kind of a fine-tune's statistics over audio that deltas are weighed by, `gram`
+            or `fisher`; empty for none. `function` then takes triples of a delta, its coefficient
+            and a statistic, and `rest` is the combiner of tensors that there are none of.
+        squares: matrices (k, k) in float64 that `function` holds at most of a tensor (d, k).
 
     Example:
         >>> import torch
@@ -56,12 +60,21 @@ class Combiner:
     averages: bool = False
     copies: int = 0
     rest: str = ""
+    statistics: str = ""
+    squares: int = 0
 
-    def combine(self, deltas: Iterable[tuple[Tensor, float]], **parameters: Value) -> Tensor:
+    def combine(
+        self,
+        deltas: Iterable[tuple[Tensor, float]],
+        statistics: Sequence[Callable[[], Tensor]] = (),
+        **parameters: Value,
+    ) -> Tensor:
         """Return the update of one tensor.
 
         Args:
             deltas: pairs of a delta (float32 or float64, one shape for all) and its coefficient.
+            statistics: read the statistic of each delta's fine-tune, in the deltas' order; empty
+                for a tensor that there are none of.
             parameters: the function's, their defaults without.
 
         Raises:
@@ -72,13 +85,22 @@ class Combiner:
             >>> COMBINERS["iso_c"].combine([(torch.tensor([2.0, 4.0]), 1.0)] * 2)  # no matrix
             tensor([2., 4.])
         """
+        function = resolve_name(f"{__name__}.{self.function}")
+        if self.statistics:
+            if not statistics:
+                return COMBINERS[self.rest].combine(deltas)
+            pairs = zip(deltas, statistics, strict=True)
+            weighed: Tensor = function(
+                ((delta, scale, read()) for (delta, scale), read in pairs), **parameters
+            )
+            return weighed
         if self.rest:
             held = list(deltas)
             if not held or held[0][0].dim() != 2 or not held[0][0].numel():
                 return COMBINERS[self.rest].combine(held)
             # handed over one by one, so that the function can free them
             deltas = (held.pop(0) for _ in range(len(held)))
-        update: Tensor = resolve_name(f"{__name__}.{self.function}")(deltas, **parameters)
+        update: Tensor = function(deltas, **parameters)
         return update
 
 
@@ -111,5 +133,18 @@ COMBINERS = {
         "model_stock:model_stock", "Model Stock",
         "T c / (1 + (T - 1) c) mean_i t_i, c their mean cosine",
         "Jang 2024, 2403.19522", needs_all=True, linear=False, averages=True,
+    ),
+    "regmean": Combiner(
+        "regmean:regmean", "RegMean",
+        "(sum_i t_i (G_i + r)) (sum_i G_i + r)^-1, G_i the Gram matrix of a layer's inputs",
+        "Jin 2023, 2212.09849", averages=True, copies=8, rest="mean", statistics="gram", squares=5,
+        parameters=(
+            Parameter("off_diagonal", 1.0, "factor of Gram matrices off their diagonal"),
+            Parameter("ridge", 1e-3, "r, as a share of the mean diagonal element", low=1e-6, high=1e3),
+        ),
+    ),
+    "fisher": Combiner(
+        "fisher:fisher", "Fisher merging", "sum_i F_i t_i / sum_i F_i, F_i the squared gradients",
+        "Matena 2022, 2111.09832", averages=True, copies=4, rest="mean", statistics="fisher",
     ),
 }  # fmt: skip

@@ -56,6 +56,7 @@ def merge(
     combine: str | None = None,
     include: Sequence[str] | str = (),
     exclude: Sequence[str] | str = (),
+    stats: Sequence[FilePath] | FilePath = (),
     recipe: FilePath | None = None,
     save_recipe: FilePath | None = None,
     config_dir: FilePath | None = None,
@@ -93,6 +94,8 @@ def merge(
             a step of the same norm. Takes a pass over the inputs before the merge and one after.
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
+        stats: files that `stats` wrote, of the deltas' fine-tunes and in any order, for a method
+            that weighs deltas by them.
         recipe: a TOML recipe, a model card or a `lorsmerge.json`, in place of base, deltas and
             settings.
         save_recipe: a TOML file to write the recipe to.
@@ -119,7 +122,7 @@ def merge(
     """
     wanted = wanted_recipe(
         base, deltas, file=recipe, method=method, svp=svp, mp=mp, scale=scale, include=include,
-        exclude=exclude, dtype=dtype, coef=coef, prune=prune, combine=combine,
+        exclude=exclude, dtype=dtype, coef=coef, prune=prune, combine=combine, stats=stats,
     )  # fmt: skip
     plan = plan_merge(
         wanted, path_of(output), config_dir=path_of(config_dir), save_recipe=path_of(save_recipe),

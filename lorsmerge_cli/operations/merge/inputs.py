@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lorsmerge_cli.calibration.file import StatisticsFile
+from lorsmerge_cli.calibration.matching import check_fit, matched
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
 from lorsmerge_cli.checkpoint.model_files import is_adapter
 from lorsmerge_cli.checkpoint.names import (
@@ -65,6 +67,8 @@ class MergeInputs:
         vector_identities: their fingerprints.
         pruned: names of the tensors that the method prunes.
         factors: of the deltas' lambdas, by tensor.
+        statistics: of each delta's fine-tune, in the recipe's order; empty where the method needs
+            none.
         warnings: what the user should know before the work.
     """
 
@@ -74,12 +78,17 @@ class MergeInputs:
     vector_identities: tuple[str, ...]
     pruned: frozenset[str]
     factors: TensorFactors
+    statistics: tuple[StatisticsFile, ...]
     warnings: tuple[str, ...]
 
     @property
     def files(self) -> list[Path]:
         """All files that are read, and must not be written."""
-        return [*self.base.sources, *(file for vector in self.vectors for file in vector.files)]
+        return [
+            *self.base.sources,
+            *(file for vector in self.vectors for file in vector.files),
+            *(statistics.local for statistics in self.statistics),
+        ]
 
     @property
     def identities(self) -> dict[Path, FileIdentity]:
@@ -87,6 +96,8 @@ class MergeInputs:
         found = dict(self.base.identities)
         for vector in self.vectors:
             found |= vector.identities
+        for statistics in self.statistics:
+            found |= statistics.identities
         return found
 
     def tensors(self, name: str) -> Iterator[tuple[Path, Tensor]]:
@@ -101,7 +112,9 @@ def pinned_recipe(recipe: Recipe) -> Recipe:
     deltas = [
         replace(entry, path=pinned(Path(entry.path)) or entry.path) for entry in recipe.deltas
     ]
-    return replace(recipe, base=pinned(Path(recipe.base)) or recipe.base, deltas=tuple(deltas))
+    stats = tuple(pinned(Path(path)) or path for path in recipe.stats)
+    base = pinned(Path(recipe.base)) or recipe.base
+    return replace(recipe, base=base, deltas=tuple(deltas), stats=stats)
 
 
 def open_inputs(recipe: Recipe, *, allow_other_base: bool = False) -> MergeInputs:
@@ -120,7 +133,7 @@ def check_inputs(
     recipe: Recipe, allow_other_base: bool, faults: list[LorsmergeError], strip_prefix: str = ""
 ) -> MergeInputs:
     """Open and check like `open_inputs`, but append faults of files that open to `faults`."""
-    base, vectors = _open(recipe, strip_prefix)
+    base, vectors, files = _open(recipe, strip_prefix)
     identity = base_fingerprint(base)
     warnings = [*base.notes]
     for vector in vectors:
@@ -132,6 +145,11 @@ def check_inputs(
             elif fault is not None:
                 warnings.append(fault.what)
         warnings += precision_warnings(vector, base)
+    statistics: tuple[StatisticsFile, ...] = ()
+    if files and not faults:  # of which some say that names or bases differ
+        statistics = matched(files, base, vectors, faults)
+        kind = recipe.chosen_method.statistics
+        faults += check_fit(files, kind, base)
     pruned = select_tensors(recipe, base.float_specs, base.path, faults)
     factors = select_factors(recipe, base.float_specs, base.path, faults, warnings)
     if pruned:
@@ -140,15 +158,20 @@ def check_inputs(
     identities = tuple(vector.identity() for vector in vectors) if not faults else ()
     warnings += _repeated(vectors, identities)
     warnings += share_warning(base.float_specs, pruned) if pruned else []
-    return MergeInputs(base, identity, tuple(vectors), identities, pruned, factors, tuple(warnings))
+    return MergeInputs(
+        base, identity, tuple(vectors), identities, pruned, factors, statistics, tuple(warnings)
+    )
 
 
-def _open(recipe: Recipe, strip_prefix: str) -> tuple[Checkpoint, list[TaskVector]]:
+def _open(
+    recipe: Recipe, strip_prefix: str
+) -> tuple[Checkpoint, list[TaskVector], list[StatisticsFile]]:
     """Open every file of the recipe; raise at once for all that cannot be opened."""
     base_path, *paths = [Path(recipe.base), *(Path(entry.path) for entry in recipe.deltas)]
-    faults = check_hub_ids([base_path, *paths])
+    stats = list(map(Path, recipe.stats))
+    faults = check_hub_ids([base_path, *paths, *stats])
     if faults:  # download nothing in vain, but check the local files
-        paths = [path for path in paths if not is_hub_id(path)]
+        paths, stats = ([p for p in given if not is_hub_id(p)] for given in (paths, stats))
     base: Checkpoint | None = None
     vectors: list[TaskVector] = []
     try:
@@ -164,10 +187,16 @@ def _open(recipe: Recipe, strip_prefix: str) -> tuple[Checkpoint, list[TaskVecto
                 open_file(path)  # for its faults
         except LorsmergeError as error:
             faults.append(error)
+    files = []
+    for path in stats:
+        try:
+            files.append(StatisticsFile(path))
+        except LorsmergeError as error:
+            faults.append(error)
     raise_all(faults)
     if base is None:
         raise ValueError("a base that failed to open left no fault")
-    return base, vectors
+    return base, vectors, files
 
 
 def select_tensors(
@@ -268,7 +297,7 @@ def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str
             )
         if ratios and len(ratios) < len(method.ratios):
             yield f"{vector.path} is pruned by {ratios[0]} alone: it has no other ratio."
-    if combiner.averages and combiner.linear:
+    if combiner.averages and combiner.linear and not combiner.statistics:
         earlier = [str(v.path) for v, pruning in zip(vectors, before, strict=True) if pruning]
         yield from _no_mean(recipe, earlier)
     for entry in recipe.deltas:

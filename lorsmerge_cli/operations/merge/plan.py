@@ -145,13 +145,15 @@ class MergePlan(MergeInputs):
             PRUNING_COPIES + self.combiner.copies + (len(self.vectors) if self.holds_all else 0)
         )
         held = copies * 4 * max([BLOCK, *matrices])
+        widths = [width for file in self.statistics for width in file.layout.widths.values()]
+        held += self.combiner.squares * 8 * max(widths, default=0) ** 2
         return self.threads * (HEAP_SLACK * held + THREAD_OVERHEAD)
 
     def is_whole(self, name: str) -> bool:
         """Return whether a tensor is merged in one piece, not in blocks."""
         if not self.base.specs[name].is_float:
             return False
-        if self.holds_all or name in self.pruned:
+        if self.holds_all or self.statistics or name in self.pruned:
             return True
         return any(vector.is_pruned(name) for vector in self.vectors)
 
@@ -282,8 +284,13 @@ def _check_expected(recipe: Recipe, inputs: MergeInputs) -> list[LorsmergeError]
     """Return faults for inputs that are not those of the recipe's `lorsmerge.json`."""
     if not recipe.expected:
         return []
-    found = (inputs.identity.digest, *inputs.vector_identities)
-    paths = [inputs.base.path, *(vector.path for vector in inputs.vectors)]
+    files = inputs.statistics
+    found = (inputs.identity.digest, *inputs.vector_identities, *(f.identity() for f in files))
+    paths = [
+        inputs.base.path,
+        *(vector.path for vector in inputs.vectors),
+        *(f.path for f in files),
+    ]
     if len(paths) != len(recipe.expected):
         count = len(recipe.expected) - 1
         what = f"{recipe.source} lists {len(paths) - 1} deltas and the fingerprints of {count}."

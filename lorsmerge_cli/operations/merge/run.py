@@ -252,10 +252,18 @@ class _Run:
 
     def _merged(self, unit: Unit, base: Tensor) -> Merged:
         dtype = self.plan.output_specs[unit.name].dtype
-        agreement = self.plan.factors.agreement
-        merged = merge_tensor(base, self._terms(unit, base), self.method, dtype, agreement)
+        merged = merge_tensor(
+            base, self._terms(unit, base), self.method, dtype, self.plan.factors.agreement,
+            self._statistics(unit.name),
+        )  # fmt: skip
         self.steps.append(energy(merged.update))
         return merged
+
+    def _statistics(self, name: str) -> list[Callable[[], Tensor]]:
+        """Return what reads the statistics of a tensor in each delta's fine-tune, if there are any."""
+        kind, device = self.method.statistics, self.plan.device
+        files = [file for file in self.plan.statistics if name in file.names(kind)]
+        return [lambda file=file: file.read(kind, name).to(device) for file in files]  # type: ignore[misc]
 
     def _terms(self, unit: Unit, base: Tensor) -> Iterator[Term]:
         factor = self.plan.factors.of(unit.name)
@@ -349,6 +357,7 @@ def made_from(
     """
     contents = contents or ["0" * 64] * (1 + len(plan.vectors))
     of_base = union(trained_digests(plan.base, plan.recipe.base))
+    statistics = [{"fingerprint": file.identity()} for file in plan.statistics]
     return {
         "lorsmerge": __version__,
         "recipe": pinned_recipe(plan.recipe).to_dict(),
@@ -361,6 +370,7 @@ def made_from(
             )
         ],
         "step_norm": step,
+        **({"statistics": statistics} if statistics else {}),
         "device": plan.device.type,
         "versions": {
             "python": platform.python_version(),

@@ -23,7 +23,7 @@ from lorsmerge_cli.inputs import several
 from lorsmerge_cli.operations.merge.faults import check_merged, not_finite
 from lorsmerge_cli.operations.merge.inputs import select_factors, select_tensors
 from lorsmerge_cli.recipe.coefficients import TensorFactors, takes_norms
-from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
+from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, statistics_refused
 
 BASE = "the base"
 
@@ -76,6 +76,7 @@ def merge_state_dicts(
         {'fc1.weight': tensor([[ 4.,  0.],
                 [ 0., -2.]]), 'steps': tensor(7)}
     """
+    raise_all(statistics_refused(method))
     names = [f"delta {number}" for number in range(1, len(deltas) + 1)]
     recipe = Recipe(
         BASE, tuple(map(DeltaEntry, names)), method, svp, mp, scale, several(include),

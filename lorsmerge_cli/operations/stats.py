@@ -1,0 +1,335 @@
+"""Stats: what a fine-tune's layers do on audio, as a file that merges weigh its delta by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from lorsmerge_cli.calibration.file import Layout, Origin, write_statistics
+from lorsmerge_cli.checkpoint.names import linear_weights
+from lorsmerge_cli.checkpoint.reader import Checkpoint
+from lorsmerge_cli.checkpoint.references import pinned, with_commits
+from lorsmerge_cli.core.combining.fisher import FISHER
+from lorsmerge_cli.core.combining.regmean import GRAM
+from lorsmerge_cli.core.low_rank_sparse import accumulable
+from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.data.dataset import drop_warnings, load_data
+from lorsmerge_cli.data.digests import digests_of
+from lorsmerge_cli.data.utterance import Utterance
+from lorsmerge_cli.deltas.task_vector import base_fingerprint
+from lorsmerge_cli.errors import Mismatch, NonFinite, UsageFault, raise_all
+from lorsmerge_cli.inputs import FilePath, path_of, several
+from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
+from lorsmerge_cli.recipe.published import recorded_call
+from lorsmerge_cli.recipe.record import training_of
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
+from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype
+from lorsmerge_cli.speech.statistics import gram_matrices, input_of, squared_gradients
+from lorsmerge_cli.usage import check_statistics
+from lorsmerge_cli.version import __version__
+
+FLOAT32, FLOAT64 = 4, 8  # bytes of an element
+
+
+@dataclass(frozen=True)
+class StatsPlan:
+    """Checked inputs of `stats`.
+
+    Attributes:
+        source: the fine-tune.
+        utterances: what it is to hear.
+        layout: what will be stored.
+        output: the file to write.
+        labels: `own` or `data`.
+        dtype: to compute in.
+        device: to compute on.
+        batch_size: of decoding, None for what memory allows.
+        force: replace an output that exists.
+        warnings: what the user should know before the work.
+        drop_notes: a line for each row of the data that is dropped.
+    """
+
+    source: ModelSource
+    utterances: tuple[Utterance, ...]
+    layout: Layout
+    output: Path
+    labels: str
+    dtype: str
+    device: str
+    batch_size: int | None
+    force: bool
+    warnings: tuple[str, ...]
+    drop_notes: tuple[str, ...]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """`gram`, `fisher` or both."""
+        found = {GRAM: self.layout.widths, FISHER: self.layout.shapes}
+        return tuple(kind for kind, entries in found.items() if entries)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the audio."""
+        return sum(row.duration or 0.0 for row in self.utterances)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of weights, gradients and sums; activations are not counted."""
+        weights = sum(spec.numel for spec in self.source.checkpoint.float_specs.values())
+        squares = sum(width**2 for width in self.layout.widths.values())
+        each = 2 * FLOAT32 + FLOAT64 if self.layout.shapes else FLOAT32
+        return each * weights + FLOAT64 * squares
+
+
+@dataclass(frozen=True)
+class StatsReport:
+    """What was written.
+
+    Attributes:
+        output: the file of statistics.
+        kinds: `gram`, `fisher` or both.
+        layers: linear layers that have a Gram matrix.
+        utterances: how many were heard.
+        seconds: their length.
+        nbytes: size of the stored statistics.
+        warnings: what the user should know.
+    """
+
+    output: Path
+    kinds: tuple[str, ...]
+    layers: int
+    utterances: int
+    seconds: float
+    nbytes: int
+    warnings: tuple[str, ...] = ()
+
+
+def stats(
+    model: FilePath,
+    data: Sequence[FilePath] | FilePath,
+    output: FilePath,
+    *,
+    kind: str = GRAM,
+    labels: str = "own",
+    split: str = "train",
+    language: str | None = None,
+    task: str | None = None,
+    hours: float | None = None,
+    data_seed: int = 0,
+    allow_parts: bool = False,
+    format: str | None = None,
+    batch_size: int | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    config_dir: FilePath | None = None,
+    force: bool = False,
+    command: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> StatsReport:
+    """Write statistics of a fine-tune over audio, which `merge` takes for `regmean` and `fisher`.
+
+    Args:
+        model: the fine-tune: a model folder, a file of weights, or a Hub id.
+        data: manifests or data folders of audio as the fine-tune is to hear it.
+        output: the file of statistics.
+        kind: `gram` for the inputs of linear layers, which RegMean needs; `fisher` for squared
+            gradients of all weights, which Fisher merging needs; `both`.
+        labels: what the decoder is given: `own`, the fine-tune's own greedy transcripts, or `data`,
+            the texts of the data.
+        split: of data that has several.
+        language: of rows that do not name theirs; rows of another one are skipped.
+        task: of rows that do not name theirs; rows of another one are skipped.
+        hours: about how much of each data set to take; all by default.
+        data_seed: of the choice of rows for `hours`.
+        allow_parts: use rows that are shorter than their files and give no offset.
+        format: of the data, found out by default.
+        batch_size: utterances decoded at a time; by memory by default.
+        dtype: to compute in: `float32`, `float16` or `bfloat16`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        config_dir: model folder or Hub id to take config and tokenizer from, for a bare file.
+        force: replace an output that exists.
+        command: the line for the file's record; this call by default.
+        progress: called with the utterances just decoded or heard and those in all.
+
+    Raises:
+        LorsmergeError: see the subclasses; nothing is written then.
+
+    Example:
+        >>> report = stats("ca", "test.jsonl", "ca.stats", language="ca", task="asr")
+        >>> report.output, report.kinds, report.layers
+        (PosixPath('ca.stats'), ('gram',), 26)
+    """
+    command = command or recorded_call(
+        "stats", model, several(data), output, kind=kind, labels=labels, split=split,
+        language=language, task=task, hours=hours, data_seed=data_seed, format=format,
+    )  # fmt: skip
+    plan = plan_stats(
+        Path(model), [Path(path) for path in several(data)], Path(output), kind=kind,
+        labels=labels, split=split, language=language, task=task, hours=hours,
+        data_seed=data_seed, allow_parts=allow_parts, format=format, batch_size=batch_size,
+        dtype=dtype, device=device, config_dir=path_of(config_dir), force=force,
+    )  # fmt: skip
+    report = run_stats(plan, command, progress)
+    return replace(report, warnings=(*plan.warnings, *report.warnings))
+
+
+def plan_stats(
+    model: Path,
+    data: Sequence[Path],
+    output: Path,
+    *,
+    kind: str,
+    labels: str,
+    split: str | None,
+    language: str | None,
+    task: str | None,
+    hours: float | None,
+    data_seed: int,
+    allow_parts: bool,
+    format: str | None,
+    batch_size: int | None,
+    dtype: str,
+    device: str,
+    config_dir: Path | None,
+    force: bool,
+) -> StatsPlan:
+    """Check model, data and output; the settings are those of `stats`.
+
+    Raises:
+        LorsmergeError: every fault found.
+    """
+    faults = check_statistics(kind, labels)
+    raise_all(faults if data else [*faults, UsageFault("There is no data.", "Give audio to hear.")])
+    parse_speech_dtype(dtype)
+    source = find_model(model, config_dir=config_dir)
+    layout = layout_of(source.checkpoint, kind)
+    inputs = [*source.files, *source.checkpoint.sources, *data]
+    raise_all(check_output(output, inputs=inputs, size=layout.nbytes, force=force))
+    loaded = load_data(
+        data, split=split, language=language, task=task, format=format, hours=hours,
+        seed=data_seed, max_seconds=source.window, empty_text=labels == "own",
+        allow_parts=allow_parts, decoded=True,
+    )  # fmt: skip
+    warnings = [*source.checkpoint.notes, *drop_warnings(loaded), *leftovers(output)]
+    return StatsPlan(
+        source, loaded.utterances, layout, output, labels, dtype, device, batch_size, force,
+        tuple(warnings), tuple(loaded.drop_notes),
+    )  # fmt: skip
+
+
+def layout_of(checkpoint: Checkpoint, kind: str) -> Layout:
+    """Return what the statistics of a model consist of.
+
+    Raises:
+        Mismatch: it has no linear layers to take Gram matrices of.
+    """
+    specs = checkpoint.float_specs
+    inputs, widths, shapes = {}, {}, {}
+    if kind != FISHER:
+        inputs = {name: input_of(name) for name in sorted(linear_weights(specs))}
+        widths = {name: specs[name].shape[1] for name in sorted(set(inputs.values()))}
+        if not inputs:
+            raise Mismatch(f"{checkpoint.path} has no linear layers.", "Give a Whisper.")
+    if kind != GRAM:
+        shapes = {name: spec.shape for name, spec in specs.items()}
+    return Layout(inputs, widths, shapes)
+
+
+def run_stats(
+    plan: StatsPlan,
+    command: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> StatsReport:
+    """Let a model hear its audio, and write the statistics.
+
+    Args:
+        plan: checked inputs.
+        command: for the record.
+        progress: called with the utterances just decoded or heard and those in all.
+
+    Raises:
+        NonFinite: the weights, or what the layers make of the audio, are not finite.
+        UnreadableFile: audio that cannot be read any more.
+    """
+    passes = len(plan.kinds) + (plan.labels == "own")
+    total = passes * len(plan.utterances)
+    with atomic_file(plan.output, force=plan.force) as partial:
+        speech = plan.source.open(parse_speech_dtype(plan.dtype), plan.device)
+        rows = plan.utterances
+        if plan.labels == "own":
+            rows = _transcribed(plan, speech, lambda: progress(1, total))
+        tensors: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+        if plan.layout.widths:
+            grams, counts = gram_matrices(
+                speech, rows, list(plan.layout.widths), lambda: progress(1, total)
+            )
+            tensors |= {f"{name}.{GRAM}": value for name, value in grams.items()}
+        if plan.layout.shapes:
+            squares = squared_gradients(speech, rows, lambda: progress(1, total))
+            tensors |= {f"{name}.{FISHER}": squares[name] for name in plan.layout.shapes}
+        for entry, values in tensors.items():
+            if not is_finite(values.float()):
+                raise _not_finite(entry, plan)
+        write_statistics(partial, plan.layout, _origin(plan, rows, command), tensors, counts)
+        check_unchanged(plan.source.checkpoint.identities)
+    return StatsReport(
+        plan.output, plan.kinds, len(plan.layout.inputs), len(rows), plan.seconds,
+        plan.layout.nbytes,
+    )  # fmt: skip
+
+
+def _transcribed(
+    plan: StatsPlan, speech: SpeechModel, progress: Callable[[], None]
+) -> tuple[Utterance, ...]:
+    """Return the utterances with the model's own greedy transcripts."""
+    answers = decode_answers(
+        speech, plan.utterances, DecodingSettings(beam=1, batch_size=plan.batch_size),
+        lambda row, answer: progress(),
+    )  # fmt: skip
+    return tuple(replace(row, text=answers[row.id].text) for row in plan.utterances)
+
+
+def _not_finite(entry: str, plan: StatsPlan) -> NonFinite:
+    half = plan.dtype not in ("float32", "fp32")
+    remedy = "Give --dtype float32." if half else "Use another fine-tune."
+    return NonFinite(f"{plan.source.name}: {entry!r} overflows on this audio.", remedy)
+
+
+def _origin(plan: StatsPlan, rows: Sequence[Utterance], command: str) -> Origin:
+    checkpoint = plan.source.checkpoint
+    given = checkpoint.path
+    sample = {}
+    for name, spec in checkpoint.float_specs.items():
+        middle = checkpoint.read(name).reshape(-1)[spec.numel // 2 :][:1]
+        sample[name] = float(accumulable(middle)) if spec.numel else 0.0
+    return Origin(
+        model=pinned(given) or given.name or str(given),
+        fingerprint=base_fingerprint(checkpoint),
+        base=str(training_of(checkpoint.folder).get("base", "")),
+        sample=sample,
+        labels=plan.labels,
+        utterances=len(rows),
+        seconds=plan.seconds,
+        data=_digest(rows, plan.labels),
+        languages=tuple(dict.fromkeys((row.language, row.task) for row in rows)),
+        settings={"dtype": plan.dtype},
+        made_by=with_commits(command, [given]),
+        version=__version__,
+    )
+
+
+def _digest(rows: Sequence[Utterance], labels: str) -> str:
+    """Hash what a model was given: audio, prompts, and texts that are not its own."""
+    digest = hashlib.sha256()
+    for row, file in zip(rows, digests_of(rows).files, strict=True):
+        text = row.text if labels == "data" else ""
+        entry = [file, row.start, row.duration, row.language, row.task, text]
+        digest.update(json.dumps(entry).encode())
+    return digest.hexdigest()
