@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
 from lorsmerge_cli.data.utterance import Answer, Utterance
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
@@ -24,22 +25,61 @@ from lorsmerge_cli.speech.model import SpeechModel
 
 CPU = torch.device("cpu")
 LARGEST_BATCH = 64
-MEMORY_SHARE = 0.3  # of what is free, for the cross-attention's keys and values
+MEMORY_SHARE = 0.3  # of what is free, for the attentions' keys and values and the beams' scores
+SCORE_COPIES = 4  # of every token's score that a step of the search holds
 
 
 class SharedCrossAttention(EncoderDecoderCache):
-    """A cache whose cross-attention stays in place while beams are reordered.
+    """A cache with one cross-attention for all beams of an utterance, made before the first step.
 
-    Beams never cross utterances, so all beams of one share their cross-attention. Moving it at
-    every step, as transformers does, more than doubles the time of beam 20.
+    Beams never cross utterances, so those of one hear the same keys and values. transformers keeps
+    them once for each beam and moves them at every step.
+
+    Args:
+        model: a Whisper.
+        heard: [clips, positions, width], the encoder's output.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: Any, heard: Tensor) -> None:
         super().__init__(DynamicCache(), DynamicCache())
+        for index, layer in enumerate(model.model.decoder.layers):
+            attention = layer.encoder_attn
+            shape = (*heard.shape[:2], attention.num_heads, attention.head_dim)
+            keys, values = (
+                projection(heard).view(shape).transpose(1, 2).contiguous()
+                for projection in (attention.k_proj, attention.v_proj)
+            )
+            self.cross_attention_cache.update(keys, values, index)
+            self.is_updated[index] = True
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Reorder the self-attention of the beams."""
         self.self_attention_cache.reorder_cache(beam_idx)
+
+
+@contextmanager
+def _beams_as_queries(model: Any, beam: int) -> Iterator[None]:
+    """Have the cross-attention take the beams of an utterance as queries of one call."""
+
+    def fold(module: Any, arguments: tuple[Tensor, ...], named: Any) -> tuple[Any, Any]:
+        queries, *others = arguments
+        rows, length, width = queries.shape
+        return (queries.reshape(rows // beam, beam * length, width), *others), named
+
+    def unfold(module: Any, arguments: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+        found, weights = output
+        clips, queries, width = found.shape
+        return found.reshape(clips * beam, queries // beam, width), weights
+
+    hooks = []
+    for layer in model.model.decoder.layers if beam > 1 else ():
+        hooks.append(layer.encoder_attn.register_forward_pre_hook(fold, with_kwargs=True))
+        hooks.append(layer.encoder_attn.register_forward_hook(unfold))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True)
@@ -219,27 +259,33 @@ def generate(
     # earlier versions of transformers name the argument past_key_values
     forward = inspect.signature(type(model).forward).parameters
     cache = "cache" if "cache" in forward else "past_key_values"
-    with _without_generation_config(model), torch.inference_mode():
+    with (
+        _without_generation_config(model),
+        _beams_as_queries(model, settings.beam),
+        torch.inference_mode(),
+    ):
+        heard = model.model.encoder(features.to(model.device, model.dtype)).last_hidden_state
         # Whisper's own generate() takes one task per call and looks for timestamps
         tokens: Any = GenerationMixin.generate(
             model,
-            features.to(model.device, model.dtype),
             generation_config=config,
+            # its keys and values are in the cache: all that is read is how many clips there are
+            encoder_outputs=BaseModelOutput(last_hidden_state=heard[:, :1]),
             decoder_input_ids=prompts.to(model.device),
-            attention_mask=torch.ones(features.shape[::2], dtype=torch.long, device=model.device),
-            **{cache: SharedCrossAttention()},
+            **{cache: SharedCrossAttention(model, heard)},
         )
     found: Tensor = tokens
     return found
 
 
 def fitting_batch(speech: SpeechModel, beam: int, memory: Memory = ALL) -> int:
-    """Return for how many utterances the cross-attention's cache fits a share of the free memory."""
-    config = speech.model.config
-    itemsize = speech.model.dtype.itemsize
-    each = 2 * config.decoder_layers * config.max_source_positions * config.d_model
+    """Return for how many utterances a search's caches and scores fit a share of the free memory."""
+    config, itemsize = speech.model.config, speech.model.dtype.itemsize
+    positions = config.max_source_positions + beam * config.max_target_positions
+    caches = 2 * config.decoder_layers * config.d_model * positions * itemsize
+    scores = SCORE_COPIES * torch.float32.itemsize * config.vocab_size * beam
     free = free_memory(speech.model.device, memory)
-    return max(1, min(LARGEST_BATCH, int(MEMORY_SHARE * free / (each * itemsize * beam))))
+    return max(1, min(LARGEST_BATCH, int(MEMORY_SHARE * free / (caches + scores))))
 
 
 def free_memory(device: torch.device = CPU, memory: Memory = ALL) -> int:

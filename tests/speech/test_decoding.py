@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,12 @@ from lorsmerge_cli.data.languages import WHISPER_TASKS
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
 from lorsmerge_cli.speech import decoding, memory
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode, decode_answers
+from lorsmerge_cli.speech.decoding import (
+    DecodingSettings,
+    SharedCrossAttention,
+    decode,
+    decode_answers,
+)
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
 from lorsmerge_cli.speech.source import find_model
 
@@ -119,7 +125,7 @@ def test_language_and_task_matter(
     assert decode(speech, rows, DecodingSettings(1)) != decode(speech, others, DecodingSettings(1))
 
 
-def test_cross_attention_left_in_place_says_what_transformers_reordering_says(
+def test_beams_that_share_their_cross_attention_say_what_those_with_their_own_say(
     speech: SpeechModel,
     utterances: list[Utterance],
     batches: list[Tensor],
@@ -133,6 +139,13 @@ def test_cross_attention_left_in_place_says_what_transformers_reordering_says(
         real(self, beams)
 
     monkeypatch.setattr(EncoderDecoderCache, "reorder_cache", watched)
+
+    def one_for_each_beam(model: Any, heard: Tensor) -> EncoderDecoderCache:
+        shared = SharedCrossAttention(model, heard.repeat_interleave(4, 0))
+        cache = EncoderDecoderCache(DynamicCache(), shared.cross_attention_cache)
+        cache.is_updated = shared.is_updated
+        return cache
+
     settings = DecodingSettings(4, 5)
     ours = decode(speech, utterances, settings)
     assert not moved
@@ -143,11 +156,8 @@ def test_cross_attention_left_in_place_says_what_transformers_reordering_says(
         features = speech.features([audio_of(row) for row in part])
         prompts = torch.tensor([speech.prompt(row.language, row.task) for row in part])
         with monkeypatch.context() as patch:
-            patch.setattr(
-                decoding,
-                "SharedCrossAttention",
-                lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()),
-            )
+            patch.setattr(decoding, "SharedCrossAttention", one_for_each_beam)
+            patch.setattr(decoding, "_beams_as_queries", lambda model, beam: nullcontext())
             tokens = decoding.generate(speech, features, prompts, definite)
         assert tokens.equal(batches[number])
     assert any(moved)  # beams did change places
@@ -240,7 +250,10 @@ def test_a_fitting_batch_keeps_to_its_share_of_memory(
     free = {"SC_AVPHYS_PAGES": pages, "SC_PAGE_SIZE": 4096}
     monkeypatch.setattr("os.sysconf", lambda name: free[name])
     size = decoding.fitting_batch(speech, beam)
-    each = 2 * 2 * 64 * 32 * 4 * beam  # keys and values, layers, positions, units, bytes
+    config = speech.model.config
+    positions = 64 + beam * config.max_target_positions  # heard once, and the text of each beam
+    each = 2 * 2 * positions * 32 * 4  # keys and values, layers, positions, units, bytes
+    each += 4 * 4 * config.vocab_size * beam  # scores, their copies
     allowed = 0.3 * 4096 * pages
     assert 1 <= size <= 64
     assert size == 1 or size * each <= allowed
