@@ -12,8 +12,8 @@ def metagpt(norms: Sequence[float]) -> list[float]:
         norms: L2 norms of whole deltas, none of them zero.
 
     Example:
-        >>> metagpt([1.0, 3.0])
-        [0.1, 0.9]
+        >>> metagpt([1.0, 2.0])
+        [0.2, 0.8]
     """
     largest = max(norms)  # squares of the norms themselves could overflow
     squares = [(norm / largest) ** 2 for norm in norms]
