@@ -15,6 +15,7 @@ from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.search import Goal, SearchReport, TrialRow
+    from lorsmerge_cli.recipe.space import Value
 
 _space = options.panel("Search space")
 _search = options.panel("Search")
@@ -39,11 +40,13 @@ def search(
         "--mp", metavar="VALUES", help="Magnitude ratios, in the same form.")] = None,
     scale: Annotated[str | None, _space(
         "--scale", metavar="VALUES", help="Lambdas, in the same form; by default from a third of "
-        "the method's own to ten thirds of it, 0.05:0.5 for sums.")] = None,
-    method: Annotated[str | None, _space(
-        "--method", metavar="NAME", help="The method of all merges, with parameters after a colon "
-        "(lors+iso_c, ties:k=0.3); one that takes ratios needs their values. By default what each "
-        f"trial's ratios imply. {options.METHOD_NAMES}.")] = None,
+        "the method's own to ten thirds of it, 0.05:0.5 for sums. Of several methods it is task "
+        "arithmetic's: the others get the lambda whose step is as long.")] = None,
+    method: Annotated[list[str] | None, _space(
+        "--method", metavar="NAMES", help="The method of all merges, or several to choose from "
+        "(lors,ties,tsv_m; may be repeated), with parameters after a colon (lors+iso_c, ties:k=0.3); "
+        "one that takes ratios needs their values. By default what each trial's ratios imply. "
+        f"{options.METHOD_NAMES}.")] = None,
     per_delta: Annotated[str, _space(
         "--per-delta", metavar="KINDS", help="Comma-separated choice of svp, mp and scale: what is "
         "searched for each delta separately.")] = "",
@@ -194,7 +197,9 @@ def _tell(names: Sequence[str], row: TrialRow) -> None:
     console.note(f"trial {row.number}: {scores}{part} at {point}")
 
 
-def _value(value: float | None) -> str:
+def _value(value: Value) -> str:
+    if isinstance(value, str):
+        return value
     return "none" if value is None else f"{value:g}"
 
 
@@ -275,7 +280,9 @@ def _show_trials(report: SearchReport, rows: Sequence[TrialRow]) -> None:
         cells.append([*cell, row.title or extra or (f"= {row.same_as}" if row.same_as else "")])
     how = "" if goal.rank_by == "loss" else f" by {goal.rank_by} decoding"
     console.table(heads, cells, title=f"trials{how}")
-    if any(row.title for row in rows):
+    if report.plan.space.methods:
+        console.line("scale: lambda of task arithmetic whose step is as long as the method's.\n")
+    elif any(row.title for row in rows):
         console.line(
             "paper: lambda 0.15, r and p from the middle of its tables; 1/T: the same r and p, lambda "
             "1 / number of deltas; authors' script: lambda 0.2, r 0.01, p 0.2.\n"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
 from lorsmerge_cli.core.combining import PAPER_SCALE
 from lorsmerge_cli.core.methods import default_scale, find_method, method_faults
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
+from lorsmerge_cli.inputs import several
 from lorsmerge_cli.recipe.coefficients import check_groups, groups_of
 from lorsmerge_cli.recipe.recipe import (
     DELTA_SETTINGS,
@@ -23,11 +24,12 @@ from lorsmerge_cli.recipe.recipe import (
 
 EXAMPLES = {"svp": "--svp 0.01,0.02,0.05", "mp": "--mp 0.1,0.2,0.4", "scale": "--scale 0.05:0.5"}
 BY = ("half", "module", "depth")
-BETA = "beta"  # the parameter of --by depth
+METHOD, BETA = "method", "beta"  # parameters of several methods, and of --by depth
 DIGITS = 4  # of a value drawn from a range
 LARGEST_GRID = 10_000
 
-Point = dict[str, float | None]  # a parameter's name -> its value; None for `none`
+Value = float | str | None  # None for `none`, and for a ratio that the method does not take
+Point = dict[str, Value]  # a parameter's name -> its value
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,18 @@ class Values:
     """Choices, or a range.
 
     Attributes:
-        choices: numbers or None (`none`: no such part); empty for a range.
+        choices: numbers or None (`none`: no such part), or methods; empty for a range.
         low, high: ends of a range, both in it.
         step: between the values of a range; None for any of them.
     """
 
-    choices: tuple[float | None, ...] = ()
+    choices: tuple[Value, ...] = ()
     low: float = 0.0
     high: float = 0.0
     step: float | None = None
 
     @property
-    def listed(self) -> tuple[float | None, ...]:
+    def listed(self) -> tuple[Value, ...]:
         """All values; empty for a range without a step."""
         if self.choices or self.step is None:
             return self.choices
@@ -59,14 +61,17 @@ class Values:
         """The largest number; None where there is none."""
         if not self.choices:
             return self.high
-        return max((value for value in self.choices if value is not None), default=None)
+        return max(self._numbers, default=None)
 
     def nearest(self, value: float) -> float | None:
         """Return the value nearest to a number; None where there are no numbers."""
-        numbers = [item for item in self.listed if item is not None]
-        if numbers:
-            return min(numbers, key=lambda item: abs(item - value))
+        if self._numbers:
+            return min(self._numbers, key=lambda item: abs(item - value))
         return None if self.listed else min(max(value, self.low), self.high)
+
+    @property
+    def _numbers(self) -> list[float]:
+        return [item for item in self.listed if isinstance(item, float | int)]
 
 
 BETAS = Values(low=-1.0, high=3.0, step=0.25)  # the last block's lambda: 0 to 4 times the first's
@@ -135,6 +140,9 @@ class Space:
         method: of every point, as `find_method` reads it; None to have it follow from the ratios.
         by: of BY, what lambda differs by.
         groups: of tensors, each with a lambda of its own; empty for one lambda.
+        methods: to choose from, two or more; empty for one method.
+        units: of several methods, the lambda at which the step is as long as that of task
+            arithmetic at lambda 1; a point's lambdas are multiplied by it. 1 where there is none.
     """
 
     base: str
@@ -146,6 +154,8 @@ class Space:
     method: str | None = None
     by: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    units: Mapping[str, float] = field(default_factory=dict)
 
     def grouped(self, names: Sequence[str], base: object) -> Space:
         """Return the space with the groups that a base's tensors fall into.
@@ -165,15 +175,30 @@ class Space:
     def parameters(self) -> dict[str, Values]:
         """Name -> values; `scale`, or `scale[1]`, `scale[2]`, ... for the deltas in order.
 
-        With groups it is `scale[encoder]` and so on, and by depth there is `beta`.
+        With groups it is `scale[encoder]` and so on, by depth there is `beta`, and of several
+        methods there is `method`, which comes first.
         """
-        found = {
+        found = {METHOD: Values(self.methods)} if self.methods else {}
+        found |= {
             name: self.values[kind]
             for kind in DELTA_SETTINGS
             if kind in self.values
             for name in self.names(kind)
         }
         return found | ({BETA: BETAS} if "depth" in self.by else {})
+
+    def takes(self, point: Mapping[str, Value], name: str) -> bool:
+        """Tell whether the method of a point, if it has one, takes a parameter."""
+        method, kind = point.get(METHOD), name.partition("[")[0]
+        return method is None or kind not in RATIOS or kind in find_method(str(method)).ratios
+
+    def normal(self, point: Mapping[str, Value]) -> Point:
+        """Return a point with numbers as its recipe has them, and without ratios not taken."""
+        return {
+            name: value if isinstance(value, str)
+            else None if value is None or not self.takes(point, name) else rounded(value)
+            for name, value in point.items()
+        }  # fmt: skip
 
     def names(self, kind: str) -> list[str]:
         """Return the names of a kind's parameters: `svp`, or `svp[1]`, `svp[2]`, ..."""
@@ -191,18 +216,23 @@ class Space:
         return any(self.values[k].largest is not None for k in RATIOS if k in self.values)
 
     def recipe(self, point: Mapping[str, Any]) -> Recipe:
-        """Return the recipe of a point."""
-        shared, coef = self._coefficients(point)
+        """Return the recipe of a point, which may name another method than the space has."""
+        values: dict[str, Any] = self.normal(point)
+        method = values.get(METHOD, self.method)
+        unit = self.units.get(method or "", 1.0)
+        for name in self.names("scale") if "scale" in self.values else ():
+            values[name] = rounded(unit * values[name])
+        shared, coef = self._coefficients(values)
         own: list[dict[str, Any]] = [{} for _ in self.deltas]
         for kind in self.values.keys() - shared.keys():
             holders = own if kind in self.per_delta else [shared]
             for holder, name in zip(holders, self.names(kind), strict=True):
-                holder[kind] = None if point[name] is None else rounded(point[name])
+                holder[kind] = values[name]
         deltas = tuple(DeltaEntry(path, **o) for path, o in zip(self.deltas, own, strict=True))
         pruned = any(entry.get(ratio) for entry in (shared, *own) for ratio in RATIOS)
         include, exclude = (self.include, self.exclude) if pruned else ((), ())
         return Recipe(
-            self.base, deltas, self.method, **shared, include=include, exclude=exclude, coef=coef
+            self.base, deltas, method, **shared, include=include, exclude=exclude, coef=coef
         )
 
     def _coefficients(self, point: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -210,44 +240,52 @@ class Space:
         shared: dict[str, Any] = {}
         coef: list[str] = []
         if self.groups:
-            scales = [rounded(point[name]) for name in self.names("scale")]
+            scales = [point[name] for name in self.names("scale")]
             if len(set(scales)) == 1:
                 shared["scale"] = scales[0]
             else:  # lambda is 1, and the factors are the lambdas of their groups
                 shared["scale"] = 1.0
                 coef = [f"{g}={scale:g}" for g, scale in zip(self.groups, scales, strict=True)]
-        if beta := rounded(point.get(BETA, 0.0)):
+        if beta := point.get(BETA):
             coef.append(f"lines:beta={beta:g}")
         return shared, tuple(coef)
 
     def largest_recipe(self) -> Recipe:
         """Return the recipe of the largest values, whose checks hold for every point."""
-        return self.recipe({name: values.largest for name, values in self.parameters.items()})
+        point: Point = {name: values.largest for name, values in self.parameters.items()}
+        if self.methods:  # one that prunes, if there is one
+            pruning = [method for method in self.methods if find_method(method).pruner]
+            point[METHOD] = [*pruning, *self.methods][0]
+        return self.recipe(point)
 
     def first_points(self) -> dict[str, Point]:
         """Return known settings by name, `near NAME` where the values lack one of its numbers.
 
         `paper` is its lambda with ratios from the middle of its Tables 5 and 6, `1/T` the same
         ratios with lambda 1 / number of deltas, `authors' script` what their code has, and `task
-        arithmetic` the paper's lambda without pruning.
+        arithmetic` the paper's lambda without pruning. Of several methods it is each of them, by
+        its name, at the paper's lambda.
         """
         known: dict[str, tuple[float | None, float | None, float]] = {
             "paper": (0.03, 0.4, PAPER_SCALE),
             "1/T": (0.03, 0.4, rounded(1 / len(self.deltas))),
             "authors' script": (0.01, 0.2, 0.2),
         }
-        if self.method is not None:
+        if self.methods:
+            known = dict.fromkeys(self.methods, (0.03, 0.4, PAPER_SCALE))
+        elif self.method is not None:
             known = {"default": (0.03, 0.4, find_method(self.method).scale)}
         ratios = [self.values[kind] for kind in RATIOS if kind in self.values]
-        if ratios and all(None in values.choices for values in ratios):
+        if not self.methods and ratios and all(None in values.choices for values in ratios):
             known["task arithmetic"] = (None, None, PAPER_SCALE)
         points: dict[str, Point] = {}
         for title, settings in known.items():
-            wanted: dict[str, float | None] = dict(zip(DELTA_SETTINGS, settings, strict=True))
-            wanted[BETA] = 0.0
-            asked: Point = {name: wanted[name.partition("[")[0]] for name in self.parameters}
+            wanted: Point = dict(zip(DELTA_SETTINGS, settings, strict=True))
+            wanted |= {BETA: 0.0, METHOD: title}
+            asked = {name: wanted[name.partition("[")[0]] for name in self.parameters}
+            asked = self.normal(asked)
             point: Point = {
-                name: None if (value := asked[name]) is None else values.nearest(value)
+                name: values.nearest(value) if isinstance(value := asked[name], float) else value
                 for name, values in self.parameters.items()
             }
             if point not in points.values():
@@ -271,20 +309,46 @@ class Space:
             raise UsageFault(f"The grid has over {LARGEST_GRID:,} points.", "Use --sampler tpe.")
         first = list(self.first_points().values())
         points = [dict(zip(self.parameters, p, strict=True)) for p in itertools.product(*lists)]
-        return first + [point for point in points if point not in first]
+        different = {tuple(point.items()): point for point in (*first, *map(self._kept, points))}
+        return list(different.values())
+
+    def _kept(self, point: Point) -> Point:
+        """Return a point without the ratios that its method does not take."""
+        return {name: value if self.takes(point, name) else None for name, value in point.items()}
 
 
-def default_scales(method: str | None) -> str:
+def split_methods(given: str | Sequence[str] | None) -> list[str]:
+    """Return the methods that a text, or several, name, separated by commas.
+
+    Parameters have commas between them too: what has no colon of its own, and an equals sign, is
+    one more parameter of the method before it.
+
+    Example:
+        >>> split_methods("lors,ties:k=0.3,tsv_m"), split_methods(["a:x=1,y=2", "b"])
+        (['lors', 'ties:k=0.3', 'tsv_m'], ['a:x=1,y=2', 'b'])
+    """
+    found: list[str] = []
+    for text in several(given or ()):
+        for number, item in enumerate(map(str.strip, str(text).split(","))):
+            if number and "=" in item and ":" not in item:
+                found[-1] += f",{item}"
+            else:
+                found.append(item)
+    return list(dict.fromkeys(found))
+
+
+def default_scales(method: str | Sequence[str] | None) -> str:
     """Return the lambdas to choose from by default: from a third of the method's own to ten thirds.
 
     Args:
-        method: as `find_method` reads it; None for one that the ratios imply.
+        method: as in `make_space`; those of several are task arithmetic's.
 
     Example:
-        >>> default_scales(None), default_scales("tsv_m")
-        ('0.05:0.5', '0.33:3.3')
+        >>> default_scales(None), default_scales("tsv_m"), default_scales("tsv_m,ties")
+        ('0.05:0.5', '0.33:3.3', '0.05:0.5')
     """
-    own = default_scale(method)
+    methods = split_methods(method)
+    own = default_scale(methods[0] if len(methods) == 1 else None)
     return f"{own / 3:.2g}:{own * 10 / 3:.2g}"
 
 
@@ -295,7 +359,7 @@ def make_space(
     per_delta: str,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    method: str | None = None,
+    method: str | Sequence[str] | None = None,
     by: str = "",
 ) -> Space:
     """Make a space from options.
@@ -307,13 +371,17 @@ def make_space(
         per_delta: kinds, separated by commas.
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
-        method: of every point; None to have it follow from the ratios.
+        method: of every point, or several to choose from, as `split_methods` reads them; None to
+            have it follow from the ratios.
         by: of BY, separated by commas, what lambda differs by.
 
     Raises:
         UsageFault: everything that is wrong with them.
     """
-    faults = method_faults(method) or statistics_refused(method)
+    methods = split_methods(method)
+    faults = [
+        fault for text in methods for fault in method_faults(text) or statistics_refused(text)
+    ]
     given = {kind: str(texts[kind]) for kind in DELTA_SETTINGS if texts.get(kind) is not None}
     values = {}
     for kind, text in given.items():
@@ -321,9 +389,9 @@ def make_space(
             values[kind] = parse_values(kind, text)
         except UsageFault as fault:
             faults.append(fault)
-    if method is not None and not faults:
-        faults += _ratio_faults(method, values)
-        method = find_method(method).spec
+    if methods and not faults:
+        faults += _ratio_faults(methods, values)
+        methods = list(dict.fromkeys(find_method(text).spec for text in methods))
     kinds = frozenset(word.strip() for word in per_delta.split(",") if word.strip())
     for kind in sorted(kinds - given.keys()):
         what, remedy = "no such parameter.", "Name svp, mp or scale."
@@ -336,8 +404,9 @@ def make_space(
         faults.append(UsageFault("There are no deltas.", "Name at least one after the base."))
     raise_all(faults)
     space = Space(
-        base, tuple(deltas), values, kinds, tuple(include), tuple(exclude), method,
-        tuple(word for word in BY if word in wanted),
+        base, tuple(deltas), values, kinds, tuple(include), tuple(exclude),
+        methods[0] if len(methods) == 1 else None, tuple(word for word in BY if word in wanted),
+        methods=tuple(methods) if len(methods) > 1 else (),
     )  # fmt: skip
     if (include or exclude) and not space.prunes:
         raise UsageFault(
@@ -347,21 +416,22 @@ def make_space(
     return space
 
 
-def _ratio_faults(method: str, values: Mapping[str, Values]) -> list[LorsmergeError]:
-    """Return the faults of values that leave a method without a ratio, or give it one too many."""
+def _ratio_faults(methods: Sequence[str], values: Mapping[str, Values]) -> list[LorsmergeError]:
+    """Return the faults of values that leave a method without a ratio, or give all one too many."""
     faults: list[LorsmergeError] = []
-    takes = find_method(method).ratios
     for ratio in RATIOS:
-        if ratio in takes and ratio not in values:
-            what = f"--method {method} needs --{ratio}."
+        takers = [method for method in methods if ratio in find_method(method).ratios]
+        if takers and ratio not in values:
+            what = f"--method {takers[0]} needs --{ratio}."
             faults.append(UsageFault(what, f"Write {EXAMPLES[ratio]}, say."))
-        elif ratio in takes and None in values[ratio].choices:
+        elif takers and None in values[ratio].choices:
             what = (
-                f"--method {method} needs a number for --{ratio}, and `none` is among its values."
+                f"--method {takers[0]} needs a number for --{ratio}, and `none` is among its "
+                "values."
             )
             faults.append(UsageFault(what, "Remove it, or --method."))
-        elif ratio in values and ratio not in takes:
-            what = f"--method {method} takes no --{ratio}."
+        elif ratio in values and not takers:
+            what = f"--method {','.join(methods)} takes no --{ratio}."
             faults.append(UsageFault(what, "Drop one of the two."))
     return faults
 

@@ -21,6 +21,7 @@ from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.merging import Term, merge_tensor
 from lorsmerge_cli.core.methods import METHODS
 
+PLAIN = [name for name, method in METHODS.items() if not method.ratios and not method.statistics]
 SHAPES = [(1,), (1, 50), (50, 1), (24, 40), (4, 3, 5), ()]
 NORMS = st.lists(st.floats(1e-150, 1e150), min_size=1, max_size=10)
 
@@ -94,7 +95,7 @@ def test_agreement_at_its_ends(deltas: list[torch.Tensor], wanted: float) -> Non
     assert model_stock([(delta, 0.2) for delta in deltas]) == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].ratios])
+@pytest.mark.parametrize("method", PLAIN)
 def test_any_combiner_takes_the_factor(method: str) -> None:
     """All combiners are homogeneous, so that a factor before combining is one behind it too."""
     base = torch.zeros(24, 40)

@@ -19,6 +19,7 @@ from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.errors import Faults, LorsmergeError, Mismatch, NonFinite, UsageFault
 from lorsmerge_cli.recipe.recipe import DeltaEntry, load_recipe
 
+PLAIN = [name for name, method in METHODS.items() if not method.ratios and not method.statistics]
 RULES = ["decoder.cross_attn=0.25", "decoder=0.5", "*.fc1.*=-1", "lines:alpha=0.5,beta=1"]
 
 
@@ -67,7 +68,7 @@ def test_task_arithmetic_by_tensor(models: Path, deltas: Path, tmp_path: Path) -
     check(found, base, updates, 1e-6)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].ratios])
+@pytest.mark.parametrize("method", PLAIN)
 def test_every_method_takes_them_before_combining(
     models: Path, deltas: Path, tmp_path: Path, method: str
 ) -> None:
@@ -143,6 +144,8 @@ def test_factors_of_one_change_nothing(models: Path, deltas: Path, tmp_path: Pat
 def test_a_factor_of_zero_leaves_the_base(models: Path, deltas: Path, tmp_path: Path) -> None:
     base = load(models / "base")
     for method in METHODS:
+        if METHODS[method].statistics:
+            continue
         ratios = dict.fromkeys(METHODS[method].ratios, 0.2)
         found = merged(models / "base", both(deltas), tmp_path / method, coef="decoder=0",
                        method=method, **ratios)  # fmt: skip
@@ -158,6 +161,19 @@ def test_one_step_norm(models: Path, deltas: Path, tmp_path: Path) -> None:
     control = merge(models / "base", both(deltas), tmp_path / "b", step_norm_of=tmp_path / "a")
     assert control.step == pytest.approx(0.1, rel=1e-5)
     assert load_recipe(tmp_path / "a" / "lorsmerge.json").coef == tuple(RULES)
+
+
+@pytest.mark.parametrize("rules", [RULES, ["decoder=0.2"], ["model_stock"]], ids=str)
+def test_the_control_has_one_lambda(
+    models: Path, deltas: Path, tmp_path: Path, rules: list[str]
+) -> None:
+    done = merge(models / "base", both(deltas), tmp_path / "m", coef=rules, control=True)
+    record = json.loads((tmp_path / "m-control" / "lorsmerge.json").read_text())
+    assert "coef" not in record["recipe"]
+    assert record["step_norm"] == pytest.approx(done.step, rel=1e-5)
+    scales = [entry["scale"] for entry in record["recipe"]["deltas"]]
+    plain = merged(models / "base", both(deltas), tmp_path / "plain", scale=scales[0])
+    assert same_bits(load(tmp_path / "m-control"), plain)
 
 
 def test_what_is_held(models: Path, deltas: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from search_calls import plan, quick_disk, run
 from speech_models import make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli import delta, merge
-from lorsmerge_cli.errors import Mismatch, UsageFault
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, UsageFault
 from lorsmerge_cli.operations.merge import open_inputs
 from lorsmerge_cli.operations.search.files import document, write_report
 from lorsmerge_cli.operations.search.merges import RepeatedMerge
+from lorsmerge_cli.operations.search.report import SearchReport
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, load_recipe
 
 __all__ = ["quick_disk"]
@@ -67,9 +69,9 @@ def test_another_lambda_of_a_half_sums_nothing_up_again(
     read: list[int] = []
     real = RepeatedMerge._pruned
 
-    def record(self: RepeatedMerge, name: str, number: int, keep: object) -> torch.Tensor:
+    def record(self: RepeatedMerge, name: str, number: int, *others: Any) -> torch.Tensor:
         read.append(number)
-        return real(self, name, number, keep)
+        return real(self, name, number, *others)
 
     monkeypatch.setattr(RepeatedMerge, "_pruned", record)
     inputs = open_inputs(recipe(folder).resolved())
@@ -149,3 +151,139 @@ def test_a_study_is_of_its_groups(folder: Path, tmp_path: Path) -> None:
 def test_a_search_by_nothing_known(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageFault, match="--by layer: unknown"):
         plan(folder, tmp_path / "s.journal", by="layer")
+
+
+# --- several methods ------------------------------------------------------------------------------
+
+METHODS = {"method": "ta,ties:k=0.5,tsv_m,wa", "texts": {"scale": "0.2,0.5"}, "sampler": "grid",
+           "trials": None}  # fmt: skip
+
+
+def step_of(report: SearchReport, point: dict[str, Any], output: Path) -> float:
+    """The step norm of the merge that the recipe of a point makes."""
+    one = report.plan.space.recipe(point).resolved()
+    return merge(
+        one.base, list(one.deltas), output, coef=one.coef, method=one.method, dtype="float32",
+        force=True,
+    ).step  # fmt: skip
+
+
+def test_one_lambda_is_one_length_of_step_for_all_methods(folder: Path, tmp_path: Path) -> None:
+    report = run(folder, tmp_path / "s.journal", finalists=1, **METHODS)
+    space = report.plan.space
+    assert space.methods == ("ta", "ties:k=0.5", "tsv_m", "wa")
+    assert len(report.trials) == 8
+    assert [row.title for row in report.trials[:4]] == [f"near {name}" for name in space.methods]
+    assert space.units["ta"] == 1.0
+    assert space.units["wa"] == pytest.approx(2.0, rel=1e-3)
+    steps: dict[float, list[float]] = {}
+    for row in report.trials:
+        assert space.recipe(row.point).method == row.point["method"]
+        step = step_of(report, row.point, tmp_path / "m.safetensors")
+        steps.setdefault(row.point["scale"], []).append(step)
+    for found in steps.values():
+        assert found == pytest.approx([found[0]] * 4, rel=1e-3)
+
+
+def test_ratios_are_of_the_methods_that_take_them(folder: Path, tmp_path: Path) -> None:
+    texts = {"scale": "0.3", "svp": "0.1,0.3", "mp": "0.2"}
+    report = run(
+        folder, tmp_path / "s.journal", method=["lors,tsv_m", "svp+ties"], texts=texts,
+        sampler="grid", trials=None, finalists=1,
+    )  # fmt: skip
+    points = [tuple(row.point.values()) for row in report.trials]
+    assert sorted(points, key=str) == sorted([
+        ("lors", 0.1, 0.2, 0.3), ("lors", 0.3, 0.2, 0.3), ("svp+ties", 0.1, None, 0.3),
+        ("svp+ties", 0.3, None, 0.3), ("tsv_m", None, None, 0.3),
+    ], key=str)  # fmt: skip
+    assert all(row.same_as is None for row in report.trials)
+    for row in report.trials:
+        recipe = report.plan.space.recipe(row.point).resolved()
+        assert (recipe.deltas[0].svp, recipe.deltas[0].mp) == (row.point["svp"], row.point["mp"])
+
+
+def test_tpe_over_methods_halves_and_ratios_can_be_resumed(folder: Path, tmp_path: Path) -> None:
+    changes = {
+        "method": "lors,tsv_m", "by": "half", "finalists": 2,
+        "texts": {"scale": "0.1:0.9", "svp": "0.1:0.5", "mp": "0.2,0.4"},
+    }  # fmt: skip
+    run(folder, tmp_path / "s.journal", trials=4, **changes)
+    report = run(folder, tmp_path / "s.journal", trials=8, force=True, **changes)
+    assert report.own == 4
+    assert {row.point["method"] for row in report.trials} == {"lors", "tsv_m"}
+    for row in report.trials:
+        assert (row.point["svp"] is None) == (row.point["method"] == "tsv_m")
+    written = write_report(report)
+    done = merge(recipe=written[0], output=tmp_path / "merged")
+    assert done.step > 0
+    assert json.loads(json.dumps(document(report)))["trials"][0]["point"]["method"] == "lors"
+
+
+@pytest.mark.parametrize(
+    ("method", "by", "texts"),
+    [
+        ("tsv_m", "", {"scale": "0.3,0.9"}),
+        ("tsv_m", "half", {"scale": "0.3,0.9"}),
+        ("lors+iso_c", "", {"scale": "0.3,0.9", "svp": "0.3", "mp": "0.4"}),
+        ("lors+iso_c", "half", {"scale": "0.3,0.9", "svp": "0.3", "mp": "0.4"}),
+        ("tsv_m,iso_c", "half", {"scale": "0.3,0.9"}),
+        (None, "half", {"scale": "0.3,0.9", "svp": "0.3"}),
+        (None, "", {"scale": "0.3,0.9", "svp": "0.3"}),
+    ],
+    ids=str,
+)
+def test_what_has_to_be_beaten(
+    folder: Path, tmp_path: Path, method: str | None, by: str, texts: dict[str, str]
+) -> None:
+    report = run(folder, tmp_path / "s.journal", method=method, by=by, texts=texts, trials=None,
+                 sampler="grid", finalists=20)  # fmt: skip
+    rows = {row.number: row for row in report.trials}
+    beside = [found.trial for found in report.finalists if not found.trial.number]
+    assert [row.title for row in beside if row.title.startswith("control of trial")]
+    for row in beside:
+        recipe = report.plan.space.recipe(row.point).resolved()
+        of = rows[int(row.title.rpartition(" ")[2])]
+        best = report.plan.space.recipe(of.point).resolved()
+        if row.title.startswith("task arithmetic"):
+            assert (recipe.method, recipe.coef) == ("ta", best.coef)
+            continue
+        assert recipe.coef == ()
+        assert recipe.method == ("ta" if row.title.startswith("control") else best.method)
+        steps = [step_of(report, one.point, tmp_path / "m.safetensors") for one in (row, of)]
+        assert steps[0] == pytest.approx(steps[1], rel=2e-3)
+
+
+def test_the_mean_and_task_arithmetic_have_nothing_to_beat(folder: Path, tmp_path: Path) -> None:
+    for number, method in enumerate(("wa", "ta,wa")):
+        report = run(folder, tmp_path / f"{number}.journal", method=method, trials=None,
+                     texts={"scale": "0.3"}, sampler="grid", finalists=2)  # fmt: skip
+        assert all(found.trial.number for found in report.finalists)
+
+
+@pytest.mark.parametrize(
+    ("method", "texts", "said"),
+    [
+        ("ta,tsv", {}, "Unknown method 'tsv'. Did you mean 'tsv_m'"),
+        ("ta,,wa", {}, "Unknown method ''"),
+        ("ta,lors", {}, "--method lors needs --svp"),
+        ("ta,lors", {"svp": "0.1,none", "mp": "0.2"}, "needs a number for --svp"),
+        ("ta,tsv_m", {"mp": "0.2"}, "--method ta,tsv_m takes no --mp"),
+    ],
+)
+def test_methods_that_contradict_the_ratios(
+    folder: Path, tmp_path: Path, method: str, texts: dict[str, str], said: str
+) -> None:
+    with pytest.raises(LorsmergeError) as caught:
+        plan(folder, tmp_path / "s.journal", method=method, texts={"scale": "0.3"} | texts)
+    assert said in str(caught.value)
+
+
+def test_cmaes_takes_one_method(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageFault, match="--sampler cmaes"):
+        plan(folder, tmp_path / "s.journal", method="ta,ties", by="half", sampler="cmaes",
+             objective="wer", texts={"scale": "0.1:0.5"})  # fmt: skip
+
+
+def test_one_method_by_two_names_is_one(folder: Path, tmp_path: Path) -> None:
+    found = plan(folder, tmp_path / "s.journal", method="ties,ties:k=0.2", texts={"scale": "0.3"})
+    assert (found.space.method, found.space.methods) == ("ties", ())

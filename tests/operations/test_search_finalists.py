@@ -17,7 +17,7 @@ from lorsmerge_cli.core.methods import PAPER_SCALE
 from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.operations.search.files import document, trials_csv, write_report
-from lorsmerge_cli.operations.search.finalists import choose, complexity, judge, unpruned
+from lorsmerge_cli.operations.search.finalists import choose, complexity, judge, scaled, unpruned
 from lorsmerge_cli.operations.search.report import Finalist, TrialRow
 from lorsmerge_cli.operations.search.scores import Goal, Speakers, Statistics, small_sets
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, load_recipe
@@ -87,7 +87,7 @@ def test_simplicity_is_parts_then_shared_settings_then_what_is_kept() -> None:
 
 def test_what_has_to_be_beaten_is_unpruned() -> None:
     point = {"svp[1]": 0.1, "svp[2]": None, "mp": 0.2, "scale[1]": 0.2, "scale[2]": 0.4}
-    assert unpruned(point, 0.51239) == {
+    assert scaled(unpruned(point), 0.51239) == {
         "svp[1]": None, "svp[2]": None, "mp": None, "scale[1]": 0.1025, "scale[2]": 0.205,
     }  # fmt: skip
     assert unpruned({"scale": PAPER_SCALE}) == {"scale": PAPER_SCALE}

@@ -14,6 +14,7 @@ from lorsmerge_cli.operations.merge.plan import MergePlan
 from lorsmerge_cli.operations.merge.run import Control, MergeReport, measure_step, run_merge
 from lorsmerge_cli.operations.merge.step_norm import multiplied
 from lorsmerge_cli.outputs import check_not_inside, check_output, leftovers
+from lorsmerge_cli.recipe.coefficients import TensorFactors
 from lorsmerge_cli.recipe.recipe import Recipe
 
 
@@ -68,8 +69,8 @@ def plan_control(plan: MergePlan) -> MergePlan | None:
         source=recipe.source,
     )
     return replace(
-        plan, recipe=added_up.resolved(), output=output, pruned=frozenset(), save_recipe=None,
-        warnings=tuple(leftovers(output)),
+        plan, recipe=added_up.resolved(), output=output, pruned=frozenset(),
+        factors=TensorFactors({}), save_recipe=None, warnings=tuple(leftovers(output)),
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def search(
     svp: str | float | None = None,
     mp: str | float | None = None,
     scale: str | float | None = None,
-    method: str | None = None,
+    method: str | Sequence[str] | None = None,
     per_delta: str = "",
     by: str = "",
     include: Sequence[str] | str = (),
@@ -65,7 +65,9 @@ def search(
         mp: magnitude ratios that may be chosen, written likewise.
         scale: lambdas that may be chosen, written likewise; by default from a third of the method's
             own lambda to ten thirds of it.
-        method: how deltas are merged where none is pruned; task arithmetic by default.
+        method: of all merges; by default what each trial's ratios imply. Of several, separated by
+            commas or as a sequence, each trial takes one, and `scale` is task arithmetic's: the
+            others get the lambda whose step is as long.
         per_delta: of svp, mp and scale, separated by commas: what each delta has its own of.
         by: of half, module and depth, separated by commas: what lambda differs by. The recipe then
             has rules of coefficients.

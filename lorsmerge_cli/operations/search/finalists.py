@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lorsmerge_cli.operations.search.report import Finalist, TrialRow
 from lorsmerge_cli.operations.search.scores import Goal, Speakers, Statistics, ordered, pareto
-from lorsmerge_cli.recipe.recipe import Recipe
+from lorsmerge_cli.recipe.recipe import RATIOS, Recipe
 from lorsmerge_cli.recipe.space import BETA, Point, rounded
 
 
@@ -23,19 +23,28 @@ def complexity(recipe: Recipe) -> tuple[int, int, float]:
     return parts, len(set(settings)) + len(recipe.coef), kept
 
 
-def unpruned(point: Point, factor: float = 1.0) -> Point:
-    """Return a point without its ratios, and with each lambda times a factor."""
+def unpruned(point: Point) -> Point:
+    """Return a point without its ratios."""
     return {
-        name: value if name == BETA
-        else None if value is None or not name.startswith("scale") else rounded(factor * value)
+        name: None if name.partition("[")[0] in RATIOS else value for name, value in point.items()
+    }
+
+
+def scaled(point: Point, factor: float) -> Point:
+    """Return a point with each lambda times a factor."""
+    return {
+        name: rounded(factor * value)
+        if name.startswith("scale") and isinstance(value, float)
+        else value
         for name, value in point.items()
-    }  # fmt: skip
+    }
 
 
-def level(point: Point, scale: float = 1.0) -> Point:
-    """Return a point without its ratios, with one lambda in all tensors."""
+def level(point: Point) -> Point:
+    """Return a point with lambda 1 in all tensors."""
     return {
-        name: scale if name.startswith("scale") else 0.0 if name == BETA else None for name in point
+        name: 1.0 if name.startswith("scale") else 0.0 if name == BETA else value
+        for name, value in point.items()
     }
 
 

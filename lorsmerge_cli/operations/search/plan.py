@@ -96,7 +96,7 @@ class SearchPlan:
             )
             + f" {sorted(space.per_delta)} {space.include} {space.exclude}"
             + (f" by {space.by} {space.groups}" if space.by else "")
-            + (f" {space.method}" if space.method else ""),
+            + (f" {space.method or space.methods}" if space.method or space.methods else ""),
             "the objective": f"{'+'.join(goal.tasks)} by {goal.rank_by}",
             "decoding": _digest(decoding),
             "--normalise": settings.normalisation,

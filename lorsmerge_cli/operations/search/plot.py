@@ -93,7 +93,7 @@ def _x_of_none(report: SearchReport, kind: str) -> float:
     """Return where `none` is drawn: left of every number."""
     names = report.plan.space.names(kind)
     found = [row.point[name] for row in report.trials for name in names]
-    numbers = [value for value in found if value is not None] or [1.0]
+    numbers = [value for value in found if isinstance(value, float)] or [1.0]
     return min(numbers) - 0.15 * ((max(numbers) - min(numbers)) or 1.0)
 
 

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,16 +16,17 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from lorsmerge_cli.core.device import resolve_device
+from lorsmerge_cli.core.methods import method_of
 from lorsmerge_cli.core.parallel import default_threads
-from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile
+from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile, UsageFault
 from lorsmerge_cli.metrics.metric import FLIPS
 from lorsmerge_cli.metrics.significance import Comparison
 from lorsmerge_cli.operations.search import study as studies
 from lorsmerge_cli.operations.search.finalists import (
     choose,
-    complexity,
     judge,
     level,
+    scaled,
     unpruned,
 )
 from lorsmerge_cli.operations.search.merges import RepeatedMerge
@@ -40,8 +41,9 @@ from lorsmerge_cli.operations.search.scores import (
     speakers_of,
 )
 from lorsmerge_cli.operations.search.storage import STORAGE_ERRORS, reason
+from lorsmerge_cli.recipe.recipe import Recipe
 from lorsmerge_cli.recipe.search_settings import shown
-from lorsmerge_cli.recipe.space import Point, rounded
+from lorsmerge_cli.recipe.space import METHOD, Point, Space, Value
 from lorsmerge_cli.speech.decoding import DecodingSettings
 from lorsmerge_cli.speech.memory import Memory
 from lorsmerge_cli.speech.source import parse_speech_dtype
@@ -110,8 +112,8 @@ class _Run:
 
     def report(self) -> SearchReport:
         """Do trials until there are enough; unless for a worker, score the best of them."""
-        plan = self.plan
         self.join()
+        self.plan = plan = replace(self.plan, space=self.measured())
         self.do_trials()
         if plan.settings.worker:
             return SearchReport(plan, self.rows(), self.own)
@@ -124,8 +126,37 @@ class _Run:
             plan, self.rows(), self.own, finalists, chosen, base, test, base_test, tested
         )
 
+    def measured(self) -> Space:
+        """Return the space with the units of its methods, from the study if it keeps them.
+
+        Raises:
+            UsageFault: a method takes no step, whatever lambda is.
+        """
+        space = self.plan.space
+        units: dict[str, float] = {}
+        first = {point.get(METHOD): point for point in space.first_points().values()}
+        plain = method_of(())
+        for method in space.methods:
+            key = f"unit of {method}"
+            unit: float | None = self.study.user_attrs.get(key)
+            if unit is None and method != plain:
+                self.on_message(f"measure the step of {method}")
+                like = level(unpruned(first[method])) | {METHOD: plain}
+                unit = self._ratio(*map(space.recipe, (like, level(first[method]))))
+                if not unit:
+                    what = f"--method {method} takes no step with these deltas, whatever lambda is."
+                    raise UsageFault(what, "Omit it.")
+                self.study.set_user_attr(key, unit)
+            units[method] = unit or 1.0
+        return replace(space, units=units)
+
+    def _ratio(self, recipe: Recipe, other: Recipe) -> float:
+        """Return by what the step of a recipe is longer than that of another; 0 if that has none."""
+        norms = [self.scorer.step_norm(each) for each in (recipe, other)]
+        return norms[0] / norms[1] if norms[1] else 0.0
+
     @cached_property
-    def titles(self) -> dict[tuple[tuple[str, float | None], ...], str]:
+    def titles(self) -> dict[tuple[tuple[str, Value], ...], str]:
         """The known settings: their points, as items, and names."""
         return {
             tuple(self._point(point).items()): title
@@ -224,9 +255,8 @@ class _Run:
 
     def _try(self, trial: Trial, finished: Mapping[int, FrozenTrial]) -> tuple[float, ...] | None:
         """Return the values of the objectives; None for a trial that is stopped early."""
-        point = studies.suggest(trial, self.plan.space)
-        wanted = self._point(point)
-        twin = next((n for n, t in finished.items() if self._point(t.params) == wanted), None)
+        point = self._point(studies.suggest(trial, self.plan.space))
+        twin = next((n for n, t in finished.items() if self._point(t.params) == point), None)
         if twin is not None:
             return self._repeat(trial, twin, finished[twin])
         if self.plan.settings.memory is None:
@@ -302,8 +332,8 @@ class _Run:
 
     def _point(self, params: Mapping[str, Any]) -> Point:
         """Return a point with the values that its recipe has."""
-        point = {name: params[name] for name in self.plan.space.parameters}
-        return {name: None if value is None else rounded(value) for name, value in point.items()}
+        space = self.plan.space  # parameters that a method does not take are not drawn
+        return space.normal({name: params.get(name) for name in space.parameters})
 
     def _row(self, number: int, trial: FrozenTrial) -> TrialRow:
         point, result = self._point(trial.params), trial.user_attrs[RESULT]
@@ -326,8 +356,9 @@ class _Run:
     def finalists(self) -> tuple[Finalist, ...]:
         """Score the best trials and what they have to beat as `eval` does, and order them.
 
-        To beat are task arithmetic with the lambdas of the best trial, and the control: task
-        arithmetic of the same step norm, with one lambda where the best trial's differs by tensor.
+        To beat are task arithmetic with the lambdas of the best trial, if that prunes; the same
+        method with one lambda, if the best trial's differs by tensor; and the control, which is task
+        arithmetic with one lambda. The last two take as long a step as the best trial.
         """
         plan = self.plan
         rows = [row for row in self.rows() if not row.stopped and row.same_as is None]
@@ -346,22 +377,29 @@ class _Run:
         return judge(self.plan.goal, recipes, statistics, self.plan.speakers)
 
     def _to_beat(self, best: TrialRow) -> Iterator[TrialRow]:
-        recipe, plain = self.plan.space.recipe(best.point), unpruned(best.point)
-        pruned = complexity(recipe)[0] > 0
-        if not pruned and not recipe.coef:
+        space = self.plan.space
+        recipe = space.recipe(best.point)
+        method = recipe.resolved().chosen_method
+        prunes, sums = method.pruner is not None, method.combined.linear
+        if sums and not prunes and not recipe.coef:  # task arithmetic itself, or the mean
             return
-        like = level(best.point) if recipe.coef else plain
-        key = f"step of {best.name}"
+        named = {METHOD: method_of(())} if space.method or space.methods else {}
+        plain = unpruned(best.point) | named
+        if sums and prunes:
+            yield TrialRow(0, f"task arithmetic of {best.name}", False, 1.0, plain, (), {})
+        if recipe.coef and (prunes or not sums):
+            yield self._as_long_as(best, f"one lambda for {best.name}", level(best.point))
+        like = level(plain) if recipe.coef or not sums else plain
+        yield self._as_long_as(best, f"control of {best.name}", like)
+
+    def _as_long_as(self, best: TrialRow, title: str, point: Point) -> TrialRow:
+        """Return a point with all lambdas times one factor, so that its step is as long."""
+        key = f"step of {title.removeprefix('control of ')}"
         factor: float | None = self.study.user_attrs.get(key)
         if factor is None:
-            norms = [self.scorer.step_norm(r) for r in (recipe, self.plan.space.recipe(like))]
-            factor = norms[0] / norms[1] if norms[1] else 0.0
+            factor = self._ratio(*map(self.plan.space.recipe, (best.point, point)))
             self.study.set_user_attr(key, factor)
-        found = {f"control of {best.name}": unpruned(like, factor)}
-        if pruned:
-            found = {f"task arithmetic of {best.name}": plain} | found
-        for title, point in found.items():
-            yield TrialRow(0, title, False, 1.0, point, (), {})
+        return TrialRow(0, title, False, 1.0, scaled(point, factor), (), {})
 
     def _final(self, row: TrialRow) -> Statistics:
         if self.plan.goal.rank_by == "beam" and row.number:

@@ -234,9 +234,11 @@ def heartbeat(trial: Trial, *, worker: bool) -> Iterator[None]:
 
 
 def suggest(trial: Trial, space: Space) -> Point:
-    """Return the point that a trial tries."""
+    """Return the point that a trial tries, without ratios that its method does not take."""
     point: Point = {}
     for name, values in space.parameters.items():
+        if not space.takes(point, name):
+            continue  # the sampler need not learn what has no effect
         if values.choices:
             found: Any = trial.suggest_categorical(name, values.choices)
         else:
