@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.core.eigen import gram
-from lorsmerge_cli.core.pruning.svp import truncated_svd
+from lorsmerge_cli.core.pruning.svp import leading_basis
 
 # A polar factor of directions that are shorter than this beside the longest would be made of
 # rounding errors: singular vectors of a float32 matrix are known to about 1e-6.
@@ -15,7 +15,10 @@ ROUNDINGS = 8  # that an element of a matrix may have gone through: a difference
 
 
 def singular_triplets(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return U (d, r), s (r,) and V (k, r) of a matrix's largest singular values, in float64.
+    """Return U (d, r), s (r,) and V (k, r) of a matrix's largest singular values, as float64.
+
+    Those of a float32 matrix are computed in float32 if the least of the values is at least a tenth
+    of the largest (the guard of SVP), else in float64.
 
     Triplets whose value may be a rounding error are not among them: their vectors are arbitrary. If
     each element was rounded n times to half a step eps / 2, the error matrix has a norm of at most
@@ -31,18 +34,19 @@ def singular_triplets(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor
         >>> s
         tensor([4., 3.], dtype=torch.float64)
     """
-    # In float64 throughout: a rounded vector of a large value is a large error in a small one's, which
-    # making vectors of several deltas orthogonal multiplies by their condition number.
-    left, right = truncated_svd(matrix.double(), rank)
     wide = matrix.shape[0] <= matrix.shape[1]
-    values = (
-        torch.linalg.vector_norm(right, dim=1) if wide else torch.linalg.vector_norm(left, dim=0)
-    )
+    rows = matrix if wide else matrix.T
+    # As SVP does it: in float32 where all values are large. A whole spectrum has small ones, whose
+    # vectors would be made of the rounding errors of the large ones': no try in float32 for that.
+    basis = leading_basis(rows, rank, matrix.dtype if rank < len(rows) else torch.float64)
+    projected = (basis.T @ rows.to(basis.dtype)).double()
+    values = torch.linalg.vector_norm(projected, dim=1)
     step = torch.finfo(matrix.dtype).eps / 2
     noise = ROUNDINGS * step * torch.linalg.vector_norm(matrix, dtype=torch.float64)
     real = values > noise
-    left, values, right = left[:, real], values[real], right[real].T
-    return (left, values, right / values) if wide else (left / values, values, right)
+    values = values[real]
+    short, long = basis[:, real].double(), projected[real].T / values
+    return (short, values, long) if wide else (long, values, short)
 
 
 def polar(columns: Tensor) -> Tensor:
@@ -59,13 +63,45 @@ def polar(columns: Tensor) -> Tensor:
         tensor([[1., 0.],
                 [0., 1.]], dtype=torch.float64)
     """
+    return (
+        columns @ _inverse_root(columns) if _is_tall(columns) else _inverse_root(columns) @ columns
+    )
+
+
+def between_polars(left: Tensor, values: Tensor, right: Tensor) -> Tensor:
+    """Return polar(U) diag(s) polar(V)^T (d, k), the products in the order that costs least.
+
+    Args:
+        left: U, (d, m), float64.
+        values: s, (m,), float64.
+        right: V, (k, m), float64.
+
+    Example:
+        >>> between_polars(2 * torch.eye(2).double(), torch.tensor([3.0, 1.0]).double(), torch.eye(2).double())
+        tensor([[3., 0.],
+                [0., 1.]], dtype=torch.float64)
+    """
+    if len(left) < len(right):
+        return between_polars(right, values, left).T.contiguous()
+    inner = (values * polar(right)).T
+    root = _inverse_root(left)
+    return left @ (root @ inner) if _is_tall(left) else root @ (left @ inner)
+
+
+def _is_tall(columns: Tensor) -> bool:
+    return columns.shape[0] >= columns.shape[1]
+
+
+def _inverse_root(columns: Tensor) -> Tensor:
+    """Return the inverse square root of the short side's Gram matrix, on the directions that X has.
+
+    X (X^T X)^(-1/2) = (X X^T)^(-1/2) X.
+    """
+    short = columns.T if _is_tall(columns) else columns
     if not columns.numel():
-        return columns
-    # of the short side; X (X^T X)^(-1/2) = (X X^T)^(-1/2) X
-    tall = columns.shape[0] >= columns.shape[1]
-    short = columns.T if tall else columns
+        return columns.new_zeros(len(short), len(short))
     values, vectors = torch.linalg.eigh(gram(short, torch.float64))
     real = values > SHORTEST**2 * values[-1]
     vectors = vectors[:, real]
     root: Tensor = (vectors * values[real].rsqrt()) @ vectors.T
-    return columns @ root if tall else root @ columns
+    return root

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.core.spectrum import polar, singular_triplets
+from lorsmerge_cli.core.spectrum import between_polars, singular_triplets
 
 
 def tsv_m(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
@@ -43,4 +43,4 @@ def tsv_m(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
     ]
     lefts, values, rights = (torch.cat(parts, dim=-1) for parts in zip(*triplets, strict=True))
     del pairs, triplets  # their memory is wanted
-    return (polar(lefts) @ (values * polar(rights)).T).to(dtype)
+    return between_polars(lefts, values, rights).to(dtype)

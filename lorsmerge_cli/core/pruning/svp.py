@@ -63,16 +63,30 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         return matrix.new_empty(matrix.shape[0], 0), matrix.new_empty(0, matrix.shape[1])
     wide = matrix.shape[0] <= matrix.shape[1]
     rows = matrix if wide else matrix.T
-    basis = _leading_basis(rows, rank)
+    basis = leading_basis(rows, rank, rows.dtype).to(rows.dtype)
     projected = basis.T @ rows
     return (basis, projected) if wide else (projected.T.contiguous(), basis.T.contiguous())
 
 
-def _leading_basis(rows: Tensor, rank: int) -> Tensor:
-    """Return the top left singular vectors (n, rank) of a wide matrix (n, m)."""
+def leading_basis(rows: Tensor, rank: int, first: torch.dtype) -> Tensor:
+    """Return the top left singular vectors (n, rank) of a wide matrix (n, m).
+
+    Args:
+        rows: W (n, m), n <= m, float32 or float64, finite.
+        rank: 1 <= rank <= n.
+        first: the dtype to try first, no narrower than `rows`; float64 is next.
+
+    Returns:
+        In the dtype that they could be computed in.
+
+    Example:
+        >>> leading_basis(torch.diag(torch.tensor([0.5, 2.0])), 1, torch.float32)
+        tensor([[0.],
+                [1.]])
+    """
     # Metal has no float64
     precise = rows.dtype if rows.device.type == "mps" else torch.float64
-    for dtype in dict.fromkeys((rows.dtype, precise)):
+    for dtype in dict.fromkeys((first, precise)):
         last_resort = dtype == torch.float64 and rows.dtype != torch.float64
         try:
             values, vectors = largest_eigenpairs(gram(rows, dtype), rank)
@@ -81,6 +95,6 @@ def _leading_basis(rows: Tensor, rank: int) -> Tensor:
         largest, smallest = float(values[0]), float(values[-1])
         in_range = SAFE_RANGE[0] < largest < SAFE_RANGE[1]
         if last_resort or (in_range and smallest >= TRUSTED[dtype] * largest):
-            return vectors.to(rows.dtype)
+            return vectors
     left: Tensor = torch.linalg.svd(rows, full_matrices=False)[0]
     return left[:, :rank]
