@@ -5,6 +5,7 @@ Shares no code with the package. The matrices that hurt are here too.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ def prune(pruner: str, w: Array, svp_ratio: float | None, mp_ratio: float | None
         return svp(w, rank)
     if pruner == "mp":
         return mp(w, kept)
+    if pruner in ("dare", "star"):
+        return dare(w) if pruner == "dare" else star(w)
     return lors(w, rank, kept)
 
 
@@ -227,7 +230,58 @@ def iso_c(deltas, scales, eps: float = 2**-23) -> np.ndarray:
     return s.mean() * (u @ vt) if s.size else np.zeros_like(total)
 
 
-def tsv_m(deltas, scales, eps: float = 2**-23) -> np.ndarray:
+def raised(s: Array, beta: float) -> Array:
+    """max(s_j, s_c), with c the first index at which the sum so far is a share of the whole."""
+    for c in range(s.size if beta < 1 else 0):
+        if math.fsum(s[: c + 1]) >= beta * math.fsum(s):
+            return np.maximum(s, s[c])
+    return s
+
+
+def boost(deltas, scales, eps: float = 2**-23, beta: float = 0.01) -> np.ndarray:
+    """The update of subspace boosting (Skorobogat et al. 2025), null directions left zero."""
+    total = sum(scale * delta for delta, scale in zip(deltas, scales, strict=True))
+    if total.ndim != 2:
+        return total
+    u, s, vt = real_svd(total, 4 * eps * np.linalg.norm(total))
+    return (u * raised(s, beta)) @ vt
+
+
+def consensus(deltas, scales, threshold: float = 0.4) -> np.ndarray:
+    """The update of Consensus TA (Wang et al. 2024, Eq. 5 and 8), element by element."""
+    scaled = [scale * delta for delta, scale in zip(deltas, scales, strict=True)]
+    update = np.zeros_like(scaled[0])
+    for index in np.ndindex(update.shape):
+        column = [float(delta[index]) for delta in scaled]
+        total = math.fsum(column)
+        masks = [abs(value) > threshold * abs(total - value) for value in column]
+        if sum(masks) >= min(2, len(column)):
+            update[index] = total
+    return update
+
+
+def star(w: Array, eta: float = 0.4) -> Array:
+    """STAR (Lee et al. 2025, Algorithm 1), triplet by triplet."""
+    u, s, vt = np.linalg.svd(w, full_matrices=False)
+    whole, rank = math.fsum(s), 1
+    while rank < s.size and math.fsum(s[:rank]) < eta * whole:
+        rank += 1
+    grown = s[:rank] * (whole / math.fsum(s[:rank])) if whole else s[:rank]
+    return (u[:, :rank] * grown) @ vt[:rank]
+
+
+def dare(w: Array, keep: float = 0.5, seed: int = 0) -> Array:
+    """DARE (Yu et al. 2024), drawn as docs/methods.md says."""
+    bits = "".join("1" if value > 0 else "0" for value in w.reshape(-1))
+    bits += "0" * (-len(bits) % 8)
+    signs = bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
+    text = f"{seed} ({w.shape[0]}, {w.shape[1]}) ".encode()
+    start = int.from_bytes(hashlib.sha256(text + signs).digest(), "little")
+    drawn = np.random.Generator(np.random.PCG64(start)).random(w.size, dtype=np.float32)
+    return np.where(drawn.reshape(w.shape) < keep, w / keep, 0.0)
+
+
+def tsv_m(deltas, scales, eps: float = 2**-23, beta: float = 1.0) -> np.ndarray:
     """The update of TSV-M (Gargiulo et al. 2025, Algorithm 1), by SVDs throughout."""
     if deltas[0].ndim != 2:
         return sum(scale * delta for delta, scale in zip(deltas, scales, strict=True)) / len(deltas)
@@ -236,7 +290,7 @@ def tsv_m(deltas, scales, eps: float = 2**-23) -> np.ndarray:
     for delta, scale in zip(deltas, scales, strict=True):
         u, s, vt = real_svd(delta, 4 * eps * np.linalg.norm(delta))
         lefts.append(u[:, :rank])
-        values.append(scale * s[:rank])
+        values.append(scale * raised(s[:rank], beta))
         rights.append(vt[:rank].T)
     u, s, v = np.hstack(lefts), np.concatenate(values), np.hstack(rights)
     if not s.size:

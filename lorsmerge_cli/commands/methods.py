@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lorsmerge_cli import console
 
 if TYPE_CHECKING:
+    from lorsmerge_cli.core.parameters import Parameter
     from lorsmerge_cli.operations.methods import MethodRow
 
 
@@ -43,17 +44,15 @@ def _show(rows: list[MethodRow]) -> None:
         ],
         left=(0, 1, 2, 4, 6, 7),
     )  # fmt: skip
+    owners: dict[Parameter, list[str]] = {}
+    for row in rows:
+        for parameter in row.parameters:
+            owners.setdefault(parameter, []).append(row.name)
     console.table(
-        ["parameter", "default", "what it is", "values"],
+        ["parameter", "of", "default", "what it is", "values"],
         [
-            [
-                f"{row.name}:{parameter.name}",
-                shown(parameter.default),
-                parameter.help,
-                parameter.range,
-            ]
-            for row in rows
-            for parameter in row.parameters
+            [key.name, ", ".join(names), shown(key.default), key.help, key.range]
+            for key, names in owners.items()
         ],
-        left=(0, 2, 3),
+        left=(0, 1, 3, 4),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lorsmerge_cli.core.combining.mean import mean
 from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
 from lorsmerge_cli.core.methods import Method
 from lorsmerge_cli.core.pruning.budget import Budget
@@ -104,9 +105,15 @@ def merge_tensor(
 
 
 def _pruned(terms: Iterable[Term], method: Method) -> Iterator[tuple[Tensor, float]]:
+    center = None
+    if method.centred:
+        held = list(terms)
+        if any(term.budget is not None for term in held):
+            center = mean((term.delta, 1.0) for term in held)
+        terms = (held.pop(0) for _ in range(len(held)))
     for term in terms:
         if term.budget is not None and method.pruner is not None:
-            term.delta = dense(method.prune(term.delta, term.budget))
+            term.delta = dense(method.prune(term.delta, term.budget, center))
             if term.on_pruned is not None:
                 term.on_pruned(term.delta)
         yield term.delta, term.scale

@@ -17,7 +17,7 @@ from lorsmerge_cli.core.parameters import (
     parse_settings,
     shown,
 )
-from lorsmerge_cli.core.pruning import PRUNERS, Pruner, prune
+from lorsmerge_cli.core.pruning import AROUND, PRUNERS, Pruner, prune
 from lorsmerge_cli.errors import Faults, LorsmergeError, UsageFault, did_you_mean
 
 if TYPE_CHECKING:
@@ -116,16 +116,28 @@ class Method:
         return self.pruner is None and self.combined.linear
 
     @property
+    def centred(self) -> bool:
+        """Whether deltas are pruned around their mean."""
+        return any(key == AROUND.name for key, _ in self.pruning)
+
+    @property
     def needs_all(self) -> bool:
         """Whether all deltas of a whole tensor are held at once."""
-        return self.combined.needs_all
+        return self.combined.needs_all or self.centred
 
-    def prune(self, delta: Tensor, budget: Budget) -> Delta:
-        """Return a pruned delta, as `pruning.prune` does.
+    @property
+    def copies(self) -> int:
+        """Tensors in float32 held at most, beside the deltas and what pruning holds anyway."""
+        pruning = PRUNERS[self.pruner].copies if self.pruner else 0
+        return max(self.combined.copies, pruning) + 2 * self.centred
+
+    def prune(self, delta: Tensor, budget: Budget, mean: Tensor | None = None) -> Delta:
+        """Return a pruned delta as `pruning.prune` does: f(W), or M + f(W - M) around a mean M.
 
         Args:
-            delta: (d, k), any float dtype, finite; or a stack (E, d, k).
+            delta: W (d, k), any float dtype, finite; or a stack (E, d, k).
             budget: what the ratios keep of each matrix.
+            mean: M, of all deltas of the tensor, where the method is `centred`.
 
         Example:
             >>> import torch
@@ -133,11 +145,13 @@ class Method:
             >>> METHODS["mp"].prune(torch.tensor([[1.0, -5.0]]), Budget(rank=0, kept=1)).to_dense()
             tensor([[ 0., -5.]])
         """
-        return (
-            delta
-            if self.pruner is None
-            else prune(delta, self.pruner, budget, **dict(self.pruning))
-        )
+        pruner = self.pruner
+        if pruner is None:
+            return delta
+        values = {key: value for key, value in self.pruning if key != AROUND.name}
+        if mean is None or budget.whole:
+            return prune(delta, pruner, budget, **values)
+        return around(delta, mean, lambda rest: prune(rest, pruner, budget, **values))
 
     @property
     def statistics(self) -> str:
@@ -175,6 +189,25 @@ class Method:
             (True, False)
         """
         return self.pruner is not None and (not self.ratios or (svp, mp) != (None, None))
+
+
+def around(delta: Tensor, mean: Tensor, pruned: Callable[[Tensor], Delta]) -> Tensor:
+    """Return M + f(W - M): the mean of the deltas, and what f leaves of the rest of one.
+
+    Args:
+        delta: W, of any shape and float dtype.
+        mean: M, of W's shape, float32 or float64.
+        pruned: f.
+
+    Example:
+        >>> import torch
+        >>> w, m = torch.tensor([1.0, 5.0]), torch.tensor([2.0, 2.0])
+        >>> around(w, m, lambda rest: rest.clamp(min=0))
+        tensor([2., 5.])
+    """
+    from lorsmerge_cli.core.low_rank_sparse import dense
+
+    return mean + dense(pruned(delta - mean))
 
 
 def _text(name: str, values: Values) -> str:

@@ -46,7 +46,9 @@ class Parameter:
             return " or ".join(self.choices)
         if self.above:
             return f"above {self.low:g} and at most {self.high:g}"
-        return f"{'a whole number ' if self.whole else ''}from {self.low:g} to {self.high:g}"
+        if self.whole:
+            return f"a whole number from {int(self.low)} to {int(self.high):,}"
+        return f"from {self.low:g} to {self.high:g}"
 
     def parse(self, text: str) -> Value:
         """Read a value.

@@ -49,6 +49,27 @@ def singular_triplets(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor
     return (short, values, long) if wide else (long, values, short)
 
 
+def boosted(values: Tensor, beta: float) -> Tensor:
+    """Return singular values, the smaller ones raised to that at which their sum reaches a share.
+
+    s_j becomes max(s_j, s_c), with c the first index at which s_1 + ... + s_c is at least beta times
+    the sum of all.
+
+    Args:
+        values: s (r,), descending, not negative.
+        beta: the share, 0 to 1. At 0 all become the largest, at 1 none is raised.
+
+    Example:
+        >>> boosted(torch.tensor([4.0, 3.0, 2.0, 1.0]), 0.5)
+        tensor([4., 3., 3., 3.])
+    """
+    if beta >= 1 or not len(values):
+        return values
+    sums = values.cumsum(0)
+    index = int((sums < beta * sums[-1]).sum())
+    return values.clamp(min=float(values[index]))
+
+
 def polar(columns: Tensor) -> Tensor:
     """Return the matrix with orthonormal columns that is nearest to a matrix (its polar factor).
 

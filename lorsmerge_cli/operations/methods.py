@@ -45,8 +45,8 @@ def methods() -> list[MethodRow]:
     A pruner and a combiner of any two of them make a method too.
 
     Example:
-        >>> [row.name for row in methods() if row.holds_all]
-        ['ties', 'tsv_m', 'iso_c', 'model_stock']
+        >>> [row.name for row in methods() if row.rest == "mean"]
+        ['star', 'wa', 'tsv_m', 'iso_c']
     """
     return [
         MethodRow(

@@ -1,6 +1,8 @@
-"""Iso-C, TSV-M and Model Stock against their papers' formulas by plain SVDs in float64."""
+"""Iso-C, TSV-M, subspace boosting and Model Stock against their papers' formulas by plain SVDs in float64."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import ALL, Matrix, gaussian, with_spectrum
 
-from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.combining.iso_c import iso_c
 from lorsmerge_cli.core.combining.model_stock import model_stock
 from lorsmerge_cli.core.combining.tsv_m import tsv_m
+from lorsmerge_cli.core.methods import find_method
 from lorsmerge_cli.core.spectrum import polar, singular_triplets
 
 EXPECTED = {
-    "iso_c": reference.iso_c, "tsv_m": reference.tsv_m, "model_stock": reference.model_stock,
+    "iso_c": reference.iso_c, "tsv_m": reference.tsv_m, "boost": reference.boost,
+    "tsv_m:beta=0.3": partial(reference.tsv_m, beta=0.3), "boost:beta=0.5": partial(reference.boost, beta=0.5),
+    "model_stock": reference.model_stock,
 }  # fmt: skip
 SHAPES = [(1, 1), (1, 50), (50, 1), (40, 24), (24, 40), (32, 32), (200, 16), (7, 300)]
 
@@ -25,7 +29,7 @@ SHAPES = [(1, 1), (1, 50), (50, 1), (40, 24), (24, 40), (32, 32), (200, 16), (7,
 def check(name: str, deltas: list[torch.Tensor], scales: list[float]) -> None:
     """Hold an update against the reference, as a share of the deltas' size."""
     before = [delta.clone() for delta in deltas]
-    got = COMBINERS[name].combine(zip(deltas, scales, strict=True))
+    got = find_method(name).combine(zip(deltas, scales, strict=True))
     assert got.dtype == max((delta.dtype for delta in deltas), key=lambda dtype: dtype.itemsize)
     assert all(torch.equal(delta, copy) for delta, copy in zip(deltas, before, strict=True))
     wide = [delta.double().numpy() for delta in deltas]
@@ -50,7 +54,7 @@ def test_shapes_and_numbers_of_deltas(name: str, shape, count: int, dtype: torch
 def test_what_is_no_matrix(name: str, shape: tuple[int, ...]) -> None:
     numel = int(np.prod(shape))
     if not numel:
-        assert COMBINERS[name].combine([(torch.zeros(shape), 1.0)]).shape == shape
+        assert find_method(name).combine([(torch.zeros(shape), 1.0)]).shape == shape
         return
     check(name, [gaussian(1, numel, seed).reshape(shape) for seed in range(4)], [0.5] * 4)
 
@@ -60,7 +64,7 @@ def test_what_is_no_matrix(name: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_matrices_that_hurt(name: str, matrix: Matrix, dtype: torch.dtype) -> None:
     """Beside an ordinary one of their size."""
-    if name == "tsv_m" and matrix.name == "identity":
+    if name.startswith("tsv_m") and matrix.name == "identity":
         pytest.skip("which half of its equal singular values leads is not determined")
     hurts = matrix.make().to(dtype)
     other = gaussian(*hurts.shape, 11).to(dtype) * hurts.abs().max().clamp(min=1e-30)
@@ -75,20 +79,21 @@ def test_deltas_in_bfloat16(name: str) -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_zeros_stay_zeros(name: str) -> None:
     zero = torch.zeros(6, 9)
-    assert not COMBINERS[name].combine([(zero, 1.0), (zero, 1.0)]).any()
-    assert not COMBINERS[name].combine([(gaussian(6, 9), 0.0)]).any()
+    combine = find_method(name).combine
+    assert not combine([(zero, 1.0), (zero, 1.0)]).any()
+    assert not combine([(gaussian(6, 9), 0.0)]).any()
 
 
 @pytest.mark.parametrize("name", ["tsv_m", "model_stock"])
 def test_one_delta_is_only_scaled(name: str) -> None:
     delta = gaussian(12, 20)
-    torch.testing.assert_close(COMBINERS[name].combine([(delta, 0.5)]), 0.5 * delta)
+    torch.testing.assert_close(find_method(name).combine([(delta, 0.5)]), 0.5 * delta)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_an_update_is_as_long_as_its_coefficients_say(name: str) -> None:
     deltas = [gaussian(12, 20, seed) for seed in range(3)]
-    combine = COMBINERS[name].combine
+    combine = find_method(name).combine
     torch.testing.assert_close(
         combine((delta, 0.3) for delta in deltas), 0.3 * combine((delta, 1.0) for delta in deltas)
     )
@@ -96,10 +101,10 @@ def test_an_update_is_as_long_as_its_coefficients_say(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_turned_space_turns_the_update(name: str) -> None:
-    """None of the three knows the elements of a matrix, only its directions."""
+    """None of them knows the elements of a matrix, only its directions."""
     turn, other = (torch.linalg.qr(gaussian(n, n, n))[0] for n in (12, 20))
     deltas = [gaussian(12, 20, seed) for seed in range(3)]
-    combine = COMBINERS[name].combine
+    combine = find_method(name).combine
     turned = combine((turn @ delta @ other, 1.0) for delta in deltas)
     torch.testing.assert_close(turned, turn @ combine((delta, 1.0) for delta in deltas) @ other)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, zeros
-from lorsmerge_cli.core.pruning import PRUNERS, prune
+from lorsmerge_cli.core.pruning import prune
 from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.deltas.encodings import ENCODINGS, TensorLayout
 
@@ -47,7 +47,7 @@ def deltas_for(encoding: str, matrix: torch.Tensor, svp: float | None, mp: float
         return matrix
     keep = budget(matrix.shape, svp, mp)
     pruner = "lors" if keep.rank and keep.kept else "svp" if keep.rank else "mp"
-    return matrix if keep.whole else PRUNERS[pruner](matrix, keep)
+    return matrix if keep.whole else prune(matrix, pruner, keep)
 
 
 ratios = st.one_of(st.none(), st.sampled_from([1e-6, 1 / 32, 0.5]), st.floats(0.001, 0.99))
@@ -165,7 +165,7 @@ def test_round_trip_on_both_sides_of_the_boundary(
     shape: tuple[int, int], kept: int, wanted: str
 ) -> None:
     matrix = matrix_of(shape, kept)
-    delta = PRUNERS["mp"](matrix, budget(shape, None, (kept + 0.5) / matrix.numel()))
+    delta = prune(matrix, "mp", budget(shape, None, (kept + 0.5) / matrix.numel()))
     layout = TensorLayout("lors", shape, torch.float32, kept=kept)
     stored = ENCODINGS["lors"].encode("x", delta, layout)
     assert f"x.sparse.{wanted}" in stored

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lorsmerge_cli.core.methods import find_method
 from lorsmerge_cli.operations.merge.plan import PRUNING_COPIES, THREAD_OVERHEAD
 
 pytestmark = [
@@ -27,6 +28,9 @@ DELTAS = 3
 # glibc gives back at once what is freed: what is measured is what the merge holds, not what the
 # heap keeps for the next tensor, which differs from run to run
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+
+
+METHODS = ["ta", "lors", "dare", "star", "ties", "consensus", "boost", "lors:around=mean"]
 
 
 def peak_anonymous(arguments: list[str]) -> int:
@@ -44,18 +48,22 @@ def peak_anonymous(arguments: list[str]) -> int:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("settings", [[], ["--svp", "0.03", "--mp", "0.4"]], ids=["ta", "lors"])
-def test_peak_memory(tmp_path: Path, threads: int, settings: list[str]) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_peak_memory(tmp_path: Path, threads: int, name: str) -> None:
+    method = find_method(name)
     generator = torch.Generator().manual_seed(0)
     names = [f"model.encoder.layers.{layer}.fc1.weight" for layer in range(LAYERS)]
     files = [tmp_path / f"{number}.safetensors" for number in range(DELTAS + 1)]
     for file in files:
         save_file({name: torch.randn(ROWS, COLUMNS, generator=generator) for name in names}, file)
-    line = ["merge", *map(str, files), "-o", str(tmp_path / "out.safetensors"), *settings]
+    line = ["merge", *map(str, files), "-o", str(tmp_path / "out.safetensors"), "--method", name]
     line += ["--threads", str(threads)]
+    for ratio in method.ratios:
+        line += [f"--{ratio}", {"svp": "0.03", "mp": "0.4"}[ratio]]
     at_rest = peak_anonymous([*line, "--dry-run"])
     held = peak_anonymous(line) - at_rest
-    assert held <= (PRUNING_COPIES * TENSOR + THREAD_OVERHEAD) * threads
+    copies = PRUNING_COPIES + method.copies + (DELTAS if method.needs_all else 0)
+    assert held <= (copies * TENSOR + THREAD_OVERHEAD) * threads
 
 
 def test_inspect_holds_two_tensors_however_many_deltas(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_a_row_for_each_method() -> None:
     assert all(re.fullmatch(r"\w+ 20\d\d, \d{4}\.\d{5}", row.paper) for row in rows)
 
 
-@pytest.mark.parametrize("page", ["docs/merging.md"])
+@pytest.mark.parametrize("page", ["docs/methods.md", "docs/merging.md"])
 def test_the_pages_name_every_method(page: str) -> None:
     text = Path(__file__).parents[2].joinpath(page).read_text(encoding="utf-8")
     assert [name for name in METHODS if f"`{name}`" not in text] == []
@@ -30,10 +30,11 @@ def test_the_command_prints_them_all() -> None:
     shown = CliRunner().invoke(app, ["methods"])
     assert shown.exit_code == 0
     assert all(row.name in shown.stdout and row.formula in shown.stdout for row in methods())
-    assert re.search(r"^ *ties:k +0\.2 +share of .* +above 0 and at most 1 *$", shown.stdout, re.M)
+    assert re.search(r"^ *k +ties +0\.2 +share of .* +above 0 and at most 1 *$", shown.stdout, re.M)
     assert re.search(r"^ *iso_c +--combine iso_c .* all +mean ", shown.stdout, re.M)
     document = json.loads(CliRunner().invoke(app, ["methods", "--json"]).stdout)
     assert [row["scale"] for row in document["methods"]] == [row.scale for row in methods()]
+    assert "around      mp, svp, lors, dare, star" in shown.stdout
     ties = next(row for row in document["methods"] if row["name"] == "ties")
     assert (ties["pruner"], ties["combiner"], ties["rest"]) == ("", "ties", "ties")
     assert [(p["name"], p["default"]) for p in ties["parameters"]] == [("k", 0.2)]

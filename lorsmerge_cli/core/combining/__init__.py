@@ -123,11 +123,28 @@ COMBINERS = {
         "tsv_m:tsv_m", "TSV-Merging (task singular vectors)",
         "polar(U) diag(s) polar(V)^T of the leading 1/T of all t_i's triplets U, s, V",
         "Gargiulo 2025, 2412.00081", needs_all=True, linear=False, copies=6, rest="mean",
+        parameters=(
+            Parameter("beta", 1, "share of each delta's sum of s behind which s is raised"),
+        ),
     ),
     "iso_c": Combiner(
         "iso_c:iso_c", "isotropic merging (Iso-C)",
         "mean(s) U V^T of sum_i t_i = U diag(s) V^T",
         "Marczak 2025, 2502.04959", needs_all=True, linear=False, copies=6, rest="mean",
+    ),
+    "boost": Combiner(
+        "boost:boost", "task arithmetic with subspace boosting",
+        "U max(s, s_c) V^T of sum_i t_i = U diag(s) V^T, s_c where s sums up to beta",
+        "Skorobogat 2025, 2506.16506", scale=PAPER_SCALE, needs_all=True, linear=False, copies=6, rest="sum",
+        parameters=(Parameter("beta", 0.01, "share of the sum of s behind which s is raised"),),
+    ),
+    "consensus": Combiner(
+        "consensus:consensus", "Consensus Task Arithmetic",
+        "sum_i t_i where |t_j| > threshold * |sum_i t_i - t_j| for two or more j",
+        "Wang 2024, 2405.07813", scale=PAPER_SCALE, needs_all=True, linear=False, copies=6,
+        parameters=(
+            Parameter("threshold", 0.4, "size, beside all others, at which a delta counts", high=100),
+        ),
     ),
     "model_stock": Combiner(
         "model_stock:model_stock", "Model Stock",

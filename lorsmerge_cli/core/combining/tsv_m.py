@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.core.spectrum import between_polars, singular_triplets
+from lorsmerge_cli.core.spectrum import between_polars, boosted, singular_triplets
 
 
-def tsv_m(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
+def tsv_m(deltas: Iterable[tuple[Tensor, float]], beta: float = 1) -> Tensor:
     """Return polar(U) diag(s) polar(V)^T of all deltas' leading singular triplets.
 
     Of each of T deltas (d, k) the leading min(d, k) / T triplets, at least one, are taken; U, s and
@@ -19,8 +19,13 @@ def tsv_m(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
     (arXiv:2412.00081). Directions that deltas share (two equal deltas, say) are counted once, at
     the mean of their values.
 
+    With beta below 1, s of each delta is boosted before (BoostedTSV-M, arXiv:2603.05354): those of
+    its triplets that are taken which come after a share beta of their sum are raised to the value
+    there.
+
     Args:
         deltas: pairs of a delta (d, k) (float32 or float64, not empty, finite) and its coefficient.
+        beta: as in `boosted`; 1 raises nothing.
 
     Raises:
         ValueError: there are no deltas.
@@ -37,7 +42,7 @@ def tsv_m(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
     rank = max(1, min(pairs[0][0].shape) // len(pairs))
     dtype = max((delta.dtype for delta, _ in pairs), key=lambda dtype: dtype.itemsize)
     triplets = [
-        (left, scale * values, right)
+        (left, scale * boosted(values, beta), right)
         for delta, scale in pairs
         for left, values, right in [singular_triplets(delta, rank)]
     ]

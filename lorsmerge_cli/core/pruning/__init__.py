@@ -31,8 +31,9 @@ class Pruner:
         paper: its authors, year and arXiv number.
         ratios: that it takes, each of a name in `budget`. Without any, nothing but its parameters
             decides what is kept, and the size of the pruned matrix is not known beforehand.
-        parameters: that the function takes beside the matrix and its budget.
+        parameters: that it takes; `AROUND` is no business of the function's.
         combiner: by which its method combines the pruned deltas.
+        copies: tensors in float32 that it holds at most, beside what any pruner holds.
 
     Example:
         >>> PRUNERS["lors"].ratios, PRUNERS["lors"].combiner
@@ -46,15 +47,43 @@ class Pruner:
     ratios: tuple[str, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     combiner: str = "sum"
+    copies: int = 0
 
+
+# Of any pruner: `Method.prune` takes the mean off, and adds it again.
+AROUND = Parameter(
+    "around",
+    "zero",
+    "what is pruned: a delta, or its difference from the deltas' mean",
+    choices=("zero", "mean"),
+)
 
 # The first of several with the same ratios is what those ratios without a method mean.
 PRUNERS = {
-    "mp": Pruner("mp:mp", "merging with magnitude pruning", "MP(t_i)", LORS, ("mp",)),
-    "svp": Pruner("svp:svp", "merging with singular value pruning", "SVP(t_i)", LORS, ("svp",)),
+    "mp": Pruner(
+        "mp:mp", "merging with magnitude pruning", "MP(t_i)", LORS, ("mp",), (AROUND,)
+    ),
+    "svp": Pruner(
+        "svp:svp", "merging with singular value pruning", "SVP(t_i)", LORS, ("svp",), (AROUND,)
+    ),
     "lors": Pruner(
         "lors:lors", "LoRS-Merging (low-rank and sparse model merging)",
-        "SVP(t_i) + MP(t_i - SVP(t_i))", LORS, ("svp", "mp"),
+        "SVP(t_i) + MP(t_i - SVP(t_i))", LORS, ("svp", "mp"), (AROUND,),
+    ),
+    "dare": Pruner(
+        "dare:dare", "merging with random pruning (DARE)",
+        "t_i * m_i / keep, m_i 1 at random with probability keep", "Yu 2024, 2311.03099",
+        parameters=(
+            Parameter("keep", 0.5, "probability of an element to be kept", above=True),
+            Parameter("seed", 0, "seed of what is kept", high=2**32 - 1, whole=True),
+            AROUND,
+        ),
+    ),
+    "star": Pruner(
+        "star:star", "STAR (spectral truncation and rescaling)",
+        "SVP(t_i) to a share eta of its sum of s, that sum restored", "Lee 2025, 2502.10339",
+        parameters=(Parameter("eta", 0.4, "share of the sum of s that is kept", above=True), AROUND),
+        combiner="mean", copies=4,
     ),
 }  # fmt: skip
 

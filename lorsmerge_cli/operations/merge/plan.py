@@ -142,7 +142,9 @@ class MergePlan(MergeInputs):
         """Upper bound on working memory in bytes, excluding PyTorch and memory-mapped inputs."""
         matrices = [self.base.specs[name].numel for name in self.base.specs if self.is_whole(name)]
         copies = (
-            PRUNING_COPIES + self.combiner.copies + (len(self.vectors) if self.holds_all else 0)
+            PRUNING_COPIES
+            + self.chosen_method.copies
+            + (len(self.vectors) if self.holds_all else 0)
         )
         held = copies * 4 * max([BLOCK, *matrices])
         widths = [width for file in self.statistics for width in file.layout.widths.values()]

@@ -274,8 +274,7 @@ class _Run:
                 self._contents[number].add(part, values, start)
             delta = self._delta(unit, vector)
             prunes = unit.name in self.plan.pruned and self.method.prunes(entry.svp, entry.mp)
-            held = not self.plan.combiner.linear or self.plan.holds_all
-            if (prunes or held) and not is_finite(delta):
+            if (prunes or self.plan.holds_all) and not is_finite(delta):
                 dtype = self.plan.output_specs[unit.name].dtype
                 raise not_finite(unit.name, dtype, self.plan.tensors(unit.name))
             if isinstance(vector, DeltaFile):

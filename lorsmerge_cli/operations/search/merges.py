@@ -11,9 +11,10 @@ from threading import Lock
 import torch
 from torch import Tensor
 
+from lorsmerge_cli.core.combining.mean import mean
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Merged, Term, is_finite, merge_tensor
-from lorsmerge_cli.core.methods import Method
+from lorsmerge_cli.core.methods import Method, around
 from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.core.pruning.repeated import RepeatedPruning
@@ -58,9 +59,12 @@ class RepeatedMerge:
         self.inputs, self.device, self.threads = inputs, device, threads
         specs = inputs.base.specs
         self._prunings = {
-            (name, number): RepeatedPruning(budget(specs[name].shape, largest_svp, None).rank)
+            (name, number, centred): RepeatedPruning(
+                budget(specs[name].shape, largest_svp, None).rank
+            )
             for name in inputs.pruned
             for number in range(len(inputs.vectors))
+            for centred in (False, True)
         }
         self.cache = _Cache(cache)
 
@@ -140,9 +144,21 @@ class RepeatedMerge:
             return delta
         if not is_finite(delta):
             raise non_finite(vector.path, name)
+        delta, center = delta.to(self.device), None
+        if method.centred:
+            center = self.cache.get((name, "mean"), partial(self._mean, name)).to(self.device)
         if not method.ratios:  # nothing that a search varies
-            return dense(method.prune(delta.to(self.device), keep)).cpu()
-        return dense(self._prunings[name, number].prune(delta.to(self.device), keep)).cpu()
+            return dense(method.prune(delta, keep, center)).cpu()
+        pruning = self._prunings[name, number, method.centred]
+        if center is None:
+            return dense(pruning.prune(delta, keep)).cpu()
+        return around(delta, center, lambda rest: pruning.prune(rest, keep)).cpu()
+
+    def _mean(self, name: str) -> Tensor:
+        found = mean((dense(vector.read(name)), 1.0) for vector in self.inputs.vectors)
+        if not is_finite(found):
+            raise self._non_finite(name)
+        return found
 
     def _non_finite(self, name: str) -> NonFinite:
         fault = faulty_input(name, self.inputs.tensors(name))
