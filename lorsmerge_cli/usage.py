@@ -294,15 +294,19 @@ def named_paths(given: Named) -> list[tuple[str, Path]]:
 
 
 def named_models(
-    given: Named, deltas: Sequence[Path], method: str | None, scale: float | None
+    given: Named,
+    deltas: Sequence[Path],
+    method: str | None,
+    scale: float | None,
+    coef: Sequence[str] = (),
 ) -> list[tuple[str, Path]]:
-    """Return name and path of each model; the name includes the deltas applied to it."""
+    """Return name and path of each model; the name includes the deltas applied to it, and how."""
     method = method or method_of(())
     scale = default_scale(method) if scale is None else scale
     method = method if method_faults(method) else find_method(method).spec
     stems = "+".join(delta.stem for delta in deltas)
     update = stems if method == method_of(()) else f"{method}({stems})"
-    added = f"+{update}@{scale or 0:g}" if deltas else ""
+    added = f"+{','.join((f'{update}@{scale or 0:g}', *coef))}" if deltas else ""
     return [(name + added, path) for name, path in named_paths(given)]
 
 

@@ -61,6 +61,9 @@ def evaluate(
         help="Score the one MODEL with this delta added (may be repeated).")] = None,
     scale: Annotated[float | None, _models(
         "--scale", metavar="X", help=f"Lambda of each applied delta; {options.SCALES}.")] = None,
+    coef: Annotated[list[str] | None, _models(
+        "--coef", metavar="RULE", help="Rule of factors that lambda is multiplied by, as in merge: "
+        "decoder=0.5 (may be repeated).")] = None,
     method: Annotated[str | None, _models(
         "--method", metavar="NAME", help="How deltas are applied, with parameters after a colon "
         f"(ties:k=0.3): {options.WITHOUT_RATIOS}.")] = None,
@@ -105,14 +108,14 @@ def evaluate(
         raise typer.BadParameter("Give a MODEL and --data, or --score-only and --hypotheses.")
     from lorsmerge_cli import usage
     from lorsmerge_cli.metrics import check_metrics
+    from lorsmerge_cli.recipe.coefficients import check_rules
     from lorsmerge_cli.recipe.recipe import unpruned_method_faults
 
-    applied = {"--scale": scale, "--method": method}
+    applied = {"--scale": scale, "--method": method, "--coef": coef}
     raise_all(usage.check_applied(models or (), apply or [], applied))
     files = [path for _, path in usage.named_paths(models or ())] + (apply or [])
     data = [] if score_only else [path for _, path in usage.named_data(datasets or ())]
-    inputs = [*files, *data]
-    names = [name for name, _ in usage.named_models(models or (), apply or [], method, scale)]
+    named = usage.named_models(models or (), apply or [], method, scale, coef or ())
     limit = None if memory is None else options.parse_size("--memory", memory)
     raise_all(
         usage.check_inputs(
@@ -120,11 +123,12 @@ def evaluate(
             dtype=dtype, device=device, numbers={"--hours": hours, "--scale": scale},
         )
         + unpruned_method_faults(method)
+        + check_rules(coef or ())
         + check_metrics(metrics or ())
         + usage.check_paths([config_dir])
         + usage.check_evaluation(
-            names, inputs, compared=compare, hypotheses=hypotheses, score_only=score_only,
-            output=output, trn=trn, force=force,
+            [name for name, _ in named], [*files, *data], compared=compare, hypotheses=hypotheses,
+            score_only=score_only, output=output, trn=trn, force=force,
         )
     )  # fmt: skip
     from lorsmerge_cli.metrics.metric import Scoring
@@ -139,7 +143,7 @@ def evaluate(
     else:
         assert models
         assert datasets
-        sources = open_models(models, config_dir, apply or [], method, scale)
+        sources = open_models(models, config_dir, apply or [], method, scale, coef or ())
         reading = {
             "split": split, "language": language, "task": task, "hours": hours, "format": format,
             "seed": data_seed, "allow_parts": allow_parts, "allow_missing": allow_missing,

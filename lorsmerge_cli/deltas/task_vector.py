@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,12 +28,19 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
     TensorSpec,
     dtype_name,
 )
-from lorsmerge_cli.core.low_rank_sparse import Delta, accumulable
-from lorsmerge_cli.core.statistics import BaseRounding, base_rounding
+from lorsmerge_cli.core.low_rank_sparse import Delta, accumulable, dense
+from lorsmerge_cli.core.statistics import BaseRounding, base_rounding, energy
 from lorsmerge_cli.deltas.adapter import AdapterTaskVector
 from lorsmerge_cli.deltas.encodings import TensorLayout
 from lorsmerge_cli.deltas.file import DeltaFile
-from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named
+from lorsmerge_cli.errors import (
+    LorsmergeError,
+    Mismatch,
+    UnreadableFile,
+    named,
+    non_finite,
+    zero_delta,
+)
 from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.quoting import command
 
@@ -394,6 +402,29 @@ def check_base_content(
 def base_fingerprint(base: Checkpoint) -> Fingerprint:
     """Return the fingerprint of a checkpoint's float tensors."""
     return fingerprint(base.float_specs, base.read)
+
+
+def vector_norm(vector: TaskVector) -> float:
+    """Return the L2 norm of a whole delta.
+
+    A delta file has it in its header. A fine-tune in a delta's place is read for it.
+
+    Raises:
+        NonFinite: a NaN or an infinity in a fine-tune.
+        Mismatch: it is zero throughout.
+    """
+    if isinstance(vector, DeltaFile):
+        norm = vector.norm
+    else:
+        squares = []
+        for name in vector.specs:
+            squares.append(energy(dense(vector.read(name))))
+            if not math.isfinite(squares[-1]):
+                raise non_finite(vector.path, name)
+        norm = math.sqrt(math.fsum(squares))
+    if not norm:
+        raise zero_delta(vector.path)
+    return norm
 
 
 def precision_warnings(vector: TaskVector, base: Checkpoint) -> list[str]:

@@ -372,7 +372,10 @@ def _merged_digests(document: Mapping[str, Any]) -> Trained:
 
 
 def made_from(
-    checkpoint: Checkpoint, applied: Sequence[tuple[TaskVector, float]], method: str
+    checkpoint: Checkpoint,
+    applied: Sequence[tuple[TaskVector, float]],
+    method: str,
+    coef: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return where a model's weights come from.
 
@@ -380,6 +383,7 @@ def made_from(
         checkpoint: the weights.
         applied: deltas that are added to them, each with its scale.
         method: by which they are added.
+        coef: rules that their scales are multiplied by.
 
     Returns:
         `kind` is `merge` (with `method`, `base`, `coef` where there are rules, `step_norm` where it
@@ -398,7 +402,8 @@ def made_from(
             except ValueError as error:
                 what = f"{vector.path}: the delta's header is damaged ({error})."
                 raise UnreadableFile(what, "Make it again with `lorsmerge delta`.") from None
-        return {"kind": "merge", "method": _method(deltas, method), "deltas": deltas}
+        made = {"kind": "merge", "method": _method(deltas, method), "deltas": deltas}
+        return made | ({"coef": list(coef)} if coef else {})
     merge = _merge_document(checkpoint)
     if merge:
         return _merged(merge)

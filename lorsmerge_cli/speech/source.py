@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import PartialState
@@ -36,6 +37,9 @@ from lorsmerge_cli.speech.loading import ModelParts, load_config, load_parts
 from lorsmerge_cli.speech.model import SpeechModel, build_model
 from lorsmerge_cli.speech.settings import full_dtype
 
+if TYPE_CHECKING:
+    from lorsmerge_cli.core.coefficients import Agreement
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -49,6 +53,9 @@ class ModelSource:
         parts: config and processor.
         applied: deltas to add, each with its scale.
         method: as `find_method` reads it, how they are added.
+        coef: rules that the scales are multiplied by.
+        factors: what these give each tensor; 1 where there is none.
+        agreement: as in `merge_tensor`.
     """
 
     name: str
@@ -58,6 +65,9 @@ class ModelSource:
     parts: ModelParts
     applied: tuple[tuple[TaskVector, float], ...] = ()
     method: str = method_of(())
+    coef: tuple[str, ...] = ()
+    factors: Mapping[str, float] = field(default_factory=dict)
+    agreement: Agreement | None = None
 
     @property
     def window(self) -> float:
@@ -85,6 +95,7 @@ class ModelSource:
             return own[:16]
         parts = [own] if self.method == method_of(()) else [own, self.method]
         parts += [f"{vector.identity()}*{scale!r}" for vector, scale in self.applied]
+        parts += self.coef
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
 
     def open(self, dtype: torch.dtype, device: str) -> SpeechModel:
@@ -106,7 +117,9 @@ class ModelSource:
             raise non_finite(self.checkpoint.path, name)
         if self.applied:  # summed and rounded as a merge on disk would be
             method = find_method(self.method)
-            value = merge_tensor(value, self._terms(name, method), method, value.dtype).tensor
+            value = merge_tensor(
+                value, self._terms(name, method), method, value.dtype, self.agreement
+            ).tensor
             if not is_finite(value):
                 raise non_finite(self.name, name)
         return value
@@ -121,6 +134,7 @@ class ModelSource:
             delta = dense(vector.read(name))
             if not is_finite(delta):
                 raise non_finite(vector.path, name)
+            scale *= self.factors.get(name, 1.0)
             yield Term(delta, scale, budget(delta.shape, None, None) if prunes else None)
             del delta  # before the next one is made
 

@@ -409,6 +409,8 @@ def test_two_processes_write_the_records_of_one(files: Path, succeed: Callable) 
         ("--data data/test.jsonl", "--data data/test.jsonl is given twice"),
         ("--scale 0.5", "--scale needs --apply"),
         ("--method wa", "--method needs --apply"),
+        ("--coef decoder=0.5", "--coef needs --apply"),
+        ("--apply ca --coef decoder", "--coef 'decoder' has no number"),
         ("--apply ca --method lors", "--method lors prunes, and needs ratios"),
         ("--apply ca --method was", "Unknown method 'was'. Did you mean 'wa'?"),
         ("--compare base base", "--compare base with itself"),

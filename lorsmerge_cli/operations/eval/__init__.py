@@ -41,6 +41,7 @@ def evaluate(
     config_dir: FilePath | None = None,
     apply: Sequence[FilePath] | FilePath = (),
     scale: float | None = None,
+    coef: Sequence[str] | str = (),
     method: str | None = None,
     normalisation: str = AUTO,
     metrics: str | Sequence[str] = (),
@@ -76,6 +77,7 @@ def evaluate(
         config_dir: model folder or Hub id to take config and tokenizer from, for a bare file.
         apply: deltas to add to the one model, in memory.
         scale: lambda of each applied delta; the method's by default.
+        coef: rules of factors that it is multiplied by, as in `merge`.
         method: how deltas are applied, a method without ratios; task arithmetic by default.
         normalisation: of texts before error rates are computed.
         metrics: further metrics, such as `comet`.
@@ -98,7 +100,7 @@ def evaluate(
     raise_all(check_metrics(several(metrics)))
     named = named_data(data)
     sources = open_models(
-        models, path_of(config_dir), list(map(Path, several(apply))), method, scale
+        models, path_of(config_dir), list(map(Path, several(apply))), method, scale, several(coef)
     )
     tests, warnings = [], list[str]()
     for name, path in named:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from lorsmerge_cli.data.dataset import (
     load_data,
 )
 from lorsmerge_cli.data.readers import manifest_splits
+from lorsmerge_cli.deltas.task_vector import vector_norm
 from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.recipe.coefficients import (
+    check_matches,
+    check_rules,
+    norm_factors,
+    takes_norms,
+    tensor_factors,
+)
 from lorsmerge_cli.recipe.recipe import unpruned_method_faults
 from lorsmerge_cli.results.document import TestSet
 from lorsmerge_cli.speech.source import ModelSource, find_models
@@ -27,6 +36,7 @@ def open_models(
     deltas: Sequence[Path] = (),
     method: str | None = None,
     scale: float | None = None,
+    coef: Sequence[str] = (),
 ) -> list[ModelSource]:
     """Open and check models, or one with deltas applied to it.
 
@@ -36,18 +46,40 @@ def open_models(
         deltas: to apply to the one model.
         method: how they are added; task arithmetic by default.
         scale: of each delta, the method's by default.
+        coef: rules of factors that the scale is multiplied by.
 
     Raises:
         LorsmergeError: every fault found.
     """
-    named = named_models(models, deltas, method, scale)
+    named = named_models(models, deltas, method, scale, coef)
     raise_all(
-        check_applied(named, deltas, {"--scale": scale, "--method": method})
+        check_applied(named, deltas, {"--scale": scale, "--method": method, "--coef": coef or None})
         + unpruned_method_faults(method)
+        + check_rules(coef)
     )
     found = find_method(method or method_of(()))
     scale = found.scale if scale is None else scale
-    return find_models(named, config_dir=config_dir, deltas=deltas, scale=scale, method=found.spec)
+    sources = find_models(
+        named, config_dir=config_dir, deltas=deltas, scale=scale, method=found.spec
+    )
+    return [_with_rules(source, coef) for source in sources] if coef else sources
+
+
+def _with_rules(source: ModelSource, coef: Sequence[str]) -> ModelSource:
+    """Return a model whose deltas are applied by rules of coefficients, as `merge` does it."""
+    names = list(source.checkpoint.float_specs)
+    raise_all(check_matches(coef, names, source.checkpoint.path, []))
+    found, others, applied = tensor_factors(coef, names), list(coef), source.applied
+    if takes_norms(coef):
+        factors, others = norm_factors(coef, [vector_norm(vector) for vector, _ in applied])
+        applied = tuple(
+            (vector, scale * factor)
+            for (vector, scale), factor in zip(applied, factors, strict=True)
+        )
+    return replace(
+        source, applied=applied, coef=tuple(others), factors=found.factors,
+        agreement=found.agreement,
+    )  # fmt: skip
 
 
 def read_test_set(

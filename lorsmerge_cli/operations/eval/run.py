@@ -221,7 +221,7 @@ class _Run:
     def origin(self) -> dict[str, Any]:
         """Identity of the weights, and how they were made, as far as is known."""
         source = self.source
-        made = made_from(source.checkpoint, source.applied, source.method)
+        made = made_from(source.checkpoint, source.applied, source.method, source.coef)
         return {"identity": self.identity, "made_from": made}
 
     def answer(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.methods import method_of
-from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import (
     TaskVector,
@@ -39,15 +37,12 @@ from lorsmerge_cli.errors import (
     LorsmergeError,
     UsageFault,
     named,
-    non_finite,
     raise_all,
-    zero_delta,
 )
 from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.recipe.coefficients import (
     TensorFactors,
     check_matches,
-    takes_norms,
     tensor_factors,
 )
 from lorsmerge_cli.recipe.recipe import Recipe
@@ -245,33 +240,6 @@ def select_factors(
     """
     faults += check_matches(recipe.coef, list(floats), base, warnings)
     return tensor_factors(recipe.coef, list(floats))
-
-
-def weighed(recipe: Recipe, vectors: Sequence[TaskVector]) -> Recipe:
-    """Return the recipe with rules by norms turned into the deltas' own lambdas.
-
-    Delta files have their norm in their header. A fine-tune in a delta's place is read for it.
-
-    Raises:
-        NonFinite: a NaN or an infinity in a fine-tune.
-        Mismatch: a delta that is zero throughout.
-    """
-    return recipe.weighed(list(map(_norm, vectors))) if takes_norms(recipe.coef) else recipe
-
-
-def _norm(vector: TaskVector) -> float:
-    if isinstance(vector, DeltaFile):
-        norm = vector.norm
-    else:
-        squares = []
-        for name in vector.specs:
-            squares.append(energy(dense(vector.read(name))))
-            if not math.isfinite(squares[-1]):
-                raise non_finite(vector.path, name)
-        norm = math.sqrt(math.fsum(squares))
-    if not norm:
-        raise zero_delta(vector.path)
-    return norm
 
 
 def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str]:

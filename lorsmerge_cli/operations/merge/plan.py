@@ -27,6 +27,7 @@ from lorsmerge_cli.core.combining import Combiner
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.methods import Method, method_of
 from lorsmerge_cli.core.parallel import default_threads
+from lorsmerge_cli.deltas.task_vector import vector_norm
 from lorsmerge_cli.errors import (
     LorsmergeError,
     Mismatch,
@@ -36,8 +37,9 @@ from lorsmerge_cli.errors import (
     raise_all,
 )
 from lorsmerge_cli.inputs import FileIdentity
-from lorsmerge_cli.operations.merge.inputs import MergeInputs, check_inputs, weighed
+from lorsmerge_cli.operations.merge.inputs import MergeInputs, check_inputs
 from lorsmerge_cli.outputs import check_not_inside, check_output, leftovers
+from lorsmerge_cli.recipe.coefficients import takes_norms
 from lorsmerge_cli.recipe.recipe import Recipe
 from lorsmerge_cli.usage import check_weights_path
 
@@ -209,7 +211,8 @@ def plan_merge(
         faults += check_not_inside(save_recipe, output) if as_folder else []
     raise_all(faults)
     raise_all(_check_expected(recipe, found))
-    recipe = weighed(recipe, found.vectors)
+    if takes_norms(recipe.coef):
+        recipe = recipe.weighed(list(map(vector_norm, found.vectors)))
     copied = companions.files if companions else {}
     lacking: list[LorsmergeError] = []
     if folder and base.specs.keys() >= WHISPERS_OWN:
