@@ -45,6 +45,7 @@ CT2_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_flo
 EXPORTS = ("ct2", "openai")
 MANIFESTS = (".jsonl", ".json", ".ndjson")
 KINDS, LABELS = ("gram", "fisher", "both"), ("own", "data")  # of statistics, and what they need
+HALVES = ("all", "encoder", "decoder")
 RESULTS = "Give files that `lorsmerge eval -o results.json` wrote."
 PAPER = "examples/paper/paper.toml shows how they are written."
 EPOCH_FILES = "epochs/[0-9]*.[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"
@@ -138,10 +139,11 @@ def check_files(paths: Iterable[Path | None]) -> list[LorsmergeError]:
     ]
 
 
-def check_statistics(kind: str, labels: str) -> list[LorsmergeError]:
+def check_statistics(kind: str, labels: str, half: str) -> list[LorsmergeError]:
     """Return the faults of the choices of `stats`."""
     faults: list[LorsmergeError] = []
-    for option, value, known in (("--kind", kind, KINDS), ("--labels", labels, LABELS)):
+    choices = (("--kind", kind, KINDS), ("--labels", labels, LABELS), ("--half", half, HALVES))
+    for option, value, known in choices:
         if value not in known:
             faults.append(UsageFault(f"{option} {value!r} is unknown.", f"Use {', '.join(known)}."))
     return faults

@@ -84,7 +84,9 @@ def check_fit(files: Sequence[StatisticsFile], kind: str, base: Checkpoint) -> l
             faults.append(Mismatch(what, ANEW))
         if others := file.names(kind) ^ first.names(kind):
             what = f"Of {first.path} and {file.path} one alone has statistics of {named(sorted(others))}."
-            faults.append(Mismatch(what, "Make both with the same version of lorsmerge."))
+            faults.append(
+                Mismatch(what, "Make both with the same --half, by the same version of lorsmerge.")
+            )
     return faults
 
 

@@ -349,9 +349,8 @@ def _show_report(
 def _tensor_line(plan: MergePlan) -> str:
     floats = len(plan.base.float_specs)
     share = f" ({plan.pruned_share:.0%} of the parameters)" if plan.pruned else ""
-    rest = (
-        f"; those that are no matrices by their {plan.combiner.rest}" if plan.combiner.rest else ""
-    )
+    others = "without statistics" if plan.combiner.statistics else "that are no matrices"
+    rest = f"; those {others} by their {plan.combiner.rest}" if plan.combiner.rest else ""
     return (
         f"{len(plan.pruned)} tensors pruned{share}, {floats - len(plan.pruned)} merged unpruned, "
         f"{len(plan.base.specs) - floats} copied{rest}"

@@ -17,7 +17,7 @@ def methods() -> None:
 
     In the formulas, t_i is lambda_i times delta i, and T the number of deltas. "Deltas held" is how
     many deltas of a tensor are in memory at a time, "others" how tensors are combined that are not
-    matrices. Any pruner can be joined to any combiner: `merge --prune lors --combine ties`.
+    matrices or, where statistics are needed, have none. Any pruner can be joined to any combiner: `merge --prune lors --combine ties`.
 
     Example: lorsmerge methods
     """
@@ -37,7 +37,7 @@ def _show(rows: list[MethodRow]) -> None:
             [
                 row.name,
                 f"--prune {row.pruner}" if row.pruner else f"--combine {row.combiner}",
-                row.formula, f"{row.scale:g}", " ".join(f"--{ratio}" for ratio in row.ratios),
+                row.formula, f"{row.scale:g}", " ".join(f"--{option}" for option in row.takes),
                 "all" if row.holds_all else "one", row.rest, row.paper,
             ]
             for row in rows

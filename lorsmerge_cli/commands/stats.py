@@ -30,6 +30,9 @@ def stats(
     labels: Annotated[str, options.data(
         "--labels", metavar="WHOSE", help="Texts that the decoder is given: own, the fine-tune's "
         "greedy transcripts, or data, those of the data.")] = "own",
+    half: Annotated[str, options.data(
+        "--half", metavar="HALF", help="Half of the model that is weighed: encoder, for which the "
+        "fine-tune need not transcribe; decoder; or all. Merges average the rest.")] = "all",
     split: Annotated[str, options.data(
         "--split", metavar="NAME", help="Split of DATA to hear.")] = "train",
     language: options.Language = None,
@@ -57,7 +60,7 @@ def stats(
 
     inputs = [model, *datasets]
     raise_all(
-        usage.check_statistics(kind, labels)
+        usage.check_statistics(kind, labels, half)
         + usage.check_inputs(
             [model], datasets, format=format, language=language, task=task, dtype=dtype,
             device=device, numbers={"--hours": hours},
@@ -69,9 +72,10 @@ def stats(
     from lorsmerge_cli.recipe.published import recorded_command
 
     plan = plan_stats(
-        model, datasets, output, kind=kind, labels=labels, split=split, language=language,
-        task=task, hours=hours, data_seed=data_seed, allow_parts=allow_parts, format=format,
-        batch_size=batch_size, dtype=dtype, device=device, config_dir=config_dir, force=force,
+        model, datasets, output, kind=kind, labels=labels, half=half, split=split,
+        language=language, task=task, hours=hours, data_seed=data_seed, allow_parts=allow_parts,
+        format=format, batch_size=batch_size, dtype=dtype, device=device, config_dir=config_dir,
+        force=force,
     )  # fmt: skip
     console.warning(*plan.warnings)
     if verbose:

@@ -24,6 +24,7 @@ class MethodRow:
         combiner: for `--combine`.
         rest: the combiner of tensors that are not matrices.
         parameters: that may follow its name.
+        statistics: kind that `stats` has to write of each fine-tune, empty for none.
     """
 
     name: str
@@ -37,6 +38,12 @@ class MethodRow:
     combiner: str
     rest: str
     parameters: tuple[Parameter, ...]
+    statistics: str
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The options it has to be given."""
+        return (*self.ratios, *(("stats",) if self.statistics else ()))
 
 
 def methods() -> list[MethodRow]:
@@ -52,7 +59,7 @@ def methods() -> list[MethodRow]:
         MethodRow(
             name, method.title, method.formula, method.scale, method.ratios, method.needs_all,
             method.paper, method.pruner or "", method.combiner,
-            method.combined.rest or method.combiner, method.parameters,
+            method.combined.rest or method.combiner, method.parameters, method.statistics,
         )
         for name, method in METHODS.items()
     ]  # fmt: skip

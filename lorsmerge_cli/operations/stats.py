@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lorsmerge_cli.calibration.file import Layout, Origin, write_statistics
-from lorsmerge_cli.checkpoint.names import linear_weights
+from lorsmerge_cli.checkpoint.names import linear_weights, module
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import pinned, with_commits
 from lorsmerge_cli.core.combining.fisher import FISHER
@@ -30,7 +30,7 @@ from lorsmerge_cli.recipe.record import training_of
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype
-from lorsmerge_cli.speech.statistics import gram_matrices, input_of, squared_gradients
+from lorsmerge_cli.speech.statistics import gram_matrices, input_of, needs_texts, squared_gradients
 from lorsmerge_cli.usage import check_statistics
 from lorsmerge_cli.version import __version__
 
@@ -46,7 +46,7 @@ class StatsPlan:
         utterances: what it is to hear.
         layout: what will be stored.
         output: the file to write.
-        labels: `own` or `data`.
+        labels: `own`, `data`, or `none` where the decoder is left out.
         dtype: to compute in.
         device: to compute on.
         batch_size: of decoding, None for what memory allows.
@@ -117,6 +117,7 @@ def stats(
     *,
     kind: str = GRAM,
     labels: str = "own",
+    half: str = "all",
     split: str = "train",
     language: str | None = None,
     task: str | None = None,
@@ -142,6 +143,8 @@ def stats(
             gradients of all weights, which Fisher merging needs; `both`.
         labels: what the decoder is given: `own`, the fine-tune's own greedy transcripts, or `data`,
             the texts of the data.
+        half: of the model, whose tensors there are to be statistics of: `encoder`, which needs no
+            texts and no decoding, `decoder`, or `all`. Merges average the other tensors.
         split: of data that has several.
         language: of rows that do not name theirs; rows of another one are skipped.
         task: of rows that do not name theirs; rows of another one are skipped.
@@ -166,12 +169,12 @@ def stats(
         (PosixPath('ca.stats'), ('gram',), 26)
     """
     command = command or recorded_call(
-        "stats", model, several(data), output, kind=kind, labels=labels, split=split,
-        language=language, task=task, hours=hours, data_seed=data_seed, format=format,
+        "stats", model, several(data), output, kind=kind, labels=labels, half=half,
+        split=split, language=language, task=task, hours=hours, data_seed=data_seed, format=format,
     )  # fmt: skip
     plan = plan_stats(
         Path(model), [Path(path) for path in several(data)], Path(output), kind=kind,
-        labels=labels, split=split, language=language, task=task, hours=hours,
+        labels=labels, half=half, split=split, language=language, task=task, hours=hours,
         data_seed=data_seed, allow_parts=allow_parts, format=format, batch_size=batch_size,
         dtype=dtype, device=device, config_dir=path_of(config_dir), force=force,
     )  # fmt: skip
@@ -186,6 +189,7 @@ def plan_stats(
     *,
     kind: str,
     labels: str,
+    half: str,
     split: str | None,
     language: str | None,
     task: str | None,
@@ -204,16 +208,18 @@ def plan_stats(
     Raises:
         LorsmergeError: every fault found.
     """
-    faults = check_statistics(kind, labels)
+    faults = check_statistics(kind, labels, half)
     raise_all(faults if data else [*faults, UsageFault("There is no data.", "Give audio to hear.")])
     parse_speech_dtype(dtype)
     source = find_model(model, config_dir=config_dir)
-    layout = layout_of(source.checkpoint, kind)
+    layout = layout_of(source.checkpoint, kind, half)
+    if not (layout.shapes or needs_texts(layout.widths)):
+        labels = "none"
     inputs = [*source.files, *source.checkpoint.sources, *data]
     raise_all(check_output(output, inputs=inputs, size=layout.nbytes, force=force))
     loaded = load_data(
         data, split=split, language=language, task=task, format=format, hours=hours,
-        seed=data_seed, max_seconds=source.window, empty_text=labels == "own",
+        seed=data_seed, max_seconds=source.window, empty_text=labels != "data",
         allow_parts=allow_parts, decoded=True,
     )  # fmt: skip
     warnings = [*source.checkpoint.notes, *drop_warnings(loaded), *leftovers(output)]
@@ -223,13 +229,20 @@ def plan_stats(
     )  # fmt: skip
 
 
-def layout_of(checkpoint: Checkpoint, kind: str) -> Layout:
+def layout_of(checkpoint: Checkpoint, kind: str, half: str = "all") -> Layout:
     """Return what the statistics of a model consist of.
+
+    Args:
+        checkpoint: of the model.
+        kind: `gram`, `fisher` or `both`.
+        half: `encoder`, `decoder` or `all`.
 
     Raises:
         Mismatch: it has no linear layers to take Gram matrices of.
     """
-    specs = checkpoint.float_specs
+    specs = {
+        name: spec for name, spec in checkpoint.float_specs.items() if half in ("all", module(name))
+    }
     inputs, widths, shapes = {}, {}, {}
     if kind != FISHER:
         inputs = {name: input_of(name) for name in sorted(linear_weights(specs))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.model import SpeechModel
 
 SELF_ATTENTION = re.compile(r"\.self_attn\.[qkv]_proj\.")
+ENCODER = "model.encoder."
 HEARD = re.compile(r"^model\.decoder\.layers\.\d+\.encoder_attn\.[kv]_proj\.")
 
 
@@ -37,6 +38,11 @@ def input_of(weight: str) -> str:
     return SELF_ATTENTION.sub(".self_attn.q_proj.", weight)
 
 
+def needs_texts(weights: Iterable[str]) -> bool:
+    """Tell whether a layer among those of some weights is in the decoder."""
+    return not all(weight.startswith(ENCODER) for weight in weights)
+
+
 def gram_matrices(
     speech: SpeechModel,
     utterances: Sequence[Utterance],
@@ -46,8 +52,9 @@ def gram_matrices(
     """Return the mean of x x^T over the inputs x of linear layers, and how many inputs there were.
 
     Each utterance is heard by itself and its text given to the decoder, so that there is no padding
-    but the silence to the end of the encoder's window, which counts as the encoder counts it. Products
-    are in float32 and sums in float64.
+    but the silence to the end of the encoder's window, which counts as the encoder counts it. The
+    decoder, and with it the texts, is left out where none of the layers is in it. Products are in
+    float32 and sums in float64.
 
     Args:
         speech: the model, on its device.
@@ -71,7 +78,10 @@ def gram_matrices(
     with _hooked(speech.model, {name: partial(add, name) for name in weights}):
         for batch in _batches(speech, utterances):
             with torch.inference_mode():
-                speech.model(**batch["inputs"])
+                if needs_texts(weights):
+                    speech.model(**batch["inputs"])
+                else:
+                    speech.model.model.encoder(batch["inputs"]["input_features"])
             progress()
     return {name: (sums[name] / max(1, rows[name])).cpu() for name in weights}, rows
 

@@ -368,3 +368,43 @@ def test_where_there_are_no_statistics_the_methods_are_refused(here: Path, metho
         evaluate("base", "data/test.jsonl", apply=DELTAS, method=method, split=None)
     with pytest.raises(UsageFault, match=words):
         search("base", DELTAS, "data/test.jsonl", output="best.toml", method=method)
+
+
+# --- one half -------------------------------------------------------------------------------------
+
+
+def test_the_encoder_needs_no_texts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is decoded, and its matrices are those of the whole model's statistics."""
+    monkeypatch.setattr("lorsmerge_cli.operations.stats.decode_answers", None)
+    told = []
+    report = stats(
+        "ca", "data/test.jsonl", "e.stats", half="encoder",
+        progress=lambda done, total: told.append(total),
+    )  # fmt: skip
+    assert (report.layers, told) == (6, [6] * 6)
+    half, whole = StatisticsFile(Path("e.stats")), StatisticsFile(Path("ca.stats"))
+    assert half.origin.labels == "none"
+    assert half.names("gram") == {n for n in whole.names("gram") if n.startswith("model.encoder.")}
+    for name in half.names("gram"):
+        torch.testing.assert_close(half.read("gram", name), whole.read("gram", name))
+
+
+def test_the_other_half_is_averaged(here: Path) -> None:
+    for name in LANGUAGES:
+        stats(name, "data/test.jsonl", f"{name}.half", half="encoder")
+    merge("base", DELTAS, "m.safetensors", method="regmean", stats=[f"{n}.half" for n in LANGUAGES])
+    merge("base", DELTAS, "all.safetensors", method="regmean", stats=FILES)
+    merge("base", DELTAS, "wa.safetensors", method="wa")
+    got, whole, mean = (load_file(f"{name}.safetensors") for name in ("m", "all", "wa"))
+    weighed = StatisticsFile(Path("ca.half")).names("gram")
+    for name, value in got.items():
+        torch.testing.assert_close(value, (whole if name in weighed else mean)[name])
+        assert not (name in weighed and torch.equal(value, mean[name]))
+
+
+def test_halves_do_not_mix(here: Path) -> None:
+    stats("ca", "data/test.jsonl", "ca.half", half="encoder")
+    stats("de", "data/test.jsonl", "de.half", half="decoder", kind="both")
+    assert all(".decoder." in name for name in load_file("de.half"))
+    with pytest.raises(Mismatch, match=r"one alone has statistics of .* same --half"):
+        merge("base", DELTAS[:2], "m", method="regmean", stats=["ca.half", "de.half"])

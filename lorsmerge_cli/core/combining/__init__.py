@@ -157,7 +157,7 @@ COMBINERS = {
         "Jin 2023, 2212.09849", averages=True, copies=8, rest="mean", statistics="gram", squares=5,
         parameters=(
             Parameter("off_diagonal", 1.0, "factor of Gram matrices off their diagonal"),
-            Parameter("ridge", 1e-3, "r, as a share of the mean diagonal element", low=1e-6, high=1e3),
+            Parameter("ridge", 1e-3, "share of the mean diagonal element that is r", low=1e-6, high=1e3),
         ),
     ),
     "fisher": Combiner(
