@@ -269,8 +269,14 @@ def test_a_recipe_and_a_record_make_it_again(here: Path) -> None:
 
 
 def test_a_control_of_the_same_step(here: Path) -> None:
-    report = merge("base", DELTAS, "m", method="regmean", stats=FILES)
+    report = merge("base", DELTAS, "m", method="regmean", stats=FILES, control=True)
     control = merge("base", DELTAS, "c", step_norm_of="m")
+    beside = json.loads(Path("m-control/lorsmerge.json").read_text())["recipe"]
+    assert "stats" not in beside
+    assert (
+        load_file("m-control/model.safetensors").keys() == load_file("m/model.safetensors").keys()
+    )
+    assert report.control.step == pytest.approx(report.step, rel=1e-6)
     shorter = merge("base", DELTAS, "s", method="regmean", stats=FILES, step_norm=report.step / 2)
     assert control.step == pytest.approx(report.step, rel=1e-6)
     assert shorter.step == pytest.approx(report.step / 2, rel=1e-6)
