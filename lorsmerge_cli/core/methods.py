@@ -278,7 +278,7 @@ def _part(
     kind: str, text: str, table: Mapping[str, Method | Pruner | Combiner]
 ) -> tuple[str, dict[str, Value]]:
     """Read a name in a table and its parameters."""
-    name, colon, settings = text.partition(":")
+    name, colon, settings = (part.strip() for part in text.partition(":"))
     if name not in table:
         raise UsageFault(f"Unknown {kind} {name!r}.{did_you_mean(name, list(table))}")
     if not colon:

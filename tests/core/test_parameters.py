@@ -116,6 +116,7 @@ def test_what_takes_no_parameters() -> None:
         ("svp+mean", "svp+mean"),
         ("lors+iso_c", "lors+iso_c"),
         ("mp+ties:k=2e-1", "mp+ties"),
+        (" mp + ties : k = 0.5 ", "mp+ties:k=0.5"),
         ("mp+ties:k=1e-05", "mp+ties:k=1e-05"),
     ],
 )

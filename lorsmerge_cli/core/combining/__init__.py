@@ -116,7 +116,7 @@ COMBINERS = {
     "ties": Combiner(
         "ties:ties", "TIES-Merging",
         "mean of the largest k of each t_i that have the sign of their sum",
-        "Yadav 2023, 2306.01708", needs_all=True, linear=False, averages=True,
+        "Yadav 2023, 2306.01708", needs_all=True, linear=False, averages=True, copies=1,
         parameters=(Parameter("k", 0.2, "share of each tensor's elements kept", above=True),),
     ),
     "tsv_m": Combiner(
