@@ -9,7 +9,7 @@ from lorsmerge_cli import console
 
 if TYPE_CHECKING:
     from lorsmerge_cli.core.parameters import Parameter
-    from lorsmerge_cli.operations.methods import MethodRow
+    from lorsmerge_cli.operations.methods import MethodRow, RuleRow
 
 
 def methods() -> None:
@@ -17,17 +17,26 @@ def methods() -> None:
 
     In the formulas, t_i is lambda_i times delta i, and T the number of deltas. "Deltas held" is how
     many deltas of a tensor are in memory at a time, "others" how tensors are combined that are not
-    matrices or, where statistics are needed, have none. Any pruner can be joined to any combiner: `merge --prune lors --combine ties`.
+    matrices or, where statistics are needed, have none. Any pruner can be joined to any combiner:
+    `merge --prune lors --combine ties`. The rules multiply lambda, beside those that name tensors:
+    `merge --coef decoder=0.5 --coef lines:beta=0.4`.
 
     Example: lorsmerge methods
     """
     from lorsmerge_cli.operations.methods import methods as operation
+    from lorsmerge_cli.operations.methods import rules
 
-    rows = operation()
-    console.result({"methods": [asdict(row) for row in rows]}, lambda: _show(rows))
+    rows, coefficients = operation(), rules()
+    console.result(
+        {
+            "methods": [asdict(row) for row in rows],
+            "rules": [asdict(row) for row in coefficients],
+        },
+        lambda: _show(rows, coefficients),
+    )
 
 
-def _show(rows: list[MethodRow]) -> None:
+def _show(rows: list[MethodRow], coefficients: list[RuleRow]) -> None:
     from lorsmerge_cli.core.parameters import shown
 
     console.table(
@@ -55,4 +64,20 @@ def _show(rows: list[MethodRow]) -> None:
             for key, names in owners.items()
         ],
         left=(0, 1, 3, 4),
+    )
+    console.table(
+        ["--coef", "lambda times", "takes", "paper (arXiv)"],
+        [
+            [
+                row.name,
+                row.formula,
+                ", ".join(
+                    key if value is None else f"{key} ({value:g})"
+                    for key, value in row.parameters.items()
+                ),
+                row.paper,
+            ]
+            for row in coefficients
+        ],
+        left=(0, 1, 2, 3),
     )

@@ -1,9 +1,10 @@
-"""List the merging methods, and their pruners and combiners."""
+"""List the merging methods, with their pruners and combiners, and the rules of coefficients."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lorsmerge_cli.core.coefficients import RULES
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.parameters import Parameter
 
@@ -63,3 +64,33 @@ def methods() -> list[MethodRow]:
         )
         for name, method in METHODS.items()
     ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """One rule of the table.
+
+    Attributes:
+        name: for `--coef`.
+        formula: what lambda is multiplied by.
+        parameters: that follow its name after a colon, with defaults; None for one without.
+        paper: authors, year and arXiv number; empty for a rule of lorsmerge's own.
+    """
+
+    name: str
+    formula: str
+    parameters: dict[str, float | None]
+    paper: str
+
+
+def rules() -> list[RuleRow]:
+    """List the rules of coefficients that have a name, in the order of `RULES`.
+
+    Example:
+        >>> [row.name for row in rules()]
+        ['lines', 'metagpt', 'equalise', 'model_stock']
+    """
+    return [
+        RuleRow(name, rule.formula, dict(rule.parameters), rule.paper)
+        for name, rule in RULES.items()
+    ]

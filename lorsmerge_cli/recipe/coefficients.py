@@ -84,6 +84,9 @@ def parse_rule(text: str) -> Pattern | NamedRule:
         return _named_rule(text, named["name"], named["parameters"] or "")
     if not sign or not tensors.strip():
         raise UsageFault(f"--coef {text!r} is not a rule.", FORM)
+    if "=" in tensors:
+        remedy = "Write --coef decoder=0.5 --coef mlp=2, say, or a list in a recipe."
+        raise UsageFault(f"--coef {text!r} is more than one rule.", remedy)
     if tensors in RULES:
         raise UsageFault(
             f"--coef {text!r}: {tensors} is a rule, not tensors.",

@@ -10,14 +10,26 @@ import pytest
 from typer.testing import CliRunner
 
 from lorsmerge_cli.app import app
+from lorsmerge_cli.core.coefficients import RULES
 from lorsmerge_cli.core.methods import METHODS
-from lorsmerge_cli.operations.methods import methods
+from lorsmerge_cli.operations.methods import methods, rules
 
 
 def test_a_row_for_each_method() -> None:
     rows = methods()
     assert [row.name for row in rows] == list(METHODS)
     assert all(re.fullmatch(r"\w+ 20\d\d, \d{4}\.\d{5}", row.paper) for row in rows)
+
+
+def test_a_row_for_each_rule() -> None:
+    shown = CliRunner().invoke(app, ["methods"]).stdout
+    document = json.loads(CliRunner().invoke(app, ["methods", "--json"]).stdout)
+    assert [row["name"] for row in document["rules"]] == list(RULES)
+    assert document["rules"][0]["parameters"] == {"alpha": 1.0, "beta": None}
+    assert all(row.name in shown and row.formula in shown for row in rules())
+    assert re.search(r"^ *lines .* alpha \(1\), beta +Wang 2024, ", shown, re.M)
+    page = Path(__file__).parents[2].joinpath("docs/merging.md").read_text(encoding="utf-8")
+    assert [name for name in RULES if f"`{name}" not in page] == []
 
 
 @pytest.mark.parametrize("page", ["docs/methods.md", "docs/merging.md"])

@@ -85,6 +85,7 @@ def test_factors(text: str, factor: float) -> None:
         ("model.encoder.*", "is not a rule"),
         ("decoder", "has no number. Write decoder=0.5"),
         ("decoder=", "'' is not a finite number"),
+        ("decoder=1,mlp=2", "is more than one rule. Write --coef decoder=0.5 --coef mlp=2"),
         ("decoder=half", "'half' is not a finite number"),
         ("decoder=nan", "'nan' is not a finite number"),
         ("decoder=inf", "'inf' is not a finite number"),
