@@ -57,6 +57,8 @@ class Journal:
 
     def known(self, rows: Sequence[Utterance], made_by: str) -> dict[str, Answer]:
         """Return utterance id -> answer, for the rows that one maker has answered already."""
+        if not self._known:  # or all audio would be opened
+            return {}
         found = {row.id: self._known.get(_key(row, made_by)) for row in rows}
         return {name: answer for name, answer in found.items() if answer is not None}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
@@ -10,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow
 import pytest
 import soundfile
+from hub_server import Hub
 from pyarrow import parquet
 from safetensors import safe_open
 from speech_models import make_test_set, make_tuned, make_whisper
@@ -25,6 +26,8 @@ from speech_models import make_test_set, make_tuned, make_whisper
 from lorsmerge_cli.operations.transcribe import plan, run
 from lorsmerge_cli.speech.decoding import decode_answers
 from lorsmerge_cli.speech.source import ModelSource
+
+fcntl = pytest.importorskip("fcntl")
 
 WORK, USAGE, INTERRUPTED = 1, 2, 130
 COUNT = 15
@@ -357,16 +360,46 @@ def test_labels_of_people_are_recorded_as_before(files: Path, succeed: Callable)
 def test_teachers_are_read_once_and_one_after_the_other(
     files: Path, succeed: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = []
+    opened, models = [], []
     real = ModelSource.open
 
     def record(source: ModelSource, *arguments: Any) -> Any:
+        assert [model() for model in models] == [None] * len(models)
+        speech = real(source, *arguments)
         opened.append(source.name)
-        return real(source, *arguments)
+        models.append(weakref.ref(speech.model))
+        return speech
 
     monkeypatch.setattr(ModelSource, "open", record)
     succeed(f"{KEEP} --teacher de_st=ca")
     assert sorted(opened) == ["base", "ca", "de"]
+
+
+def test_a_teacher_on_the_hub_is_recorded_with_its_commit(
+    files: Path, succeed: Callable, hub: Hub
+) -> None:
+    hub.add_repo("you/ca", {path.name: path.read_bytes() for path in Path("ca").iterdir()})
+    succeed(f"{KEEP} --teacher ca_asr=you/ca")
+    (teacher,) = {
+        row["teacher"]
+        for row in rows_of("pseudo.jsonl")
+        if (row["source_lang"], row["taskname"]) == ("ca", "asr")
+    }
+    assert re.fullmatch(r"you/ca@[0-9a-f]{40}", teacher)
+    succeed(
+        "lorsmerge finetune base --data pseudo.jsonl --steps 1 --effective-batch 2 --device cpu -o out"
+    )
+    parts = json.loads(Path("out/run.json").read_text())["trained_on"]
+    assert parts[0]["teachers"][0]["model"] == teacher
+
+
+def test_a_school_s_own_teachers_are_no_pseudo_labels(files: Path, succeed: Callable) -> None:
+    rows = rows_of("labelled.jsonl")
+    for row in rows:
+        row |= {"teacher": "Anna", "confidence": "high", "teacher_id": 7}
+    write_rows(files / "labelled.jsonl", rows)
+    succeed("lorsmerge data labelled.jsonl -o out.jsonl")
+    assert all("teacher" not in row for row in rows_of("out.jsonl"))
 
 
 def test_rows_without_a_teacher_are_an_error_or_skipped(

@@ -111,7 +111,7 @@ def run_labels(
                 known = journal.known(lesson.rows, lesson.made_by)
                 resumed += len(known)
                 count(len(known))
-                answers |= known | _taught(lesson, known, journal, plan.dtype, device, count)
+                answers |= known | _ask(lesson, known, journal, plan.dtype, device, count)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"Interrupted after {done} of {total} utterances, which are kept in {plan.journal}.",
@@ -121,7 +121,7 @@ def run_labels(
     return replace(report, resumed=resumed)
 
 
-def _taught(
+def _ask(
     lesson: Lesson,
     known: Mapping[str, Answer],
     journal: Journal,
