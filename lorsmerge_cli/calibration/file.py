@@ -206,7 +206,7 @@ class StatisticsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.local = local_path(path, "delta")
+        self.local = local_path(path)
         self._file = SafetensorsFile(self.local)
         self.identities = {self.local: self._file.identity}
         metadata = self._file.metadata

@@ -55,7 +55,7 @@ def test_the_plan_and_the_file(here: Path, succeed: Callable) -> None:
         ("--labels none --half top", 2, "--half 'top' is unknown. Use all, encoder, decoder."),
         ("--hours 0", 2, "--hours"),
         ("--data nowhere.jsonl", 1, "There is no data set nowhere.jsonl"),
-        ("--language en", 1, "and --language en was given"),
+        ("--language en", 2, "and --language en was given"),
         ("--device tpu", 2, "--device tpu is not"),
         ("--config nowhere", 1, "nowhere"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from hub_server import Hub
 from safetensors.torch import load_file, save_file
 from speech_models import make_test_set, make_tuned, make_whisper
 
@@ -17,7 +19,10 @@ from lorsmerge_cli import delta, evaluate, merge, merge_state_dicts, prune, sear
 from lorsmerge_cli.calibration.file import StatisticsFile
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault
+from lorsmerge_cli.operations.merge import plan_merge
 from lorsmerge_cli.operations.stats import layout_of
+from lorsmerge_cli.recipe.published import published_recipe, published_record
+from lorsmerge_cli.recipe.recipe import load_recipe, wanted_recipe
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
 from lorsmerge_cli.speech.source import find_model
 
@@ -352,15 +357,13 @@ def test_statistics_that_change_while_they_are_used(
 
 
 def test_the_plan_counts_the_matrices(here: Path) -> None:
-    from lorsmerge_cli.operations.merge import plan_merge
-    from lorsmerge_cli.recipe.recipe import wanted_recipe
-
     plans = [
         plan_merge(wanted_recipe("base", DELTAS, method=method, stats=files), Path("m"), threads=1)
         for method, files in (("wa", ()), ("regmean", FILES))
     ]
     assert plans[1].memory > plans[0].memory
-    assert plans[1].is_whole(EMBEDDING)
+    assert plans[1].is_whole(FC1)
+    assert not plans[1].is_whole(EMBEDDING)  # averaged in blocks
 
 
 @pytest.mark.parametrize("method", ["regmean", "fisher"])
@@ -414,3 +417,38 @@ def test_halves_do_not_mix(here: Path) -> None:
     assert all(".decoder." in name for name in load_file("de.half"))
     with pytest.raises(Mismatch, match=r"one alone has statistics of .* same --half"):
         merge("base", DELTAS[:2], "m", method="regmean", stats=["ca.half", "de.half"])
+
+
+def test_models_in_half_precision(here: Path) -> None:
+    for name in ("base", *LANGUAGES):
+        tensors = load_file(f"{name}/model.safetensors")
+        half = {key: value.bfloat16() for key, value in tensors.items()}
+        save_file(half, f"{name}/model.safetensors", metadata={"format": "pt"})
+    for name in LANGUAGES:
+        delta("base", name, f"{name}.delta", force=True)
+        stats(name, "data/test.jsonl", f"{name}.stats", force=True)
+    report = merge("base", DELTAS, "m", method="regmean", stats=FILES[::-1], dtype="float32")
+    assert report.step > 0
+    for name, other in (("ca", "de"), ("de", "ca")):
+        with pytest.raises(Mismatch, match=f"fine-tune that {name} was taken from"):
+            merge("base", [name, other], "n", method="regmean", stats=[f"{other}.stats"])
+
+
+def test_statistics_on_the_hub(here: Path, hub: Hub) -> None:
+    hub.add_repo("you/stats", {name: Path(name).read_bytes() for name in FILES})
+    merge("base", DELTAS, "a.safetensors", method="regmean", stats=FILES)
+    ids = [f"you/stats:{name}" for name in FILES]
+    merge("base", DELTAS, "b", method="regmean", stats=ids)
+    one, other = load_file("a.safetensors"), load_file("b/model.safetensors")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    recorded = json.loads(Path("b/lorsmerge.json").read_text())["recipe"]["stats"]
+    assert all(re.fullmatch(r"you/stats@[0-9a-f]{40}:\w+\.stats", name) for name in recorded)
+
+
+def test_a_published_record_has_names_in_place_of_paths(here: Path) -> None:
+    merge("base", DELTAS, "m", method="regmean", stats=[here / name for name in FILES])
+    recorded = json.loads(Path("m/lorsmerge.json").read_text())
+    assert published_record(recorded)["recipe"]["stats"] == FILES
+    recipe = load_recipe(Path("m/lorsmerge.json"))
+    assert recipe.stats == tuple(str(here / name) for name in FILES)
+    assert published_recipe(recipe).stats == tuple(FILES)

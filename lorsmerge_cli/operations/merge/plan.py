@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -139,6 +140,12 @@ class MergePlan(MergeInputs):
         """Whether all deltas of a tensor are held at once."""
         return self.chosen_method.needs_all or self.factors.agreement is not None
 
+    @cached_property
+    def weighed(self) -> frozenset[str]:
+        """Names of the tensors that there are statistics of."""
+        kind = self.chosen_method.statistics
+        return self.statistics[0].names(kind) if self.statistics else frozenset()
+
     @property
     def memory(self) -> int:
         """Upper bound on working memory in bytes, excluding PyTorch and memory-mapped inputs."""
@@ -157,7 +164,7 @@ class MergePlan(MergeInputs):
         """Return whether a tensor is merged in one piece, not in blocks."""
         if not self.base.specs[name].is_float:
             return False
-        if self.holds_all or self.statistics or name in self.pruned:
+        if self.holds_all or name in self.pruned or name in self.weighed:
             return True
         return any(vector.is_pruned(name) for vector in self.vectors)
 

@@ -261,9 +261,13 @@ class _Run:
 
     def _statistics(self, name: str) -> list[Callable[[], Tensor]]:
         """Return what reads the statistics of a tensor in each delta's fine-tune, if there are any."""
+        if name not in self.plan.weighed:
+            return []
         kind, device = self.method.statistics, self.plan.device
-        files = [file for file in self.plan.statistics if name in file.names(kind)]
-        return [lambda file=file: file.read(kind, name).to(device) for file in files]  # type: ignore[misc]
+        return [
+            lambda file=file: file.read(kind, name).to(device)  # type: ignore[misc]
+            for file in self.plan.statistics
+        ]
 
     def _terms(self, unit: Unit, base: Tensor) -> Iterator[Term]:
         factor = self.plan.factors.of(unit.name)
