@@ -113,7 +113,7 @@ class Method:
     @property
     def adds_up(self) -> bool:
         """Whether the update is a sum or a mean of whole deltas."""
-        return self.pruner is None and self.combined.linear
+        return self.pruner is None and self.combined.linear and not self.statistics
 
     @property
     def centred(self) -> bool:

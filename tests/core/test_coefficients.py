@@ -21,7 +21,7 @@ from lorsmerge_cli.core.combining import COMBINERS
 from lorsmerge_cli.core.merging import Term, merge_tensor
 from lorsmerge_cli.core.methods import METHODS
 
-PLAIN = [name for name, method in METHODS.items() if not method.ratios and not method.statistics]
+PLAIN = [name for name, m in METHODS.items() if m.pruner is None and not m.statistics]
 SHAPES = [(1,), (1, 50), (50, 1), (24, 40), (4, 3, 5), ()]
 NORMS = st.lists(st.floats(1e-150, 1e150), min_size=1, max_size=10)
 

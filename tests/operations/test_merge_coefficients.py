@@ -19,7 +19,7 @@ from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.errors import Faults, LorsmergeError, Mismatch, NonFinite, UsageFault
 from lorsmerge_cli.recipe.recipe import DeltaEntry, load_recipe
 
-PLAIN = [name for name, method in METHODS.items() if not method.ratios and not method.statistics]
+PLAIN = [name for name, m in METHODS.items() if m.pruner is None and not m.statistics]
 RULES = ["decoder.cross_attn=0.25", "decoder=0.5", "*.fc1.*=-1", "lines:alpha=0.5,beta=1"]
 
 
