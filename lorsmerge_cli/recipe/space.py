@@ -212,8 +212,10 @@ class Space:
 
     @property
     def prunes(self) -> bool:
-        """Whether any point has a ratio."""
-        return any(self.values[k].largest is not None for k in RATIOS if k in self.values)
+        """Whether any point has a ratio, or a method that prunes without."""
+        methods = [*self.methods, *([self.method] if self.method else [])]
+        ratios = [self.values[k].largest for k in RATIOS if k in self.values]
+        return any(r is not None for r in ratios) or any(map(_prunes_always, methods))
 
     def recipe(self, point: Mapping[str, Any]) -> Recipe:
         """Return the recipe of a point, which may name another method than the space has."""
@@ -230,6 +232,7 @@ class Space:
                 holder[kind] = values[name]
         deltas = tuple(DeltaEntry(path, **o) for path, o in zip(self.deltas, own, strict=True))
         pruned = any(entry.get(ratio) for entry in (shared, *own) for ratio in RATIOS)
+        pruned = pruned or (method is not None and _prunes_always(method))
         include, exclude = (self.include, self.exclude) if pruned else ((), ())
         return Recipe(
             self.base, deltas, method, **shared, include=include, exclude=exclude, coef=coef
@@ -414,6 +417,11 @@ def make_space(
             "Give --svp or --mp as well, or omit the patterns.",
         )
     return space
+
+
+def _prunes_always(method: str) -> bool:
+    """Return whether a method prunes without ratios."""
+    return find_method(method).prunes(None, None)
 
 
 def _ratio_faults(methods: Sequence[str], values: Mapping[str, Values]) -> list[LorsmergeError]:

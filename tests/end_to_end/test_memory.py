@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,21 +48,30 @@ def peak_anonymous(arguments: list[str]) -> int:
     return peak
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", METHODS)
-def test_peak_memory(tmp_path: Path, threads: int, name: str) -> None:
-    method = find_method(name)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
+    """A base and fine-tunes of it, a gigabyte, removed at the end."""
+    folder = tmp_path_factory.mktemp("models")
     generator = torch.Generator().manual_seed(0)
     names = [f"model.encoder.layers.{layer}.fc1.weight" for layer in range(LAYERS)]
-    files = [tmp_path / f"{number}.safetensors" for number in range(DELTAS + 1)]
-    for file in files:
+    found = [folder / f"{number}.safetensors" for number in range(DELTAS + 1)]
+    for file in found:
         save_file({name: torch.randn(ROWS, COLUMNS, generator=generator) for name in names}, file)
-    line = ["merge", *map(str, files), "-o", str(tmp_path / "out.safetensors"), "--method", name]
+    yield found
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", METHODS)
+def test_peak_memory(files: list[Path], tmp_path: Path, threads: int, name: str) -> None:
+    method, output = find_method(name), tmp_path / "out.safetensors"
+    line = ["merge", *map(str, files), "-o", str(output), "--method", name]
     line += ["--threads", str(threads)]
     for ratio in method.ratios:
         line += [f"--{ratio}", {"svp": "0.03", "mp": "0.4"}[ratio]]
     at_rest = peak_anonymous([*line, "--dry-run"])
     held = peak_anonymous(line) - at_rest
+    output.unlink()
     copies = PRUNING_COPIES + method.copies + (DELTAS if method.needs_all else 0)
     assert held <= (copies * TENSOR + THREAD_OVERHEAD) * threads
 

@@ -158,7 +158,7 @@ class TestNumbers:
             step = torch.from_numpy(getattr(reference, method)(deltas, [0.7, 0.7]))
             torch.testing.assert_close(found[name].double(), before + step, rtol=3e-7, atol=1e-9)
 
-    @pytest.mark.parametrize("combiner", COMBINERS)
+    @pytest.mark.parametrize("combiner", [n for n, c in COMBINERS.items() if not c.statistics])
     def test_any_combiner_of_pruned_deltas(
         self, small: Path, tmp_path: Path, combiner: str
     ) -> None:
@@ -189,6 +189,37 @@ class TestNumbers:
         with safe_open(tmp_path / "0.5.safetensors", framework="pt") as file:
             record = json.loads(file.metadata()["lorsmerge"])
         assert record["recipe"]["method"] == "ties:k=0.5"
+
+    @pytest.mark.parametrize("method", ["dare", "dare:keep=0.2,around=mean+ties", "star+iso_c"])
+    def test_neither_order_nor_threads_matter(
+        self, small: Path, tmp_path: Path, method: str
+    ) -> None:
+        one, other = (
+            merged(small / "base", given, tmp_path / f"{n}.safetensors", method=method, threads=n)
+            for n, given in ((1, both(small)), (4, both(small)[::-1]))
+        )
+        for name, tensor in one.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-6, atol=1e-9)
+
+    def test_what_is_drawn_at_random_stays_within_the_patterns(
+        self, small: Path, tmp_path: Path
+    ) -> None:
+        """A delta is kept whole where it is not pruned, and half of it, doubled, where it is."""
+        entries = [DeltaEntry(str(small / "ca.delta"), scale=1.0)]
+        plain = merged(small / "base", entries, tmp_path / "plain.safetensors")
+        found = merged(
+            small / "base",
+            entries,
+            tmp_path / "dare.safetensors",
+            method="dare",
+            exclude=("*fc1*",),
+        )
+        base = load(small / "base")
+        assert torch.equal(found[FC1], plain[FC1])
+        kept = found[FC2] != base[FC2]
+        assert 0.4 < float(kept.float().mean()) < 0.6
+        step = 2 * (plain[FC2] - base[FC2])
+        torch.testing.assert_close((found[FC2] - base[FC2])[kept], step[kept], rtol=1e-3, atol=1e-7)
 
     def test_ties_takes_tensors_whole(self, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(merge_plan, "BLOCK", 7)

@@ -33,6 +33,7 @@ SHARED = [
 WITHOUT_RATIOS = [
     name for name, method in METHODS.items() if not (method.ratios or method.statistics)
 ]
+PAIRS = ["lors:around=mean", "lors", "lors+model_stock", "lors:around=mean+ties:k=0.5"]
 OWN = [
     ({"svp": 0.05, "mp": 0.4, "scale": 0.1}, {"svp": 0.3, "mp": 0.2, "scale": 0.6}),
     ({"svp": 0.05, "mp": 0.4, "scale": 0.1}, {"scale": 0.6}),
@@ -62,6 +63,10 @@ def test_every_recipe_comes_out_as_from_merge(
     for method in WITHOUT_RATIOS:
         recipes += [recipe_of(models, deltas, method=method, scale=x) for x in (0.5, -0.2)]
         recipes += [recipe_of(models, deltas, {"scale": 0.1}, {"scale": 0.6}, method=method)]
+    recipes += [
+        recipe_of(models, deltas, method=method, svp=0.05, mp=0.4, scale=0.5) for method in PAIRS
+    ]
+    recipes += [recipe_of(models, deltas, method="dare:keep=0.2,seed=2,around=mean", scale=0.5)]
     for number, recipe in enumerate(recipes):
         expected = merged(
             models / "base", list(recipe.resolved().deltas), tmp_path / f"{number}.safetensors",

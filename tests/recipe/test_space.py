@@ -228,6 +228,13 @@ def test_a_method_needs_its_ratios_and_no_other(method: str, texts, words: str) 
         make_space("base", DELTAS, {"scale": "0.1"} | texts, "", method=method)
 
 
+def test_patterns_are_for_methods_that_prune_without_ratios_too() -> None:
+    space = make_space("base", DELTAS, {"scale": "0.1"}, "", exclude=["*fc1*"], method="dare")
+    assert space.recipe({"scale": 0.1}).exclude == ("*fc1*",)
+    with pytest.raises(UsageFault, match="Nothing is pruned"):
+        make_space("base", DELTAS, {"scale": "0.1"}, "", exclude=["*fc1*"], method="ties")
+
+
 def test_a_method_with_ratios_is_that_of_every_point() -> None:
     texts = {"svp": "0.1,0.2", "mp": "0.2", "scale": "0.5:1.5"}
     space = make_space("base", DELTAS, texts, "", method="lors+ties:k=0.30")
