@@ -22,7 +22,7 @@ WITHOUT_RATIOS = "; ".join(
 )
 _ONES = [name for name, method in METHODS.items() if method.scale != PAPER_SCALE]
 SCALES = f"{PAPER_SCALE} by default, 1 for {', '.join(_ONES)}"
-PRUNER_NAMES, COMBINER_NAMES = list(PRUNERS), list(COMBINERS)
+PRUNER_NAMES, COMBINER_NAMES = ", ".join(PRUNERS), ", ".join(COMBINERS)
 UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 

@@ -54,12 +54,13 @@ def merge(
         "ties:k=0.3; `lorsmerge methods` lists them. By default the method that the ratios imply; "
         "without ratios, task arithmetic.")] = None,
     prune: Annotated[str | None, options.pruning(
-        "--prune", metavar="NAME", help="In place of --method: how each delta is pruned, with its "
-        f"ratios and parameters: {' or '.join(options.PRUNER_NAMES)}, lors:svp=0.05,mp=0.2")] = None,
+        "--prune", metavar="NAME", help="In place of --method: how each delta is pruned, its ratios "
+        f"and parameters after a colon (lors:svp=0.05,mp=0.2). One of {options.PRUNER_NAMES}; by "
+        "default the one that the ratios imply.")] = None,
     combine: Annotated[str | None, options.pruning(
-        "--combine", metavar="NAME", help="In place of --method: how the pruned deltas are "
-        f"combined: {' or '.join(options.COMBINER_NAMES)}, ties:k=0.3; by default as --prune NAME "
-        "does as a method.")] = None,
+        "--combine", metavar="NAME", help="In place of --method: how the pruned deltas are combined, "
+        f"parameters after a colon (ties:k=0.3). One of {options.COMBINER_NAMES}; by default that of "
+        "the pruner's own method.")] = None,
     include: options.Include = None,
     exclude: options.Exclude = None,
     stats: Annotated[list[Path] | None, options.pruning(
