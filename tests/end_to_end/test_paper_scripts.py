@@ -37,7 +37,9 @@ with open("calls", "a") as file:
     file.write(json.dumps(sys.argv[1:]) + "\\n")
 
 def groups(paths):
-    return [dict(zip(("language", "task"), Path(p).name.split(".")[0].split("_")), hours=hours) for p in paths]
+    names = [Path(p).name.split(".")[0] for p in paths]
+    sets = [s for name in names for s in ([name] if "_" in name else [f"{x}_asr" for x in ("ca", "de", "es", "fr", "it")])]
+    return [dict(zip(("language", "task"), s.split("_")), hours=hours) for s in sets]
 
 hours = float(options.get("--hours", ["0.084"])[0])
 if command == "finetune":
@@ -45,7 +47,11 @@ if command == "finetune":
     output = Path(options["-o"][0])
     output.mkdir()
     (output / "made").write_text(json.dumps(made))
-    Path(options["--delta"][0]).write_text(json.dumps(made))
+    for delta in options.get("--delta", []):
+        Path(delta).write_text(json.dumps(made))
+elif command == "transcribe":
+    for ending in ("", ".journal"):
+        Path(options["-o"][0] + ending).touch()
 elif command == "search":
     base, *deltas = places
     ratios = [option[2:] for option in ("--mp", "--svp") if option in options]
@@ -255,6 +261,56 @@ def test_overfitted_fine_tunes_learn_from_few_clips_with_wrong_words(
     wrong = fmean(a != b for said, now in words for a, b in zip(said, now, strict=True))
     assert wrong == pytest.approx(1 / 3, abs=0.05)
     assert all(Path(row["audio_filepath"]).is_file() for row in after)
+
+
+@pytest.mark.slow
+def test_one_model_learns_from_what_the_fine_tunes_say(call: Call, tmp_path: Path) -> None:
+    calls = call("distil")
+    assert rows(tmp_path, "distil") == [
+        "Pretrained", "Finetuned", "Multi-lingual training", "Task Arithmetic, best lambda",
+        "Merge taught, few steps", "Merge taught", "Merge taught on new audio, few steps",
+        "Base taught, few steps", "Base taught", "Base taught on new audio",
+        "Base taught on new audio, sure texts",
+        "Merge, 50 labelled clips", "Base, 50 labelled clips",
+    ]  # fmt: skip
+    heard, new, sure = of(calls, "transcribe")
+    assert sure == new.replace("--beam", "--min-confidence -0.25 --beam").replace(
+        "new.jsonl", "sure.jsonl"
+    )
+    for line, folder, ending in ((heard, "data", ".train.jsonl"), (new, "new", ".jsonl")):
+        for code in LANGUAGES:
+            assert f"--data {folder}/{code}_asr{ending}" in line
+            assert f"--teacher {code}=seed0/ft/{code}_asr" in line
+    steps = {
+        call[-1]: [call[n + 1] for n, word in enumerate(call) if word == "--steps"][-1]
+        for call in calls
+        if call[0] == "finetune" and "--dev" not in call
+    }
+    few = {"distil_ta", "distil_ta_new", "distil_base_short", "few_ta", "few_base"}
+    assert steps == {
+        f"seed0/ft/{name}": "40" if name in few else "105"
+        for name in few | {"distil_ta_long", "distil_base", "distil_base_new", "distil_base_sure"}
+    }
+    for call_ in calls:
+        if call_[0] == "finetune" and "--dev" not in call_:
+            start = "seed0/merged/ta_best" if "_ta" in call_[-1] else "base"
+            assert call_[1] == start
+    work = tmp_path / "work"
+    found = {
+        part: [json.loads(line) for line in (work / part / "de_asr.jsonl").read_text().splitlines()]
+        for part in ("scored", "new", "few")
+    }
+    assert {part: len(lines) for part, lines in found.items()} == {
+        "scored": 100,
+        "new": 100,
+        "few": 50,
+    }
+    assert {row["id"] for row in found["new"]}.isdisjoint(row["id"] for row in found["scored"])
+    assert all("text" not in row and Path(row["audio_filepath"]).is_file() for row in found["new"])
+    assert all(row["text"] for row in found["few"] + found["scored"])
+    scored = [line for line in of(calls, "eval") if "/ft/distil" in line]
+    assert all("scored/" in line and "new/" not in line for line in scored)
+    assert [call[0] for call in call("distil")] == ["report"]
 
 
 def test_the_paper_s_numbers_add_up() -> None:
