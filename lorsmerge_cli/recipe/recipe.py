@@ -32,7 +32,8 @@ from lorsmerge_cli.recipe.coefficients import check_rules, norm_factors
 RATIOS = ("svp", "mp")
 LIST_KEYS = {  # what each lists, and an example
     "include": ("patterns", '["*.fc1.weight"]'), "exclude": ("patterns", '["*.fc1.weight"]'),
-    "coef": ("rules", '["decoder=0.5"]'), "stats": ("paths", '["ca.stats", "de.stats"]'),
+    "coef": ("rules", '["decoder=0.5"]'),
+    "stats": ("paths", '["ca.stats", "de.stats"]'),
 }  # fmt: skip
 DELTA_SETTINGS = (*RATIOS, "scale")
 DELTA_KEYS = ("path", *DELTA_SETTINGS)

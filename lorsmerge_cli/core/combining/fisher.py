@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 FISHER = "fisher"  # the statistic that it takes
-FLOOR = 1e-6
+FLOOR = 1e-6  # of F_i, whose mean over a model is 1
 
 
-def fisher(terms: Iterable[tuple[Tensor, float, Tensor]], floor: float = FLOOR) -> Tensor:
-    """Return sum_i (F_i + floor) t_i / sum_i (F_i + floor), element by element.
+def fisher(terms: Iterable[tuple[Tensor, float, Tensor]]) -> Tensor:
+    """Return sum_i (F_i + c) t_i / sum_i (F_i + c), element by element, with a small c.
 
     t_i is lambda_i * delta_i and F_i the diagonal of the Fisher information of fine-tune i
     (arXiv:2111.09832): the mean square of the gradient of the texts' log-likelihood. Where no
@@ -21,7 +21,6 @@ def fisher(terms: Iterable[tuple[Tensor, float, Tensor]], floor: float = FLOOR) 
     Args:
         terms: a delta (float32 or float64, finite), its coefficient, and F_i, of its shape and not
             negative, divided by its mean over the model.
-        floor: added to F_i, above 0.
 
     Raises:
         ValueError: there are no deltas.
@@ -34,7 +33,7 @@ def fisher(terms: Iterable[tuple[Tensor, float, Tensor]], floor: float = FLOOR) 
     total: Tensor | None = None
     weights = torch.zeros(())
     for delta, scale, information in terms:
-        weight = information.to(delta.dtype) + floor
+        weight = information.to(delta.dtype) + FLOOR
         if total is None:
             total, weights = delta * scale * weight, weight
         else:

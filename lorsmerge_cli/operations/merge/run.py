@@ -252,8 +252,9 @@ class _Run:
 
     def _merged(self, unit: Unit, base: Tensor) -> Merged:
         dtype = self.plan.output_specs[unit.name].dtype
+        agreement = self.plan.factors.agreement
         merged = merge_tensor(
-            base, self._terms(unit, base), self.method, dtype, self.plan.factors.agreement,
+            base, self._terms(unit, base), self.method, dtype, agreement,
             self._statistics(unit.name),
         )  # fmt: skip
         self.steps.append(energy(merged.update))
