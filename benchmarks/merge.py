@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,17 +62,17 @@ class Measured:
     anonymous: float = 0.0
 
 
-def build(folder: Path, size: str) -> None:
+def build(folder: Path, size: str, finetunes: Sequence[str] = FINETUNES) -> None:
     """A base, its fine-tunes and mergekit's configuration, unless they are there."""
-    if (folder / CONFIG).exists():
+    if (folder / CONFIG).exists() and all((folder / name).exists() for name in finetunes):
         return
     shutil.rmtree(folder, ignore_errors=True)
     script = HERE.parent / "examples" / "make_models.py"
-    command = [sys.executable, script, folder, "--size", size, "--finetunes", *FINETUNES]
+    command = [sys.executable, script, folder, "--size", size, "--finetunes", *finetunes]
     subprocess.run(command, check=True)
     models = "\n".join(
         f"  - model: {name}/model.safetensors\n    parameters: {{weight: 0.15}}"
-        for name in FINETUNES
+        for name in finetunes
     )
     (folder / CONFIG).write_text(
         f"merge_method: task_arithmetic\nbase_model: base/model.safetensors\nmodels:\n{models}\n"
