@@ -127,3 +127,28 @@ def test_order_does_not_matter(combiner: str, scales: list[float], random) -> No
         assert float(difference.max()) <= 1e-3 * float(size.max()) + 1e-44
     else:
         assert (difference <= 2 * len(pairs) * 2**-24 * size + 1e-44).all()
+
+
+class OnMetal(torch.Tensor):
+    """A tensor that says it is on Apple's GPU, and that no arithmetic is done with."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("mps")
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("combiner", COMBINERS)
+def test_what_takes_float64_is_not_done_where_there_is_none(combiner: str) -> None:
+    deltas = [torch.eye(4), torch.ones(4, 4)]
+    statistics = [torch.eye(4).as_subclass(OnMetal)] * 2 if COMBINERS[combiner].statistics else []
+    read = [lambda found=found: found for found in statistics]
+    pairs = [(delta.clone().as_subclass(OnMetal), 1.0) for delta in deltas]
+    got = COMBINERS[combiner].combine(pairs, read)
+    needs = COMBINERS[combiner].needs_all or bool(statistics)
+    assert (type(got) is torch.Tensor) == needs
+    plain = [lambda: torch.eye(4)] * len(statistics)
+    wanted = COMBINERS[combiner].combine([(delta, 1.0) for delta in deltas], plain)
+    assert torch.equal(got.as_subclass(torch.Tensor), wanted)

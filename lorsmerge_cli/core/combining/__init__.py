@@ -86,12 +86,15 @@ class Combiner:
             tensor([2., 4.])
         """
         function = resolve_name(f"{__name__}.{self.function}")
+        if self.needs_all or self.statistics:
+            deltas = ((_with_float64(delta), scale) for delta, scale in deltas)
         if self.statistics:
             if not statistics:
                 return COMBINERS[self.rest].combine(deltas)
             pairs = zip(deltas, statistics, strict=True)
             weighed: Tensor = function(
-                ((delta, scale, read()) for (delta, scale), read in pairs), **parameters
+                ((delta, scale, _with_float64(read())) for (delta, scale), read in pairs),
+                **parameters,
             )
             return weighed
         if self.rest:
@@ -102,6 +105,11 @@ class Combiner:
             deltas = (held.pop(0) for _ in range(len(held)))
         update: Tensor = function(deltas, **parameters)
         return update
+
+
+def _with_float64(tensor: Tensor) -> Tensor:
+    """Return a tensor on a device that has float64, which Metal lacks."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
 
 
 COMBINERS = {
