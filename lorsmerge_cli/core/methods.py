@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lorsmerge_cli.core.pruning.budget import Budget
 
 PLUS = re.compile(r"\+(?!\d)")  # between pruner and combiner; 1e+2 is a number
+LONGEST = 200  # characters of a method's text
 RATIOS = {
     "svp": Parameter("svp", 0.03, "share of the singular triplets kept"),
     "mp": Parameter("mp", 0.4, "share of the elements kept"),
@@ -250,6 +251,9 @@ def find_method(spec: str) -> Method:
         >>> find_method("ties:k=0.30").spec, find_method("lors+sum").spec
         ('ties:k=0.3', 'lors')
     """
+    if len(spec) > LONGEST:  # of a file that a stranger wrote
+        what = f"Method {spec[:40]!r}... of {len(spec):,} characters is none."
+        raise UsageFault(what, "`lorsmerge methods` lists those that there are.")
     first, *others = PLUS.split(spec)
     if len(others) > 1:
         raise UsageFault(

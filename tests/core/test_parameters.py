@@ -29,7 +29,7 @@ def test_the_table_says_what_the_function_takes(folder, name: str, entry) -> Non
     _, *defaults = inspect.signature(function).parameters.values()
     found = {p.name: p.default for p in defaults if p.default is not p.empty}
     wanted = {p.name: p.default for p in entry.parameters if p is not pruning.AROUND}
-    assert found == wanted
+    assert wanted.items() <= found.items()
     for parameter in entry.parameters:
         assert parameter.parse(shown(parameter.default)) == parameter.default
         assert not parameter.help.endswith(".")
@@ -154,6 +154,7 @@ def test_any_pruner_goes_with_any_combiner(pruner: str | None, combiner: str) ->
         ("lors:k=0.1", "Method lors has no parameter 'k'. Known: around."),
         ("mp+ties:svp=0.1", "Combiner ties has no parameter 'svp'"),
         ("TIES", "Unknown method 'TIES'"),
+        ("ties:" + "k=0.1," * 10**5, "'ties:k=0.1,k=0.1,k=0.1,k=0.1,k=0.1,k=0.1'... of 600,005"),
     ],
 )
 def test_texts_of_no_method(text: str, words: str) -> None:
