@@ -53,8 +53,8 @@ def methods() -> list[MethodRow]:
     A pruner and a combiner of any two of them make a method too.
 
     Example:
-        >>> [row.name for row in methods() if row.rest == "mean"]
-        ['star', 'wa', 'tsv_m', 'iso_c']
+        >>> [(row.name, row.combiner) for row in methods() if row.name in ("ta", "lors")]
+        [('ta', 'sum'), ('lors', 'sum')]
     """
     return [
         MethodRow(

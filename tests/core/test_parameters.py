@@ -29,7 +29,7 @@ def test_the_table_says_what_the_function_takes(folder, name: str, entry) -> Non
     _, *defaults = inspect.signature(function).parameters.values()
     found = {p.name: p.default for p in defaults if p.default is not p.empty}
     wanted = {p.name: p.default for p in entry.parameters if p is not pruning.AROUND}
-    assert wanted.items() <= found.items()
+    assert found == wanted
     for parameter in entry.parameters:
         assert parameter.parse(shown(parameter.default)) == parameter.default
         assert not parameter.help.endswith(".")
