@@ -37,7 +37,7 @@ def regmean(
     Example:
         >>> a, b = torch.tensor([[2.0, 2.0]]), torch.tensor([[4.0, 4.0]])
         >>> heard_a, heard_b = torch.diag(torch.tensor([1.0, 0.0])), torch.eye(2)
-        >>> regmean([(a, 1.0, heard_a), (b, 1.0, heard_b)], ridge=1e-6)
+        >>> regmean([(a, 1.0, heard_a), (b, 1.0, heard_b)], ridge=1e-6).round(decimals=3)
         tensor([[3., 4.]])
     """
     weighted = plain = total = torch.zeros((), dtype=torch.float64)

@@ -30,9 +30,10 @@ def star(matrix: Tensor, budget: Budget, eta: float = 0.4) -> LowRankSparse:
     short_side = min(matrix.shape)
     left, right = truncated_svd(matrix, short_side)
     wide = matrix.shape[0] <= matrix.shape[1]
-    values = (right.double().norm(dim=1) if wide else left.double().norm(dim=0)).cumsum(0)
-    total = float(values[-1])
-    rank = min(short_side, 1 + int((values < eta * total).sum()))
-    kept = float(values[rank - 1])
+    values = right.norm(dim=1) if wide else left.norm(dim=0)
+    sums = values.cpu().double().cumsum(0)  # Metal has no float64
+    total = float(sums[-1])
+    rank = min(short_side, 1 + int((sums < eta * total).sum()))
+    kept = float(sums[rank - 1])
     grown = left[:, :rank] * (total / kept if kept else 1.0)
     return LowRankSparse(grown, right[:rank])
