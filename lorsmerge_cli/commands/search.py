@@ -248,6 +248,8 @@ def _show_chosen(report: SearchReport) -> None:
     why = (
         "the best trial (--best)"
         if report.plan.settings.best
+        else f"the best of --method {report.plan.space.method}, and not as good as its control"
+        if not chosen.as_good
         else f"the simplest of {sum(each.as_good for each in report.finalists)} within one standard "
         "error of the best"
     )

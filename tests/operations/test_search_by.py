@@ -16,6 +16,7 @@ from lorsmerge_cli import delta, merge
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UsageFault
 from lorsmerge_cli.operations.merge import open_inputs
 from lorsmerge_cli.operations.search.files import document, write_report
+from lorsmerge_cli.operations.search.finalists import complexity
 from lorsmerge_cli.operations.search.merges import RepeatedMerge
 from lorsmerge_cli.operations.search.report import SearchReport
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, load_recipe
@@ -251,6 +252,31 @@ def test_what_has_to_be_beaten(
         assert recipe.method == ("ta" if row.title.startswith("control") else best.method)
         steps = [step_of(report, one.point, tmp_path / "m.safetensors") for one in (row, of)]
         assert steps[0] == pytest.approx(steps[1], rel=2e-3)
+
+
+def test_a_method_that_does_more_than_add_up_is_no_simpler_than_it(folder: Path) -> None:
+    simplest_first = [
+        recipe(folder, method="ta"), recipe(folder, "decoder=2", method="wa"),
+        recipe(folder, method="ties"), recipe(folder, "mlp=1", "conv=2", method="tsv_m"),
+        recipe(folder, method="svp+ties", svp=0.1),
+    ]  # fmt: skip
+    found = [complexity(one) for one in simplest_first]
+    assert found == sorted(found)
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("method", ["tsv_m", "ties,tsv_m"])
+def test_the_control_of_one_method_that_was_asked_for_is_not_written(
+    folder: Path, tmp_path: Path, method: str
+) -> None:
+    report = run(folder, tmp_path / "s.journal", method=method, texts={"scale": "0.3,0.9"},
+                 trials=None, sampler="grid", finalists=4)  # fmt: skip
+    control = next(found for found in report.finalists if not found.trial.number)
+    if method == "tsv_m":
+        assert report.chosen.trial.number
+        assert report.plan.space.recipe(report.chosen.trial.point).method == "tsv_m"
+    elif control.as_good:
+        assert report.chosen is control
 
 
 def test_the_mean_and_task_arithmetic_have_nothing_to_beat(folder: Path, tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ from lorsmerge_cli.recipe.space import BETA, Point, rounded
 def complexity(recipe: Recipe) -> tuple[int, int, float]:
     """Return a key that is less for a simpler recipe.
 
-    It compares the number of ratios (none in task arithmetic, one in SVP or MP, two in LoRS), then
-    the number of different settings of deltas and of rules, then the share that pruning keeps.
+    It compares the number of parts (none in task arithmetic; each ratio is one, as is a pruner that
+    takes none, and a combiner that does more than add up), then the number of different settings of
+    deltas and of rules, then the share that pruning keeps.
     """
-    deltas = recipe.resolved().deltas
+    resolved = recipe.resolved()
+    deltas, method = resolved.deltas, resolved.chosen_method
     settings = [(delta.svp, delta.mp, delta.scale) for delta in deltas]
     parts = max((svp is not None) + (mp is not None) for svp, mp, _ in settings)
+    parts += (method.pruner is not None and not method.ratios) + (not method.combined.linear)
     kept = sum((svp or 0) + (mp or 0) for svp, mp, _ in settings) / len(settings)
     return parts, len(set(settings)) + len(recipe.coef), kept
 
@@ -90,13 +93,14 @@ def judge(
 
 
 def choose(finalists: Sequence[Finalist], best: bool) -> Finalist:
-    """Return the finalist whose recipe is written.
+    """Return the finalist whose recipe is written; the first if none is as good as the best.
 
     Args:
-        finalists: the best first.
+        finalists: those that may be chosen, the best first.
         best: the best trial itself; else the simplest of those that are as good as the best (the
             one-standard-error rule of Breiman et al. 1984), of equally simple ones the better.
     """
     if best:
         return next(found for found in finalists if found.trial.number)
-    return min((found for found in finalists if found.as_good), key=lambda found: found.complexity)
+    as_good = [found for found in finalists if found.as_good]
+    return min(as_good or finalists[:1], key=lambda found: found.complexity)

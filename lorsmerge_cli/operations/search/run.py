@@ -118,7 +118,11 @@ class _Run:
         if plan.settings.worker:
             return SearchReport(plan, self.rows(), self.own)
         finalists = self.finalists()
-        chosen = choose(finalists, plan.settings.best)
+        # of one method that was asked for, its control is there to be compared with
+        asked = [
+            found for found in finalists if not (plan.space.method and METHOD in found.trial.point)
+        ]
+        chosen = choose(asked, plan.settings.best)
         statistics = self.by_beam("the base", lambda: self.scorer.load_base())
         base = plan.goal.scores(statistics, ranking=False)
         test, base_test, tested = self.test(chosen) if plan.test else (None, None, ())
@@ -380,9 +384,9 @@ class _Run:
         space = self.plan.space
         recipe = space.recipe(best.point)
         method = recipe.resolved().chosen_method
-        prunes, sums = method.pruner is not None, method.combined.linear
-        if sums and not prunes and not recipe.coef:  # task arithmetic itself, or the mean
+        if method.adds_up and not recipe.coef:
             return
+        prunes, sums = method.pruner is not None, method.combined.linear
         named = {METHOD: method_of(())} if space.method or space.methods else {}
         plain = unpruned(best.point) | named
         if sums and prunes:
