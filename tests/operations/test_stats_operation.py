@@ -452,3 +452,38 @@ def test_a_published_record_has_names_in_place_of_paths(here: Path) -> None:
     recipe = load_recipe(Path("m/lorsmerge.json"))
     assert recipe.stats == tuple(str(here / name) for name in FILES)
     assert published_recipe(recipe).stats == tuple(FILES)
+
+
+def test_a_control_beside_it(here: Path) -> None:
+    """Task arithmetic needs no statistics."""
+    report = merge("base", DELTAS, "m", method="regmean", stats=FILES, control=True)
+    recorded = json.loads(Path("m-control/lorsmerge.json").read_text())
+    assert recorded["step_norm"] == pytest.approx(report.step, rel=1e-6)
+    assert "stats" not in recorded["recipe"]
+    assert "statistics" not in recorded
+
+
+def test_pruned_deltas_are_weighed_too(here: Path) -> None:
+    settings = {"prune": "lors:svp=0.2,mp=0.4", "combine": "regmean:ridge=0.01", "stats": FILES}
+    merge("base", DELTAS, "m", **settings)
+    recipe = load_recipe(Path("m/lorsmerge.json"))
+    assert (recipe.method, recipe.stats) == ("lors+regmean:ridge=0.01", tuple(FILES))
+    for name in LANGUAGES:
+        prune(f"{name}.delta", f"{name}.small.delta", svp=0.2, mp=0.4)
+    small = [f"{name}.small.delta" for name in LANGUAGES]
+    merge("base", small, "n", method="regmean:ridge=0.01", stats=FILES)
+    one, other = load_file("m/model.safetensors"), load_file("n/model.safetensors")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_coefficients_by_rule(here: Path) -> None:
+    """A factor of all lambdas of a tensor is one of its update."""
+    merge("base", DELTAS, "a.safetensors", method="regmean", stats=FILES)
+    merge("base", DELTAS, "b.safetensors", method="regmean", stats=FILES, coef=["decoder=0.5"])
+    base, one, other = (
+        load_file(name) for name in ("base/model.safetensors", "a.safetensors", "b.safetensors")
+    )
+    for name, before in base.items():
+        factor = 0.5 if ".decoder." in name else 1.0
+        expected = before + factor * (one[name] - before)
+        torch.testing.assert_close(other[name], expected, rtol=1e-4, atol=1e-5)

@@ -32,8 +32,8 @@ class Combiner:
         parameters: that the function takes beside the deltas.
         needs_all: whether it holds all deltas of a whole tensor at once. Others keep one running
             sum, and take a tensor in blocks.
-        linear: whether the update is a linear function of the deltas, so that a coefficient common
-            to all may be applied after combining.
+        linear: whether the update is the same linear function of the deltas in every tensor, a sum
+            or a mean, so that a coefficient common to all may be applied after combining.
         averages: whether the update has the size of one delta, not of their sum.
         copies: tensors in float32 that decompositions hold at most, beside the deltas.
         rest: the combiner of tensors that are not matrices; empty if `function` takes any tensor.
@@ -162,7 +162,7 @@ COMBINERS = {
     "regmean": Combiner(
         "regmean:regmean", "RegMean",
         "(sum_i t_i (G_i + r)) (sum_i G_i + r)^-1, G_i the Gram matrix of a layer's inputs",
-        "Jin 2023, 2212.09849", averages=True, copies=8, rest="mean", statistics="gram", squares=5,
+        "Jin 2023, 2212.09849", linear=False, averages=True, copies=8, rest="mean", statistics="gram", squares=5,
         parameters=(
             Parameter("off_diagonal", 1.0, "factor of Gram matrices off their diagonal"),
             Parameter("ridge", 1e-3, "share of the mean diagonal element that is r", low=1e-6, high=1e3),
@@ -170,6 +170,6 @@ COMBINERS = {
     ),
     "fisher": Combiner(
         "fisher:fisher", "Fisher merging", "sum_i F_i t_i / sum_i F_i, F_i the squared gradients",
-        "Matena 2022, 2111.09832", averages=True, copies=4, rest="mean", statistics="fisher",
+        "Matena 2022, 2111.09832", linear=False, averages=True, copies=4, rest="mean", statistics="fisher",
     ),
 }  # fmt: skip

@@ -265,7 +265,7 @@ def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str
             )
         if ratios and len(ratios) < len(method.ratios):
             yield f"{vector.path} is pruned by {ratios[0]} alone: it has no other ratio."
-    if combiner.averages and combiner.linear and not combiner.statistics:
+    if combiner.averages and combiner.linear:
         earlier = [str(v.path) for v, pruning in zip(vectors, before, strict=True) if pruning]
         yield from _no_mean(recipe, earlier)
     for entry in recipe.deltas:
