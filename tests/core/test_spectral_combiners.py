@@ -16,7 +16,7 @@ from lorsmerge_cli.core.combining.iso_c import iso_c
 from lorsmerge_cli.core.combining.model_stock import model_stock
 from lorsmerge_cli.core.combining.tsv_m import tsv_m
 from lorsmerge_cli.core.methods import find_method
-from lorsmerge_cli.core.spectrum import polar, singular_triplets
+from lorsmerge_cli.core.spectrum import between_polars, polar, singular_triplets
 
 EXPECTED = {
     "iso_c": reference.iso_c, "tsv_m": reference.tsv_m, "boost": reference.boost,
@@ -166,3 +166,44 @@ def test_triplets_are_those_of_the_svd() -> None:
         torch.testing.assert_close(u.T @ u, torch.eye(5).double())
         torch.testing.assert_close(v.T @ v, torch.eye(5).double())
         torch.testing.assert_close(u.T @ matrix @ v, torch.diag(s))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 10])
+@pytest.mark.parametrize("shape", [(96, 96), (200, 64), (64, 200)], ids=str)
+@pytest.mark.parametrize("name", ["iso_c", "tsv_m"])
+def test_what_float32_costs(name: str, shape: tuple[int, int], count: int) -> None:
+    """Triplets come in float32 where SVP's guard allows it, and stay near those in float64."""
+    deltas = [gaussian(*shape, seed).float() for seed in range(count)]
+    combine = COMBINERS[name].combine
+    got = combine((delta, 1.0) for delta in deltas).double()
+    exact = combine((delta.double(), 1.0) for delta in deltas)
+    size = sum(float(torch.linalg.vector_norm(delta)) for delta in deltas)
+    assert float(torch.linalg.vector_norm(got - exact)) <= 2e-5 * size
+
+
+@pytest.mark.parametrize("decades", [2, 4, 6, 9])
+def test_iso_c_of_a_wide_spectrum_needs_no_svd(
+    decades: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Gram matrix in float64 tells all directions of a float32 matrix from its rounding errors."""
+
+    def refused(*arguments: object, **settings: object) -> None:
+        raise AssertionError("the SVD was taken")
+
+    matrix = with_spectrum(40, 60, list(np.logspace(0, -decades, 40))).float()
+    expected = reference.iso_c([matrix.double().numpy()], [1.0])
+    monkeypatch.setattr(torch.linalg, "svd", refused)
+    got = iso_c([(matrix, 1.0)]).double().numpy()
+    assert np.linalg.norm(got - expected) <= 2e-4 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "count"),
+    [(30, 20, 7), (20, 30, 7), (9, 30, 12), (30, 9, 12), (9, 9, 12), (5, 7, 0)],
+)
+def test_the_order_of_the_products_does_not_matter(left: int, right: int, count: int) -> None:
+    u, v = gaussian(left, count, 1), gaussian(right, count, 2)
+    values = torch.arange(1.0, count + 1).double()
+    got = between_polars(u, values, v)
+    assert got.is_contiguous()
+    torch.testing.assert_close(got, polar(u) @ (values * polar(v)).T)

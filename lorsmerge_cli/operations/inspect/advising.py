@@ -90,7 +90,7 @@ def _norms(deltas: Sequence[DeltaFileReport], together: Together) -> Iterator[st
         return
     largest, smallest = norms.index(max(norms)), norms.index(min(norms))
     ratio = norms[largest] / norms[smallest]
-    spread = f"norms: {norms[smallest]:.3g} to {norms[largest]:.3g}: "
+    spread = f"norms: {_range(norms, '{:.3g}')}: "
     if ratio < UNEVEN:
         yield f"{spread}no delta dominates a merge."
         return
