@@ -174,7 +174,7 @@ def test_triplets_are_those_of_the_svd() -> None:
 def test_what_float32_costs(name: str, shape: tuple[int, int], count: int) -> None:
     """Triplets come in float32 where SVP's guard allows it, and stay near those in float64."""
     deltas = [gaussian(*shape, seed).float() for seed in range(count)]
-    combine = COMBINERS[name].combine
+    combine = find_method(name).combine
     got = combine((delta, 1.0) for delta in deltas).double()
     exact = combine((delta.double(), 1.0) for delta in deltas)
     size = sum(float(torch.linalg.vector_norm(delta)) for delta in deltas)
