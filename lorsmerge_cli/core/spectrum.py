@@ -15,10 +15,7 @@ ROUNDINGS = 8  # that an element of a matrix may have gone through: a difference
 
 
 def singular_triplets(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return U (d, r), s (r,) and V (k, r) of a matrix's largest singular values, as float64.
-
-    Those of a float32 matrix are computed in float32 if the least of the values is at least a tenth
-    of the largest (the guard of SVP), else in float64.
+    """Return U (d, r), s (r,) and V (k, r) of a matrix's largest singular values, in float64.
 
     Triplets whose value may be a rounding error are not among them: their vectors are arbitrary. If
     each element was rounded n times to half a step eps / 2, the error matrix has a norm of at most
@@ -36,16 +33,16 @@ def singular_triplets(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor
     """
     wide = matrix.shape[0] <= matrix.shape[1]
     rows = matrix if wide else matrix.T
-    # As SVP does it: in float32 where all values are large. A whole spectrum has small ones, whose
-    # vectors would be made of the rounding errors of the large ones': no try in float32 for that.
-    basis = leading_basis(rows, rank, matrix.dtype if rank < len(rows) else torch.float64)
-    projected = (basis.T @ rows.to(basis.dtype)).double()
+    # In float64 throughout: a rounded vector of a large value is a large error in a small one's, which
+    # making vectors of several deltas orthogonal multiplies by their condition number.
+    basis = leading_basis(rows, rank, torch.float64)
+    projected = basis.T @ rows.double()
     values = torch.linalg.vector_norm(projected, dim=1)
     step = torch.finfo(matrix.dtype).eps / 2
     noise = ROUNDINGS * step * torch.linalg.vector_norm(matrix, dtype=torch.float64)
     real = values > noise
     values = values[real]
-    short, long = basis[:, real].double(), projected[real].T / values
+    short, long = basis[:, real], projected[real].T / values
     return (short, values, long) if wide else (long, values, short)
 
 

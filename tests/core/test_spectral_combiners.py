@@ -171,14 +171,14 @@ def test_triplets_are_those_of_the_svd() -> None:
 @pytest.mark.parametrize("count", [1, 2, 5, 10])
 @pytest.mark.parametrize("shape", [(96, 96), (200, 64), (64, 200)], ids=str)
 @pytest.mark.parametrize("name", ["iso_c", "tsv_m"])
-def test_what_float32_costs(name: str, shape: tuple[int, int], count: int) -> None:
-    """Triplets come in float32 where SVP's guard allows it, and stay near those in float64."""
+def test_float32_deltas_lose_nothing(name: str, shape: tuple[int, int], count: int) -> None:
+    """They are combined in float64, and rounded once."""
     deltas = [gaussian(*shape, seed).float() for seed in range(count)]
     combine = find_method(name).combine
     got = combine((delta, 1.0) for delta in deltas).double()
     exact = combine((delta.double(), 1.0) for delta in deltas)
     size = sum(float(torch.linalg.vector_norm(delta)) for delta in deltas)
-    assert float(torch.linalg.vector_norm(got - exact)) <= 2e-5 * size
+    assert float(torch.linalg.vector_norm(got - exact)) <= 1e-7 * size
 
 
 @pytest.mark.parametrize("decades", [2, 4, 6, 9])

@@ -213,7 +213,9 @@ def test_deltas_that_point_away_from_one_another(tmp_path: Path) -> None:
 def test_a_long_delta_dominates_and_scales_even_it_out(tmp_path: Path) -> None:
     paths, report = together(tmp_path, "uneven")
     said = lines(report)["norms"]
-    assert re.search(f"{paths[0]} is [0-9]+ times as long as {paths[3]}: it decides", said)
+    assert re.search(
+        f"{paths[0]} is [0-9]+ times as long as {paths[3]}: a sum points along it", said
+    )
     assert all(f"{path}:scale=" in said for path in paths)
     assert "goes beyond the fine-tune" in said
 

@@ -96,8 +96,9 @@ def _norms(deltas: Sequence[DeltaFileReport], together: Together) -> Iterator[st
         return
     times = f"{ratio:.{0 if ratio >= 10 else 1}f}"
     text = (
-        f"{spread}{deltas[largest].path} is {times} times as long as {deltas[smallest].path}: it "
-        f"decides most signs of ties, and has a cosine of {together.along[largest]:.2f} with the sum."
+        f"{spread}{deltas[largest].path} is {times} times as long as {deltas[smallest].path}: a sum "
+        f"points along it (cosine {together.along[largest]:.2f}), and ties takes its sign wherever it "
+        "keeps it."
     )
     if together.equal_scales is not None:
         scales = command(
