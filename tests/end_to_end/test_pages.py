@@ -290,6 +290,7 @@ GIVEN = {  # page -> the kind of its models, and what lies in the reader's folde
     "docs/hub.md": ("speech", f"{SPEECH} {DATA}"),
     "docs/merging.md": ("weights", "base base.safetensors openai-whisper-small ft-ca ft-de ca_asr.delta "
                         "de_asr.delta es_asr.delta fr_asr.delta it_asr.delta de_st.delta"),
+    "docs/methods.md": ("weights", "base ca_asr.delta de_st.delta"),
     "docs/formats.md": ("weights", "base ca_asr.delta small.pt my-adapter wrapped-ft-ca"),
 }  # fmt: skip
 
