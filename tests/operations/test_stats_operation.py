@@ -14,8 +14,10 @@ import torch
 from hub_server import Hub
 from safetensors.torch import load_file, save_file
 from speech_models import make_test_set, make_tuned, make_whisper
+from typer.testing import CliRunner
 
 from lorsmerge_cli import delta, evaluate, merge, merge_state_dicts, prune, search, stats
+from lorsmerge_cli.app import app
 from lorsmerge_cli.calibration.file import StatisticsFile
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault
@@ -487,3 +489,17 @@ def test_coefficients_by_rule(here: Path) -> None:
         factor = 0.5 if ".decoder." in name else 1.0
         expected = before + factor * (one[name] - before)
         torch.testing.assert_close(other[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_lora_adapter_finds_the_statistics_of_its_model(here: Path) -> None:
+    line = "prune ca.delta --svp 0.2 -o low.delta --as-lora adapter"
+    assert CliRunner().invoke(app, line.split()).exit_code == 0
+    merge("base", "adapter", "lora", scale=1.0)
+    stats("lora", "data/test.jsonl", "lora.stats")
+    merge("base", ["adapter", "de.delta"], "m", method="regmean", stats=["de.stats", "lora.stats"])
+    delta("base", "adapter", "adapter.delta")
+    merge("base", ["adapter.delta"], "n", method="regmean", stats="lora.stats")
+    with pytest.raises(
+        LorsmergeError, match=r"None of the statistics are .* adapter was taken from"
+    ):
+        merge("base", ["adapter"], "o", method="regmean", stats="ca.stats")
