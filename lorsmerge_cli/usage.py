@@ -493,6 +493,14 @@ def check_labelling(
                 f"Write {command('-o', output.with_name(f'{output.name}.jsonl'))}.",
             )
         )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun sets it
+        faults.append(
+            UsageFault(
+                "A data set is transcribed by one process.",
+                "Start it without torchrun, and once for each GPU with another -o and its share of the "
+                "--data.",
+            )
+        )
     if min_confidence is not None and not min_confidence <= 0:
         share = math.log(min_confidence) if 0 < min_confidence < 1 else -0.5
         faults.append(

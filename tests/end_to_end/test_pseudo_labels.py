@@ -557,6 +557,15 @@ def test_options_of_data_sets_are_refused_for_files(
     assert f"{option.split()[0]} needs --data, --teacher and -o" in said(ended.err)
 
 
+def test_several_processes_are_refused(
+    files: Path, shell: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = shell(KEEP)
+    assert ended.code == USAGE
+    assert "A data set is transcribed by one process. Start it without torchrun" in said(ended.err)
+
+
 def test_a_plan_reads_no_weights(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ModelSource, "open", no_decoding)
     found = plan.plan_labels([files / "unlabelled.jsonl"], files / "base", files / "x.jsonl")
