@@ -135,7 +135,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
         >>> did_you_mean("tis", ["ties", "wa"]), did_you_mean("x", ["ties", "wa"])
         (" Did you mean 'ties'?", ' Known: ties, wa.')
     """
-    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    close = get_close_matches(word.lower(), known, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."
 
 

@@ -61,7 +61,7 @@ def inspect_files(
 
 
 def _show(report: InspectReport) -> None:
-    from lorsmerge_cli.operations.inspect import CheckpointReport, advice
+    from lorsmerge_cli.operations.inspect import CheckpointReport
 
     for item in report.files:
         if isinstance(item, CheckpointReport):
@@ -74,7 +74,7 @@ def _show(report: InspectReport) -> None:
             for pair in report.pairs
         ]
         console.table(["pair", "cosine", "sign conflicts"], rows)
-    for line in advice(report):
+    for line in report.advice:
         console.line(f"- {line}")
 
 
@@ -140,7 +140,7 @@ def _show_delta(report: DeltaFileReport) -> None:
 
 
 def _document(report: InspectReport) -> dict[str, Any]:
-    from lorsmerge_cli.operations.inspect import CheckpointReport, advice
+    from lorsmerge_cli.operations.inspect import CheckpointReport
 
     return {
         "files": [
@@ -154,7 +154,7 @@ def _document(report: InspectReport) -> dict[str, Any]:
             for pair in report.pairs
         ],
         "together": None if report.together is None else asdict(report.together),
-        "advice": advice(report),
+        "advice": list(report.advice),
     }
 
 

@@ -73,7 +73,7 @@ def merge(
         "(.md), or from the lorsmerge.json of an earlier merge.")] = None,
     save_recipe: Annotated[Path | None, _recipe(
         "--save-recipe", metavar="FILE", help="Write the recipe of this merge, every default "
-        "written out, as TOML.")] = None,
+        "written out but for a method's parameters, as TOML.")] = None,
     output: Annotated[Path | None, options.output(
         "--output", "-o", metavar="PATH",
         help="x.safetensors for one file, anything else for a model folder; by default "
@@ -154,6 +154,7 @@ def merge(
             "step_norm": report.step,
             "updated": report.rounding.updated,
             "lost_to_rounding": report.rounding.lost,
+            "warnings": [*plan.warnings, *report.warnings],
         }
         | _control_document(report)
     )

@@ -284,7 +284,7 @@ def _part(
     """Read a name in a table and its parameters."""
     name, colon, settings = (part.strip() for part in text.partition(":"))
     if name not in table:
-        raise UsageFault(f"Unknown {kind} {name!r}.{did_you_mean(name, list(table))}")
+        raise UsageFault(f"Unknown {kind} {name!r}.{_meant(name, table)}")
     if not colon:
         return name, {}
     owner, parameters = f"{kind.capitalize()} {name}", table[name].parameters
@@ -293,8 +293,18 @@ def _part(
     for ratio in getattr(table[name], "ratios", ()):
         if ratio in given and ratio not in known:
             what = f"{owner}: {ratio} is a ratio, and no parameter of a method."
-            raise UsageFault(what, f"Give it as --{ratio}, or `{ratio} = ...` in a recipe.")
+            remedy = f"Give it as --{ratio}, within --prune, or as `{ratio} = ...` in a recipe."
+            raise UsageFault(what, remedy)
     return name, parse_settings(settings, parameters, owner)
+
+
+def _meant(name: str, table: Mapping[str, object]) -> str:
+    """Return the end of a message on a name that a table lacks."""
+    if name in COMBINERS and table is METHODS:
+        return f" It is a combiner, whose method is {COMBINERS[name].alone!r}."
+    if name in COMBINERS and table is PRUNERS:
+        return f" It is a combiner: the pruner comes first, as in 'lors+{name}'."
+    return did_you_mean(name, list(table))
 
 
 def method_faults(spec: str | None) -> list[LorsmergeError]:

@@ -17,7 +17,7 @@ from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, dense
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.core.statistics import rank_for_energy
 from lorsmerge_cli.deltas.file import DeltaFile
-from lorsmerge_cli.operations.inspect import InspectReport, advice, inspect
+from lorsmerge_cli.operations.inspect import InspectReport, inspect
 from lorsmerge_cli.operations.inspect.report import MOST, Together
 
 SHAPES = [(1, 1), (1, 17), (17, 1), (40, 24), (24, 40), (7,), (4, 3, 5)]
@@ -175,7 +175,7 @@ def test_the_least_rank_of_an_energy(squares: list[float], share: float, rank: i
 
 def lines(report: InspectReport) -> dict[str, str]:
     """What is said, by the word that it begins with."""
-    return dict(line.split(": ", 1) for line in advice(report))
+    return dict(line.split(": ", 1) for line in report.advice)
 
 
 def test_nearly_orthogonal_deltas_make_a_vote_a_coin_toss(tmp_path: Path) -> None:
@@ -232,14 +232,14 @@ def test_a_delta_of_zeros_is_named(tmp_path: Path, case: str) -> None:
 def test_one_delta_has_spectra_alone(deltas: Path) -> None:
     report = inspect([deltas / "ca.delta"])
     assert report.together is None
-    (said,) = advice(report)
+    (said,) = report.advice
     assert said.startswith("spectra: 90% of a matrix's energy takes ")
     assert "tsv_m" not in said
-    assert advice(inspect([deltas / "ca.delta"], spectra=False)) == []
+    assert inspect([deltas / "ca.delta"], spectra=False).advice == ()
 
 
 def test_a_checkpoint_has_nothing_to_say(models: Path) -> None:
-    assert advice(inspect([models / "base"])) == []
+    assert inspect([models / "base"]).advice == ()
 
 
 def test_pruned_deltas_that_share_no_element(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_deltas_of_different_bases_are_warned_of(tmp_path: Path) -> None:
 
 def test_what_is_said_names_methods_that_there_are(tmp_path: Path) -> None:
     _, report = together(tmp_path, "two")
-    text = " ".join(advice(report))
+    text = " ".join(report.advice)
     for name in ("ties", "wa", "model_stock", "tsv_m"):
         assert name in text
         assert name in METHODS
@@ -284,6 +284,6 @@ def test_pruned_deltas(deltas: Path, tmp_path: Path) -> None:
 
 def test_flat_spectra_want_a_sparse_part(tmp_path: Path) -> None:
     path = write_delta(tmp_path / "x.delta", {"layers.0.fc1.weight": torch.eye(20)})
-    (said,) = advice(inspect([path]))
+    (said,) = inspect([path]).advice
     assert "90% of its singular values" in said
     assert "flat" in said

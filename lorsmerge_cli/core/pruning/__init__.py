@@ -54,7 +54,7 @@ class Pruner:
 AROUND = Parameter(
     "around",
     "zero",
-    "what is pruned: a delta, or its difference from the deltas' mean",
+    "point that deltas are pruned around",
     choices=("zero", "mean"),
 )
 

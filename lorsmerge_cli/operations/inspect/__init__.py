@@ -1,6 +1,5 @@
 """Inspect: describe checkpoints and deltas, and compare deltas."""
 
-from lorsmerge_cli.operations.inspect.advising import advice
 from lorsmerge_cli.operations.inspect.report import (
     MOST,
     TOP_RATIOS,
@@ -18,6 +17,5 @@ __all__ = [
     "DeltaFileReport",
     "InspectReport",
     "KindFigures",
-    "advice",
     "inspect",
 ]

@@ -92,7 +92,7 @@ def _norms(deltas: Sequence[DeltaFileReport], together: Together) -> Iterator[st
     ratio = norms[largest] / norms[smallest]
     spread = f"norms: {_range(norms, '{:.3g}')}: "
     if ratio < UNEVEN:
-        yield f"{spread}no delta dominates a merge."
+        yield f"{spread}within a factor of {UNEVEN:g}, so no delta dominates a merge."
         return
     times = f"{ratio:.{0 if ratio >= 10 else 1}f}"
     text = (

@@ -176,11 +176,13 @@ class InspectReport:
         files: one report each.
         pairs: every two deltas.
         together: all deltas; None for fewer than two.
+        advice: a line for each thing that matters to the choice of a method.
     """
 
     files: tuple[CheckpointReport | DeltaFileReport, ...]
     pairs: tuple[Pair, ...]
     together: Together | None = None
+    advice: tuple[str, ...] = ()
 
     @property
     def deltas(self) -> list[DeltaFileReport]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import base_fingerprint, open_file
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UsageFault, raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
+from lorsmerge_cli.operations.inspect.advising import advice
 from lorsmerge_cli.operations.inspect.compare import compare
 from lorsmerge_cli.operations.inspect.plot import plot_deltas
 from lorsmerge_cli.operations.inspect.report import (
@@ -110,7 +112,8 @@ def inspect(
     pairs, together = compare(deltas, bad, workers, lambda done: progress(done, total))
     if plot is not None:
         plot_deltas(described, plot, force=force)
-    return InspectReport(reports, tuple(pairs), together)
+    report = InspectReport(reports, tuple(pairs), together)
+    return replace(report, advice=tuple(advice(report)))
 
 
 def _open(paths: Sequence[Path]) -> list[Checkpoint | DeltaFile]:
