@@ -120,5 +120,5 @@ done
 score "$own/results/$script.json" "${asr[@]}" -- "${models[@]}"
 score "$own/results/${script}_st.json" "${st[@]}" -- "${models[@]}"
 run lorsmerge report results/${script}_pretrained.json seed*/results/"$script"{_finetuned_*,,_st}.json \
-    --against ta_best --tuned ta_best "${about[@]}" --paper "$paper/paper.toml" -o "$script" --force
+    --against ta_best --tuned ta_best --title "One model taught by the fine-tunes" --paper "$paper/paper.toml" -o "$script" --force
 printf '\n%s, %d minutes %d seconds\n' "$PWD/$script/report.html" $((SECONDS / 60)) $((SECONDS % 60))

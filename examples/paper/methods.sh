@@ -46,4 +46,5 @@ for method in lors ties tsv_m iso_c model_stock; do
     tuned+=(--tuned "$name")
 done
 evaluate "$own/results/$script.json" "${both[@]}" -- "${models[@]}"
+about=(--title "Merging methods, each beside its control")
 report --against ta_best "${tuned[@]}" -- seed*/results/finetuned_??_asr.json seed*/results/"$script".json
