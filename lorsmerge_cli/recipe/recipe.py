@@ -43,6 +43,7 @@ CARD_BLOCK = "toml lorsmerge-recipe"  # info string of the block of a model card
 HEAD = re.compile(r"\s*---[ \t]*\n.*?\n---[ \t]*(?:\n|$)", re.DOTALL)  # a card's YAML
 FENCE = re.compile(r" {0,3}(?P<signs>`{3,}(?=[^`]*$)|~{3,})[ \t]*(?P<info>.*?)[ \t]*")
 LARGEST = 10**300  # of an integer: a float can be as large
+LARGEST_SCALE = 1e30  # of a lambda: beyond it a product with a float32 overflows
 LONGEST = 80  # characters of a wrong value that are shown
 TYPICAL = {"svp": "--svp 0.03", "mp": "--mp 0.4"}
 
@@ -491,8 +492,9 @@ def _value_faults(recipe: Recipe) -> Iterator[LorsmergeError]:
                     f"{where}{ratio} = {value} is not between 0 and 1.",
                     "It is the share that is kept: 0.03 keeps 3%.",
                 )
-        if values.scale is not None and not math.isfinite(values.scale):
-            yield UsageFault(f"{where}scale = {values.scale} is not a finite number.")
+        if values.scale is not None and not abs(values.scale) < LARGEST_SCALE:
+            known = "too large" if abs(values.scale) < math.inf else "not a finite number"
+            yield UsageFault(f"{where}scale = {values.scale} is {known}.")
     yield from check_rules(recipe.coef)
 
 

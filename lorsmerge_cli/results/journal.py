@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,12 @@ class Journal:
             row = json_object(line)
             key = tuple(row[name] for name in ("made_by", "id", "language", "task", "heard"))
             text, cut, sure = row["text"], row["cut"], row["confidence"]
-            number = sure is None or (isinstance(sure, int | float) and not isinstance(sure, bool))
-            if not (isinstance(text, str) and isinstance(cut, bool) and number):
+            log_probability = sure is None or (type(sure) in (int, float) and -inf < sure <= 0)
+            if not (isinstance(text, str) and isinstance(cut, bool) and log_probability):
                 raise TypeError
+            text.encode()  # fails for a lone surrogate, which the manifest could not hold
             self._known[key] = Answer(text, cut, sure)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):  # UnicodeEncodeError is a ValueError
             raise UnreadableFile(
                 f"{self.path} has a line that is no hypothesis: {line[:40]!r}.",
                 "Remove the file; its hypotheses are made anew then.",

@@ -66,7 +66,7 @@ def test_what_is_written_comes_back(written: Path) -> None:
     for name, values in read.items():
         torch.testing.assert_close(values, (wrote[f"{name}.fisher"] / mean).float())
     assert float(torch.cat([v.reshape(-1) for v in read.values()]).mean()) == pytest.approx(1)
-    assert file.identity() == StatisticsFile(written).identity()
+    assert file.identity == StatisticsFile(written).identity
 
 
 def test_half_of_a_symmetric_matrix_is_stored(written: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,27 @@ def test_the_control_has_one_lambda(
     scales = [entry["scale"] for entry in record["recipe"]["deltas"]]
     plain = merged(models / "base", both(deltas), tmp_path / "plain", scale=scales[0])
     assert same_bits(load(tmp_path / "m-control"), plain)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [["*=1e39"], ["lines:alpha=-1e300,beta=1e300"], ["*=1e308", "lines:beta=1e308"]],
+    ids=str,
+)
+def test_a_factor_that_would_overflow_is_refused(
+    models: Path, deltas: Path, tmp_path: Path, rules: list[str]
+) -> None:
+    with pytest.raises(UsageFault, match=r"--coef makes lambda .* in '.*', which is too large"):
+        merge(models / "base", both(deltas), tmp_path / "m", coef=rules, scale=1.0)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("scale", [1e39, -1e30, math.inf, math.nan])
+def test_a_lambda_that_would_overflow_is_refused(
+    models: Path, deltas: Path, tmp_path: Path, scale: float
+) -> None:
+    with pytest.raises(UsageFault, match=r"scale = .* is (too large|not a finite number)"):
+        merge(models / "base", both(deltas), tmp_path / "m", scale=scale)
 
 
 def test_what_is_held(models: Path, deltas: Path, tmp_path: Path) -> None:

@@ -270,6 +270,18 @@ def test_a_recipe_and_a_record_make_it_again(here: Path) -> None:
         assert again.step == report.step
         one, two = load_file("m/model.safetensors"), load_file(f"{recipe[0]}.safetensors")
         assert all(torch.equal(one[name], two[name]) for name in one)
+    whole = Path("ca.stats").read_bytes()
+    mean = re.search(rb"mean[^0-9]*([1-9])", whole).start(1)  # in the header
+    for place, digit in (
+        (mean, b"7" if whole[mean : mean + 1] != b"7" else b"8"),
+        (-3001, b"\x01"),
+    ):
+        changed = bytearray(whole)
+        changed[place] = digit[0]
+        Path("ca.stats").write_bytes(changed)
+        with pytest.raises(Mismatch, match=r"ca\.stats is not the file that the recipe"):
+            merge(recipe="m/lorsmerge.json", output="n.safetensors")
+    Path("ca.stats").write_bytes(whole)
     stats("ca", "data/test.jsonl", "ca.stats", hours=0.001, kind="both", force=True)
     with pytest.raises(Mismatch, match=r"ca.stats is not the file that the recipe was made with"):
         merge(recipe="m/lorsmerge.json", output="n.safetensors")

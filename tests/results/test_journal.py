@@ -150,6 +150,8 @@ def test_a_full_disk_is_an_error_and_costs_one_line(
 def test_a_line_of_anything_else_is_an_error(whole: Path) -> None:
     line = whole.read_bytes().splitlines()[0]
     for wrong in (b"", b"[]", b'{"made_by": 1}', line.replace(b"-0.25", b'"high"'),
+                  *(line.replace(b"-0.25", number) for number in (b"NaN", b"0.5", b"-Infinity")),
+                  line.replace(b'"text": "', b'"text": "\\ud800'),
                   line.replace(b'"u0"', b"[]"), line.replace(b"false", b"null")):  # fmt: skip
         whole.write_bytes(line + b"\n" + wrong + b"\n")
         with pytest.raises(UnreadableFile, match=r"no hypothesis"), open_journal(whole):

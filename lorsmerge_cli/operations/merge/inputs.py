@@ -45,7 +45,7 @@ from lorsmerge_cli.recipe.coefficients import (
     check_matches,
     tensor_factors,
 )
-from lorsmerge_cli.recipe.recipe import Recipe
+from lorsmerge_cli.recipe.recipe import LARGEST_SCALE, Recipe
 from lorsmerge_cli.recipe.record import pruning_text
 
 LARGE_SCALE = 10.0
@@ -239,7 +239,14 @@ def select_factors(
         warnings: gets one for each rule without effect.
     """
     faults += check_matches(recipe.coef, list(floats), base, warnings)
-    return tensor_factors(recipe.coef, list(floats))
+    factors = tensor_factors(recipe.coef, list(floats))
+    scale = max((abs(entry.scale or 0.0) for entry in recipe.deltas), default=0.0)
+    for name, factor in factors.factors.items():
+        if not scale * abs(factor) < LARGEST_SCALE:
+            what = f"--coef makes lambda {scale * factor:g} in {name!r}, which is too large."
+            faults.append(UsageFault(what, "Give smaller factors."))
+            break
+    return factors
 
 
 def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str]:

@@ -297,7 +297,7 @@ def _check_expected(recipe: Recipe, inputs: MergeInputs) -> list[LorsmergeError]
     if not recipe.expected:
         return []
     files = inputs.statistics
-    found = (inputs.identity.digest, *inputs.vector_identities, *(f.identity() for f in files))
+    found = (inputs.identity.digest, *inputs.vector_identities, *(f.identity for f in files))
     paths = [
         inputs.base.path,
         *(vector.path for vector in inputs.vectors),

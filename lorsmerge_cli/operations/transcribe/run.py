@@ -148,7 +148,11 @@ def _ask(
 
 def _flaws(answer: Answer) -> list[str]:
     """Return what makes a text one that no model should learn from."""
-    flaws = {EMPTY: not answer.text, LOOPING: is_looping(answer.text), CUT: bool(answer.cut)}
+    flaws = {
+        EMPTY: not answer.text.strip(),
+        LOOPING: is_looping(answer.text),
+        CUT: bool(answer.cut),
+    }
     return [name for name, applies in flaws.items() if applies]
 
 
