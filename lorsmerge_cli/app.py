@@ -129,6 +129,7 @@ def _register(name: str, command: Callable[..., None]) -> None:
     def run(**arguments: Any) -> None:
         console.configure(**{item.name: arguments.pop(item.name) for item in common})
         outputs.forget_written()
+        _signals.clear()
         try:
             command(**arguments)
         except LorsmergeError as error:
@@ -145,6 +146,9 @@ def _register(name: str, command: Callable[..., None]) -> None:
         except Exception as error:
             if console.debugging():
                 console.traceback()
+            if _signals:  # an import that a signal breaks off may end with another error
+                console.error(f"Interrupted; {_written()}.")
+                raise typer.Exit(INTERRUPTED) from None
             console.error(_in_words(error))
             _note_outputs()
             raise typer.Exit(1) from None
@@ -194,7 +198,11 @@ _register("push", push)
 _register("export", export)
 
 
+_signals: list[int] = []
+
+
 def _terminate(signum: int, frame: FrameType | None) -> None:
+    _signals.append(signum)
     raise KeyboardInterrupt  # so that temporary files are removed as after Ctrl-C
 
 
@@ -231,7 +239,7 @@ def main() -> None:
     # a handler in Python would never run: the faulting instruction is repeated at once
     if hasattr(signal, "SIGBUS"):
         ctypes.CDLL(None).signal(signal.SIGBUS.value, _on_bus_error)
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _terminate)
     for stream in (sys.stdout, sys.stderr):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from lorsmerge_cli import app
 
 MERGE = "lorsmerge merge base.safetensors ca.delta de.delta --svp 0.5 --mp 0.5 "
 RESULTS = {
@@ -178,6 +182,24 @@ def test_debug_shows_where_a_bug_came_from(
     assert "This is a bug in lorsmerge" in plain.err
     assert "Traceback" not in plain.err
     assert "in fail" in shell(MERGE + "--debug").err
+
+
+def test_a_signal_that_an_import_turns_into_another_error_is_no_bug(
+    tiny: Path, shell: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NumPy's and SciPy's modules do, which a KeyboardInterrupt leaves half loaded."""
+
+    def fail(*arguments: object, **settings: object) -> None:
+        with suppress(KeyboardInterrupt):
+            app._terminate(signal.SIGTERM, None)
+        raise RecursionError("maximum recursion depth exceeded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lorsmerge_cli.operations.merge.plan_merge", fail)
+        ended = shell(MERGE)
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err.strip() == "error: Interrupted; nothing was written."
+    assert shell(MERGE).code == 0  # the signal was the earlier command's
 
 
 def test_a_file_that_cannot_be_opened_is_no_bug(
