@@ -43,7 +43,7 @@ CARD_BLOCK = "toml lorsmerge-recipe"  # info string of the block of a model card
 HEAD = re.compile(r"\s*---[ \t]*\n.*?\n---[ \t]*(?:\n|$)", re.DOTALL)  # a card's YAML
 FENCE = re.compile(r" {0,3}(?P<signs>`{3,}(?=[^`]*$)|~{3,})[ \t]*(?P<info>.*?)[ \t]*")
 LARGEST = 10**300  # of an integer: a float can be as large
-LARGEST_SCALE = 1e30  # of a lambda: beyond it a product with a float32 overflows
+LARGEST_SCALE = 3.4e38  # of a lambda: PyTorch multiplies a float32 by none beyond its range
 LONGEST = 80  # characters of a wrong value that are shown
 TYPICAL = {"svp": "--svp 0.03", "mp": "--mp 0.4"}
 

@@ -11,10 +11,11 @@ from lorsmerge_cli.checkpoint.model_files import DELTA
 from lorsmerge_cli.errors import UnreadableFile, UsageFault, raise_all
 from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
 from lorsmerge_cli.operations.merge.run import measure_step
-from lorsmerge_cli.recipe.recipe import LARGEST_SCALE, load_recipe
+from lorsmerge_cli.recipe.recipe import load_recipe
 from lorsmerge_cli.recipe.record import recorded_step_norm
 from lorsmerge_cli.usage import check_step_norm
 
+LARGEST_SCALE = 1e30  # beyond it a product with a float32 overflows
 RECIPES = (".toml", ".md", ".json")  # what `load_recipe` reads
 
 
