@@ -13,7 +13,7 @@ DECIMALS = 4  # more would differ with the batch that an utterance was in
 
 def mean_log_probabilities(
     speech: SpeechModel,
-    features: Tensor,
+    heard: Tensor,
     tokens: Tensor,
     prompt: int,
     suppress: tuple[int, ...] = (),
@@ -27,7 +27,7 @@ def mean_log_probabilities(
 
     Args:
         speech: the model, on its device.
-        features: [clips, mel bins, frames].
+        heard: [clips, positions, width], by `decoding.encode`.
         tokens: [clips, tokens] of `generate`: prompts and texts, padded with the end token.
         prompt: tokens of a prompt.
         suppress: tokens that were never generated.
@@ -39,7 +39,6 @@ def mean_log_probabilities(
     """
     model = speech.model
     with torch.inference_mode():
-        heard = model.model.encoder(features.to(model.device, model.dtype)).last_hidden_state
         hidden = model.model.decoder(
             input_ids=tokens[:, :-1], encoder_hidden_states=heard, use_cache=False
         ).last_hidden_state[:, prompt - 1 :]

@@ -173,7 +173,7 @@ def decode_answers(
         settings: of the search.
         progress: called with each utterance and its answer when a batch is done.
         features: a cache, to be used again by the next decoding; none by default.
-        confidence: also compute how sure the model is of each text, which reads every clip again.
+        confidence: also compute how sure the model is of each text, which the decoder reads again.
 
     Returns:
         Utterance id -> answer.
@@ -194,9 +194,10 @@ def decode_answers(
     start = 0
     while start < len(order):
         rows = order[start : start + size]
-        heard = features.of(rows)
+        batch = features.of(rows)
         given = torch.tensor([prompts[row.language, row.task] for row in rows])
         try:
+            heard = encode(speech, batch)
             tokens = generate(speech, heard, given, settings)
             sure = _confidences(speech, heard, tokens, given, settings) if confidence else []
         except torch.OutOfMemoryError:
@@ -213,27 +214,42 @@ def decode_answers(
 
 def _confidences(
     speech: SpeechModel,
-    features: Tensor,
+    heard: Tensor,
     tokens: Tensor,
     prompts: Tensor,
     settings: DecodingSettings,
 ) -> list[float | None]:
     """Return the confidence in each text of a batch; None for one that is no number."""
     found = mean_log_probabilities(
-        speech, features, tokens, prompts.shape[1], settings.suppress or (),
+        speech, heard, tokens, prompts.shape[1], settings.suppress or (),
         settings.begin_suppress or (),
     )  # fmt: skip
     return [value if math.isfinite(value) else None for value in found]
 
 
+def encode(speech: SpeechModel, features: Tensor) -> Tensor:
+    """Return what the encoder makes of a batch: [clips, positions, width], on the model's device.
+
+    Args:
+        speech: the model, on its device.
+        features: [clips, mel bins, frames].
+    """
+    model = speech.model
+    with torch.inference_mode():
+        heard: Tensor = model.model.encoder(
+            features.to(model.device, model.dtype)
+        ).last_hidden_state
+    return heard
+
+
 def generate(
-    speech: SpeechModel, features: Tensor, prompts: Tensor, settings: DecodingSettings
+    speech: SpeechModel, heard: Tensor, prompts: Tensor, settings: DecodingSettings
 ) -> Tensor:
     """Generate the tokens of a batch, after their prompts.
 
     Args:
         speech: the model, on its device.
-        features: [clips, mel bins, frames].
+        heard: [clips, positions, width], by `encode`.
         prompts: [clips, tokens].
         settings: of the search, its lists filled in.
 
@@ -264,7 +280,6 @@ def generate(
         _beams_as_queries(model, settings.beam),
         torch.inference_mode(),
     ):
-        heard = model.model.encoder(features.to(model.device, model.dtype)).last_hidden_state
         # Whisper's own generate() takes one task per call and looks for timestamps
         tokens: Any = GenerationMixin.generate(
             model,

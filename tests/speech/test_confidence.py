@@ -79,7 +79,7 @@ def tokens_of(
     end = speech.model.config.eos_token_id
     for row in rows:
         prompt = torch.tensor([speech.prompt(row.language, row.task)])
-        heard = speech.features([audio_of(row)])
+        heard = decoding.encode(speech, speech.features([audio_of(row)]))
         said = decoding.generate(speech, heard, prompt, settings)[0, prompt.shape[1] :].tolist()
         found[row.id] = said[: said.index(end) + 1] if end in said else said
     return found

@@ -153,12 +153,12 @@ def test_beams_that_share_their_cross_attention_say_what_those_with_their_own_sa
     rows = in_order(utterances)
     for number, start in enumerate(range(0, len(rows), 5)):
         part = rows[start : start + 5]
-        features = speech.features([audio_of(row) for row in part])
+        heard = decoding.encode(speech, speech.features([audio_of(row) for row in part]))
         prompts = torch.tensor([speech.prompt(row.language, row.task) for row in part])
         with monkeypatch.context() as patch:
             patch.setattr(decoding, "SharedCrossAttention", one_for_each_beam)
             patch.setattr(decoding, "_beams_as_queries", lambda model, beam: nullcontext())
-            tokens = decoding.generate(speech, features, prompts, definite)
+            tokens = decoding.generate(speech, heard, prompts, definite)
         assert tokens.equal(batches[number])
     assert any(moved)  # beams did change places
     assert len(ours) == len(rows)
@@ -207,11 +207,11 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
         tried: list[int] = []
         real = decoding.generate
 
-        def generate(speech: SpeechModel, features: Tensor, *rest: Any) -> Tensor:
-            tried.append(len(features))
-            if len(features) > largest:
+        def generate(speech: SpeechModel, heard: Tensor, *rest: Any) -> Tensor:
+            tried.append(len(heard))
+            if len(heard) > largest:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return real(speech, features, *rest)
+            return real(speech, heard, *rest)
 
         monkeypatch.setattr(decoding, "generate", generate)
         return tried
