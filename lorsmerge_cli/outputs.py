@@ -23,6 +23,11 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from lorsmerge_cli.errors import LorsmergeError, OutputFault, UnreadableFile, named
 from lorsmerge_cli.inputs import FileIdentity, changed, file_type, read_json
 
@@ -338,6 +343,22 @@ def written() -> list[Path]:
 def forget_written() -> None:
     """Empty the list of `written`."""
     _placed.clear()
+
+
+def lock(descriptor: int) -> bool:
+    """Lock an open file or folder until it is closed, and tell whether no other process has it.
+
+    Nothing is locked, and the answer is true, on a system or a file system without such locks.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def check_unchanged(identities: Mapping[Path, FileIdentity]) -> None:

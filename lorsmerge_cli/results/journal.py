@@ -11,14 +11,10 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 from lorsmerge_cli.data.utterance import Answer, Utterance
 from lorsmerge_cli.errors import LorsmergeError, OutputFault, UnreadableFile
 from lorsmerge_cli.inputs import json_object
+from lorsmerge_cli.outputs import lock
 from lorsmerge_cli.results.hypotheses import audio_digest
 
 Key = tuple[str, str, str, str, str]  # maker, id, language, task, audio
@@ -46,7 +42,7 @@ class Journal:
             row = json_object(line)
             key = tuple(row[name] for name in ("made_by", "id", "language", "task", "heard"))
             text, cut, sure = row["text"], row["cut"], row["confidence"]
-            log_probability = sure is None or (type(sure) in (int, float) and -inf < sure <= 0)
+            log_probability = sure is None or (type(sure) is float and -inf < sure <= 0)
             if not (isinstance(text, str) and isinstance(cut, bool) and log_probability):
                 raise TypeError
             text.encode()  # fails for a lone surrogate, which the manifest could not hold
@@ -109,26 +105,15 @@ def open_journal(path: Path) -> Iterator[Journal]:
             f"{path} cannot be written ({error.strerror}).", "Choose another output with -o."
         ) from None
     with file:
-        _lock(file, path)
+        # or the process that had it removed the file, as empty
+        if not lock(file.fileno()) or not os.fstat(file.fileno()).st_nlink:
+            raise LorsmergeError(
+                f"Another process is writing {path}.",
+                "Wait for it, or choose another output with -o.",
+            )
         try:
             yield Journal(path, file)
         finally:
             if not os.fstat(file.fileno()).st_size:
                 with suppress(OSError):
                     path.unlink()
-
-
-def _lock(file: FileIO, path: Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        taken = os.fstat(file.fileno()).st_nlink == 0  # removed by the process that had it
-    except BlockingIOError:
-        taken = True
-    except OSError:  # a file system without locks
-        return
-    if taken:
-        raise LorsmergeError(
-            f"Another process is writing {path}.", "Wait for it, or choose another output with -o."
-        )

@@ -109,7 +109,7 @@ def test_one_that_was_removed_before_it_was_locked_is_not_written(
         path.unlink()  # the process that had it ends just now
         real(file, how)
 
-    monkeypatch.setattr("lorsmerge_cli.results.journal.fcntl.flock", late)
+    monkeypatch.setattr("lorsmerge_cli.outputs.fcntl.flock", late)
     with pytest.raises(LorsmergeError, match=r"Another process is writing"), open_journal(path):
         pass
 
@@ -150,7 +150,7 @@ def test_a_full_disk_is_an_error_and_costs_one_line(
 def test_a_line_of_anything_else_is_an_error(whole: Path) -> None:
     line = whole.read_bytes().splitlines()[0]
     for wrong in (b"", b"[]", b'{"made_by": 1}', line.replace(b"-0.25", b'"high"'),
-                  *(line.replace(b"-0.25", number) for number in (b"NaN", b"0.5", b"-Infinity")),
+                  *(line.replace(b"-0.25", number) for number in (b"NaN", b"0.5", b"-Infinity", b"-1" + 400 * b"0")),
                   line.replace(b'"text": "', b'"text": "\\ud800'),
                   line.replace(b'"u0"', b"[]"), line.replace(b"false", b"null")):  # fmt: skip
         whole.write_bytes(line + b"\n" + wrong + b"\n")

@@ -20,11 +20,6 @@ from accelerate.utils import broadcast, gather_object
 from safetensors import SafetensorError
 from torch import Tensor
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 from lorsmerge_cli.checkpoint.model_files import GENERATION
 from lorsmerge_cli.checkpoint.model_writer import RUN, ModelWriter, copy_companions
 from lorsmerge_cli.checkpoint.reader import Checkpoint
@@ -39,7 +34,7 @@ from lorsmerge_cli.errors import Interrupted, LorsmergeError, NonFinite, OutputF
 from lorsmerge_cli.operations.delta import delta as write_delta
 from lorsmerge_cli.operations.finetune.plan import FinetunePlan, interrupted_run
 from lorsmerge_cli.operations.finetune.skips import add_skipped, row_digests
-from lorsmerge_cli.outputs import atomic_file, atomic_folder, remove_matching, write_json
+from lorsmerge_cli.outputs import atomic_file, atomic_folder, lock, remove_matching, write_json
 from lorsmerge_cli.recipe.record import trained_on
 from lorsmerge_cli.results.records import dev_scores, finite
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
@@ -62,7 +57,7 @@ def _release_in_child() -> None:
     _HELD.clear()
 
 
-if fcntl is not None:
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_release_in_child)
 
 
@@ -230,21 +225,17 @@ class _Run:
         Raises:
             LorsmergeError: another process trains in it.
         """
-        if fcntl is None or not self.plan.folder.is_dir():
+        if os.name == "nt" or not self.plan.folder.is_dir():  # Windows opens no folders
             return
         folder = os.open(self.plan.folder, os.O_RDONLY)
         _HELD.add(folder)
         self.held.callback(os.close, folder)
         self.held.callback(_HELD.discard, folder)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(folder):
             raise LorsmergeError(
                 f"Another process is training in {self.plan.folder}.",
                 "Wait for it, or write to another folder with -o.",
-            ) from None
-        except OSError:  # a file system without locks
-            return
+            )
 
     def _skipped(self, drops: Sequence[Drop]) -> None:
         self.skipped += drops
