@@ -139,16 +139,14 @@ def _register(name: str, command: Callable[..., None]) -> None:
             _note_outputs(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            console.error(f"Interrupted; {_written()}.")
-            raise typer.Exit(INTERRUPTED) from None
+            raise _interrupted() from None
         except (BrokenPipeError, typer.Exit, typer.BadParameter):
             raise
         except Exception as error:
             if console.debugging():
                 console.traceback()
             if _signals:  # an import that a signal breaks off may end with another error
-                console.error(f"Interrupted; {_written()}.")
-                raise typer.Exit(INTERRUPTED) from None
+                raise _interrupted() from None
             console.error(_in_words(error))
             _note_outputs()
             raise typer.Exit(1) from None
@@ -159,6 +157,12 @@ def _register(name: str, command: Callable[..., None]) -> None:
     # rich would keep the docstring's line breaks instead of filling the terminal's width
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     app.command(name, help="\n\n".join(" ".join(text.split("\n")) for text in paragraphs))(run)
+
+
+def _interrupted() -> typer.Exit:
+    """Say what there is, and return the end of a command that a signal came to."""
+    console.error(f"Interrupted; {_written()}.")
+    return typer.Exit(INTERRUPTED)
 
 
 def _written() -> str:

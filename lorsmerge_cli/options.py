@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -121,6 +122,16 @@ Quiet = Annotated[bool, output("--quiet", "-q", help="Only warnings and errors."
 Json = Annotated[bool, output("--json", help="Print the result as one JSON document.")]
 Debug = Annotated[bool, output("--debug", help="Show the traceback of an error.")]
 # fmt: on
+
+
+def others_given(context: typer.Context, used: Collection[str]) -> list[str]:
+    """Return the options on the command line that are not of the parameters in use."""
+    return [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name not in used
+        and getattr(context.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
+    ]
 
 
 def parse_size(option: str, text: str) -> int:

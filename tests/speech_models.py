@@ -19,6 +19,9 @@ from transformers import (
     WhisperTokenizer,
 )
 
+from lorsmerge_cli.data.audio_source import AudioFile
+from lorsmerge_cli.data.utterance import Utterance
+
 RATE, WINDOW = 16_000, 2.0  # Hz, seconds
 LANGUAGES = ("en", "ca", "de", "zh")
 TEXT = (
@@ -130,6 +133,16 @@ def make_clip(path: Path, seed: int, seconds: float, rate: int = RATE) -> Path:
     wave = 0.2 * np.sum(tones, axis=0) + 0.01 * rng.standard_normal(len(time))
     soundfile.write(path, wave.astype(np.float32), rate, subtype="FLOAT")
     return path
+
+
+def make_utterances(folder: Path) -> list[Utterance]:
+    """Ten clips of 0.3 to 1.9 s, of five pairs of language and task."""
+    found = []
+    for number in range(10):
+        seconds = 0.3 + 0.17 * ((3 * number) % 10)
+        clip = make_clip(folder / f"{number}.wav", number, seconds)
+        found.append(Utterance(f"u{number}", AudioFile(clip), "", *MIXED[number % 5], seconds))
+    return found
 
 
 def make_test_set(folder: Path, count: int = 10, seed: int = 0) -> Path:

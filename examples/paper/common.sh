@@ -209,12 +209,13 @@ merges() {
 }
 all_kinds=(wa ta mp ta_as_mp svp ta_as_svp lors ta_as_lors)
 
-# Scores: evaluate RESULTS SET... -- MODEL..., where a MODEL is NAME=PATH.
+# Scores: evaluate RESULTS SET... -- MODEL..., where a MODEL is NAME=PATH. $tests is where a SET lies.
+tests=data/SET.test.jsonl
 evaluate() {
     local results=$1 sets=()
     shift
     while [ "$1" != -- ]; do
-        sets+=(--data "${1%%_*}=data/$1.test.jsonl")
+        sets+=(--data "${1%%_*}=${tests/SET/$1}")
         shift
     done
     shift

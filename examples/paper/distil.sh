@@ -34,19 +34,7 @@ END
 }
 [ -e scored/it_st.jsonl ] || halve "${asr[@]}" "${st[@]}"
 
-# Scores on the halves: score RESULTS SET... -- MODEL...
-score() {
-    local results=$1 sets=()
-    shift
-    while [ "$1" != -- ]; do
-        sets+=(--data "${1%%_*}=scored/$1.jsonl")
-        shift
-    done
-    shift
-    [ ! -e "$results" ] || return 0
-    run lorsmerge eval "$@" "${sets[@]}" --beam $beam --hypotheses "${results%.json}.said.jsonl" --quiet -o "$results"
-    rm -f "${results%.json}.said.jsonl" # the results hold every hypothesis
-}
+tests=scored/SET.jsonl
 
 # The fine-tunes' texts: teach NAME MANIFEST... [-- OPTION...]
 teach() {
@@ -113,12 +101,12 @@ learnt=(distil_ta distil_ta_long distil_ta_new distil_base_short distil_base dis
     distil_base_sure few_ta few_base)
 models=("ml_training:$own=$own/ft/ml_asr" "ta_best:$own=$merge")
 for name in "${learnt[@]}"; do models+=("$name:$own=$own/ft/$name"); done
-score results/${script}_pretrained.json "${asr[@]}" "${st[@]}" -- pretrained=base
+evaluate results/${script}_pretrained.json "${asr[@]}" "${st[@]}" -- pretrained=base
 for set in "${asr[@]}"; do
-    score "$own/results/${script}_finetuned_$set.json" "$set" -- "finetuned:$own=$own/ft/$set"
+    evaluate "$own/results/${script}_finetuned_$set.json" "$set" -- "finetuned:$own=$own/ft/$set"
 done
-score "$own/results/$script.json" "${asr[@]}" -- "${models[@]}"
-score "$own/results/${script}_st.json" "${st[@]}" -- "${models[@]}"
+evaluate "$own/results/$script.json" "${asr[@]}" -- "${models[@]}"
+evaluate "$own/results/${script}_st.json" "${st[@]}" -- "${models[@]}"
 run lorsmerge report results/${script}_pretrained.json seed*/results/"$script"{_finetuned_*,,_st}.json \
     --against ta_best --tuned ta_best --title "One model taught by the fine-tunes" --paper "$paper/paper.toml" -o "$script" --force
 printf '\n%s, %d minutes %d seconds\n' "$PWD/$script/report.html" $((SECONDS / 60)) $((SECONDS % 60))

@@ -124,6 +124,12 @@ class Layout:
         }
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """What there is: `gram`, `fisher` or both."""
+        found = {GRAM: self.widths, FISHER: self.shapes}
+        return tuple(kind for kind, entries in found.items() if entries)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all entries."""
         return sum(spec.nbytes for spec in self.specs.values())
@@ -232,12 +238,6 @@ class StatisticsFile:
             raise UnreadableFile(
                 f"{path}: the stored tensors are not those of its header: {named(wrong)}.", ANEW
             )
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """What there is: `gram`, `fisher` or both."""
-        found = {GRAM: self.layout.widths, FISHER: self.layout.shapes}
-        return tuple(kind for kind, entries in found.items() if entries)
 
     def names(self, kind: str) -> frozenset[str]:
         """Return the tensors that there is a statistic of."""

@@ -71,10 +71,12 @@ def check_fit(files: Sequence[StatisticsFile], kind: str, base: Checkpoint) -> l
         base: the model that is merged onto.
     """
     faults: list[LorsmergeError] = []
-    first = next((file for file in files if kind in file.kinds), None)
+    first = next((file for file in files if kind in file.layout.kinds), None)
     for file in files:
-        if first is None or kind not in file.kinds:
-            what = f"{file.path} has the kind {' and '.join(file.kinds)}, and {kind} is needed."
+        if first is None or kind not in file.layout.kinds:
+            what = (
+                f"{file.path} has the kind {' and '.join(file.layout.kinds)}, and {kind} is needed."
+            )
             faults.append(Mismatch(what, f"Make it again with `lorsmerge stats --kind {kind}`."))
             continue
         if wrong := [

@@ -165,12 +165,7 @@ def evaluate(
 
 def _refuse_ignored(context: typer.Context) -> None:
     """Refuse options on the command line that --score-only does not use."""
-    ignored = [
-        max(parameter.opts, key=len)
-        for parameter in context.command.params
-        if parameter.name not in WITHOUT_MODELS
-        and getattr(context.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
-    ]
+    ignored = options.others_given(context, WITHOUT_MODELS)
     if ignored:
         raise typer.BadParameter(
             f"--score-only scores everything in --hypotheses: remove {', '.join(ignored)}."

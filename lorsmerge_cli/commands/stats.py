@@ -73,7 +73,7 @@ def stats(
 
     plan = plan_stats(
         model, datasets, output, kind=kind, labels=labels, half=half, split=split,
-        language=language, task=task, hours=hours, data_seed=data_seed, allow_parts=allow_parts,
+        language=language, task=task, hours=hours, seed=data_seed, allow_parts=allow_parts,
         format=format, batch_size=batch_size, dtype=dtype, device=device, config_dir=config_dir,
         force=force,
     )  # fmt: skip
@@ -92,7 +92,7 @@ def stats(
 def _plan_document(plan: StatsPlan) -> dict[str, object]:
     return {
         "output": str(plan.output),
-        "kinds": list(plan.kinds),
+        "kinds": list(plan.layout.kinds),
         "utterances": len(plan.utterances),
         "seconds": plan.seconds,
         "bytes": plan.layout.nbytes,
@@ -103,7 +103,7 @@ def _plan_document(plan: StatsPlan) -> dict[str, object]:
 def _show_plan(plan: StatsPlan) -> None:
     console.line(f"{plan.source.name} would hear {_heard(len(plan.utterances), plan.seconds)}")
     console.line(
-        f"would write {plan.output}: {console.size(plan.layout.nbytes)} of {' and '.join(plan.kinds)}"
+        f"would write {plan.output}: {console.size(plan.layout.nbytes)} of {' and '.join(plan.layout.kinds)}"
     )
     console.line(f"memory: {console.size(plan.memory)} for weights and sums; activations on top")
 

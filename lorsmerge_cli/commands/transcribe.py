@@ -116,7 +116,7 @@ def transcribe(
     with console.progress("check", "utterances") as progress:
         plan = plan_labels(
             datasets, teachers, output, split=split, language=language, task=task, hours=hours,
-            data_seed=data_seed, allow_parts=allow_parts, format=format,
+            seed=data_seed, allow_parts=allow_parts, format=format,
             min_confidence=min_confidence, keep_flawed=keep_flawed, skip_others=skip_others,
             beam=beam, batch_size=batch_size, max_tokens=max_tokens, memory=limit, dtype=dtype,
             config_dir=config_dir, force=force, progress=progress,
@@ -135,12 +135,7 @@ def transcribe(
 
 def _refuse_labelling(context: typer.Context) -> None:
     """Refuse options on the command line that files are transcribed without."""
-    ignored = [
-        max(parameter.opts, key=len)
-        for parameter in context.command.params
-        if parameter.name not in OF_FILES
-        and getattr(context.get_parameter_source(parameter.name or ""), "name", "") == "COMMANDLINE"
-    ]
+    ignored = options.others_given(context, OF_FILES)
     if ignored:
         raise typer.BadParameter(
             f"{', '.join(ignored)} needs --data, --teacher and -o, which transcribe a data set."

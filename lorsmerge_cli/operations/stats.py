@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from lorsmerge_cli.calibration.file import Layout, Origin, write_statistics
-from lorsmerge_cli.checkpoint.names import linear_weights, module
+from lorsmerge_cli.checkpoint.modules import half_of
+from lorsmerge_cli.checkpoint.names import linear_weights
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import pinned, with_commits
 from lorsmerge_cli.core.combining.fisher import FISHER
@@ -66,12 +68,6 @@ class StatsPlan:
     force: bool
     warnings: tuple[str, ...]
     drop_notes: tuple[str, ...]
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """`gram`, `fisher` or both."""
-        found = {GRAM: self.layout.widths, FISHER: self.layout.shapes}
-        return tuple(kind for kind, entries in found.items() if entries)
 
     @property
     def seconds(self) -> float:
@@ -175,7 +171,7 @@ def stats(
     plan = plan_stats(
         Path(model), [Path(path) for path in several(data)], Path(output), kind=kind,
         labels=labels, half=half, split=split, language=language, task=task, hours=hours,
-        data_seed=data_seed, allow_parts=allow_parts, format=format, batch_size=batch_size,
+        seed=data_seed, allow_parts=allow_parts, format=format, batch_size=batch_size,
         dtype=dtype, device=device, config_dir=path_of(config_dir), force=force,
     )  # fmt: skip
     report = run_stats(plan, command, progress)
@@ -190,20 +186,16 @@ def plan_stats(
     kind: str,
     labels: str,
     half: str,
-    split: str | None,
-    language: str | None,
-    task: str | None,
-    hours: float | None,
-    data_seed: int,
-    allow_parts: bool,
-    format: str | None,
     batch_size: int | None,
     dtype: str,
     device: str,
     config_dir: Path | None,
     force: bool,
+    **reading: Any,
 ) -> StatsPlan:
     """Check model, data and output; the settings are those of `stats`.
+
+    `reading` are further arguments of `load_data`.
 
     Raises:
         LorsmergeError: every fault found.
@@ -218,10 +210,8 @@ def plan_stats(
     inputs = [*source.files, *source.checkpoint.sources, *data]
     raise_all(check_output(output, inputs=inputs, size=layout.nbytes, force=force))
     loaded = load_data(
-        data, split=split, language=language, task=task, format=format, hours=hours,
-        seed=data_seed, max_seconds=source.window, empty_text=labels != "data",
-        allow_parts=allow_parts, decoded=True,
-    )  # fmt: skip
+        data, **reading, max_seconds=source.window, empty_text=labels != "data", decoded=True
+    )
     warnings = [*source.checkpoint.notes, *drop_warnings(loaded), *leftovers(output)]
     return StatsPlan(
         source, loaded.utterances, layout, output, labels, dtype, device, batch_size, force,
@@ -241,7 +231,9 @@ def layout_of(checkpoint: Checkpoint, kind: str, half: str = "all") -> Layout:
         Mismatch: it has no linear layers to take Gram matrices of.
     """
     specs = {
-        name: spec for name, spec in checkpoint.float_specs.items() if half in ("all", module(name))
+        name: spec
+        for name, spec in checkpoint.float_specs.items()
+        if half in ("all", half_of(name))
     }
     inputs, widths, shapes = {}, {}, {}
     if kind != FISHER:
@@ -270,7 +262,7 @@ def run_stats(
         NonFinite: the weights, or what the layers make of the audio, are not finite.
         UnreadableFile: audio that cannot be read any more.
     """
-    passes = len(plan.kinds) + (plan.labels == "own")
+    passes = len(plan.layout.kinds) + (plan.labels == "own")
     total = passes * len(plan.utterances)
     with atomic_file(plan.output, force=plan.force) as partial:
         speech = plan.source.open(parse_speech_dtype(plan.dtype), plan.device)
@@ -293,7 +285,7 @@ def run_stats(
         write_statistics(partial, plan.layout, _origin(plan, rows, command), tensors, counts)
         check_unchanged(plan.source.checkpoint.identities)
     return StatsReport(
-        plan.output, plan.kinds, len(plan.layout.inputs), len(rows), plan.seconds,
+        plan.output, plan.layout.kinds, len(plan.layout.inputs), len(rows), plan.seconds,
         plan.layout.nbytes,
     )  # fmt: skip
 

@@ -387,8 +387,8 @@ def made_from(
 
     Returns:
         `kind` is `merge` (with `method`, `base`, `coef` where there are rules, `step_norm` where it
-        was recorded, and `deltas`, each
-        with its ratios, scale and what it was trained on) or `finetune` (as `training_of`); empty for any other model.
+        was recorded, and `deltas`, each with its ratios, scale and what it was trained on) or
+        `finetune` (as `training_of`); empty for any other model.
 
     Raises:
         UnreadableFile: the header of a delta is damaged.

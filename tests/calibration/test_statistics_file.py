@@ -57,7 +57,7 @@ def test_what_is_written_comes_back(written: Path) -> None:
     file, wrote = StatisticsFile(written), tensors()
     assert file.origin == ORIGIN
     assert file.layout == LAYOUT
-    assert file.kinds == ("gram", "fisher")
+    assert file.layout.kinds == ("gram", "fisher")
     assert file.names("gram") == {Q, K, FC2}
     for name, entry in ((Q, Q), (K, Q), (FC2, FC2)):
         assert torch.equal(file.read("gram", name), wrote[f"{entry}.gram"].float())
@@ -92,7 +92,7 @@ def test_only_one_kind(tmp_path: Path) -> None:
     ):
         values = {name: value for name, value in tensors().items() if name.endswith(kind)}
         write_statistics(tmp_path / kind, layout, ORIGIN, values, {Q: 1, FC2: 1})
-        assert StatisticsFile(tmp_path / kind).kinds == (kind,)
+        assert StatisticsFile(tmp_path / kind).layout.kinds == (kind,)
 
 
 def metadata_of(path: Path) -> dict[str, str]:

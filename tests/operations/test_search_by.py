@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from search_calls import plan, quick_disk, run
-from speech_models import make_test_set, make_tuned, make_whisper
+from search_calls import folder, plan, quick_disk, run
 
-from lorsmerge_cli import delta, merge
+from lorsmerge_cli import merge
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UsageFault
 from lorsmerge_cli.operations.merge import open_inputs
 from lorsmerge_cli.operations.search.files import document, write_report
@@ -21,21 +20,9 @@ from lorsmerge_cli.operations.search.merges import RepeatedMerge
 from lorsmerge_cli.operations.search.report import SearchReport
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, load_recipe
 
-__all__ = ["quick_disk"]
+__all__ = ["folder", "quick_disk"]
 pytestmark = pytest.mark.usefixtures("quick_disk")
 HALVES = {"texts": {"scale": "0.1,0.4,0.9"}, "by": "half", "sampler": "grid", "trials": None}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/, ca/, de/, their deltas, and data/test.jsonl. Read only."""
-    folder = tmp_path_factory.mktemp("search by")
-    make_whisper(folder / "base")
-    for seed, name in enumerate(("ca", "de"), 1):
-        make_tuned(folder / "base", folder / name, seed=seed, step=0.5)
-        delta(folder / "base", folder / name, folder / f"{name}.delta", language=name)
-    make_test_set(folder / "data", count=20)
-    return folder
 
 
 def recipe(folder: Path, *coef: str, **settings) -> Recipe:

@@ -18,10 +18,10 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import TrialState
-from search_calls import COMMAND, SPACE, Formula, formula, plan, quick_disk, run
-from speech_models import make_test_set, make_tuned, make_whisper
+from search_calls import COMMAND, SPACE, Formula, folder, formula, plan, quick_disk, run
+from speech_models import make_test_set
 
-from lorsmerge_cli import delta, merge
+from lorsmerge_cli import merge
 from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.utterance import Utterance
@@ -45,20 +45,8 @@ from lorsmerge_cli.results.records import average
 from lorsmerge_cli.speech.memory import Memory
 from lorsmerge_cli.speech.source import find_model
 
-__all__ = ["formula", "quick_disk"]
+__all__ = ["folder", "formula", "quick_disk"]
 pytestmark = pytest.mark.usefixtures("quick_disk")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/, ca/, de/, their deltas, and data/test.jsonl. Read only."""
-    folder = tmp_path_factory.mktemp("search")
-    make_whisper(folder / "base")
-    for seed, name in enumerate(("ca", "de"), 1):
-        make_tuned(folder / "base", folder / name, seed=seed, step=0.5)
-        delta(folder / "base", folder / name, folder / f"{name}.delta", language=name)
-    make_test_set(folder / "data", count=20)
-    return folder
 
 
 @pytest.fixture

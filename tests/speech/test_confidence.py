@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from speech_models import MIXED, make_clip, make_whisper
+from speech_models import MIXED, make_utterances, make_whisper
 from transformers import GenerationConfig, GenerationMixin
 
-from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.speech import confidence, decoding
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
@@ -40,13 +39,7 @@ def suppressing(tmp_path_factory: pytest.TempPathFactory) -> SpeechModel:
 
 @pytest.fixture(scope="module")
 def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
-    folder = tmp_path_factory.mktemp("clips")
-    found = []
-    for number in range(10):
-        seconds = 0.3 + 0.17 * ((3 * number) % 10)
-        clip = make_clip(folder / f"{number}.wav", number, seconds)
-        found.append(Utterance(f"u{number}", AudioFile(clip), "", *MIXED[number % 5], seconds))
-    return found
+    return make_utterances(tmp_path_factory.mktemp("clips"))
 
 
 def plain(

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from speech_models import LONGEST, MIXED, make_clip, make_tuned, make_whisper
+from speech_models import LONGEST, make_tuned, make_utterances, make_whisper
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.languages import WHISPER_TASKS
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
@@ -44,14 +43,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> SpeechModel:
 
 @pytest.fixture(scope="module")
 def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
-    """Ten clips of 0.3 to 1.9 s, of five pairs of language and task."""
-    folder = tmp_path_factory.mktemp("clips")
-    found = []
-    for number in range(10):
-        seconds = 0.3 + 0.17 * ((3 * number) % 10)
-        clip = make_clip(folder / f"{number}.wav", number, seconds)
-        found.append(Utterance(f"u{number}", AudioFile(clip), "", *MIXED[number % 5], seconds))
-    return found
+    return make_utterances(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture

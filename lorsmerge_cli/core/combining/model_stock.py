@@ -53,5 +53,14 @@ def share(deltas: Sequence[tuple[Tensor, float]]) -> float:
             real += 1
     cosines = float(directions.square_().sum()) - real
     count = len(deltas)
-    cosine = cosines / (count * (count - 1))
+    return share_of(cosines / (count * (count - 1)), count)
+
+
+def share_of(cosine: float, count: int) -> float:
+    """Return T c / (1 + (T - 1) c) for a mean cosine c of T deltas; 0 where c is negative.
+
+    Example:
+        >>> share_of(0.5, 2), share_of(-0.1, 2)
+        (0.6666666666666666, 0.0)
+    """
     return count * cosine / (1 + (count - 1) * cosine) if cosine > 0 else 0.0

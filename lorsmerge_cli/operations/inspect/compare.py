@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from lorsmerge_cli.core.combining.model_stock import share_of
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.methods import METHODS, method_of
 from lorsmerge_cli.core.parallel import run_parallel
@@ -66,13 +67,9 @@ class Products:
         return max(0.0, math.fsum(self.squares) + 2 * math.fsum(pair[0] for pair in self.pairs))
 
     def stock_share(self) -> float:
-        """Return Model Stock's factor of the mean, T c / (1 + (T - 1) c), c the mean cosine.
-
-        As in `model_stock`, it is 0 where c is negative.
-        """
-        cosines, count = self.cosines(), len(self.squares)
-        cosine = math.fsum(cosines) / len(cosines)
-        return count * cosine / (1 + (count - 1) * cosine) if cosine > 0 else 0.0
+        """Return Model Stock's factor of the mean."""
+        cosines = self.cosines()
+        return share_of(math.fsum(cosines) / len(cosines), len(self.squares))
 
 
 def compare(
@@ -105,17 +102,9 @@ def compare(
     tensors = [measured[name] for name in names]  # in an order independent of threads
     whole = sum(tensors, nothing)
     pairs = [
-        Pair(
-            deltas[i].path,
-            deltas[j].path,
-            product / (whole.squares[i] * whole.squares[j]) ** 0.5
-            if whole.squares[i] and whole.squares[j]
-            else 0.0,
-            opposed / shared if shared else 0.0,
-            shared,
-        )
-        for (i, j), (product, shared, opposed) in zip(
-            combinations(range(len(deltas)), 2), whole.pairs, strict=True
+        Pair(first.path, second.path, cosine, opposed / shared if shared else 0.0, shared)
+        for (first, second), cosine, (_, shared, opposed) in zip(
+            combinations(deltas, 2), whole.cosines(), whole.pairs, strict=True
         )
     ]
     return pairs, _together(whole, tensors)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lorsmerge_cli.core.methods import find_method, method_of
+from lorsmerge_cli.core.methods import method_of
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.errors import UsageFault, named, raise_all
 from lorsmerge_cli.operations.merge.plan import MergePlan
@@ -45,7 +45,7 @@ def plan_control(plan: MergePlan) -> MergePlan | None:
         UsageFault: the deltas were pruned before, so their sum is this merge and not its control.
         OutputFault: the control cannot be written.
     """
-    if find_method(plan.method).adds_up and not plan.recipe.coef:
+    if plan.chosen_method.adds_up and not plan.recipe.coef:
         _check_not_pruned(plan)
         return None
     output, recipe = control_path(plan.output), plan.recipe

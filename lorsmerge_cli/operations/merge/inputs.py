@@ -33,12 +33,7 @@ from lorsmerge_cli.deltas.task_vector import (
     open_task_vector,
     precision_warnings,
 )
-from lorsmerge_cli.errors import (
-    LorsmergeError,
-    UsageFault,
-    named,
-    raise_all,
-)
+from lorsmerge_cli.errors import LorsmergeError, UsageFault, named, raise_all
 from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.recipe.coefficients import (
     TensorFactors,

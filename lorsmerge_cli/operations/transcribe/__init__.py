@@ -91,7 +91,7 @@ def pseudo_label(
     """
     plan = plan_labels(
         [Path(path) for path in several(data)], teachers, Path(output), split=split,
-        language=language, task=task, hours=hours, data_seed=data_seed, allow_parts=allow_parts,
+        language=language, task=task, hours=hours, seed=data_seed, allow_parts=allow_parts,
         format=format, min_confidence=min_confidence, keep_flawed=keep_flawed,
         skip_others=skip_others, beam=beam, batch_size=batch_size, max_tokens=max_tokens,
         memory=memory, dtype=dtype, config_dir=path_of(config_dir), force=force,

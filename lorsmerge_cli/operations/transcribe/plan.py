@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.data.dataset import drop_warnings, load_data
@@ -90,13 +91,6 @@ def plan_labels(
     teachers: Named,
     output: Path,
     *,
-    split: str | None = None,
-    language: str | None = None,
-    task: str | None = None,
-    hours: float | None = None,
-    data_seed: int = 0,
-    allow_parts: bool = False,
-    format: str | None = None,
     min_confidence: float | None = None,
     keep_flawed: bool = False,
     skip_others: bool = False,
@@ -108,10 +102,12 @@ def plan_labels(
     config_dir: Path | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    **reading: Any,
 ) -> LabelPlan:
     """Check data, teachers and outputs; the arguments are those of `pseudo_label`.
 
-    `progress` is called with the utterances whose audio was just checked and those in all.
+    `progress` is called with the utterances whose audio was just checked and those in all; `reading`
+    are further arguments of `load_data`.
 
     Raises:
         LorsmergeError: every fault found; nothing is written.
@@ -127,8 +123,7 @@ def plan_labels(
     inputs = [*data, *(file for source in found for file in source.files)]
     raise_all(check_labelling(output, teachers, inputs, min_confidence=min_confidence, force=force))
     loaded = load_data(
-        data, split=split, language=language, task=task, hours=hours, seed=data_seed,
-        format=format, allow_parts=allow_parts, labelled=False, decoded=True, progress=progress,
+        data, **reading, labelled=False, decoded=True, progress=progress,
         max_seconds=min(source.window for source in found),
     )  # fmt: skip
     chosen = {row.id: _teacher_of(row, wanted) for row in loaded.utterances}
