@@ -160,7 +160,7 @@ def _register(name: str, command: Callable[..., None]) -> None:
 
 
 def _interrupted() -> typer.Exit:
-    """Say what there is, and return the end of a command that a signal came to."""
+    """Tell what was written, and return the exit of an interrupted command."""
     console.error(f"Interrupted; {_written()}.")
     return typer.Exit(INTERRUPTED)
 

@@ -125,7 +125,7 @@ Debug = Annotated[bool, output("--debug", help="Show the traceback of an error."
 
 
 def others_given(context: typer.Context, used: Collection[str]) -> list[str]:
-    """Return the options on the command line that are not of the parameters in use."""
+    """Return the options that the command line gives for parameters other than those in use."""
     return [
         max(parameter.opts, key=len)
         for parameter in context.command.params

@@ -10,7 +10,7 @@ from lorsmerge_cli.core.pruning.svp import truncated_svd
 
 
 def star(matrix: Tensor, budget: Budget, eta: float = 0.4) -> LowRankSparse:
-    """Return the least number of leading triplets whose values reach a share of all, rescaled.
+    """Return the fewest leading triplets whose values add up to a share of all values, rescaled.
 
     The values that are kept are multiplied so that their sum, the nuclear norm, is that of W
     (arXiv:2502.10339).
