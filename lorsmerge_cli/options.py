@@ -94,7 +94,7 @@ Format = Annotated[str | None, data(
 Normalise = Annotated[str, scoring(
     "--normalise", metavar="NAME", help="Normalisation of texts before errors are counted: auto "
     "(by language: Whisper's for English, marks kept where the script needs them, else Whisper's "
-    "basic), raw, basic, marks, english or turkish.")]
+    "basic), leaderboard (the Open ASR Leaderboard's), raw, basic, marks, english or turkish.")]
 Beam = Annotated[int, decoding(
     "--beam", metavar="N", min=1,
     help="Hypotheses kept in the search; 1 is greedy. The paper's is 20.")]

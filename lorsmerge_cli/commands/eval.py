@@ -198,11 +198,16 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
         _summary([record for record in report.records if record.task == task])
     if verbose or worst:
         _worst(report, worst) if worst else _details(report)
-    for a, b, metric, test in report.comparisons:
+    for a, b, metric, test, pairs in report.comparisons:
         console.line(
             f"{a.dataset} {a.language} {a.task}: {metric.name} of {b.model} less {a.model} "
             f"{test.difference:+.2f} ({test.interval.low:+.2f} to {test.interval.high:+.2f}), "
             f"p = {test.p_value:.2g}, {test.blocks} {a.block_unit}"
+            + (
+                ""
+                if pairs is None
+                else f"; MAPSSWE p = {pairs.p_value:.2g}, {pairs.segments} segments"
+            )
         )
     for model, speed in report.speed.items():
         console.line(f"{model}: {speed:.1f} s of audio a second")

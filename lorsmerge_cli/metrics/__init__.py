@@ -9,11 +9,12 @@ from lorsmerge_cli.metrics.bleu import BLEU
 from lorsmerge_cli.metrics.chrf import CHRF
 from lorsmerge_cli.metrics.comet import COMET
 from lorsmerge_cli.metrics.metric import Metric
-from lorsmerge_cli.metrics.wer import CER, WER
+from lorsmerge_cli.metrics.wer import CER, MER, WER
 
 METRICS: dict[str, Metric] = {  # the first of a task is the reported one, but for `first_for`
     "wer": WER,
     "cer": CER,
+    "mer": MER,
     "bleu": BLEU,
     "chrf": CHRF,
     "comet": COMET,

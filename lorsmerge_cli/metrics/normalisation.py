@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.inputs import read_json
+from lorsmerge_cli.metrics import leaderboard
 
 if TYPE_CHECKING:
     from transformers.models.whisper.english_normalizer import (
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 NORMALISATIONS = ("raw", "basic", "marks", "english", "turkish")
-CHOICES = (AUTO, *NORMALISATIONS)
+LEADERBOARD = "leaderboard"  # a rule for each language: `leaderboard:de`
+CHOICES = (AUTO, *NORMALISATIONS, LEADERBOARD)
 
 # Written without spaces between words, so that a word error rate would measure segmentation.
 CHARACTER_LANGUAGES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
@@ -50,19 +52,34 @@ def check_choice(how: str) -> list[UsageFault]:
 
 
 def normalisation_for(language: str, how: str = AUTO) -> str:
-    """Return the normalisation of transcripts in a language, one of `NORMALISATIONS`.
+    """Return the normalisation of transcripts in a language, as `normalise` takes it.
 
     Args:
         language: Whisper's code.
-        how: one of `CHOICES`; any but `auto` is returned as it is.
+        how: one of `CHOICES`; any but `auto` and `leaderboard` is returned as it is.
 
     Example:
         >>> [normalisation_for(code) for code in ("ca", "en", "hi", "tr")]
         ['basic', 'english', 'marks', 'turkish']
+        >>> normalisation_for("de", "leaderboard")
+        'leaderboard:de'
     """
+    if how == LEADERBOARD:
+        return f"{LEADERBOARD}:{language}"
     if how != AUTO:
         return how
     return _OWN.get(language) or ("marks" if language in MARK_LANGUAGES else "basic")
+
+
+def leaderboard_language(how: str) -> str:
+    """Return the language of `leaderboard:CODE`; empty for other normalisations.
+
+    Example:
+        >>> leaderboard_language("leaderboard:de"), leaderboard_language("basic")
+        ('de', '')
+    """
+    name, _, language = how.partition(":")
+    return language if name == LEADERBOARD else ""
 
 
 @lru_cache(maxsize=1 << 16)  # a search scores many hypotheses against the same references
@@ -78,14 +95,23 @@ def normalise(text: str, how: str) -> str:
             `marks` differs in keeping combining marks (Mn, Mc) and in NFC for NFKC, which
             would split Thai and Lao vowels. `english` is Whisper's for English: spelling,
             contractions and numbers unified, diacritics removed. `turkish` is `basic`, except
-            that I and \u0130 are the capitals of different letters.
+            that I and \u0130 are the capitals of different letters. `leaderboard:CODE` is the
+            Open ASR Leaderboard's for a language.
 
     Returns:
         The words with one space between them and none around them.
 
     Raises:
-        UsageFault: `how` is not one of `NORMALISATIONS`.
+        UsageFault: `how` is none of these.
+
+    Example:
+        >>> normalise("Tom & Jerry (1940)!", "basic"), normalise("20 Äpfel", "leaderboard:de")
+        ('tom jerry', 'zwanzig äpfel')
     """
+    if language := leaderboard_language(how):
+        if language == "en":
+            return _english(leaderboard.with_initials_joined(text)).strip()
+        return leaderboard.multilingual(text, language)
     if how not in _NORMALISERS:
         raise UsageFault(
             f"There is no normalisation {how!r}.", f"Use one of: {', '.join(NORMALISATIONS)}."

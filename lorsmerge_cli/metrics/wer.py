@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.metrics.leaderboard import word_errors
 from lorsmerge_cli.metrics.metric import Metric, Scored, Scoring, ratio
-from lorsmerge_cli.metrics.normalisation import CHARACTER_LANGUAGES, normalisation_for, normalise
+from lorsmerge_cli.metrics.normalisation import (
+    CHARACTER_LANGUAGES,
+    leaderboard_language,
+    normalisation_for,
+    normalise,
+)
 
 if TYPE_CHECKING:
     from lorsmerge_cli.metrics.metric import Floats
@@ -86,11 +92,18 @@ def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
 
 def count_rows(rows: Sequence[Scored], normalisation: str, unit: str) -> list[ErrorCounts]:
     """Return the errors of each hypothesis."""
-    return [
-        count_errors(
-            normalise(row.reference, normalisation), normalise(row.hypothesis, normalisation), unit
-        )
+    language = leaderboard_language(normalisation) if unit == "word" else ""
+    pairs = [
+        (normalise(row.reference, normalisation), normalise(row.hypothesis, normalisation))
         for row in rows
+    ]
+    if not language:
+        return [count_errors(*pair, unit) for pair in pairs]
+    # The reference keeps its length, whatever a hypothesis joins: paired tests need one for both.
+    return [
+        ErrorCounts(len(pair[0].split()) - subs - dels, subs, dels, ins)
+        for pair in pairs
+        for subs, dels, ins in [word_errors(*pair, language)]
     ]
 
 
@@ -114,9 +127,13 @@ def wer_signature(*, normalisation: str, unit: str) -> str:
         For example `unit:word|norm:basic|jiwer:4.0.0|transformers:5.23.0`, without transformers
         for raw text, which its normaliser does not change.
     """
-    parts = [f"unit:{unit}", f"norm:{normalisation}", f"jiwer:{version('jiwer')}"]
+    joins = unit == "word" and leaderboard_language(normalisation)
+    counter = "kaldialign" if joins else "jiwer"
+    parts = [f"unit:{unit}", f"norm:{normalisation}", f"{counter}:{version(counter)}"]
     if normalisation != "raw":
         parts.append(f"transformers:{version('transformers')}")
+    if leaderboard_language(normalisation) not in ("", "en"):
+        parts.append(f"num2words:{version('num2words')}")
     return "|".join(parts)
 
 
@@ -131,7 +148,8 @@ def _error_rate(name: str, unit: str, first_for: frozenset[str] = frozenset()) -
 
     return Metric(
         name=name, task="asr", unit="%", higher_is_better=False, statistics=statistics,
-        score=lambda sums: 100 * ratio(sums), signature=signature, first_for=first_for, details=partial(_details, unit),
+        score=lambda sums: 100 * ratio(sums), signature=signature, unit_aligned=unit, first_for=first_for,
+        details=partial(_details, unit),
     )  # fmt: skip
 
 
@@ -153,5 +171,20 @@ def _details(unit: str, rows: Sequence[Scored], scoring: Scoring) -> dict[str, A
     }
 
 
+def _match_errors(rows: Sequence[Scored], scoring: Scoring) -> Floats:
+    """Return errors, hits and errors, and the length of the reference of each utterance, (n, 3)."""
+    import numpy as np
+
+    how = normalisation_for(rows[0].language, scoring.normalisation)
+    counts = count_rows(rows, how, "word")
+    found = [(c.errors, c.hits + c.errors, c.reference_length) for c in counts]
+    return np.array(found, dtype=np.float64).reshape(-1, 3)
+
+
 WER = _error_rate("WER", "word")
 CER = _error_rate("CER", "char", CHARACTER_LANGUAGES)
+# Match error rate (Morris, Maier & Green 2004): what share of the aligned places is wrong, at most 100 %.
+MER = replace(
+    WER, name="MER", statistics=_match_errors, columns=3, size=2, highest=100.0, unit_aligned="",
+    details=lambda rows, scoring: {}, only_asked=True,
+)  # fmt: skip

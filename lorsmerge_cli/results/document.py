@@ -16,6 +16,7 @@ from lorsmerge_cli.data.leakage import parse_shared
 from lorsmerge_cli.data.utterance import Drop, Utterance
 from lorsmerge_cli.errors import UnreadableFile
 from lorsmerge_cli.inputs import json_object, read_document
+from lorsmerge_cli.metrics.mapsswe import MatchedPairs
 from lorsmerge_cli.metrics.metric import Metric, Scoring
 from lorsmerge_cli.metrics.normalisation import CHOICES
 from lorsmerge_cli.metrics.significance import Comparison
@@ -47,7 +48,8 @@ class EvalReport:
 
     Attributes:
         records: in the order of models, then test sets.
-        comparisons: of `--compare`, one for each language, task and metric.
+        comparisons: of `--compare`, one for each language, task and metric: the test by speaker,
+            and that over segments.
         settings: everything the scores depend on.
         speed: model -> seconds of audio per second of decoding (RTFx); empty if none was decoded.
         main: whether this process is the one that prints.
@@ -55,7 +57,7 @@ class EvalReport:
     """
 
     records: tuple[Record, ...]
-    comparisons: tuple[tuple[Record, Record, Metric, Comparison], ...]
+    comparisons: tuple[tuple[Record, Record, Metric, Comparison, MatchedPairs | None], ...]
     settings: dict[str, Any]
     speed: dict[str, float]
     warnings: tuple[str, ...]
@@ -73,8 +75,9 @@ class EvalReport:
             "records": [record_document(record) for record in self.records],
             "comparisons": [
                 {"a": a.model, "b": b.model, "dataset": a.dataset, "language": a.language,
-                 "task": a.task, "metric": metric.name, **finite(asdict(found))}
-                for a, b, metric, found in self.comparisons
+                 "task": a.task, "metric": metric.name, **finite(asdict(found)),
+                 **({} if pairs is None else {"mapsswe": finite(asdict(pairs))})}
+                for a, b, metric, found, pairs in self.comparisons
             ],
         }  # fmt: skip
 

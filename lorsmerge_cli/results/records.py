@@ -12,8 +12,9 @@ from lorsmerge_cli.data.leakage import Shared
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.metrics import metrics_of
 from lorsmerge_cli.metrics.looping import is_looping
+from lorsmerge_cli.metrics.mapsswe import MatchedPairs, matched_pairs, segment_errors
 from lorsmerge_cli.metrics.metric import Metric, Scoring
-from lorsmerge_cli.metrics.normalisation import AUTO
+from lorsmerge_cli.metrics.normalisation import AUTO, normalisation_for, normalise
 from lorsmerge_cli.metrics.significance import (
     FEW,
     Comparison,
@@ -176,6 +177,32 @@ def compare(
         [(a, b) for a, b in blocks], metric or metric_of(pairs[0][0]),
         flips=scoring.samples, seed=scoring.seed,
     )  # fmt: skip
+
+
+def matched_segments(a: Record, b: Record, scoring: Scoring, metric: Metric) -> MatchedPairs | None:
+    """Return the matched-pairs test of two systems on one test set; None unless errors are counted.
+
+    Args:
+        a: the first system's record.
+        b: the second's, of the same utterances.
+        scoring: normalisation.
+        metric: whose errors are counted.
+    """
+    if not metric.unit_aligned:
+        return None
+    how = normalisation_for(a.language, scoring.normalisation)
+
+    def units(text: str) -> list[str]:
+        words = normalise(text, how).split()
+        return list("".join(words)) if metric.unit_aligned == "char" else words
+
+    return matched_pairs(
+        segment
+        for first, second in zip(a.rows, b.rows, strict=True)
+        for segment in segment_errors(
+            units(first.reference), units(first.hypothesis), units(second.hypothesis)
+        )
+    )
 
 
 def share_interval(

@@ -59,6 +59,6 @@ def test_what_is_asked_for_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("ter", "chrf=2", "WER"):
         (fault,) = check_metrics([text])
         assert f"There is no metric {text!r}" in str(fault)
-        assert "wer, cer, bleu, chrf" in str(fault)
+        assert "wer, cer, mer, bleu, chrf" in str(fault)
         assert "length[=KIND]" in str(fault)
     assert [str(fault) for fault in check_metrics(["length=x"])] == ["It is not installed."]

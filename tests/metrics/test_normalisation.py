@@ -221,4 +221,4 @@ def test_an_unknown_name_is_told_with_those_there_are() -> None:
     assert not [fault for how in CHOICES for fault in check_choice(how)]
     (fault,) = check_choice("anglish")
     assert isinstance(fault, UsageFault)
-    assert "'anglish'. Use auto, raw, basic, marks, english, turkish." in str(fault)
+    assert "'anglish'. Use auto, raw, basic, marks, english, turkish, leaderboard." in str(fault)

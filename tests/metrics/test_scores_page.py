@@ -14,7 +14,8 @@ from lorsmerge_cli.metrics import METRICS, metrics_of
 from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.metrics.normalisation import (
     CHARACTER_LANGUAGES,
-    NORMALISATIONS,
+    CHOICES,
+    LEADERBOARD,
     normalisation_for,
     normalise,
 )
@@ -46,7 +47,8 @@ def test_signatures_have_the_parts_of_the_page() -> None:
 
 def test_languages_are_normalised_as_the_page_says() -> None:
     listed = {row[0].strip("`"): row[2] for row in ROWS if len(row) == 3 and row[0][0] == "`"}
-    assert tuple(listed) == NORMALISATIONS
+    assert tuple(listed) == CHOICES[1:]
+    assert not listed.pop(LEADERBOARD)
     assert listed.pop("basic") == "all other languages"
     by_language = {code: how for how, codes in listed.items() for code in codes.split()}
     for code in LANGUAGES:

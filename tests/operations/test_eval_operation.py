@@ -288,7 +288,7 @@ def test_what_a_metric_needs_is_checked_before_anything_is_scored(
         output=output,
         compared=compared,
     )
-    metrics = [(a.task, m.name) for a, _, m, _ in report.comparisons]
+    metrics = [(a.task, m.name) for a, _, m, _, _ in report.comparisons]
     assert sorted(metrics) == [("asr", "CER"), ("asr", "WER"), ("asr", "WER"),
                                *[("st", "BLEU")] * 2, *[("st", "chrf2s")] * 2]  # fmt: skip
     for record in read_results(output).records:

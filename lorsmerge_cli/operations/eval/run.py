@@ -43,7 +43,14 @@ from lorsmerge_cli.results.hypotheses import (
     read_hypotheses,
     write_trn,
 )
-from lorsmerge_cli.results.records import Hypothesis, Record, compare, metric_of, score
+from lorsmerge_cli.results.records import (
+    Hypothesis,
+    Record,
+    compare,
+    matched_segments,
+    metric_of,
+    score,
+)
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
 from lorsmerge_cli.speech.memory import Memory
 from lorsmerge_cli.speech.model import SpeechModel
@@ -378,7 +385,13 @@ def _report(
         for key, group in groups.items()
     )
     comparisons = [
-        (a, b, metric, compare([(a, b)], scoring, metric))
+        (
+            a,
+            b,
+            metric,
+            compare([(a, b)], scoring, metric),
+            matched_segments(a, b, scoring, metric),
+        )
         for a, b in permutations(records, 2)
         if (a.model, b.model) == compared
         and (a.dataset, a.language, a.task) == (b.dataset, b.language, b.task)
