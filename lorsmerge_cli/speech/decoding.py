@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -192,23 +193,27 @@ def decode_answers(
     answers: dict[str, Answer] = {}
     end = speech.model.config.eos_token_id
     start = 0
-    while start < len(order):
-        rows = order[start : start + size]
-        batch = features.of(rows)
-        given = torch.tensor([prompts[row.language, row.task] for row in rows])
-        try:
-            heard = encode(speech, batch)
-            tokens = generate(speech, heard, given, settings)
-            sure = _confidences(speech, heard, tokens, given, settings) if confidence else []
-        except torch.OutOfMemoryError:
-            size = _halved(size, speech.name)
-            continue
-        cut = (tokens[:, given.shape[1] :] != end).all(1).tolist()
-        sure = sure or [None] * len(rows)
-        for row, *answer in zip(rows, speech.texts(tokens), cut, sure, strict=True):
-            answers[row.id] = Answer(*answer)
-            progress(row, answers[row.id])
-        start += len(rows)
+    with ThreadPoolExecutor(1) as pool:  # makes the next batch's features while one is decoded
+        made = pool.submit(features.of, order[:size])
+        while start < len(order):
+            rows = order[start : start + size]
+            batch = made.result()
+            given = torch.tensor([prompts[row.language, row.task] for row in rows])
+            made = pool.submit(features.of, order[start + size : start + 2 * size])
+            try:
+                heard = encode(speech, batch)
+                tokens = generate(speech, heard, given, settings)
+                sure = _confidences(speech, heard, tokens, given, settings) if confidence else []
+            except torch.OutOfMemoryError:
+                size = _halved(size, speech.name)
+                made = pool.submit(features.of, order[start : start + size])
+                continue
+            cut = (tokens[:, given.shape[1] :] != end).all(1).tolist()
+            sure = sure or [None] * len(rows)
+            for row, *answer in zip(rows, speech.texts(tokens), cut, sure, strict=True):
+                answers[row.id] = Answer(*answer)
+                progress(row, answers[row.id])
+            start += len(rows)
     return answers
 
 

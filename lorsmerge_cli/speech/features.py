@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class Features:
     """
 
     def __init__(self, speech: SpeechModel, limit: int = 0) -> None:
-        self.speech, self.limit = speech, limit
+        self.speech, self.limit = replace(speech, model=None), limit  # no weights are kept
         self._held: dict[tuple[AudioSource, float, float | None], Tensor] = {}
         self._used = 0
 
@@ -34,6 +35,8 @@ class Features:
         Raises:
             UnreadableFile: an utterance's audio cannot be read.
         """
+        if not rows:
+            return torch.empty(0)
         found = {key: self._held[key] for row in rows if (key := _key(row)) in self._held}
         missing = {_key(row): row for row in rows if _key(row) not in found}
         if missing:
@@ -43,6 +46,13 @@ class Features:
                 found[key] = features
                 self._keep(key, features)
         return torch.stack([found[_key(row)] for row in rows])
+
+    def made_as_by(self, speech: SpeechModel) -> bool:
+        """Return whether another model's extractor makes the same features."""
+        own, other = (
+            model.processor.feature_extractor.to_dict() for model in (self.speech, speech)
+        )
+        return bool(own == other)
 
     def keep_at_most(self, limit: int) -> None:
         """Set another limit in bytes; the cache is emptied if it holds more."""

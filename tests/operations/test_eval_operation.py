@@ -41,6 +41,7 @@ from lorsmerge_cli.results.records import (
     dev_statistics,
     score,
 )
+from lorsmerge_cli.speech.model import audio_of
 from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype
 
 SCORING = Scoring(samples=20)
@@ -873,3 +874,28 @@ def test_a_clip_that_was_cut_short_is_a_warning(
     assert (cut.ends_early, whole.ends_early) == (True, False)
     assert f"{clips[0]} is truncated: only the part that it holds is transcribed." in cut.warnings
     assert not any("cut short" in warning for warning in whole.warnings)
+
+
+def test_models_of_one_extractor_share_the_features(
+    folder: Path, test_set: TestSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def record(row: Any) -> Any:
+        read.append(row.id)
+        return audio_of(row)
+
+    monkeypatch.setattr("lorsmerge_cli.speech.features.audio_of", record)
+    names = [row.id for row in test_set.utterances]
+    models = [find_model(folder / name, name=name) for name in ("base", "ca")]
+    together = run(models, test_set)
+    assert sorted(read) == sorted(names)
+    other = tmp_path / "other"
+    shutil.copytree(folder / "ca", other)
+    config = json.loads((other / "processor_config.json").read_text())
+    config["feature_extractor"]["dither"] = 0.01
+    (other / "processor_config.json").write_text(json.dumps(config))
+    read.clear()
+    run([models[0], find_model(other, name="other")], test_set)
+    assert sorted(read) == sorted(2 * names)
+    assert texts(together) == texts(run(models[:1], test_set)) | texts(run(models[1:], test_set))

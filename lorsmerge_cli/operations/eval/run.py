@@ -52,10 +52,13 @@ from lorsmerge_cli.results.records import (
     score,
 )
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
+from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.memory import Memory
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.source import ModelSource, parse_speech_dtype, process_device, processes
 from lorsmerge_cli.usage import check_hypotheses, check_names, check_trn
+
+FEATURES_SHARE = 0.2  # of free memory, for the features that several models share
 
 
 def run_evaluation(
@@ -119,8 +122,13 @@ def run_evaluation(
     speed: dict[str, float] = {}
     origins: dict[str, dict[str, Any]] = {}
     first: tuple[dict[str, int], DecodingSettings] | None = None
+    kept: list[Features] = []
+    limit = int(FEATURES_SHARE * asked.memory.free()) if len(models) > 1 else 0
     for model in models:
         run = _Run(model, dtype, process_device(device, state), file, state)
+        features = next((held for held in kept if held.made_as_by(run.speech)), None)
+        if features is None:
+            kept.append(features := Features(run.speech, limit))
         own = run.speech.vocabulary, asked.with_lists_of(run.speech)
         first = first or own
         same = own[0] == first[0]  # else the lists' ids are other tokens, maybe the end
@@ -132,7 +140,7 @@ def run_evaluation(
         decoding = first[1] if same else own[1]
         origins[model.name] = run.origin
         for test_set in test_sets:
-            rows += run.answer(test_set, decoding, lambda done: progress(done, count))
+            rows += run.answer(test_set, decoding, features, lambda done: progress(done, count))
         if run.decoded_seconds:
             speed[model.name] = run.decoded_seconds / run.elapsed
         run.close()
@@ -232,7 +240,11 @@ class _Run:
         return {"identity": self.identity, "made_from": made}
 
     def answer(
-        self, test_set: TestSet, decoding: DecodingSettings, progress: Callable[[int], None]
+        self,
+        test_set: TestSet,
+        decoding: DecodingSettings,
+        features: Features,
+        progress: Callable[[int], None],
     ) -> list[Hypothesis]:
         """Return hypotheses of a test set in its order; `decoding` has its lists filled in."""
         made_by = f"{self.identity}|{decoding.signature(self.dtype)}"
@@ -241,7 +253,7 @@ class _Run:
         progress(len(test_set.utterances) - len(wanted))
         mine = wanted[self.state.process_index :: self.state.num_processes]
         began = time.perf_counter()
-        answers |= self._decode(mine, test_set, decoding, made_by, progress)
+        answers |= self._decode(mine, test_set, decoding, features, made_by, progress)
         self.elapsed += time.perf_counter() - began
         self.decoded_seconds += sum(row.duration or 0.0 for row in wanted)
         return [self._hypothesis(row, answers[row.id], test_set) for row in test_set.utterances]
@@ -251,6 +263,7 @@ class _Run:
         mine: Sequence[Utterance],
         test_set: TestSet,
         decoding: DecodingSettings,
+        features: Features,
         made_by: str,
         progress: Callable[[int], None],
     ) -> dict[str, Answer]:
@@ -261,7 +274,7 @@ class _Run:
                 self.file.add([(self._hypothesis(row, answer, test_set), row)], made_by)
             progress(self.state.num_processes)
 
-        answers = decode_answers(self.speech, mine, decoding, keep)
+        answers = decode_answers(self.speech, mine, decoding, keep, features)
         if alone:
             return answers
         gathered: dict[str, Answer] = dict(gather_object(list(answers.items())))
