@@ -414,6 +414,22 @@ def check_applied(
     return faults
 
 
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """Return I and N of `I/N`; of None, 1 and 1: the whole.
+
+    Raises:
+        UsageFault: no such pair.
+
+    Example:
+        >>> parse_shard("2/8")
+        (2, 8)
+    """
+    first, slash, of = (text or "1/1").partition("/")
+    if slash and first.isdecimal() and of.isdecimal() and 1 <= int(first) <= int(of):
+        return int(first), int(of)
+    raise UsageFault(f"--shard {text} is no part of a whole.", "Write 1/4 to 4/4 for four parts.")
+
+
 def check_names(names: Sequence[str], compared: tuple[str, str] | None) -> list[LorsmergeError]:
     """Return the faults of the models' names, and of the two that are compared."""
     faults: list[LorsmergeError] = []
@@ -444,7 +460,7 @@ def check_evaluation(
     """Return the faults of the outputs of eval, and of its models' names without `score_only`."""
     faults = check_outputs([output], inputs=inputs, force=force)
     if score_only:
-        faults += check_files([hypotheses])
+        faults += check_files(inputs)
     else:
         faults += check_names(names, compared)
         faults += [] if hypotheses is None else check_hypotheses(hypotheses, inputs)

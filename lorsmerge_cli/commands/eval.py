@@ -32,7 +32,8 @@ def evaluate(
     context: typer.Context,
     models: Annotated[list[str] | None, typer.Argument(
         metavar="MODEL",
-        help="Model folders, files of weights, or Hub ids; NAME=PATH gives one a name.")] = None,
+        help="Model folders, files of weights, or Hub ids; NAME=PATH gives one a name. With "
+        "--score-only, files of hypotheses.")] = None,
     datasets: Annotated[list[str] | None, options.data(
         "--data", metavar="DATA",
         help="Test set (may be repeated); NAME=PATH gives one a name.")] = None,
@@ -81,7 +82,11 @@ def evaluate(
         "--hypotheses", metavar="JSONL", help="Store hypotheses here as they are decoded; a second "
         "run resumes from them.")] = None,
     score_only: Annotated[bool, options.scoring(
-        "--score-only", help="Score the --hypotheses file again, without models.")] = False,
+        "--score-only", help="Score files of hypotheses again, without models: those of shards, or "
+        "of models that were decoded apart, together.")] = False,
+    shard: Annotated[str | None, options.data(
+        "--shard", metavar="I/N", help="Decode the I-th of N parts of each test set into "
+        "--hypotheses, for as many jobs; --score-only joins their files.")] = None,
     trn: Annotated[Path | None, options.output(
         "--trn", metavar="FOLDER", help="References and hypotheses for sclite.")] = None,
     worst: Annotated[int, options.output(
@@ -100,12 +105,12 @@ def evaluate(
     """
     if compare and any(name.startswith("--") for name in compare):
         raise typer.BadParameter("--compare takes two names of models: --compare base merged.")
-    if score_only:
-        if hypotheses is None or models:
-            raise typer.BadParameter("--score-only takes --hypotheses and no MODEL.")
-        _refuse_ignored(context)
-    elif not (models and datasets):
-        raise typer.BadParameter("Give a MODEL and --data, or --score-only and --hypotheses.")
+    said = _hypothesis_files(context, models, hypotheses) if score_only else []
+    models = None if score_only else models
+    if not said and not (models and datasets):
+        raise typer.BadParameter("Give a MODEL and --data, or --score-only and hypotheses.")
+    if shard and not hypotheses:
+        raise typer.BadParameter("--shard needs --hypotheses, a file of each part's own.")
     from lorsmerge_cli import usage
     from lorsmerge_cli.metrics import check_metrics
     from lorsmerge_cli.recipe.coefficients import check_rules
@@ -117,6 +122,7 @@ def evaluate(
     data = [] if score_only else [path for _, path in usage.named_data(datasets or ())]
     named = usage.named_models(models or (), apply or [], method, scale, coef or ())
     limit = None if memory is None else options.parse_size("--memory", memory)
+    part = usage.parse_shard(shard)
     raise_all(
         usage.check_inputs(
             files, data, format=format, language=language, task=task, normalise=normalisation,
@@ -127,7 +133,7 @@ def evaluate(
         + check_metrics(metrics or ())
         + usage.check_paths([config_dir])
         + usage.check_evaluation(
-            [name for name, _ in named], [*files, *data], compared=compare, hypotheses=hypotheses,
+            [name for name, _ in named], said or [*files, *data], compared=compare, hypotheses=hypotheses,
             score_only=score_only, output=output, trn=trn, force=force,
         )
     )  # fmt: skip
@@ -136,17 +142,16 @@ def evaluate(
 
     scoring = Scoring(normalisation, samples, seed, tuple(metrics or ()))
     if score_only:
-        assert hypotheses is not None
         report = rescore(
-            hypotheses, scoring=scoring, output=output, force=force, trn=trn, compared=compare
+            said, scoring=scoring, output=output, force=force, trn=trn, compared=compare
         )
     else:
-        assert models
-        assert datasets
+        assert models and datasets  # noqa: PT018
         sources = open_models(models, config_dir, apply or [], method, scale, coef or ())
         reading = {
             "split": split, "language": language, "task": task, "hours": hours, "format": format,
             "seed": data_seed, "allow_parts": allow_parts, "allow_missing": allow_missing,
+            "shard": part,
         }  # fmt: skip
         window = min(source.window for source in sources)
         tests = _test_sets(datasets, window, reading, verbose)
@@ -163,13 +168,19 @@ def evaluate(
             console.note(f"wrote {output}")
 
 
-def _refuse_ignored(context: typer.Context) -> None:
-    """Refuse options on the command line that --score-only does not use."""
+def _hypothesis_files(
+    context: typer.Context, names: Sequence[str] | None, hypotheses: Path | None
+) -> list[Path]:
+    """Return the files that --score-only scores, and refuse options that it does not use."""
+    files = [*map(Path, names or ()), *([] if hypotheses is None else [hypotheses])]
+    if not files:
+        raise typer.BadParameter("--score-only takes files that eval --hypotheses wrote.")
     ignored = options.others_given(context, WITHOUT_MODELS)
     if ignored:
         raise typer.BadParameter(
-            f"--score-only scores everything in --hypotheses: remove {', '.join(ignored)}."
+            f"--score-only scores everything in its files: remove {', '.join(ignored)}."
         )
+    return files
 
 
 def _test_sets(

@@ -31,7 +31,7 @@ ROW = ("id", "speaker", "seconds", "reference", "hypothesis", "cut")  # and sour
 
 @dataclass(frozen=True)
 class TestSet:
-    """Named utterances, with the path and split they were read from."""
+    """Named utterances, with the path and split they were read from, and the size of the whole."""
 
     __test__ = False  # not one of pytest's
 
@@ -40,6 +40,12 @@ class TestSet:
     drops: tuple[Drop, ...] = ()
     path: Path | None = None
     split: str | None = None
+    whole: int | None = None  # utterances, where these are a shard of it
+
+    @property
+    def of(self) -> int:
+        """The utterances of the whole set."""
+        return len(self.utterances) if self.whole is None else self.whole
 
 
 @dataclass(frozen=True)

@@ -35,20 +35,32 @@ class HypothesesFile:
         self.path = path
         self._mended = False
         self._known: list[KnownHypothesis] = []
-        self._sizes: dict[str, int] = {}  # data set -> its utterances
+        self._sizes: dict[str, int] = {}  # data set -> its utterances, those of all shards
         if path is not None and path.is_file():
             self._known = read_hypotheses(path)
 
     def known(
-        self, model: str, dataset: str, made_by: str, utterances: Sequence[Utterance]
+        self,
+        model: str,
+        dataset: str,
+        made_by: str,
+        utterances: Sequence[Utterance],
+        of: int | None = None,
     ) -> dict[str, Answer]:
         """Return utterance id -> the answer of an earlier run.
+
+        Args:
+            model: its name.
+            dataset: its name.
+            made_by: weights and decoding settings.
+            utterances: that are asked for.
+            of: how many utterances the data set has; as many by default.
 
         Raises:
             Mismatch: they were made by other weights or settings, or of other audio.
         """
         answers = {}
-        self._sizes[dataset] = len(utterances)
+        self._sizes[dataset] = len(utterances) if of is None else of
         asked = {(row.id, row.language, row.task): row for row in utterances}
         for row, its_maker, its_audio, *_ in self._known:
             utterance = asked.get((row.id, row.language, row.task))
@@ -127,18 +139,22 @@ class KnownHypothesis(NamedTuple):
         made_by: weights and decoding settings.
         audio: digest of the audio.
         of: utterances of the data set; 0 where an older version did not record it.
-        line: of the file, from 1 on.
+        line: where it is: a number from 1 on, behind the file's name where there are several.
     """
 
     row: Hypothesis
     made_by: str
     audio: str
     of: int
-    line: int
+    line: str
 
 
-def read_hypotheses(path: Path) -> list[KnownHypothesis]:
+def read_hypotheses(path: Path, named: bool = False) -> list[KnownHypothesis]:
     """Read a file of hypotheses; a last line that a kill cut short is skipped.
+
+    Args:
+        path: of the file.
+        named: whether lines are called by the file's name, too.
 
     Raises:
         UnreadableFile: the file cannot be read, or has another line that is no hypothesis.
@@ -157,7 +173,8 @@ def read_hypotheses(path: Path) -> list[KnownHypothesis]:
             check_line(row)
             hypothesis = Hypothesis(**{key: row[key] for key in _FIELDS if key in row})
             about = row.get("made_by", ""), row.get("heard", ""), row.get("of", 0)
-            found.append(KnownHypothesis(hypothesis, *about, number))
+            place = f"{path.name}:{number}" if named else str(number)
+            found.append(KnownHypothesis(hypothesis, *about, place))
         except (ValueError, KeyError, AttributeError, TypeError):
             if number == len(lines):
                 continue
@@ -168,7 +185,7 @@ def read_hypotheses(path: Path) -> list[KnownHypothesis]:
     return found
 
 
-def finished_sets(path: Path, known: Sequence[KnownHypothesis]) -> dict[str, tuple[int, int]]:
+def finished_sets(path: str, known: Sequence[KnownHypothesis]) -> dict[str, tuple[int, int]]:
     """Check that every model of a file of hypotheses answered the same utterances.
 
     Returns:
@@ -198,13 +215,13 @@ def finished_sets(path: Path, known: Sequence[KnownHypothesis]) -> dict[str, tup
     return found
 
 
-def check_answered_once(path: Path, known: Sequence[KnownHypothesis]) -> None:
+def check_answered_once(path: str, known: Sequence[KnownHypothesis]) -> None:
     """Check that no model of a file of hypotheses answered an utterance twice.
 
     Raises:
         Mismatch: one did; the message names the lines. Both answers would be scored.
     """
-    lines: dict[tuple[str, ...], list[int]] = {}
+    lines: dict[tuple[str, ...], list[str]] = {}
     for row, _, _, _, line in known:
         key = (row.model, row.dataset, row.id, row.language, row.task)
         lines.setdefault(key, []).append(line)
@@ -212,7 +229,7 @@ def check_answered_once(path: Path, known: Sequence[KnownHypothesis]) -> None:
     if not twice:
         return
     shown = [
-        f"{name!r} of {dataset!r} by {model!r} in lines {', '.join(map(str, numbers))}"
+        f"{name!r} of {dataset!r} by {model!r} in lines {', '.join(numbers)}"
         for (model, dataset, name, *_), numbers in list(twice.items())[:SHOWN]
     ]
     more = f"; and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
@@ -223,7 +240,7 @@ def check_answered_once(path: Path, known: Sequence[KnownHypothesis]) -> None:
     )
 
 
-def check_made_alike(path: Path, known: Sequence[KnownHypothesis]) -> None:
+def check_made_alike(path: str, known: Sequence[KnownHypothesis]) -> None:
     """Check that a model's lines have one maker, and that all models had the same utterances.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,13 +48,6 @@ class Features:
                 self._keep(key, features)
         return torch.stack([found[_key(row)] for row in rows])
 
-    def made_as_by(self, speech: SpeechModel) -> bool:
-        """Return whether another model's extractor makes the same features."""
-        own, other = (
-            model.processor.feature_extractor.to_dict() for model in (self.speech, speech)
-        )
-        return bool(own == other)
-
     def keep_at_most(self, limit: int) -> None:
         """Set another limit in bytes; the cache is emptied if it holds more."""
         self.limit = limit
@@ -66,6 +60,26 @@ class Features:
         if self._used + nbytes <= self.limit:
             self._held[key] = features.clone()  # not the batch it is a view of
             self._used += nbytes
+
+
+class SharedFeatures:
+    """Caches of several models, one for those whose extractors make the same features.
+
+    Args:
+        limit: size of each in bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._held: list[tuple[Any, Features]] = []
+
+    def of(self, speech: SpeechModel) -> Features:
+        """Return the cache of a model's extractor."""
+        settings = speech.processor.feature_extractor.to_dict()
+        found = next((held for known, held in self._held if known == settings), None)
+        if found is None:
+            self._held.append((settings, found := Features(speech, self.limit)))
+        return found
 
 
 def _key(row: Utterance) -> tuple[AudioSource, float, float | None]:

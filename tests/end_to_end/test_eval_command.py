@@ -319,13 +319,13 @@ BAD: dict[str, tuple[str, Callable[[], None], int, tuple[str, ...]]] = {
         BASE + "--force -o base/model.safetensors", nothing, WORK, ("lies in the input base",),
     ),
     "score-only of nothing": (
-        "lorsmerge eval --score-only", nothing, USAGE, ("--score-only takes --hypotheses",),
+        "lorsmerge eval --score-only", nothing, USAGE, ("--score-only takes files",),
     ),
     "compare without a second model": (
         BASE + "--compare base --beam 1", nothing, USAGE, ("takes two names",),
     ),
     "score-only with a model": (
-        BASE + "--score-only --hypotheses data/test.jsonl", nothing, USAGE, ("no MODEL",),
+        BASE + "--score-only --hypotheses data/test.jsonl", nothing, USAGE, ("remove --data",),
     ),
     "score-only of another file": (
         "lorsmerge eval --score-only --hypotheses data/test.jsonl", nothing, WORK,

@@ -27,7 +27,7 @@ from lorsmerge_cli.metrics import METRICS
 from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.metrics.normalisation import NORMALISATIONS, SPELLING, normalise
 from lorsmerge_cli.metrics.wer import STORED
-from lorsmerge_cli.operations.eval import rescore, run_evaluation
+from lorsmerge_cli.operations.eval import read_test_set, rescore, run_evaluation
 from lorsmerge_cli.operations.eval import run as operation
 from lorsmerge_cli.operations.transcribe import transcribe
 from lorsmerge_cli.results.document import EvalReport, TestSet, read_results, record_document
@@ -899,3 +899,26 @@ def test_models_of_one_extractor_share_the_features(
     run([models[0], find_model(other, name="other")], test_set)
     assert sorted(read) == sorted(2 * names)
     assert texts(together) == texts(run(models[:1], test_set)) | texts(run(models[1:], test_set))
+
+
+def test_shards_are_joined_to_the_scores_of_the_whole(
+    base: ModelSource, test_set: TestSet, folder: Path, tmp_path: Path
+) -> None:
+    whole = run([base], test_set)
+    files = []
+    for part in (1, 2, 3):
+        path = folder / "data" / "test.jsonl"
+        shard, *_ = read_test_set("test", path, 2.0, shard=(part, 3), split=None, format=None)
+        files.append(tmp_path / f"{part}.jsonl")
+        output = tmp_path / f"{part}.json"
+        run([base], shard, hypotheses=files[-1], output=output)
+        count = len(shard.utterances)
+        assert read_results(output).partial == {"test": (count, len(test_set.utterances))}
+    joined = rescore(files, scoring=SCORING)
+    assert joined.warnings == ()
+    assert texts(joined) == texts(whole)
+    scores = [{(r.language, r.task): r.scores for r in found.records} for found in (joined, whole)]
+    assert scores[0] == scores[1]
+    assert "6 of 10 utterances" in rescore(files[1:], scoring=SCORING).warnings[0]
+    with pytest.raises(Mismatch, match=r"in lines 1\.jsonl:1, 1\.jsonl:1"):
+        rescore([files[0], files[0]], scoring=SCORING)

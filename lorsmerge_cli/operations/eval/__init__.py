@@ -14,7 +14,7 @@ from lorsmerge_cli.metrics.normalisation import AUTO
 from lorsmerge_cli.operations.eval.inputs import open_models, read_test_set
 from lorsmerge_cli.operations.eval.run import rescore, run_evaluation
 from lorsmerge_cli.results.document import EvalReport
-from lorsmerge_cli.usage import Named, named_data
+from lorsmerge_cli.usage import Named, named_data, parse_shard
 
 __all__ = ["evaluate", "open_models", "read_test_set", "rescore", "run_evaluation"]
 
@@ -30,6 +30,7 @@ def evaluate(
     hours: float | None = None,
     data_seed: int = 0,
     allow_missing: bool = False,
+    shard: str | None = None,
     allow_parts: bool = False,
     format: str | None = None,
     beam: int = 20,
@@ -66,6 +67,7 @@ def evaluate(
         hours: about how much of each test set to take; all by default.
         data_seed: of the choice of rows for `hours`.
         allow_missing: score the other rows if audio is damaged or much of it is missing.
+        shard: `2/8` to decode the second of eight parts of each test set.
         allow_parts: use rows that are shorter than their files and give no offset.
         format: of the data, found out by default.
         beam: hypotheses in the search; 1 is greedy. The paper's is 20.
@@ -99,6 +101,7 @@ def evaluate(
     """
     raise_all(check_metrics(several(metrics)))
     named = named_data(data)
+    part = parse_shard(shard)
     sources = open_models(
         models, path_of(config_dir), list(map(Path, several(apply))), method, scale, several(coef)
     )
@@ -107,7 +110,7 @@ def evaluate(
         test, found, _ = read_test_set(
             name, path, min(source.window for source in sources), allow_missing=allow_missing,
             split=split, language=language, task=task, hours=hours, format=format, seed=data_seed,
-            allow_parts=allow_parts,
+            allow_parts=allow_parts, shard=part,
         )  # fmt: skip
         tests.append(test)
         warnings += found

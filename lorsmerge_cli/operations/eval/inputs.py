@@ -88,6 +88,7 @@ def read_test_set(
     window: float,
     *,
     allow_missing: bool = False,
+    shard: tuple[int, int] = (1, 1),
     progress: Callable[[int, int], None] = lambda done, total: None,
     **reading: Any,
 ) -> tuple[TestSet, list[str], list[str]]:
@@ -98,6 +99,7 @@ def read_test_set(
         path: a manifest or a data folder.
         window: seconds that the models take.
         allow_missing: use the other rows if audio is damaged or much of it is missing.
+        shard: i and n, to take one utterance of n, from the i-th on.
         progress: called with the utterances just read and those in all.
         reading: further arguments of `load_data`.
 
@@ -125,5 +127,7 @@ def read_test_set(
             "--teacher`): a score tells how close another comes to those."
         )
     split = reading["split"] if manifest_splits(path, reading["format"]) else None
-    found = TestSet(name, loaded.utterances, loaded.drops, path, split)
+    first, step = shard
+    rows = loaded.utterances[first - 1 :: step]
+    found = TestSet(name, rows, loaded.drops, path, split, len(loaded.utterances))
     return found, warnings, loaded.drop_notes

@@ -52,7 +52,7 @@ from lorsmerge_cli.results.records import (
     score,
 )
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
-from lorsmerge_cli.speech.features import Features
+from lorsmerge_cli.speech.features import Features, SharedFeatures
 from lorsmerge_cli.speech.memory import Memory
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.source import ModelSource, parse_speech_dtype, process_device, processes
@@ -102,37 +102,31 @@ def run_evaluation(
     Raises:
         LorsmergeError: see the subclasses; what was decoded stays in `hypotheses`.
     """
-    names = [model.name for model in models]
     inputs = [path for model in models for path in model.files]
     inputs += [test_set.path for test_set in test_sets if test_set.path]
     faults = [] if hypotheses is None else check_hypotheses(hypotheses, inputs)
-    inputs += [] if hypotheses is None else [hypotheses]
+    inputs += [path for path in [hypotheses] if path]
     utterances = [row for data in test_sets for row in data.utterances]
+    names = [model.name for model in models]
     faults += _faults(names, utterances, scoring, output, force, trn, compared, inputs)
     raise_all(faults)
     state = processes(device)
     dtype = dtype_name(parse_speech_dtype(dtype))
     asked = DecodingSettings(beam, batch_size, max_tokens, memory=Memory(memory))
-    main = state.is_main_process
-    leaks, leakage = leaks_of(models, test_sets) if main else ([], {})
+    leaks, leakage = leaks_of(models, test_sets) if state.is_main_process else ([], {})
     warnings = [*_other_spellings(models), *leaks]
-    file = HypothesesFile(hypotheses)
-    count = len(models) * len(utterances)
+    file, count = HypothesesFile(hypotheses), len(models) * len(utterances)
     rows: list[Hypothesis] = []
     speed: dict[str, float] = {}
     origins: dict[str, dict[str, Any]] = {}
     first: tuple[dict[str, int], DecodingSettings] | None = None
-    kept: list[Features] = []
-    limit = int(FEATURES_SHARE * asked.memory.free()) if len(models) > 1 else 0
+    kept = SharedFeatures(int(FEATURES_SHARE * asked.memory.free()) if len(models) > 1 else 0)
     for model in models:
         run = _Run(model, dtype, process_device(device, state), file, state)
-        features = next((held for held in kept if held.made_as_by(run.speech)), None)
-        if features is None:
-            kept.append(features := Features(run.speech, limit))
+        features = kept.of(run.speech)
         own = run.speech.vocabulary, asked.with_lists_of(run.speech)
         first = first or own
-        same = own[0] == first[0]  # else the lists' ids are other tokens, maybe the end
-        if not same:
+        if not (same := own[0] == first[0]):  # else the lists' ids are other tokens, maybe the end
             warnings.append(
                 f"{model.name} has another vocabulary than {models[0].name}, so its own list of "
                 "suppressed tokens is used."
@@ -146,8 +140,9 @@ def run_evaluation(
         run.close()
     settings = settings_of(first[1] if first else asked, scoring, dtype) | _about(test_sets)
     report = _report(
-        rows, scoring, settings, speed, output, force, trn, compared, main, origins, leakage
-    )
+        rows, scoring, settings, speed, output, force, trn, compared, state.is_main_process,
+        origins, leakage,
+    )  # fmt: skip
     if max_tokens is not None and (cut := sum(bool(row.cut) for row in rows)):
         warnings.append(
             f"{cut} of {len(rows)} hypotheses were cut at --max-tokens {max_tokens}: what would have "
@@ -157,14 +152,21 @@ def run_evaluation(
 
 
 def _about(test_sets: Sequence[TestSet]) -> dict[str, Any]:
-    """Return each test set's split, and counts of rows that cannot be scored, for the results file."""
+    """Return each test set's split, its rows that cannot be scored and its shard, for the results."""
     splits = {test_set.name: test_set.split for test_set in test_sets if test_set.split}
     dropped = {test_set.name: reasons(test_set.drops) for test_set in test_sets if test_set.drops}
-    return {"splits": splits} | ({"dropped": dropped} if dropped else {})
+    parts = {
+        test_set.name: (len(test_set.utterances), test_set.of)
+        for test_set in test_sets
+        if len(test_set.utterances) < test_set.of
+    }
+    about: dict[str, Any] = {"splits": splits}
+    about |= {"dropped": dropped} if dropped else {}
+    return about | ({"partial": parts} if parts else {})
 
 
 def rescore(
-    hypotheses: Path,
+    hypotheses: Path | Sequence[Path],
     *,
     scoring: Scoring,
     output: Path | None = None,
@@ -172,37 +174,50 @@ def rescore(
     trn: Path | None = None,
     compared: tuple[str, str] | None = None,
 ) -> EvalReport:
-    """Score hypotheses of an earlier run again, without a model.
+    """Score hypotheses of earlier runs again, without a model.
+
+    Args:
+        hypotheses: a file, or several, whose lines are scored as those of one: shards of a set,
+            or models that were decoded apart.
+        scoring: as in `run_evaluation`, and so the others.
+        output: the results file.
+        force: replace it.
+        trn: folder for sclite's transcripts.
+        compared: names of two models for a paired test.
 
     Raises:
-        UnreadableFile: the file holds no hypotheses.
+        UnreadableFile: a file holds no hypotheses.
         Mismatch: its models answered different utterances, or a model one twice or in two ways.
     """
-    known = read_hypotheses(hypotheses)
-    if not known:
-        raise UnreadableFile(f"{hypotheses} holds no hypotheses.", "Run eval --hypotheses first.")
-    check_answered_once(hypotheses, known)
-    check_made_alike(hypotheses, known)
+    files = [hypotheses] if isinstance(hypotheses, Path) else list(hypotheses)
+    known = []
+    for path in files:
+        known += (found := read_hypotheses(path, named=len(files) > 1))
+        if not found:
+            raise UnreadableFile(f"{path} holds no hypotheses.", "Run eval --hypotheses first.")
+    name = ", ".join(map(str, files))
+    check_answered_once(name, known)
+    check_made_alike(name, known)
     partial = {
-        name: (done, of)
-        for name, (done, of) in finished_sets(hypotheses, known).items()
+        dataset: (done, of)
+        for dataset, (done, of) in finished_sets(name, known).items()
         if done < of
     }
     rows = [line.row for line in known]
     names = list({row.model: 0 for row in rows})
-    raise_all(_faults(names, rows, scoring, output, force, trn, compared, [hypotheses]))
+    raise_all(_faults(names, rows, scoring, output, force, trn, compared, files))
     settings = settings_of(None, scoring, None)
     if partial:
         settings["partial"] = partial
     report = _report(rows, scoring, settings, {}, output, force, trn, compared, True)
     warnings = [
-        f"{hypotheses} is unfinished: the scores of {name} are of {done} of {of} utterances."
-        for name, (done, of) in partial.items()
+        f"{name} is unfinished: the scores of {dataset} are of {done} of {of} utterances."
+        for dataset, (done, of) in partial.items()
     ]
     ways = dict.fromkeys(found.made_by.partition("|")[2] for found in known)
     if len(ways) > 1:
         warnings.append(
-            f"{hypotheses} holds hypotheses that were decoded in {len(ways)} ways: "
+            f"{name} holds hypotheses that were decoded in {len(ways)} ways: "
             f"{'; '.join(ways)}. Their scores differ by that, too."
         )
     return replace(report, warnings=(*warnings, *report.warnings))
@@ -248,7 +263,9 @@ class _Run:
     ) -> list[Hypothesis]:
         """Return hypotheses of a test set in its order; `decoding` has its lists filled in."""
         made_by = f"{self.identity}|{decoding.signature(self.dtype)}"
-        answers = self.file.known(self.source.name, test_set.name, made_by, test_set.utterances)
+        answers = self.file.known(
+            self.source.name, test_set.name, made_by, test_set.utterances, test_set.of
+        )
         wanted = [row for row in test_set.utterances if row.id not in answers]
         progress(len(test_set.utterances) - len(wanted))
         mine = wanted[self.state.process_index :: self.state.num_processes]
