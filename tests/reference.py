@@ -68,6 +68,8 @@ def prune(pruner: str, w: Array, svp_ratio: float | None, mp_ratio: float | None
         return mp(w, kept)
     if pruner in ("dare", "star"):
         return dare(w) if pruner == "dare" else star(w)
+    if pruner == "localize":
+        return localize({"": w})[""]
     return lors(w, rank, kept)
 
 
@@ -257,6 +259,29 @@ def consensus(deltas, scales, threshold: float = 0.4) -> np.ndarray:
         masks = [abs(value) > threshold * abs(total - value) for value in column]
         if sum(masks) >= min(2, len(column)):
             update[index] = total
+    return update
+
+
+def localize(delta: dict[str, Array], s: float = 0.05) -> dict[str, Array]:
+    """The dataless mask of Localize-and-Stitch (He et al. 2024, Algorithm 1), element by element.
+
+    Of equals the earliest are kept: by the tensor's name, then by row.
+    """
+    places = [(name, index) for name in sorted(delta) for index in np.ndindex(delta[name].shape)]
+    places.sort(key=lambda place: -abs(delta[place[0]][place[1]]))  # equals stay in order
+    kept = {name: np.zeros(values.shape) for name, values in delta.items()}
+    for name, index in places[: max(1, share(s, len(places)))]:
+        kept[name][index] = delta[name][index]
+    return kept
+
+
+def stitch(deltas, scales) -> np.ndarray:
+    """The mean of the deltas whose mask has an element (He et al. 2024, Algorithm 1)."""
+    update = np.zeros(np.shape(deltas[0]))
+    for place in np.ndindex(update.shape):
+        there = [float(delta[place]) != 0 for delta in deltas]
+        terms = [s * float(d[place]) for s, d in zip(scales, deltas, strict=True)]
+        update[place] = math.fsum(terms) / max(1, sum(there))
     return update
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -122,6 +122,14 @@ class Method:
         return any(key == AROUND.name for key, _ in self.pruning)
 
     @property
+    def overall(self) -> float | None:
+        """The share that is kept of each delta as a whole; None where each tensor has its own."""
+        if self.pruner is None or not PRUNERS[self.pruner].overall:
+            return None
+        defaults = {parameter.name: parameter.default for parameter in self.parameters}
+        return float((defaults | dict(self.pruning))[PRUNERS[self.pruner].overall])
+
+    @property
     def needs_all(self) -> bool:
         """Whether all deltas of a whole tensor are held at once."""
         return self.combined.needs_all or self.centred
@@ -132,12 +140,43 @@ class Method:
         pruning = PRUNERS[self.pruner].copies if self.pruner else 0
         return max(self.combined.copies, pruning) + 2 * self.centred
 
+    def allot(
+        self,
+        names: Collection[str],
+        values: Callable[[str], Iterable[Tensor]],
+        deltas: int,
+        threads: int,
+        on_read: Callable[[str], None] = lambda name: None,
+    ) -> dict[tuple[int, str], Budget]:
+        """Return what is kept of tensors where that takes a pass over all of each delta.
+
+        Args:
+            names: of the tensors that are pruned.
+            values: reads a tensor of each delta (float32 or float64, finite); called in threads.
+            deltas: their number.
+            threads: tensors in flight; the result does not depend on it.
+            on_read: as in `localize.allot`.
+
+        Returns:
+            By a delta's index and a tensor's name; empty where ratios, or the pruner, tell.
+
+        Example:
+            >>> METHODS["lors"].allot(["fc1.weight"], lambda name: [], deltas=1, threads=1)
+            {}
+        """
+        if self.overall is None:
+            return {}
+        from lorsmerge_cli.core.pruning.localize import allot
+
+        read = _rests(values) if self.centred else values
+        return allot(names, read, deltas, self.overall, threads, on_read)
+
     def prune(self, delta: Tensor, budget: Budget, mean: Tensor | None = None) -> Delta:
         """Return a pruned delta as `pruning.prune` does: f(W), or M + f(W - M) around a mean M.
 
         Args:
             delta: W (d, k), any float dtype, finite; or a stack (E, d, k).
-            budget: what the ratios keep of each matrix.
+            budget: what the ratios, or `allot`, keep of each matrix.
             mean: M, of all deltas of the tensor, where the method is `centred`.
 
         Example:
@@ -209,6 +248,18 @@ def around(delta: Tensor, mean: Tensor, pruned: Callable[[Tensor], Delta]) -> Te
     from lorsmerge_cli.core.low_rank_sparse import dense
 
     return mean + dense(pruned(delta - mean))
+
+
+def _rests(values: Callable[[str], Iterable[Tensor]]) -> Callable[[str], Iterator[Tensor]]:
+    """Return what reads each delta less the mean of all, of a tensor."""
+    from lorsmerge_cli.core.combining.mean import mean
+
+    def read(name: str) -> Iterator[Tensor]:
+        held = list(values(name))
+        center = mean((delta, 1.0) for delta in held)
+        return (delta - center for delta in held)
+
+    return read
 
 
 def _text(name: str, values: Values) -> str:

@@ -23,7 +23,8 @@ from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Term, is_finite, merge_tensor
 from lorsmerge_cli.core.methods import Method, find_method, method_of
-from lorsmerge_cli.core.pruning.budget import budget
+from lorsmerge_cli.core.parallel import default_threads
+from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import (
     TaskVector,
@@ -128,14 +129,28 @@ class ModelSource:
     def _pruned(self) -> frozenset[str]:
         return select_pruned(self.checkpoint.float_specs, (), ())
 
+    @cached_property
+    def _allotted(self) -> Mapping[tuple[int, str], Budget]:
+        def values(name: str) -> Iterator[Tensor]:
+            return (self._delta(vector, name) for vector, _ in self.applied)
+
+        method = find_method(self.method)
+        return method.allot(self._pruned, values, len(self.applied), default_threads())
+
+    def _delta(self, vector: TaskVector, name: str) -> Tensor:
+        delta = dense(vector.read(name))
+        if not is_finite(delta):  # a fine-tune's delta inherits the NaNs of the base
+            blamed = vector if is_finite(self.checkpoint.read(name)) else self.checkpoint
+            raise non_finite(blamed.path, name)
+        return delta
+
     def _terms(self, name: str, method: Method) -> Iterator[Term]:
         prunes = method.prunes(None, None) and name in self._pruned
-        for vector, scale in self.applied:
-            delta = dense(vector.read(name))
-            if not is_finite(delta):
-                raise non_finite(vector.path, name)
+        for number, (vector, scale) in enumerate(self.applied):
+            delta = self._delta(vector, name)
             scale *= self.factors.get(name, 1.0)
-            yield Term(delta, scale, budget(delta.shape, None, None) if prunes else None)
+            keep = self._allotted.get((number, name)) or budget(delta.shape, None, None)
+            yield Term(delta, scale, keep if prunes else None)
             del delta  # before the next one is made
 
 

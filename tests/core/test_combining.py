@@ -23,6 +23,7 @@ EXPECTED = {
     "tsv_m": reference.tsv_m,
     "boost": reference.boost,
     "consensus": reference.consensus,
+    "stitch": reference.stitch,
     "model_stock": reference.model_stock,
     # tensors without statistics
     "regmean": lambda deltas, scales: np.tensordot(scales, deltas, axes=1) / len(deltas),

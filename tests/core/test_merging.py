@@ -201,7 +201,11 @@ def merged_tensor(base, deltas, scales, method: str, svp, mp) -> torch.Tensor:
     """Merge one tensor; every delta is pruned by the ratios that the method takes."""
     told = {name: {"svp": svp, "mp": mp}[name] for name in METHODS[method].ratios}
     keep = budget(base.shape, told.get("svp"), told.get("mp")) if METHODS[method].pruner else None
-    terms = (Term(dense(delta), scale, keep) for delta, scale in zip(deltas, scales, strict=True))
+    kept = METHODS[method].allot(["w"], lambda name: map(dense, deltas), len(deltas), threads=1)
+    terms = (
+        Term(dense(delta), scale, kept.get((number, "w"), keep))
+        for number, (delta, scale) in enumerate(zip(deltas, scales, strict=True))
+    )
     return merge_tensor(base, terms, METHODS[method], base.dtype).tensor
 
 

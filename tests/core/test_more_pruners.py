@@ -18,7 +18,7 @@ from lorsmerge_cli.core.pruning import PRUNERS, prune
 from lorsmerge_cli.core.pruning.budget import Budget, budget
 
 NOTHING = Budget(rank=0, kept=0)
-WITHOUT_RATIOS = [name for name, pruner in PRUNERS.items() if not pruner.ratios]
+WITHOUT_RATIOS = [name for name, p in PRUNERS.items() if not (p.ratios or p.overall)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -106,7 +106,11 @@ RATIOS = {"svp": (0.2, None), "mp": (None, 0.2), "lors": (0.1, 0.2)}
 
 def update(method: Method, deltas, scales, ratios) -> torch.Tensor:
     keep = budget(deltas[0].shape, *ratios)
-    terms = (Term(d.clone(), s, keep) for d, s in zip(deltas, scales, strict=True))
+    kept = method.allot(["w"], lambda name: iter(deltas), len(deltas), threads=1)
+    terms = (
+        Term(delta.clone(), scale, kept.get((number, "w"), keep))
+        for number, (delta, scale) in enumerate(zip(deltas, scales, strict=True))
+    )
     return merge_tensor(torch.zeros_like(deltas[0]), terms, method, deltas[0].dtype).update
 
 

@@ -31,7 +31,10 @@ DELTAS = 3
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 
-METHODS = ["ta", "lors", "dare", "star", "ties", "consensus", "boost", "lors:around=mean"]
+METHODS = [
+    "ta", "lors", "dare", "star", "ties", "consensus", "boost", "lors:around=mean", "localize",
+    "localize:around=mean", "stitch",
+]  # fmt: skip
 
 
 def peak_anonymous(arguments: list[str]) -> int:

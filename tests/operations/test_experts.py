@@ -6,11 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
+import reference
 import torch
 from operation_calls import Tensors, merged, plan, same_bits, save, tuned
 from safetensors.torch import load_file
 
-from lorsmerge_cli import delta, merge, prune
+from lorsmerge_cli import delta, merge, merge_state_dicts, prune
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.errors import UsageFault
@@ -116,6 +117,26 @@ def test_a_search_merges_the_same(mixture: Path, svp: float | None, mp: float | 
         found = dict(repeated.weights(recipe))
         for name, value in wanted.items():
             torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_threshold_of_the_whole_model_is_one_for_all_experts(mixture: Path) -> None:
+    entries = tuple(DeltaEntry(str(mixture / f"{name}.delta")) for name in ("ca", "de"))
+    settings = {"method": "localize:s=0.1+sum", "scale": 1.0, "include": EXPERTS}
+    found = merged(mixture / "base", list(entries), mixture / "a.safetensors", **settings)
+    base, deltas = load_file(mixture / "base"), [load_file(Path(e.path)) for e in entries]
+    pruned = (UP, DOWN, Q)
+    left = [
+        reference.localize({name: delta[name].double().numpy() for name in pruned}, 0.1)
+        for delta in deltas
+    ]
+    for name in pruned:
+        wanted = base[name].double() + sum(torch.from_numpy(delta[name]) for delta in left)
+        torch.testing.assert_close(found[name].double(), wanted, rtol=1e-6, atol=1e-9)
+    assert same_bits(merge_state_dicts(base, deltas, **settings), found)
+    recipe = Recipe(str(mixture / "base"), entries, **settings)
+    repeated = RepeatedMerge(open_inputs(recipe.resolved()), None, torch.device("cpu"), 2, 0)
+    for name, value in repeated.weights(recipe):
+        torch.testing.assert_close(value, found[name], rtol=1e-6, atol=1e-9)
 
 
 def test_what_is_pruned_and_what_it_takes_is_told(mixture: Path) -> None:

@@ -22,7 +22,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"svp": 0.2, "include": ["*embed_tokens*"], "exclude": "*fc2*"}, {"scale": -0.5},
     {"coef": ["decoder=0.5", "encoder.mlp=-2", "*=0"]}, {"coef": "equalise", "mp": 0.3},
     {"coef": ["metagpt", "model_stock", "conv=3"], "scale": 1.0},
-    {"coef": ["model_stock", "mlp=0.1"], "method": "ties"}, {"coef": "mlp=2", "method": "wa"},
+    {"method": "localize:s=0.3"}, {"method": "localize:around=mean", "dtype": "float32"},
+    {"method": "stitch"}, {"coef": ["model_stock", "mlp=0.1"], "method": "ties"}, {"coef": "mlp=2", "method": "wa"},
 ]  # fmt: skip
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

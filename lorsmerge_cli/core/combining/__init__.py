@@ -154,6 +154,11 @@ COMBINERS = {
             Parameter("threshold", 0.4, "size, beside all others, at which a delta counts", high=100),
         ),
     ),
+    "stitch": Combiner(
+        "stitch:stitch", "stitching (mean of the deltas that are not zero)",
+        "sum_i t_i / the number of t_i that are not 0",
+        "He 2024, 2408.13656", linear=False, averages=True, copies=1,
+    ),
     "model_stock": Combiner(
         "model_stock:model_stock", "Model Stock",
         "T c / (1 + (T - 1) c) mean_i t_i, c their mean cosine",

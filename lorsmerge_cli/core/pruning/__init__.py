@@ -32,6 +32,9 @@ class Pruner:
         ratios: that it takes, each of a name in `budget`. Without any, nothing but its parameters
             decides what is kept, and the size of the pruned matrix is not known beforehand.
         parameters: that it takes; `AROUND` is no business of the function's.
+        overall: the parameter that is the share of elements kept of all pruned tensors of a delta
+            together. How many those are in each, `Method.allot` counts before the merge. Empty where
+            each matrix is pruned by itself.
         combiner: by which its method combines the pruned deltas.
         copies: tensors in float32 that it holds at most, beside what any pruner holds.
 
@@ -46,6 +49,7 @@ class Pruner:
     paper: str
     ratios: tuple[str, ...] = ()
     parameters: tuple[Parameter, ...] = ()
+    overall: str = ""
     combiner: str = "sum"
     copies: int = 0
 
@@ -85,6 +89,14 @@ PRUNERS = {
         parameters=(Parameter("eta", 0.4, "share of the sum of s that is kept", above=True), AROUND),
         combiner="mean", copies=4,
     ),
+    "localize": Pruner(
+        "localize:localize", "Localize-and-Stitch (dataless)", "MP_s(t_i)", "He 2024, 2408.13656",
+        parameters=(
+            Parameter("s", 0.05, "share kept of the elements of all matrices of a delta", above=True),
+            AROUND,
+        ),
+        overall="s", combiner="stitch",
+    ),
 }  # fmt: skip
 
 
@@ -93,9 +105,9 @@ def prune(delta: Tensor, pruner: str, budget: Budget, **parameters: Value) -> De
 
     Args:
         delta: (d, k), any float dtype, finite; or a stack (E, d, k), of which every matrix is
-            pruned by itself, returned as a tensor.
+            pruned by itself and which is returned as a tensor, unless the pruner is `overall`.
         pruner: a name in `PRUNERS`.
-        budget: what to keep of each matrix.
+        budget: what to keep of each matrix, or of the tensor where the pruner is `overall`.
         parameters: the pruner's, their defaults without.
 
     Example:
@@ -112,7 +124,7 @@ def prune(delta: Tensor, pruner: str, budget: Budget, **parameters: Value) -> De
 
     if budget.whole:
         return accumulable(delta)
-    if delta.dim() == 3:
+    if delta.dim() == 3 and not PRUNERS[pruner].overall:
         return pruned_stack(delta, lambda _, matrix: prune(matrix, pruner, budget, **parameters))
     # A copy, because the pruner overwrites its input, and because BLAS's rounding depends on the
     # alignment of its operands in memory, which for a mapped file is that of the file.

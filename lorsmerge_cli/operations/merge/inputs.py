@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,10 @@ from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_path, pinned
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.low_rank_sparse import dense
-from lorsmerge_cli.core.methods import method_of
+from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.core.methods import Method, method_of
+from lorsmerge_cli.core.pruning.budget import Budget
+from lorsmerge_cli.core.pruning.localize import READS
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import (
     TaskVector,
@@ -33,8 +36,9 @@ from lorsmerge_cli.deltas.task_vector import (
     open_task_vector,
     precision_warnings,
 )
-from lorsmerge_cli.errors import LorsmergeError, UsageFault, named, raise_all
+from lorsmerge_cli.errors import LorsmergeError, UsageFault, named, non_finite, raise_all
 from lorsmerge_cli.inputs import FileIdentity
+from lorsmerge_cli.operations.merge.faults import faulty_input
 from lorsmerge_cli.recipe.coefficients import (
     TensorFactors,
     check_matches,
@@ -60,6 +64,7 @@ class MergeInputs:
         statistics: of each delta's fine-tune, in the recipe's order; empty where the method needs
             none.
         warnings: what the user should know before the work.
+        allotted: what `allot` found, by the pruner with its parameters.
     """
 
     base: Checkpoint
@@ -70,6 +75,7 @@ class MergeInputs:
     factors: TensorFactors
     statistics: tuple[StatisticsFile, ...]
     warnings: tuple[str, ...]
+    allotted: dict[str, Mapping[tuple[int, str], Budget]]
 
     @property
     def files(self) -> list[Path]:
@@ -95,6 +101,43 @@ class MergeInputs:
         yield self.base.path, self.base.read(name)
         for vector in self.vectors:
             yield vector.path, dense(vector.read(name))
+
+    def allot(
+        self, method: Method, threads: int, progress: Callable[[int], None] = lambda done: None
+    ) -> Mapping[tuple[int, str], Budget]:
+        """Return what `Method.allot` does, counted once however many merges need it.
+
+        Args:
+            method: whose pruner decides what is kept.
+            threads: tensors in flight.
+            progress: called with bytes of the base just done, `allotting(method)` in all.
+
+        Raises:
+            NonFinite: a NaN or an infinity in a tensor that is pruned.
+        """
+        specs, key = self.base.specs, method.pruner_spec
+        if key in self.allotted:
+            progress(self.allotting(method))
+        else:
+            self.allotted[key] = method.allot(
+                self.pruned, self._finite_deltas, len(self.vectors), threads,
+                lambda name: progress(specs[name].nbytes),
+            )  # fmt: skip
+        return self.allotted[key]
+
+    def allotting(self, method: Method) -> int:
+        """Return the bytes of the base that `allot` tells of."""
+        if method.overall is None:
+            return 0
+        return READS * sum(self.base.specs[name].nbytes for name in self.pruned)
+
+    def _finite_deltas(self, name: str) -> Iterator[Tensor]:
+        for vector in self.vectors:
+            delta = dense(vector.read(name))
+            if not is_finite(delta):
+                raise faulty_input(name, self.tensors(name)) or non_finite(vector.path, name)
+            yield delta
+            del delta  # before the next one is made
 
 
 def pinned_recipe(recipe: Recipe) -> Recipe:
@@ -149,7 +192,7 @@ def check_inputs(
     warnings += _repeated(vectors, identities)
     warnings += share_warning(base.float_specs, pruned) if pruned else []
     return MergeInputs(
-        base, identity, tuple(vectors), identities, pruned, factors, statistics, tuple(warnings)
+        base, identity, tuple(vectors), identities, pruned, factors, statistics, tuple(warnings), {}
     )
 
 

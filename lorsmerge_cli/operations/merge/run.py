@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Merged, Rounding, Term, is_finite, merge_tensor
 from lorsmerge_cli.core.parallel import run_parallel
-from lorsmerge_cli.core.pruning.budget import budget
+from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.core.sketch import sketches_document, union
 from lorsmerge_cli.core.statistics import BaseRounding, energy
 from lorsmerge_cli.deltas.file import DeltaFile
@@ -102,17 +102,16 @@ def run_merge(
         Mismatch: a delta that is zero throughout.
         OutputFault: the disk filled up.
     """
-    run = _Run(plan)
-    total = sum(unit.nbytes for unit in plan.units())
+    run, advance = _begun(plan, progress)
     if plan.as_folder:
         with atomic_folder(plan.output, force=plan.force) as folder:
             if plan.config_dir is not None:
                 copy_companions(plan.config_dir, folder, plan.dtype)
-            run.write_weights(folder, lambda done: progress(done, total))
+            run.write_weights(folder, advance)
             write_json(folder / "lorsmerge.json", run.record)
     else:
         with atomic_file(plan.output, force=plan.force) as file:
-            run.write_weights(file, lambda done: progress(done, total))
+            run.write_weights(file, advance)
     if plan.save_recipe is not None:
         save(pinned_recipe(plan.recipe), plan.save_recipe, force=plan.force)
     return MergeReport(
@@ -145,10 +144,9 @@ def measure_step(
     Raises:
         NonFinite: a NaN or an infinity in an input.
     """
-    run = _Run(plan)
-    total = sum(unit.nbytes for unit in plan.units())
+    run, advance = _begun(plan, progress)
     for unit, _ in run_parallel(run.measure_unit, plan.units(), plan.threads):
-        progress(unit.nbytes, total)
+        advance(unit.nbytes)
     longest = math.fsum(
         abs(entry.scale or 0.0) * norm
         for entry, norm in zip(plan.recipe.deltas, run.norms(), strict=True)
@@ -156,12 +154,26 @@ def measure_step(
     return run.step if run.step > CANCELLED * longest else 0.0
 
 
+def _begun(
+    plan: MergePlan, progress: Callable[[int, int], None]
+) -> tuple[_Run, Callable[[int], None]]:
+    """Return a run that knows what is kept of each tensor, and what to call with bytes just done."""
+    method = plan.chosen_method
+    total = plan.allotting(method) + sum(unit.nbytes for unit in plan.units())
+
+    def advance(done: int) -> None:
+        progress(done, total)
+
+    return _Run(plan, plan.allot(method, plan.threads, advance)), advance
+
+
 class _Run:
     """The state that the worker threads share."""
 
-    def __init__(self, plan: MergePlan) -> None:
+    def __init__(self, plan: MergePlan, allotted: Mapping[tuple[int, str], Budget]) -> None:
         self.plan = plan
         self.method = plan.chosen_method
+        self.allotted = allotted
         self.rounding = Rounding()
         self.steps: list[float] = []  # energy of each unit's update
         self._squares: list[list[float]] = [[] for _ in plan.vectors]
@@ -289,16 +301,19 @@ class _Run:
                 self._squares[number].append(before)  # list.append is atomic
             if isinstance(vector, FinetunedTaskVector):
                 self._base_roundings[number].append(vector.base_rounding(unit.name, base, delta))
-            shape = self.plan.base.specs[unit.name].shape
             term = Term(
                 delta,
                 (entry.scale if entry.scale is not None else self.method.scale) * factor,
-                budget(shape, entry.svp, entry.mp) if prunes else None,
+                self._budget(number, unit.name) if prunes else None,
                 partial(self._count_dropped, number, before),
             )
             del delta  # the term's alone, so that pruning can free it
             yield term
             del term  # before the next one is made
+
+    def _budget(self, number: int, name: str) -> Budget:
+        shape, entry = self.plan.base.specs[name].shape, self.plan.recipe.deltas[number]
+        return self.allotted.get((number, name)) or budget(shape, entry.svp, entry.mp)
 
     def _count_dropped(self, number: int, before: float, pruned: Tensor) -> None:
         self._dropped[number].append(before - energy(pruned))

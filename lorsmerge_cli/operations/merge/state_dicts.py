@@ -14,7 +14,7 @@ from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec, parse_dtype
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import Term, is_finite, merge_tensor
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
-from lorsmerge_cli.core.pruning.budget import budget
+from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.deltas.file import total_norm
 from lorsmerge_cli.deltas.task_vector import check_names
@@ -95,11 +95,10 @@ def merge_state_dicts(
     raise_all(faults)
     if takes_norms(recipe.coef):
         recipe = recipe.weighed([_norm(*pair, floats) for pair in zip(names, deltas, strict=True)])
-    run = _Merge(base, deltas, recipe, pruned, factors)
+    run, threads = _Merge(base, deltas, recipe, pruned, factors), threads or default_threads()
+    run.allotted = run.method.allot(pruned, run.finite_deltas, len(deltas), threads)
     # one thread per tensor, as on disk: BLAS rounds differently when threads share a product
-    merged = dict(
-        run_parallel(lambda name: run.tensor(name, wanted), specs, threads or default_threads())
-    )
+    merged = dict(run_parallel(lambda name: run.tensor(name, wanted), specs, threads))
     for name, squares in zip(names, run.squares, strict=True):
         if not math.fsum(squares):
             raise zero_delta(name)
@@ -108,7 +107,12 @@ def merge_state_dicts(
 
 @dataclass
 class _Merge:
-    """A merge of checked inputs; `squares` has the energy of each delta's tensors."""
+    """A merge of checked inputs.
+
+    Attributes:
+        squares: the energy of each delta's tensors.
+        allotted: what `Method.allot` returned.
+    """
 
     base: Mapping[str, Tensor]
     deltas: Sequence[Mapping[str, Tensor]]
@@ -119,6 +123,7 @@ class _Merge:
     def __post_init__(self) -> None:
         self.method = self.recipe.chosen_method
         self.squares: list[list[float]] = [[] for _ in self.deltas]
+        self.allotted: Mapping[tuple[int, str], Budget] = {}
 
     def tensor(self, name: str, wanted: torch.dtype | None) -> Tensor:
         value = self.base[name].detach()
@@ -137,9 +142,18 @@ class _Merge:
                 raise not_finite(name, dtype, self._inputs(name))
             self.squares[number].append(energy(delta))
             prunes = name in self.pruned and self.method.prunes(entry.svp, entry.mp)
-            keep = budget(delta.shape, entry.svp, entry.mp) if prunes else None
+            keep = self.allotted.get((number, name)) or budget(delta.shape, entry.svp, entry.mp)
             scale = self.method.scale if entry.scale is None else entry.scale
-            yield Term(delta, scale * self.factors.of(name), keep)
+            yield Term(delta, scale * self.factors.of(name), keep if prunes else None)
+
+    def finite_deltas(self, name: str) -> Iterator[Tensor]:
+        """Yield a tensor of each delta."""
+        for delta in self.deltas:
+            value = dense(delta[name].detach())
+            if not is_finite(value):
+                raise not_finite(name, value.dtype, self._inputs(name))
+            yield value
+            del value  # before the next one is made
 
     def _inputs(self, name: str) -> Iterator[tuple[object, Tensor]]:
         yield BASE, self.base[name].detach()

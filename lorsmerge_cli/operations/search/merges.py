@@ -77,16 +77,14 @@ class RepeatedMerge:
         Raises:
             NonFinite: an input, or the merge, is not finite.
         """
-        recipe = recipe.resolved()
-        factors = self._factors(recipe)
+        recipe, factors = self._prepared(recipe)
         yield from run_parallel(
             lambda name: self._weight(name, recipe, factors), self.inputs.base.specs, self.threads
         )
 
     def step_norm(self, recipe: Recipe) -> float:
         """Return the L2 norm of the step from the base, as `merge` reports it."""
-        recipe = recipe.resolved()
-        factors = self._factors(recipe)
+        recipe, factors = self._prepared(recipe)
         squares = dict(
             run_parallel(
                 lambda name: energy(self._merged(name, recipe, factors).update),
@@ -95,8 +93,10 @@ class RepeatedMerge:
         )  # fmt: skip
         return math.sqrt(math.fsum(squares.values()))
 
-    def _factors(self, recipe: Recipe) -> TensorFactors:
-        return tensor_factors(recipe.coef, list(self.inputs.base.float_specs))
+    def _prepared(self, recipe: Recipe) -> tuple[Recipe, TensorFactors]:
+        recipe = recipe.resolved()
+        self.inputs.allot(recipe.chosen_method, self.threads)  # which later calls look up
+        return recipe, tensor_factors(recipe.coef, list(self.inputs.base.float_specs))
 
     def _weight(self, name: str, recipe: Recipe, factors: TensorFactors) -> Tensor:
         if not self.inputs.base.specs[name].is_float:
@@ -116,11 +116,12 @@ class RepeatedMerge:
     ) -> Iterator[Term]:
         """Yield the pruned deltas; as one term if all share a scale and combine linearly."""
         shape, prunes = self.inputs.base.specs[name].shape, name in self.inputs.pruned
+        allotted = self.inputs.allot(method, self.threads)
         keeps = tuple(
-            budget(shape, entry.svp, entry.mp)
+            allotted.get((number, name)) or budget(shape, entry.svp, entry.mp)
             if prunes and method.prunes(entry.svp or None, entry.mp or None)
             else None
-            for entry in deltas
+            for number, entry in enumerate(deltas)
         )
         scales = [(entry.scale or 0.0) * factors.of(name) for entry in deltas]
         combiner = method.combined
