@@ -129,6 +129,10 @@ class Layout:
         found = {GRAM: self.widths, FISHER: self.shapes}
         return tuple(kind for kind, entries in found.items() if entries)
 
+    def names(self, kind: str) -> frozenset[str]:
+        """Return the tensors that there is a statistic of."""
+        return frozenset(self.inputs if kind == GRAM else self.shapes)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all entries."""
@@ -241,7 +245,7 @@ class StatisticsFile:
 
     def names(self, kind: str) -> frozenset[str]:
         """Return the tensors that there is a statistic of."""
-        return frozenset(self.layout.inputs if kind == GRAM else self.layout.shapes)
+        return self.layout.names(kind)
 
     def read(self, kind: str, name: str) -> Tensor:
         """Return a statistic of one tensor, in float32.

@@ -36,6 +36,10 @@ def matched(
         faults: gets an error for each delta without a file, and each file without a delta.
     """
     fitting = [[file for file in files if _is_of(file, base, vector)] for vector in vectors]
+    for number, (vector, found) in enumerate(zip(vectors, fitting, strict=True)):
+        if len(found) > 1:  # two prunings of one fine-tune, and statistics of both
+            whole = [file for file in found if _is_of(file, base, vector, pruned=False)]
+            fitting[number] = whole or found
     for vector, found in zip(vectors, fitting, strict=True):
         if len(found) > 1:
             first, second, *_ = (file.path for file in found)
@@ -101,11 +105,16 @@ def _fits(file: StatisticsFile, kind: str, name: str, base: Checkpoint) -> bool:
     return len(shape) == 2 and file.layout.widths[file.layout.inputs[name]] == shape[1]
 
 
-def _is_of(file: StatisticsFile, base: Checkpoint, vector: TaskVector) -> bool:
-    """Tell whether a delta leads from the base to the model that statistics are of."""
+def _is_of(
+    file: StatisticsFile, base: Checkpoint, vector: TaskVector, *, pruned: bool = True
+) -> bool:
+    """Tell whether a delta leads from the base to the model that statistics are of.
+
+    With `pruned`, tensors that were pruned may differ: the statistics are of the whole fine-tune.
+    """
     if file.origin.sample.keys() != base.float_specs.keys():
         return False
-    pruned = isinstance(vector, DeltaFile) and bool(vector.provenance.pruning)
+    pruned = pruned and isinstance(vector, DeltaFile) and bool(vector.provenance.pruning)
     moved = False
     for name, wanted in file.origin.sample.items():
         middle = base.float_specs[name].numel // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorsmerge_cli import console, options
-from lorsmerge_cli.errors import HubFault, Interrupted, LorsmergeError, raise_all
+from lorsmerge_cli.errors import HubFault, Interrupted, LorsmergeError, named, raise_all
 from lorsmerge_cli.quoting import command
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 COMMIT = re.compile(r"@([0-9a-f]{10})[0-9a-f]{30}")
 _recipe = options.panel("Recipe")
+_audio = options.data
 
 
 def merge(
@@ -67,6 +69,15 @@ def merge(
         "--stats", metavar="FILE", help="Statistics of the deltas' fine-tunes over audio, which "
         "`lorsmerge stats` writes, for a method that needs them; one file for each delta, in any "
         "order.")] = None,
+    calibrate: Annotated[list[str] | None, _audio(
+        "--calibrate", metavar="DATA", help="In place of --stats: let each delta's fine-tune hear audio "
+        "first, and keep its statistics in OUTPUT-stats/NAME.stats. A manifest or data folder, of "
+        "which it hears the rows of its language and task; NAME=DATA is for the delta NAME.delta "
+        "alone. May be repeated.")] = None,
+    half: Annotated[str, _audio(
+        "--half", metavar="HALF", help="Half of the model that --calibrate weighs: encoder, for which "
+        "nothing is transcribed; decoder; or all. The rest is averaged.")] = "all",
+    hours: options.Hours = None,
     recipe: Annotated[Path | None, _recipe(
         "--recipe", metavar="FILE",
         help="Take base, deltas and settings from a TOML recipe, from a model card that holds one "
@@ -99,6 +110,7 @@ def merge(
 
     Example: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4
     """
+    from lorsmerge_cli.recipe.calibration import wanted_calibration
     from lorsmerge_cli.recipe.recipe import wanted_recipe
 
     given = wanted_recipe(
@@ -106,11 +118,13 @@ def merge(
         exclude=exclude, dtype=dtype, coef=coef, prune=prune, combine=combine, stats=stats,
     )  # fmt: skip
     shard_size = options.parse_size("--max-shard-size", max_shard_size)
-    given.resolved()  # reports wrong settings before PyTorch is loaded
-    from lorsmerge_cli.usage import check_merge, check_step_norm
+    audio = wanted_calibration(given, calibrate, half=half, hours=hours)
+    given.resolved(calibrated=audio is not None)  # reports wrong settings before PyTorch is loaded
+    from lorsmerge_cli.usage import check_inputs, check_merge, check_step_norm
 
     raise_all(
         check_step_norm(step_norm, step_norm_of)
+        + check_inputs([], audio.sets if audio else (), numbers={"--hours": hours})
         + check_merge(
             Path(given.base), [Path(entry.path) for entry in given.deltas], output,
             stats=[Path(path) for path in given.stats],
@@ -123,15 +137,16 @@ def merge(
         from lorsmerge_cli.hub.target import open_target
 
         target = open_target(push)  # fails now, not after the work, if it may not be written
-    from lorsmerge_cli.operations.merge import plan_merge
+    from lorsmerge_cli.operations.merge import plan_calibration, plan_merge
 
     plan = plan_merge(
-        given, output, config_dir=config_dir, save_recipe=save_recipe, device=device,
+        given, output, calibrated=audio is not None, config_dir=config_dir, save_recipe=save_recipe, device=device,
         threads=threads, max_shard_size=shard_size, force=force, allow_other_base=allow_other_base,
         strip_prefix=strip_prefix,
     )  # fmt: skip
     if target is not None:
         raise_all(plan.lacking)  # files that push would miss after the work
+    plan = plan_calibration(plan, audio, config_dir)
     console.warning(*plan.warnings)
     beside = _planned_control(plan) if control else None
     scales = step_norm is not None or step_norm_of is not None
@@ -142,26 +157,31 @@ def merge(
             )
         console.result(_plan_document(plan, beside), lambda: _show_plan(plan, beside))
         return
+    if plan.calibration:
+        plan = _calibrated(plan)
     if scales:
         plan = _scaled(plan, step_norm, step_norm_of)
     report = _run(plan, beside)
     console.warning(*report.warnings)
-    document = (
-        _plan_document(plan)
-        | {
-            "norms": list(report.norms),
-            "norms_kept": list(report.kept),
-            "step_norm": report.step,
-            "updated": report.rounding.updated,
-            "lost_to_rounding": report.rounding.lost,
-            "warnings": [*plan.warnings, *report.warnings],
-        }
-        | _control_document(report)
-    )
+    document = _report_document(plan, report)
     pushed = None if target is None else _push(plan.output, target)
     if pushed is not None:
         document["push"] = asdict(pushed)
     console.result(document, lambda: _show_report(plan, report, target, pushed))
+
+
+def _calibrated(plan: MergePlan) -> MergePlan:
+    from lorsmerge_cli.operations.merge import calibrated
+    from lorsmerge_cli.recipe.published import recorded_command
+
+    there = [str(each.output) for each in plan.calibration if each.made]
+    if there:
+        console.note(f"made of this audio before, and used again: {named(there, len(there))}")
+    with console.progress("calibrate", "utterances") as progress:
+        done = calibrated(plan, recorded_command(sys.argv[1:]), progress)
+    folder = Path(done.recipe.stats[0]).parent
+    console.note(f"statistics are kept in {folder}, for other merges: --stats {folder}/NAME.stats")
+    return done
 
 
 def _scaled(plan: MergePlan, step_norm: float | None, step_norm_of: Path | None) -> MergePlan:
@@ -200,6 +220,21 @@ def _run(plan: MergePlan, beside: MergePlan | None) -> MergeReport:
         return report
     with console.progress("control") as progress:
         return add_control(report, beside, own, progress)
+
+
+def _report_document(plan: MergePlan, report: MergeReport) -> dict[str, Any]:
+    return (
+        _plan_document(plan)
+        | {
+            "norms": list(report.norms),
+            "norms_kept": list(report.kept),
+            "step_norm": report.step,
+            "updated": report.rounding.updated,
+            "lost_to_rounding": report.rounding.lost,
+            "warnings": [*plan.warnings, *report.warnings],
+        }
+        | _control_document(report)
+    )
 
 
 def _control_document(report: MergeReport) -> dict[str, Any]:
@@ -251,8 +286,24 @@ def _plan_document(plan: MergePlan, beside: MergePlan | None = None) -> dict[str
             "threads": plan.threads,
         }
         | ({"coefficients": [asdict(row) for row in _factors(plan)]} if plan.recipe.coef else {})
+        | ({"calibration": _calibration(plan)} if plan.calibration else {})
         | control
     )
+
+
+def _calibration(plan: MergePlan) -> list[dict[str, Any]]:
+    return [
+        {
+            "delta": each.source.name,
+            "output": str(each.output),
+            "there": each.made,
+            "utterances": len(each.utterances),
+            "seconds": each.seconds,
+            "bytes": each.layout.nbytes,
+            "memory_bytes": each.memory,
+        }
+        for each in plan.calibration
+    ]
 
 
 def _factors(plan: MergePlan) -> list[GroupFactors]:
@@ -313,6 +364,7 @@ def _show_plan(plan: MergePlan, beside: MergePlan | None) -> None:
     console.line(f"{plan.recipe.base} + {len(plan.vectors)} deltas by {plan.method}")
     _show_deltas(plan)
     _show_factors(plan)
+    _show_calibration(plan)
     console.line(_tensor_line(plan))
     console.line(
         f"would write {plan.output}: {console.size(plan.output_size)} with {plan.threads} threads "
@@ -320,6 +372,30 @@ def _show_plan(plan: MergePlan, beside: MergePlan | None) -> None:
     )
     if beside is not None:
         console.line(f"and its control {beside.output}: {console.size(beside.output_size)}")
+
+
+def _show_calibration(plan: MergePlan) -> None:
+    """Show what each fine-tune would hear, and what that takes."""
+    made = {each.output: each for each in plan.calibration}
+    if not made:
+        return
+    rows = []
+    for each in made.values():
+        pairs = dict.fromkeys(f"{row.language} {row.task}" for row in each.utterances)
+        rows.append(
+            [
+                COMMIT.sub(r"@\1", each.source.name), ", ".join(pairs), str(len(each.utterances)),
+                f"{each.seconds / 60:.1f}",
+                "is there already" if each.made else console.size(each.layout.nbytes),
+            ]
+        )  # fmt: skip
+    console.table(["fine-tune", "would hear", "utterances", "minutes", "statistics"], rows)
+    folder = next(iter(made)).parent
+    console.line(
+        f"would first write those statistics into {folder}, one fine-tune after the other, each in "
+        f"{console.size(max(each.memory for each in made.values()))} for weights and sums; activations "
+        "on top"
+    )
 
 
 def _show_report(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lorsmerge_cli.data.readers import read_manifest
+from lorsmerge_cli.data.readers import NoSuchRows, read_manifest
 from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.selection import decode, select
 from lorsmerge_cli.data.utterance import (
@@ -41,6 +41,7 @@ def load_data(
     decoded: bool = False,
     checked: bool = False,
     labelled: bool = True,
+    shared: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DataReport:
     """Read data sets and check their audio's headers.
@@ -61,29 +62,40 @@ def load_data(
         checked: as `decoded`, and also drop rows with silent audio and, unless `allow_parts`, parts
             of files; a data set without usable rows is no error then.
         labelled: as in `read_manifest`; False takes rows without a text, and no row's text.
+        shared: whether data sets without a row of the language and task are skipped, unless all are;
+            they are an error by default.
         progress: told the rows just decoded and those in all.
 
     Raises:
         LorsmergeError: a manifest cannot be read, none of its rows can be used, or most of them are
             parts of their files.
     """
-    sets = []
+    sets, read, others = [], list[Path](), list[NoSuchRows]()
     for path in paths:
-        rows, skipped = read_manifest(
-            path, split=split, language=language, task=task, format=format, labelled=labelled
-        )
+        try:
+            rows, skipped = read_manifest(
+                path, split=split, language=language, task=task, format=format, labelled=labelled
+            )
+        except NoSuchRows as fault:
+            if not shared:
+                raise
+            others.append(fault)
+            continue
+        read.append(path)
         found = select(
             rows, max_seconds=max_seconds, hours=hours, seed=seed,
             empty_text=empty_text or not labelled,
         )  # fmt: skip
         sets.append(replace(found, drops=(*skipped, *found.drops)))
+    if others and not sets:
+        raise others[0]
     if decoded or checked:
         total = sum(len(found.utterances) for found in sets)
         sets = [_decoded(found, labelled, lambda: progress(1, total)) for found in sets]
     if checked:
         sets = [_without_odd_ones(found, allow_parts) for found in sets]
     else:
-        for path, report in zip(paths, sets, strict=True):
+        for path, report in zip(read, sets, strict=True):
             _check_usable(report, path)
             if not allow_parts:
                 _check_parts(report, path)
@@ -164,8 +176,13 @@ def _parts(report: DataReport) -> str:
     )
 
 
-def drop_warnings(report: DataReport, share: float = MANY_DROPPED) -> list[str]:
-    """Return warnings of rows that were dropped (more than a share of them), skipped, short or silent."""
+def drop_warnings(
+    report: DataReport, share: float = MANY_DROPPED, *, skipped: bool = True
+) -> list[str]:
+    """Return warnings of rows that were dropped (more than a share of them), short or silent.
+
+    With `skipped`, rows of another language or task than was asked for are one too.
+    """
     others = [drop for drop in report.drops if drop.reason in NOT_ASKED_FOR]
     dropped = [drop for drop in report.drops if drop.reason not in NOT_ASKED_FOR]
     count = len(dropped) + len(report.utterances)
@@ -175,7 +192,7 @@ def drop_warnings(report: DataReport, share: float = MANY_DROPPED) -> list[str]:
             f"{len(dropped)} of {count} rows are dropped ({listed(dropped)}); --verbose lists "
             "them, or `lorsmerge data`."
         )
-    if others:
+    if others and skipped:
         warnings.append(
             f"{len(others)} of {len(others) + count} rows are skipped ({listed(others)}), and the "
             "others are used."

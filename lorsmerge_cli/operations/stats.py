@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lorsmerge_cli.calibration.file import Layout, Origin, write_statistics
+from lorsmerge_cli.calibration.file import Layout, Origin, StatisticsFile, write_statistics
+from lorsmerge_cli.checkpoint.fingerprint import fingerprint
 from lorsmerge_cli.checkpoint.modules import half_of
 from lorsmerge_cli.checkpoint.names import linear_weights
 from lorsmerge_cli.checkpoint.reader import Checkpoint
@@ -24,7 +25,7 @@ from lorsmerge_cli.data.dataset import drop_warnings, load_data
 from lorsmerge_cli.data.digests import digests_of
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.deltas.task_vector import base_fingerprint
-from lorsmerge_cli.errors import Mismatch, NonFinite, UsageFault, raise_all
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, NonFinite, UsageFault, raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
 from lorsmerge_cli.recipe.published import recorded_call
@@ -37,6 +38,7 @@ from lorsmerge_cli.usage import check_statistics
 from lorsmerge_cli.version import __version__
 
 FLOAT32, FLOAT64 = 4, 8  # bytes of an element
+BASE_DIGITS = 16  # of a base's fingerprint, as `finetune` records it
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class StatsPlan:
         force: replace an output that exists.
         warnings: what the user should know before the work.
         drop_notes: a line for each row of the data that is dropped.
+        made: whether the output holds these very statistics already, by an earlier run.
     """
 
     source: ModelSource
@@ -68,6 +71,13 @@ class StatsPlan:
     force: bool
     warnings: tuple[str, ...]
     drop_notes: tuple[str, ...]
+    made: bool = False
+
+    @property
+    def steps(self) -> int:
+        """How often `run_stats` reports progress: once for an utterance decoded or heard."""
+        passes = len(self.layout.kinds) + (self.labels == "own")
+        return 0 if self.made else passes * len(self.utterances)
 
     @property
     def seconds(self) -> float:
@@ -203,20 +213,74 @@ def plan_stats(
     faults = check_statistics(kind, labels, half)
     raise_all(faults if data else [*faults, UsageFault("There is no data.", "Give audio to hear.")])
     parse_speech_dtype(dtype)
-    source = find_model(model, config_dir=config_dir)
+    return plan_stats_of(
+        find_model(model, config_dir=config_dir), data, output, kind=kind, labels=labels, half=half,
+        batch_size=batch_size, dtype=dtype, device=device, force=force, **reading,
+    )  # fmt: skip
+
+
+def plan_stats_of(
+    source: ModelSource,
+    data: Sequence[Path],
+    output: Path,
+    *,
+    kind: str,
+    labels: str = "own",
+    half: str = "all",
+    batch_size: int | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    force: bool = False,
+    reuse: bool = False,
+    shared: bool = False,
+    **reading: Any,
+) -> StatsPlan:
+    """Check the data and the output for the statistics of a model that is open.
+
+    The settings and their defaults are those of `stats`; `reading` are further arguments of
+    `load_data`. With `reuse`, an output that holds the very statistics already is no fault, and is
+    not written again. With `shared`, other fine-tunes hear the data too: rows of other languages are no
+    cause for a warning, and data sets of them no fault.
+
+    Raises:
+        LorsmergeError: every fault found.
+    """
     layout = layout_of(source.checkpoint, kind, half)
     if not (layout.shapes or needs_texts(layout.widths)):
         labels = "none"
     inputs = [*source.files, *source.checkpoint.sources, *data]
-    raise_all(check_output(output, inputs=inputs, size=layout.nbytes, force=force))
+    size = layout.nbytes
+    raise_all(check_output(output, inputs=inputs, size=size, force=force or reuse))
     loaded = load_data(
-        data, **reading, max_seconds=source.window, empty_text=labels != "data", decoded=True
-    )
-    warnings = [*source.checkpoint.notes, *drop_warnings(loaded), *leftovers(output)]
-    return StatsPlan(
+        data, **reading, max_seconds=source.window, empty_text=labels != "data", decoded=True,
+        shared=shared,
+    )  # fmt: skip
+    warnings = [
+        *source.checkpoint.notes,
+        *drop_warnings(loaded, skipped=not shared),
+        *leftovers(output),
+    ]
+    plan = StatsPlan(
         source, loaded.utterances, layout, output, labels, dtype, device, batch_size, force,
         tuple(warnings), tuple(loaded.drop_notes),
     )  # fmt: skip
+    if not (reuse and _is_made(plan)):
+        raise_all(check_output(output, inputs=inputs, size=size, force=force))
+        return plan
+    return replace(plan, made=True)
+
+
+def _is_made(plan: StatsPlan) -> bool:
+    """Tell whether the output is a file of the statistics that a plan would make."""
+    if not plan.output.is_file():
+        return False
+    try:
+        there = StatisticsFile(plan.output)
+    except LorsmergeError:
+        return False
+    origins = (there.origin, _origin(plan, plan.utterances, ""))
+    found, wanted = (replace(origin, model="", made_by="") for origin in origins)
+    return found == wanted and there.layout == plan.layout
 
 
 def layout_of(checkpoint: Checkpoint, kind: str, half: str = "all") -> Layout:
@@ -262,8 +326,7 @@ def run_stats(
         NonFinite: the weights, or what the layers make of the audio, are not finite.
         UnreadableFile: audio that cannot be read any more.
     """
-    passes = len(plan.layout.kinds) + (plan.labels == "own")
-    total = passes * len(plan.utterances)
+    total = plan.steps
     with atomic_file(plan.output, force=plan.force) as partial:
         speech = plan.source.open(parse_speech_dtype(plan.dtype), plan.device)
         rows = plan.utterances
@@ -283,7 +346,7 @@ def run_stats(
             if not is_finite(values.float()):
                 raise _not_finite(entry, plan)
         write_statistics(partial, plan.layout, _origin(plan, rows, command), tensors, counts)
-        check_unchanged(plan.source.checkpoint.identities)
+        check_unchanged(plan.source.identities)
     return StatsReport(
         plan.output, plan.layout.kinds, len(plan.layout.inputs), len(rows), plan.seconds,
         plan.layout.nbytes,
@@ -308,16 +371,18 @@ def _not_finite(entry: str, plan: StatsPlan) -> NonFinite:
 
 
 def _origin(plan: StatsPlan, rows: Sequence[Utterance], command: str) -> Origin:
-    checkpoint = plan.source.checkpoint
-    given = checkpoint.path
+    source, given = plan.source, Path(plan.source.name)
+    base = str(training_of(source.checkpoint.folder).get("base", ""))
+    if source.applied:
+        base = base_fingerprint(source.checkpoint).digest[:BASE_DIGITS]
     sample = {}
-    for name, spec in checkpoint.float_specs.items():
-        middle = checkpoint.read(name).reshape(-1)[spec.numel // 2 :][:1]
+    for name, spec in source.float_specs.items():
+        middle = source.read(name).reshape(-1)[spec.numel // 2 :][:1]
         sample[name] = float(accumulable(middle)) if spec.numel else 0.0
     return Origin(
         model=pinned(given) or given.name or str(given),
-        fingerprint=base_fingerprint(checkpoint),
-        base=str(training_of(checkpoint.folder).get("base", "")),
+        fingerprint=fingerprint(source.float_specs, source.read),
+        base=base,
         sample=sample,
         labels=plan.labels,
         utterances=len(rows),

@@ -99,8 +99,11 @@ class Recipe:
     expected_contents: tuple[str, ...] = ()
     source: Path | None = field(default=None, compare=False)
 
-    def resolved(self) -> Recipe:
+    def resolved(self, *, calibrated: bool = False) -> Recipe:
         """Return the same merge with every default written out, and ratios and scale per delta.
+
+        Args:
+            calibrated: whether the statistics that the method needs are made later.
 
         Raises:
             UsageFault: a value out of range, or a method and ratios that contradict each other.
@@ -111,7 +114,8 @@ class Recipe:
         given = set[str]().union(*map(_set_fields, deltas))
         method = self.method or method_of([ratio for ratio in RATIOS if ratio in given])
         found = find_method(method)
-        raise_all([*_method_faults(found, deltas), *_statistics_faults(found, self.stats)])
+        lacking = () if calibrated else _statistics_faults(found, self.stats)
+        raise_all([*_method_faults(found, deltas), *lacking])
         default = {"scale": found.scale}
         deltas = [replace(delta, **default | _set_fields(delta)) for delta in deltas]
         return replace(self, deltas=tuple(deltas), method=found.spec, svp=None, mp=None, scale=None)
@@ -532,7 +536,7 @@ def _statistics_faults(method: Method, files: Sequence[str]) -> Iterator[Lorsmer
             f"Method {method.spec} weighs deltas by statistics of their fine-tunes over audio, and there "
             "are none.",
             f"Make them with `lorsmerge stats FINETUNE --data AUDIO --kind {kind} -o x.stats` for "
-            "each, and give each with --stats.",
+            "each, and give each with --stats; or let `merge` make them: --calibrate AUDIO.",
         )
     elif files and not kind:
         weighing = [name for name, entry in METHODS.items() if entry.statistics]

@@ -310,6 +310,20 @@ def training_of(folder: Path | None) -> dict[str, Any]:
     return found | ({"digests": sketches_document(digests)} if digests else {})
 
 
+def learnt_by(vector: TaskVector) -> list[tuple[str, str]]:
+    """Return languages and tasks that a delta, or a fine-tune in its place, was trained on.
+
+    Either is empty where only the other is known; there are no pairs where nothing is.
+    """
+    about = header_of(vector)
+    if isinstance(vector, FinetunedTaskVector):
+        about = {"training": training_of(vector.finetuned.folder)}
+    try:
+        return _merged_delta({"fingerprint": "", **about}).pairs
+    except ValueError:  # a stranger wrote it
+        return []
+
+
 def trained_digests(checkpoint: Checkpoint, name: str) -> Trained:
     """Return digests of all data that a model was trained on, as far as its files have them.
 

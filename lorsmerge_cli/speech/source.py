@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from lorsmerge_cli.checkpoint.model_files import processor_folder
 from lorsmerge_cli.checkpoint.names import select_pruned
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.references import check_hub_ids, is_hub_id, local_path
+from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.checkpoint.whisper_config import check_model_folder, config_faults, other_sizes
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.low_rank_sparse import dense
@@ -27,6 +28,7 @@ from lorsmerge_cli.core.parallel import default_threads
 from lorsmerge_cli.core.pruning.budget import Budget, budget
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import (
+    FinetunedTaskVector,
     TaskVector,
     base_fingerprint,
     check_base,
@@ -34,6 +36,7 @@ from lorsmerge_cli.deltas.task_vector import (
     open_task_vector,
 )
 from lorsmerge_cli.errors import LorsmergeError, non_finite, raise_all
+from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.speech.loading import ModelParts, load_config, load_parts
 from lorsmerge_cli.speech.model import SpeechModel, build_model
 from lorsmerge_cli.speech.settings import full_dtype
@@ -57,6 +60,8 @@ class ModelSource:
         coef: rules that the scales are multiplied by.
         factors: what these give each tensor; 1 where there is none.
         agreement: as in `merge_tensor`.
+        rounded: whether weights with deltas are rounded to the checkpoint's dtype, as a merge on disk
+            would be; else they are float32, or float64.
     """
 
     name: str
@@ -69,6 +74,7 @@ class ModelSource:
     coef: tuple[str, ...] = ()
     factors: Mapping[str, float] = field(default_factory=dict)
     agreement: Agreement | None = None
+    rounded: bool = True
 
     @property
     def window(self) -> float:
@@ -89,6 +95,22 @@ class ModelSource:
             *(path for vector, _ in self.applied for path in vector.files),
         ]
 
+    @property
+    def identities(self) -> dict[Path, FileIdentity]:
+        """What tells whether a file of weights or a delta changed since it was opened."""
+        found = dict(self.checkpoint.identities)
+        for vector, _ in self.applied:
+            found |= vector.identities
+        return found
+
+    @cached_property
+    def float_specs(self) -> dict[str, TensorSpec]:
+        """Name -> shape and dtype of the float tensors that `read` returns."""
+        stored = self.checkpoint.float_specs
+        if not self.applied or self.rounded:
+            return stored
+        return {name: TensorSpec(spec.shape, _wide(spec.dtype)) for name, spec in stored.items()}
+
     def identity(self) -> str:
         """Return a digest of the weights, which does not depend on the files they are in."""
         own = base_fingerprint(self.checkpoint).digest
@@ -105,21 +127,27 @@ class ModelSource:
         Raises:
             NonFinite: a NaN or an infinity in the weights.
         """
-        state = {name: self._read(name) for name in self.checkpoint.specs}
+        state = {name: self.read(name) for name in self.checkpoint.specs}
         speech = build_model(self.name, self.folder, state, dtype, self.parts)
         speech.model.to(resolve_device(device))
         return speech
 
-    def _read(self, name: str) -> Tensor:
+    def read(self, name: str) -> Tensor:
+        """Return a tensor with the deltas applied.
+
+        Raises:
+            NonFinite: a NaN or an infinity in it.
+        """
         value = self.checkpoint.read(name)
         if not self.checkpoint.specs[name].is_float:
             return value
         if not is_finite(value):
             raise non_finite(self.checkpoint.path, name)
-        if self.applied:  # summed and rounded as a merge on disk would be
+        if self.applied:  # summed as a merge on disk would be
             method = find_method(self.method)
+            dtype = value.dtype if self.rounded else _wide(value.dtype)
             value = merge_tensor(
-                value, self._terms(name, method), method, value.dtype, self.agreement
+                value, self._terms(name, method), method, dtype, self.agreement
             ).tensor
             if not is_finite(value):
                 raise non_finite(self.name, name)
@@ -223,6 +251,24 @@ def find_model(
     return ModelSource(
         name or str(path), checkpoint, folder, processor, parts, tuple(applied), method
     )
+
+
+def finetune_of(base: ModelSource, vector: TaskVector) -> ModelSource:
+    """Return the model that a delta leads to: the base with all of it added, and not rounded.
+
+    Where a fine-tune is in the delta's place, that is it. Config and tokenizer are the base's.
+
+    Args:
+        base: without deltas applied.
+        vector: checked by `check_vector`.
+    """
+    if isinstance(vector, FinetunedTaskVector):
+        return replace(base, name=str(vector.path), checkpoint=vector.finetuned)
+    return replace(base, name=str(vector.path), applied=((vector, 1.0),), rounded=False)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def processes(device: str) -> PartialState:

@@ -44,7 +44,7 @@ MAY_IMPORT = NOUNS | {
     "quoting": set(),
     "version": set(),
 }
-VERBS_OF_VERBS = {("search", "merge"), ("finetune", "delta")}
+VERBS_OF_VERBS = {("search", "merge"), ("finetune", "delta"), ("merge", "stats")}
 HEAVY = {"torch", "transformers", "scipy", "numpy", "safetensors", "matplotlib", "accelerate",
          "soundfile", "soxr", "jiwer", "sacrebleu", "optuna", "sqlalchemy"}  # fmt: skip
 LIGHT_ROOMS = {

@@ -36,7 +36,7 @@ def test_the_weights_are_those_of_merge(
     merge(models / "base", [deltas / "ca.delta", models / "de"], tmp_path / "m", coef=coef,
           scale=0.4, method=method)  # fmt: skip
     for name, value in load(tmp_path / "m").items():
-        assert torch.equal(source._read(name), value), name
+        assert torch.equal(source.read(name), value), name
 
 
 def test_rules_are_in_its_name_its_identity_and_its_record(models: Path, deltas: Path) -> None:

@@ -771,7 +771,7 @@ def test_deltas_applied_are_the_merge_on_disk_to_the_last_bit(
     deltas = [folder / f"{name}.delta" for name in names]
     merge(folder / "base", list(deltas), tmp_path / "merged", scale=scale)
     source = find_model(folder / "base", name="m", deltas=deltas, scale=scale)
-    state = {name: source._read(name) for name in source.checkpoint.specs}
+    state = {name: source.read(name) for name in source.checkpoint.specs}
     assert same_bits(state, load(tmp_path / "merged"))
     merged = find_model(tmp_path / "merged", name="m")
     assert run([source], test_set).records == run([merged], test_set).records

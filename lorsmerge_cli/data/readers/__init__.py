@@ -32,6 +32,10 @@ READERS: dict[str, ModuleType] = {
 }
 
 
+class NoSuchRows(UsageFault):
+    """No row of a data set has the language and the task that were asked for."""
+
+
 def read_manifest(
     path: Path,
     *,
@@ -55,7 +59,7 @@ def read_manifest(
 
     Raises:
         UnreadableFile: the format is unknown, the data set malformed, or the split missing.
-        UsageFault: language or task are unknown or missing, or every row has another one.
+        UsageFault: language or task are unknown or missing, or every row has another one (NoSuchRows).
     """
     language = parse_language(language) if language else None
     task = parse_task(task) if task else None
@@ -76,7 +80,7 @@ def read_manifest(
     others = [drop for drop in drops if drop.reason in (OTHER_LANGUAGE, OTHER_TASK)]
     if others and len(others) == len(rows):
         option = "language" if others[0].reason == OTHER_LANGUAGE else "task"
-        raise UsageFault(
+        raise NoSuchRows(
             f"No row of {path} is what was asked for: {others[0].detail}.",
             f"Leave out --{option} or choose other data.",
         )

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from lorsmerge_cli.inputs import FilePath, path_of
+from lorsmerge_cli.operations.merge.calibrate import (
+    calibrated,
+    plan_calibration,
+    statistics_folder,
+)
 from lorsmerge_cli.operations.merge.control import (
     add_control,
     control_path,
@@ -18,6 +24,8 @@ from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
 from lorsmerge_cli.operations.merge.run import MergeReport, run_merge
 from lorsmerge_cli.operations.merge.state_dicts import merge_state_dicts
 from lorsmerge_cli.operations.merge.step_norm import scaled_plan
+from lorsmerge_cli.recipe.calibration import Calibration, Heard, wanted_calibration
+from lorsmerge_cli.recipe.published import recorded_call
 from lorsmerge_cli.recipe.recipe import DeltaEntry, wanted_recipe
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "MergePlan",
     "MergeReport",
     "add_control",
+    "calibrated",
     "control_path",
     "faulty_input",
     "measure_control",
@@ -32,10 +41,12 @@ __all__ = [
     "merge_state_dicts",
     "open_inputs",
     "pinned_recipe",
+    "plan_calibration",
     "plan_control",
     "plan_merge",
     "run_merge",
     "scaled_plan",
+    "statistics_folder",
 ]
 
 
@@ -57,6 +68,9 @@ def merge(
     include: Sequence[str] | str = (),
     exclude: Sequence[str] | str = (),
     stats: Sequence[FilePath] | FilePath = (),
+    calibrate: Heard = (),
+    half: str = "all",
+    hours: float | None = None,
     recipe: FilePath | None = None,
     save_recipe: FilePath | None = None,
     config_dir: FilePath | None = None,
@@ -96,6 +110,11 @@ def merge(
         exclude: shell patterns of tensors to merge unpruned.
         stats: files that `stats` wrote, of the deltas' fine-tunes and in any order, for a method
             that weighs deltas by them.
+        calibrate: audio over which such statistics are taken first, each fine-tune's as `stats` does,
+            and kept in `OUTPUT-stats`: data sets, of which each fine-tune hears the rows of its
+            delta's language and task; `NAME=DATA`, or a mapping, for the delta NAME alone.
+        half: of the model that these are taken of: `encoder`, `decoder` or `all`.
+        hours: about how much of each data set a fine-tune hears; all by default.
         recipe: a TOML recipe, a model card or a `lorsmerge.json`, in place of base, deltas and
             settings.
         save_recipe: a TOML file to write the recipe to.
@@ -109,7 +128,8 @@ def merge(
         force: replace an output that exists.
         device: where matrices are pruned: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         threads: tensors in flight; one per core by default. The result does not depend on it.
-        progress: called with the bytes just merged and the bytes in all.
+        progress: called with the bytes just merged and the bytes in all; while statistics are taken,
+            with utterances.
 
     Raises:
         LorsmergeError: see the subclasses. Everything that can be known from headers is checked
@@ -124,15 +144,39 @@ def merge(
         base, deltas, file=recipe, method=method, svp=svp, mp=mp, scale=scale, include=include,
         exclude=exclude, dtype=dtype, coef=coef, prune=prune, combine=combine, stats=stats,
     )  # fmt: skip
+    audio = wanted_calibration(wanted, calibrate, half=half, hours=hours)
     plan = plan_merge(
-        wanted, path_of(output), config_dir=path_of(config_dir), save_recipe=path_of(save_recipe),
+        wanted, path_of(output), calibrated=audio is not None, config_dir=path_of(config_dir), save_recipe=path_of(save_recipe),
         device=device, threads=threads, max_shard_size=max_shard_size, force=force,
         allow_other_base=allow_other_base, strip_prefix=strip_prefix,
     )  # fmt: skip
+    plan = plan_calibration(plan, audio, path_of(config_dir))
+    line = _call(plan, audio) if audio else ""
+    return _carried_out(plan, line, control, step_norm, path_of(step_norm_of), progress)
+
+
+def _carried_out(
+    plan: MergePlan,
+    command: str,
+    control: bool,
+    step_norm: float | None,
+    step_norm_of: Path | None,
+    progress: Callable[[int, int], None],
+) -> MergeReport:
     beside = plan_control(plan) if control else None
-    plan = scaled_plan(plan, step_norm, path_of(step_norm_of), progress)
+    plan = calibrated(plan, command, progress)
+    plan = scaled_plan(plan, step_norm, step_norm_of, progress)
     own = 0.0 if beside is None else measure_control(beside, progress)
     report = run_merge(plan, progress)
     if beside is not None:
         report = add_control(report, beside, own, progress)
     return replace(report, warnings=(*plan.warnings, *report.warnings))
+
+
+def _call(plan: MergePlan, audio: Calibration) -> str:
+    """Return the call for the record of the statistics that a merge makes."""
+    heard = [f"{name}={path}" for name, paths in audio.data.items() for path in paths]
+    return recorded_call(
+        "merge", plan.recipe.base, [entry.path for entry in plan.recipe.deltas], plan.output,
+        method=plan.method, calibrate=heard, half=audio.half, hours=audio.hours,
+    )  # fmt: skip

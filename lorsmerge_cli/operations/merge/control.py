@@ -70,7 +70,8 @@ def plan_control(plan: MergePlan) -> MergePlan | None:
     )
     return replace(
         plan, recipe=added_up.resolved(), output=output, pruned=frozenset(),
-        factors=TensorFactors({}), statistics=(), save_recipe=None, warnings=tuple(leftovers(output)),
+        factors=TensorFactors({}), statistics=(), calibration=(), save_recipe=None,
+        warnings=tuple(leftovers(output)),
     )  # fmt: skip
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from lorsmerge_cli.calibration.file import Layout
 from lorsmerge_cli.checkpoint.companions import find_companions
 from lorsmerge_cli.checkpoint.model_files import CONFIG
 from lorsmerge_cli.checkpoint.model_writer import (
@@ -43,6 +45,9 @@ from lorsmerge_cli.outputs import check_not_inside, check_output, leftovers
 from lorsmerge_cli.recipe.coefficients import takes_norms
 from lorsmerge_cli.recipe.recipe import Recipe
 from lorsmerge_cli.usage import check_weights_path
+
+if TYPE_CHECKING:  # it loads transformers, which merges without audio do not need
+    from lorsmerge_cli.operations.stats import StatsPlan
 
 PRUNING_COPIES = 4  # of a matrix in float32 that pruning and a running sum hold at a time
 HEAP_SLACK = 2  # the allocator keeps up to as much again of what was freed
@@ -82,6 +87,8 @@ class MergePlan(MergeInputs):
         dtype: of most of the output.
         device, threads, max_shard_size, allow_other_base, force, save_recipe: as in `merge`.
         lacking: faults for tokenizer and feature extractor where a Whisper's folder will have none.
+        calibration: statistics of each delta's fine-tune that are to be made first; empty where there
+            are files of them, or none are needed.
     """
 
     recipe: Recipe
@@ -98,6 +105,7 @@ class MergePlan(MergeInputs):
     force: bool
     save_recipe: Path | None
     lacking: tuple[LorsmergeError, ...]
+    calibration: tuple[StatsPlan, ...] = ()
 
     @property
     def method(self) -> str:
@@ -143,8 +151,13 @@ class MergePlan(MergeInputs):
     @cached_property
     def weighed(self) -> frozenset[str]:
         """Names of the tensors that there are statistics of."""
-        kind = self.chosen_method.statistics
-        return self.statistics[0].names(kind) if self.statistics else frozenset()
+        layouts = self.layouts
+        return layouts[0].names(self.chosen_method.statistics) if layouts else frozenset()
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """What the statistics of each fine-tune consist of, be they there or still to be made."""
+        return [found.layout for found in self.statistics or self.calibration]
 
     @property
     def memory(self) -> int:
@@ -156,7 +169,7 @@ class MergePlan(MergeInputs):
             + (len(self.vectors) if self.holds_all else 0)
         )
         held = copies * 4 * max([BLOCK, *matrices])
-        widths = [width for file in self.statistics for width in file.layout.widths.values()]
+        widths = [width for layout in self.layouts for width in layout.widths.values()]
         held += self.combiner.squares * 8 * max(widths, default=0) ** 2
         return self.threads * (HEAP_SLACK * held + THREAD_OVERHEAD)
 
@@ -191,15 +204,17 @@ def plan_merge(
     force: bool = False,
     allow_other_base: bool = False,
     strip_prefix: str = "",
+    calibrated: bool = False,
 ) -> MergePlan:
     """Check everything that headers, configs and the file system tell, and plan the merge.
 
-    The settings and their defaults are those of `merge`.
+    The settings and their defaults are those of `merge`. With `calibrated`, the statistics that the
+    method needs are planned later, by `plan_calibration`.
 
     Raises:
         LorsmergeError: all faults, at once.
     """
-    recipe = recipe.resolved()
+    recipe = recipe.resolved(calibrated=calibrated)
     target_device = resolve_device(device)
     faults: list[LorsmergeError] = []
     found = check_inputs(recipe, allow_other_base, faults, strip_prefix)
@@ -208,7 +223,8 @@ def plan_merge(
     if output is None:
         output = Path("merged" if base.folder or config_dir else "merged.safetensors")
     as_folder = output.suffix.lower() != ".safetensors"
-    folder = _config_dir(output, as_folder, base, config_dir, faults)
+    given = None if calibrated and not as_folder else config_dir  # which the fine-tunes need
+    folder = _config_dir(output, as_folder, base, given, faults)
     inputs = found.files + [path for path in (recipe.source, folder) if path is not None]
     companions = find_companions(folder) if folder else None
     size = sum(spec.nbytes for spec in specs.values()) + (companions.size if companions else 0)

@@ -171,6 +171,8 @@ class _Run:
     """The state that the worker threads share."""
 
     def __init__(self, plan: MergePlan, allotted: Mapping[tuple[int, str], Budget]) -> None:
+        if plan.chosen_method.statistics and not plan.statistics:
+            raise ValueError("the statistics that the plan needs have not been made")
         self.plan = plan
         self.method = plan.chosen_method
         self.allotted = allotted
