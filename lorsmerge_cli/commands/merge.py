@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,7 +84,7 @@ def merge(
         "(.md), or from the lorsmerge.json of an earlier merge.")] = None,
     save_recipe: Annotated[Path | None, _recipe(
         "--save-recipe", metavar="FILE", help="Write the recipe of this merge, every default "
-        "written out but for a method's parameters, as TOML.")] = None,
+        "written out, as TOML.")] = None,
     output: Annotated[Path | None, options.output(
         "--output", "-o", metavar="PATH",
         help="x.safetensors for one file, anything else for a model folder; by default "
@@ -137,7 +137,12 @@ def merge(
         from lorsmerge_cli.hub.target import open_target
 
         target = open_target(push)  # fails now, not after the work, if it may not be written
-    from lorsmerge_cli.operations.merge import plan_calibration, plan_merge
+    from lorsmerge_cli.operations.merge import (
+        plan_calibration,
+        plan_merge,
+        stale_control,
+        wanted_norm,
+    )
 
     plan = plan_merge(
         given, output, calibrated=audio is not None, config_dir=config_dir, save_recipe=save_recipe, device=device,
@@ -149,6 +154,8 @@ def merge(
     plan = plan_calibration(plan, audio, config_dir)
     console.warning(*plan.warnings)
     beside = _planned_control(plan) if control else None
+    console.warning(*(stale := stale_control(plan, beside)))
+    plan = replace(plan, warnings=(*plan.warnings, *stale))
     scales = step_norm is not None or step_norm_of is not None
     if dry_run:
         if scales:
@@ -157,9 +164,14 @@ def merge(
             )
         console.result(_plan_document(plan, beside), lambda: _show_plan(plan, beside))
         return
+    if scales:
+        with console.progress(
+            "measure the step"
+        ) as progress:  # of the other; fails before long work
+            step_norm = wanted_norm(plan, step_norm, step_norm_of, progress)
     if plan.calibration:
         plan = _calibrated(plan)
-    if scales:
+    if step_norm is not None:
         plan = _scaled(plan, step_norm, step_norm_of)
     report = _run(plan, beside)
     console.warning(*report.warnings)
@@ -184,11 +196,11 @@ def _calibrated(plan: MergePlan) -> MergePlan:
     return done
 
 
-def _scaled(plan: MergePlan, step_norm: float | None, step_norm_of: Path | None) -> MergePlan:
+def _scaled(plan: MergePlan, step_norm: float, step_norm_of: Path | None) -> MergePlan:
     from lorsmerge_cli.operations.merge import scaled_plan
 
     with console.progress("measure the step") as progress:
-        scaled = scaled_plan(plan, step_norm, step_norm_of, progress)
+        scaled = scaled_plan(plan, step_norm, progress=progress)
     factor = scaled.largest_scale / plan.largest_scale
     aim = "" if step_norm_of is None else f" of {step_norm_of}"
     console.note(f"lambda is multiplied by {factor:.4g} to reach the step norm{aim}.")
@@ -429,7 +441,8 @@ def _tensor_line(plan: MergePlan) -> str:
     share = f" ({plan.pruned_share:.0%} of the parameters)" if plan.pruned else ""
     others = "without statistics" if plan.combiner.statistics else "that are no matrices"
     rest = f"; those {others} by their {plan.combiner.rest}" if plan.combiner.rest else ""
-    return (
-        f"{len(plan.pruned)} tensors pruned{share}, {floats - len(plan.pruned)} merged unpruned, "
-        f"{len(plan.base.specs) - floats} copied{rest}"
-    )
+    copied = f"{len(plan.base.specs) - floats} copied{rest}"
+    if plan.chosen_method.pruner is None:
+        return f"{floats} tensors merged, {copied}"
+    unpruned = floats - len(plan.pruned)
+    return f"{len(plan.pruned)} tensors pruned{share}, {unpruned} merged unpruned, {copied}"

@@ -64,6 +64,23 @@ class Method:
         return f"{pruner}+{_text(self.combiner, self.combining)}"
 
     @property
+    def full_spec(self) -> str:
+        """The text with every number written out, as recipes have it: `ties:k=0.2`.
+
+        A later change of a default then leaves them what they are. Words are left out where they are
+        the default: they name another method, not another amount.
+
+        Example:
+            >>> find_method("ties").full_spec, find_method("lors+ties:k=0.3").full_spec
+            ('ties:k=0.2', 'lors+ties:k=0.3')
+        """
+        pruner = PRUNERS[self.pruner].parameters if self.pruner else ()
+        return Method(
+            self.pruner, self.combiner, _numbers(pruner, self.pruning),
+            _numbers(self.combined.parameters, self.combining),
+        ).spec  # fmt: skip
+
+    @property
     def pruner_spec(self) -> str:
         """What decides how a delta is pruned beside its ratios; empty without a pruner."""
         return _text(self.pruner, self.pruning) if self.pruner else ""
@@ -260,6 +277,15 @@ def _rests(values: Callable[[str], Iterable[Tensor]]) -> Callable[[str], Iterato
         return (delta - center for delta in held)
 
     return read
+
+
+def _numbers(parameters: Sequence[Parameter], values: Values) -> Values:
+    given = dict(values)
+    return tuple(
+        (parameter.name, given.get(parameter.name, parameter.default))
+        for parameter in parameters
+        if parameter.name in given or not parameter.choices
+    )
 
 
 def _text(name: str, values: Values) -> str:

@@ -160,8 +160,10 @@ class Recipe:
         }
 
     def to_toml(self) -> str:
-        """Return the recipe as TOML, which `load_recipe` reads."""
+        """Return the recipe as TOML, which `load_recipe` reads, with its method's parameters."""
         fields = self.to_dict()
+        if self.method is not None and not method_faults(self.method):
+            fields["method"] = find_method(self.method).full_spec
         deltas = fields.pop("deltas")
         lines = [f"{key} = {toml_value(value)}" for key, value in fields.items()]
         for delta in deltas:

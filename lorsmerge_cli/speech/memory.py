@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.outputs import OCTAL
 
 ROOT = Path("/")  # of /proc and the cgroups
@@ -46,6 +47,22 @@ class Memory:
         left += [] if job is None else [job // workers - own]
         left += [] if space is None else [space - mapped]
         return max(0, min(left))
+
+
+def limited(limit: int | None) -> Memory:
+    """Return the memory that a user lets this process use.
+
+    Raises:
+        UsageFault: the process holds as much already, before it has read a model.
+    """
+    own = _used()[1]
+    if limit is not None and limit <= own:
+        raise UsageFault(
+            f"--memory: {limit / 1e6:,.3g} MB is less than the {own / 1e6:,.0f} MB that this process holds "
+            "before it reads a model.",
+            "Give the most that it may use in all, such as --memory 4GB.",
+        )
+    return Memory(limit)
 
 
 ALL = Memory()  # all of it, shared by the processes that torchrun started

@@ -85,6 +85,15 @@ def test_an_error_goes_to_stderr(tiny: Path, shell: Callable, option: str) -> No
     assert ended.err.startswith("error: gone.delta: no such file")
 
 
+def test_a_merge_without_a_pruner_speaks_of_none(tiny: Path, succeed: Callable) -> None:
+    for method in ("ta", "ties"):
+        said = succeed(
+            f"lorsmerge merge base ca.delta de.delta --method {method} -o m --dry-run"
+        ).out
+        assert "10 tensors merged, 1 copied" in said
+        assert "pruned" not in said
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
     tiny: Path, succeed: Callable, contents: Callable
 ) -> None:

@@ -267,3 +267,16 @@ def test_in_half_precision_it_is_rounded_once(models: Path, deltas: Path, tmp_pa
 )  # fmt: skip
 def test_where_it_is(output: str, beside: str) -> None:
     assert control_path(Path(output)) == Path(beside)
+
+
+def test_one_of_an_earlier_merge_is_told(models: Path, deltas: Path, tmp_path: Path) -> None:
+    both = [deltas / "ca.delta", deltas / "de.delta"]
+    words = "m-control is there from before, and is not the control of this merge"
+    first = merge(models / "base", both, tmp_path / "m", svp=0.1, control=True)
+    again = merge(models / "base", both, tmp_path / "m", svp=0.1, control=True, force=True)
+    for report in (first, again):
+        assert not any(words in text for text in report.warnings)
+    other = merge(models / "base", both, tmp_path / "m", svp=0.2, force=True)
+    assert any(words in text for text in other.warnings)
+    own = merge(models / "base", both, tmp_path / "m", control=True, force=True)  # has none
+    assert any(words in text for text in own.warnings)

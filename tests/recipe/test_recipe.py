@@ -6,13 +6,14 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorsmerge_cli.core.methods import METHODS
+from lorsmerge_cli.core.methods import METHODS, find_method, method_faults
 from lorsmerge_cli.errors import Faults, LorsmergeError, UnreadableFile, UsageFault
 from lorsmerge_cli.recipe.recipe import (
     DeltaEntry,
@@ -340,7 +341,32 @@ RECIPES = st.builds(
 def test_toml_round_trip(tmp_path_factory: pytest.TempPathFactory, wanted: Recipe) -> None:
     path = tmp_path_factory.getbasetemp() / "round trip.toml"
     path.write_text(wanted.to_toml(), encoding="utf-8")
-    assert load_recipe(path) == wanted
+    read = load_recipe(path)  # whose method has its parameters written out
+    assert replace(read, method=wanted.method) == wanted
+    assert method_of_text(read.method) == method_of_text(wanted.method)
+
+
+def method_of_text(spec: str | None) -> object:
+    return spec if method_faults(spec) or spec is None else find_method(spec)
+
+
+@pytest.mark.parametrize(
+    ("method", "written"),
+    [
+        ("ties", "ties:k=0.2"),
+        ("ties:k=0.3", "ties:k=0.3"),
+        ("lors", "lors"),
+        ("dare+tsv_m", "dare:keep=0.5,seed=0+tsv_m:beta=1"),
+        ("lors:around=mean", "lors:around=mean"),
+        ("ta", "ta"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_a_written_recipe_has_its_methods_numbers(method: str, written: str) -> None:
+    """Another default later does not change it, and the method is the same."""
+    text = Recipe("base", (DeltaEntry("ca.delta"),), method).to_toml()
+    assert f'method = "{written}"' in text
+    assert method_of_text(written) == method_of_text(method)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.speech import memory
-from lorsmerge_cli.speech.memory import Memory
+from lorsmerge_cli.speech.memory import Memory, limited
 
 GB = 10**9
 MIB = 2**20
@@ -264,3 +265,11 @@ def test_a_limit_by_hand_holds_for_this_process_whatever_there_is(
     assert Memory(limit=16 * GB, workers=3).free() == near(15.5 * GB)
     assert Memory(limit=1).free() == 0
     assert Memory().free() == 0  # SLURM's one megabyte is used up
+
+
+def test_a_limit_below_what_the_process_holds_is_refused(root: Path) -> None:
+    for limit in (1, 1000, GB // 2 - MIB):
+        with pytest.raises(UsageFault, match=r"less than the 500 MB that this process holds"):
+            limited(limit)
+    assert limited(GB) == Memory(GB)
+    assert limited(None) == Memory()

@@ -53,7 +53,7 @@ from lorsmerge_cli.results.records import (
 )
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
 from lorsmerge_cli.speech.features import Features, SharedFeatures
-from lorsmerge_cli.speech.memory import Memory
+from lorsmerge_cli.speech.memory import limited
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.source import ModelSource, parse_speech_dtype, process_device, processes
 from lorsmerge_cli.usage import check_hypotheses, check_names, check_trn
@@ -112,7 +112,7 @@ def run_evaluation(
     raise_all(faults)
     state = processes(device)
     dtype = dtype_name(parse_speech_dtype(dtype))
-    asked = DecodingSettings(beam, batch_size, max_tokens, memory=Memory(memory))
+    asked = DecodingSettings(beam, batch_size, max_tokens, memory=limited(memory))
     leaks, leakage = leaks_of(models, test_sets) if state.is_main_process else ([], {})
     warnings = [*_other_spellings(models), *leaks]
     file, count = HypothesesFile(hypotheses), len(models) * len(utterances)

@@ -17,13 +17,14 @@ from lorsmerge_cli.operations.merge.control import (
     control_path,
     measure_control,
     plan_control,
+    stale_control,
 )
 from lorsmerge_cli.operations.merge.faults import faulty_input
 from lorsmerge_cli.operations.merge.inputs import MergeInputs, open_inputs, pinned_recipe
 from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
 from lorsmerge_cli.operations.merge.run import MergeReport, run_merge
 from lorsmerge_cli.operations.merge.state_dicts import merge_state_dicts
-from lorsmerge_cli.operations.merge.step_norm import scaled_plan
+from lorsmerge_cli.operations.merge.step_norm import scaled_plan, wanted_norm
 from lorsmerge_cli.recipe.calibration import Calibration, Heard, wanted_calibration
 from lorsmerge_cli.recipe.published import recorded_call
 from lorsmerge_cli.recipe.recipe import DeltaEntry, wanted_recipe
@@ -46,7 +47,9 @@ __all__ = [
     "plan_merge",
     "run_merge",
     "scaled_plan",
+    "stale_control",
     "statistics_folder",
+    "wanted_norm",
 ]
 
 
@@ -164,13 +167,14 @@ def _carried_out(
     progress: Callable[[int, int], None],
 ) -> MergeReport:
     beside = plan_control(plan) if control else None
-    plan = calibrated(plan, command, progress)
-    plan = scaled_plan(plan, step_norm, step_norm_of, progress)
+    warnings = (*plan.warnings, *stale_control(plan, beside))
+    norm = wanted_norm(plan, step_norm, step_norm_of, progress)  # fails before the long work
+    plan = scaled_plan(calibrated(plan, command, progress), norm, progress=progress)
     own = 0.0 if beside is None else measure_control(beside, progress)
     report = run_merge(plan, progress)
     if beside is not None:
         report = add_control(report, beside, own, progress)
-    return replace(report, warnings=(*plan.warnings, *report.warnings))
+    return replace(report, warnings=(*warnings, *report.warnings))
 
 
 def _call(plan: MergePlan, audio: Calibration) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,22 @@ def control_path(output: Path) -> Path:
     """
     suffix = output.suffix if output.suffix.lower() == ".safetensors" else ""
     return output.with_name(f"{output.name.removesuffix(suffix)}-control{suffix}")
+
+
+def stale_control(plan: MergePlan, beside: MergePlan | None) -> list[str]:
+    """Return a warning of a control that an earlier merge left where this one's would be.
+
+    Args:
+        plan: of the merge.
+        beside: of its control; None where none is written.
+    """
+    path = control_path(plan.output)
+    if beside is not None or not os.path.lexists(path):
+        return []
+    return [
+        f"{path} is there from before, and is not the control of this merge: remove it, or replace it "
+        "with --control --force."
+    ]
 
 
 def plan_control(plan: MergePlan) -> MergePlan | None:

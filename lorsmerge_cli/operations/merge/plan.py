@@ -89,6 +89,7 @@ class MergePlan(MergeInputs):
         lacking: faults for tokenizer and feature extractor where a Whisper's folder will have none.
         calibration: statistics of each delta's fine-tune that are to be made first; empty where there
             are files of them, or none are needed.
+        aim: the step norm that its lambdas were chosen for; None where they are as given.
     """
 
     recipe: Recipe
@@ -106,6 +107,7 @@ class MergePlan(MergeInputs):
     save_recipe: Path | None
     lacking: tuple[LorsmergeError, ...]
     calibration: tuple[StatsPlan, ...] = ()
+    aim: float | None = None
 
     @property
     def method(self) -> str:

@@ -42,6 +42,7 @@ from lorsmerge_cli.version import __version__
 LOST_WARNING = 0.03  # of the updates
 LONGEST = 1.2345678901234567e-123  # as text, of the positive floats
 NORM_SPREAD = 10.0  # between the largest and the smallest delta
+MISSED = 1e-3  # of a step norm: rounding alone errs by less
 CANCELLED = 1e-6  # of the longest step that scaled deltas can make: a sum in float32 errs by less
 
 
@@ -349,6 +350,12 @@ class _Run:
                 f"{largest} is {max(norms) / min(norms):.0f} times as large as {smallest} "
                 f"({max(norms):.3g} and {min(norms):.3g} in L2 norm) and will dominate the merge; "
                 "a scale per delta (DELTA:scale=...) evens them out."
+            )
+        aim = self.plan.aim
+        if aim and abs(self.step - aim) > MISSED * aim:
+            yield (
+                f"The step has the norm {self.step:.4g}, and {aim:.4g} was asked for: where deltas cancel "
+                "out, their last bits decide what is left, and another lambda has others."
             )
         lost, updated = self.rounding.lost, self.rounding.updated
         half = self.plan.dtype.itemsize < torch.float32.itemsize

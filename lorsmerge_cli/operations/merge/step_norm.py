@@ -41,16 +41,31 @@ def scaled_plan(
             whatever lambda is.
         UnreadableFile: no merge made `other`.
     """
+    norm = wanted_norm(plan, norm, other, progress)
+    return plan if norm is None else multiplied(plan, measure_step(plan, progress), norm)
+
+
+def wanted_norm(
+    plan: MergePlan,
+    norm: float | None = None,
+    other: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> float | None:
+    """Return the step norm that a merge is to have, as `scaled_plan` takes it; None for none.
+
+    Raises:
+        UsageFault: both are given, or the norm is not positive.
+        UnreadableFile: no merge made `other`.
+    """
     raise_all(check_step_norm(norm, other))
-    if other is not None:
-        norm = step_norm_of(other, plan, progress)
-        if not 0 < norm < math.inf:
-            raise UsageFault(
-                f"The step norm of {other} is {norm:g}.", "Give a merge that takes a step."
-            )
-    if norm is None:
-        return plan
-    return multiplied(plan, measure_step(plan, progress), norm)
+    if other is None:
+        return norm
+    found = step_norm_of(other, plan, progress)
+    if not 0 < found < math.inf:
+        raise UsageFault(
+            f"The step norm of {other} is {found:g}.", "Give a merge that takes a step."
+        )
+    return found
 
 
 def multiplied(plan: MergePlan, own: float, norm: float) -> MergePlan:
@@ -64,13 +79,19 @@ def multiplied(plan: MergePlan, own: float, norm: float) -> MergePlan:
     Raises:
         UsageFault: it takes no step at all, whatever lambda is, or lambda would overflow.
     """
-    if not 0 < own < math.inf or not plan.largest_scale * (norm / own) < LARGEST_SCALE:
+    if not 0 < own < math.inf:
         what = f"A step of norm {norm:g} cannot be reached: with these settings it is {own:g}."
         raise UsageFault(what, "Set a lambda other than 0, or merge other deltas.")
+    if not plan.largest_scale * (norm / own) < LARGEST_SCALE:
+        raise UsageFault(
+            f"A step of norm {norm:g} takes a lambda of {plan.largest_scale * (norm / own):g}, which is too "
+            f"large: with these settings its norm is {own:g}.",
+            "Give a smaller norm.",
+        )
     deltas = tuple(
         replace(entry, scale=(entry.scale or 0.0) * (norm / own)) for entry in plan.recipe.deltas
     )
-    return replace(plan, recipe=replace(plan.recipe, deltas=deltas))
+    return replace(plan, recipe=replace(plan.recipe, deltas=deltas), aim=norm)
 
 
 def step_norm_of(

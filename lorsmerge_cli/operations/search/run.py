@@ -45,7 +45,7 @@ from lorsmerge_cli.recipe.recipe import Recipe
 from lorsmerge_cli.recipe.search_settings import shown
 from lorsmerge_cli.recipe.space import METHOD, Point, Space, Value
 from lorsmerge_cli.speech.decoding import DecodingSettings
-from lorsmerge_cli.speech.memory import Memory
+from lorsmerge_cli.speech.memory import Memory, limited
 from lorsmerge_cli.speech.source import parse_speech_dtype
 
 POLL = 1.0  # seconds between looks at what the other workers do
@@ -76,10 +76,12 @@ def run_search(
 
     Raises:
         Interrupted: by a signal.
+        UsageFault: less memory is allowed than the process holds already.
         UnreadableFile: the study cannot be read or written any more.
         Mismatch: the study is about something else.
         LorsmergeError: see the subclasses.
     """
+    limited(plan.settings.memory)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # of samplers and retries

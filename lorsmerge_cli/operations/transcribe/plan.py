@@ -17,7 +17,7 @@ from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
 from lorsmerge_cli.outputs import leftovers
 from lorsmerge_cli.recipe.record import made_from
 from lorsmerge_cli.speech.decoding import DecodingSettings
-from lorsmerge_cli.speech.memory import Memory
+from lorsmerge_cli.speech.memory import limited
 from lorsmerge_cli.speech.source import ModelSource, find_models, parse_speech_dtype
 from lorsmerge_cli.usage import (
     Named,
@@ -113,7 +113,7 @@ def plan_labels(
         LorsmergeError: every fault found; nothing is written.
     """
     raise_all(check_labelling(output, teachers, data, min_confidence=min_confidence, force=force))
-    asked = DecodingSettings(beam, batch_size, max_tokens, memory=Memory(memory))
+    asked = DecodingSettings(beam, batch_size, max_tokens, memory=limited(memory))
     wanted = named_teachers(teachers)
     dtype = dtype_name(parse_speech_dtype(dtype))
     paths = dict.fromkeys(wanted.values())
