@@ -17,7 +17,7 @@ from lorsmerge_cli.version import __version__ as __version__
 
 __all__ = [
     "delta", "evaluate", "export", "finetune", "inspect", "lors", "merge", "merge_state_dicts", "mp",
-    "prune", "pseudo_label", "push", "report", "search", "stats", "svp", "transcribe",
+    "prune", "pseudo_label", "push", "report", "search", "stats", "svp", "tall_masks", "transcribe",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lorsmerge_cli.operations.export import export
     from lorsmerge_cli.operations.finetune import finetune
     from lorsmerge_cli.operations.inspect import inspect
-    from lorsmerge_cli.operations.merge import merge, merge_state_dicts
+    from lorsmerge_cli.operations.merge import merge, merge_state_dicts, tall_masks
     from lorsmerge_cli.operations.prune import prune
     from lorsmerge_cli.operations.push import push
     from lorsmerge_cli.operations.report import report
@@ -39,6 +39,7 @@ else:
         "evaluate": "eval",
         "merge_state_dicts": "merge",
         "pseudo_label": "transcribe",
+        "tall_masks": "merge",
     }
 
     def __getattr__(name: str) -> Any:

@@ -19,7 +19,8 @@ from lorsmerge_cli.speech.settings import TrainingSettings
 
 FUNCTIONS = [
     "delta", "evaluate", "export", "finetune", "inspect", "lors", "merge", "merge_state_dicts", "mp",
-    "prune", "pseudo_label", "push", "report", "search", "stats", "svp", "transcribe",
+    "prune", "pseudo_label", "push", "report", "search", "stats", "svp", "tall_masks",
+    "transcribe",
 ]  # fmt: skip
 WITHOUT_DEFAULT = {
     "delta": ["base", "finetuned", "output"],
@@ -38,11 +39,14 @@ WITHOUT_DEFAULT = {
     "search": ["base", "deltas", "data"],
     "stats": ["model", "data", "output"],
     "svp": ["matrix"],
+    "tall_masks": ["base", "deltas", "output"],
     "transcribe": ["models", "audio", "language"],
 }
 
 COMMANDS = {
-    name: name for name in FUNCTIONS if name not in {"lors", "merge_state_dicts", "mp", "svp"}
+    name: name
+    for name in FUNCTIONS
+    if name not in {"lors", "merge_state_dicts", "mp", "svp", "tall_masks"}
 }
 COMMANDS |= {"evaluate": "eval", "pseudo_label": "transcribe"}
 RENAMED = {"control": "controls"}
@@ -57,7 +61,7 @@ OTHER_VALUES = {  # a size in words on the command line, and what a flag turns o
 ONLY_IN_PYTHON = {"command", "progress", "told", "on_scores", "spectra", "digests", "dtype"}
 ONLY_IN_COMMANDS = {
     "verbose", "push", "dry_run", "no_spectra", "no_digests", "recipe", "worst", "score_only",
-    "datasets", "models", "base", "deltas",
+    "datasets", "models", "base", "deltas", "masks",
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -28,8 +28,10 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
 )
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
 from lorsmerge_cli.inputs import FileIdentity, read_json
+from lorsmerge_cli.quoting import command
 
 DELTA_MARK = "lorsmerge.format_version"
+TALL = "tall-"  # before the format's version of a file of TALL masks, in that mark
 STATISTICS_MARK = "lorsmerge.statistics_version"
 
 # Tied copies of another tensor: Whisper's output projection is its token embedding.
@@ -86,6 +88,8 @@ class Checkpoint:
         }
         self.files = [shard.path for shard in shards]
         self.dims = next((shard.dims for shard in shards if isinstance(shard, PickledFile)), {})
+        if any(is_tall(shard.metadata) for shard in shards):
+            raise tall_refused(path)
         if any(DELTA_MARK in shard.metadata for shard in shards):
             raise UnreadableFile(
                 f"{path} is a delta, and a checkpoint is needed here.",
@@ -179,6 +183,21 @@ def _alike(name: str, prefix: str, like: Container[str]) -> str:
         return name
     others = (name.removeprefix(prefix), prefix + name)
     return next((other for other in others if other in like), name)
+
+
+def is_tall(metadata: Mapping[str, str]) -> bool:
+    """Tell whether a file's metadata is that of a file of TALL masks, of any version."""
+    return metadata.get(DELTA_MARK, "").startswith(TALL)
+
+
+def tall_refused(path: Path) -> UnreadableFile:
+    """Return the error for a file of TALL masks where a delta or a checkpoint is needed."""
+    made = command("lorsmerge", "merge", "BASE", "--from", path, "--for", "TASK", "-o", "model/")
+    return UnreadableFile(
+        f"{path} is a file of TALL masks, from which the models of several tasks can be made.",
+        f"Make one first, `{made}`, and use it; `{command('lorsmerge', 'inspect', path)}` lists the "
+        "tasks.",
+    )
 
 
 def open_weights(path: Path) -> WeightFile:

@@ -10,6 +10,7 @@ import typer
 
 from lorsmerge_cli import console, options
 from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.quoting import command
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.inspect import (
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
         DeltaFileReport,
         InspectReport,
         KindFigures,
+        TallReport,
     )
 
 
 def inspect_files(
     files: Annotated[list[Path], typer.Argument(
-        metavar="FILE", help="Checkpoints and deltas: files, folders or Hub ids.")],
+        metavar="FILE", help="Checkpoints, deltas and files of TALL masks: files, folders or Hub "
+        "ids.")],
     plot: Annotated[Path | None, options.output(
         "--plot", metavar="PNG",
         help="Draw the deltas' spectra and magnitudes (needs matplotlib).")] = None,
@@ -36,7 +39,8 @@ def inspect_files(
 
     For several deltas, also the cosine and the share of sign conflicts of each pair, and in a line
     each: whether an election of signs can work, whether one delta dominates, how long a step Model
-    Stock takes, and how much of the deltas SVP and TSV-Merging keep.
+    Stock takes, and how much of the deltas SVP and TSV-Merging keep. For a file of TALL masks, its
+    tasks, and what each mask keeps.
 
     Example: lorsmerge inspect ca_asr.delta de_st.delta --plot deltas.png
     """
@@ -61,11 +65,13 @@ def inspect_files(
 
 
 def _show(report: InspectReport) -> None:
-    from lorsmerge_cli.operations.inspect import CheckpointReport
+    from lorsmerge_cli.operations.inspect import CheckpointReport, TallReport
 
     for item in report.files:
         if isinstance(item, CheckpointReport):
             _show_checkpoint(item)
+        elif isinstance(item, TallReport):
+            _show_tall(item)
         else:
             _show_delta(item)
     if report.pairs:
@@ -139,16 +145,42 @@ def _show_delta(report: DeltaFileReport) -> None:
         console.line(f"NaN or infinity in {name}")
 
 
-def _document(report: InspectReport) -> dict[str, Any]:
-    from lorsmerge_cli.operations.inspect import CheckpointReport
+def _show_tall(report: TallReport) -> None:
+    origin, source = report.origin, report.origin.provenance
+    console.line(
+        f"{report.path}: TALL masks of {len(origin.tasks)} tasks at threshold {origin.threshold:g}, "
+        f"of {source.base_name!r} [{source.base.dtype}, {source.base.digest[:16]}]"
+    )
+    console.line(
+        f"{report.tensors} tensors, {report.entries:,} elements, sum in {', '.join(report.dtypes)}, "
+        f"{console.size(report.nbytes)}"
+    )
+    for entry in source.history:
+        console.line(f"made by: {entry}")
+    if origin.coef:
+        console.line(f"lambda is multiplied by {', '.join(origin.coef)}")
+    rows = [
+        [
+            task.name,
+            task.provenance.language,
+            task.provenance.task,
+            f"{task.scale:g}",
+            f"{kept:.1%}",
+        ]
+        for task, kept in zip(origin.tasks, report.kept, strict=True)
+    ]
+    console.table(["task", "language", "sort", "lambda", "kept"], rows, left=(0, 1, 2))
+    console.line(f"{report.unkept:.1%} of the elements are kept by no mask")
+    base, task = source.base_name, origin.tasks[0].name
+    made = command(
+        "lorsmerge", "merge", base, "--from", report.path, "--for", task, "-o", f"{task}/"
+    )
+    console.line(f"the model of one task: {made}")
 
+
+def _document(report: InspectReport) -> dict[str, Any]:
     return {
-        "files": [
-            _checkpoint_document(item)
-            if isinstance(item, CheckpointReport)
-            else _delta_document(item)
-            for item in report.files
-        ],
+        "files": list(map(_file_document, report.files)),
         "pairs": [
             {**asdict(pair), "first": str(pair.first), "second": str(pair.second)}
             for pair in report.pairs
@@ -156,6 +188,39 @@ def _document(report: InspectReport) -> dict[str, Any]:
         "together": None if report.together is None else asdict(report.together),
         "advice": list(report.advice),
     }
+
+
+def _file_document(item: CheckpointReport | DeltaFileReport | TallReport) -> dict[str, Any]:
+    from lorsmerge_cli.operations.inspect import CheckpointReport, TallReport
+
+    if isinstance(item, CheckpointReport):
+        return _checkpoint_document(item)
+    return _tall_document(item) if isinstance(item, TallReport) else _delta_document(item)
+
+
+def _tall_document(report: TallReport) -> dict[str, Any]:
+    origin, source = report.origin, report.origin.provenance
+    return {
+        "path": str(report.path),
+        "type": "tall",
+        "tensors": report.tensors,
+        "entries": report.entries,
+        "bytes": report.nbytes,
+        "dtypes": list(report.dtypes),
+        "base": {"name": source.base_name, "fingerprint": source.base.digest},
+        "threshold": origin.threshold,
+        "coef": list(origin.coef),
+        "history": list(source.history),
+        "tasks": [
+            {
+                "name": task.name, "language": task.provenance.language,
+                "task": task.provenance.task, "scale": task.scale,
+                "fingerprint": task.fingerprint, "kept": kept,
+            }
+            for task, kept in zip(origin.tasks, report.kept, strict=True)
+        ],
+        "unkept": report.unkept,
+    }  # fmt: skip
 
 
 def _checkpoint_document(report: CheckpointReport) -> dict[str, Any]:

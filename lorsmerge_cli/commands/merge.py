@@ -11,21 +11,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorsmerge_cli import console, options
-from lorsmerge_cli.errors import HubFault, Interrupted, LorsmergeError, named, raise_all
+from lorsmerge_cli.errors import HubFault, Interrupted, LorsmergeError, UsageFault, named, raise_all
 from lorsmerge_cli.quoting import command
 
 if TYPE_CHECKING:
     from lorsmerge_cli.hub.target import Target
-    from lorsmerge_cli.operations.merge import MergePlan, MergeReport
+    from lorsmerge_cli.operations.merge import MasksPlan, MasksReport, MergePlan, MergeReport
     from lorsmerge_cli.operations.push import PushReport
     from lorsmerge_cli.recipe.coefficients import GroupFactors
+    from lorsmerge_cli.recipe.recipe import Recipe
 
 COMMIT = re.compile(r"@([0-9a-f]{10})[0-9a-f]{30}")
-_recipe = options.panel("Recipe")
 _audio = options.data
+AS_GIVEN = "lambda is shown as given; the merge multiplies it to reach the step norm."
+_recipe, _masks = options.panel("Recipe"), options.panel("TALL masks")
+OF_MASKS = {  # parameters that --masks uses
+    "base", "deltas", "scale", "coef", "masks", "output", "allow_other_base", "strip_prefix",
+    "dry_run", "force", "threads", "quiet", "as_json", "debug",
+}  # fmt: skip
 
 
 def merge(
+    context: typer.Context,
     base: Annotated[str | None, typer.Argument(
         metavar="BASE", help="The pretrained checkpoint: file, folder or Hub id.")] = None,
     deltas: Annotated[list[str] | None, typer.Argument(
@@ -78,6 +85,17 @@ def merge(
         "--half", metavar="HALF", help="Half of the model that --calibrate weighs: encoder, for which "
         "nothing is transcribed; decoder; or all. The rest is averaged.")] = "all",
     hours: options.Hours = None,
+    masks: Annotated[float | None, _masks(
+        "--masks", metavar="THRESHOLD", help="Write no model, but one file from which the model of "
+        "each delta's task can be made: the sum of the deltas, and for each which of its elements "
+        "are its own (abs(t) > THRESHOLD * abs(sum - t); paper: 0.2 to 0.6). Lambda is 1 by "
+        "default.")] = None,
+    from_masks: Annotated[Path | None, _masks(
+        "--from", metavar="FILE", help="In place of deltas: make the model of one task from a file "
+        "that --masks wrote. Lambda is 1 by default.")] = None,
+    for_task: Annotated[str | None, _masks(
+        "--for", metavar="TASK", help="The task, by the name of its delta's file (ca_asr); "
+        "`lorsmerge inspect FILE` lists them.")] = None,
     recipe: Annotated[Path | None, _recipe(
         "--recipe", metavar="FILE",
         help="Take base, deltas and settings from a TOML recipe, from a model card that holds one "
@@ -108,14 +126,26 @@ def merge(
     --svp and --mp prune each delta first; deltas that `prune` wrote are merged without them. The
     step from the base grows with the number of deltas: the default lambda was chosen for five.
 
+    Where the language of each clip is known, `--masks 0.6 -o tall.delta` keeps the models of all
+    deltas' tasks in one file, and `--from tall.delta --for ca_asr` makes one of them.
+
     Example: lorsmerge merge base.safetensors ca_asr.delta de_st.delta --svp 0.03 --mp 0.4
     """
     from lorsmerge_cli.recipe.calibration import wanted_calibration
     from lorsmerge_cli.recipe.recipe import wanted_recipe
 
+    if masks is not None:
+        _refuse_others(context)
+        wanted = wanted_recipe(base, deltas, scale=scale, coef=coef)
+        _make_masks(
+            wanted, masks, output, threads=threads, force=force, allow_other_base=allow_other_base,
+            strip_prefix=strip_prefix, dry_run=dry_run,
+        )  # fmt: skip
+        return
     given = wanted_recipe(
         base, deltas, file=recipe, method=method, svp=svp, mp=mp, scale=scale, include=include,
         exclude=exclude, dtype=dtype, coef=coef, prune=prune, combine=combine, stats=stats,
+        from_masks=from_masks, for_task=for_task,
     )  # fmt: skip
     shard_size = options.parse_size("--max-shard-size", max_shard_size)
     audio = wanted_calibration(given, calibrate, half=half, hours=hours)
@@ -159,9 +189,7 @@ def merge(
     scales = step_norm is not None or step_norm_of is not None
     if dry_run:
         if scales:
-            console.note(
-                "lambda is shown as given; the merge multiplies it to reach the step norm."
-            )
+            console.note(AS_GIVEN)
         console.result(_plan_document(plan, beside), lambda: _show_plan(plan, beside))
         return
     if scales:
@@ -194,6 +222,98 @@ def _calibrated(plan: MergePlan) -> MergePlan:
     folder = Path(done.recipe.stats[0]).parent
     console.note(f"statistics are kept in {folder}, for other merges: --stats {folder}/NAME.stats")
     return done
+
+
+def _refuse_others(context: typer.Context) -> None:
+    """Refuse options on the command line that --masks does not use."""
+    others = options.others_given(context, OF_MASKS)
+    if others:
+        raise UsageFault(
+            f"--masks writes the sum of whole deltas and a mask for each, and {', '.join(others)} "
+            f"{'has' if len(others) == 1 else 'have'} no use beside it.",
+            "Prune deltas before, with `lorsmerge prune`; give what is of a model to `merge --from`.",
+        )
+
+
+def _make_masks(
+    wanted: Recipe,
+    threshold: float,
+    output: Path | None,
+    *,
+    threads: int | None,
+    force: bool,
+    allow_other_base: bool,
+    strip_prefix: str,
+    dry_run: bool,
+) -> None:
+    """Write a file of TALL masks, or show the plan of it."""
+    from lorsmerge_cli.usage import check_outputs, check_together
+
+    paths = [Path(wanted.base), *(Path(entry.path) for entry in wanted.deltas)]
+    raise_all(check_together(paths) + check_outputs([output], inputs=paths, force=force))
+    from lorsmerge_cli.operations.merge import plan_masks, run_masks
+    from lorsmerge_cli.recipe.published import recorded_command
+
+    plan = plan_masks(
+        wanted, threshold, output, command=recorded_command(sys.argv[1:]), threads=threads,
+        force=force, allow_other_base=allow_other_base, strip_prefix=strip_prefix,
+    )  # fmt: skip
+    console.warning(*plan.warnings)
+    if dry_run:
+        console.result(_masks_document(plan), lambda: _show_masks(plan))
+        return
+    with console.progress("masks") as progress:
+        report = run_masks(plan, progress)
+    console.warning(*report.warnings)
+    console.result(_masks_document(plan, report), lambda: _show_masks(plan, report))
+
+
+def _masks_document(plan: MasksPlan, report: MasksReport | None = None) -> dict[str, Any]:
+    tasks: list[dict[str, Any]] = [
+        {"name": name, "path": entry.path, "scale": entry.scale}
+        for name, entry in zip(plan.tasks, plan.recipe.deltas, strict=True)
+    ]
+    document = {
+        "output": str(plan.output), "threshold": plan.threshold, "tasks": tasks,
+        "coef": list(plan.recipe.coef), "output_bytes": plan.nbytes, "delta_bytes": plan.sum_nbytes,
+        "memory_bytes": plan.memory, "threads": plan.threads,
+    }  # fmt: skip
+    if report is None:
+        return document
+    for row, kept, norm in zip(tasks, report.kept, report.norms, strict=True):
+        row |= {"kept": kept, "norm": norm}
+    return document | {"norm": report.norm, "warnings": [*plan.warnings, *report.warnings]}
+
+
+def _show_masks(plan: MasksPlan, report: MasksReport | None = None) -> None:
+    rows = [
+        [name, COMMIT.sub(r"@\1", entry.path), f"{entry.scale:g}"]
+        for name, entry in zip(plan.tasks, plan.recipe.deltas, strict=True)
+    ]
+    heads = ["task", "delta", "lambda"]
+    if report is not None:
+        heads += ["norm", "kept"]
+        for row, norm, kept in zip(rows, report.norms, report.kept, strict=True):
+            row += [f"{norm:.4g}", f"{kept:.1%}"]
+    console.table(heads, rows, left=(0, 1))
+    if plan.recipe.coef:
+        console.line(f"lambda is multiplied by {', '.join(plan.recipe.coef)}")
+    size = (
+        f"{console.size(plan.nbytes)}, {plan.nbytes / plan.sum_nbytes:.2f} times one whole delta "
+        f"({console.size(plan.sum_nbytes)})"
+    )
+    if report is None:
+        console.line(
+            f"would write {plan.output}: {size}, with {plan.threads} threads, in "
+            f"{console.size(plan.memory)} of working memory"
+        )
+        return
+    console.line(f"{plan.output}: TALL masks at threshold {plan.threshold:g}, {size}")
+    made = command(
+        "lorsmerge", "merge", plan.recipe.base, "--from", plan.output, "--for", plan.tasks[0],
+        "-o", f"{plan.tasks[0]}/",
+    )  # fmt: skip
+    console.line(f"the model of one task: {made}")
 
 
 def _scaled(plan: MergePlan, step_norm: float, step_norm_of: Path | None) -> MergePlan:
@@ -340,7 +460,7 @@ def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
         provenance = getattr(vector, "provenance", None)
         stored = provenance.pruning if provenance else {}
         row = [
-            COMMIT.sub(r"@\1", entry.path),
+            COMMIT.sub(r"@\1", entry.label),
             *(ratio(getattr(entry, k), stored.get(k)) for k in ("svp", "mp")),
         ]
         row.append(f"{entry.scale:g}" if entry.scale is not None else "-")

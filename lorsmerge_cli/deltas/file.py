@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.checkpoint.fingerprint import MAX_NUMBER, Fingerprint, fingerprint, is_number
+from lorsmerge_cli.checkpoint.reader import DELTA_MARK, is_tall, tall_refused
 from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import (
     DTYPE_CODES,
@@ -80,7 +81,7 @@ class Provenance:
         """Return the `lorsmerge.*` strings, except those that describe tensors."""
         return {
             "format": "pt",
-            f"{PREFIX}format_version": FORMAT_VERSION,
+            DELTA_MARK: FORMAT_VERSION,
             f"{PREFIX}base.name": _utf8(self.base_name),
             f"{PREFIX}base.fingerprint": self.base.to_json(),
             f"{PREFIX}finetuned_dtype": self.finetuned_dtype,
@@ -127,7 +128,9 @@ class DeltaFile:
         self.identities = {self.local: self._file.identity}
         self.stored: Mapping[str, TensorSpec] = self._file.specs
         metadata = self._file.metadata
-        version = metadata.get(f"{PREFIX}format_version")
+        version = metadata.get(DELTA_MARK)
+        if is_tall(metadata):
+            raise tall_refused(path)
         if version != FORMAT_VERSION:
             raise UnreadableFile(
                 f"{path} is a delta of format {version}, and this lorsmerge reads {FORMAT_VERSION}."
@@ -139,7 +142,7 @@ class DeltaFile:
             tensors = _object(metadata[f"{PREFIX}tensors"], "tensors")
             check_utf8(*tensors)
             self.layouts = {name: _layout(name, entry) for name, entry in tensors.items()}
-            self.provenance = _provenance(metadata)
+            self.provenance = parse_provenance(metadata)
             self._check_parts()
             self.norms = {
                 name: _norm(name, tensors[name], item) for name, item in self.layouts.items()
@@ -350,7 +353,13 @@ def _norm(name: str, entry: Mapping[str, Any], layout: TensorLayout) -> float:
     return float(norm)
 
 
-def _provenance(metadata: Mapping[str, str]) -> Provenance:
+def parse_provenance(metadata: Mapping[str, str]) -> Provenance:
+    """Read what `Provenance.metadata` made, from a file that anyone may have written.
+
+    Raises:
+        ValueError: a value is none that it makes.
+        KeyError: one is missing.
+    """
     provenance = Provenance(
         base_name=metadata[f"{PREFIX}base.name"],
         base=Fingerprint.from_json(metadata[f"{PREFIX}base.fingerprint"]),

@@ -19,6 +19,7 @@ from lorsmerge_cli.checkpoint.reader import (
     Checkpoint,
     WeightFile,
     equal,
+    is_tall,
     open_weights,
 )
 from lorsmerge_cli.checkpoint.references import local_path, pinned
@@ -33,10 +34,12 @@ from lorsmerge_cli.core.statistics import BaseRounding, base_rounding, energy
 from lorsmerge_cli.deltas.adapter import AdapterTaskVector
 from lorsmerge_cli.deltas.encodings import TensorLayout
 from lorsmerge_cli.deltas.file import DeltaFile
+from lorsmerge_cli.deltas.tall import TallFile, TallVector
 from lorsmerge_cli.errors import (
     LorsmergeError,
     Mismatch,
     UnreadableFile,
+    UsageFault,
     named,
     non_finite,
     zero_delta,
@@ -161,19 +164,23 @@ class FinetunedTaskVector:
         return base_fingerprint(self.finetuned).digest
 
 
-def open_file(path: Path) -> DeltaFile | Checkpoint:
-    """Open a delta file or a checkpoint, whichever a path or a Hub id names.
+def open_file(path: Path) -> DeltaFile | TallFile | Checkpoint:
+    """Open a delta, a file of TALL masks or a checkpoint, whichever a path or a Hub id names.
 
     Raises:
-        LorsmergeError: it is neither.
+        LorsmergeError: it is none of them.
     """
     weights = _open_weights(path)
+    if isinstance(weights, SafetensorsFile) and is_tall(weights.metadata):
+        return TallFile(path, weights)
     if isinstance(weights, SafetensorsFile) and DELTA_MARK in weights.metadata:
         return DeltaFile(path, weights)
     return Checkpoint(path, weights)
 
 
-def open_task_vector(path: Path, base: Checkpoint | None, strip_prefix: str = "") -> TaskVector:
+def open_task_vector(
+    path: Path, base: Checkpoint | None, strip_prefix: str = "", for_task: str | None = None
+) -> TaskVector:
     """Open a delta file or, with `base`, a fine-tune: a whole checkpoint or a LoRA adapter.
 
     `check_vector` compares its shapes with the base's, and has to be called before it is read.
@@ -182,12 +189,16 @@ def open_task_vector(path: Path, base: Checkpoint | None, strip_prefix: str = ""
         path: a file, a folder or a Hub id.
         base: the model that fine-tunes are compared with; None to accept only delta files.
         strip_prefix: as in `finetuned_vector`.
+        for_task: what a file of TALL masks keeps for this task is opened; None where it is a delta.
 
     Raises:
         UnreadableFile: it cannot be read, or it is a fine-tune and there is no base.
         Mismatch: an adapter of another base, or of another type than LoRA.
+        UsageFault: a task that a file of TALL masks lacks.
     """
     weights = _open_weights(path)
+    if for_task is not None:
+        return _open_tall(path, weights).vector(for_task)
     if isinstance(weights, SafetensorsFile) and DELTA_MARK in weights.metadata:
         return DeltaFile(path, weights, has_base=base is not None)
     if base is None:
@@ -196,6 +207,16 @@ def open_task_vector(path: Path, base: Checkpoint | None, strip_prefix: str = ""
             "Compute it first with `lorsmerge delta BASE FINETUNED -o x.delta`.",
         )
     return finetuned_vector(path, base, strip_prefix, weights)
+
+
+def _open_tall(path: Path, weights: WeightFile | None) -> TallFile:
+    if isinstance(weights, SafetensorsFile) and is_tall(weights.metadata):
+        return TallFile(path, weights)
+    raise UsageFault(
+        f"{path} is not a file of TALL masks, so the model of one task cannot be made from it.",
+        f"Merge it as a delta, {command('lorsmerge', 'merge', 'BASE', path)}, or give --from a file "
+        "that `lorsmerge merge --masks` wrote.",
+    )
 
 
 def finetuned_vector(
@@ -354,7 +375,12 @@ def _differ(name: str, base: Checkpoint, finetuned: Checkpoint) -> bool:
     return not same_layout or not equal(base.read(name), finetuned.read(name))
 
 
-def check_base(file: DeltaFile, base: Checkpoint, identity: Fingerprint) -> LorsmergeError | None:
+StoredVector = DeltaFile | TallVector  # task vectors that record their base
+
+
+def check_base(
+    file: StoredVector, base: Checkpoint, identity: Fingerprint
+) -> LorsmergeError | None:
     """Return the fault if a delta was taken from another base than this one, else None."""
     recorded = file.provenance.base
     if recorded.digest == identity.digest:
@@ -382,12 +408,12 @@ def check_base_content(
     """Return the fault if a delta's base differs from this one in bytes the fingerprint skips.
 
     Args:
-        vector: a delta; only a delta file records its base's content.
+        vector: a delta; only a file of deltas records its base's content.
         base: the base that was read.
         identity: its fingerprint; if that differs, `check_base` has reported it.
         content: hash of all of its float tensors.
     """
-    if not isinstance(vector, DeltaFile):
+    if not isinstance(vector, StoredVector):
         return None
     recorded = vector.provenance.base
     if not recorded.content or recorded.digest != identity.digest or recorded.content == content:

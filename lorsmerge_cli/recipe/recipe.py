@@ -36,7 +36,7 @@ LIST_KEYS = {  # what each lists, and an example
     "stats": ("paths", '["ca.stats", "de.stats"]'),
 }  # fmt: skip
 DELTA_SETTINGS = (*RATIOS, "scale")
-DELTA_KEYS = ("path", *DELTA_SETTINGS)
+DELTA_KEYS = ("path", "for_task", *DELTA_SETTINGS)
 SETTINGS = re.compile(r"^(?P<path>.+?):(?P<settings>[A-Za-z_]+=[^:/]*)$")
 FORM = "Write DELTA:svp=0.05,mp=0.4,scale=0.2 with any of the three, without blanks."
 CARD_BLOCK = "toml lorsmerge-recipe"  # info string of the block of a model card that is a recipe
@@ -57,12 +57,19 @@ class DeltaEntry:
         svp: singular value ratio kept.
         mp: magnitude ratio kept.
         scale: coefficient lambda.
+        for_task: the task that is taken from a file of TALL masks; None for a delta.
     """
 
     path: str
     svp: float | None = None
     mp: float | None = None
     scale: float | None = None
+    for_task: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The path, with the task that is taken from it."""
+        return self.path if self.for_task is None else f"{self.path} for {self.for_task}"
 
 
 @dataclass(frozen=True)
@@ -116,8 +123,11 @@ class Recipe:
         found = find_method(method)
         lacking = () if calibrated else _statistics_faults(found, self.stats)
         raise_all([*_method_faults(found, deltas), *lacking])
-        default = {"scale": found.scale}
-        deltas = [replace(delta, **default | _set_fields(delta)) for delta in deltas]
+        deltas = [
+            # what a mask keeps is added whole
+            replace(delta, **{"scale": 1.0 if delta.for_task else found.scale} | _set_fields(delta))
+            for delta in deltas
+        ]
         return replace(self, deltas=tuple(deltas), method=found.spec, svp=None, mp=None, scale=None)
 
     @property
@@ -192,7 +202,7 @@ def parse_delta(text: str) -> DeltaEntry:
         return DeltaEntry(text)
     if SETTINGS.match(match["path"]):
         raise UsageFault(f"{text}: settings are separated by commas.", FORM)
-    settings: dict[str, float] = {}
+    settings: dict[str, Any] = {}
     for item in match["settings"].split(","):
         key, _, value = item.partition("=")
         if key not in DELTA_SETTINGS:
@@ -218,6 +228,8 @@ def wanted_recipe(
     prune: str | None = None,
     combine: str | None = None,
     stats: Sequence[FilePath] | FilePath | None = None,
+    from_masks: FilePath | None = None,
+    for_task: str | None = None,
     **settings: Any,
 ) -> Recipe:
     """Return the recipe of a base, deltas and settings, or read it from a file.
@@ -232,6 +244,8 @@ def wanted_recipe(
         prune: a pruner and its settings, ratios among them, in place of a method.
         combine: a combiner and its settings, in place of a method.
         stats: files of statistics of the deltas' fine-tunes; None for none.
+        from_masks: a file of TALL masks, in place of deltas.
+        for_task: the task whose model is made from it.
         **settings: the other attributes of `Recipe`, None for their defaults.
 
     Raises:
@@ -244,16 +258,26 @@ def wanted_recipe(
     )
     files = tuple(map(str, several(stats or ())))
     if file is not None:
-        given = (base, entries, include, exclude, coef, prune, combine, files, *settings.values())
+        given = (
+            base, entries, include, exclude, coef, prune, combine, files, from_masks, for_task,
+            *settings.values(),
+        )  # fmt: skip
         if any(value not in (None, ()) for value in given):
             raise UsageFault(
                 f"--recipe {file} already holds base, deltas and settings.",
                 "Give only -o and machine options beside it; edit the recipe to change the merge.",
             )
         return load_recipe(Path(file))
+    parsed = [item if isinstance(item, DeltaEntry) else parse_delta(str(item)) for item in entries]
+    if from_masks is not None or for_task is not None:
+        others = {
+            "deltas": entries, "--prune": prune, "--combine": combine, "--stats": files,
+            "--include": include, "--exclude": exclude,
+        } | {f"--{key}": settings.get(key) for key in ("method", *RATIOS)}  # fmt: skip
+        useless = [name for name, value in others.items() if value not in (None, ())]
+        parsed = [_masked(from_masks, for_task, useless)]
     if base is None:
         raise UsageFault("There is no base.", "Write `lorsmerge merge BASE DELTA...`.")
-    parsed = (item if isinstance(item, DeltaEntry) else parse_delta(str(item)) for item in entries)
     recipe = Recipe(
         str(base),
         tuple(parsed),
@@ -264,6 +288,34 @@ def wanted_recipe(
         **settings,
     )
     return recipe if (prune, combine) == (None, None) else _composed(recipe, prune, combine)
+
+
+def _masked(file: FilePath | None, task: str | None, others: Sequence[str]) -> DeltaEntry:
+    """Return the one entry of a merge that takes a task from a file of TALL masks.
+
+    Args:
+        file: given with --from.
+        task: given with --for.
+        others: what else is given that says what is merged, and how.
+    """
+    if file is None:
+        raise UsageFault(
+            f"--for {task} is the task of a file of TALL masks, and none is given.",
+            "Give it with --from; `lorsmerge merge BASE DELTA... --masks 0.4 -o x.delta` makes one.",
+        )
+    if others:
+        raise UsageFault(
+            f"--from {file} says what is added to the base, and {', '.join(others)} "
+            f"{'has' if len(others) == 1 and others[0] != 'deltas' else 'have'} no use beside it.",
+            "Omit them: --for, --scale and --coef are what can be chosen. To merge deltas, omit --from.",
+        )
+    if task is None:
+        from lorsmerge_cli.deltas.tall import TallFile
+
+        tasks = TallFile(Path(file)).tasks
+        what = f"--from {file} has masks for several tasks, and no --for says which one to make."
+        raise UsageFault(what, f"Give --for and one of its tasks: {', '.join(tasks)}.")
+    return DeltaEntry(str(file), for_task=task)
 
 
 def _composed(recipe: Recipe, prune: str | None, combine: str | None) -> Recipe:
@@ -389,9 +441,9 @@ def _blocks(card: str) -> Iterator[tuple[str, str]]:
 KEY_TYPES: dict[str, tuple[type, ...]] = {
     "base": (str,), "deltas": (list,), "method": (str,), "svp": (float, int), "mp": (float, int),
     "scale": (float, int), "coef": (list,), "include": (list,), "exclude": (list,), "dtype": (str,),
-    "stats": (list,), "path": (str,),
+    "stats": (list,), "path": (str,), "for_task": (str,),
 }  # fmt: skip
-RECIPE_KEYS = tuple(key for key in KEY_TYPES if key != "path")
+RECIPE_KEYS = tuple(key for key in KEY_TYPES if key not in ("path", "for_task"))
 
 
 def recipe_of(table: Mapping[str, Any], path: str) -> Recipe:
@@ -407,7 +459,11 @@ def recipe_of(table: Mapping[str, Any], path: str) -> Recipe:
     raise_all(list(_table_faults(table, path)))
     numbers: dict[str, Any] = {key: float(table[key]) for key in DELTA_SETTINGS if key in table}
     deltas = tuple(
-        DeltaEntry(entry["path"], **{k: float(v) for k, v in entry.items() if k != "path"})
+        DeltaEntry(
+            entry["path"],
+            **{key: float(entry[key]) for key in DELTA_SETTINGS if key in entry},
+            for_task=entry.get("for_task"),
+        )
         for entry in table["deltas"]
     )
     return Recipe(

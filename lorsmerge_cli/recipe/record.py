@@ -15,7 +15,7 @@ from lorsmerge_cli.core.methods import method_faults, method_of, method_of_prune
 from lorsmerge_cli.core.sketch import Sketch, Trained, parse_sketches, sketches_document, union
 from lorsmerge_cli.data.languages import check_labels
 from lorsmerge_cli.deltas.file import DeltaFile
-from lorsmerge_cli.deltas.task_vector import FinetunedTaskVector, TaskVector
+from lorsmerge_cli.deltas.task_vector import FinetunedTaskVector, StoredVector, TaskVector
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, raise_all
 from lorsmerge_cli.inputs import json_object, read_document
 from lorsmerge_cli.recipe.published import published_name
@@ -274,7 +274,7 @@ def pruning_text(pruning: Mapping[str, Any]) -> str:
 
 def header_of(vector: TaskVector) -> dict[str, Any]:
     """Return what a delta's header says of its making; empty for a fine-tune in a delta's place."""
-    if not isinstance(vector, DeltaFile):
+    if not isinstance(vector, StoredVector):
         return {}
     made = vector.provenance
     tables = {"pruning": dict(made.pruning), "training": dict(made.training)}

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from lorsmerge_cli.core.tall import each_mask, scaled_sum
+
 NEEDED = 2  # deltas that an element has to matter to
 
 
@@ -33,14 +35,9 @@ def consensus(deltas: Iterable[tuple[Tensor, float]], threshold: float = 0.4) ->
     pairs = list(deltas)
     if not pairs:
         raise ValueError("no deltas to combine")
-    # In float64, so that rounding, which differs with the order and the size of coefficients, does
-    # not decide what is kept.
-    total = torch.zeros_like(pairs[0][0], dtype=torch.float64)
-    for delta, scale in pairs:
-        total.add_(delta.double(), alpha=scale)
+    total = scaled_sum(pairs)
     count = torch.zeros_like(total, dtype=torch.int16)
-    for delta, scale in pairs:
-        scaled = delta.double() * scale
-        count += scaled.abs() > (total - scaled).abs_().mul_(threshold)
+    for mask in each_mask(pairs, total, threshold):
+        count += mask
     dtype = max((delta.dtype for delta, _ in pairs), key=lambda dtype: dtype.itemsize)
     return total.mul_(count >= min(NEEDED, len(pairs))).add_(0.0).to(dtype)

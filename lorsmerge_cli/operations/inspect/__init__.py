@@ -7,6 +7,7 @@ from lorsmerge_cli.operations.inspect.report import (
     DeltaFileReport,
     InspectReport,
     KindFigures,
+    TallReport,
 )
 from lorsmerge_cli.operations.inspect.run import inspect
 
@@ -17,5 +18,6 @@ __all__ = [
     "DeltaFileReport",
     "InspectReport",
     "KindFigures",
+    "TallReport",
     "inspect",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
 from lorsmerge_cli.deltas.file import Provenance
+from lorsmerge_cli.deltas.tall import TallOrigin
 from lorsmerge_cli.errors import named
 
 TOP_RATIOS = (0.01, 0.02, 0.03, 0.05)  # the paper's choices for SVP
@@ -131,6 +132,30 @@ class DeltaFileReport:
 
 
 @dataclass(frozen=True)
+class TallReport:
+    """The content of a file of TALL masks.
+
+    Attributes:
+        path: the file.
+        origin: what it says of itself.
+        tensors, entries: of the sum.
+        nbytes: of sum and masks.
+        dtypes: of the sum.
+        kept: of each task, the share of all elements that its mask keeps.
+        unkept: share of the elements that no mask keeps.
+    """
+
+    path: Path
+    origin: TallOrigin
+    tensors: int
+    entries: int
+    nbytes: int
+    dtypes: tuple[str, ...]
+    kept: tuple[float, ...]
+    unkept: float
+
+
+@dataclass(frozen=True)
 class Pair:
     """A comparison of two deltas.
 
@@ -179,7 +204,7 @@ class InspectReport:
         advice: a line for each thing that matters to the choice of a method.
     """
 
-    files: tuple[CheckpointReport | DeltaFileReport, ...]
+    files: tuple[CheckpointReport | DeltaFileReport | TallReport, ...]
     pairs: tuple[Pair, ...]
     together: Together | None = None
     advice: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lorsmerge_cli.checkpoint.names import (
@@ -31,6 +32,7 @@ from lorsmerge_cli.core.statistics import (
 )
 from lorsmerge_cli.deltas.encodings import stored_size
 from lorsmerge_cli.deltas.file import DeltaFile
+from lorsmerge_cli.deltas.tall import TallFile, mask_specs
 from lorsmerge_cli.deltas.task_vector import base_fingerprint, open_file
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UsageFault, raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
@@ -44,10 +46,12 @@ from lorsmerge_cli.operations.inspect.report import (
     DeltaFileReport,
     InspectReport,
     KindFigures,
+    TallReport,
     TensorGroup,
 )
 from lorsmerge_cli.pictures import check_picture
 
+Opened = Checkpoint | DeltaFile | TallFile
 SAFE_ENERGY = (1e-30, 1e30)  # within these a tensor's Gram matrix fits float32
 
 
@@ -60,10 +64,10 @@ def inspect(
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> InspectReport:
-    """Describe checkpoints and deltas, and compare the deltas.
+    """Describe checkpoints, deltas and files of TALL masks, and compare the deltas.
 
     Args:
-        files: checkpoints and deltas: files, folders or Hub ids.
+        files: of any of the three sorts: files, folders or Hub ids.
         spectra: compute the spectra of deltas' linear weights, one decomposition each; on by default.
         plot: picture of the deltas' spectra and magnitudes to draw; none by default.
         force: replace an existing picture.
@@ -87,6 +91,7 @@ def inspect(
     _check_same_tensors(deltas)
     if plot is not None:
         inputs = [item.local for item in deltas]
+        inputs += [item.local for item in opened if isinstance(item, TallFile)]
         inputs += [path for item in opened if isinstance(item, Checkpoint) for path in item.sources]
         faults = check_picture(plot, inputs, force=force)
         if not deltas:
@@ -95,18 +100,16 @@ def inspect(
     total = sum(spec.nbytes for file in deltas for spec in file.specs.values())
     total *= min(2, len(deltas))  # each alone, then in pairs
     workers = threads or default_threads()
-    reports = tuple(
-        _describe_delta(
-            item,
-            len(deltas) if spectra or plot is not None else 0,
-            plot is not None,
-            workers,
-            lambda done: progress(done, total),
-        )
-        if isinstance(item, DeltaFile)
-        else _describe_checkpoint(item)
-        for item in opened
-    )
+    parts = len(deltas) if spectra or plot is not None else 0
+
+    def describe(item: Opened) -> CheckpointReport | DeltaFileReport | TallReport:
+        if isinstance(item, DeltaFile):
+            return _describe_delta(
+                item, parts, plot is not None, workers, lambda done: progress(done, total)
+            )
+        return _describe_tall(item) if isinstance(item, TallFile) else _describe_checkpoint(item)
+
+    reports = tuple(map(describe, opened))
     described = [item for item in reports if isinstance(item, DeltaFileReport)]
     bad = {name for item in described for name in item.total.non_finite}
     pairs, together = compare(deltas, bad, workers, lambda done: progress(done, total))
@@ -116,10 +119,10 @@ def inspect(
     return replace(report, advice=tuple(advice(report)))
 
 
-def _open(paths: Sequence[Path]) -> list[Checkpoint | DeltaFile]:
+def _open(paths: Sequence[Path]) -> list[Opened]:
     faults = check_hub_ids(paths)
     wanted = [path for path in paths if not (faults and is_hub_id(path))]
-    opened: list[Checkpoint | DeltaFile] = []
+    opened: list[Opened] = []
     for path in wanted:
         try:
             opened.append(open_file(path))
@@ -149,6 +152,29 @@ def _describe_checkpoint(checkpoint: Checkpoint) -> CheckpointReport:
         fingerprint=base_fingerprint(checkpoint),
         notes=checkpoint.notes,
     )
+
+
+def _describe_tall(file: TallFile) -> TallReport:
+    """Count what the masks of a file keep."""
+    tasks = len(file.tasks)
+    kept, nowhere = [0] * tasks, 0
+    for name, spec in file.specs.items():
+        masks = file.masks(name).numpy().copy()
+        if spec.numel % 8:
+            masks[:, -1] &= (1 << spec.numel % 8) - 1  # the bits beyond are nobody's
+        for row in range(tasks):
+            kept[row] += int(np.bitwise_count(masks[row]).sum(dtype=np.int64))
+        together = np.bitwise_or.reduce(masks, axis=0)
+        nowhere += spec.numel - int(np.bitwise_count(together).sum(dtype=np.int64))
+    entries = sum(spec.numel for spec in file.specs.values())
+    nbytes = sum(
+        spec.nbytes for spec in (*file.specs.values(), *mask_specs(file.specs, tasks).values())
+    )
+    return TallReport(
+        file.path, file.origin, len(file.specs), entries, nbytes,
+        tuple(sorted({dtype_name(spec.dtype) for spec in file.specs.values()})),
+        tuple(count / max(entries, 1) for count in kept), nowhere / max(entries, 1),
+    )  # fmt: skip
 
 
 def _describe_delta(

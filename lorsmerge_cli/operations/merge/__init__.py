@@ -21,6 +21,13 @@ from lorsmerge_cli.operations.merge.control import (
 )
 from lorsmerge_cli.operations.merge.faults import faulty_input
 from lorsmerge_cli.operations.merge.inputs import MergeInputs, open_inputs, pinned_recipe
+from lorsmerge_cli.operations.merge.masks import (
+    MasksPlan,
+    MasksReport,
+    plan_masks,
+    run_masks,
+    tall_masks,
+)
 from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
 from lorsmerge_cli.operations.merge.run import MergeReport, run_merge
 from lorsmerge_cli.operations.merge.state_dicts import merge_state_dicts
@@ -30,6 +37,8 @@ from lorsmerge_cli.recipe.published import recorded_call
 from lorsmerge_cli.recipe.recipe import DeltaEntry, wanted_recipe
 
 __all__ = [
+    "MasksPlan",
+    "MasksReport",
     "MergeInputs",
     "MergePlan",
     "MergeReport",
@@ -44,11 +53,14 @@ __all__ = [
     "pinned_recipe",
     "plan_calibration",
     "plan_control",
+    "plan_masks",
     "plan_merge",
+    "run_masks",
     "run_merge",
     "scaled_plan",
     "stale_control",
     "statistics_folder",
+    "tall_masks",
     "wanted_norm",
 ]
 
@@ -74,6 +86,8 @@ def merge(
     calibrate: Heard = (),
     half: str = "all",
     hours: float | None = None,
+    from_masks: FilePath | None = None,
+    for_task: str | None = None,
     recipe: FilePath | None = None,
     save_recipe: FilePath | None = None,
     config_dir: FilePath | None = None,
@@ -118,6 +132,8 @@ def merge(
             delta's language and task; `NAME=DATA`, or a mapping, for the delta NAME alone.
         half: of the model that these are taken of: `encoder`, `decoder` or `all`.
         hours: about how much of each data set a fine-tune hears; all by default.
+        from_masks: a file that `tall_masks` wrote, in place of deltas; its scale is 1 by default.
+        for_task: the task whose model is made from it.
         recipe: a TOML recipe, a model card or a `lorsmerge.json`, in place of base, deltas and
             settings.
         save_recipe: a TOML file to write the recipe to.
@@ -146,6 +162,7 @@ def merge(
     wanted = wanted_recipe(
         base, deltas, file=recipe, method=method, svp=svp, mp=mp, scale=scale, include=include,
         exclude=exclude, dtype=dtype, coef=coef, prune=prune, combine=combine, stats=stats,
+        from_masks=from_masks, for_task=for_task,
     )  # fmt: skip
     audio = wanted_calibration(wanted, calibrate, half=half, hours=hours)
     plan = plan_merge(

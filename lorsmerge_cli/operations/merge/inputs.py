@@ -28,6 +28,7 @@ from lorsmerge_cli.core.pruning.budget import Budget
 from lorsmerge_cli.core.pruning.localize import READS
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import (
+    StoredVector,
     TaskVector,
     base_fingerprint,
     check_base,
@@ -171,7 +172,7 @@ def check_inputs(
     warnings = [*base.notes]
     for vector in vectors:
         faults += check_vector(base, vector)
-        if isinstance(vector, DeltaFile):
+        if isinstance(vector, StoredVector):
             fault = check_base(vector, base, identity)
             if fault is not None and not allow_other_base:
                 faults.append(fault)
@@ -200,11 +201,12 @@ def _open(
     recipe: Recipe, strip_prefix: str
 ) -> tuple[Checkpoint, list[TaskVector], list[StatisticsFile]]:
     """Open every file of the recipe; raise at once for all that cannot be opened."""
-    base_path, *paths = [Path(recipe.base), *(Path(entry.path) for entry in recipe.deltas)]
+    base_path, entries = Path(recipe.base), list(recipe.deltas)
     stats = list(map(Path, recipe.stats))
-    faults = check_hub_ids([base_path, *paths, *stats])
+    faults = check_hub_ids([base_path, *(Path(entry.path) for entry in entries), *stats])
     if faults:  # download nothing in vain, but check the local files
-        paths, stats = ([p for p in given if not is_hub_id(p)] for given in (paths, stats))
+        entries = [entry for entry in entries if not is_hub_id(Path(entry.path))]
+        stats = [path for path in stats if not is_hub_id(path)]
     base: Checkpoint | None = None
     vectors: list[TaskVector] = []
     try:
@@ -212,10 +214,11 @@ def _open(
             base = Checkpoint(base_path)
     except LorsmergeError as error:
         faults.append(error)
-    for path in paths:
+    for entry in entries:
+        path = Path(entry.path)
         try:
             if base is not None:
-                vectors.append(open_task_vector(path, base, strip_prefix))
+                vectors.append(open_task_vector(path, base, strip_prefix, entry.for_task))
             elif not is_adapter(local_path(path)):
                 open_file(path)  # for its faults
         except LorsmergeError as error:
