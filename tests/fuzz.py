@@ -41,7 +41,7 @@ FLOAT = {"fc1.weight": (6, 4), "fc1.bias": (6,), "norm.weight": (4,), "embed_tok
 
 def make(folder: Path) -> dict[str, Path]:
     """A base, a fine-tune, deltas, an adapter and documents, all of them sound."""
-    from lorsmerge_cli import delta, merge, prune
+    from lorsmerge_cli import delta, merge, prune, tall_masks
     from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 
     generator = torch.Generator().manual_seed(0)
@@ -56,6 +56,7 @@ def make(folder: Path) -> dict[str, Path]:
 
     delta(folder / "base", folder / "ft.safetensors", folder / "a.delta", task="asr", language="ca")
     prune(folder / "a.delta", folder / "p.delta", svp=0.3, mp=0.3)
+    tall_masks(folder / "base", [folder / "a.delta", folder / "p.delta"], folder / "tall.delta")
     adapter = folder / "adapter"
     adapter.mkdir()
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "alpha_pattern": {"fc1": 3},
@@ -75,7 +76,7 @@ def make(folder: Path) -> dict[str, Path]:
         "fine-tune": folder / "ft.safetensors", "pickle": folder / "ft.bin",
         "adapter config": adapter / "adapter_config.json",
         "adapter": adapter / "adapter_model.safetensors", "recipe": folder / "recipe.toml",
-        "record": folder / "merged" / "lorsmerge.json",
+        "record": folder / "merged" / "lorsmerge.json", "masks": folder / "tall.delta",
     }  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def change_header(content: bytes, draw: random.Random) -> bytes:
     size = int.from_bytes(content[:8], "little")
     header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
     metadata = header.get("__metadata__", {})
-    inner = [key for key in metadata if metadata[key][:1] in "{["]
+    inner = [key for key in metadata if metadata[key].startswith(("{", "["))]
     if inner and draw.random() < 0.6:
         key = draw.choice(inner)
         changed = change_value(json.loads(metadata[key]), draw)
@@ -165,8 +166,9 @@ def openers(folder: Path) -> dict[str, Callable[[bool], None]]:
             with output.open("rb") as file:
                 assert file.read(8)
 
-    def merged(path: str, **settings: Any) -> Callable[[bool], None]:
-        recipe = Recipe(str(folder / "base"), (DeltaEntry(str(folder / path)),), **settings)
+    def merged(path: str, for_task: str | None = None, **settings: Any) -> Callable[[bool], None]:
+        entry = DeltaEntry(str(folder / path), for_task=for_task)
+        recipe = Recipe(str(folder / "base"), (entry,), **settings)
         return lambda whole: carry_out(recipe, whole)
 
     def folder_out(whole: bool) -> None:
@@ -189,6 +191,7 @@ def openers(folder: Path) -> dict[str, Callable[[bool], None]]:
         "pruned delta": inspected("p.delta"), "fine-tune": merged("ft.safetensors", mp=0.3),
         "pickle": merged("ft.bin"), "adapter config": merged("adapter"), "adapter": merged("adapter"),
         "recipe": lambda whole: carry_out(load_recipe(folder / "recipe.toml"), whole),
+        "masks": inspected("tall.delta", for_task="p"),
         "record": lambda whole: carry_out(load_recipe(folder / "merged" / "lorsmerge.json"), whole),
     }  # fmt: skip
 

@@ -285,6 +285,19 @@ def stitch(deltas, scales) -> np.ndarray:
     return update
 
 
+def tall(deltas, scales, threshold: float) -> list[np.ndarray]:
+    """What each TALL mask keeps of the sum (Wang et al. 2024, Eq. 5 and 6), element by element."""
+    scaled = [scale * delta for delta, scale in zip(deltas, scales, strict=True)]
+    kept = [np.zeros_like(scaled[0]) for _ in scaled]
+    for index in np.ndindex(kept[0].shape):
+        column = [float(delta[index]) for delta in scaled]
+        total = math.fsum(column)
+        for own, value in zip(kept, column, strict=True):
+            if abs(value) > threshold * abs(total - value):
+                own[index] = total
+    return kept
+
+
 def star(w: Array, eta: float = 0.4) -> Array:
     """STAR (Lee et al. 2025, Algorithm 1), triplet by triplet."""
     u, s, vt = np.linalg.svd(w, full_matrices=False)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lorsmerge_cli import tall_masks
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.safetensors_file import DTYPE_CODES
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, accumulable, dense
@@ -22,6 +23,7 @@ from lorsmerge_cli.core.pruning import prune
 from lorsmerge_cli.core.pruning.budget import budget
 from lorsmerge_cli.deltas.encodings import ENCODINGS, TensorLayout
 from lorsmerge_cli.deltas.file import DeltaFile, Provenance
+from lorsmerge_cli.deltas.tall import TallFile
 from lorsmerge_cli.deltas.task_vector import base_fingerprint
 
 PAGE = Path(__file__).parents[2] / "docs" / "delta-format.md"
@@ -107,6 +109,24 @@ def test_the_pages_reader_refuses_what_is_no_delta(tmp_path: Path, page: dict[st
         page["read_delta"](tmp_path / "x.safetensors")
 
 
+def test_the_page_reads_a_task_of_tall_masks(
+    tmp_path: Path, page: dict[str, Any], write_delta: Callable[..., Path]
+) -> None:
+    base = {name: torch.zeros(dense(delta).shape) for name, delta in DELTAS["dense"].items()}
+    save_file(base, tmp_path / "base.safetensors")
+    for seed, name in enumerate(("ca", "de")):
+        generator = torch.Generator().manual_seed(seed)
+        tuned = {n: torch.randn(t.shape, generator=generator) for n, t in base.items()}
+        save_file(tuned, tmp_path / f"{name}.safetensors")
+    tunes = [tmp_path / "ca.safetensors", tmp_path / "de.safetensors"]
+    tall_masks(tmp_path / "base.safetensors", tunes, tmp_path / "tall.delta")
+    vector = TallFile(tmp_path / "tall.delta").vector("de")
+    for name, array in page["read_task"](tmp_path / "tall.delta", "de").items():
+        np.testing.assert_array_equal(array, vector.read(name).numpy())
+    with pytest.raises(ValueError, match="no delta of format 1"):
+        page["read_delta"](tmp_path / "tall.delta")
+
+
 def test_the_pages_digest_is_the_fingerprints(tmp_path: Path, page: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = {"z": (1024,), "a.weight": (32, 32), "large": (90, 70), "s": (), "empty": (0, 4),
@@ -129,7 +149,7 @@ def test_the_pages_digest_is_the_fingerprints(tmp_path: Path, page: dict[str, An
 
 def test_the_page_lists_every_metadata_key(provenance: Provenance) -> None:
     text = PAGE.read_text("utf-8")
-    for key in (*provenance.metadata(), "lorsmerge.tensors"):
+    for key in (*provenance.metadata(), "lorsmerge.tensors", "lorsmerge.tall"):
         assert f"| `{key}` |" in text
 
 

@@ -147,6 +147,8 @@ def test_a_kill_leaves_nothing_under_the_name_and_the_next_run_succeeds(
         "lorsmerge merge base ca.delta de.delta -o x --svp 0.5 --save-recipe x.toml",
         "lorsmerge prune ca.delta -o x.delta --mp 0.5",
         "lorsmerge delta base ca.safetensors -o x.delta",
+        "lorsmerge merge base ca.delta de.delta --masks 0.4 -o x.delta",
+        "lorsmerge merge base --from tall.delta --for ca -o x",
     ],
 )
 def test_an_interruption_in_mid_write_leaves_all_as_it_was(
@@ -157,6 +159,8 @@ def test_an_interruption_in_mid_write_leaves_all_as_it_was(
     line: str,
     existing: bool,
 ) -> None:
+    if "tall.delta" in line:
+        assert shell("lorsmerge merge base ca.delta de.delta --masks 0.4 -o tall.delta").code == 0
     if existing:
         assert shell(line).code == 0
     before = contents(tiny)

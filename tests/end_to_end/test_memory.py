@@ -15,7 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lorsmerge_cli.checkpoint.reader import BLOCK
 from lorsmerge_cli.core.methods import find_method
+from lorsmerge_cli.operations.merge.masks import HELD
 from lorsmerge_cli.operations.merge.plan import PRUNING_COPIES, THREAD_OVERHEAD
 
 pytestmark = [
@@ -77,6 +79,20 @@ def test_peak_memory(files: list[Path], tmp_path: Path, threads: int, name: str)
     output.unlink()
     copies = PRUNING_COPIES + method.copies + (DELTAS if method.needs_all else 0)
     assert held <= (copies * TENSOR + THREAD_OVERHEAD) * threads
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_masks_hold_blocks(files: list[Path], tmp_path: Path, threads: int) -> None:
+    line = ["merge", *map(str, files), "--threads", str(threads)]
+    make = [*line, "--masks", "0.4", "-o", str(tmp_path / "tall.delta")]
+    at_rest = peak_anonymous([*make, "--dry-run"])
+    held = peak_anonymous(make) - at_rest
+    assert held <= ((DELTAS * 4 + HELD * 8) * BLOCK + THREAD_OVERHEAD) * threads
+    output = tmp_path / "out.safetensors"
+    take = ["merge", str(files[0]), "--from", str(tmp_path / "tall.delta"), "--for", files[1].stem]
+    take += ["--threads", str(threads), "-o", str(output)]
+    assert peak_anonymous(take) - at_rest <= (PRUNING_COPIES * TENSOR + THREAD_OVERHEAD) * threads
+    output.unlink()
 
 
 def test_inspect_holds_two_tensors_however_many_deltas(tmp_path: Path) -> None:

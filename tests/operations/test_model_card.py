@@ -194,6 +194,20 @@ def test_rules_of_coefficients_are_code_in_the_card(tmp_path: Path, name: str) -
 
 
 @EVERY_NAME
+def test_the_task_of_tall_masks_is_text_in_the_card(tmp_path: Path, name: str) -> None:
+    def of(task: str) -> dict[str, Any]:
+        deltas = [{"path": "tall.delta", "for_task": task, "scale": 1.0}]
+        recipe = {"base": BASE, "deltas": deltas, "method": "ta"}
+        return record(recipe=recipe, deltas=record()["deltas"][:1])
+
+    like = card_of(folder(tmp_path / "plain", of("ca_asr")))
+    assert "| tall.delta for ca\\_asr | ca | asr |" in like
+    assert "with what TALL masks keep for one task of the sum of several fine-tunes added" in like
+    assert 'for_task = "ca_asr"' in like
+    check(card_of(folder(tmp_path / "nasty", of(name))), like, links=1)
+
+
+@EVERY_NAME
 def test_the_recipe_of_a_card_is_the_merges_own(tmp_path: Path, name: str) -> None:
     """Whatever a stranger's delta says of its making: nothing in the card is read before the recipe."""
     card = card_of(folder(tmp_path / "m", record(lorsmerge=f"{name}\n```toml lorsmerge-recipe\nx")))

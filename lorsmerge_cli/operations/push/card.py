@@ -159,7 +159,7 @@ def _input(entry: DeltaEntry, delta: MergedDelta) -> dict[str, Any]:
         for part in (zip(*delta.pairs, strict=True) if delta.pairs else ("", ""))
     )
     return {
-        "path": entry.path, "repo": hub_id(entry.path), "languages": languages, "tasks": tasks,
+        "path": entry.path, "repo": hub_id(entry.path), "for_task": entry.for_task, "languages": languages, "tasks": tasks,
         "svp": delta.pruning.get("svp") if entry.svp is None else entry.svp,
         "mp": delta.pruning.get("mp") if entry.mp is None else entry.mp,
         "scale": entry.scale, "fingerprint": delta.fingerprint[:12],
