@@ -9,10 +9,11 @@ is the square: an eigenvalue is wrong by some rounding steps of the largest one,
 below sqrt(step) of the largest is noise. `truncated_svd` guards against that.
 
 BLAS's xSYRK and LAPACK's xSYEVR, which compute one triangle and a range of eigenpairs, do half of
-the work of `torch.matmul` and `torch.linalg.eigh`. SciPy's Python functions for them hold Python's
-lock, so worker threads would wait for one another; the function pointers that SciPy publishes for
-compiled callers do not. If SciPy publishes none, or with signatures unknown here, PyTorch does the
-work.
+the work of `torch.matmul` and `torch.linalg.eigh`. Where many eigenvectors are wanted, xSTEDC finds
+them by divide and conquer, mostly in matrix products, and xORMTR turns those back that are wanted.
+SciPy's Python functions for these hold Python's lock, so worker threads would wait for one another;
+the function pointers that SciPy publishes for compiled callers do not. If SciPy publishes none, or
+with signatures unknown here, PyTorch does the work.
 """
 
 from __future__ import annotations
@@ -33,11 +34,15 @@ from torch import Tensor
 # block size (at most 64), all of it runs blocked.
 WORK_BLOCKS = 90
 INTEGER_WORK = 10
+FEW = 6  # xSYEVR is as quick where one in so many eigenpairs is wanted, and quicker for fewer
 CONVERTED_COLUMNS = 1024
 LETTERS = {torch.float32: "s", torch.float64: "d"}
 LARGEST_SHIFT = 120  # exponent of two, so that the factor and its inverse are float32 numbers
 # Types of the arguments, all passed by address: c for characters, i for integers, r for reals.
-SIGNATURES = {"syrk": "cciirrirri", "syevr": "cccirirriirirriiriiii"}
+SIGNATURES = {
+    "syrk": "cciirrirri", "syevr": "cccirirriirirriiriiii", "sytrd": "cirirrrrii",
+    "stedc": "cirrririiii", "ormtr": "ccciirirririi",
+}  # fmt: skip
 # their names in SciPy's C signatures
 C_TYPES = {
     "c": re.compile(r"char"),
@@ -117,6 +122,32 @@ def largest_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values.div_(scale).to(matrix.device), vectors.to(matrix.device)
 
 
+def many_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return what `largest_eigenpairs` does but for roundings, sooner where `count` is not small.
+
+    Args:
+        matrix: (n, n), symmetric, float32 or float64, finite. Overwritten.
+        count: 1 <= count <= n.
+
+    Raises:
+        EigenError: LAPACK or cuSOLVER did not converge.
+
+    Example:
+        >>> many_eigenpairs(torch.diag(torch.tensor([1.0, 4.0, 9.0])), 2)[0]
+        tensor([9., 4.])
+    """
+    sytrd, stedc, ormtr = (
+        _foreign(cython_lapack, LETTERS[matrix.dtype] + name, len(SIGNATURES[name]))
+        for name in ("sytrd", "stedc", "ormtr")
+    )
+    missing = sytrd is None or stedc is None or ormtr is None
+    if missing or matrix.device.type == "cuda" or FEW * count < len(matrix):
+        return largest_eigenpairs(matrix, count)
+    scale = _scale_to_one(matrix)
+    values, vectors = _divided(sytrd, stedc, ormtr, matrix.cpu().mul_(scale), count)
+    return values.div_(scale).to(matrix.device), vectors.to(matrix.device)
+
+
 def _scale_to_one(matrix: Tensor) -> float:
     """Return a factor that brings the largest element near 1: a power of two, which is exact."""
     exponent = math.frexp(float(matrix.abs().max()))[1]
@@ -163,6 +194,53 @@ def _syevr(syevr: Any, matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
         raise EigenError(f"xSYEVR ended with {code} and {found.value} of {count} eigenpairs")
     descending = vectors[:, ::-1].copy(order="C")
     return torch.from_numpy(values[:count][::-1].copy()), torch.from_numpy(descending)
+
+
+def _divided(
+    sytrd: Any, stedc: Any, ormtr: Any, matrix: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return the `count` largest pairs by divide and conquer.
+
+    The matrix is reduced to a tridiagonal one, Q^T A Q, all eigenvectors of that are found, and Q
+    is applied to those that are wanted.
+    """
+    symmetric = matrix.contiguous().numpy()
+    n, dtype = symmetric.shape[0], symmetric.dtype
+    diagonal, beside, factors = (np.empty(n, dtype) for _ in range(3))
+    work, info = np.empty(WORK_BLOCKS * n, dtype), ctypes.c_int64()
+    # UPLO; N; A, which gets the reflectors that Q is made of; LDA; D and E, the tridiagonal matrix;
+    # TAU, the reflectors' factors; WORK, LWORK; INFO
+    sytrd(
+        b"L", _int(n), _data(symmetric), _int(n), _data(diagonal), _data(beside), _data(factors),
+        _data(work), _int(work.size), ctypes.byref(info),
+    )  # fmt: skip
+    _check(info, "xSYTRD")
+    vectors = np.empty((n, n), dtype, order="F")
+    halves = np.empty(1 + 4 * n + n * n, dtype)
+    integer_work = np.empty(3 + 5 * n, np.int64)
+    # COMPZ = I: of the tridiagonal matrix itself; N; D, which gets the values, ascending; E; Z, the
+    # vectors; LDZ; WORK, LWORK, IWORK, LIWORK; INFO
+    stedc(
+        b"I", _int(n), _data(diagonal), _data(beside), _data(vectors), _int(n), _data(halves),
+        _int(halves.size), _data(integer_work), _int(integer_work.size), ctypes.byref(info),
+    )  # fmt: skip
+    del halves
+    _check(info, "xSTEDC")
+    wanted = vectors[:, n - count :]
+    # SIDE = L: Q C; UPLO; TRANS = N; M and N of C; A, LDA and TAU of xSYTRD; C, overwritten; LDC;
+    # WORK, LWORK; INFO
+    ormtr(
+        b"L", b"L", b"N", _int(n), _int(count), _data(symmetric), _int(n), _data(factors),
+        _data(wanted), _int(n), _data(work), _int(work.size), ctypes.byref(info),
+    )  # fmt: skip
+    _check(info, "xORMTR")
+    descending = wanted.T[::-1].copy(order="C")
+    return torch.from_numpy(diagonal[::-1][:count].copy()), torch.from_numpy(descending).T
+
+
+def _check(info: Any, name: str) -> None:
+    if info.value != 0:
+        raise EigenError(f"{name} ended with {ctypes.c_int32(info.value).value}")
 
 
 @cache

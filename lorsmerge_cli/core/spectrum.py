@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.core.eigen import gram
-from lorsmerge_cli.core.pruning.svp import leading_basis
+from lorsmerge_cli.core.eigen import gram, many_eigenpairs
+from lorsmerge_cli.core.pruning.svp import leading_vectors
 
 # A polar factor of directions that are shorter than this beside the longest would be made of
 # rounding errors: singular vectors of a float32 matrix are known to about 1e-6.
 SHORTEST = 1e-5
 ROUNDINGS = 8  # that an element of a matrix may have gone through: a difference, a product, a sum
+SQUARED = 1e-3  # of the largest singular value: less than a Gram matrix tells to nine digits
 
 
 def singular_triplets(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,17 +36,64 @@ def singular_triplets(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor
     """
     wide = matrix.shape[0] <= matrix.shape[1]
     rows = matrix if wide else matrix.T
-    # In float64 throughout: a rounded vector of a large value is a large error in a small one's, which
-    # making vectors of several deltas orthogonal multiplies by their condition number.
-    basis = leading_basis(rows, rank, torch.float64)
+    _, basis = _leading(matrix, rank)
     projected = basis.T @ rows.double()
     values = torch.linalg.vector_norm(projected, dim=1)
-    step = torch.finfo(matrix.dtype).eps / 2
-    noise = ROUNDINGS * step * torch.linalg.vector_norm(matrix, dtype=torch.float64)
-    real = values > noise
-    values = values[real]
-    short, long = basis[:, real], projected[real].T / values
+    real = values > _noise(matrix)
+    if not bool(real.all()):
+        basis, values, projected = basis[:, real], values[real], projected[real]
+    short, long = basis, projected.T / values
     return (short, values, long) if wide else (long, values, short)
+
+
+def _noise(matrix: Tensor) -> Tensor:
+    """Return a bound of the singular values that may be rounding errors."""
+    step = torch.finfo(matrix.dtype).eps / 2
+    norm: Tensor = torch.linalg.vector_norm(matrix, dtype=torch.float64)
+    return ROUNDINGS * step * norm
+
+
+def with_values(matrix: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return U diag(f(s)) V^T of a matrix U diag(s) V^T, in float64.
+
+    Singular values that may be rounding errors become zero, and f does not see them, as in
+    `singular_triplets`.
+
+    Args:
+        matrix: (d, k), float32 or float64, finite.
+        change: f, which maps s (r,), descending, float64 and not empty, to as many values, none of
+            them negative.
+
+    Example:
+        >>> with_values(torch.diag(torch.tensor([3.0, 0.0, 4.0])), lambda values: values / values)
+        tensor([[1., 0., 0.],
+                [0., 0., 0.],
+                [0., 0., 1.]], dtype=torch.float64)
+    """
+    wide, double = matrix.shape[0] <= matrix.shape[1], matrix.double()
+    rows = double if wide else double.T
+    values, basis = _leading(matrix, len(rows))
+    small = values < SQUARED * values[0]
+    if bool(small.any()):
+        values[small] = torch.linalg.vector_norm(basis[:, small].T @ rows, dim=1)
+    real = values > _noise(matrix)
+    values, basis = values[real], basis[:, real]
+    if not len(values):
+        return torch.zeros_like(double)
+    # U diag(f(s)) V^T = U diag(f(s) / s) U^T W, or W V diag(f(s) / s) V^T
+    factor = gram(basis * (change(values) / values).sqrt(), torch.float64)
+    return factor @ double if wide else double @ factor
+
+
+def _leading(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the largest singular values of a matrix and its vectors of the short side.
+
+    In float64 throughout: a rounded vector of a large value is a large error in a small one's, which
+    making vectors of several deltas orthogonal multiplies by their condition number.
+    """
+    rows = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    values, basis = leading_vectors(rows, rank, torch.float64, many_eigenpairs)
+    return values.double(), basis.double()
 
 
 def boosted(values: Tensor, beta: float) -> Tensor:
@@ -118,8 +168,6 @@ def _inverse_root(columns: Tensor) -> Tensor:
     short = columns.T if _is_tall(columns) else columns
     if not columns.numel():
         return columns.new_zeros(len(short), len(short))
-    values, vectors = torch.linalg.eigh(gram(short, torch.float64))
-    real = values > SHORTEST**2 * values[-1]
-    vectors = vectors[:, real]
-    root: Tensor = (vectors * values[real].rsqrt()) @ vectors.T
-    return root
+    values, vectors = many_eigenpairs(gram(short, torch.float64), len(short))
+    real = values > SHORTEST**2 * values[0]
+    return gram(vectors[:, real] * values[real].pow(-0.25), torch.float64)

@@ -15,9 +15,11 @@ from reference import gaussian, with_spectrum
 from scipy.linalg import cython_blas, cython_lapack
 
 from lorsmerge_cli.core import eigen
-from lorsmerge_cli.core.eigen import gram, largest_eigenpairs
+from lorsmerge_cli.core.eigen import gram, largest_eigenpairs, many_eigenpairs
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
+FINDS = [largest_eigenpairs, many_eigenpairs]
+each = pytest.mark.parametrize("find", FINDS, ids=lambda find: find.__name__)
 
 
 def symmetric(kind: str, n: int) -> torch.Tensor:
@@ -41,6 +43,7 @@ def symmetric(kind: str, n: int) -> torch.Tensor:
     }[kind].double()
 
 
+@each
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "kind", ["gram", "indefinite", "wide", "zero", "identity", "ones", "diagonal"]
@@ -48,9 +51,9 @@ def symmetric(kind: str, n: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("n", "count"), [(1, 1), (2, 1), (2, 2), (7, 1), (7, 4), (7, 7), (60, 1), (60, 13), (60, 60)]
 )
-def test_against_numpy(n: int, count: int, kind: str, dtype: torch.dtype) -> None:
+def test_against_numpy(n: int, count: int, kind: str, dtype: torch.dtype, find) -> None:
     exact = symmetric(kind, n)
-    values, vectors = largest_eigenpairs(exact.to(dtype, copy=True), count)
+    values, vectors = find(exact.to(dtype, copy=True), count)
     assert values.shape == (count,)
     assert vectors.shape == (n, count)
     assert values.dtype == vectors.dtype == dtype
@@ -64,12 +67,13 @@ def test_against_numpy(n: int, count: int, kind: str, dtype: torch.dtype) -> Non
     assert torch.allclose(wide.T @ wide, torch.eye(count).double(), atol=50 * TOLERANCE[dtype])
 
 
+@each
 @pytest.mark.parametrize("exponent", [-110, -80, -54, 0, 54, 110])
 @pytest.mark.parametrize("kind", ["gram", "indefinite", "coupled"])
-def test_any_magnitude(kind: str, exponent: int) -> None:
+def test_any_magnitude(kind: str, exponent: int, find) -> None:
     """In float32 the square of anything below 1e-19 underflows: LAPACK treats such an off-diagonal as zero."""
     exact = symmetric(kind, 8) * 2.0**exponent
-    values, vectors = largest_eigenpairs(exact.float(), 3)
+    values, vectors = find(exact.float(), 3)
     wide, size = vectors.double(), float(exact.norm())
     error = (exact @ wide - wide * values.double()).norm(dim=0).max()
     assert float(error) <= 2 * TOLERANCE[torch.float32] * size
@@ -77,22 +81,24 @@ def test_any_magnitude(kind: str, exponent: int) -> None:
     assert np.abs(values.double().numpy() - expected).max() <= TOLERANCE[torch.float32] * size
 
 
+@each
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_transposed_storage(dtype: torch.dtype) -> None:
+def test_transposed_storage(dtype: torch.dtype, find) -> None:
     exact = symmetric("gram", 9)
     transposed = exact.to(dtype).T.contiguous().T
-    values, _ = largest_eigenpairs(transposed, 3)
+    values, _ = find(transposed, 3)
     assert values.double().numpy() == pytest.approx(np.linalg.eigvalsh(exact)[::-1][:3], rel=1e-5)
 
 
-def test_calls_run_beside_each_other() -> None:
+@each
+def test_calls_run_beside_each_other(find) -> None:
     """No state is shared between the threads of a pool."""
     matrices = [symmetric("gram", 40 + i) for i in range(8)]
-    alone = [largest_eigenpairs(matrix.clone(), 6) for matrix in matrices]
+    alone = [find(matrix.clone(), 6) for matrix in matrices]
     together: list = [None] * len(matrices)
 
     def work(i: int) -> None:
-        together[i] = largest_eigenpairs(matrices[i].clone(), 6)
+        together[i] = find(matrices[i].clone(), 6)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(matrices))]
     for thread in threads:
@@ -154,15 +160,16 @@ def check_pairs(w: torch.Tensor, dtype: torch.dtype, count: int) -> None:
     found = gram(w, dtype)
     assert found.dtype == dtype
     assert np.abs(found.double().numpy() - exact).max() <= TOLERANCE[dtype] * size
-    values, vectors = largest_eigenpairs(found, count)
-    assert values.dtype == vectors.dtype == dtype
-    assert vectors.shape == (len(exact), count)
     expected = np.linalg.eigvalsh(exact)[::-1][:count]
-    assert np.abs(values.double().numpy() - expected).max() <= TOLERANCE[dtype] * size
-    wide = vectors.double()
-    error = (torch.from_numpy(exact) @ wide - wide * values.double()).norm(dim=0).max()
-    assert float(error) <= 2 * TOLERANCE[dtype] * size
-    assert torch.allclose(wide.T @ wide, torch.eye(count).double(), atol=50 * TOLERANCE[dtype])
+    for find in FINDS:
+        values, vectors = find(found.clone(), count)
+        assert values.dtype == vectors.dtype == dtype
+        assert vectors.shape == (len(exact), count)
+        assert np.abs(values.double().numpy() - expected).max() <= TOLERANCE[dtype] * size
+        wide = vectors.double()
+        error = (torch.from_numpy(exact) @ wide - wide * values.double()).norm(dim=0).max()
+        assert float(error) <= 2 * TOLERANCE[dtype] * size
+        assert torch.allclose(wide.T @ wide, torch.eye(count).double(), atol=50 * TOLERANCE[dtype])
 
 
 def matrices() -> Iterator[tuple[str, torch.Tensor, int]]:
@@ -230,7 +237,7 @@ class TestAnyBuildOfScipy:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("hidden", ["syrk", "syevr"])
+@pytest.mark.parametrize("hidden", ["syrk", "syevr", "sytrd", "stedc", "ormtr"])
 def test_pytorch_decomposes_where_scipy_hides_a_symbol(
     monkeypatch: pytest.MonkeyPatch, hidden: str, dtype: torch.dtype
 ) -> None:
@@ -248,7 +255,13 @@ def test_pytorch_decomposes_where_scipy_hides_a_symbol(
 
 
 @pytest.mark.parametrize("letter", ["s", "d"])
-@pytest.mark.parametrize(("module", "name"), [(cython_blas, "syrk"), (cython_lapack, "syevr")])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (cython_blas, "syrk"),
+        *((cython_lapack, name) for name in eigen.SIGNATURES if name != "syrk"),
+    ],
+)
 def test_this_scipys_functions_are_used(module: ModuleType, name: str, letter: str) -> None:
     assert eigen._foreign(module, letter + name, len(eigen.SIGNATURES[name])) is not None
 
@@ -291,6 +304,8 @@ def test_what_lapack_refuses_is_an_error() -> None:
 
         with pytest.raises(eigen.EigenError, match="-4" if code != 7 else "7"):
             eigen._syevr(refuse, torch.eye(3), 1)
+        with pytest.raises(eigen.EigenError, match="xSYTRD"):
+            eigen._divided(refuse, refuse, refuse, torch.eye(3), 1)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
@@ -302,11 +317,12 @@ def test_the_gram_matrix_of_nothing(shape: tuple[int, int], dtype: torch.dtype) 
 
 
 @pytest.mark.gpu
+@each
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("n", "count"), [(1, 1), (60, 1), (60, 13), (60, 60)])
-def test_cuda_agrees_with_the_cpu(n: int, count: int, dtype: torch.dtype) -> None:
+def test_cuda_agrees_with_the_cpu(n: int, count: int, dtype: torch.dtype, find) -> None:
     matrix = symmetric("gram", n).to(dtype)
-    values, vectors = largest_eigenpairs(matrix.cuda(), count)
+    values, vectors = find(matrix.cuda(), count)
     assert values.device.type == vectors.device.type == "cuda"
     expected, _ = largest_eigenpairs(matrix.clone(), count)
     assert values.cpu().numpy() == pytest.approx(expected.numpy(), rel=1e-4)

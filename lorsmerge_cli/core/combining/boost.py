@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from lorsmerge_cli.core.combining.sum import sum_
-from lorsmerge_cli.core.spectrum import boosted, singular_triplets
+from lorsmerge_cli.core.spectrum import boosted, with_values
 
 
 def boost(deltas: Iterable[tuple[Tensor, float]], beta: float = 0.01) -> Tensor:
@@ -31,5 +31,4 @@ def boost(deltas: Iterable[tuple[Tensor, float]], beta: float = 0.01) -> Tensor:
                 [0., 0., 2.]])
     """
     total = sum_(deltas)
-    left, values, right = singular_triplets(total, min(total.shape))
-    return (left @ (boosted(values, beta) * right).T).to(total.dtype)
+    return with_values(total, lambda values: boosted(values, beta)).to(total.dtype)

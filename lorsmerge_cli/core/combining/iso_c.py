@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from lorsmerge_cli.core.combining.sum import sum_
-from lorsmerge_cli.core.spectrum import singular_triplets
+from lorsmerge_cli.core.spectrum import with_values
 
 
 def iso_c(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
@@ -30,7 +30,4 @@ def iso_c(deltas: Iterable[tuple[Tensor, float]]) -> Tensor:
                 [0., 2.]])
     """
     total = sum_(deltas)
-    left, values, right = singular_triplets(total, min(total.shape))
-    if not len(values):
-        return total
-    return (left @ (values.mean() * right.T)).to(total.dtype)
+    return with_values(total, lambda values: values.mean().expand(len(values))).to(total.dtype)

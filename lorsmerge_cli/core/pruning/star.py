@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lorsmerge_cli.core.eigen import many_eigenpairs
 from lorsmerge_cli.core.low_rank_sparse import LowRankSparse
 from lorsmerge_cli.core.pruning.budget import Budget
-from lorsmerge_cli.core.pruning.svp import truncated_svd
+from lorsmerge_cli.core.pruning.svp import leading_vectors, widest
 
 
 def star(matrix: Tensor, budget: Budget, eta: float = 0.4) -> LowRankSparse:
@@ -27,13 +28,15 @@ def star(matrix: Tensor, budget: Budget, eta: float = 0.4) -> LowRankSparse:
                 [0., 0., 0.],
                 [0., 0., 0.]])
     """
-    short_side = min(matrix.shape)
-    left, right = truncated_svd(matrix, short_side)
     wide = matrix.shape[0] <= matrix.shape[1]
-    values = right.norm(dim=1) if wide else left.norm(dim=0)
+    rows = matrix if wide else matrix.T
+    values, basis = leading_vectors(rows, len(rows), widest(rows), many_eigenpairs)
     sums = values.cpu().double().cumsum(0)  # Metal has no float64
     total = float(sums[-1])
-    rank = min(short_side, 1 + int((sums < eta * total).sum()))
+    rank = min(len(rows), 1 + int((sums < eta * total).sum()))
     kept = float(sums[rank - 1])
-    grown = left[:, :rank] * (total / kept if kept else 1.0)
-    return LowRankSparse(grown, right[:rank])
+    basis = basis[:, :rank].to(rows.dtype)
+    projected = (basis.T @ rows) * (total / kept if kept else 1.0)
+    if wide:
+        return LowRankSparse(basis, projected)
+    return LowRankSparse(projected.T.contiguous(), basis.T.contiguous())

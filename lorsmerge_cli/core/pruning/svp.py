@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -63,38 +65,57 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         return matrix.new_empty(matrix.shape[0], 0), matrix.new_empty(0, matrix.shape[1])
     wide = matrix.shape[0] <= matrix.shape[1]
     rows = matrix if wide else matrix.T
-    basis = leading_basis(rows, rank, rows.dtype).to(rows.dtype)
+    basis = leading_vectors(rows, rank, rows.dtype, largest_eigenpairs)[1].to(rows.dtype)
     projected = basis.T @ rows
     return (basis, projected) if wide else (projected.T.contiguous(), basis.T.contiguous())
 
 
-def leading_basis(rows: Tensor, rank: int, first: torch.dtype) -> Tensor:
-    """Return the top left singular vectors (n, rank) of a wide matrix (n, m).
+def leading_vectors(
+    rows: Tensor,
+    rank: int,
+    first: torch.dtype,
+    eigenpairs: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """Return the largest singular values (rank,) of a wide matrix and its left vectors (n, rank).
+
+    Values are roots of a Gram matrix's eigenvalues: exact but for rounding steps of the largest one's
+    square.
 
     Args:
         rows: W (n, m), n <= m, float32 or float64, finite.
         rank: 1 <= rank <= n.
-        first: the dtype to try first, no narrower than `rows`; float64 is next.
+        first: the dtype to try first, no narrower than `rows`; float64 is next, where there is one.
+        eigenpairs: `largest_eigenpairs`, or what does the same.
 
     Returns:
         In the dtype that they could be computed in.
 
     Example:
-        >>> leading_basis(torch.diag(torch.tensor([0.5, 2.0])), 1, torch.float32)
-        tensor([[0.],
-                [1.]])
+        >>> w = torch.diag(torch.tensor([0.5, 2.0]))
+        >>> leading_vectors(w, 1, torch.float32, largest_eigenpairs)
+        (tensor([2.]), tensor([[0.],
+                [1.]]))
     """
-    # Metal has no float64
-    precise = rows.dtype if rows.device.type == "mps" else torch.float64
+    precise = widest(rows)
     for dtype in dict.fromkeys((first, precise)):
         last_resort = dtype == torch.float64 and rows.dtype != torch.float64
         try:
-            values, vectors = largest_eigenpairs(gram(rows, dtype), rank)
+            values, vectors = eigenpairs(gram(rows, dtype), rank)
         except EigenError:
             continue
         largest, smallest = float(values[0]), float(values[-1])
         in_range = SAFE_RANGE[0] < largest < SAFE_RANGE[1]
         if last_resort or (in_range and smallest >= TRUSTED[dtype] * largest):
-            return vectors
-    left: Tensor = torch.linalg.svd(rows, full_matrices=False)[0]
-    return left[:, :rank]
+            return values.clamp(min=0).sqrt(), vectors
+    left, values, _ = torch.linalg.svd(rows, full_matrices=False)
+    return values[:rank], left[:, :rank]
+
+
+def widest(tensor: Tensor) -> torch.dtype:
+    """Return the widest dtype that a tensor's device has: Metal lacks float64.
+
+    Example:
+        >>> widest(torch.ones(1))
+        torch.float64
+    """
+    return tensor.dtype if tensor.device.type == "mps" else torch.float64
