@@ -472,6 +472,7 @@ def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
 
 def _show_factors(plan: MergePlan) -> None:
     """Show what the rules multiply lambda by, modules in rows and halves in columns."""
+    _show_own_rules(plan)
     if not plan.recipe.coef:
         return
     rows = _factors(plan)
@@ -486,6 +487,15 @@ def _show_factors(plan: MergePlan) -> None:
     )
     if plan.factors.agreement is not None:
         console.line("and, in each tensor, by how its deltas agree: known when they are merged")
+
+
+def _show_own_rules(plan: MergePlan) -> None:
+    for entry, rules in zip(plan.recipe.deltas, plan.recipe.own_rules, strict=True):
+        for kind, texts in rules.by_kind.items():
+            if texts:
+                of = "" if kind == "coef" else f" of its {kind.replace('_', '-')} part"
+                path = COMMIT.sub(r"@\1", entry.path)
+                console.line(f"{path}: lambda{of} is multiplied by {', '.join(texts)}")
 
 
 def _range(low: float, high: float) -> str:
@@ -537,6 +547,7 @@ def _show_report(
     console.line(_tensor_line(plan))
     if plan.recipe.coef:
         console.line(f"lambda is multiplied by {', '.join(plan.recipe.coef)}")
+    _show_own_rules(plan)
     equal = "" if report.step else ", which the merge equals"
     console.line(f"a step of norm {report.step:.4g} from the base{equal}")
     updated, lost = report.rounding.updated, report.rounding.lost

@@ -94,6 +94,29 @@ def accumulable(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
 
 
+def weighted(delta: Delta, low_rank: float, sparse: float) -> Tensor:
+    """Return low_rank * L + sparse * S, in float32 or float64.
+
+    Args:
+        delta: L + S; a plain tensor counts as S.
+        low_rank: coefficient of L.
+        sparse: coefficient of S.
+
+    Example:
+        >>> both = LowRankSparse(torch.ones(1, 1), torch.ones(1, 1), torch.full((1, 1), 10.0))
+        >>> weighted(both, 0.5, 2.0)
+        tensor([[20.5000]])
+    """
+    if not isinstance(delta, LowRankSparse):
+        return accumulable(delta) * sparse
+    if delta.left is None or delta.right is None:
+        return delta.to_dense() * sparse
+    left, right = accumulable(delta.left), accumulable(delta.right)
+    if delta.sparse is None:
+        return (left @ right) * low_rank
+    return torch.addmm(accumulable(delta.sparse), left, right, beta=sparse, alpha=low_rank)
+
+
 def dense(delta: Delta) -> Tensor:
     """Return the delta as a plain tensor in float32 or float64.
 

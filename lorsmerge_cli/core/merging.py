@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.core.combining.mean import mean
-from lorsmerge_cli.core.low_rank_sparse import accumulable, dense
+from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, accumulable, dense, weighted
 from lorsmerge_cli.core.methods import Method
 from lorsmerge_cli.core.pruning.budget import Budget
 
@@ -27,12 +27,15 @@ class Term:
         scale: lambda_i.
         budget: what the method's pruner keeps of it, None for all.
         on_pruned: called with the delta after pruning, if it is pruned.
+        parts: coefficients of the low-rank and of the sparse part that pruning leaves, in place of
+            `scale`; None where that is of both.
     """
 
     delta: Tensor
     scale: float
     budget: Budget | None = None
     on_pruned: Callable[[Tensor], None] | None = None
+    parts: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,19 @@ def _pruned(terms: Iterable[Term], method: Method) -> Iterator[tuple[Tensor, flo
         terms = (held.pop(0) for _ in range(len(held)))
     for term in terms:
         if term.budget is not None and method.pruner is not None:
-            term.delta = dense(method.prune(term.delta, term.budget, center))
-            if term.on_pruned is not None:
-                term.on_pruned(term.delta)
+            _prune(term, term.budget, method, center)
         yield term.delta, term.scale
         del term  # before the next one is made
+
+
+def _prune(term: Term, budget: Budget, method: Method, center: Tensor | None) -> None:
+    """Prune a term's delta in place; where its parts have coefficients, apply them."""
+    pruned = method.prune(term.delta, budget, center)
+    term.delta = dense(pruned)
+    if term.on_pruned is not None:
+        term.on_pruned(term.delta)
+    if term.parts is not None and isinstance(pruned, LowRankSparse):
+        term.delta, term.scale = weighted(pruned, *term.parts), 1.0
 
 
 def _agreed(

@@ -25,6 +25,7 @@ DIGITS = 10  # of a factor that norms decide, so that it does not depend on thei
 FORM = "Write decoder=0.5, '*.fc1.*=0.5' or lines:beta=0.4, say."
 WORDS = (*HALVES, *MODULES, *ALIASES)
 REST = "*"  # the pattern of all tensors
+PARTS = ("low_rank", "sparse")  # of a pruned delta
 NAMED = re.compile(r"(?P<name>[A-Za-z_]\w*)(:(?P<parameters>.*))?")
 
 
@@ -157,23 +158,105 @@ def check_rules(texts: Sequence[str]) -> list[LorsmergeError]:
 
 
 @dataclass(frozen=True)
-class TensorFactors:
-    """What the rules of a merge make of each tensor, the same for all its deltas.
+class OwnRules:
+    """Rules of one delta alone, all of them patterns.
 
     Attributes:
-        factors: of lambda, by tensor; empty without rules, where all are 1.
+        coef: factors of its lambda.
+        low_rank: factors of lambda of its low-rank part, in place of those of `coef`, in tensors
+            that are pruned.
+        sparse: likewise of its sparse part.
+    """
+
+    coef: tuple[str, ...] = ()
+    low_rank: tuple[str, ...] = ()
+    sparse: tuple[str, ...] = ()
+
+    @property
+    def by_kind(self) -> dict[str, tuple[str, ...]]:
+        """The rules by the key that a recipe has them under."""
+        return {"coef": self.coef, "low_rank": self.low_rank, "sparse": self.sparse}
+
+
+@dataclass(frozen=True)
+class TensorFactors:
+    """What the rules of a merge make of each tensor.
+
+    Attributes:
+        factors: of lambda, by tensor, the same for all deltas; empty without rules, where all are 1.
         agreement: maps a tensor's scaled deltas to a further factor; None without such a rule.
+        own: of each delta alone: kind of rule -> tensor -> its further factor; empty where no delta
+            has rules.
     """
 
     factors: Mapping[str, float]
     agreement: Agreement | None = None
+    own: tuple[Mapping[str, Mapping[str, float]], ...] = ()
 
     def of(self, name: str) -> float:
-        """Return the factor of a tensor, `agreement` not counted."""
+        """Return the factor of a tensor that all deltas have, `agreement` not counted."""
         return self.factors.get(name, 1.0)
 
+    def of_delta(self, name: str, number: int) -> float:
+        """Return the factor of a tensor in one delta, from 0, `agreement` not counted."""
+        own = self.own[number]["coef"].get(name, 1.0) if self.own else 1.0
+        return self.of(name) * own
 
-def tensor_factors(texts: Sequence[str], names: Sequence[str]) -> TensorFactors:
+    def of_parts(self, name: str, number: int) -> tuple[float, float] | None:
+        """Return the factors of a delta's low-rank and sparse part; None if it is `of_delta` for both."""
+        found = [self.own[number][part].get(name) if self.own else None for part in PARTS]
+        if found == [None, None]:
+            return None
+        low_rank, sparse = (
+            self.of_delta(name, number) if own is None else self.of(name) * own for own in found
+        )
+        return low_rank, sparse
+
+
+def own_factors(rules: OwnRules, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the factors that a delta's own rules give tensors, by kind; those of no rule are left out.
+
+    Example:
+        >>> names = ["model.encoder.conv1.weight", "model.decoder.layer_norm.weight"]
+        >>> own_factors(OwnRules(sparse=("encoder=0.5",)), names)["sparse"]
+        {'model.encoder.conv1.weight': 0.5}
+    """
+    found: dict[str, dict[str, float]] = {}
+    for kind, texts in rules.by_kind.items():
+        patterns = [rule for rule in map(parse_rule, texts) if isinstance(rule, Pattern)]
+        matches = {name: next((p for p in patterns if p.matches(name)), None) for name in names}
+        found[kind] = {name: p.factor for name, p in matches.items() if p is not None}
+    return found
+
+
+def check_own_rules(rules: OwnRules, where: str) -> list[LorsmergeError]:
+    """Return the faults of a delta's own rules as they are written.
+
+    Args:
+        rules: of the delta.
+        where: the delta, for messages.
+
+    Example:
+        >>> [str(fault) for fault in check_own_rules(OwnRules(sparse=("metagpt",)), "ca.delta")]
+        ["ca.delta, sparse: 'metagpt' is no factor of tensors. Write decoder=0.5, say."]
+    """
+    faults: list[LorsmergeError] = []
+    for kind, texts in rules.by_kind.items():
+        found = check_rules(texts)
+        faults += [UsageFault(f"{where}, {kind}: {fault.what}", fault.remedy) for fault in found]
+        faults += [
+            UsageFault(
+                f"{where}, {kind}: {text!r} is no factor of tensors.", "Write decoder=0.5, say."
+            )
+            for text in (() if found else texts)
+            if not isinstance(parse_rule(text), Pattern)
+        ]
+    return faults
+
+
+def tensor_factors(
+    texts: Sequence[str], names: Sequence[str], own: Sequence[OwnRules] = ()
+) -> TensorFactors:
     """Return the factors that rules, which `check_rules` found sound, give each tensor.
 
     Rules by norms are not among them: `Recipe.weighed` turns those into the deltas' own lambdas.
@@ -181,6 +264,7 @@ def tensor_factors(texts: Sequence[str], names: Sequence[str]) -> TensorFactors:
     Args:
         texts: the rules.
         names: of the float tensors of the base.
+        own: rules of each delta alone; empty for none.
 
     Example:
         >>> names = ["model.encoder.conv1.weight", "model.decoder.layer_norm.weight"]
@@ -191,8 +275,9 @@ def tensor_factors(texts: Sequence[str], names: Sequence[str]) -> TensorFactors:
     agreement = next((r.rule.by_deltas for r in _named(rules) if r.rule.by_deltas), None)
     by_depth = [(r.rule.by_depth, r.parameters) for r in _named(rules) if r.rule.by_depth]
     patterns = [rule for rule in rules if isinstance(rule, Pattern)]
+    of_deltas = tuple(own_factors(rules, names) for rules in own) if any_own(own) else ()
     if not patterns and not by_depth:
-        return TensorFactors({}, agreement)
+        return TensorFactors({}, agreement, of_deltas)
     places = depths(names) if by_depth else {}
     factors = {}
     for name in names:
@@ -200,7 +285,17 @@ def tensor_factors(texts: Sequence[str], names: Sequence[str]) -> TensorFactors:
         for function, parameters in by_depth:
             factor *= function(*places.get(name, (0, 0)), **parameters)
         factors[name] = factor
-    return TensorFactors(factors, agreement)
+    return TensorFactors(factors, agreement, of_deltas)
+
+
+def any_own(own: Sequence[OwnRules]) -> bool:
+    """Tell whether a delta has rules of its own.
+
+    Example:
+        >>> any_own([OwnRules(), OwnRules(coef=("mlp=2",))]), any_own([OwnRules()])
+        (True, False)
+    """
+    return any(any(rules.by_kind.values()) for rules in own)
 
 
 @dataclass(frozen=True)

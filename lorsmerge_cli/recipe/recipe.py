@@ -27,16 +27,18 @@ from lorsmerge_cli.errors import (
 from lorsmerge_cli.inputs import FilePath, json_object, parse_toml, read_document, several
 from lorsmerge_cli.outputs import atomic_file
 from lorsmerge_cli.quoting import toml_value
-from lorsmerge_cli.recipe.coefficients import check_rules, norm_factors
+from lorsmerge_cli.recipe.coefficients import OwnRules, check_own_rules, check_rules, norm_factors
 
 RATIOS = ("svp", "mp")
 LIST_KEYS = {  # what each lists, and an example
     "include": ("patterns", '["*.fc1.weight"]'), "exclude": ("patterns", '["*.fc1.weight"]'),
     "coef": ("rules", '["decoder=0.5"]'),
     "stats": ("paths", '["ca.stats", "de.stats"]'),
+    "low_rank": ("rules", '["decoder=0.5"]'), "sparse": ("rules", '["decoder=0.5"]'),
 }  # fmt: skip
 DELTA_SETTINGS = (*RATIOS, "scale")
-DELTA_KEYS = ("path", "for_task", *DELTA_SETTINGS)
+OWN_RULES = ("coef", "low_rank", "sparse")  # of a delta
+DELTA_KEYS = ("path", "for_task", *DELTA_SETTINGS, *OWN_RULES)
 SETTINGS = re.compile(r"^(?P<path>.+?):(?P<settings>[A-Za-z_]+=[^:/]*)$")
 FORM = "Write DELTA:svp=0.05,mp=0.4,scale=0.2 with any of the three, without blanks."
 CARD_BLOCK = "toml lorsmerge-recipe"  # info string of the block of a model card that is a recipe
@@ -58,6 +60,9 @@ class DeltaEntry:
         mp: magnitude ratio kept.
         scale: coefficient lambda.
         for_task: the task that is taken from a file of TALL masks; None for a delta.
+        coef: rules of factors of its lambda, patterns alone, beside those of the recipe.
+        low_rank, sparse: rules of factors of lambda of its low-rank and its sparse part, in place of
+            `coef`, in tensors that are pruned, here or before.
     """
 
     path: str
@@ -65,11 +70,19 @@ class DeltaEntry:
     mp: float | None = None
     scale: float | None = None
     for_task: str | None = None
+    coef: tuple[str, ...] = ()
+    low_rank: tuple[str, ...] = ()
+    sparse: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         """The path, with the task that is taken from it."""
         return self.path if self.for_task is None else f"{self.path} for {self.for_task}"
+
+    @property
+    def own_rules(self) -> OwnRules:
+        """The rules of this delta alone."""
+        return OwnRules(self.coef, self.low_rank, self.sparse)
 
 
 @dataclass(frozen=True)
@@ -117,18 +130,39 @@ class Recipe:
         """
         raise_all(list(_value_faults(self)))
         shared = {key: getattr(self, key) for key in DELTA_SETTINGS}
-        deltas = [replace(delta, **shared | _set_fields(delta)) for delta in self.deltas]
-        given = set[str]().union(*map(_set_fields, deltas))
+        deltas = [replace(delta, **shared | _settings(delta)) for delta in self.deltas]
+        given = set[str]().union(*map(_settings, deltas))
         method = self.method or method_of([ratio for ratio in RATIOS if ratio in given])
         found = find_method(method)
         lacking = () if calibrated else _statistics_faults(found, self.stats)
         raise_all([*_method_faults(found, deltas), *lacking])
         deltas = [
             # what a mask keeps is added whole
-            replace(delta, **{"scale": 1.0 if delta.for_task else found.scale} | _set_fields(delta))
+            replace(delta, **{"scale": 1.0 if delta.for_task else found.scale} | _settings(delta))
             for delta in deltas
         ]
         return replace(self, deltas=tuple(deltas), method=found.spec, svp=None, mp=None, scale=None)
+
+    @property
+    def own_rules(self) -> tuple[OwnRules, ...]:
+        """The rules of each delta alone."""
+        return tuple(entry.own_rules for entry in self.deltas)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """All rules, those of one delta with its number and the part they are for.
+
+        Example:
+            >>> Recipe("base", (DeltaEntry("ca", sparse=("mlp=2",)),), coef=("decoder=0.5",)).rules
+            ('decoder=0.5', 'delta 1, sparse: mlp=2')
+        """
+        own = [
+            f"delta {number}{'' if kind == 'coef' else f', {kind}'}: {text}"
+            for number, rules in enumerate(self.own_rules, 1)
+            for kind, texts in rules.by_kind.items()
+            for text in texts
+        ]
+        return (*self.coef, *own)
 
     @property
     def chosen_method(self) -> Method:
@@ -183,7 +217,15 @@ class Recipe:
 
 
 def _set_fields(delta: DeltaEntry) -> dict[str, Any]:
-    return {key: value for key, value in asdict(delta).items() if value is not None}
+    return {
+        key: list(value) if key in OWN_RULES else value
+        for key, value in asdict(delta).items()
+        if value not in (None, ())
+    }
+
+
+def _settings(delta: DeltaEntry) -> dict[str, Any]:
+    return {key: value for key, value in _set_fields(delta).items() if key in DELTA_SETTINGS}
 
 
 def parse_delta(text: str) -> DeltaEntry:
@@ -441,9 +483,10 @@ def _blocks(card: str) -> Iterator[tuple[str, str]]:
 KEY_TYPES: dict[str, tuple[type, ...]] = {
     "base": (str,), "deltas": (list,), "method": (str,), "svp": (float, int), "mp": (float, int),
     "scale": (float, int), "coef": (list,), "include": (list,), "exclude": (list,), "dtype": (str,),
-    "stats": (list,), "path": (str,), "for_task": (str,),
+    "stats": (list,), "path": (str,), "for_task": (str,), "low_rank": (list,), "sparse": (list,),
 }  # fmt: skip
-RECIPE_KEYS = tuple(key for key in KEY_TYPES if key not in ("path", "for_task"))
+OF_DELTAS = ("path", "for_task", "low_rank", "sparse")
+RECIPE_KEYS = tuple(key for key in KEY_TYPES if key not in OF_DELTAS)
 
 
 def recipe_of(table: Mapping[str, Any], path: str) -> Recipe:
@@ -460,9 +503,7 @@ def recipe_of(table: Mapping[str, Any], path: str) -> Recipe:
     numbers: dict[str, Any] = {key: float(table[key]) for key in DELTA_SETTINGS if key in table}
     deltas = tuple(
         DeltaEntry(
-            entry["path"],
-            **{key: float(entry[key]) for key in DELTA_SETTINGS if key in entry},
-            for_task=entry.get("for_task"),
+            entry["path"], **{key: _own_value(key, entry[key]) for key in entry if key != "path"}
         )
         for entry in table["deltas"]
     )
@@ -472,6 +513,12 @@ def recipe_of(table: Mapping[str, Any], path: str) -> Recipe:
         dtype=table.get("dtype"), coef=tuple(table.get("coef", ())),
         stats=tuple(table.get("stats", ())),
     )  # fmt: skip
+
+
+def _own_value(key: str, value: Any) -> Any:
+    if key in OWN_RULES:
+        return tuple(value)
+    return float(value) if key in DELTA_SETTINGS else value
 
 
 def _table_faults(table: Mapping[str, Any], path: str) -> Iterator[LorsmergeError]:
@@ -557,6 +604,8 @@ def _value_faults(recipe: Recipe) -> Iterator[LorsmergeError]:
         if values.scale is not None and not abs(values.scale) < LARGEST_SCALE:
             known = "too large" if abs(values.scale) < math.inf else "not a finite number"
             yield UsageFault(f"{where}scale = {values.scale} is {known}.")
+    for delta in recipe.deltas:
+        yield from check_own_rules(delta.own_rules, delta.path)
     yield from check_rules(recipe.coef)
 
 

@@ -468,7 +468,7 @@ def _merged(document: Mapping[str, Any]) -> dict[str, Any]:
         "deltas": deltas,
     } | {
         key: value
-        for key, value in (("coef", list(record.recipe.coef)), ("step_norm", record.step_norm))
+        for key, value in (("coef", list(record.recipe.rules)), ("step_norm", record.step_norm))
         if value not in ([], None)
     }
 

@@ -16,7 +16,7 @@ from lorsmerge_cli.operations.merge.run import Control, MergeReport, measure_ste
 from lorsmerge_cli.operations.merge.step_norm import multiplied
 from lorsmerge_cli.outputs import check_not_inside, check_output, leftovers
 from lorsmerge_cli.recipe.coefficients import TensorFactors
-from lorsmerge_cli.recipe.recipe import Recipe
+from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 
 
 def control_path(output: Path) -> Path:
@@ -62,7 +62,7 @@ def plan_control(plan: MergePlan) -> MergePlan | None:
         UsageFault: the deltas were pruned before, so their sum is this merge and not its control.
         OutputFault: the control cannot be written.
     """
-    if plan.chosen_method.adds_up and not plan.recipe.coef:
+    if plan.chosen_method.adds_up and not plan.recipe.rules:
         _check_not_pruned(plan)
         return None
     output, recipe = control_path(plan.output), plan.recipe
@@ -78,7 +78,7 @@ def plan_control(plan: MergePlan) -> MergePlan | None:
     raise_all(faults)
     added_up = Recipe(  # what else a recipe may hold, such as patterns, is the merge's alone
         recipe.base,
-        tuple(replace(entry, svp=None, mp=None) for entry in recipe.deltas),
+        tuple(DeltaEntry(entry.path, scale=entry.scale) for entry in recipe.deltas),
         method=method_of(()),
         dtype=recipe.dtype,
         expected=recipe.expected,

@@ -41,14 +41,16 @@ from lorsmerge_cli.errors import LorsmergeError, UsageFault, named, non_finite, 
 from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.operations.merge.faults import faulty_input
 from lorsmerge_cli.recipe.coefficients import (
+    PARTS,
     TensorFactors,
     check_matches,
     tensor_factors,
 )
-from lorsmerge_cli.recipe.recipe import LARGEST_SCALE, Recipe
+from lorsmerge_cli.recipe.recipe import LARGEST_SCALE, RATIOS, Recipe
 from lorsmerge_cli.recipe.record import pruning_text
 
 LARGE_SCALE = 10.0
+PART_RATIOS = dict(zip(PARTS, RATIOS, strict=True))  # the ratio that leaves each part of a delta
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def check_inputs(
         statistics = matched(files, base, vectors, faults)
         kind = recipe.chosen_method.statistics
         faults += check_fit(files, kind, base)
+    faults += _part_faults(recipe, vectors)
     pruned = select_tensors(recipe, base.float_specs, base.path, faults)
     factors = select_factors(recipe, base.float_specs, base.path, faults, warnings)
     if pruned:
@@ -279,15 +282,56 @@ def select_factors(
         faults: gets one for each rule that no tensor is subject to.
         warnings: gets one for each rule without effect.
     """
-    faults += check_matches(recipe.coef, list(floats), base, warnings)
-    factors = tensor_factors(recipe.coef, list(floats))
+    names = list(floats)
+    faults += check_matches(recipe.coef, names, base, warnings)
+    for entry in recipe.deltas:
+        for kind, rules in entry.own_rules.by_kind.items():
+            noted: list[str] = []
+            found = check_matches(rules, names, base, noted)
+            where = f"{entry.path}, {kind}: "
+            faults += [UsageFault(f"{where}{fault.what}", fault.remedy) for fault in found]
+            warnings += [f"{where}{note}" for note in noted]
+    factors = tensor_factors(recipe.coef, names, recipe.own_rules)
     scale = max((abs(entry.scale or 0.0) for entry in recipe.deltas), default=0.0)
-    for name, factor in factors.factors.items():
+    for name, factor in _largest(factors, names, len(recipe.deltas)):
         if not scale * abs(factor) < LARGEST_SCALE:
             what = f"--coef makes lambda {scale * factor:g} in {name!r}, which is too large."
             faults.append(UsageFault(what, "Give smaller factors."))
             break
     return factors
+
+
+def _largest(factors: TensorFactors, names: list[str], deltas: int) -> Iterator[tuple[str, float]]:
+    """Yield each tensor that rules have a factor for, with the one of largest magnitude."""
+    yield from factors.factors.items()
+    for name in names if factors.own else ():
+        found = [factors.of_delta(name, number) for number in range(deltas)]
+        found += [f for number in range(deltas) for f in factors.of_parts(name, number) or ()]
+        yield name, max(found, key=abs)
+
+
+def _part_faults(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[LorsmergeError]:
+    """Yield faults of rules for parts that a delta has not."""
+    method = recipe.chosen_method
+    for entry, vector in zip(recipe.deltas, vectors, strict=True):
+        if method.prunes(entry.svp, entry.mp):
+            found = {part for part, ratio in PART_RATIOS.items() if getattr(entry, ratio)}
+            if not method.ratios:
+                found = {*PARTS}
+            if method.centred:  # the mean is in neither part
+                found = set()
+        elif isinstance(vector, DeltaFile):
+            pruning = vector.provenance.pruning
+            found = {part for part, ratio in PART_RATIOS.items() if pruning.get(ratio)}
+        else:  # an adapter's factors
+            found = {PARTS[0]} if any(map(vector.is_pruned, vector.specs)) else set()
+        for part in PARTS:
+            if getattr(entry, part) and part not in found:
+                yield UsageFault(
+                    f"{entry.path} has no {part.replace('_', '-')} part, and its recipe has rules "
+                    "for one.",
+                    f"Give it a ratio ({PART_RATIOS[part]}), or remove `{part}`.",
+                )
 
 
 def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions
-from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.core.low_rank_sparse import dense, weighted
 from lorsmerge_cli.core.merging import Merged, Rounding, Term, is_finite, merge_tensor
 from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning.budget import Budget, budget
@@ -286,14 +286,17 @@ class _Run:
         ]
 
     def _terms(self, unit: Unit, base: Tensor) -> Iterator[Term]:
-        factor = self.plan.factors.of(unit.name)
+        factors = self.plan.factors
         for number, (vector, entry) in enumerate(
             zip(self.plan.vectors, self.plan.recipe.deltas, strict=True)
         ):
             for part, start, values in vector.stored_parts(unit.name, unit.start, unit.stop):
                 self._contents[number].add(part, values, start)
-            delta = self._delta(unit, vector)
             prunes = unit.name in self.plan.pruned and self.method.prunes(entry.svp, entry.mp)
+            scale = entry.scale if entry.scale is not None else self.method.scale
+            of_parts = factors.of_parts(unit.name, number)
+            parts = None if of_parts is None else (scale * of_parts[0], scale * of_parts[1])
+            delta = self._delta(unit, vector)
             if (prunes or self.plan.holds_all) and not is_finite(delta):
                 dtype = self.plan.output_specs[unit.name].dtype
                 raise not_finite(unit.name, dtype, self.plan.tensors(unit.name))
@@ -306,10 +309,14 @@ class _Run:
                 self._base_roundings[number].append(vector.base_rounding(unit.name, base, delta))
             term = Term(
                 delta,
-                (entry.scale if entry.scale is not None else self.method.scale) * factor,
+                scale * factors.of_delta(unit.name, number),
                 self._budget(number, unit.name) if prunes else None,
                 partial(self._count_dropped, number, before),
+                parts if prunes else None,
             )
+            if parts is not None and not prunes and vector.is_pruned(unit.name):
+                stored = vector.read(unit.name).to(self.plan.device)
+                term.delta, term.scale = weighted(stored, *parts), 1.0
             del delta  # the term's alone, so that pruning can free it
             yield term
             del term  # before the next one is made

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.core.combining.mean import mean
-from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.core.low_rank_sparse import Delta, dense, weighted
 from lorsmerge_cli.core.merging import Merged, Term, is_finite, merge_tensor
 from lorsmerge_cli.core.methods import Method, around
 from lorsmerge_cli.core.parallel import run_parallel
@@ -21,8 +21,11 @@ from lorsmerge_cli.core.pruning.repeated import RepeatedPruning
 from lorsmerge_cli.core.statistics import energy
 from lorsmerge_cli.errors import NonFinite, non_finite
 from lorsmerge_cli.operations.merge import MergeInputs, faulty_input
-from lorsmerge_cli.recipe.coefficients import TensorFactors, tensor_factors
+from lorsmerge_cli.recipe.coefficients import PARTS, TensorFactors, tensor_factors
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
+
+CPU = torch.device("cpu")
+MATRIX = 2  # dimensions; of a stack, pruning leaves no parts
 
 
 class RepeatedMerge:
@@ -96,7 +99,8 @@ class RepeatedMerge:
     def _prepared(self, recipe: Recipe) -> tuple[Recipe, TensorFactors]:
         recipe = recipe.resolved()
         self.inputs.allot(recipe.chosen_method, self.threads)  # which later calls look up
-        return recipe, tensor_factors(recipe.coef, list(self.inputs.base.float_specs))
+        names = list(self.inputs.base.float_specs)
+        return recipe, tensor_factors(recipe.coef, names, recipe.own_rules)
 
     def _weight(self, name: str, recipe: Recipe, factors: TensorFactors) -> Tensor:
         if not self.inputs.base.specs[name].is_float:
@@ -115,44 +119,109 @@ class RepeatedMerge:
         self, name: str, deltas: tuple[DeltaEntry, ...], method: Method, factors: TensorFactors
     ) -> Iterator[Term]:
         """Yield the pruned deltas; as one term if all share a scale and combine linearly."""
-        shape, prunes = self.inputs.base.specs[name].shape, name in self.inputs.pruned
-        allotted = self.inputs.allot(method, self.threads)
-        keeps = tuple(
-            allotted.get((number, name)) or budget(shape, entry.svp, entry.mp)
-            if prunes and method.prunes(entry.svp or None, entry.mp or None)
-            else None
-            for number, entry in enumerate(deltas)
-        )
-        scales = [(entry.scale or 0.0) * factors.of(name) for entry in deltas]
-        combiner = method.combined
-        if combiner.linear and factors.agreement is None and len(set(scales)) == 1:
+        keeps = self._keeps(name, deltas, method)
+        scales = [
+            (entry.scale or 0.0) * factors.of_delta(name, n) for n, entry in enumerate(deltas)
+        ]
+        of_parts = [factors.of_parts(name, n) for n in range(len(deltas))]
+        combiner, alike = method.combined, len(set(scales)) == 1 and not any(of_parts)
+        if combiner.linear and factors.agreement is None and alike:
             key = (name, method.spec, keeps)
             pairs = ((self._pruned(name, n, keep, method), 1.0) for n, keep in enumerate(keeps))
             yield Term(self.cache.get(key, lambda: method.combine(pairs)), scales[0])
             return
         for number, (keep, scale) in enumerate(zip(keeps, scales, strict=True)):
-            pruned = partial(self._pruned, name, number, keep, method)
-            own = method.pruner_spec if keep is not None else ""
-            delta = self.cache.get((name, number, keep, own), pruned)
+            parts = of_parts[number]
+            if parts is not None and self._has_parts(name, number, keep):
+                low_rank, sparse = self._parts(name, number, keep, method)
+                lambda_ = deltas[number].scale or 0.0
+                delta = (lambda_ * parts[0] * low_rank).add_(sparse, alpha=lambda_ * parts[1])
+                yield Term(delta, 1.0)
+                continue
+            delta = self._whole(name, number, keep, method)
             if not combiner.linear and not is_finite(delta):
                 raise self._non_finite(name)
             yield Term(delta, scale)
 
+    def pieces(self, name: str, recipe: Recipe, *, parts: bool) -> list[tuple[Tensor, ...]]:
+        """Return what of each delta can have a coefficient of its own; callers must not change it.
+
+        Args:
+            name: of a float tensor.
+            recipe: resolved, with deltas in the order of the inputs.
+            parts: take a pruned delta apart.
+
+        Returns:
+            Of each delta the whole, or its low-rank and its sparse part.
+        """
+        method = recipe.chosen_method
+        keeps = self._keeps(name, recipe.deltas, method)
+        return [
+            self._parts(name, number, keep, method)
+            if parts and self._has_parts(name, number, keep)
+            else (self._whole(name, number, keep, method),)
+            for number, keep in enumerate(keeps)
+        ]
+
+    def _keeps(
+        self, name: str, deltas: tuple[DeltaEntry, ...], method: Method
+    ) -> tuple[Budget | None, ...]:
+        """Return what pruning keeps of each delta of a tensor; None where it is not pruned."""
+        shape, prunes = self.inputs.base.specs[name].shape, name in self.inputs.pruned
+        allotted = self.inputs.allot(method, self.threads)
+        return tuple(
+            allotted.get((number, name)) or budget(shape, entry.svp, entry.mp)
+            if prunes and method.prunes(entry.svp or None, entry.mp or None)
+            else None
+            for number, entry in enumerate(deltas)
+        )
+
+    def _has_parts(self, name: str, number: int, keep: Budget | None) -> bool:
+        if keep is not None:
+            return not keep.whole and len(self.inputs.base.specs[name].shape) == MATRIX
+        return self.inputs.vectors[number].is_pruned(name)
+
+    def _whole(self, name: str, number: int, keep: Budget | None, method: Method) -> Tensor:
+        own = method.pruner_spec if keep is not None else ""
+        pruned = partial(self._pruned, name, number, keep, method)
+        return self.cache.get((name, number, keep, own), pruned)
+
+    def _parts(
+        self, name: str, number: int, keep: Budget | None, method: Method
+    ) -> tuple[Tensor, Tensor]:
+        """Return a delta's low-rank and its sparse part."""
+        own, made = method.pruner_spec if keep is not None else "", list[Delta]()
+
+        def part(low_rank: float, sparse: float) -> Tensor:
+            if not made:
+                made.append(self._pruned_delta(name, number, keep, method))
+            return weighted(made[0], low_rank, sparse)
+
+        key = (name, number, keep, own)
+        return (
+            self.cache.get((*key, PARTS[0]), lambda: part(1.0, 0.0)),
+            self.cache.get((*key, PARTS[1]), lambda: part(0.0, 1.0)),
+        )
+
     def _pruned(self, name: str, number: int, keep: Budget | None, method: Method) -> Tensor:
+        return dense(self._pruned_delta(name, number, keep, method))
+
+    def _pruned_delta(self, name: str, number: int, keep: Budget | None, method: Method) -> Delta:
         vector = self.inputs.vectors[number]
-        delta = dense(vector.read(name))
+        stored = vector.read(name)
         if keep is None:
-            return delta
+            return stored
+        delta = dense(stored)
         if not is_finite(delta):
             raise non_finite(vector.path, name)
         delta, center = delta.to(self.device), None
         if method.centred:
             center = self.cache.get((name, "mean"), partial(self._mean, name)).to(self.device)
         if not method.ratios:  # nothing that a search varies
-            return dense(method.prune(delta, keep, center)).cpu()
+            return method.prune(delta, keep, center).to(CPU)
         pruning = self._prunings[name, number, method.centred]
         if center is None:
-            return dense(pruning.prune(delta, keep)).cpu()
+            return pruning.prune(delta, keep).to(CPU)
         return around(delta, center, lambda rest: pruning.prune(rest, keep)).cpu()
 
     def _mean(self, name: str) -> Tensor:
