@@ -21,6 +21,7 @@ _space = options.panel("Search space")
 _search = options.panel("Search")
 _scores = options.panel("Scores")
 SHOWN = 10  # trials in the table
+FEW = 12  # parameters that are shown in a line
 
 
 def search(
@@ -41,7 +42,8 @@ def search(
     scale: Annotated[str | None, _space(
         "--scale", metavar="VALUES", help="Lambdas, in the same form; by default from a third of "
         "the method's own to ten thirds of it, 0.05:0.5 for sums. Of several methods it is task "
-        "arithmetic's: the others get the lambda whose step is as long.")] = None,
+        "arithmetic's: the others get the lambda whose step is as long. With --sampler gradient the "
+        "one that lambdas begin at (by default the method's own), or their range.")] = None,
     method: Annotated[list[str] | None, _space(
         "--method", metavar="NAMES", help="The method of all merges, or several to choose from "
         "(lors,ties,tsv_m; may be repeated), with parameters after a colon (lors+iso_c, ties:k=0.3); "
@@ -54,15 +56,25 @@ def search(
         "--by", metavar="WHAT", help="Comma-separated choice of half, module and depth: search for "
         "a lambda for each half of the model (encoder, decoder), for each module (self-attention, "
         "cross-attention, MLP, the rest), for each module of each half with both; depth adds a "
-        "beta by which lambda grows from the first block to the last.")] = "",
+        "beta by which lambda grows from the first block to the last; part adds a lambda of the "
+        "low-rank and one of the sparse part of deltas pruned by --svp and --mp. With --per-delta "
+        "scale each delta has all of these.")] = "",
     include: options.Include = None,
     exclude: options.Exclude = None,
     trials: Annotated[int | None, _search(
         "--trials", metavar="N", min=1, help="Merges to try, counting those of all workers and "
-        "earlier runs; by default 60, or the whole grid.")] = None,
+        "earlier runs; by default 60, the whole grid, or 40 steps of gradient.")] = None,
     sampler: Annotated[str, _search(
         "--sampler", metavar="NAME",
-        help="grid, tpe, or cmaes where all values are ranges.")] = "tpe",
+        help="grid, tpe, or cmaes where all values are ranges. gradient learns lambdas, however "
+        "many, from the loss of the references of one half of the dev set, and stops by the other "
+        "half.")] = "tpe",
+    rate: Annotated[float | None, _search(
+        "--rate", metavar="X", help="What a step of gradient changes a lambda by, as a share of the "
+        "one that it begins at; by default 0.1.")] = None,
+    clips: Annotated[int | None, _search(
+        "--clips", metavar="N", min=1,
+        help="Utterances of a step of gradient; by default 64.")] = None,
     study: Annotated[str | None, _search(
         "--study", metavar="DB",
         help="Storage of the trials, from which a search resumes: a file, which workers on several "
@@ -79,9 +91,9 @@ def search(
     objective: Annotated[str | None, _scores(
         "--objective", metavar="NAME",
         help="wer, bleu, or both (a Pareto front); by default what the data has.")] = None,
-    rank_by: Annotated[str, _scores(
+    rank_by: Annotated[str | None, _scores(
         "--rank-by", metavar="HOW", help="How trials are ranked: by greedy or beam decoding, or by "
-        "the loss of the references.")] = "greedy",
+        "the loss of the references; by default greedy, and loss with --sampler gradient.")] = None,
     finalists: Annotated[int, _scores(
         "--finalists", metavar="N", min=1, help="Best trials that are scored with --beam on the "
         "whole dev set, beside task arithmetic and the control of the best.")] = 5,
@@ -133,8 +145,8 @@ def search(
     from lorsmerge_cli.recipe.space import default_scales, make_space
 
     settings = SearchSettings(
-        study=study, name=name, worker=worker, trials=trials, sampler=sampler, seed=seed,
-        pruner=pruner, objective=objective, rank_by=rank_by, finalists=finalists,
+        study=study, name=name, worker=worker, trials=trials, sampler=sampler, rate=rate,
+        clips=clips, seed=seed, pruner=pruner, objective=objective, rank_by=rank_by, finalists=finalists,
         beam=beam, batch_size=batch_size, max_tokens=max_tokens, normalisation=normalisation,
         memory=None if memory is None else options.parse_size("--memory", memory),
         dtype=dtype, device=device, best=best, threads=threads, output=output, csv=csv, plot=plot,
@@ -153,8 +165,10 @@ def search(
         + usage.check_paths([config_dir])
         + check_search_outputs(settings, files, front=objective == "both")
     )  # fmt: skip
-    texts = {"svp": svp, "mp": mp, "scale": scale or default_scales(method)}
-    space = make_space(base, deltas, texts, per_delta, include or (), exclude or (), method, by)
+    texts = {"svp": svp, "mp": mp, "scale": scale or default_scales(method, sampler)}
+    space = make_space(
+        base, deltas, texts, per_delta, include or (), exclude or (), method, by, sampler
+    )
     raise_all(check_space(space, settings))
     from lorsmerge_cli.operations.search import (
         document,
@@ -193,8 +207,9 @@ def _command(study: str | None) -> str:
 def _tell(names: Sequence[str], row: TrialRow) -> None:
     scores = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, row.values, strict=True))
     point = ", ".join(f"{name} {_value(value)}" for name, value in row.point.items())
+    at = f" at {point}" if len(row.point) <= FEW else ""
     part = f" on {row.part:.0%} of the dev set, where it was stopped," if row.stopped else ""
-    console.note(f"trial {row.number}: {scores}{part} at {point}")
+    console.note(f"trial {row.number}: {scores}{part}{at}")
 
 
 def _value(value: Value) -> str:
@@ -211,7 +226,10 @@ def _show(report: SearchReport, verbose: bool) -> None:
         )
         return
     rows = report.trials if verbose else _best_trials(report)
-    _show_trials(report, rows)
+    if report.plan.settings.learns:
+        _show_learned(report)
+    else:
+        _show_trials(report, rows)
     _show_finalists(report)
     goal, best = report.plan.goal, report.finalists[0]
     same = sum(row.same_as is not None for row in report.trials)
@@ -288,6 +306,57 @@ def _show_trials(report: SearchReport, rows: Sequence[TrialRow]) -> None:
         console.line(
             "paper: lambda 0.15, r and p from the middle of its tables; 1/T: the same r and p, lambda "
             "1 / number of deltas; authors' script: lambda 0.2, r 0.01, p 0.2.\n"
+        )
+
+
+def _show_learned(report: SearchReport) -> None:
+    """Show the loss of each step, and the lambdas of the best one: deltas in rows."""
+    from lorsmerge_cli.recipe.coefficients import REST
+    from lorsmerge_cli.recipe.space import BETA
+
+    goal, space = report.plan.goal, report.plan.space
+    best = min(report.trials, key=lambda row: sum(row.values))
+    names = goal.names(ranking=True)
+    first, second = (len(half) for half in report.plan.halves)
+    rows = [
+        [str(row.number), *(f"{value:.5g}" for value in row.values),
+         "start" if row.title else "least" if row is best else ""]
+        for row in report.trials
+    ]  # fmt: skip
+    title = f"loss of the {second} utterances that say when to stop"
+    console.table(["trial", *names, ""], rows, title=title)
+    lambdas = space.lambdas()
+    columns = list(dict.fromkeys((group, part) for _, group, part in lambdas.values()))
+    of = {key: _value(best.point[name]) for name, key in lambdas.items()}
+    heads = [
+        " ".join(filter(None, ["" if group == REST and not space.groups else group, part]))
+        or "lambda"
+        for group, part in columns
+    ]
+    owners = list(dict.fromkeys(delta for delta, _, _ in lambdas.values()))
+    console.table(
+        ["", *heads],
+        [
+            ["all deltas" if owner is None else Path(space.deltas[owner]).name,
+             *(of[owner, group, part] for group, part in columns)]
+            for owner in owners
+        ],
+        title=f"lambdas of trial {best.number}, learned from the other {first}",
+    )  # fmt: skip
+    if BETA in best.point:
+        console.line(f"beta: {_value(best.point[BETA])}\n")
+    _tell_ends(report, best)
+
+
+def _tell_ends(report: SearchReport, best: TrialRow) -> None:
+    from lorsmerge_cli.operations.search import at_an_end
+
+    space = report.plan.space
+    if found := at_an_end(report.plan, best.point):
+        low, high = space.values["scale"].low, space.values["scale"].high
+        console.warning(
+            f"{', '.join(found)} went to an end of the range ({low:g} to {high:g}): more data, or a "
+            "wider --scale LOW:HIGH, would tell whether that is right."
         )
 
 

@@ -429,6 +429,7 @@ def check_groups(by: Sequence[str], names: Sequence[str], base: object) -> list[
         "half": len({half_of(name) for name in names} - {""}) > 1,
         "module": len(groups_of(["module"], names)) > 1,
         "depth": any(blocks > 1 for _, blocks in depths(names).values()),
+        "part": True,  # which the deltas tell
     }
     lacking = {
         "half": "no encoder and decoder", "module": "no modules to tell apart",

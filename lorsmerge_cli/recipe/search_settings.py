@@ -14,12 +14,12 @@ from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
 from lorsmerge_cli.outputs import check_output
 from lorsmerge_cli.pictures import check_picture
 from lorsmerge_cli.quoting import command
-from lorsmerge_cli.recipe.space import Space
+from lorsmerge_cli.recipe.space import GRADIENT, Space
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-SAMPLERS = ("grid", "tpe", "cmaes")
+SAMPLERS = ("grid", "tpe", "cmaes", GRADIENT)
 PRUNERS = ("paired", "none")
 RANKINGS = ("greedy", "beam", "loss")
 OBJECTIVES = {  # the reported metric of each task, and both at once
@@ -27,7 +27,8 @@ OBJECTIVES = {  # the reported metric of each task, and both at once
     for key, metric in METRICS.items()
     if metric is metrics_of("", metric.task)[0]
 } | {"both": TASKS}
-TRIALS = 60
+TRIALS, STEPS = 60, 40  # the latter of lambdas that are learned
+RATE, CLIPS = 0.1, 64
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,15 @@ class SearchSettings:
         study: a file, or a database URL; None for a file beside the output.
         name: of the study in it.
         worker: do trials of a study that another process has begun.
-        trials: in all; None for the whole grid, or 60.
+        trials: in all; None for the whole grid, 40 that are learned, or 60.
         sampler: of SAMPLERS.
+        rate: of a learned lambda, what a step changes at most, as a share of the lambda that it
+            begins at; None for RATE.
+        clips: utterances that such a step learns from; None for CLIPS.
         seed: of everything random.
         pruner: of PRUNERS.
         objective: of OBJECTIVES; None for what the data has.
-        rank_by: of RANKINGS.
+        rank_by: of RANKINGS; None for greedy, and for loss where lambdas are learned.
         finalists: trials that are scored by beam search on the whole dev set.
         beam, batch_size, max_tokens: of their decoding, as in `DecodingSettings`.
         memory: bytes that each process may use in all; None for what the machine and the job have.
@@ -67,10 +71,12 @@ class SearchSettings:
     worker: bool = False
     trials: int | None = None
     sampler: str = "tpe"
+    rate: float | None = None
+    clips: int | None = None
     seed: int = 0
     pruner: str = "paired"
     objective: str | None = None
-    rank_by: str = "greedy"
+    rank_by: str | None = None
     finalists: int = 5
     beam: int = 20
     batch_size: int | None = None
@@ -92,6 +98,16 @@ class SearchSettings:
     format: str | None = None
     hours: float | None = None
     data_seed: int = 0
+
+    @property
+    def learns(self) -> bool:
+        """Whether lambdas are learned by gradient."""
+        return self.sampler == GRADIENT
+
+    @property
+    def ranking(self) -> str:
+        """How trials are ranked, of RANKINGS."""
+        return self.rank_by or ("loss" if self.learns else "greedy")
 
 
 def is_url(study: str) -> bool:
@@ -144,6 +160,7 @@ def check_settings(settings: SearchSettings) -> list[LorsmergeError]:
     ):
         if value is not None and value not in known:
             faults.append(UsageFault(f"{option} {value}: unknown.", f"Use {', '.join(known)}."))
+    faults += _learning_faults(settings)
     if settings.worker and any([settings.output, settings.csv, settings.plot]):
         remedy = "Omit -o, --csv and --plot: the search has them."
         faults.append(UsageFault("A --worker writes nothing.", remedy))
@@ -155,6 +172,30 @@ def check_settings(settings: SearchSettings) -> list[LorsmergeError]:
         remedy = f"Write {command('-o', settings.output.with_suffix('.toml'))}."
         faults.append(UsageFault(f"{settings.output}: a recipe is written as .toml.", remedy))
     return faults + check_study(settings.study or "")
+
+
+def _learning_faults(settings: SearchSettings) -> list[LorsmergeError]:
+    """Return the faults of settings of lambdas that are learned, or that are for those alone."""
+    faults: list[LorsmergeError] = []
+    if not settings.learns:
+        given = {"--rate": settings.rate, "--clips": settings.clips}
+        return [
+            UsageFault(f"{option} is for --sampler {GRADIENT}.", "Omit it.")
+            for option, value in given.items()
+            if value is not None
+        ]
+    if settings.worker:
+        what = f"--sampler {GRADIENT} goes step by step, and has no work for a --worker."
+        faults.append(UsageFault(what, "Run it in one process."))
+    if settings.ranking != "loss":
+        what = f"--rank-by {settings.rank_by}: --sampler {GRADIENT} ranks by loss."
+        faults.append(UsageFault(what, "Omit it: finalists are decoded."))
+    if settings.rate is not None and not 0 < settings.rate <= 1:
+        what = f"--rate {settings.rate:g} is not above 0 and at most 1."
+        faults.append(UsageFault(what, "It is a share of lambda: 0.1, say."))
+    if settings.clips is not None and settings.clips < 1:
+        faults.append(UsageFault(f"--clips {settings.clips} is not positive.", "Give 64, say."))
+    return faults
 
 
 def check_space(space: Space, settings: SearchSettings) -> list[LorsmergeError]:

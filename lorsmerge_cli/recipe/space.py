@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -13,7 +13,7 @@ from lorsmerge_cli.core.combining import PAPER_SCALE
 from lorsmerge_cli.core.methods import default_scale, find_method, method_faults
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
 from lorsmerge_cli.inputs import several
-from lorsmerge_cli.recipe.coefficients import check_groups, groups_of
+from lorsmerge_cli.recipe.coefficients import PARTS, REST, Pattern, check_groups, groups_of
 from lorsmerge_cli.recipe.recipe import (
     DELTA_SETTINGS,
     RATIOS,
@@ -23,7 +23,10 @@ from lorsmerge_cli.recipe.recipe import (
 )
 
 EXAMPLES = {"svp": "--svp 0.01,0.02,0.05", "mp": "--mp 0.1,0.2,0.4", "scale": "--scale 0.05:0.5"}
-BY = ("half", "module", "depth")
+BY = ("half", "module", "depth", "part")
+WHOLE = "whole"  # of a group some of whose tensors have parts: those that have none
+BOUND = 10.0  # times the method's lambda, or the first one: a learned one's ends, below 0 too
+GRADIENT = "gradient"  # the sampler that learns lambdas
 METHOD, BETA = "method", "beta"  # parameters of several methods, and of --by depth
 DIGITS = 4  # of a value drawn from a range
 LARGEST_GRID = 10_000
@@ -143,6 +146,9 @@ class Space:
         methods: to choose from, two or more; empty for one method.
         units: of several methods, the lambda at which the step is as long as that of task
             arithmetic at lambda 1; a point's lambdas are multiplied by it. 1 where there is none.
+        start: of every lambda that is learned; None where lambdas are drawn.
+        parted: groups with tensors whose low-rank and sparse part have a lambda each; `*` where
+            there are no groups.
     """
 
     base: str
@@ -156,20 +162,45 @@ class Space:
     groups: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     units: Mapping[str, float] = field(default_factory=dict)
+    start: float | None = None
+    parted: tuple[str, ...] = ()
 
-    def grouped(self, names: Sequence[str], base: object) -> Space:
+    def grouped(self, names: Sequence[str], base: object, parted: Collection[str] = ()) -> Space:
         """Return the space with the groups that a base's tensors fall into.
 
         Args:
             names: of the base's float tensors.
             base: what messages call it.
+            parted: those with a low-rank and a sparse part in every delta.
 
         Raises:
             UsageFault: the base has nothing to tell apart by.
         """
         raise_all(check_groups(self.by, names, base))
         groups = groups_of(self.by, names) if {"half", "module"} & {*self.by} else []
-        return replace(self, groups=tuple(groups))
+        there = {group_of(groups, name) for name in parted} if "part" in self.by else set()
+        return replace(
+            self, groups=tuple(groups), parted=tuple(g for g in groups or [REST] if g in there)
+        )
+
+    def group(self, name: str) -> str:
+        """Return the group of a tensor; `*` where there are none."""
+        return group_of(self.groups, name)
+
+    def lambdas(self) -> dict[str, tuple[int | None, str, str]]:
+        """Return what each lambda is for: delta (from 0; None for all), group, part of a delta.
+
+        The part is of PARTS, or WHOLE, in a group that is parted; else it is empty.
+        """
+        apart = "scale" in self.per_delta
+        found: dict[str, tuple[int | None, str, str]] = {}
+        for delta in range(len(self.deltas)) if apart else [None]:
+            for group in self.groups or [REST]:
+                for part in (WHOLE, *PARTS) if group in self.parted else [""]:
+                    number = "" if delta is None else str(delta + 1)
+                    label = ",".join(filter(None, [number, group if self.groups else "", part]))
+                    found[f"scale[{label}]" if label else "scale"] = delta, group, part
+        return found
 
     @property
     def parameters(self) -> dict[str, Values]:
@@ -202,13 +233,18 @@ class Space:
 
     def names(self, kind: str) -> list[str]:
         """Return the names of a kind's parameters: `svp`, or `svp[1]`, `svp[2]`, ..."""
+        if kind == "scale":
+            return list(self.lambdas())
         return [f"{kind}[{label}]" for label in self.labels(kind)] or [kind]
 
     def labels(self, kind: str) -> list[str]:
         """Return what tells a kind's parameters apart, numbers or groups; empty for one alone."""
+        if kind == "scale":
+            names = list(self.lambdas())
+            return [name[len("scale[") : -1] for name in names] if len(names) > 1 else []
         if kind in self.per_delta:
             return [str(number) for number in range(1, len(self.deltas) + 1)]
-        return list(self.groups) if kind == "scale" else []
+        return []
 
     @property
     def prunes(self) -> bool:
@@ -224,9 +260,8 @@ class Space:
         unit = self.units.get(method or "", 1.0)
         for name in self.names("scale") if "scale" in self.values else ():
             values[name] = rounded(unit * values[name])
-        shared, coef = self._coefficients(values)
-        own: list[dict[str, Any]] = [{} for _ in self.deltas]
-        for kind in self.values.keys() - shared.keys():
+        shared, coef, own = self._coefficients(values)
+        for kind in self.values.keys() - {"scale"}:
             holders = own if kind in self.per_delta else [shared]
             for holder, name in zip(holders, self.names(kind), strict=True):
                 holder[kind] = values[name]
@@ -238,20 +273,34 @@ class Space:
             self.base, deltas, method, **shared, include=include, exclude=exclude, coef=coef
         )
 
-    def _coefficients(self, point: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """Return the shared scale and the rules of a point; no scale where no group has its own."""
+    def _coefficients(
+        self, point: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], tuple[str, ...], list[dict[str, Any]]]:
+        """Return what is shared by all deltas, the shared rules, and each delta's own settings."""
         shared: dict[str, Any] = {}
+        own: list[dict[str, Any]] = [{} for _ in self.deltas]
         coef: list[str] = []
-        if self.groups:
-            scales = [point[name] for name in self.names("scale")]
-            if len(set(scales)) == 1:
-                shared["scale"] = scales[0]
-            else:  # lambda is 1, and the factors are the lambdas of their groups
-                shared["scale"] = 1.0
-                coef = [f"{g}={scale:g}" for g, scale in zip(self.groups, scales, strict=True)]
+        apart = "scale" in self.per_delta
+        lambdas = self.lambdas() if "scale" in self.values else {}
+        scales = [point[name] for name in lambdas]
+        if lambdas and (len(set(scales)) == 1 and not (apart and self.start is None)):
+            shared["scale"] = scales[0]
+        elif lambdas and not apart and not self.parted:
+            # lambda is 1, and the factors are the lambdas of their groups
+            shared["scale"] = 1.0
+            coef = [f"{g}={scale:g}" for g, scale in zip(self.groups, scales, strict=True)]
+        elif lambdas:
+            for number, settings in enumerate(own):
+                settings |= _own_lambdas(
+                    [
+                        (group, part, point[name])
+                        for name, (delta, group, part) in lambdas.items()
+                        if delta in (None, number)
+                    ]
+                )
         if beta := point.get(BETA):
             coef.append(f"lines:beta={beta:g}")
-        return shared, tuple(coef)
+        return shared, tuple(coef), own
 
     def largest_recipe(self) -> Recipe:
         """Return the recipe of the largest values, whose checks hold for every point."""
@@ -274,12 +323,15 @@ class Space:
             "1/T": (0.03, 0.4, rounded(1 / len(self.deltas))),
             "authors' script": (0.01, 0.2, 0.2),
         }
-        if self.methods:
+        if self.start is not None:
+            known = {"start": (0.03, 0.4, self.start)}
+        elif self.methods:
             known = dict.fromkeys(self.methods, (0.03, 0.4, PAPER_SCALE))
         elif self.method is not None:
             known = {"default": (0.03, 0.4, find_method(self.method).scale)}
         ratios = [self.values[kind] for kind in RATIOS if kind in self.values]
-        if not self.methods and ratios and all(None in values.choices for values in ratios):
+        plain = not self.methods and self.start is None
+        if plain and ratios and all(None in values.choices for values in ratios):
             known["task arithmetic"] = (None, None, PAPER_SCALE)
         points: dict[str, Point] = {}
         for title, settings in known.items():
@@ -320,6 +372,29 @@ class Space:
         return {name: value if self.takes(point, name) else None for name, value in point.items()}
 
 
+def group_of(groups: Sequence[str], name: str) -> str:
+    """Return the first group that a tensor belongs to; `*` where there are none.
+
+    Example:
+        >>> group_of(["encoder", "*"], "model.encoder.conv1.bias"), group_of([], "x")
+        ('encoder', '*')
+    """
+    return next((g for g in groups if Pattern(g, g, 1.0).matches(name)), REST)
+
+
+def _own_lambdas(lambdas: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
+    """Return the settings of a delta with lambdas of its own, each of a group and a part."""
+    scales = {scale for _, _, scale in lambdas}
+    if len(scales) == 1:
+        return {"scale": scales.pop()}
+    # lambda is 1, and the factors are the lambdas
+    found: dict[str, Any] = {"scale": 1.0}
+    for group, part, scale in lambdas:
+        kind = part if part in PARTS else "coef"
+        found[kind] = (*found.get(kind, ()), f"{group}={scale:g}")
+    return found
+
+
 def split_methods(given: str | Sequence[str] | None) -> list[str]:
     """Return the methods that a text, or several, name, separated by commas.
 
@@ -340,11 +415,14 @@ def split_methods(given: str | Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def default_scales(method: str | Sequence[str] | None) -> str:
+def default_scales(method: str | Sequence[str] | None, sampler: str = "") -> str:
     """Return the lambdas to choose from by default: from a third of the method's own to ten thirds.
+
+    Those that are learned may be up to ten times as large as it, in both directions.
 
     Args:
         method: as in `make_space`; those of several are task arithmetic's.
+        sampler: of the search.
 
     Example:
         >>> default_scales(None), default_scales("tsv_m"), default_scales("tsv_m,ties")
@@ -352,6 +430,8 @@ def default_scales(method: str | Sequence[str] | None) -> str:
     """
     methods = split_methods(method)
     own = default_scale(methods[0] if len(methods) == 1 else None)
+    if sampler == GRADIENT:
+        return f"{-BOUND * own:g}:{BOUND * own:g}"
     return f"{own / 3:.2g}:{own * 10 / 3:.2g}"
 
 
@@ -364,6 +444,7 @@ def make_space(
     exclude: Sequence[str] = (),
     method: str | Sequence[str] | None = None,
     by: str = "",
+    sampler: str = "",
 ) -> Space:
     """Make a space from options.
 
@@ -377,6 +458,7 @@ def make_space(
         method: of every point, or several to choose from, as `split_methods` reads them; None to
             have it follow from the ratios.
         by: of BY, separated by commas, what lambda differs by.
+        sampler: of the search; lambdas of one that learns have a start, and all else is fixed.
 
     Raises:
         UsageFault: everything that is wrong with them.
@@ -402,7 +484,9 @@ def make_space(
             what, remedy = "it is not searched.", f"Give --{kind} as well."
         faults.append(UsageFault(f"--per-delta {kind}: {what}", remedy))
     wanted = [word.strip() for word in by.split(",") if word.strip()]
-    faults += _by_faults(wanted, kinds)
+    faults += _by_faults(wanted)
+    if sampler == GRADIENT:
+        faults += _learning_faults(methods, values, kinds)
     if not deltas:
         faults.append(UsageFault("There are no deltas.", "Name at least one after the base."))
     raise_all(faults)
@@ -411,6 +495,8 @@ def make_space(
         methods[0] if len(methods) == 1 else None, tuple(word for word in BY if word in wanted),
         methods=tuple(methods) if len(methods) > 1 else (),
     )  # fmt: skip
+    if sampler == GRADIENT:
+        space = _with_start(space)
     if (include or exclude) and not space.prunes:
         raise UsageFault(
             "Nothing is pruned, so --include and --exclude have no use.",
@@ -444,17 +530,62 @@ def _ratio_faults(methods: Sequence[str], values: Mapping[str, Values]) -> list[
     return faults
 
 
-def _by_faults(by: Sequence[str], per_delta: frozenset[str]) -> list[LorsmergeError]:
-    faults: list[LorsmergeError] = [
+def _learning_faults(
+    methods: Sequence[str], values: Mapping[str, Values], per_delta: frozenset[str]
+) -> list[LorsmergeError]:
+    """Return the faults of a space whose lambdas are to be learned by gradient."""
+    faults: list[LorsmergeError] = []
+    what = f"--sampler {GRADIENT}"
+    if len(methods) > 1:
+        faults.append(UsageFault(f"{what} learns lambdas of one method.", "Name one."))
+    for text in methods:
+        if not method_faults(text) and not find_method(text).combined.linear:
+            faults.append(
+                UsageFault(
+                    f"{what}: the update of {text} is no sum of the deltas times their lambdas, so "
+                    "it has no gradient by them here.",
+                    "Name a method that sums or averages (ta, wa, lors, svp, mp), or use "
+                    "--sampler tpe.",
+                )
+            )
+    for ratio in RATIOS:
+        if ratio in values and len(values[ratio].choices) != 1:
+            faults.append(
+                UsageFault(f"{what} takes one --{ratio}: only lambdas are learned.", "Give one.")
+            )
+    for kind in sorted(per_delta - {"scale"}):
+        faults.append(
+            UsageFault(
+                f"--per-delta {kind}: {what} learns lambdas alone.", "Give --per-delta scale."
+            )
+        )
+    scales = values.get("scale")
+    if scales is not None and (len(scales.choices) > 1 or scales.step is not None):
+        faults.append(
+            UsageFault(
+                f"{what}: --scale is a number that lambdas begin at, or the range LOW:HIGH that "
+                "they stay in.",
+                "Write --scale 0.3 or --scale 0:1, say.",
+            )
+        )
+    return faults
+
+
+def _with_start(space: Space) -> Space:
+    """Return the space with what its lambdas begin at, and a range of them."""
+    scales = space.values["scale"]
+    start = default_scale(space.method)
+    if scales.choices:
+        start = float(scales.choices[0] or 0.0)
+        bound = BOUND * (abs(start) or default_scale(space.method))
+        scales = Values(low=-bound, high=bound)
+    start = min(max(start, scales.low), scales.high)
+    return replace(space, values={**space.values, "scale": scales}, start=start)
+
+
+def _by_faults(by: Sequence[str]) -> list[LorsmergeError]:
+    return [
         UsageFault(f"--by {word}: unknown.", f"Name {', '.join(BY)}, separated by commas.")
         for word in by
         if word not in BY
     ]
-    if {"half", "module"} & {*by} and "scale" in per_delta:
-        faults.append(
-            UsageFault(
-                "--by half or module and --per-delta scale: lambda cannot differ by both.",
-                "Omit one of the two.",
-            )
-        )
-    return faults

@@ -34,6 +34,7 @@ def plan(folder: Path, place: Path, **changes: Any) -> SearchPlan:
         [str(delta) for delta in changes.pop("deltas", [folder / "ca.delta", folder / "de.delta"])],
         changes.pop("texts", SPACE), changes.pop("per_delta", ""), (), changes.pop("exclude", ()),
         changes.pop("method", None), changes.pop("by", ""),
+        changes.get("sampler", ""),
     )  # fmt: skip
     data = changes.pop("data", [folder / "data" / "test.jsonl"])
     test = changes.pop("test", [])

@@ -8,7 +8,7 @@ import pytest
 
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.errors import Faults, LorsmergeError, UsageFault
-from lorsmerge_cli.recipe.space import Space, Values, make_space, parse_values
+from lorsmerge_cli.recipe.space import Space, Values, default_scales, make_space, parse_values
 
 DELTAS = ("ca.delta", "de.delta")
 PAPER = {"svp": "0.01,0.02,0.03,0.05", "mp": "0.1,0.2,0.4,0.6", "scale": "0.05:0.5"}
@@ -174,7 +174,7 @@ def test_known_settings_are_the_same_in_all_tensors(kinds: str) -> None:
     ("kinds", "settings", "said"),
     [
         ("halves", {}, "--by halves: unknown. Name half, module, depth"),
-        ("half", {"per_delta": "scale"}, "lambda cannot differ by both"),
+        ("half,parts", {"per_delta": "scale"}, "--by parts: unknown"),
     ],
 )
 def test_what_lambda_cannot_differ_by(kinds: str, settings: dict, said: str) -> None:
@@ -243,3 +243,54 @@ def test_a_method_with_ratios_is_that_of_every_point() -> None:
     recipe = space.recipe(next(iter(points.values())))
     assert (recipe.method, recipe.svp) == ("lors+ties:k=0.3", 0.1)
     assert recipe.resolved().method == "lors+ties:k=0.3"
+
+
+# --- lambdas by delta and group, and by part --------------------------------------------------------
+
+
+def test_lambdas_by_delta_and_group_are_rules_of_single_deltas() -> None:
+    space = by("half", {"scale": "0.1:0.9"}, per_delta="scale")
+    assert space.names("scale") == [
+        "scale[1,encoder]", "scale[1,decoder]", "scale[2,encoder]", "scale[2,decoder]",
+    ]  # fmt: skip
+    recipe = space.recipe(dict(zip(space.names("scale"), (0.1, 0.2, 0.3, 0.3), strict=True)))
+    first, second = recipe.deltas
+    assert (first.scale, first.coef) == (1.0, ("encoder=0.1", "decoder=0.2"))
+    assert (second.scale, second.coef) == (0.3, ())
+    assert (recipe.coef, recipe.scale) == ((), None)
+    assert recipe.resolved().method == "ta"
+
+
+def test_lambdas_of_parts() -> None:
+    space = make_space(
+        "base", DELTAS, {"scale": "0.1:0.9", "svp": "0.1", "mp": "0.2"}, "", by="part,module"
+    )
+    names = ["model.decoder.layers.0.self_attn.q_proj.weight", "model.decoder.layers.0.fc1.weight",
+             "model.decoder.layer_norm.weight"]  # fmt: skip
+    space = space.grouped(names, "base", names[:1])
+    assert space.labels("scale") == [
+        "self_attn,whole", "self_attn,low_rank", "self_attn,sparse", "mlp", "*",
+    ]  # fmt: skip
+    values = dict(zip(space.names("scale"), (0.1, 0.2, 0.3, 0.4, 0.5), strict=True))
+    recipe = space.recipe({"svp": 0.1, "mp": 0.2} | values)
+    for entry in recipe.deltas:
+        assert entry.scale == 1.0
+        assert entry.coef == ("self_attn=0.1", "mlp=0.4", "*=0.5")
+        assert (entry.low_rank, entry.sparse) == (("self_attn=0.2",), ("self_attn=0.3",))
+    level = space.recipe({"svp": 0.1, "mp": 0.2} | dict.fromkeys(values, 0.4))
+    assert (level.scale, level.rules) == (0.4, ())
+
+
+def test_where_learning_begins() -> None:
+    def learned(method: str | None, scale: str | None) -> tuple[float | None, float, float]:
+        texts = {"scale": scale or default_scales(method, "gradient")}
+        space = make_space("base", DELTAS, texts, "", method=method, sampler="gradient")
+        assert list(space.first_points()) == ["start"]
+        assert space.first_points()["start"]["scale"] == space.start
+        return space.start, space.values["scale"].low, space.values["scale"].high
+
+    assert learned(None, None) == (0.15, -1.5, 1.5)
+    assert learned("wa", None) == (1.0, -10.0, 10.0)
+    assert learned("wa", "0.2") == (0.2, -2.0, 2.0)
+    assert learned(None, "0.2:0.9") == (0.2, 0.2, 0.9)
+    assert learned(None, "0") == (0.0, -1.5, 1.5)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.operations.search.files import document, of_earlier_fronts, write_report
+from lorsmerge_cli.operations.search.gradient import at_an_end
 from lorsmerge_cli.operations.search.plan import plan_search
 from lorsmerge_cli.operations.search.report import SearchReport, TrialRow
 from lorsmerge_cli.operations.search.run import run_search
@@ -19,6 +20,7 @@ __all__ = [
     "Goal",
     "SearchReport",
     "TrialRow",
+    "at_an_end",
     "document",
     "of_earlier_fronts",
     "plan_search",
@@ -64,13 +66,14 @@ def search(
             `"LOW:HIGH:STEP"`; by default no matrix is pruned by SVP.
         mp: magnitude ratios that may be chosen, written likewise.
         scale: lambdas that may be chosen, written likewise; by default from a third of the method's
-            own lambda to ten thirds of it.
+            own lambda to ten thirds of it. With `sampler="gradient"` a number that they begin at, by
+            default the method's own, or the range that they stay in.
         method: of all merges; by default what each trial's ratios imply. Of several, separated by
             commas or as a sequence, each trial takes one, and `scale` is task arithmetic's: the
             others get the lambda whose step is as long.
         per_delta: of svp, mp and scale, separated by commas: what each delta has its own of.
-        by: of half, module and depth, separated by commas: what lambda differs by. The recipe then
-            has rules of coefficients.
+        by: of half, module, depth and part (of a delta that LoRS prunes: low-rank, sparse),
+            separated by commas: what lambda differs by. The recipe then has rules of coefficients.
         include: shell patterns of further tensors to prune.
         exclude: shell patterns of tensors to merge unpruned.
         test: test sets to score the written recipe on, once, against the base.
@@ -98,8 +101,9 @@ def search(
         plot=path_of(plot), config_dir=path_of(config_dir), **settings,
     )  # fmt: skip
     space = make_space(
-        str(base), list(map(str, several(deltas))), {"svp": svp, "mp": mp, "scale": scale or default_scales(method)},
-        per_delta, several(include), several(exclude), method, by,
+        str(base), list(map(str, several(deltas))),
+        {"svp": svp, "mp": mp, "scale": default_scales(method, chosen.sampler) if scale is None else scale},
+        per_delta, several(include), several(exclude), method, by, chosen.sampler,
     )  # fmt: skip
     dev, held_out = ([Path(path) for path in several(sets)] for sets in (data, test))
     plan = plan_search(space, dev, held_out, chosen)

@@ -19,11 +19,11 @@ def complexity(recipe: Recipe) -> tuple[int, int, float]:
     """
     resolved = recipe.resolved()
     deltas, method = resolved.deltas, resolved.chosen_method
-    settings = [(delta.svp, delta.mp, delta.scale) for delta in deltas]
-    parts = max((svp is not None) + (mp is not None) for svp, mp, _ in settings)
+    settings = [(delta.svp, delta.mp, delta.scale, delta.own_rules) for delta in deltas]
+    parts = max((svp is not None) + (mp is not None) for svp, mp, *_ in settings)
     parts += (method.pruner is not None and not method.ratios) + (not method.combined.linear)
-    kept = sum((svp or 0) + (mp or 0) for svp, mp, _ in settings) / len(settings)
-    return parts, len(set(settings)) + len(recipe.coef), kept
+    kept = sum((svp or 0) + (mp or 0) for svp, mp, *_ in settings) / len(settings)
+    return parts, len(set(settings)) + len(recipe.rules), kept
 
 
 def unpruned(point: Point) -> Point:

@@ -13,20 +13,26 @@ from lorsmerge_cli.data.dataset import drop_warnings, empty_groups, load_data
 from lorsmerge_cli.data.digests import digests_of
 from lorsmerge_cli.data.leakage import repeated, shared_with, shared_with_training
 from lorsmerge_cli.data.utterance import Utterance
+from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
 from lorsmerge_cli.operations.merge import MergeInputs, open_inputs
 from lorsmerge_cli.operations.search.scores import (
     PARTS,
     Goal,
     Speakers,
+    halves_of,
     parts_of,
     small_sets,
     speakers_of,
 )
 from lorsmerge_cli.recipe.published import published_name
+from lorsmerge_cli.recipe.recipe import RATIOS
 from lorsmerge_cli.recipe.record import trained_digests, vector_digests
 from lorsmerge_cli.recipe.search_settings import (
+    CLIPS,
     OBJECTIVES,
+    RATE,
+    STEPS,
     TRIALS,
     SearchSettings,
     check_search_outputs,
@@ -52,6 +58,7 @@ class SearchPlan:
         rows: the dev set, of the tasks that count.
         parts: growing parts of it, the last one all of it.
         test: a test set for the best recipe alone; empty without one.
+        halves: of the dev set, to learn lambdas from and to stop by; empty where they are drawn.
         points: what is tried first; for a grid all of it.
         trials: in all.
         warnings: what the user should know before the work.
@@ -66,9 +73,20 @@ class SearchPlan:
     rows: tuple[Utterance, ...]
     parts: tuple[tuple[Utterance, ...], ...]
     test: tuple[Utterance, ...]
+    halves: tuple[tuple[Utterance, ...], ...]
     points: tuple[Point, ...]
     trials: int
     warnings: tuple[str, ...]
+
+    @property
+    def rate(self) -> float:
+        """What a step changes a learned lambda by, as a share of the one that it begins at."""
+        return self.settings.rate or RATE
+
+    @property
+    def clips(self) -> int:
+        """Utterances that a step learns from."""
+        return self.settings.clips or CLIPS
 
     @property
     def speakers(self) -> Speakers:
@@ -96,11 +114,13 @@ class SearchPlan:
             )
             + f" {sorted(space.per_delta)} {space.include} {space.exclude}"
             + (f" by {space.by} {space.groups}" if space.by else "")
-            + (f" {space.method or space.methods}" if space.method or space.methods else ""),
+            + (f" {space.method or space.methods}" if space.method or space.methods else "")
+            + (f" {space.parted}" if space.parted else ""),
             "the objective": f"{'+'.join(goal.tasks)} by {goal.rank_by}",
             "decoding": _digest(decoding),
             "--normalise": settings.normalisation,
-            "--sampler": settings.sampler,
+            "--sampler": settings.sampler
+            + (f" from {space.start}, {self.rate}, {self.clips}" if settings.learns else ""),
             "--seed": str(settings.seed),
             "--pruner": f"{settings.pruner}, {len(self.parts)} parts",
         }
@@ -124,13 +144,15 @@ def plan_search(
     full_dtype(settings.dtype)
     recipe = replace(space.largest_recipe().resolved(), coef=())  # whose groups are not known yet
     inputs = open_inputs(recipe, allow_other_base=settings.allow_other_base)
-    space = space.grouped(list(inputs.base.float_specs), inputs.base.path)
+    parted = _parted(space, inputs) if "part" in space.by else ()
+    space = space.grouped(list(inputs.base.float_specs), inputs.base.path, parted)
     raise_all(check_space(space, settings))
     points = space.grid() if settings.sampler == "grid" else list(space.first_points().values())
+    points = [] if settings.learns else points  # each follows from the one before
     source = find_model(Path(space.base), name="the merge", config_dir=settings.config_dir)
     notes: list[str] = []
     rows = _load(data, "dev", settings, source.window, notes)
-    goal = Goal(_tasks(settings.objective, rows), settings.rank_by)
+    goal = Goal(_tasks(settings.objective, rows), settings.ranking)
     files = [*inputs.files, *data, *test]
     raise_all(check_search_outputs(settings, files, front=len(goal.tasks) > 1))
     rows = tuple(row for row in rows if row.task in goal.tasks)
@@ -142,10 +164,12 @@ def plan_search(
         )
     tested = _load(test, "test", settings, source.window, notes) if test else ()
     tested = tuple(row for row in tested if row.task in goal.tasks)
-    shares = PARTS if settings.pruner != "none" else PARTS[-1:]
+    halves = halves_of(rows) if settings.learns else ()
+    stops_early = settings.pruner != "none" and not settings.learns
+    shares = PARTS if stops_early else PARTS[-1:]
     # of parts of one size, as a small set has them, the last
     parts = {len(part): tuple(part) for part in parts_of(rows, shares)}
-    trials = settings.trials or TRIALS
+    trials = settings.trials or (STEPS if settings.learns else TRIALS)
     if settings.sampler == "grid":
         trials = min(settings.trials or len(points), len(points))
         if trials < len(points):
@@ -153,8 +177,35 @@ def plan_search(
     warnings = (*inputs.warnings, *notes, *_leaks(inputs, rows, tested))
     return SearchPlan(
         space, settings, study_of(settings), goal, inputs, source, rows, tuple(parts.values()), tested,
-        tuple(points), trials, (*warnings, *small_sets(goal.tasks, rows)),
+        halves, tuple(points), trials, (*warnings, *small_sets(goal.tasks, rows)),
     )  # fmt: skip
+
+
+def _parted(space: Space, inputs: MergeInputs) -> list[str]:
+    """Return the tensors of which every delta has a low-rank and a sparse part.
+
+    Raises:
+        UsageFault: there are none.
+    """
+    largest = space.largest_recipe().resolved()
+    method = largest.chosen_method
+    found: list[str] = []
+    if not method.centred and {*RATIOS} <= {*method.ratios}:
+        found = sorted(inputs.pruned)
+    elif method.pruner is None:
+        both = [
+            isinstance(vector, DeltaFile) and {*RATIOS} <= vector.provenance.pruning.keys()
+            for vector in inputs.vectors
+        ]
+        if all(both):
+            names = inputs.base.float_specs
+            found = [n for n in names if all(v.is_pruned(n) for v in inputs.vectors)]
+    if not found:
+        raise UsageFault(
+            "--by part: not all of these deltas have a low-rank and a sparse part.",
+            "Give --svp and --mp, or deltas that `lorsmerge prune` made with both.",
+        )
+    return found
 
 
 def _load(

@@ -84,7 +84,7 @@ def _against(axes: Any, report: SearchReport, objective: int, kind: str) -> None
 def _label(report: SearchReport, kind: str, number: int) -> str:
     """Return what one of several parameters of a kind is for: a delta's name, or a group."""
     space = report.plan.space
-    if kind in space.per_delta:
+    if kind in space.per_delta and len(space.names(kind)) == len(space.deltas):
         return legible(Path(space.deltas[number]).stem)
     return space.labels(kind)[number]
 

@@ -29,6 +29,7 @@ from lorsmerge_cli.operations.search.finalists import (
     scaled,
     unpruned,
 )
+from lorsmerge_cli.operations.search.gradient import Learning
 from lorsmerge_cli.operations.search.merges import RepeatedMerge
 from lorsmerge_cli.operations.search.plan import SearchPlan
 from lorsmerge_cli.operations.search.report import Finalist, SearchReport, TrialRow
@@ -41,6 +42,7 @@ from lorsmerge_cli.operations.search.scores import (
     speakers_of,
 )
 from lorsmerge_cli.operations.search.storage import STORAGE_ERRORS, reason
+from lorsmerge_cli.operations.search.study import RESULT
 from lorsmerge_cli.recipe.recipe import Recipe
 from lorsmerge_cli.recipe.search_settings import shown
 from lorsmerge_cli.recipe.space import METHOD, Point, Space, Value
@@ -51,7 +53,6 @@ from lorsmerge_cli.speech.source import parse_speech_dtype
 POLL = 1.0  # seconds between looks at what the other workers do
 PATIENCE = 120.0  # seconds that a worker waits for the study
 KEPT_MERGES, KEPT_FEATURES = 0.25, 0.25  # of the free memory
-RESULT = "result"  # attribute of a trial: `scores`, of which `part`, and the `same` one
 STATISTICS = "statistics"  # attributes of a trial that was not stopped: what its scores come from
 
 
@@ -215,6 +216,9 @@ class _Run:
 
     def do_trials(self) -> None:
         """Do trials until there are enough; a search then waits for its workers."""
+        if self.plan.settings.learns:
+            self._learn()
+            return
         waited = False
         while True:
             studies.requeue_lost(self.study)
@@ -235,6 +239,22 @@ class _Run:
                 time.sleep(POLL)
             else:
                 return
+
+    def _learn(self) -> None:
+        """Take steps until there are enough, or they are of no use any more."""
+        learning = Learning(self.plan, self.study, self.scorer, self.on_message)
+        while True:
+            count = len(learning.finished())
+            self.progress(count - self._reported, self.total)
+            self._reported = count
+            began = time.monotonic()
+            trial = learning.next()
+            if trial is None:
+                return
+            seconds = max(1e-3, time.monotonic() - began)
+            self.on_rate((len(self.plan.halves[1]) + self.plan.clips) / seconds)
+            self.on_trial(self._row(count + 1, trial))
+            self.own += 1
 
     def _do_one(self) -> None:
         trial = self.study.ask()
@@ -369,9 +389,13 @@ class _Run:
         plan = self.plan
         rows = [row for row in self.rows() if not row.stopped and row.same_as is None]
         costs = [plan.goal.costs(row.values, ranking=True) for row in rows]
-        chosen = [rows[n] for n in ordered(costs)[: plan.settings.finalists]]
+        if plan.settings.learns:  # neighbours on one path are no choice: its best, and its start
+            learned = min(range(len(rows)), key=lambda n: sum(costs[n]))
+            chosen = [rows[n] for n in dict.fromkeys((learned, 0))]
+        else:
+            chosen = [rows[n] for n in ordered(costs)[: plan.settings.finalists]]
         found = {row.name: (row, self._final(row)) for row in chosen}
-        best = self._judged(found.values())[0].trial
+        best = chosen[0] if plan.settings.learns else self._judged(found.values())[0].trial
         for row in self._to_beat(best):
             if row.point not in [other.point for other, _ in found.values()]:
                 found[row.name] = row, self._final(row)
@@ -383,19 +407,21 @@ class _Run:
         return judge(self.plan.goal, recipes, statistics, self.plan.speakers)
 
     def _to_beat(self, best: TrialRow) -> Iterator[TrialRow]:
-        space = self.plan.space
+        space, learns = self.plan.space, self.plan.settings.learns
         recipe = space.recipe(best.point)
         method = recipe.resolved().chosen_method
-        if method.adds_up and not recipe.coef:
+        scales = {entry.scale for entry in recipe.resolved().deltas}
+        differ = bool(recipe.rules) or (learns and len(scales) > 1)
+        if method.adds_up and not differ:
             return
         prunes, sums = method.pruner is not None, method.combined.linear
         named = {METHOD: method_of(())} if space.method or space.methods else {}
         plain = unpruned(best.point) | named
-        if sums and prunes:
+        if sums and prunes and not space.parted:
             yield TrialRow(0, f"task arithmetic of {best.name}", False, 1.0, plain, (), {})
-        if recipe.coef and (prunes or not sums):
+        if differ and (prunes or not sums):
             yield self._as_long_as(best, f"one lambda for {best.name}", level(best.point))
-        like = level(plain) if recipe.coef or not sums else plain
+        like = level(plain) if differ or not sums else plain
         yield self._as_long_as(best, f"control of {best.name}", like)
 
     def _as_long_as(self, best: TrialRow, title: str, point: Point) -> TrialRow:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.data.utterance import Utterance
+from lorsmerge_cli.errors import LorsmergeError
 from lorsmerge_cli.metrics import metrics_of
 from lorsmerge_cli.metrics.metric import CorpusScore, ratio
 from lorsmerge_cli.metrics.normalisation import AUTO
@@ -141,6 +142,45 @@ def parts_of(rows: Sequence[Utterance], shares: Sequence[float]) -> list[list[Ut
         [row for group in groups.values() for row in group[: math.ceil(share * len(group))]]
         for share in shares
     ]
+
+
+def halves_of(
+    rows: Sequence[Utterance],
+) -> tuple[tuple[Utterance, ...], tuple[Utterance, ...]]:
+    """Return two halves of a dev set with about half of each language and task, and no common speaker.
+
+    A row without a speaker is one by its recording.
+
+    Raises:
+        LorsmergeError: a language and task has one speaker alone.
+    """
+    half: dict[str, int] = {}  # by speaker
+    for key, group in sorted(_grouped(rows).items()):
+        blocks: dict[str, int] = {}
+        for row in group:
+            blocks[_speaker(row)] = blocks.get(_speaker(row), 0) + 1
+        sizes = [0, 0]
+        for name in blocks.keys() & half.keys():
+            sizes[half[name]] += blocks[name]
+        # an arbitrary order, but the same for every process
+        order = sorted(blocks, key=lambda name: hashlib.sha256(name.encode()).digest())
+        for name in order:
+            if name not in half:
+                half[name] = int(sizes[1] < sizes[0])
+                sizes[half[name]] += blocks[name]
+        if not all(sizes):
+            raise LorsmergeError(
+                f"The dev set is too small to learn from: all {sum(sizes)} utterances of {key} are "
+                "of one speaker, or were put into the same half with another set's. One half is "
+                "learned from, and the other, of other speakers, says when to stop.",
+                "Give more data with --data, or choose lambdas with --sampler tpe.",
+            )
+    first, second = (tuple(r for r in rows if half[_speaker(r)] == n) for n in (0, 1))
+    return first, second
+
+
+def _speaker(row: Utterance) -> str:
+    return f"speaker {row.speaker}" if row.speaker else f"{row.audio.name} {row.start}"
 
 
 def speakers_of(rows: Sequence[Utterance]) -> Speakers:

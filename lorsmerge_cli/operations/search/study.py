@@ -34,6 +34,8 @@ HEARTBEAT, GRACE = 30, 150  # seconds between heartbeats, and without one until 
 # attributes of a trial: its last heartbeat, whether a worker does it, host and number of the process
 ALIVE, WORKER, PROCESS = "alive", "worker", "process"
 WORK, SURPLUS = "work", "surplus"  # attribute of a discarded trial; earlier versions' `place`
+# attribute of a trial: `scores`, of which `part`, and the `same` one
+RESULT = "result"
 INPUTS, TRIALS = "inputs", "trials"  # attributes of a study
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
