@@ -119,6 +119,7 @@ def test_other_commands_say_what_to_do(tiny: Path, shell: Shell, line: str) -> N
         (TAKE.replace("base.safetensors", "base.safetensors ca.delta"), "deltas have no use"),
         (TAKE.replace("--from tall.delta", "--from ca.delta"), "not a file of TALL masks"),
         (TAKE.replace("--from tall.delta", "--from nowhere.delta"), "no such file"),
+        (TAKE + " --control", "tall.delta holds no deltas that could be added up"),
         (TAKE + " --recipe r.toml", "already holds base, deltas and settings"),
     ],
 )  # fmt: skip

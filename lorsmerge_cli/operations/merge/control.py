@@ -59,9 +59,16 @@ def plan_control(plan: MergePlan) -> MergePlan | None:
         None where the merge only adds the deltas up and so is its own control.
 
     Raises:
-        UsageFault: the deltas were pruned before, so their sum is this merge and not its control.
+        UsageFault: the deltas were pruned before, so their sum is this merge and not its control; or
+            they are in a file of TALL masks, which has no more than their sum.
         OutputFault: the control cannot be written.
     """
+    masked = [entry.path for entry in plan.recipe.deltas if entry.for_task is not None]
+    if masked:
+        raise UsageFault(
+            f"--control: {masked[0]} holds no deltas that could be added up.",
+            f"Make this merge, and then merge the deltas with --step-norm-of {plan.output}.",
+        )
     if plan.chosen_method.adds_up and not plan.recipe.rules:
         _check_not_pruned(plan)
         return None
