@@ -14,8 +14,8 @@ from lorsmerge_cli import console, options
 from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.search import Goal, SearchReport, TrialRow
-    from lorsmerge_cli.recipe.space import Value
+    from lorsmerge_cli.operations.search import Goal, SearchPlan, SearchReport, TrialRow
+    from lorsmerge_cli.recipe.space import Value, Values
 
 _space = options.panel("Search space")
 _search = options.panel("Search")
@@ -125,6 +125,7 @@ def search(
     seed: options.Seed = 0,
     allow_other_base: options.AllowOtherBase = False,
     verbose: options.Verbose = False,
+    dry_run: options.DryRun = False,
     force: options.Force = False,
 ) -> None:  # fmt: skip
     """Search for the ratios and scales of a merge that score best on a dev set.
@@ -180,6 +181,9 @@ def search(
 
     plan = plan_search(space, data, test or [], settings)
     console.warning(*plan.warnings)
+    if dry_run:
+        console.result(_plan_document(plan), lambda: _show_plan(plan))
+        return
     with console.progress("search", "trials") as progress:
         report = run_search(
             plan, command=_command(study), progress=progress, on_message=console.note,
@@ -192,6 +196,57 @@ def search(
         console.note(f"wrote {path}")
     for path in of_earlier_fronts(report) if written else ():
         console.warning(f"{path} is of an earlier search and not on this one's front: remove it.")
+
+
+def _plan_document(plan: SearchPlan) -> dict[str, object]:
+    parameters = plan.space.parameters.items()
+    return {
+        "study": plan.study_shown,
+        "objectives": list(plan.goal.names(ranking=True)),
+        "parameters": {name: _values(values) for name, values in parameters},
+        "trials": plan.trials,
+        "known_first": len(plan.points),
+        "utterances": len(plan.rows),
+        "seconds": plan.seconds,
+        "parts": [len(part) for part in plan.parts],
+        "test_utterances": len(plan.test),
+        "model_bytes": plan.model_size,
+    }
+
+
+def _show_plan(plan: SearchPlan) -> None:
+    settings, count = plan.settings, len(plan.rows)
+    rows = [[name, _values(values)] for name, values in plan.space.parameters.items()]
+    console.table(["parameter", "values"], rows, left=(0, 1))
+    console.line(
+        f"would try {plan.trials} merges of {len(plan.space.deltas)} deltas by {settings.sampler}, "
+        f"{_counted(len(plan.points), 'known point')} first, and keep them in {plan.study_shown}"
+    )
+    parts = ", ".join(str(len(part)) for part in plan.parts)
+    stops = f", and those far behind after less of them ({parts})" if plan.parts[1:] else ""
+    console.line(
+        f"each is scored on {count} utterances of the dev set, {plan.seconds / 60:.1f} minutes, by "
+        f"{plan.goal.rank_by}: {plan.trials * count:,} in all at most{stops}",
+        f"then the best {settings.finalists} by beam search ({settings.beam}), what they have to beat, and "
+        "the base",
+    )
+    if plan.test:
+        console.line(f"then the recipe and the base on {len(plan.test)} utterances of the test set")
+    console.line(
+        f"memory: {console.size(plan.model_size)} for the model; pruned deltas and features are kept "
+        "as far as there is more"
+    )
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'s' * (count != 1)}"
+
+
+def _values(values: Values) -> str:
+    if values.choices:
+        return ", ".join(map(_value, values.choices))
+    step = "" if values.step is None else f" in steps of {values.step:g}"
+    return f"{values.low:g} to {values.high:g}{step}"
 
 
 def _command(study: str | None) -> str:

@@ -584,7 +584,12 @@ def statistics_refused(method: str | None) -> list[LorsmergeError]:
     if method is None or method_faults(method) or not find_method(method).statistics:
         return []
     what = f"Method {method} needs statistics over audio, which `merge` alone takes."
-    return [UsageFault(what, "Merge with it first, with --stats, and use the merged model.")]
+    return [
+        UsageFault(
+            what,
+            "Merge with it first, with --calibrate AUDIO or --stats, and use the merged model.",
+        )
+    ]
 
 
 def _value_faults(recipe: Recipe) -> Iterator[LorsmergeError]:

@@ -47,6 +47,30 @@ def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_dry_run_shows_the_search_and_writes_nothing(
+    files: Path, succeed: Callable, shell: Callable, contents: Callable
+) -> None:
+    before = contents(files)
+    line = SEARCH + SPACE + "--objective wer --trials 7 --finalists 2 -o best.toml --dry-run"
+    said = succeed(f"{line} --test data/test.jsonl").out
+    for part in ("0.1, 0.2, 0.3", "0.2, 0.4, none", "0.1 to 0.9", "7 merges of 2 deltas by tpe",
+                 "keep them in best.journal", "12 utterances of the dev set", "84 in all at most",
+                 "best 2 by beam search (2)", "12 utterances of the test set"):  # fmt: skip
+        assert part in said
+    found = json.loads(succeed(f"{line} --json").out)
+    assert (found["trials"], found["utterances"], found["test_utterances"]) == (7, 12, 0)
+    assert list(found["parameters"]) == ["svp", "mp", "scale"]
+    assert shell(f"{line} --method regmean").code == USAGE
+    assert contents(files) == before
+
+
+def test_a_limit_of_memory_that_is_held_already_is_refused(files: Path, shell: Callable) -> None:
+    ended = shell(SEARCH + "--memory 1KB -o best.toml")
+    assert ended.code == USAGE
+    assert "--memory: 0.001 MB is less than the" in ended.err
+    assert not list(Path().glob("best*"))
+
+
 def test_merging_by_the_best_recipe_has_the_score_that_was_reported(
     files: Path, succeed: Callable
 ) -> None:

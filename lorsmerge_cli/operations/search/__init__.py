@@ -9,7 +9,7 @@ from typing import Any
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.operations.search.files import document, of_earlier_fronts, write_report
 from lorsmerge_cli.operations.search.gradient import at_an_end
-from lorsmerge_cli.operations.search.plan import plan_search
+from lorsmerge_cli.operations.search.plan import SearchPlan, plan_search
 from lorsmerge_cli.operations.search.report import SearchReport, TrialRow
 from lorsmerge_cli.operations.search.run import run_search
 from lorsmerge_cli.operations.search.scores import Goal
@@ -18,6 +18,7 @@ from lorsmerge_cli.recipe.space import default_scales, make_space
 
 __all__ = [
     "Goal",
+    "SearchPlan",
     "SearchReport",
     "TrialRow",
     "at_an_end",

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 from lorsmerge_cli.data.dataset import drop_warnings, empty_groups, load_data
 from lorsmerge_cli.data.digests import digests_of
 from lorsmerge_cli.data.leakage import repeated, shared_with, shared_with_training
@@ -38,6 +40,7 @@ from lorsmerge_cli.recipe.search_settings import (
     check_search_outputs,
     check_settings,
     check_space,
+    shown,
     study_of,
 )
 from lorsmerge_cli.recipe.space import Point, Space
@@ -87,6 +90,22 @@ class SearchPlan:
     def clips(self) -> int:
         """Utterances that a step learns from."""
         return self.settings.clips or CLIPS
+
+    @property
+    def study_shown(self) -> str:
+        """The study without a password."""
+        return shown(self.study)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the dev set."""
+        return sum(row.duration or 0.0 for row in self.rows)
+
+    @property
+    def model_size(self) -> int:
+        """Bytes of the model's weights in memory."""
+        size = getattr(torch, full_dtype(self.settings.dtype)).itemsize
+        return sum(spec.numel * int(size) for spec in self.inputs.base.float_specs.values())
 
     @property
     def speakers(self) -> Speakers:
