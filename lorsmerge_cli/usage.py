@@ -287,7 +287,7 @@ def named_paths(given: Named) -> list[tuple[str, Path]]:
     split = []
     for text in map(str, several(given)):
         name, equals, path = text.partition("=")
-        has_name = bool(equals) and not Path(text).exists()
+        has_name = bool(equals) and not text.startswith("hub:") and not Path(text).exists()
         split.append((name, Path(path)) if has_name else ("", Path(text)))
     last = [name or path.name or path.resolve().name for name, path in split]
     return [

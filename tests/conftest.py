@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hub_server import Hub
+from hub_server import Hub, forget_lookups
 from make_models import make_base, make_finetune
 
 TEXT_TOKENS = 300  # 256 bytes and a few more: a vocabulary of about 2,000 with special tokens
@@ -31,13 +31,10 @@ def no_network(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Keep every test from reaching the real Hub and its cache."""
     from huggingface_hub import constants
 
-    from lorsmerge_cli.hub.files import download, list_files
-
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.getbasetemp() / "no_cache"))
-    list_files.cache_clear()
-    download.cache_clear()
+    forget_lookups()
 
 
 @pytest.fixture
@@ -74,6 +71,26 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             monkeypatch.setattr(module, "time", hasty)
         yield server
         close_session()
+
+
+@pytest.fixture
+def set_hub(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The `hub` for data sets: `datasets` in this process takes it for the real one too."""
+    import datasets
+
+    monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
+    cache = tmp_path / "hf_home" / "datasets"
+    for name, value in {
+        "HF_ENDPOINT": hub.url,
+        "HUB_DATASETS_URL": hub.url + "/datasets/{repo_id}/resolve/{revision}/{path}",
+        "HF_CACHE_HOME": str(tmp_path / "hf_home"),
+        "HF_DATASETS_CACHE": cache,
+        "DOWNLOADED_DATASETS_PATH": str(cache / "downloads"),
+        "HF_HUB_OFFLINE": False,
+        "HF_UPDATE_DOWNLOAD_COUNTS": False,  # it asks another host
+    }.items():
+        monkeypatch.setattr(datasets.config, name, value)
+    return hub
 
 
 def pytest_sessionstart() -> None:

@@ -1,10 +1,10 @@
-"""A Hub on this machine: the endpoints that huggingface_hub speaks to for models, with faults to order.
+"""A Hub on this machine: the endpoints that huggingface_hub speaks to, with faults to order.
 
     with Hub() as hub:
         hub.add_repo("you/model", {"config.json": "{}"})
         hub.fail("PUT", "/lfs/", drop_after=1000)   # the next upload breaks off after 1,000 bytes
 
-Everything lies in memory. `hub.environment(home)` is what a process has to find in its environment to
+A data set is a repository named `datasets/you/name`, as in the addresses of its files. Everything lies in memory. `hub.environment(home)` is what a process has to find in its environment to
 speak to it; the `hub` fixture does the same for this process.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -30,7 +30,7 @@ USERS = {  # token -> who it belongs to and what it may do
     ADMIN: {"name": "other", "orgs": [], "role": "write"},
 }
 LICENSES = ("apache-2.0", "mit", "cc-by-4.0")  # of the many that the Hub knows
-REPO = r"(?P<repo>[^/]+/[^/]+)"
+REPO = r"(?P<repo>(?:datasets/)?[^/]+/[^/]+)"
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,10 @@ class Call:
 class Refusal(Exception):
     """An error response of the Hub."""
 
-    def __init__(self, status: int, message: str, code: str = "") -> None:
-        self.status, self.message, self.code = status, message, code
+    def __init__(
+        self, status: int, message: str, code: str = "", commit: str | None = None
+    ) -> None:
+        self.status, self.message, self.code, self.commit = status, message, code, commit
 
 
 class Hub:
@@ -243,6 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._note(refusal.status, self.body)
             shown = {"X-Error-Message": refusal.message}
             shown |= {"X-Error-Code": refusal.code} if refusal.code else {}
+            shown |= {"X-Repo-Commit": refusal.commit} if refusal.commit else {}
             return self._answer(refusal.status, {"error": refusal.message}, shown)
         self._note(0 if dropped else status, self.body)
         self._answer(status, answer, headers, fault.drop_after if fault and dropped else None)
@@ -301,6 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self) -> tuple[int, Any, dict[str, str]]:
         path, self.query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
+        path = path.replace("/api/datasets/", "/api/models/datasets/", 1)
         method = "GET" if self.command == "HEAD" else self.command
         for wanted, pattern, serve in ROUTES:
             match = re.fullmatch(pattern, path)
@@ -328,7 +332,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Return a repository; raise the Hub's error if there is none or the caller may not see it."""
         user = self._user()
         repo = self.hub.repos.get(name)
-        namespace = name.split("/")[0]
+        namespace = name.split("/")[-2]
         visible = repo is not None and (
             not repo.private or (user and namespace in (user["name"], *user["orgs"]))
         )
@@ -348,7 +352,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self._repo(name)
         if self._user() is None:
             raise Refusal(401, "Invalid username or password.")
-        if "create_pr" not in self.query and not self._may_write(name.split("/")[0]):
+        if "create_pr" not in self.query and not self._may_write(name.split("/")[-2]):
             raise Refusal(
                 403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request."
             )
@@ -411,16 +415,28 @@ class _Handler(BaseHTTPRequestHandler):
     def tree(self, repo: str, revision: str, below: str = "") -> tuple[int, Any, dict[str, str]]:
         found = self._repo(repo)
         files = found.commits[self._commit_of(found, revision)]
-        return (
-            200,
-            [_entry(path, blob) for path, blob in files.items() if path.startswith(below)],
-            {},
-        )
+        start = below and f"{below}/"
+        inside = [path for path in files if path.startswith(start)]
+        if below and not inside:
+            raise Refusal(404, f"{below} does not exist", "EntryNotFound")
+        parents = {str(folder) for path in inside for folder in PurePosixPath(path).parents}
+        folders = sorted(path for path in parents if path.startswith(start) and path != ".")
+        if self.query.get("recursive", ["true"])[0].lower() in ("false", "0"):
+            inside, folders = ([path for path in paths if "/" not in path.removeprefix(start)]
+                               for paths in (inside, folders))  # fmt: skip
+        entries = [_entry(path, files[path]) for path in inside]
+        return 200, [*map(_folder_entry, folders), *entries], {}
 
     def paths_info(self, repo: str, revision: str) -> tuple[int, Any, dict[str, str]]:
-        found, asked = self._repo(repo), json.loads(self.body)["paths"]
+        found = self._repo(repo)
+        try:
+            asked = json.loads(self.body)["paths"]
+        except ValueError:  # sent as a form
+            asked = parse_qs(self.body.decode())["paths"]
         files = found.commits[self._commit_of(found, revision)]
-        return 200, [_entry(path, files[path]) for path in asked if path in files], {}
+        folders = [p for p in asked if any(path.startswith(f"{p}/") for path in files)]
+        entries = [_entry(path, files[path]) for path in asked if path in files]
+        return 200, [*entries, *map(_folder_entry, folders)], {}
 
     def preupload(self, repo: str, revision: str) -> tuple[int, Any, dict[str, str]]:
         found = self._writable(repo)
@@ -487,7 +503,7 @@ class _Handler(BaseHTTPRequestHandler):
         oid = self._commit_of(found, revision)
         blob = found.commits[oid].get(path)
         if blob is None:
-            raise Refusal(404, "Entry not found", "EntryNotFound")
+            raise Refusal(404, "Entry not found", "EntryNotFound", oid)
         data = blob.data
         headers = {"ETag": f'"{blob.sha256 if blob.lfs else blob.git_oid}"', "X-Repo-Commit": oid,
                    "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}  # fmt: skip
@@ -501,9 +517,9 @@ class _Handler(BaseHTTPRequestHandler):
         return 206, data[first : last + 1], headers
 
     def _check_gate(self, name: str, repo: Repo) -> None:
-        if repo.gated and not self._may_write(name.split("/")[0]):
+        if repo.gated and not self._may_write(name.split("/")[-2]):
             raise Refusal(401 if self.token is None else 403,
-                          f"Access to model {name} is restricted.", "GatedRepo")  # fmt: skip
+                          f"Access to {name} is restricted.", "GatedRepo")  # fmt: skip
 
 
 Endpoint = Callable[..., tuple[int, Any, dict[str, str]]]
@@ -538,6 +554,25 @@ def _lfs(blob: Blob) -> dict[str, Any]:
     return {"lfs": lfs}
 
 
+def _folder_entry(path: str) -> dict[str, Any]:
+    return {
+        "type": "directory",
+        "path": path,
+        "size": 0,
+        "oid": hashlib.sha1(path.encode()).hexdigest(),
+    }
+
+
 def _entry(path: str, blob: Blob) -> dict[str, Any]:
     size = len(blob.data)
     return {"type": "file", "path": path, "size": size, "oid": blob.git_oid} | _lfs(blob)
+
+
+def forget_lookups() -> None:
+    """Forget what was looked up on the Hub, as a process of its own has not seen it."""
+    from lorsmerge_cli.hub import data_sets, files
+
+    for remembered in (
+        files.list_files, files.download, data_sets.find_data_set, data_sets._data_files,
+    ):  # fmt: skip
+        remembered.cache_clear()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lorsmerge_cli.data.readers import NoSuchRows, read_manifest
+from lorsmerge_cli.data.readers import NoSuchRows, manifest_origin, read_manifest
 from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.selection import decode, select
 from lorsmerge_cli.data.utterance import (
@@ -47,7 +47,7 @@ def load_data(
     """Read data sets and check their audio's headers.
 
     Args:
-        paths: manifests or folders, read one after the other.
+        paths: manifests, folders or references to the Hub, read one after the other.
         split: as in `read_manifest`.
         language: as in `read_manifest`.
         task: as in `read_manifest`.
@@ -99,7 +99,17 @@ def load_data(
             _check_usable(report, path)
             if not allow_parts:
                 _check_parts(report, path)
-    return DataReport.joined([_with_segments(report) for report in sets] if allow_parts else sets)
+    joined = DataReport.joined([_with_segments(found) for found in sets] if allow_parts else sets)
+    origins = [
+        origin
+        for path in paths
+        if (origin := manifest_origin(path, split=split, task=task, labelled=labelled))
+    ]
+    return replace(
+        joined,
+        hub=tuple(origin.pinned for origin in origins),
+        notes=tuple(dict.fromkeys(note for origin in origins for note in origin.notes)),
+    )
 
 
 def _with_segments(report: DataReport) -> DataReport:
@@ -181,12 +191,13 @@ def drop_warnings(
 ) -> list[str]:
     """Return warnings of rows that were dropped (more than a share of them), short or silent.
 
-    With `skipped`, rows of another language or task than was asked for are one too.
+    Choices that were made in reading a data set of the Hub come first. With `skipped`, rows of
+    another language or task than was asked for are one too.
     """
     others = [drop for drop in report.drops if drop.reason in NOT_ASKED_FOR]
     dropped = [drop for drop in report.drops if drop.reason not in NOT_ASKED_FOR]
     count = len(dropped) + len(report.utterances)
-    warnings = []
+    warnings = [*report.notes]
     if len(dropped) > share * count:
         warnings.append(
             f"{len(dropped)} of {count} rows are dropped ({listed(dropped)}); --verbose lists "

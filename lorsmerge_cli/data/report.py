@@ -55,6 +55,8 @@ class DataReport:
         warnings: what of the data sets is repeated or shared.
         parts: of the utterances, those that are shorter than their file and give no start.
         silent: of the utterances, those with a text and no sound; empty unless audio was decoded.
+        hub: references with a commit of the data sets that are on the Hub.
+        notes: choices that were made in reading them.
     """
 
     utterances: tuple[Utterance, ...]
@@ -64,6 +66,8 @@ class DataReport:
     warnings: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
     silent: tuple[Utterance, ...] = ()
+    hub: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def joined(reports: Sequence[DataReport]) -> DataReport:
@@ -73,6 +77,8 @@ class DataReport:
             tuple(drop for report in reports for drop in report.drops),
             parts=tuple(part for report in reports for part in report.parts),
             silent=tuple(row for report in reports for row in report.silent),
+            hub=tuple(dict.fromkeys(name for report in reports for name in report.hub)),
+            notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
         )
 
     @property

@@ -29,13 +29,16 @@ RETRY_LATER = "Run the command again later: uploaded files are not sent again."
 
 
 @contextmanager
-def hub_faults(repo: str, revision: str | None = None, token: str | None = None) -> Iterator[None]:
+def hub_faults(
+    repo: str, revision: str | None = None, token: str | None = None, kind: str = "model"
+) -> Iterator[None]:
     """Turn the errors that huggingface_hub raises about a repository into a HubFault.
 
     Args:
         repo: `org/name`.
         revision: the requested branch, tag or commit; None for the main branch.
         token: the token given on the command line, if any.
+        kind: `model` or `dataset`.
 
     Raises:
         HubFault: an invalid token, no access, no network, or something that does not exist.
@@ -46,7 +49,7 @@ def hub_faults(repo: str, revision: str | None = None, token: str | None = None)
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:  # uploads and downloads wrap the network's errors
-            fault = _fault(cause, repo, revision, token or get_token())
+            fault = _fault(cause, repo, revision, token or get_token(), kind)
             if fault is not None:
                 raise fault from error
             cause = cause.__cause__
@@ -105,10 +108,21 @@ def log_in() -> str:
     )
 
 
+def page_of(repo: str, kind: str) -> str:
+    """Return the address of a repository's page.
+
+    Args:
+        repo: `org/name`.
+        kind: `model` or `dataset`.
+    """
+    folder = "datasets/" if kind == "dataset" else ""
+    return f"{constants.ENDPOINT}/{folder}{repo}"
+
+
 def _fault(
-    error: BaseException, repo: str, revision: str | None, token: str | None
+    error: BaseException, repo: str, revision: str | None, token: str | None, kind: str
 ) -> HubFault | None:
-    url = f"{constants.ENDPOINT}/{repo}"
+    url = page_of(repo, kind)
     if isinstance(error, OfflineModeIsEnabled):
         return HubFault(
             f"{repo}: HF_HUB_OFFLINE is set, and the Hub is needed.",
@@ -121,9 +135,10 @@ def _fault(
         )
     unknown = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
     if isinstance(error, RepositoryNotFoundError) or (unknown and token is None):
+        what = "data set" if kind == "dataset" else "repository"
         who = "without a token" if token is None else "with this token"
         return HubFault(
-            f"There is no repository {repo} at {constants.ENDPOINT}, or it is not visible {who}.",
+            f"There is no {what} {repo} at {constants.ENDPOINT}, or it is not visible {who}.",
             "Check its name; for a private one log in with `hf auth login`.",
         )
     if isinstance(error, RevisionNotFoundError):

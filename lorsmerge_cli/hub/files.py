@@ -37,7 +37,7 @@ from lorsmerge_cli.errors import (
     named,
     raise_all,
 )
-from lorsmerge_cli.hub.faults import check_token, hub_faults
+from lorsmerge_cli.hub.faults import check_token, hub_faults, page_of
 from lorsmerge_cli.quoting import command
 
 MORE_SPACE = "Free some space (`hf cache prune`), or set HF_HOME to a folder on a larger disk."
@@ -62,6 +62,7 @@ class HubFiles:
         single: the one file to open; None for the folder of all of them.
         missing: bytes that are not in the cache yet.
         reachable: whether the Hub answered; else the list is the cache's.
+        kind: `model` or `dataset`.
     """
 
     repo: str
@@ -71,21 +72,23 @@ class HubFiles:
     single: str | None
     missing: int = field(compare=False)
     reachable: bool
+    kind: str = "model"
 
 
-def find_files(repo: str, revision: str | None, choose: Choice) -> HubFiles:
+def find_files(repo: str, revision: str | None, choose: Choice, kind: str = "model") -> HubFiles:
     """Return the files needed of a repository.
 
     Args:
         repo: `org/name`.
         revision: branch, tag or commit; None for the main branch.
         choose: selects the needed ones from the names of all files.
+        kind: `model` or `dataset`.
 
     Raises:
         UnreadableFile: the repository lacks them, or has names that lead out of its folder.
         HubFault: no such repository or revision, no access, or no network and nothing in the cache.
     """
-    commit, sizes, reachable = list_files(repo, revision)
+    commit, sizes, reachable = list_files(repo, revision, kind)
     outside = [name for name in sizes if _leads_out(name)]
     if outside:
         raise UnreadableFile(
@@ -97,13 +100,13 @@ def find_files(repo: str, revision: str | None, choose: Choice) -> HubFiles:
     except NoSuchFile as fault:
         if reachable:
             raise
-        raise partly_cached(repo, revision, fault.what) from None
+        raise partly_cached(repo, revision, fault.what, kind) from None
     missing = sum(
         sizes[name]
         for name in files
-        if not isinstance(try_to_load_from_cache(repo, name, revision=commit), str)
+        if not isinstance(try_to_load_from_cache(repo, name, revision=commit, repo_type=kind), str)
     )
-    return HubFiles(repo, revision, commit, tuple(files), single, missing, reachable)
+    return HubFiles(repo, revision, commit, tuple(files), single, missing, reachable, kind)
 
 
 def cached_file(found: HubFiles, name: str) -> Path | None:
@@ -112,18 +115,21 @@ def cached_file(found: HubFiles, name: str) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def partly_cached(repo: str, revision: str | None, what: str) -> HubFault:
+def partly_cached(repo: str, revision: str | None, what: str, kind: str = "model") -> HubFault:
     """Return the fault of a repository that is partly cached while the Hub is out of reach.
 
     Args:
         repo: `org/name`.
         revision: branch, tag or commit; None for the main branch.
         what: a sentence that says what is missing.
+        kind: `model` or `dataset`.
     """
-    names = sorted(list_files(repo, revision)[1])
+    names = sorted(list_files(repo, revision, kind)[1])
     offline = constants.HF_HUB_OFFLINE
     why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} cannot be reached"
-    line = command("hf", "download", repo, *(["--revision", revision] if revision else []))
+    options = ["--revision", revision] if revision else []
+    options += ["--repo-type", kind] if kind != "model" else []
+    line = command("hf", "download", repo, *options)
     return HubFault(
         f"{what} {why}, and of {repo} the cache in {constants.HF_HUB_CACHE} has only "
         f"{named(names, MOST_NAMED) if names else 'no file'}.",
@@ -132,20 +138,23 @@ def partly_cached(repo: str, revision: str | None, what: str) -> HubFault:
 
 
 @cache  # so that a run uses one commit
-def list_files(repo: str, revision: str | None) -> tuple[str, dict[str, int], bool]:
+def list_files(
+    repo: str, revision: str | None, kind: str = "model"
+) -> tuple[str, dict[str, int], bool]:
     """Return the commit, each file's size, and whether the Hub answered rather than the cache."""
     check_token()
     try:
-        with hub_faults(repo, revision):
+        with hub_faults(repo, revision, kind=kind):
             api = HfApi()
-            info = api.model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
+            look_up = api.model_info if kind == "model" else api.dataset_info
+            info = look_up(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
             if info.gated:  # the list of files is public, the files are not
-                api.auth_check(repo)
+                api.auth_check(repo, repo_type=kind)
     except HubFault as fault:
-        cached = _cached(repo, revision) if _may_be_there(fault.__cause__) else None
+        cached = _cached(repo, revision, kind) if _may_be_there(fault.__cause__) else None
         if cached is not None:
             return *cached, False
-        raise _not_here(repo, fault) from fault.__cause__
+        raise _not_here(repo, fault, kind) from fault.__cause__
     except HFValidationError:
         raise UnreadableFile(
             f"{repo}: no such file or folder, and not an id that the Hub accepts.",
@@ -163,7 +172,7 @@ def _may_be_there(error: BaseException | None) -> bool:
     return error.response.status_code == TOO_MANY or error.response.status_code >= SERVER_ERROR
 
 
-def _not_here(repo: str, fault: HubFault) -> HubFault:
+def _not_here(repo: str, fault: HubFault, kind: str) -> HubFault:
     """Reword a fault for a user who may have meant a path, and who needs read access only."""
     error = fault.__cause__
     what, remedy = fault.what, fault.remedy
@@ -171,24 +180,31 @@ def _not_here(repo: str, fault: HubFault) -> HubFault:
     if isinstance(error, GatedRepoError):
         return fault
     if isinstance(error, RevisionNotFoundError):
-        remedy = f"{constants.ENDPOINT}/{repo}/refs lists its branches and tags."
+        remedy = f"{page_of(repo, kind)}/refs lists its branches and tags."
     elif _may_be_there(error):
         reason = what.removeprefix(f"{repo}: ")
-        what = f"{repo} is neither a local file or folder nor in {constants.HF_HUB_CACHE}; {reason}"
+        here = "neither a local file or folder nor" if kind == "model" else "not"
+        what = f"{repo} is {here} in {constants.HF_HUB_CACHE}; {reason}"
         if not isinstance(error, OfflineModeIsEnabled):
             remedy = "Check the network and try again later, or give a local path."
     elif isinstance(error, RepositoryNotFoundError) or (refused and get_token() is None):
-        what = f"{repo} is not a local file or folder. {what}"
+        what = f"{repo} is not a local file or folder. {what}" if kind == "model" else what
     elif refused:
         remedy = "Log in again with `hf auth login`, or set HF_TOKEN."
     return HubFault(what, remedy)
 
 
-def _cached(repo: str, revision: str | None) -> tuple[str, dict[str, int]] | None:
+def _cached(repo: str, revision: str | None, kind: str) -> tuple[str, dict[str, int]] | None:
     """Return the commit of a cached revision and its cached files; None if there is none."""
     try:  # no file matches the pattern, so that none can be missing
         folder = Path(
-            snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[":"])
+            snapshot_download(
+                repo,
+                repo_type=kind,
+                revision=revision,
+                local_files_only=True,
+                allow_patterns=[":"],
+            )
         )
     except LocalEntryNotFoundError:
         return None
@@ -228,7 +244,7 @@ def download(found: HubFiles) -> Path:
     """
     raise_all(check_space([found]))
     try:
-        with hub_faults(found.repo, found.revision):
+        with hub_faults(found.repo, found.revision, kind=found.kind):
             folder = _snapshot(found, found.revision) if found.reachable else None
             if folder is None or folder.name != found.commit:  # the branch has moved
                 folder = _snapshot(found, found.commit)
@@ -246,6 +262,7 @@ def download(found: HubFiles) -> Path:
 
 def _snapshot(found: HubFiles, revision: str | None) -> Path:
     settings: dict[str, Any] = {
+        "repo_type": found.kind,
         "revision": revision,
         "allow_patterns": [glob.escape(name) for name in found.files],
         "local_files_only": not found.reachable,

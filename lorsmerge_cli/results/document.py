@@ -31,7 +31,10 @@ ROW = ("id", "speaker", "seconds", "reference", "hypothesis", "cut")  # and sour
 
 @dataclass(frozen=True)
 class TestSet:
-    """Named utterances, with the path and split they were read from, and the size of the whole."""
+    """Named utterances, with the path and split they were read from, and the size of the whole.
+
+    Of a data set on the Hub, `hub` is the reference with its commit and the columns that were read.
+    """
 
     __test__ = False  # not one of pytest's
 
@@ -41,6 +44,7 @@ class TestSet:
     path: Path | None = None
     split: str | None = None
     whole: int | None = None  # utterances, where these are a shard of it
+    hub: str | None = None
 
     @property
     def of(self) -> int:

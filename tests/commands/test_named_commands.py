@@ -20,7 +20,16 @@ OPTIONS = {
     for name, command in COMMANDS.items()
 }
 # of `hf`, ours too, of the program, and of `comet-score`
-THEIRS = {"--revision", "--config", "--version", "--help", "--model", "--quiet"}
+THEIRS = {
+    "--revision",
+    "--config",
+    "--version",
+    "--help",
+    "--model",
+    "--quiet",
+    "--repo-type",
+    "--local-dir",
+}
 
 
 def texts() -> Iterator[tuple[str, str]]:

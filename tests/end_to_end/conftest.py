@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from commands_ended import Ended, Shell
+from hub_server import forget_lookups
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from lorsmerge_cli.app import app
-from lorsmerge_cli.hub.files import download, list_files
 
 PATIENCE = 60  # seconds that a command of a test may take at most
 
@@ -34,8 +34,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
     """Run a command line in this process, where PyTorch is loaded already."""
 
     def run(line: str) -> Ended:
-        for remembered in (list_files, download):  # of the Hub, for as long as a process runs
-            remembered.cache_clear()
+        forget_lookups()
         monkeypatch.setattr(sys, "argv", shlex.split(line))  # what a delta's history records
         result = CliRunner().invoke(app, arguments_of(line))
         if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -11,7 +11,15 @@ from pathlib import Path
 from types import ModuleType
 
 from lorsmerge_cli.data.languages import parse_language, parse_task
-from lorsmerge_cli.data.readers import common_voice, covost, hf_metadata, jsonl, kaldi, parquet
+from lorsmerge_cli.data.readers import (
+    common_voice,
+    covost,
+    hf_metadata,
+    hub,
+    jsonl,
+    kaldi,
+    parquet,
+)
 from lorsmerge_cli.data.readers.fields import SPLIT_NAMES, Defaults
 from lorsmerge_cli.data.utterance import (
     OTHER_LANGUAGE,
@@ -29,6 +37,7 @@ READERS: dict[str, ModuleType] = {
     "hf": hf_metadata,
     "kaldi": kaldi,
     "parquet": parquet,
+    "hub": hub,
 }
 
 
@@ -48,7 +57,7 @@ def read_manifest(
     """Read the utterances of a data set and the rows that are dropped; no audio is opened.
 
     Args:
-        path: file or folder.
+        path: file or folder, or a reference to a data set on the Hub (`hub:org/name:config:split`).
         split: `train`, `dev`, `test` or another that the data set has; ignored for one without
             splits.
         language: for rows that do not name theirs; rows of another one are skipped.
@@ -93,7 +102,31 @@ def manifest_splits(path: Path, format: str | None = None) -> tuple[str, ...]:
     return splits
 
 
+def manifest_origin(
+    path: Path,
+    *,
+    split: str | None = None,
+    task: str | None = None,
+    labelled: bool = True,
+) -> hub.Origin | None:
+    """Return where the rows of a data set on the Hub come from; None for one that is here.
+
+    Args:
+        path: as in `read_manifest`.
+        split: as in `read_manifest`.
+        task: as in `read_manifest`.
+        labelled: as in `read_manifest`.
+    """
+    if not hub.detects(path):
+        return None
+    return hub.origin(path, split, Defaults(None, parse_task(task) if task else None, labelled))
+
+
 def _reader(path: Path, format: str | None, task: str | None) -> ModuleType:
+    if hub.detects(path):
+        if format not in (None, "hub"):
+            raise UsageFault(f"--format {format} is for data that is here, and {path} is not.")
+        return hub
     if not path.exists():
         raise UnreadableFile(f"There is no data set {path}.", _where_it_is(path))
     if format is not None:
@@ -122,4 +155,6 @@ def _where_it_is(path: Path) -> str:
     name, _, rest = str(path).partition("=")
     if rest and Path(rest).exists():
         return f"Only eval's sets have names: write {rest} without {name}=."
+    if hub.REPO.fullmatch(str(path)):
+        return f"Check the path. A data set on the Hub is {hub.PREFIX}{path}."
     return "Check the path."

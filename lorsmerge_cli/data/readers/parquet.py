@@ -134,7 +134,7 @@ def _read_file(path: Path, defaults: Defaults) -> list[Utterance | Drop]:
         leaves = _leaves(path, file, defaults.labelled)
         column, leaf = _bytes_column(file.schema_arrow)
         others = [name for name in leaves if name.split(".")[0] in COLUMNS and name != leaf]
-        labels = _class_labels(file.schema_arrow)
+        labels = class_labels(file.schema_arrow)
         found: list[Utterance | Drop] = []
         for group in range(file.metadata.num_row_groups):
             rows = _rows(file, group, others, labels)
@@ -226,7 +226,7 @@ def _bytes_column(schema: Any) -> tuple[str, str]:
     return "", ""
 
 
-def _class_labels(schema: Any) -> dict[str, list[str]]:
+def class_labels(schema: Any) -> dict[str, list[str]]:
     """Return the names of columns of numbers that Hugging Face's `ClassLabel` writes."""
     try:
         features = parse_json(schema.metadata[b"huggingface"])["info"]["features"]

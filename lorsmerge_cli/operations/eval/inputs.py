@@ -96,7 +96,7 @@ def read_test_set(
 
     Args:
         name: for tables.
-        path: a manifest or a data folder.
+        path: a manifest, a data folder or a reference to the Hub.
         window: seconds that the models take.
         allow_missing: use the other rows if audio is damaged or much of it is missing.
         shard: i and n, to take one utterance of n, from the i-th on.
@@ -128,6 +128,7 @@ def read_test_set(
         )
     split = reading["split"] if manifest_splits(path, reading["format"]) else None
     first, step = shard
-    rows = loaded.utterances[first - 1 :: step]
-    found = TestSet(name, rows, loaded.drops, path, split, len(loaded.utterances))
+    rows, count = loaded.utterances[first - 1 :: step], len(loaded.utterances)
+    hub = loaded.hub[0] if loaded.hub else None
+    found = TestSet(name, rows, loaded.drops, path, split, count, hub)
     return found, warnings, loaded.drop_notes

@@ -152,17 +152,18 @@ def run_evaluation(
 
 
 def _about(test_sets: Sequence[TestSet]) -> dict[str, Any]:
-    """Return each test set's split, its rows that cannot be scored and its shard, for the results."""
-    splits = {test_set.name: test_set.split for test_set in test_sets if test_set.split}
-    dropped = {test_set.name: reasons(test_set.drops) for test_set in test_sets if test_set.drops}
-    parts = {
-        test_set.name: (len(test_set.utterances), test_set.of)
-        for test_set in test_sets
-        if len(test_set.utterances) < test_set.of
+    """Return each test set's split, commit on the Hub, rows that cannot be scored, and shard."""
+    about: dict[str, dict[str, Any]] = {
+        "splits": {each.name: each.split for each in test_sets if each.split},
+        "hub": {each.name: each.hub for each in test_sets if each.hub},
+        "dropped": {each.name: reasons(each.drops) for each in test_sets if each.drops},
+        "partial": {
+            each.name: (len(each.utterances), each.of)
+            for each in test_sets
+            if len(each.utterances) < each.of
+        },
     }
-    about: dict[str, Any] = {"splits": splits}
-    about |= {"dropped": dropped} if dropped else {}
-    return about | ({"partial": parts} if parts else {})
+    return {key: value for key, value in about.items() if value or key == "splits"}
 
 
 def rescore(

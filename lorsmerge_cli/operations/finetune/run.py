@@ -333,6 +333,7 @@ class _Run:
                 "base_name": pinned(plan.source.checkpoint.path) or plan.source.name,
                 **plan.describe(),
                 "trained_on": trained_on(plan.train),
+                **({"hub": list(plan.train.hub)} if plan.train.hub else {}),
                 **({"digests": sketches_document(plan.digests)} if plan.digests else {}),
                 "skipped": [
                     {"id": drop.id, "audio": drop.audio.name, "reason": drop.reason}

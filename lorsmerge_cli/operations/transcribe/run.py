@@ -237,6 +237,7 @@ def _document(plan: LabelPlan, groups: Sequence[LabelGroup], rows: int) -> dict[
     return {
         "lorsmerge": __version__,
         "data": [published_name(str(path)) for path in plan.paths],
+        **({"hub": list(plan.data.hub)} if plan.data.hub else {}),
         "rows": rows,
         "teachers": [asdict(group) for group in groups],
         "decoding": decoding,
