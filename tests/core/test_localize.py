@@ -221,7 +221,7 @@ def test_only_pruners_of_a_whole_delta_are_allotted_to() -> None:
 
 def test_a_stack_is_cut_as_one_tensor() -> None:
     delta = {"experts": torch.stack([gaussian(4, 6, n) * 1e4**n for n in range(3)]).float()}
-    (left,) = kept([delta], 1 / 3)
+    (left,) = kept([delta], 0.334)
     assert not left["experts"][:2].any()
     assert torch.equal(left["experts"][2], delta["experts"][2])
     found = prune(delta["experts"], "localize", budgets([delta], 0.1)[0, "experts"])

@@ -27,7 +27,7 @@ def opened(models: Path, deltas: Path, coef: list[str], **settings) -> ModelSour
     return source
 
 
-@pytest.mark.parametrize("method", ["ta", "ties"])
+@pytest.mark.parametrize("method", ["ta", "ties", "localize:s=0.2"])
 @pytest.mark.parametrize("coef", RULES, ids=str)
 def test_the_weights_are_those_of_merge(
     models: Path, deltas: Path, tmp_path: Path, coef: list[str], method: str

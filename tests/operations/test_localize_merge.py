@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from operation_calls import (
     small_base,
     tuned,
 )
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import WhisperForConditionalGeneration
 
 from lorsmerge_cli import delta, merge, merge_state_dicts, prune
@@ -38,6 +39,7 @@ from lorsmerge_cli.operations.merge import plan_merge, run_merge
 from lorsmerge_cli.operations.merge.inputs import open_inputs
 from lorsmerge_cli.operations.search.merges import RepeatedMerge
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, load_recipe
+from lorsmerge_cli.speech.source import find_model
 
 NAMES = ("ca", "de", "es")
 PRUNED = (FC1, FC2)
@@ -309,6 +311,20 @@ def test_what_is_not_finite_is_named(small: Path, tmp_path: Path, bad: float) ->
     with pytest.raises(NonFinite, match=f"delta 1: '{FC1}'"):
         merge_state_dicts(base, [held], method="localize")
     assert os.listdir(tmp_path) == ["small"]
+
+
+@pytest.mark.parametrize("where", ["ca", "base"])
+def test_what_is_not_finite_is_named_by_eval_too(models: Path, tmp_path: Path, where: str) -> None:
+    for name in ("base", "ca"):
+        shutil.copytree(models / name, tmp_path / name)
+    file = tmp_path / where / "model.safetensors"
+    faulty = load_file(file)
+    last = max(name for name in faulty if name.endswith("fc2.weight"))
+    faulty[last][0, 0] = torch.nan
+    save_file(faulty, file, metadata={"format": "pt"})
+    source = find_model(tmp_path / "base", deltas=[tmp_path / "ca"], method="localize")
+    with pytest.raises(NonFinite, match=rf"{where}: '{last}'"):
+        source.open(torch.float32, "cpu")
 
 
 def test_an_input_that_changes_meanwhile_is_an_error(small: Path, tmp_path: Path) -> None:

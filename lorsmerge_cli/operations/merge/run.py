@@ -96,7 +96,8 @@ def run_merge(
 
     Args:
         plan: a checked merge.
-        progress: called with the bytes of the base just merged and the bytes in all.
+        progress: called with the bytes of the base just done and the bytes in all, each pass over a
+            tensor that comes before its merge counted.
 
     Raises:
         NonFinite: a NaN or an infinity in an input, or an overflow of the output's dtype.
