@@ -167,17 +167,12 @@ def merge(
         from lorsmerge_cli.hub.target import open_target
 
         target = open_target(push)  # fails now, not after the work, if it may not be written
-    from lorsmerge_cli.operations.merge import (
-        plan_calibration,
-        plan_merge,
-        stale_control,
-        wanted_norm,
-    )
+    from lorsmerge_cli.operations.merge import plan_calibration, plan_merge, stale_control
 
     plan = plan_merge(
-        given, output, calibrated=audio is not None, config_dir=config_dir, save_recipe=save_recipe, device=device,
-        threads=threads, max_shard_size=shard_size, force=force, allow_other_base=allow_other_base,
-        strip_prefix=strip_prefix,
+        given, output, calibrated=audio is not None, config_dir=config_dir, save_recipe=save_recipe,
+        device=device, threads=threads, max_shard_size=shard_size, force=force,
+        allow_other_base=allow_other_base, strip_prefix=strip_prefix,
     )  # fmt: skip
     if target is not None:
         raise_all(plan.lacking)  # files that push would miss after the work
@@ -186,16 +181,26 @@ def merge(
     beside = _planned_control(plan) if control else None
     console.warning(*(stale := stale_control(plan, beside)))
     plan = replace(plan, warnings=(*plan.warnings, *stale))
-    scales = step_norm is not None or step_norm_of is not None
     if dry_run:
-        if scales:
+        if step_norm is not None or step_norm_of is not None:
             console.note(AS_GIVEN)
         console.result(_plan_document(plan, beside), lambda: _show_plan(plan, beside))
-        return
-    if scales:
-        with console.progress(
-            "measure the step"
-        ) as progress:  # of the other; fails before long work
+    else:
+        _make(plan, beside, step_norm, step_norm_of, target)
+
+
+def _make(
+    plan: MergePlan,
+    beside: MergePlan | None,
+    step_norm: float | None,
+    step_norm_of: Path | None,
+    target: Target | None,
+) -> None:
+    """Merge as planned, push what was asked for, and show what was done."""
+    from lorsmerge_cli.operations.merge import wanted_norm
+
+    if step_norm is not None or step_norm_of is not None:
+        with console.progress("measure the step") as progress:  # fails before long work
             step_norm = wanted_norm(plan, step_norm, step_norm_of, progress)
     if plan.calibration:
         plan = _calibrated(plan)

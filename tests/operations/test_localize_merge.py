@@ -31,6 +31,7 @@ from transformers import WhisperForConditionalGeneration
 
 from lorsmerge_cli import delta, merge, merge_state_dicts, prune
 from lorsmerge_cli.core.low_rank_sparse import dense
+from lorsmerge_cli.core.methods import find_method
 from lorsmerge_cli.core.pruning import localize
 from lorsmerge_cli.core.pruning.localize import READS
 from lorsmerge_cli.deltas.file import DeltaFile
@@ -253,7 +254,7 @@ def test_a_control_a_step_norm_and_a_record(small: Path, tmp_path: Path, method:
     assert report.step == pytest.approx(0.05)
     assert report.control is not None
     assert report.control.step == pytest.approx(report.step)
-    assert f'method = "{method}"' in (tmp_path / "r.toml").read_text()
+    assert f'method = "{find_method(method).full_spec}"' in (tmp_path / "r.toml").read_text()
     again = merge(recipe=tmp_path / "r.toml", output=tmp_path / "again.safetensors")
     assert again.step == report.step
     assert same_bits(load(tmp_path / "again.safetensors"), load(tmp_path / "m.safetensors"))

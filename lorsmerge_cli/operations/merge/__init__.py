@@ -115,8 +115,7 @@ def merge(
             `decoder.cross_attn=0.5`, `*.fc1.*=0.5`: the first that matches a tensor counts;
             `lines:beta=0.4`, `model_stock`) or by delta (`equalise`, `metagpt`).
         step_norm: multiply all coefficients so that the step from the base has this L2 norm.
-        step_norm_of: as `step_norm`, with the norm of the step of another merge: a merged model, or
-            a recipe.
+        step_norm_of: as `step_norm`, with that of another merge: a merged model, or a recipe.
         method: a name that `lorsmerge methods` lists, or PRUNER+COMBINER, with parameters after a
             colon: `ties:k=0.3`, `lors+iso_c`. By default what the ratios say.
         prune: a pruner, in place of a method: `lors`, `lors:svp=0.05,mp=0.2`.
@@ -127,9 +126,8 @@ def merge(
         exclude: shell patterns of tensors to merge unpruned.
         stats: files that `stats` wrote, of the deltas' fine-tunes and in any order, for a method
             that weighs deltas by them.
-        calibrate: audio over which such statistics are taken first, each fine-tune's as `stats` does,
-            and kept in `OUTPUT-stats`: data sets, of which each fine-tune hears the rows of its
-            delta's language and task; `NAME=DATA`, or a mapping, for the delta NAME alone.
+        calibrate: data sets to take such statistics over first, kept in `OUTPUT-stats`: a fine-tune
+            hears rows of its delta's language and task; `NAME=DATA`, or a mapping, is for one alone.
         half: of the model that these are taken of: `encoder`, `decoder` or `all`.
         hours: about how much of each data set a fine-tune hears; all by default.
         from_masks: a file that `tall_masks` wrote, in place of deltas; its scale is 1 by default.
@@ -151,8 +149,7 @@ def merge(
             with utterances.
 
     Raises:
-        LorsmergeError: see the subclasses. Everything that can be known from headers is checked
-            first, and all faults are raised at once.
+        LorsmergeError: see the subclasses. All faults that headers tell are raised first, at once.
 
     Example:
         >>> report = merge("base", ["ca.delta", "de.delta:scale=0.2"], "merged", svp=0.03, mp=0.4)
@@ -166,9 +163,9 @@ def merge(
     )  # fmt: skip
     audio = wanted_calibration(wanted, calibrate, half=half, hours=hours)
     plan = plan_merge(
-        wanted, path_of(output), calibrated=audio is not None, config_dir=path_of(config_dir), save_recipe=path_of(save_recipe),
-        device=device, threads=threads, max_shard_size=max_shard_size, force=force,
-        allow_other_base=allow_other_base, strip_prefix=strip_prefix,
+        wanted, path_of(output), calibrated=audio is not None, config_dir=path_of(config_dir),
+        save_recipe=path_of(save_recipe), device=device, threads=threads, max_shard_size=max_shard_size,
+        force=force, allow_other_base=allow_other_base, strip_prefix=strip_prefix,
     )  # fmt: skip
     plan = plan_calibration(plan, audio, path_of(config_dir))
     line = _call(plan, audio) if audio else ""
