@@ -83,7 +83,7 @@ def test_a_grid_over_both_halves(folder: Path, tmp_path: Path) -> None:
     chosen = report.chosen.trial.point
     if len(set(chosen.values())) > 1:
         assert written.coef == tuple(f"{k[6:-1]}={v:g}" for k, v in chosen.items())
-    assert json.loads(json.dumps(document(report)))["recipe"] == written.to_dict()
+    assert json.loads(json.dumps(document(report)))["recipe"] == written.resolved().to_dict()
 
 
 def test_the_control_has_one_lambda_and_the_same_step_norm(folder: Path, tmp_path: Path) -> None:
