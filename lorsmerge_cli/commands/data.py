@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def data(
-    paths: Annotated[list[Path], typer.Argument(metavar="DATA", help="Manifests or data folders.")],
+    paths: Annotated[list[Path], typer.Argument(
+        metavar="DATA", help="Manifests, data folders, or hub:ORG/NAME:CONFIG:SPLIT on the Hub.")],
     output: Annotated[Path | None, options.output(
         "--output", "-o", metavar="JSONL", help="Write the usable rows as JSON lines.")] = None,
     split: Annotated[list[str] | None, options.data(
@@ -39,9 +40,9 @@ def data(
 ) -> None:  # fmt: skip
     """Show what speech data contains, and how much of it is usable.
 
-    Reads JSON lines, Common Voice, CoVoST 2, Kaldi, and folders or Parquet files of the Hugging Face
-    Hub (docs/data.md); the format is detected. Reports duplicates within a data set, and
-    utterances, sentences and speakers that several share.
+    Reads JSON lines, Common Voice, CoVoST 2, Kaldi, folders or Parquet files of the Hugging Face
+    Hub, and data sets there by their names (docs/data.md); the format is detected. Reports
+    duplicates within a data set, and utterances, sentences and speakers that several share.
 
     Example: lorsmerge data cv-corpus-21/ca --split train --hours 5 -o ca.train.jsonl
     """

@@ -36,7 +36,8 @@ def evaluate(
         "--score-only, files of hypotheses.")] = None,
     datasets: Annotated[list[str] | None, options.data(
         "--data", metavar="DATA",
-        help="Test set (may be repeated); NAME=PATH gives one a name.")] = None,
+        help="Test set: a manifest, a folder, or hub:ORG/NAME:CONFIG:SPLIT on the Hub (may be "
+        "repeated); NAME=PATH gives one a name.")] = None,
     output: Annotated[Path | None, options.output(
         "--output", "-o", metavar="JSON",
         help="Results with counts, signatures and every hypothesis.")] = None,

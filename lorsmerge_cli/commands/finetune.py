@@ -53,7 +53,8 @@ def finetune(
     base: Annotated[Path, typer.Argument(
         help="The pretrained Whisper: a model folder or a Hub id.")],
     datasets: Annotated[list[Path], options.data(
-        "--data", metavar="DATA", help="Manifest or data folder to learn from (may be repeated).")],
+        "--data", metavar="DATA", help="Manifest or data folder to learn from, or "
+        "hub:ORG/NAME:CONFIG on the Hub (may be repeated).")],
     output: Annotated[Path, options.output(
         "--output", "-o", metavar="FOLDER",
         help="Model folder to write; FOLDER.training holds the run until then. losses.jsonl, in "

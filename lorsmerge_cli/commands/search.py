@@ -30,7 +30,8 @@ def search(
     deltas: Annotated[list[str], typer.Argument(
         metavar="DELTA", help="Delta files, or fine-tuned checkpoints.")],
     data: Annotated[list[Path], options.data(
-        "--data", metavar="DATA", help="Dev set that merges are scored on (may be repeated).")],
+        "--data", metavar="DATA", help="Dev set that merges are scored on: a manifest, a folder, or "
+        "hub:ORG/NAME:CONFIG:SPLIT on the Hub (may be repeated).")],
     output: Annotated[Path | None, options.output(
         "--output", "-o", metavar="TOML", help="The recipe for `merge --recipe`: the simplest of "
         "those as good as the best.")] = None,

@@ -20,8 +20,8 @@ def stats(
     model: Annotated[Path, typer.Argument(
         help="The fine-tune: a model folder, a file of weights, or a Hub id.")],
     datasets: Annotated[list[Path], options.data(
-        "--data", metavar="DATA", help="Manifest or data folder of audio in the fine-tune's "
-        "language (may be repeated). Texts are needed for --labels data alone.")],
+        "--data", metavar="DATA", help="Manifest, data folder, or hub:ORG/NAME:CONFIG on the Hub, of "
+        "audio in the fine-tune's language (may be repeated). Texts are needed for --labels data alone.")],
     output: Annotated[Path, options.output(
         "--output", "-o", metavar="FILE", help="File of statistics to write, such as ca.stats.")],
     kind: Annotated[str, options.data(

@@ -35,8 +35,8 @@ def transcribe(
     audio: Annotated[list[Path] | None, options.data(
         "--audio", "-a", metavar="FILE", help="wav, flac, mp3 or ogg (may be repeated).")] = None,
     datasets: Annotated[list[Path] | None, options.data(
-        "--data", metavar="DATA", help="Manifest or data folder to transcribe with teachers (may be "
-        "repeated). Texts that it has are not used.")] = None,
+        "--data", metavar="DATA", help="Manifest, data folder, or hub:ORG/NAME:CONFIG on the Hub, to "
+        "transcribe with teachers (may be repeated). Texts that it has are not used.")] = None,
     split: options.Split = None,
     language: Annotated[str | None, options.data(
         "--language", metavar="CODE", help="Spoken language (ca, Catalan) of the files, or of data "

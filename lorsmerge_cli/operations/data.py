@@ -39,7 +39,7 @@ def data(
     into a folder beside the manifest, `ca.jsonl.audio/` for `ca.jsonl`, as they are encoded.
 
     Args:
-        paths: manifests or folders.
+        paths: manifests, folders, or references to the Hub (`hub:org/name:config:split`).
         output: the manifest to write; none by default.
         split: names of the splits to read of each data set that has several.
         language: as in `load_data`.

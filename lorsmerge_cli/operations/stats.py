@@ -143,7 +143,7 @@ def stats(
 
     Args:
         model: the fine-tune: a model folder, a file of weights, or a Hub id.
-        data: manifests or data folders of audio as the fine-tune is to hear it.
+        data: manifests, data folders or references to the Hub, of audio as the fine-tune is to hear it.
         output: the file of statistics.
         kind: `gram` for the inputs of linear layers, which RegMean needs; `fisher` for squared
             gradients of all weights, which Fisher merging needs; `both`.

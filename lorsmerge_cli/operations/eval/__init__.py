@@ -59,7 +59,7 @@ def evaluate(
     Args:
         models: model folders, files of weights or Hub ids; name -> model gives each a name of its
             own, as does `NAME=PATH`.
-        data: test sets: manifests or data folders, named likewise.
+        data: test sets: manifests, data folders or references to the Hub, named likewise.
         output: the results file; none by default.
         split: of data that has several.
         language: of rows that do not name theirs; rows of another one are skipped.

@@ -72,7 +72,7 @@ def finetune(
 
     Args:
         base: the pretrained Whisper: a model folder or a Hub id.
-        data: manifests or data folders to learn from.
+        data: manifests, data folders or references to the Hub, to learn from.
         output: the model folder to write.
         dev: data to choose the epoch by; by default the dev split of data that has one.
         split: of `data`.

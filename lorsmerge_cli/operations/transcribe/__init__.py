@@ -55,7 +55,7 @@ def pseudo_label(
     them without decoding.
 
     Args:
-        data: manifests or data folders; their rows need no text.
+        data: manifests, data folders, or references to the Hub; their rows need no text.
         teachers: `ca` or `ca_st` -> model folder, file of weights or Hub id; one alone, or under an
             empty string, is for all other rows. In place of a mapping, `ca=MODEL`.
         output: the manifest to write.
