@@ -30,6 +30,28 @@ class LowRankSparse:
     sparse: Tensor | None = None
     mask: Tensor | None = None
 
+    @property
+    def shape(self) -> torch.Size:
+        """Of the whole: (d, k) where there are factors."""
+        if self.left is None or self.right is None:
+            return torch.Size() if self.sparse is None else self.sparse.shape
+        return torch.Size((self.left.shape[0], self.right.shape[1]))
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Left and right, if that is all of a matrix; without columns and rows if it is `zeros`.
+
+        Example:
+            >>> [tuple(factor.shape) for factor in zeros((2, 3), torch.float32).factors]
+            [(2, 0), (0, 3)]
+        """
+        if self.left is not None and self.right is not None:
+            return None if self.sparse is not None else (self.left, self.right)
+        zero = self.sparse
+        if zero is None or zero.dim() != 2 or not _is_expanded(zero) or bool(zero[0, 0]):
+            return None
+        return zero.new_empty(len(zero), 0), zero.new_empty(0, zero.shape[1])
+
     def to_dense(self) -> Tensor:
         """Return L + S as a (d, k) tensor in float32, or in float64 if the parts are.
 
@@ -76,9 +98,13 @@ def zeros(shape: Sequence[int], dtype: torch.dtype) -> LowRankSparse:
 
 def _converted(part: Tensor, convert: Callable[[Tensor], Tensor]) -> Tensor:
     """Return `convert(part)`; of an expanded element, convert that one and expand it again."""
-    if part.numel() and not any(part.stride()):
+    if _is_expanded(part):
         return convert(part.as_strided((), ())).expand(part.shape)
     return convert(part)
+
+
+def _is_expanded(part: Tensor) -> bool:
+    return bool(part.numel()) and not any(part.stride())
 
 
 Delta = Tensor | LowRankSparse
@@ -125,3 +151,13 @@ def dense(delta: Delta) -> Tensor:
         tensor([1.])
     """
     return delta.to_dense() if isinstance(delta, LowRankSparse) else accumulable(delta)
+
+
+def is_low_rank(delta: Delta) -> bool:
+    """Tell whether a delta is nothing but low-rank factors.
+
+    Example:
+        >>> is_low_rank(zeros((2, 3), torch.float32)), is_low_rank(torch.zeros(2, 3))
+        (True, False)
+    """
+    return isinstance(delta, LowRankSparse) and delta.factors is not None

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.core.combining.mean import mean
-from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, accumulable, dense, weighted
+from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable, dense, weighted
 from lorsmerge_cli.core.methods import Method
 from lorsmerge_cli.core.pruning.budget import Budget
+from lorsmerge_cli.core.statistics import energy
 
 if TYPE_CHECKING:
     from lorsmerge_cli.core.coefficients import Agreement
@@ -23,7 +24,8 @@ class Term:
     """One delta's part in the merge of a tensor.
 
     Attributes:
-        delta: tau_i, of the base's shape, float32 or float64; finite if it is pruned.
+        delta: tau_i, of the base's shape, float32 or float64; finite if it is pruned. Low-rank and
+            sparse parts, of any float dtype, where the method `takes_factors`.
         scale: lambda_i.
         budget: what the method's pruner keeps of it, None for all.
         on_pruned: called with the delta after pruning, if it is pruned.
@@ -31,10 +33,10 @@ class Term:
             `scale`; None where that is of both.
     """
 
-    delta: Tensor
+    delta: Delta
     scale: float
     budget: Budget | None = None
-    on_pruned: Callable[[Tensor], None] | None = None
+    on_pruned: Callable[[Delta], None] | None = None
     parts: tuple[float, float] | None = None
 
 
@@ -101,30 +103,30 @@ def merge_tensor(
     """
     pairs = _pruned(terms, method)
     if agreement is not None:
-        pairs = _agreed(list(pairs), agreement)
+        pairs = _agreed([(dense(delta), scale) for delta, scale in pairs], agreement)
     update = method.combine(pairs, statistics).cpu()
     tensor, rounding = add_to_base(base, update, dtype)
     return Merged(tensor, update, rounding)
 
 
-def _pruned(terms: Iterable[Term], method: Method) -> Iterator[tuple[Tensor, float]]:
+def _pruned(terms: Iterable[Term], method: Method) -> Iterator[tuple[Delta, float]]:
     center = None
     if method.centred:
         held = list(terms)
         if any(term.budget is not None for term in held):
-            center = mean((term.delta, 1.0) for term in held)
+            center = mean((dense(term.delta), 1.0) for term in held)
         terms = (held.pop(0) for _ in range(len(held)))
     for term in terms:
         if term.budget is not None and method.pruner is not None:
             _prune(term, term.budget, method, center)
-        yield term.delta, term.scale
+        yield term.delta if method.combined.turns else dense(term.delta), term.scale
         del term  # before the next one is made
 
 
 def _prune(term: Term, budget: Budget, method: Method, center: Tensor | None) -> None:
     """Prune a term's delta in place; where its parts have coefficients, apply them."""
     pruned = method.prune(term.delta, budget, center)
-    term.delta = dense(pruned)
+    term.delta = pruned if method.combined.turns else dense(pruned)
     if term.on_pruned is not None:
         term.on_pruned(term.delta)
     if term.parts is not None and isinstance(pruned, LowRankSparse):
@@ -133,7 +135,7 @@ def _prune(term: Term, budget: Budget, method: Method, center: Tensor | None) ->
 
 def _agreed(
     pairs: list[tuple[Tensor, float]], agreement: Agreement
-) -> Iterator[tuple[Tensor, float]]:
+) -> Iterator[tuple[Delta, float]]:
     factor = agreement(pairs)
     while pairs:  # handed over one by one, so that a combiner can free them
         delta, scale = pairs.pop(0)
@@ -159,13 +161,17 @@ def add_to_base(base: Tensor, update: Tensor, dtype: torch.dtype) -> tuple[Tenso
     return merged, Rounding(updated, max(0, updated - moved))
 
 
-def is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Delta) -> bool:
     """Tell whether no element is NaN or infinite, in one pass without a temporary tensor.
 
     Example:
         >>> is_finite(torch.tensor([1.0, float("inf")]))
         False
     """
+    if isinstance(tensor, LowRankSparse):
+        # no element of a product is larger than its norm, which is not finite if a factor is not
+        small = tensor.factors is not None and energy(tensor) < torch.finfo(torch.float32).max ** 2
+        return small or is_finite(tensor.to_dense())
     if not tensor.numel():
         return True
     low, high = torch.aminmax(tensor)

@@ -152,6 +152,12 @@ class Method:
         return self.combined.needs_all or self.centred
 
     @property
+    def takes_factors(self) -> bool:
+        """Whether deltas of low rank may stay factors, and are the cheaper for it."""
+        pruner_turns = self.pruner is not None and PRUNERS[self.pruner].turns
+        return (self.combined.turns or pruner_turns) and not self.centred
+
+    @property
     def copies(self) -> int:
         """Tensors in float32 held at most, beside the deltas and what pruning holds anyway."""
         pruning = PRUNERS[self.pruner].copies if self.pruner else 0
@@ -188,11 +194,12 @@ class Method:
         read = _rests(values) if self.centred else values
         return allot(names, read, deltas, self.overall, threads, on_read)
 
-    def prune(self, delta: Tensor, budget: Budget, mean: Tensor | None = None) -> Delta:
+    def prune(self, delta: Delta, budget: Budget, mean: Tensor | None = None) -> Delta:
         """Return a pruned delta as `pruning.prune` does: f(W), or M + f(W - M) around a mean M.
 
         Args:
-            delta: W (d, k), any float dtype, finite; or a stack (E, d, k).
+            delta: W (d, k), any float dtype, finite, or its low-rank and sparse parts; or a stack
+                (E, d, k).
             budget: what the ratios, or `allot`, keep of each matrix.
             mean: M, of all deltas of the tensor, where the method is `centred`.
 
@@ -202,13 +209,15 @@ class Method:
             >>> METHODS["mp"].prune(torch.tensor([[1.0, -5.0]]), Budget(rank=0, kept=1)).to_dense()
             tensor([[ 0., -5.]])
         """
+        from lorsmerge_cli.core.low_rank_sparse import dense
+
         pruner = self.pruner
         if pruner is None:
             return delta
         values = {key: value for key, value in self.pruning if key != AROUND.name}
         if mean is None or budget.whole:
             return prune(delta, pruner, budget, **values)
-        return around(delta, mean, lambda rest: prune(rest, pruner, budget, **values))
+        return around(dense(delta), mean, lambda rest: prune(rest, pruner, budget, **values))
 
     @property
     def statistics(self) -> str:
@@ -217,14 +226,13 @@ class Method:
 
     def combine(
         self,
-        deltas: Iterable[tuple[Tensor, float]],
+        deltas: Iterable[tuple[Delta, float]],
         statistics: Sequence[Callable[[], Tensor]] = (),
     ) -> Tensor:
         """Return the update of one tensor, as `Combiner.combine` does.
 
         Args:
-            deltas: pairs of a pruned delta (float32 or float64, one shape for all) and its
-                coefficient.
+            deltas: pairs of a pruned delta and its coefficient, as there.
             statistics: as there.
 
         Raises:

@@ -127,7 +127,7 @@ def polar(columns: Tensor) -> Tensor:
         columns: X, (n, m), float64.
 
     Example:
-        >>> polar(torch.tensor([[2.0, 0.0], [0.0, 3.0]]).double())
+        >>> polar(torch.tensor([[2.0, 0.0], [0.0, 3.0]]).double()).round(decimals=9)
         tensor([[1., 0.],
                 [0., 1.]], dtype=torch.float64)
     """
@@ -145,7 +145,8 @@ def between_polars(left: Tensor, values: Tensor, right: Tensor) -> Tensor:
         right: V, (k, m), float64.
 
     Example:
-        >>> between_polars(2 * torch.eye(2).double(), torch.tensor([3.0, 1.0]).double(), torch.eye(2).double())
+        >>> eye = torch.eye(2).double()
+        >>> between_polars(2 * eye, torch.tensor([3.0, 1.0]).double(), eye).round(decimals=9)
         tensor([[3., 0.],
                 [0., 1.]], dtype=torch.float64)
     """

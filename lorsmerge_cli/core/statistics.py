@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.core.eigen import gram
-from lorsmerge_cli.core.low_rank_sparse import accumulable
+from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse, accumulable
 from lorsmerge_cli.core.pruning.budget import budget
 
 BLOCK = 1 << 20  # elements
@@ -18,13 +18,20 @@ BINS = 80
 SAMPLE = 1 << 16  # elements of a block that its rounding is estimated from
 
 
-def energy(tensor: Tensor) -> float:
-    """Return the squared L2 norm, computed in float64.
+def energy(tensor: Delta) -> float:
+    """Return the squared L2 norm, computed in float64; of low-rank factors without their product.
 
     Example:
-        >>> energy(torch.tensor([3.0, 4.0]))
-        25.0
+        >>> energy(torch.tensor([3.0, 4.0])), energy(LowRankSparse(torch.ones(9, 1), torch.ones(1, 2)))
+        (25.0, 18.0)
     """
+    if isinstance(tensor, LowRankSparse):
+        if tensor.factors is None:
+            return energy(tensor.to_dense())
+        left, right = (part.double() for part in tensor.factors)
+        # the squared norm of L R is the trace of R^T (L^T L) R
+        found = float(((left.T @ left) * (right @ right.T)).sum())
+        return 0.0 if found < 0 else found  # by rounding; a NaN stays one
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 

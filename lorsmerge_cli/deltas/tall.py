@@ -28,6 +28,7 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
 )
 from lorsmerge_cli.core.low_rank_sparse import accumulable
 from lorsmerge_cli.core.sketch import parse_sketches, sketches_document, union
+from lorsmerge_cli.deltas.encodings import TensorLayout
 from lorsmerge_cli.deltas.file import PREFIX, Provenance, parse_provenance
 from lorsmerge_cli.errors import UnreadableFile, UsageFault, did_you_mean, named
 from lorsmerge_cli.inputs import json_object
@@ -246,6 +247,13 @@ class TallVector:
             history=(*own.history, *origin.history), training=dict(own.training) | digests,
         )  # fmt: skip
         self.finetuned_dtype = own.finetuned_dtype
+
+    @property
+    def layouts(self) -> dict[str, TensorLayout]:
+        """How a delta file would store each tensor: dense."""
+        return {
+            name: TensorLayout("dense", spec.shape, spec.dtype) for name, spec in self.specs.items()
+        }
 
     def stored_parts(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, Tensor]]:
         """Yield what is stored of elements [start, stop), as `TaskVector.stored_parts`."""

@@ -89,6 +89,10 @@ class TaskVector(Protocol):
     def specs(self) -> Mapping[str, TensorSpec]:
         """Name -> shape; only float tensors have deltas."""
 
+    @property
+    def layouts(self) -> Mapping[str, TensorLayout]:
+        """Name -> how a delta file stores the tensor's delta."""
+
     def read(self, name: str) -> Delta:
         """Return the delta of one tensor."""
 

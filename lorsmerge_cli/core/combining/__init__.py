@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lorsmerge_cli.core.parameters import Parameter, Value
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lorsmerge_cli.core.low_rank_sparse import Delta
 
 PAPER_SCALE = 0.15  # lambda of Tables 5 and 6
 
@@ -41,6 +43,10 @@ class Combiner:
             or `fisher`; empty for none. `function` then takes triples of a delta, its coefficient
             and a statistic, and `rest` is the combiner of tensors that there are none of.
         squares: matrices (k, k) in float64 that `function` holds at most of a tensor (d, k).
+        turns: whether the update of Q t_i R^T is Q times that of t_i times R^T, for Q and R with
+            orthonormal columns. Deltas of low rank are then combined in bases of these, `core_space`.
+        sized: whether the update depends on min(d, k) too. `function` then takes that of the deltas
+            as `short_side`.
 
     Example:
         >>> import torch
@@ -62,17 +68,20 @@ class Combiner:
     rest: str = ""
     statistics: str = ""
     squares: int = 0
+    turns: bool = False
+    sized: bool = False
 
     def combine(
         self,
-        deltas: Iterable[tuple[Tensor, float]],
+        deltas: Iterable[tuple[Delta, float]],
         statistics: Sequence[Callable[[], Tensor]] = (),
         **parameters: Value,
     ) -> Tensor:
         """Return the update of one tensor.
 
         Args:
-            deltas: pairs of a delta (float32 or float64, one shape for all) and its coefficient.
+            deltas: pairs of a delta (float32 or float64, one shape for all) and its coefficient. A
+                combiner that `turns` takes low-rank and sparse parts too, of any float dtype.
             statistics: read the statistic of each delta's fine-tune, in the deltas' order; empty
                 for a tensor that there are none of.
             parameters: the function's, their defaults without.
@@ -85,6 +94,37 @@ class Combiner:
             >>> COMBINERS["iso_c"].combine([(torch.tensor([2.0, 4.0]), 1.0)] * 2)  # no matrix
             tensor([2., 4.])
         """
+        if self.turns:
+            held = list(deltas)
+            update = self._in_core_space(held, parameters)
+            if update is not None:
+                return update
+            deltas = _tensors(held)
+        return self._combine(cast("Iterable[tuple[Tensor, float]]", deltas), statistics, parameters)
+
+    def _in_core_space(
+        self, held: Sequence[tuple[Delta, float]], parameters: Mapping[str, Value]
+    ) -> Tensor | None:
+        """Return the update of deltas of low rank, made of small matrices; None of others."""
+        from lorsmerge_cli.core.core_space import core_space
+
+        space = core_space([delta for delta, _ in held]) if held else None
+        if space is None:
+            return None
+        cores = zip(space.cores, (scale for _, scale in held), strict=True)
+        if not space.left.shape[1]:  # zeros, of which there is no core
+            return space.outside(COMBINERS["sum"].combine(cores))
+        sizes = {"short_side": min(held[0][0].shape)} if self.sized else {}
+        function = resolve_name(f"{__name__}.{self.function}")
+        return space.outside(function(cores, **parameters, **sizes))
+
+    def _combine(
+        self,
+        deltas: Iterable[tuple[Tensor, float]],
+        statistics: Sequence[Callable[[], Tensor]],
+        parameters: Mapping[str, Value],
+    ) -> Tensor:
+        """Return the update of tensors."""
         function = resolve_name(f"{__name__}.{self.function}")
         if self.needs_all or self.statistics:
             deltas = ((_with_float64(delta), scale) for delta, scale in deltas)
@@ -105,6 +145,16 @@ class Combiner:
             deltas = (held.pop(0) for _ in range(len(held)))
         update: Tensor = function(deltas, **parameters)
         return update
+
+
+def _tensors(held: list[tuple[Delta, float]]) -> Iterator[tuple[Tensor, float]]:
+    """Yield deltas as tensors, one by one, so that they can be freed."""
+    from lorsmerge_cli.core.low_rank_sparse import dense
+
+    while held:
+        delta, scale = held.pop(0)
+        yield dense(delta), scale
+        del delta
 
 
 def _with_float64(tensor: Tensor) -> Tensor:
@@ -131,6 +181,7 @@ COMBINERS = {
         "tsv_m:tsv_m", "TSV-Merging (task singular vectors)",
         "polar(U) diag(s) polar(V)^T of the leading 1/T of all t_i's triplets U, s, V",
         "Gargiulo 2025, 2412.00081", needs_all=True, linear=False, copies=6, rest="mean",
+        turns=True, sized=True,
         parameters=(
             Parameter("beta", 1, "share of each delta's sum of s behind which s is raised"),
         ),
@@ -138,12 +189,13 @@ COMBINERS = {
     "iso_c": Combiner(
         "iso_c:iso_c", "isotropic merging (Iso-C)",
         "mean(s) U V^T of sum_i t_i = U diag(s) V^T",
-        "Marczak 2025, 2502.04959", needs_all=True, linear=False, copies=6, rest="mean",
+        "Marczak 2025, 2502.04959", needs_all=True, linear=False, copies=6, rest="mean", turns=True,
     ),
     "boost": Combiner(
         "boost:boost", "task arithmetic with subspace boosting",
         "U max(s, s_c) V^T of sum_i t_i = U diag(s) V^T, s_c where s sums up to beta",
         "Skorobogat 2025, 2506.16506", scale=PAPER_SCALE, needs_all=True, linear=False, copies=6, rest="sum",
+        turns=True,
         parameters=(Parameter("beta", 0.01, "share of the sum of s behind which s is raised"),),
     ),
     "consensus": Combiner(

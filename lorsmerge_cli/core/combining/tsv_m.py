@@ -10,7 +10,9 @@ from torch import Tensor
 from lorsmerge_cli.core.spectrum import between_polars, boosted, singular_triplets
 
 
-def tsv_m(deltas: Iterable[tuple[Tensor, float]], beta: float = 1) -> Tensor:
+def tsv_m(
+    deltas: Iterable[tuple[Tensor, float]], beta: float = 1, short_side: int | None = None
+) -> Tensor:
     """Return polar(U) diag(s) polar(V)^T of all deltas' leading singular triplets.
 
     Of each of T deltas (d, k) the leading min(d, k) / T triplets, at least one, are taken; U, s and
@@ -26,6 +28,8 @@ def tsv_m(deltas: Iterable[tuple[Tensor, float]], beta: float = 1) -> Tensor:
     Args:
         deltas: pairs of a delta (d, k) (float32 or float64, not empty, finite) and its coefficient.
         beta: as in `boosted`; 1 raises nothing.
+        short_side: what stands for min(d, k) in the number of triplets, where the deltas are those of
+            larger matrices in bases of their columns and rows.
 
     Raises:
         ValueError: there are no deltas.
@@ -39,7 +43,8 @@ def tsv_m(deltas: Iterable[tuple[Tensor, float]], beta: float = 1) -> Tensor:
     pairs = list(deltas)
     if not pairs:
         raise ValueError("no deltas to combine")
-    rank = max(1, min(pairs[0][0].shape) // len(pairs))
+    shorter = min(pairs[0][0].shape)
+    rank = min(shorter, max(1, (short_side or shorter) // len(pairs)))
     dtype = max((delta.dtype for delta, _ in pairs), key=lambda dtype: dtype.itemsize)
     triplets = [
         (left, scale * boosted(values, beta), right)

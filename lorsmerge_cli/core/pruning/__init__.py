@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from lorsmerge_cli.core.parameters import Parameter, Value
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lorsmerge_cli.core.low_rank_sparse import Delta, LowRankSparse
     from lorsmerge_cli.core.pruning.budget import Budget
 
@@ -37,6 +35,8 @@ class Pruner:
             each matrix is pruned by itself.
         combiner: by which its method combines the pruned deltas.
         copies: tensors in float32 that it holds at most, beside what any pruner holds.
+        turns: whether what is left of Q W R^T is Q times what is left of W times R^T, for Q and R
+            with orthonormal columns. A matrix of low rank is then pruned in the space of its factors.
 
     Example:
         >>> PRUNERS["lors"].ratios, PRUNERS["lors"].combiner
@@ -52,6 +52,7 @@ class Pruner:
     overall: str = ""
     combiner: str = "sum"
     copies: int = 0
+    turns: bool = False
 
 
 # Of any pruner: `Method.prune` takes the mean off, and adds it again.
@@ -87,7 +88,7 @@ PRUNERS = {
         "star:star", "STAR (spectral truncation and rescaling)",
         "SVP(t_i) to a share eta of its sum of s, that sum restored", "Lee 2025, 2502.10339",
         parameters=(Parameter("eta", 0.4, "share of the sum of s that is kept", above=True), AROUND),
-        combiner="mean", copies=4,
+        combiner="mean", copies=4, turns=True,
     ),
     "localize": Pruner(
         "localize:localize", "Localize-and-Stitch (dataless)", "MP_s(t_i)", "He 2024, 2408.13656",
@@ -100,12 +101,13 @@ PRUNERS = {
 }  # fmt: skip
 
 
-def prune(delta: Tensor, pruner: str, budget: Budget, **parameters: Value) -> Delta:
+def prune(delta: Delta, pruner: str, budget: Budget, **parameters: Value) -> Delta:
     """Return the pruned delta: a `LowRankSparse`, or the delta itself if the budget is all of it.
 
     Args:
-        delta: (d, k), any float dtype, finite; or a stack (E, d, k), of which every matrix is
-            pruned by itself and which is returned as a tensor, unless the pruner is `overall`.
+        delta: (d, k), any float dtype, finite, or its low-rank and sparse parts; or a stack
+            (E, d, k), of which every matrix is pruned by itself and which is returned as a tensor,
+            unless the pruner is `overall`.
         pruner: a name in `PRUNERS`.
         budget: what to keep of each matrix, or of the tensor where the pruner is `overall`.
         parameters: the pruner's, their defaults without.
@@ -119,9 +121,20 @@ def prune(delta: Tensor, pruner: str, budget: Budget, **parameters: Value) -> De
     """
     import torch
 
-    from lorsmerge_cli.core.low_rank_sparse import accumulable
+    from lorsmerge_cli.core.core_space import core_space
+    from lorsmerge_cli.core.low_rank_sparse import LowRankSparse, accumulable, dense
     from lorsmerge_cli.core.pruning.stack import pruned_stack
 
+    if isinstance(delta, LowRankSparse):
+        space = core_space([delta]) if PRUNERS[pruner].turns else None
+        if space is not None and not budget.whole:
+            if not space.left.shape[1]:  # zeros, of which there is no core
+                return delta
+            core = resolve_name(f"{__name__}.{PRUNERS[pruner].function}")(
+                space.cores[0], budget, **parameters
+            )
+            return space.factors_outside(core)
+        delta = dense(delta)
     if budget.whole:
         return accumulable(delta)
     if delta.dim() == 3 and not PRUNERS[pruner].overall:

@@ -36,3 +36,9 @@ class TensorLayout:
     def is_zero(self) -> bool:
         """Whether the tensor is zero and takes no bytes, like those that an adapter does not change."""
         return self.encoding != "dense" and self.rank == self.kept == 0
+
+    @property
+    def low_rank(self) -> int | None:
+        """The rank of a matrix that is nothing but low-rank factors, 0 if it is zero; None of others."""
+        factors = self.encoding != "dense" and not self.kept and len(self.shape) == 2
+        return self.rank if factors else None

@@ -27,6 +27,7 @@ from lorsmerge_cli.checkpoint.whisper_config import (
     lacking_processor,
 )
 from lorsmerge_cli.core.combining import Combiner
+from lorsmerge_cli.core.core_space import pays
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.methods import Method, method_of
 from lorsmerge_cli.core.parallel import default_threads
@@ -51,6 +52,7 @@ if TYPE_CHECKING:  # it loads transformers, which merges without audio do not ne
 
 PRUNING_COPIES = 4  # of a matrix in float32 that pruning and a running sum hold at a time
 HEAP_SLACK = 2  # the allocator keeps up to as much again of what was freed
+FACTOR_COPIES = 8  # of all factors in float32, beside bases of them
 THREAD_OVERHEAD = 32 << 20  # bytes: buffers of BLAS
 ANEW = "To merge something else, write a TOML recipe: `merge --save-recipe` makes one."
 
@@ -150,6 +152,11 @@ class MergePlan(MergeInputs):
         """Whether all deltas of a tensor are held at once."""
         return self.chosen_method.needs_all or self.factors.agreement is not None
 
+    @property
+    def takes_factors(self) -> bool:
+        """Whether deltas of low rank stay factors."""
+        return self.chosen_method.takes_factors and self.factors.agreement is None
+
     @cached_property
     def weighed(self) -> frozenset[str]:
         """Names of the tensors that there are statistics of."""
@@ -164,16 +171,45 @@ class MergePlan(MergeInputs):
     @property
     def memory(self) -> int:
         """Upper bound on working memory in bytes, excluding PyTorch and memory-mapped inputs."""
-        matrices = [self.base.specs[name].numel for name in self.base.specs if self.is_whole(name)]
-        copies = (
-            PRUNING_COPIES
-            + self.chosen_method.copies
-            + (len(self.vectors) if self.holds_all else 0)
-        )
-        held = copies * 4 * max([BLOCK, *matrices])
+        largest = max(map(self._held, filter(self.is_whole, self.base.specs)), default=0)
+        held = max(4 * self._copies * BLOCK, largest)
         widths = [width for layout in self.layouts for width in layout.widths.values()]
         held += self.combiner.squares * 8 * max(widths, default=0) ** 2
         return self.threads * (HEAP_SLACK * held + THREAD_OVERHEAD)
+
+    @property
+    def _copies(self) -> int:
+        """Tensors in float32 that are held at a time where all deltas are dense."""
+        deltas = len(self.vectors) if self.holds_all else 0
+        return PRUNING_COPIES + self.chosen_method.copies + deltas
+
+    def _held(self, name: str) -> int:
+        """Return the bytes that the merge of a whole tensor holds."""
+        shape, numel = self.base.specs[name].shape, self.base.specs[name].numel
+        ranks = self._ranks.get(name)
+        if ranks is None or not pays(ranks, shape):
+            return 4 * self._copies * numel
+        rank = sum(ranks)
+        return 4 * (
+            PRUNING_COPIES * numel + FACTOR_COPIES * rank * sum(shape) + self._copies * rank**2
+        )
+
+    @cached_property
+    def _ranks(self) -> dict[str, list[int]]:
+        """Ranks of the deltas of each tensor that is combined in the space of their factors."""
+        if not (self.takes_factors and self.combiner.turns):
+            return {}
+        layouts = [vector.layouts for vector in self.vectors]
+        found = {
+            name: [of_vector[name].low_rank for of_vector in layouts]
+            for name in self.base.float_specs
+            if name not in self.pruned
+        }
+        return {
+            name: [rank for rank in ranks if rank is not None]
+            for name, ranks in found.items()
+            if None not in ranks
+        }
 
     def is_whole(self, name: str) -> bool:
         """Return whether a tensor is merged in one piece, not in blocks."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.model_writer import ModelWriter, copy_companions
-from lorsmerge_cli.core.low_rank_sparse import dense, weighted
+from lorsmerge_cli.core.low_rank_sparse import Delta, dense, is_low_rank, weighted
 from lorsmerge_cli.core.merging import Merged, Rounding, Term, is_finite, merge_tensor
 from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning.budget import Budget, budget
@@ -306,7 +306,7 @@ class _Run:
             else:
                 before = energy(delta)
                 self._squares[number].append(before)  # list.append is atomic
-            if isinstance(vector, FinetunedTaskVector):
+            if isinstance(vector, FinetunedTaskVector) and isinstance(delta, Tensor):
                 self._base_roundings[number].append(vector.base_rounding(unit.name, base, delta))
             term = Term(
                 delta,
@@ -326,12 +326,13 @@ class _Run:
         shape, entry = self.plan.base.specs[name].shape, self.plan.recipe.deltas[number]
         return self.allotted.get((number, name)) or budget(shape, entry.svp, entry.mp)
 
-    def _count_dropped(self, number: int, before: float, pruned: Tensor) -> None:
+    def _count_dropped(self, number: int, before: float, pruned: Delta) -> None:
         self._dropped[number].append(before - energy(pruned))
 
-    def _delta(self, unit: Unit, vector: TaskVector) -> Tensor:
+    def _delta(self, unit: Unit, vector: TaskVector) -> Delta:
         if unit.whole:
-            return dense(vector.read(unit.name).to(self.plan.device))
+            delta = vector.read(unit.name).to(self.plan.device)
+            return delta if self.plan.takes_factors and is_low_rank(delta) else dense(delta)
         return vector.read_block(unit.name, unit.start, unit.stop)
 
     def norms(self) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.core.combining.mean import mean
-from lorsmerge_cli.core.low_rank_sparse import Delta, dense, weighted
+from lorsmerge_cli.core.low_rank_sparse import Delta, dense, is_low_rank, weighted
 from lorsmerge_cli.core.merging import Merged, Term, is_finite, merge_tensor
 from lorsmerge_cli.core.methods import Method, around
 from lorsmerge_cli.core.parallel import run_parallel
@@ -130,15 +130,17 @@ class RepeatedMerge:
             pairs = ((self._pruned(name, n, keep, method), 1.0) for n, keep in enumerate(keeps))
             yield Term(self.cache.get(key, lambda: method.combine(pairs)), scales[0])
             return
+        takes_factors = method.takes_factors and factors.agreement is None
         for number, (keep, scale) in enumerate(zip(keeps, scales, strict=True)):
             parts = of_parts[number]
             if parts is not None and self._has_parts(name, number, keep):
                 low_rank, sparse = self._parts(name, number, keep, method)
                 lambda_ = deltas[number].scale or 0.0
-                delta = (lambda_ * parts[0] * low_rank).add_(sparse, alpha=lambda_ * parts[1])
-                yield Term(delta, 1.0)
+                both = (lambda_ * parts[0] * low_rank).add_(sparse, alpha=lambda_ * parts[1])
+                yield Term(both, 1.0)
                 continue
-            delta = self._whole(name, number, keep, method)
+            delta = self._factors_of(name, number) if keep is None and takes_factors else None
+            delta = self._whole(name, number, keep, method) if delta is None else delta
             if not combiner.linear and not is_finite(delta):
                 raise self._non_finite(name)
             yield Term(delta, scale)
@@ -202,6 +204,11 @@ class RepeatedMerge:
             self.cache.get((*key, PARTS[0]), lambda: part(1.0, 0.0)),
             self.cache.get((*key, PARTS[1]), lambda: part(0.0, 1.0)),
         )
+
+    def _factors_of(self, name: str, number: int) -> Delta | None:
+        """Return a delta that is nothing but low-rank factors, which are not worth caching."""
+        delta = self.inputs.vectors[number].read(name)
+        return delta if is_low_rank(delta) else None
 
     def _pruned(self, name: str, number: int, keep: Budget | None, method: Method) -> Tensor:
         return dense(self._pruned_delta(name, number, keep, method))
