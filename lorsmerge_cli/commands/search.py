@@ -21,6 +21,7 @@ _space = options.panel("Search space")
 _search = options.panel("Search")
 _scores = options.panel("Scores")
 SHOWN = 10  # trials in the table
+EACH = 5  # of that many steps, one is in the table
 FEW = 12  # parameters that are shown in a line
 
 
@@ -283,7 +284,7 @@ def _show(report: SearchReport, verbose: bool) -> None:
         return
     rows = report.trials if verbose else _best_trials(report)
     if report.plan.settings.learns:
-        _show_learned(report)
+        _show_learned(report, verbose)
     else:
         _show_trials(report, rows)
     _show_finalists(report)
@@ -365,40 +366,39 @@ def _show_trials(report: SearchReport, rows: Sequence[TrialRow]) -> None:
         )
 
 
-def _show_learned(report: SearchReport) -> None:
-    """Show the loss of each step, and the lambdas of the best one: deltas in rows."""
+def _show_learned(report: SearchReport, verbose: bool) -> None:
+    """Show the loss of steps, and the lambdas of the best one: deltas in columns."""
     from lorsmerge_cli.recipe.coefficients import REST
     from lorsmerge_cli.recipe.space import BETA
 
     goal, space = report.plan.goal, report.plan.space
     best = min(report.trials, key=lambda row: sum(row.values))
-    names = goal.names(ranking=True)
     first, second = (len(half) for half in report.plan.halves)
-    rows = [
-        [str(row.number), *(f"{value:.5g}" for value in row.values),
-         "start" if row.title else "least" if row is best else ""]
-        for row in report.trials
+    shown = [
+        row for row in report.trials
+        if verbose or row in (report.trials[0], best, report.trials[-1]) or not row.number % EACH
     ]  # fmt: skip
-    title = f"loss of the {second} utterances that say when to stop"
-    console.table(["trial", *names, ""], rows, title=title)
-    lambdas = space.lambdas()
-    columns = list(dict.fromkeys((group, part) for _, group, part in lambdas.values()))
-    of = {key: _value(best.point[name]) for name, key in lambdas.items()}
-    heads = [
-        " ".join(filter(None, ["" if group == REST and not space.groups else group, part]))
-        or "lambda"
-        for group, part in columns
-    ]
-    owners = list(dict.fromkeys(delta for delta, _, _ in lambdas.values()))
+    console.line(f"learned from {first} utterances; loss of the {second} that say when to stop:")
     console.table(
-        ["", *heads],
+        ["trial", *goal.names(ranking=True), ""],
         [
-            ["all deltas" if owner is None else Path(space.deltas[owner]).name,
-             *(of[owner, group, part] for group, part in columns)]
-            for owner in owners
+            [str(row.number), *(f"{value:.5g}" for value in row.values),
+             "least" if row is best else row.title]
+            for row in shown
         ],
-        title=f"lambdas of trial {best.number}, learned from the other {first}",
     )  # fmt: skip
+    lambdas = space.lambdas()
+    owners = list(dict.fromkeys(owner for owner, _, _ in lambdas.values()))
+    kinds = list(dict.fromkeys((group, part) for _, group, part in lambdas.values()))
+    of = {key: _value(best.point[name]) for name, key in lambdas.items()}
+    names = ["all deltas" if owner is None else Path(space.deltas[owner]).stem for owner in owners]
+    rows = [
+        [group if space.groups or group != REST else "", part.replace("_", "-"),
+         *(of[owner, group, part] for owner in owners)]
+        for group, part in kinds
+    ]  # fmt: skip
+    console.line(f"lambda in trial {best.number}:")
+    console.table(["", "", *names], rows)
     if BETA in best.point:
         console.line(f"beta: {_value(best.point[BETA])}\n")
     _tell_ends(report, best)

@@ -143,6 +143,43 @@ def weighted(delta: Delta, low_rank: float, sparse: float) -> Tensor:
     return torch.addmm(accumulable(delta.sparse), left, right, beta=sparse, alpha=low_rank)
 
 
+def add_scaled(total: Tensor, delta: Delta, factor: float) -> None:
+    """Add factor * delta to a tensor in place, without making a low-rank delta dense.
+
+    Example:
+        >>> total = torch.zeros(1, 2)
+        >>> add_scaled(total, LowRankSparse(torch.ones(1, 1), torch.ones(1, 2)), 0.5)
+        >>> total
+        tensor([[0.5000, 0.5000]])
+    """
+    if isinstance(delta, LowRankSparse) and delta.left is not None and delta.right is not None:
+        total.addmm_(delta.left.to(total.dtype), delta.right.to(total.dtype), alpha=factor)
+        delta = LowRankSparse(sparse=delta.sparse, mask=delta.mask)
+    if not isinstance(delta, LowRankSparse) or delta.sparse is not None:
+        total.add_(dense(delta), alpha=factor)
+
+
+def inner_product(matrix: Tensor, delta: Delta) -> float:
+    """Return the sum of the products of elements, without making a low-rank delta dense.
+
+    Args:
+        matrix: of the delta's shape, float32 or float64.
+        delta: L + S; a plain tensor counts as S.
+
+    Example:
+        >>> inner_product(torch.ones(1, 2), LowRankSparse(torch.ones(1, 1), torch.ones(1, 2)))
+        2.0
+    """
+    found = 0.0
+    if isinstance(delta, LowRankSparse) and delta.left is not None and delta.right is not None:
+        right = matrix @ delta.right.to(matrix.dtype).T
+        found = float((right * delta.left).double().sum())
+        delta = LowRankSparse(sparse=delta.sparse, mask=delta.mask)
+    if not isinstance(delta, LowRankSparse) or delta.sparse is not None:
+        found += float((matrix * dense(delta)).double().sum())
+    return found
+
+
 def dense(delta: Delta) -> Tensor:
     """Return the delta as a plain tensor in float32 or float64.
 

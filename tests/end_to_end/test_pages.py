@@ -285,7 +285,7 @@ GIVEN = {  # page -> the kind of its models, and what lies in the reader's folde
     "docs/data.md": ("speech", f"base my-clips kaldi {DATA}"),
     "docs/distil.md": ("speech", f"{SPEECH} {DATA} unlabelled.jsonl"),
     "docs/audio-methods.md": ("speech", f"{SPEECH} {DATA}"),
-    "docs/search.md": ("speech", f"{SPEECH} {DATA}"),
+    "docs/search.md": ("speech", f"{SPEECH} {DATA} unlabelled.jsonl"),
     "docs/report.md": ("speech", f"{SPEECH} {DATA}"),
     "docs/hub.md": ("speech", f"{SPEECH} {DATA}"),
     "docs/merging.md": ("weights", "base base.safetensors openai-whisper-small ft-ca ft-de ca_asr.delta "

@@ -300,3 +300,19 @@ def test_cmaes_takes_one_method(folder: Path, tmp_path: Path) -> None:
 def test_one_method_by_two_names_is_one(folder: Path, tmp_path: Path) -> None:
     found = plan(folder, tmp_path / "s.journal", method="ties,ties:k=0.2", texts={"scale": "0.3"})
     assert (found.space.method, found.space.methods) == ("ties", ())
+
+
+def test_lambdas_of_parts_and_deltas_are_drawn_too(folder: Path, tmp_path: Path) -> None:
+    report = run(
+        folder, tmp_path / "s.journal", texts={"scale": "0.1:0.9", "svp": "0.2", "mp": "0.3"},
+        by="half,part", per_delta="scale", trials=4, finalists=1, best=True,
+    )  # fmt: skip
+    assert len(report.trials[0].point) == 2 + 2 * 2 * 3
+    (path, *_) = write_report(report)
+    written = load_recipe(path)
+    assert all(entry.low_rank and entry.sparse for entry in written.deltas) or not written.rules
+    done = merge(recipe=path, output=tmp_path / "merged")
+    chosen = report.plan.space.recipe(report.chosen.trial.point)
+    inputs = open_inputs(chosen.resolved())
+    repeated = RepeatedMerge(inputs, 0.2, torch.device("cpu"), 1, 1 << 30)
+    assert repeated.step_norm(chosen) == pytest.approx(done.step, rel=1e-4)

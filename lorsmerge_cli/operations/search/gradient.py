@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, create_trial
 from torch import Tensor
 
 from lorsmerge_cli.checkpoint.modules import depths
-from lorsmerge_cli.core.low_rank_sparse import accumulable
+from lorsmerge_cli.core.low_rank_sparse import Delta, accumulable, add_scaled, inner_product
 from lorsmerge_cli.core.parallel import default_threads, run_parallel
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import LorsmergeError, NonFinite
@@ -116,7 +116,7 @@ class CoefficientGradient:
 
         return dict(run_parallel(of, self.parameters, self.threads))
 
-    def _held(self, tensor: str) -> list[tuple[Tensor, ...]]:
+    def _held(self, tensor: str) -> list[tuple[Delta, ...]]:
         parts = bool(self.plan.space.parted)
         return self.scorer.merge.pieces(tensor, self.recipe, parts=parts)
 
@@ -127,7 +127,8 @@ class CoefficientGradient:
         def weight(tensor: str) -> Tensor:
             value, held = accumulable(base.read(tensor)).clone(), self._held(tensor)
             for piece in self.pieces[tensor]:
-                value.add_(held[piece.delta][piece.part], alpha=piece.coefficient(lambdas))
+                part = held[piece.delta][piece.part]
+                add_scaled(value, part, piece.coefficient(lambdas))
             return value
 
         for tensor, value in run_parallel(weight, self.pieces, self.threads):
@@ -164,8 +165,7 @@ class CoefficientGradient:
                 return [0.0] * len(self.pieces[tensor])
             grad, held = accumulable(self.parameters[tensor].grad).cpu(), self._held(tensor)
             return [
-                float((grad * held[piece.delta][piece.part]).double().sum())
-                for piece in self.pieces[tensor]
+                inner_product(grad, held[piece.delta][piece.part]) for piece in self.pieces[tensor]
             ]
 
         inner = dict(run_parallel(products, self.pieces, self.threads))
@@ -278,7 +278,13 @@ class Learning:
             LorsmergeError: another process does the same.
         """
         done = self.finished()
-        if len(done) >= self.plan.trials or self._is_over(done):
+        if len(done) >= self.plan.trials:
+            return None
+        if self._is_over(done):
+            self.on_message(
+                f"learning stopped after {len(done) - 1} steps: for {PATIENCE} of them the loss of "
+                "the other half has not been less"
+            )
             return None
         lambdas, state = self._start() if not done else self._step(done)
         if not lambdas:

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.core.combining.mean import mean
-from lorsmerge_cli.core.low_rank_sparse import Delta, dense, is_low_rank, weighted
+from lorsmerge_cli.core.low_rank_sparse import (
+    Delta,
+    LowRankSparse,
+    accumulable,
+    add_scaled,
+    dense,
+    is_low_rank,
+)
 from lorsmerge_cli.core.merging import Merged, Term, is_finite, merge_tensor
 from lorsmerge_cli.core.methods import Method, around
 from lorsmerge_cli.core.parallel import run_parallel
@@ -25,6 +32,7 @@ from lorsmerge_cli.recipe.coefficients import PARTS, TensorFactors, tensor_facto
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
 
 CPU = torch.device("cpu")
+LEFT, RIGHT = "left", "right"  # attributes of a delta of two parts
 MATRIX = 2  # dimensions; of a stack, pruning leaves no parts
 
 
@@ -136,7 +144,8 @@ class RepeatedMerge:
             if parts is not None and self._has_parts(name, number, keep):
                 low_rank, sparse = self._parts(name, number, keep, method)
                 lambda_ = deltas[number].scale or 0.0
-                both = (lambda_ * parts[0] * low_rank).add_(sparse, alpha=lambda_ * parts[1])
+                both = dense(sparse) * (lambda_ * parts[1])
+                add_scaled(both, low_rank, lambda_ * parts[0])
                 yield Term(both, 1.0)
                 continue
             delta = self._factors_of(name, number) if keep is None and takes_factors else None
@@ -145,7 +154,7 @@ class RepeatedMerge:
                 raise self._non_finite(name)
             yield Term(delta, scale)
 
-    def pieces(self, name: str, recipe: Recipe, *, parts: bool) -> list[tuple[Tensor, ...]]:
+    def pieces(self, name: str, recipe: Recipe, *, parts: bool) -> list[tuple[Delta, ...]]:
         """Return what of each delta can have a coefficient of its own; callers must not change it.
 
         Args:
@@ -190,20 +199,26 @@ class RepeatedMerge:
 
     def _parts(
         self, name: str, number: int, keep: Budget | None, method: Method
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[LowRankSparse, Tensor]:
         """Return a delta's low-rank and its sparse part."""
         own, made = method.pruner_spec if keep is not None else "", list[Delta]()
+        rows, columns = self.inputs.base.specs[name].shape
+        nothing = {
+            LEFT: torch.zeros(rows, 0), RIGHT: torch.zeros(0, columns),
+            PARTS[1]: torch.zeros(()).expand(rows, columns),
+        }  # fmt: skip
 
-        def part(low_rank: float, sparse: float) -> Tensor:
+        def part(which: str) -> Tensor:
             if not made:
                 made.append(self._pruned_delta(name, number, keep, method))
-            return weighted(made[0], low_rank, sparse)
+            found: Tensor | None = getattr(made[0], which)
+            return nothing[which] if found is None else accumulable(found)
 
-        key = (name, number, keep, own)
-        return (
-            self.cache.get((*key, PARTS[0]), lambda: part(1.0, 0.0)),
-            self.cache.get((*key, PARTS[1]), lambda: part(0.0, 1.0)),
+        left, right, sparse = (
+            self.cache.get((name, number, keep, own, which), partial(part, which))
+            for which in (LEFT, RIGHT, PARTS[1])
         )
+        return LowRankSparse(left, right), sparse
 
     def _factors_of(self, name: str, number: int) -> Delta | None:
         """Return a delta that is nothing but low-rank factors, which are not worth caching."""
