@@ -171,6 +171,10 @@ def test_splits_have_our_names_and_their_own(set_hub: Hub) -> None:
     add_set(set_hub, "google/fleurs", fleurs_files())
     assert manifest_splits(Path("hub:google/fleurs:ca_es")) == ("train", "dev", "test")
     assert manifest_splits(Path("hub:google/fleurs:ca_es:test")) == ()
+    add_table(set_hub, [{"audio": audio(0), "text": "the only split"}])
+    report = load_data([Path("hub:org/set")], language="ca")
+    assert texts(report.utterances) == ["the only split"]
+    assert ":test:" in report.hub[0]
     named = [read(f"hub:google/fleurs:ca_es:{name}") for name in ("dev", "validation")]
     assert named[0] == named[1] == read("hub:google/fleurs:ca_es", split="dev")
     assert len(read("hub:google/fleurs:ca_es", split="train")) == 6

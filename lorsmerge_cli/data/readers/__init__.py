@@ -76,6 +76,8 @@ def read_manifest(
         raise UsageFault("English is not translated into English.", "Give the spoken language.")
     reader = _reader(path, format, task)
     there = reader.splits(path)
+    if split is None and len(there) == 1:
+        split = there[0]
     if there and split not in there:
         split = next((ours for ours, names in SPLIT_NAMES.items() if split in names), split)
     if there and split not in there:

@@ -220,9 +220,9 @@ def _open(path: Path, split: str | None) -> _Table:
     from lorsmerge_cli.hub.data_sets import prepare_split, split_names
 
     reference = parse_reference(str(path))
-    wanted = reference.split or split
     found = _find(reference)
     names = split_names(found, reference.config)
+    wanted = reference.split or split or (names[0] if len(names) == 1 else None)
     aliases = next((known for known in SPLIT_NAMES.values() if wanted in known), (wanted,))
     name = next((name for name in (wanted, *aliases) if name in names), None)
     if name is None:
