@@ -177,15 +177,17 @@ def split_names(found: HubData, config: str | None) -> list[str]:
     """
     if found.reachable:
         return list(_data_files(found, config)[1])
-    here = [
-        folder.name
-        for folder in sorted(_folder(found, config, "*").parent.glob("*"))
-        if (folder / INFO).is_file()
-    ]
-    here += [name for name in _whole_splits(found, config) if name not in here]
+    here = cached_splits(found, config)
     if not here:
         raise _not_cached(found, f"The configuration {config or 'default'!r}")
     return here
+
+
+def cached_splits(found: HubData, config: str | None) -> list[str]:
+    """Return the names of the splits that `prepare_split` has at hand: no request, no library."""
+    folders = sorted(_folder(found, config, "*").parent.glob("*"))
+    ours = [folder.name for folder in folders if _arrow_files(folder, folder.name)]
+    return ours + [name for name in _whole_splits(found, config) if name not in ours]
 
 
 def prepare_split(found: HubData, config: str | None, split: str) -> PreparedSplit:

@@ -96,8 +96,9 @@ def test_fleurs_is_read_with_capitals_and_only_its_split_is_fetched(set_hub: Hub
     assert again.utterances == report.utterances
     assert again.hub == report.hub
     forget_lookups()
+    set_hub.calls.clear()
     assert read("hub:google/fleurs:ca_es:test") == rows
-    assert fetched(set_hub) == ["ca_es/test-00000-of-00001.parquet"]
+    assert [call.path for call in set_hub.calls] == ["/api/datasets/google/fleurs?blobs=true"]
 
 
 def test_fleurs_is_translated_by_the_english_text_of_each_sentence(set_hub: Hub) -> None:

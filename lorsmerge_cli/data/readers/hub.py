@@ -217,12 +217,16 @@ def _find(reference: HubReference) -> HubData:
 
 
 def _open(path: Path, split: str | None) -> _Table:
-    from lorsmerge_cli.hub.data_sets import prepare_split, split_names
+    from lorsmerge_cli.hub.data_sets import cached_splits, prepare_split, split_names
 
     reference = parse_reference(str(path))
     found = _find(reference)
-    names = split_names(found, reference.config)
-    wanted = reference.split or split or (names[0] if len(names) == 1 else None)
+    wanted = reference.split or split
+    names = cached_splits(found, reference.config)
+    if wanted not in names:
+        names = split_names(found, reference.config)
+    if wanted is None and len(names) == 1:
+        wanted = names[0]
     aliases = next((known for known in SPLIT_NAMES.values() if wanted in known), (wanted,))
     name = next((name for name in (wanted, *aliases) if name in names), None)
     if name is None:
