@@ -290,6 +290,9 @@ def _data_files(found: HubData, config: str | None) -> tuple[Any, Mapping[str, l
                 f"({_first_line(error)}).",
                 f"{page_of(found.repo, KIND)}/tree/main lists its files.",
             ) from error
+    in_folders = any("folder_based" in kind.__module__ for kind in type(builder).__mro__)
+    if in_folders and find_spec("torchcodec") is None:  # told before the files are fetched
+        raise _other_library(found, "torchcodec")
     start = f"hf://datasets/{found.repo}@{found.commit}/"
     files = {
         str(split): [str(name).removeprefix(start) for name in names]
@@ -389,19 +392,21 @@ def _preparation_fault(found: HubData, split: str, error: Exception) -> Lorsmerg
                 "Free some space, or set HF_DATASETS_CACHE to another folder.",
             )
         if isinstance(cause, ImportError):
-            line = command(
-                "hf", "download", found.repo, "--repo-type", KIND, "--local-dir", "FOLDER"
-            )
-            return LorsmergeError(
-                f"{found.repo}: to read this layout of files, `datasets` needs another library "
-                f"({_first_line(cause)}).",
-                f"Fetch the files with `{line}`, and give FOLDER as --data.",
-            )
+            return _other_library(found, _first_line(cause))
     if isinstance(error, ConnectionError | TimeoutError):
         return None
     return UnreadableFile(
         f"{found.repo}: the files of {split!r} cannot be read as a table ({_first_line(chain[-1])}).",
         f"Ask those who made it, at {page_of(found.repo, KIND)}/discussions.",
+    )
+
+
+def _other_library(found: HubData, reason: str) -> LorsmergeError:
+    """Return the fault of a layout that `datasets` does not read alone, and that we read from files."""
+    line = command("hf", "download", found.repo, "--repo-type", KIND, "--local-dir", "FOLDER")
+    return LorsmergeError(
+        f"{found.repo}: to read this layout of files, `datasets` needs another library ({reason}).",
+        f"Fetch the files with `{line}`, and give FOLDER as --data.",
     )
 
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from lorsmerge_cli.data.readers import manifest_splits, read_manifest
 from lorsmerge_cli.data.readers.hub import ArrowAudio, parse_reference
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import HubFault, LorsmergeError, UsageFault
+from lorsmerge_cli.hub import data_sets
 from lorsmerge_cli.inputs import FileIdentity
 
 SPOKEN = {"audio": AUDIO, "text": "string"}
@@ -455,6 +457,29 @@ def test_files_that_are_no_table(set_hub: Hub) -> None:
     told = failure("hub:org/bad::test")
     assert "the files of 'test' cannot be read as a table" in told
     assert f"{set_hub.url}/datasets/org/bad/discussions" in told
+
+
+def test_a_folder_of_audio_is_to_be_fetched(set_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"test/{n}.wav": sound(n) for n in range(2)}
+    add_set(
+        set_hub, "org/folder", files | {"test/metadata.csv": "file_name,text\n0.wav,a\n1.wav,b\n"}
+    )
+    monkeypatch.setitem(sys.modules, "torchcodec", None)  # whether it is installed or not
+    monkeypatch.setitem(sys.modules, "torchcodec.encoders", None)
+    told = failure("hub:org/folder::test", language="ca")
+    assert "`datasets` needs another library" in told
+    assert (
+        "`hf download org/folder --repo-type dataset --local-dir FOLDER`, and give FOLDER" in told
+    )
+
+
+def test_a_disk_that_is_too_small(set_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_table(set_hub, [{"audio": audio(0), "text": "x"}])
+    full = SimpleNamespace(disk_usage=lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(data_sets, "shutil", full)
+    told = failure("hub:org/set::test", language="ca")
+    assert "bytes of Arrow files to write, and" in told
+    assert "set HF_DATASETS_CACHE to a folder on a larger disk" in told
 
 
 def test_without_the_library_its_installation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

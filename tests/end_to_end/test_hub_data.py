@@ -66,6 +66,7 @@ def test_a_fine_tune_is_that_on_files(stocked: Hub, succeed: Callable) -> None:
     assert run["digests"] == read_json("wanted/run.json")["digests"]
     commit = commit_of(stocked, "org/speech")
     assert run["hub"] == [f"hub:org/speech@{commit}:mixed:train:audio=audio,text=text"]
+    succeed("lorsmerge push out you/out --dry-run")
 
 
 def test_scores_are_those_of_files_and_name_the_commit(stocked: Hub, succeed: Callable) -> None:
