@@ -222,7 +222,7 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
             )
         )
     for model, speed in report.speed.items():
-        console.line(f"{model}: {speed:.1f} s of audio a second")
+        console.line(f"{model}: {speed:.1f} s of audio a second ({_decoded_on(report, model)})")
     signatures = (score.signature for r in report.records for score in r.scores.values())
     for signature in dict.fromkeys(signatures):
         console.line(f"signature: {signature}")
@@ -230,6 +230,18 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
         console.line(f"signature: {report.settings['signature']}")
     if few := few_blocks(report.records):
         console.note(few)
+
+
+def _decoded_on(report: EvalReport, model: str) -> str:
+    """Return what a speed was measured on, in words."""
+    found = report.models[model]["decoded_on"]
+    count = found.get("threads", 0)
+    threads = f" with {count} thread{'s' if count > 1 else ''}" if count else ""
+    processes = f", {found['processes']} processes" if found["processes"] > 1 else ""
+    return (
+        f"RTFx; {found['dtype']} on {found['device']}{threads}{processes}, up to {found['batch_size']} "
+        "clips at a time, audio read and features made in it, no warm-up"
+    )
 
 
 def _summary(records: Sequence[Record]) -> None:

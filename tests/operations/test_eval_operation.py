@@ -890,6 +890,11 @@ def test_models_of_one_extractor_share_the_features(
     models = [find_model(folder / name, name=name) for name in ("base", "ca")]
     together = run(models, test_set)
     assert sorted(read) == sorted(names)
+    for name in ("base", "ca"):
+        on = together.models[name]["decoded_on"]
+        assert on | {"threads": 0} == {
+            "device": "cpu", "threads": 0, "dtype": "float32", "batch_size": 64, "processes": 1,
+        }  # fmt: skip
     other = tmp_path / "other"
     shutil.copytree(folder / "ca", other)
     config = json.loads((other / "processor_config.json").read_text())

@@ -51,7 +51,7 @@ from lorsmerge_cli.results.records import (
     metric_of,
     score,
 )
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers, fitting_batch
 from lorsmerge_cli.speech.features import Features, SharedFeatures
 from lorsmerge_cli.speech.memory import limited
 from lorsmerge_cli.speech.model import SpeechModel
@@ -132,11 +132,11 @@ def run_evaluation(
                 "suppressed tokens is used."
             )
         decoding = first[1] if same else own[1]
-        origins[model.name] = run.origin
         for test_set in test_sets:
             rows += run.answer(test_set, decoding, features, lambda done: progress(done, count))
         if run.decoded_seconds:
             speed[model.name] = run.decoded_seconds / run.elapsed
+        origins[model.name] = run.origin(decoding)
         run.close()
     settings = settings_of(first[1] if first else asked, scoring, dtype) | _about(test_sets)
     report = _report(
@@ -248,12 +248,25 @@ class _Run:
         assert self._speech is not None
         return self._speech
 
-    @property
-    def origin(self) -> dict[str, Any]:
-        """Identity of the weights, and how they were made, as far as is known."""
+    def origin(self, decoding: DecodingSettings) -> dict[str, Any]:
+        """Return the identity of the weights, how they were made and on what they were run."""
         source = self.source
         made = made_from(source.checkpoint, source.applied, source.method, source.coef)
-        return {"identity": self.identity, "made_from": made}
+        found = {"identity": self.identity, "made_from": made}
+        return found | ({"decoded_on": self._decoded_on(decoding)} if self.decoded_seconds else {})
+
+    def _decoded_on(self, decoding: DecodingSettings) -> dict[str, Any]:
+        """Return what the speed depends on, beside the model and the beams."""
+        device = self.speech.model.device
+        where: dict[str, Any] = {"device": device.type, "threads": torch.get_num_threads()}
+        if device.type == "cuda":
+            where = {"device": torch.cuda.get_device_name(device)}
+        batch = decoding.batch_size or fitting_batch(self.speech, decoding.beam, decoding.memory)
+        return where | {
+            "dtype": self.dtype,
+            "batch_size": batch,
+            "processes": self.state.num_processes,
+        }
 
     def answer(
         self,
