@@ -24,7 +24,7 @@ test-lowest:  ## some of the tests, on the lowest versions that pyproject.toml a
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -W ignore::DeprecationWarning $(LOWEST_TESTS)
 
 slow: $(READY)  ## those that take more than a few seconds
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(SLOW)
 
 lint: $(READY)
 	$(BIN)/ruff check .
