@@ -222,7 +222,8 @@ class TallVector:
 
     Attributes:
         provenance: of the task's own delta, with the base of the file and digests of the training
-            data of all tasks, as the sum has learnt from all of it.
+            data of all tasks, as the sum has learnt from all of it. Without that delta's pruning:
+            what the mask keeps has the other deltas' elements too.
     """
 
     def __init__(self, file: TallFile, index: int) -> None:
@@ -243,7 +244,7 @@ class TallVector:
         digests = {"digests": sketches_document(union(trained))} if trained else {}
         origin = file.origin.provenance
         self.provenance = replace(
-            own, base_name=origin.base_name, base=origin.base,
+            own, base_name=origin.base_name, base=origin.base, pruning={},
             history=(*own.history, *origin.history), training=dict(own.training) | digests,
         )  # fmt: skip
         self.finetuned_dtype = own.finetuned_dtype

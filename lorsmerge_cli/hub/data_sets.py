@@ -23,6 +23,7 @@ from typing import Any
 
 from huggingface_hub import constants
 from huggingface_hub.errors import RevisionNotFoundError
+from yaml import YAMLError
 
 from lorsmerge_cli.errors import (
     HubFault,
@@ -43,6 +44,8 @@ CONVERTED = "refs/convert/parquet"  # where the Hub keeps the Parquet that it ma
 PARTIAL = re.compile(r"(^|/)partial-")  # folder of a split that it made of the first 5 GB alone
 INFO = "dataset_info.json"  # beside Arrow files that are complete
 SAFE = re.compile(r"[\w.-]+")  # names of configurations and splits that can be folders
+# what `datasets` raises, beside ValueError, of a card that it does not understand
+MALFORMED = (AttributeError, ImportError, KeyError, RecursionError, TypeError, YAMLError)
 INSTALL = "Install it with `pip install 'lorsmerge[hub]'`."
 
 
@@ -290,6 +293,8 @@ def _data_files(found: HubData, config: str | None) -> tuple[Any, Mapping[str, l
                 f"({_first_line(error)}).",
                 f"{page_of(found.repo, KIND)}/tree/main lists its files.",
             ) from error
+        except MALFORMED as error:
+            raise _unusable(found, error) from error
     in_folders = any("folder_based" in kind.__module__ for kind in type(builder).__mro__)
     if in_folders and find_spec("torchcodec") is None:  # told before the files are fetched
         raise _other_library(found, "torchcodec")
@@ -320,25 +325,39 @@ def _builder(datasets: Any, found: HubData, config: str | None) -> Any:
     return datasets.load_dataset_builder(found.repo, revision=found.commit, data_dir=config)
 
 
-def _no_config(datasets: Any, found: HubData, config: str | None, error: Exception) -> UsageFault:
+def _no_config(
+    datasets: Any, found: HubData, config: str | None, error: Exception
+) -> LorsmergeError:
     """Return the fault of a configuration that is missing, or not named where there are several."""
     if found.converted:
         configs = found.folders
     else:
-        configs = list(datasets.get_dataset_config_names(found.repo, revision=found.commit))
-    if config is None and configs:
+        try:
+            with hub_faults(found.repo, found.revision, kind=KIND):
+                configs = list(datasets.get_dataset_config_names(found.repo, revision=found.commit))
+        except (ValueError, *MALFORMED) as malformed:
+            return _unusable(found, malformed)
+    if config is None and len(configs) > 1:
         shown = ", ".join(configs)
         return UsageFault(
             f"{found.repo} has several configurations, and none is named.",
             f"Write hub:{found.repo}:CONFIG with one of: {shown}.",
         )
-    if config in configs or not configs:
-        return UsageFault(f"{found.repo} cannot be used by `datasets`: {_first_line(error)}.")
+    if config is None or config in configs or not configs:
+        return _unusable(found, error)
     hint = did_you_mean(str(config), configs).strip()
     hint += "" if hint.startswith("Known") else f" Known: {', '.join(configs)}."
     if configs == ["default"]:
         hint = f"It has one alone: write hub:{found.repo}::SPLIT, without a name."
     return UsageFault(f"{found.repo} has no configuration {config!r}.", hint)
+
+
+def _unusable(found: HubData, error: Exception) -> LorsmergeError:
+    """Return the fault of a data set whose card or files `datasets` does not understand."""
+    return UnreadableFile(
+        f"{found.repo} cannot be used by `datasets`: {_first_line(error)}.",
+        f"Ask those who made it, at {page_of(found.repo, KIND)}/discussions.",
+    )
 
 
 def _convert(found: HubData, builder: Any, split: str, names: Sequence[str], folder: Path) -> None:

@@ -131,7 +131,10 @@ def _marks(text: str) -> str:
 
 
 def _english(text: str) -> str:
-    return str(_english_normaliser()(text))
+    try:
+        return str(_english_normaliser()(text))
+    except ValueError:  # a number of more than 4,300 digits, which Python refuses to read
+        return str(_english_normaliser(numbers=False)(text))
 
 
 def _turkish(text: str) -> str:
@@ -176,7 +179,10 @@ def _whisper_normaliser(keep_marks: bool = False) -> BasicTextNormalizer:
 
 
 @cache
-def _english_normaliser() -> EnglishTextNormalizer:
+def _english_normaliser(numbers: bool = True) -> EnglishTextNormalizer:
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-    return EnglishTextNormalizer(read_json(SPELLING))
+    normaliser = EnglishTextNormalizer(read_json(SPELLING))
+    if not numbers:
+        normaliser.standardize_numbers = str  # type: ignore[assignment]
+    return normaliser

@@ -139,9 +139,11 @@ def _unfit(recipe: Recipe) -> Iterator[LorsmergeError]:
     method = recipe.method or method_of(ratios)
     if not method_faults(method) and not find_method(method).statistics:
         weighing = [name for name, entry in METHODS.items() if entry.statistics]
+        other = f", or give --method {' or '.join(weighing)}"
+        of_masks = any(entry.for_task for entry in recipe.deltas)  # which take no method
         yield UsageFault(
             f"Method {method} needs no audio, and --calibrate is given.",
-            f"Omit --calibrate, or give --method {' or '.join(weighing)}.",
+            f"Omit --calibrate{'' if of_masks else other}.",
         )
     if recipe.stats:
         yield UsageFault(

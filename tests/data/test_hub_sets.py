@@ -397,6 +397,30 @@ def test_sets_that_are_not_there(
     assert "/datasets/org/set/refs lists" in failure("hub:org/set@v9::test")
 
 
+@pytest.mark.parametrize(
+    ("card", "words"),
+    [
+        ("configs: 7", "Expected configs to be a list"),
+        ("configs:\n- 3", "not iterable"),
+        ("configs: &a\n- *a", "config_name"),
+        ("configs: [", ""),
+        ("configs:\n- config_name: ../../evil\n  data_files: data/*", "Bad characters"),
+        ("configs:\n- config_name: a\n  data_files: 5", "Expected data_files in YAML"),
+        ("dataset_info:\n  features: 5", "Expected a dict or a list"),
+        ("dataset_info:\n  features:\n  - name: audio\n    dtype: ear", "Feature type 'Ear'"),
+    ],
+)
+def test_cards_that_the_library_does_not_understand(set_hub: Hub, card: str, words: str) -> None:
+    rows = [{"audio": audio(0), "text": "x"}]
+    files = {"data/test-00000-of-00001.parquet": table(rows, SPOKEN)}
+    add_set(set_hub, "org/set", {"README.md": f"---\n{card}\n---\n", **files})
+    for reference in ("hub:org/set", "hub:org/set:a:test", "hub:org/set::test"):
+        found = failure(reference, language="ca")
+        assert "org/set cannot be used by `datasets`: " in found
+        assert words in found
+        assert "/datasets/org/set/discussions." in found
+
+
 def test_gated_sets_say_how_to_accept(set_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     add_table(set_hub, [{"audio": audio(0), "text": "x"}], name="other/set", gated=True)
     told = failure("hub:other/set::test", language="ca")

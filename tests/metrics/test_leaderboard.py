@@ -85,6 +85,8 @@ def test_any_text_is_normalised_as_by_other_means(text: str, language: str) -> N
 def test_numbers_too_long_to_spell_stay_digits() -> None:
     digits = "9" * 5000
     assert normalise(f"a {digits}", "leaderboard:de") == f"a {digits}"
+    for how in ("english", "leaderboard:en"):  # whose rules would read it as a number
+        assert normalise(f"The colour {digits}, isn't it?", how) == f"the color {digits} is not it"
 
 
 def test_compounds() -> None:

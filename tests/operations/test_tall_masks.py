@@ -147,6 +147,7 @@ def test_pruned_deltas_adapters_of_experts_and_blocks(
         other = TallFile(Path("dense.delta")).vector(f"{name}-p")
         for tensor in (FC1, BIAS, CONV):
             assert torch.allclose(one.read(tensor), other.read(tensor), atol=1e-7)
+        assert one.provenance.pruning == {}  # of one delta: the sum has the others' elements too
 
 
 def test_stacked_experts_and_empty_tensors(small: Path) -> None:
@@ -277,6 +278,12 @@ def test_no_task_and_another_task(small: Path) -> None:
 def test_settings_beside_it(small: Path, settings: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageFault, match=f"and {named} ha(s|ve) no use beside it"):
         merge("base", from_masks="tall.delta", for_task="ca", **settings)
+
+
+def test_audio_beside_it(small: Path) -> None:
+    tall_masks("base", DELTAS, "tall.delta")
+    with pytest.raises(UsageFault, match=r"--calibrate is given\. Omit --calibrate\.$"):
+        merge("base", from_masks="tall.delta", for_task="ca", calibrate="x.jsonl")
 
 
 def test_it_is_no_delta_and_no_checkpoint(small: Path) -> None:
