@@ -16,6 +16,9 @@ from lorsmerge_cli.core.pruning import PRUNERS
 from lorsmerge_cli.errors import UsageFault
 
 METHOD_NAMES = "; ".join(f"{name}: {method.title}" for name, method in METHODS.items())
+WITHOUT_AUDIO = "; ".join(
+    f"{name}: {method.title}" for name, method in METHODS.items() if not method.statistics
+)
 WITHOUT_RATIOS = "; ".join(
     f"{name}: {method.title}"
     for name, method in METHODS.items()

@@ -165,8 +165,16 @@ def evaluate(
     if report.main:
         console.warning(*report.warnings)
         console.result(report.to_dict(), lambda: _show(report, worst, verbose))
-        if output is not None:
-            console.note(f"wrote {output}")
+        console.note(*_notes(part, hypotheses, output))
+
+
+def _notes(part: tuple[int, int], hypotheses: Path | None, output: Path | None) -> list[str]:
+    """Return what is said below the scores: of which part they are, and where they were written."""
+    of_part = (
+        f"these scores are of part {part[0]} of {part[1]}, not of the whole test set: `lorsmerge eval "
+        f"--score-only` joins the parts' files, {hypotheses} and the others"
+    )
+    return [*([of_part] if part[1] > 1 else []), *([] if output is None else [f"wrote {output}"])]
 
 
 def _hypothesis_files(
@@ -213,8 +221,8 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
     for a, b, metric, test, pairs in report.comparisons:
         console.line(
             f"{a.dataset} {a.language} {a.task}: {metric.name} of {b.model} less {a.model} "
-            f"{test.difference:+.2f} ({test.interval.low:+.2f} to {test.interval.high:+.2f}), "
-            f"p = {test.p_value:.2g}, {test.blocks} {a.block_unit}"
+            f"{test.difference:+.2f} (95% interval {test.interval.low:+.2f} to "
+            f"{test.interval.high:+.2f}), p = {test.p_value:.2g}, {test.blocks} {a.block_unit}"
             + (
                 ""
                 if pairs is None

@@ -169,7 +169,7 @@ def _show_tall(report: TallReport) -> None:
         ]
         for task, kept in zip(origin.tasks, report.kept, strict=True)
     ]
-    console.table(["task", "language", "sort", "lambda", "kept"], rows, left=(0, 1, 2))
+    console.table(["--for", "language", "task", "lambda", "kept"], rows, left=(0, 1, 2))
     console.line(f"{report.unkept:.1%} of the elements are kept by no mask")
     base, task = source.base_name, origin.tasks[0].name
     made = command(

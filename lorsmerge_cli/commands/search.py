@@ -50,13 +50,13 @@ def search(
         "--method", metavar="NAMES", help="The method of all merges, or several to choose from "
         "(lors,ties,tsv_m; may be repeated), with parameters after a colon (lors+iso_c, ties:k=0.3); "
         "one that takes ratios needs their values. By default what each trial's ratios imply. "
-        f"{options.METHOD_NAMES}.")] = None,
+        f"{options.WITHOUT_AUDIO}.")] = None,
     per_delta: Annotated[str, _space(
         "--per-delta", metavar="KINDS", help="Comma-separated choice of svp, mp and scale: what is "
         "searched for each delta separately.")] = "",
     by: Annotated[str, _space(
-        "--by", metavar="WHAT", help="Comma-separated choice of half, module and depth: search for "
-        "a lambda for each half of the model (encoder, decoder), for each module (self-attention, "
+        "--by", metavar="WHAT", help="Comma-separated choice of half, module, depth and part: search "
+        "for a lambda for each half of the model (encoder, decoder), for each module (self-attention, "
         "cross-attention, MLP, the rest), for each module of each half with both; depth adds a "
         "beta by which lambda grows from the first block to the last; part adds a lambda of the "
         "low-rank and one of the sparse part of deltas pruned by --svp and --mp. With --per-delta "
@@ -220,15 +220,20 @@ def _show_plan(plan: SearchPlan) -> None:
     settings, count = plan.settings, len(plan.rows)
     rows = [[name, _values(values)] for name, values in plan.space.parameters.items()]
     console.table(["parameter", "values"], rows, left=(0, 1))
+    if settings.learns:
+        _show_steps(plan)
+    else:
+        console.line(
+            f"would try {plan.trials} merges of {len(plan.space.deltas)} deltas by {settings.sampler}, "
+            f"{_counted(len(plan.points), 'known point')} first, and keep them in {plan.study_shown}"
+        )
+        parts = ", ".join(str(len(part)) for part in plan.parts)
+        stops = f", and those far behind after less of them ({parts})" if plan.parts[1:] else ""
+        console.line(
+            f"each is scored on {count} utterances of the dev set, {plan.seconds / 60:.1f} minutes, by "
+            f"{plan.goal.rank_by}: {plan.trials * count:,} in all at most{stops}"
+        )
     console.line(
-        f"would try {plan.trials} merges of {len(plan.space.deltas)} deltas by {settings.sampler}, "
-        f"{_counted(len(plan.points), 'known point')} first, and keep them in {plan.study_shown}"
-    )
-    parts = ", ".join(str(len(part)) for part in plan.parts)
-    stops = f", and those far behind after less of them ({parts})" if plan.parts[1:] else ""
-    console.line(
-        f"each is scored on {count} utterances of the dev set, {plan.seconds / 60:.1f} minutes, by "
-        f"{plan.goal.rank_by}: {plan.trials * count:,} in all at most{stops}",
         f"then the best {settings.finalists} by beam search ({settings.beam}), what they have to beat, and "
         "the base",
     )
@@ -237,6 +242,19 @@ def _show_plan(plan: SearchPlan) -> None:
     console.line(
         f"memory: {console.size(plan.model_size)} for the model; pruned deltas and features are kept "
         "as far as there is more"
+    )
+
+
+def _show_steps(plan: SearchPlan) -> None:
+    """Show what a search that learns would do: its trials are no merges tried apart."""
+    first, second = (len(half) for half in plan.halves)
+    beta = " and a beta" if "depth" in plan.space.by else ""
+    lambdas = _counted(len(plan.space.lambdas()), "lambda") + beta
+    console.line(
+        f"would learn {lambdas} for {len(plan.space.deltas)} deltas, from {plan.space.start or 0:g} on, in "
+        f"{_counted(plan.trials, 'trial')} at most, and keep them in {plan.study_shown}",
+        f"each step learns from {min(plan.clips, first)} of {first} utterances of the dev set; the loss "
+        f"of the other {second} says which is best, and when to stop",
     )
 
 
@@ -296,9 +314,9 @@ def _show(report: SearchReport, verbose: bool) -> None:
         if len(goal.tasks) > 1
         else "best"
     )
+    early = "" if report.plan.settings.learns else f" ({stopped} stopped early{repeated})"
     console.line(
-        f"{first}: {best.trial.name} of {len(report.trials)} ({stopped} stopped early"
-        f"{repeated}): {_named(goal, best.values)}"
+        f"{first}: {best.trial.name} of {len(report.trials)}{early}: {_named(goal, best.values)}"
     )
     _show_chosen(report)
     if report.base is not None:
@@ -362,7 +380,7 @@ def _show_trials(report: SearchReport, rows: Sequence[TrialRow]) -> None:
     elif any(row.title for row in rows):
         console.line(
             "paper: lambda 0.15, r and p from the middle of its tables; 1/T: the same r and p, lambda "
-            "1 / number of deltas; authors' script: lambda 0.2, r 0.01, p 0.2.\n"
+            "1 / number of deltas; authors' script: lambda 0.2, r 0.01, p 0.2; near: the nearest that the values allow.\n"
         )
 
 
@@ -401,6 +419,11 @@ def _show_learned(report: SearchReport, verbose: bool) -> None:
     console.table(["", "", *names], rows)
     if BETA in best.point:
         console.line(f"beta: {_value(best.point[BETA])}\n")
+    if best is report.trials[-1] and len(report.trials) == report.plan.trials:
+        console.note(
+            "the loss was still falling at the last trial: the same command with a larger --trials, and "
+            "--force, goes on from there"
+        )
     _tell_ends(report, best)
 
 
@@ -441,5 +464,10 @@ def _show_finalists(report: SearchReport) -> None:
     blocks = max(finalist.blocks for finalist in report.finalists[0].differences)
     console.line(
         f"±: standard error of the paired difference, over {blocks} speakers (or utterances without "
-        "one). =: within one standard error of the best.\n"
+        "one). =: within one standard error of the best."
     )
+    if any(finalist.trial.name.startswith("control of ") for finalist in report.finalists):
+        console.line(
+            "control: task arithmetic with one lambda for all, and a step of the same length."
+        )
+    console.line("")

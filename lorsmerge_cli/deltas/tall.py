@@ -174,7 +174,7 @@ class TallFile:
                 else f"{path} is not a file of TALL masks.",
                 "Update lorsmerge."
                 if later
-                else "`lorsmerge merge BASE DELTA... --masks 0.4` makes one.",
+                else "`lorsmerge merge BASE DELTA... --masks 0.6` makes one.",
             )
         try:
             self.origin = _origin(self._file.metadata)

@@ -343,7 +343,7 @@ def _masked(file: FilePath | None, task: str | None, others: Sequence[str]) -> D
     if file is None:
         raise UsageFault(
             f"--for {task} is the task of a file of TALL masks, and none is given.",
-            "Give it with --from; `lorsmerge merge BASE DELTA... --masks 0.4 -o x.delta` makes one.",
+            "Give it with --from; `lorsmerge merge BASE DELTA... --masks 0.6 -o x.delta` makes one.",
         )
     if others:
         raise UsageFault(

@@ -456,7 +456,9 @@ def test_few_speakers_are_said_beside_an_interval_and_a_test(
         "-o r.json"
     )
     assert "+-: standard error of the average, over " in ended.out
-    assert re.search(r"WER of ca less base .*, p = [\d.]+, 2 speakers", ended.out)
+    assert re.search(
+        r"WER of ca less base .* \(95% interval .*\), p = [\d.]+, 2 speakers", ended.out
+    )
     assert (
         "intervals from under 10 are wide, and a paired test of 2 has no p below 0.5"
         in " ".join(ended.err.split())
@@ -518,3 +520,10 @@ def test_seeds_of_the_bootstrap_draw_the_same_rows(files: Path, succeed: Callabl
     first = drawn("")
     assert drawn("--seed 1") == first
     assert any(drawn(f"--data-seed {number}") != first for number in (1, 2, 3))
+
+
+def test_scores_of_a_shard_say_that_they_are_of_a_part(files: Path, succeed: Callable) -> None:
+    said = " ".join(succeed(BASE + "--shard 1/2 --hypotheses one.jsonl").err.split())
+    assert "these scores are of part 1 of 2, not of the whole test set" in said
+    assert "joins the parts' files, one.jsonl and the others" in said
+    assert "part 1" not in succeed(BASE + "--hypotheses all.jsonl").err

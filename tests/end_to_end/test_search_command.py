@@ -120,6 +120,36 @@ def test_a_second_run_goes_on_and_the_table_names_the_best(files: Path, succeed:
     assert re.search(r"^best: trial \d of 3 \(0 stopped early\): BLEU \d+\.\d\d$", second.out, re.M)
     assert "paper" in second.out
     assert "1/T" in second.out
+    assert "control: " not in second.out  # one lambda for all is its own
+
+
+def test_a_search_that_learns_says_so_before_and_whether_more_steps_may_help(
+    files: Path, succeed: Callable
+) -> None:
+    """Its trials are steps on one half of the dev set, not merges scored on all of it."""
+    line = SEARCH + "--sampler gradient --by half,depth --trials 2 --clips 2 -o learned.toml "
+    planned = " ".join(succeed(line + "--dry-run").out.split())
+    assert (
+        "would learn 2 lambdas and a beta for 2 deltas, from 0.15 on, in 2 trials at most"
+        in planned
+    )
+    assert re.search(r"each step learns from 2 of \d+ utterances of the dev set; the loss", planned)
+    assert "known point" not in planned
+    done = succeed(line)
+    losses = [float(loss) for loss in re.findall(r"trial \d: .* loss ([\d.]+) at", done.err)]
+    falling = "the loss was still falling at the last trial" in " ".join(done.err.split())
+    assert falling == (losses[1] < losses[0])
+    assert "stopped early" not in done.out
+    assert ("control of trial 2" in done.out) == (
+        "control: task arithmetic with one lambda for all, and a step of the same length."
+        in done.out
+    )
+
+
+def test_help_lists_no_method_that_a_search_refuses(shell: Callable) -> None:
+    shown = shell("lorsmerge search --help").out
+    assert "Model Stock" in shown
+    assert "RegMean" not in shown
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,6 +68,7 @@ def test_inspect(tiny: Path, succeed: Callable[[str], Ended]) -> None:
     shown = succeed("lorsmerge inspect tall.delta ca.delta").out
     assert "tall.delta: TALL masks of 2 tasks at threshold 0.4, of " in shown
     assert f"made by: {MAKE}" in shown
+    assert re.search(r"^ --for +language +task +lambda +kept *$", shown, re.M)
     assert "kept by no mask" in shown
     assert "--from tall.delta --for ca -o ca/" in shown
     document = json.loads(succeed("lorsmerge inspect tall.delta --json").out)["files"][0]
