@@ -39,20 +39,32 @@ def methods() -> None:
 def _show(rows: list[MethodRow], coefficients: list[RuleRow]) -> None:
     from lorsmerge_cli.core.parameters import shown
 
+    console.table(  # two tables, as no terminal is wide enough for both side by side
+        ["method", "added to the base", "paper (arXiv)"],
+        [[row.name, row.formula, row.paper] for row in rows],
+        left=(0, 1, 2),
+    )
+    console.line(
+        "t_i: lambda_i times delta i of one tensor; T: the number of deltas; U, s, V: singular vectors "
+        "and values.\n"
+    )
     console.table(
-        ["method", "as a part", "added to the base", "lambda", "takes", "deltas held", "others",
-         "paper (arXiv)"],
+        ["method", "as a part", "lambda", "takes", "deltas held", "others"],
         [
             [
                 row.name,
                 f"--prune {row.pruner}" if row.pruner else f"--combine {row.combiner}",
-                row.formula, f"{row.scale:g}", " ".join(f"--{option}" for option in row.takes),
-                "all" if row.holds_all else "one", row.rest, row.paper,
+                f"{row.scale:g}", " ".join(f"--{option}" for option in row.takes),
+                "all" if row.holds_all else "one", row.rest,
             ]
             for row in rows
         ],
-        left=(0, 1, 2, 4, 6, 7),
+        left=(0, 1, 3, 5),
     )  # fmt: skip
+    console.line(
+        "--stats: or --calibrate AUDIO, which makes the statistics. deltas held: in memory at a time, of "
+        "one tensor. others: how tensors are combined that are no matrices, or have no statistics.\n"
+    )
     owners: dict[Parameter, list[str]] = {}
     for row in rows:
         for parameter in row.parameters:

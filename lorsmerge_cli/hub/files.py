@@ -185,8 +185,12 @@ def _not_here(repo: str, fault: HubFault, kind: str) -> HubFault:
         reason = what.removeprefix(f"{repo}: ")
         here = "neither a local file or folder nor" if kind == "model" else "not"
         what = f"{repo} is {here} in {constants.HF_HUB_CACHE}; {reason}"
-        if not isinstance(error, OfflineModeIsEnabled):
-            remedy = "Check the network and try again later, or give a local path."
+        offline = isinstance(error, OfflineModeIsEnabled)
+        first = "Unset it" if offline else "Check the network and try again later"
+        remedy = (
+            f"{first}, or run the command once where the Hub can be reached and with the same HF_HOME, "
+            "which keeps what it fetches, or give a local path."
+        )
     elif isinstance(error, RepositoryNotFoundError) or (refused and get_token() is None):
         what = f"{repo} is not a local file or folder. {what}" if kind == "model" else what
     elif refused:

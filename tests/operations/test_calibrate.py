@@ -239,7 +239,8 @@ def test_data_that_does_not_fit(given, words: str) -> None:
         ({"calibrate": ()}, "give each with --stats; or let `merge` make them: --calibrate AUDIO"),
         ({"calibrate": "nowhere.jsonl"}, "There is no data set nowhere.jsonl"),
         ({"calibrate": "ca=data/zh.jsonl", "deltas": ["ca.delta"]},
-         "for the delta ca: .* has the language zh, and the delta's is ca. Give audio of its language"),
+         "for the delta ca: .* has the language zh, and the delta's is ca. Give audio of its language "
+         "by --calibrate ca=DATA"),
         ({"output": "data"}, "data"),
         ({"scale": 1e39}, "scale"),
     ],

@@ -50,3 +50,12 @@ def test_the_command_prints_them_all() -> None:
     ties = next(row for row in document["methods"] if row["name"] == "ties")
     assert (ties["pruner"], ties["combiner"], ties["rest"]) == ("", "ties", "ties")
     assert [(p["name"], p["default"]) for p in ties["parameters"]] == [("k", 0.2)]
+
+
+def test_the_tables_explain_their_symbols_and_no_row_is_wider_than_a_wide_terminal() -> None:
+    """One table of everything took 200 columns, and folded to a letter or two in 80."""
+    shown = CliRunner().invoke(app, ["methods"]).stdout
+    assert "t_i: lambda_i times delta i of one tensor; T: the number of deltas" in shown
+    assert "--stats: or --calibrate AUDIO" in shown
+    rows = [line for line in shown.splitlines() if line.startswith(" ")]
+    assert max(len(line.rstrip()) for line in rows) <= 160

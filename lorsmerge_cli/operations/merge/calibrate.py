@@ -96,7 +96,7 @@ def _planned(
         what = ASKED.sub(r"and the delta's is \1", fault.what)
         raise UsageFault(
             f"--calibrate, for the delta {name}: {what}",
-            f"Give audio of its language by {name}=DATA, or take its statistics by `lorsmerge stats`, "
+            f"Give audio of its language by --calibrate {name}=DATA, or take its statistics by `lorsmerge stats`, "
             "which has more options, and give those of all with --stats.",
         ) from None
     return replace(found, warnings=tuple(f"{name}: {text}" for text in found.warnings))
