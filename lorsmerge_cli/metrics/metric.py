@@ -106,7 +106,7 @@ class Metric(CorpusScore):
         statistics: of each row, (rows, columns); they add up over rows.
         signature: of scores in a language: everything they depend on, in sacreBLEU's form (Post
             2018).
-        unit_aligned: what is aligned to count errors, `word` or `char`; empty where no errors are.
+        segments: whether errors of words are counted, of which segments of utterances are compared.
         first_for: languages of which it is the task's reported metric.
         details: counts behind a score, by name.
         only_asked: whether it is computed only where it is asked for.
@@ -118,7 +118,7 @@ class Metric(CorpusScore):
     task: str
     statistics: Callable[[Sequence[Scored], Scoring], Floats]
     signature: Callable[[str, Scoring], str]
-    unit_aligned: str = ""
+    segments: bool = False
     first_for: frozenset[str] = frozenset()
     details: Callable[[Sequence[Scored], Scoring], dict[str, Any]] = lambda rows, scoring: {}
     only_asked: bool = False

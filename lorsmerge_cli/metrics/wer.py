@@ -148,7 +148,7 @@ def _error_rate(name: str, unit: str, first_for: frozenset[str] = frozenset()) -
 
     return Metric(
         name=name, task="asr", unit="%", higher_is_better=False, statistics=statistics,
-        score=lambda sums: 100 * ratio(sums), signature=signature, unit_aligned=unit, first_for=first_for,
+        score=lambda sums: 100 * ratio(sums), signature=signature, segments=unit == "word", first_for=first_for,
         details=partial(_details, unit),
     )  # fmt: skip
 
@@ -185,6 +185,6 @@ WER = _error_rate("WER", "word")
 CER = _error_rate("CER", "char", CHARACTER_LANGUAGES)
 # Match error rate (Morris, Maier & Green 2004): what share of the aligned places is wrong, at most 100 %.
 MER = replace(
-    WER, name="MER", statistics=_match_errors, columns=3, size=2, highest=100.0, unit_aligned="",
+    WER, name="MER", statistics=_match_errors, columns=3, size=2, highest=100.0, segments=False,
     details=lambda rows, scoring: {}, only_asked=True,
 )  # fmt: skip

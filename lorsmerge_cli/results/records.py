@@ -14,7 +14,12 @@ from lorsmerge_cli.metrics import metrics_of
 from lorsmerge_cli.metrics.looping import is_looping
 from lorsmerge_cli.metrics.mapsswe import MatchedPairs, matched_pairs, segment_errors
 from lorsmerge_cli.metrics.metric import Metric, Scoring
-from lorsmerge_cli.metrics.normalisation import AUTO, normalisation_for, normalise
+from lorsmerge_cli.metrics.normalisation import (
+    AUTO,
+    leaderboard_language,
+    normalisation_for,
+    normalise,
+)
 from lorsmerge_cli.metrics.significance import (
     FEW,
     Comparison,
@@ -180,7 +185,9 @@ def compare(
 
 
 def matched_segments(a: Record, b: Record, scoring: Scoring, metric: Metric) -> MatchedPairs | None:
-    """Return the matched-pairs test of two systems on one test set; None unless errors are counted.
+    """Return the matched-pairs test of two systems on one test set, over segments.
+
+    None unless the metric is of words, as they stand: the leaderboard's rules join some.
 
     Args:
         a: the first system's record.
@@ -188,19 +195,17 @@ def matched_segments(a: Record, b: Record, scoring: Scoring, metric: Metric) -> 
         scoring: normalisation.
         metric: whose errors are counted.
     """
-    if not metric.unit_aligned:
-        return None
     how = normalisation_for(a.language, scoring.normalisation)
-
-    def units(text: str) -> list[str]:
-        words = normalise(text, how).split()
-        return list("".join(words)) if metric.unit_aligned == "char" else words
-
+    if not metric.segments or leaderboard_language(how):
+        return None
     return matched_pairs(
         segment
         for first, second in zip(a.rows, b.rows, strict=True)
         for segment in segment_errors(
-            units(first.reference), units(first.hypothesis), units(second.hypothesis)
+            *(
+                normalise(text, how).split()
+                for text in (first.reference, first.hypothesis, second.hypothesis)
+            )
         )
     )
 

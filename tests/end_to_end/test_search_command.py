@@ -25,7 +25,7 @@ from speech_models import make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli import console, delta
 from lorsmerge_cli.operations.search import run as search_operation
-from lorsmerge_cli.speech import decoding
+from lorsmerge_cli.speech import decoding, memory
 
 WORK, USAGE = 1, 2  # exit codes
 PATIENCE = 180  # seconds
@@ -299,11 +299,12 @@ def test_two_processes_share_a_grid_and_do_no_point_twice(files: Path, start: Ca
     assert len(trials_of("s.journal", TrialState.COMPLETE)) == 18
 
 
-@pytest.mark.parametrize(("option", "sizes"), [("", {64}), (" --memory 1MB", {1})])
+@pytest.mark.parametrize(("option", "sizes"), [("", {64}), (" --memory 1000010KB", {1})])
 def test_memory_by_hand_decides_the_batches(
     files: Path, succeed: Callable, monkeypatch: pytest.MonkeyPatch, option: str, sizes: set[int]
 ) -> None:
-    """More than a megabyte is in use; the tiny model's utterances fit in their dozens otherwise."""
+    """10 KB are left; the tiny model's utterances fit in their dozens otherwise."""
+    monkeypatch.setattr(memory, "_used", lambda: (10**9, 10**9))
     chosen = []
     real = decoding.fitting_batch
 

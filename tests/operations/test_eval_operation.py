@@ -927,3 +927,19 @@ def test_shards_are_joined_to_the_scores_of_the_whole(
     assert "6 of 10 utterances" in rescore(files[1:], scoring=SCORING).warnings[0]
     with pytest.raises(Mismatch, match=r"in lines 1\.jsonl:1, 1\.jsonl:1"):
         rescore([files[0], files[0]], scoring=SCORING)
+
+
+def test_segments_are_of_words_as_they_stand(
+    base: ModelSource, folder: Path, test_set: TestSet
+) -> None:
+    models = [base, find_model(folder / "ca", name="ca")]
+    for normalisation, asked, expected in (
+        ("auto", ("cer",), {"WER": True, "CER": False, "BLEU": False}),
+        ("leaderboard", (), {"WER": False, "CER": False, "BLEU": False}),
+    ):
+        scoring = replace(SCORING, normalisation=normalisation, metrics=asked)
+        report = run(models, test_set, scoring=scoring, compared=("base", "ca"))
+        found = {metric.name: pairs is not None for _, _, metric, _, pairs in report.comparisons}
+        assert found == expected
+        (entry, *_) = report.to_dict()["comparisons"]
+        assert ("mapsswe" in entry) == expected[entry["metric"]]

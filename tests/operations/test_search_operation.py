@@ -498,7 +498,7 @@ def test_memory_given_by_hand_is_not_shared(
 ) -> None:
     shares: list[int] = []
     monkeypatch.setattr(formula, "share_memory", shares.append)
-    run(folder, study, trials=2, memory=10**9)
+    run(folder, study, trials=2, memory=10**12)
     assert shares == []
 
 
