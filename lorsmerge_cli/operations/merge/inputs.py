@@ -352,8 +352,8 @@ def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str
             yield f"{vector.path} was pruned before ({pruning_text(pruning)}); this prunes it again."
         elif not pruned and not pruning and not combiner.averages and some_pruned:
             yield (
-                f"{vector.path} is merged whole, beside deltas that are pruned; give it ratios too "
-                "(DELTA:svp=...,mp=...) if that is not meant."
+                f"{vector.path} is merged whole, beside deltas that are pruned; prune it too, by "
+                "`lorsmerge prune` or DELTA:svp=...,mp=..., if that is not meant."
             )
         if ratios and len(ratios) < len(method.ratios):
             yield f"{vector.path} is pruned by {ratios[0]} alone: it has no other ratio."
