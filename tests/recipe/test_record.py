@@ -168,6 +168,7 @@ def test_eval_records_every_model(folder: Path, tmp_path: Path) -> None:
     run_evaluation(models, [TestSet("test", rows.utterances[:2])], scoring=Scoring(samples=10), beam=1,
              device="cpu", output=output)  # fmt: skip
     found = json.loads(output.read_text())["models"]
+    assert all(entry.pop("decoded_on")["dtype"] == "float32" for entry in found.values())
     assert found == {
         name: {"identity": model.identity(), "made_from": origin(model)}
         for name, model in zip(("base", "ca"), models, strict=True)
