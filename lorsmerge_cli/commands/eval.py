@@ -243,9 +243,8 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
 def _decoded_on(report: EvalReport, model: str) -> str:
     """Return what a speed was measured on, in words."""
     found = report.models[model]["decoded_on"]
-    count = found.get("threads", 0)
-    threads = f" with {count} thread{'s' if count > 1 else ''}" if count else ""
-    processes = f", {found['processes']} processes" if found["processes"] > 1 else ""
+    threads = f", threads: {found['threads']}" if "threads" in found else ""
+    processes = f", processes: {found['processes']}" if found["processes"] > 1 else ""
     return (
         f"RTFx; {found['dtype']} on {found['device']}{threads}{processes}, up to {found['batch_size']} "
         "clips at a time, audio read and features made in it, no warm-up"
