@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.checkpoint.modules import HALVES
+from lorsmerge_cli.checkpoint.modules import EXTENTS
 from lorsmerge_cli.checkpoint.references import is_hub_id, no_such_path
 from lorsmerge_cli.core.methods import default_scale, find_method, method_faults, method_of
 from lorsmerge_cli.data.languages import parse_language, parse_task
@@ -46,7 +46,6 @@ CT2_TYPES = ("float32", "float16", "bfloat16", "int8", "int8_float32", "int8_flo
 EXPORTS = ("ct2", "openai")
 MANIFESTS = (".jsonl", ".json", ".ndjson")
 KINDS, LABELS = ("gram", "fisher", "both"), ("own", "data")  # of statistics, and what they need
-PARTS = ("all", *HALVES)  # of the model that there are statistics of
 RESULTS = "Give files that `lorsmerge eval -o results.json` wrote."
 PAPER = "examples/paper/paper.toml shows how they are written."
 EPOCH_FILES = "epochs/[0-9]*.[0-9][0-9][0-9][0-9][0-9][0-9].safetensors"
@@ -143,7 +142,7 @@ def check_files(paths: Iterable[Path | None]) -> list[LorsmergeError]:
 def check_statistics(kind: str, labels: str, half: str) -> list[LorsmergeError]:
     """Return the faults of the choices of `stats`."""
     faults: list[LorsmergeError] = []
-    choices = (("--kind", kind, KINDS), ("--labels", labels, LABELS), ("--half", half, PARTS))
+    choices = (("--kind", kind, KINDS), ("--labels", labels, LABELS), ("--half", half, EXTENTS))
     for option, value, known in choices:
         if value not in known:
             faults.append(UsageFault(f"{option} {value!r} is unknown.", f"Use {', '.join(known)}."))

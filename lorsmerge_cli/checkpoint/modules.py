@@ -15,6 +15,7 @@ EMBEDDING = re.compile(
 PROJECTION = re.compile(r"proj|dense|mapping|transform|linear")
 
 HALVES = ("encoder", "decoder")
+EXTENTS = ("all", *HALVES)  # of the model that there are statistics of
 # A module of a transformer, and what the layers of it are called; the first that fits is it. Norms,
 # convolutions and embeddings are told by the layer itself, attention and MLP by what it lies in.
 OWN = {

@@ -25,6 +25,7 @@ REFERENCE = re.compile(
     re.ASCII,
 )
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SUFFIXES = (".delta", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # that are no part of a name
 
 
 def local_path(path: Path, kind: Kind = "any") -> Path:
@@ -78,6 +79,22 @@ def pinned_parts(name: str) -> tuple[str, str] | None:
 def is_hub_id(path: Path) -> bool:
     """Tell whether an input is on the Hub: an id, with no local file or folder of that name."""
     return not os.path.lexists(path) and REFERENCE.fullmatch(str(path)) is not None
+
+
+def short_name(path: str) -> str:
+    """Return what an input is called: its file's or folder's name, without a suffix.
+
+    Args:
+        path: a path, or a Hub id: of one, the name of the file, or else of the repository.
+
+    Example:
+        >>> short_name("runs/ca_asr.delta"), short_name("you/whisper-ca@main"), short_name("ft/de.v2/")
+        ('ca_asr', 'whisper-ca', 'de.v2')
+    """
+    match = REFERENCE.fullmatch(path) if is_hub_id(Path(path)) else None
+    whole = (match["file"] or match["repo"]) if match else os.path.abspath(path)
+    last = Path(whole)
+    return last.stem if last.suffix.lower() in SUFFIXES else last.name
 
 
 def no_such_path(path: Path) -> UnreadableFile:

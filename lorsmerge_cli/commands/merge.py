@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from lorsmerge_cli.recipe.recipe import Recipe
 
 COMMIT = re.compile(r"@([0-9a-f]{10})[0-9a-f]{30}")
-_audio = options.data
 AS_GIVEN = "lambda is shown as given; the merge multiplies it to reach the step norm."
 _recipe, _masks = options.panel("Recipe"), options.panel("TALL masks")
 OF_MASKS = {  # parameters that --masks uses
@@ -76,12 +75,12 @@ def merge(
         "--stats", metavar="FILE", help="Statistics of the deltas' fine-tunes over audio, which "
         "`lorsmerge stats` writes, for a method that needs them; one file for each delta, in any "
         "order.")] = None,
-    calibrate: Annotated[list[str] | None, _audio(
+    calibrate: Annotated[list[str] | None, options.data(
         "--calibrate", metavar="DATA", help="In place of --stats: let each delta's fine-tune hear audio "
         "first, and keep its statistics in OUTPUT-stats/NAME.stats. A manifest or data folder, of "
         "which it hears the rows of its language and task; NAME=DATA is for the delta NAME.delta "
         "alone. May be repeated.")] = None,
-    half: Annotated[str, _audio(
+    half: Annotated[str, options.data(
         "--half", metavar="HALF", help="Half of the model that --calibrate weighs: encoder, for which "
         "nothing is transcribed; decoder; or all. The rest is averaged.")] = "all",
     hours: options.Hours = None,

@@ -6,7 +6,6 @@ docs/delta-format.md describes the format for readers that do not use this packa
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from lorsmerge_cli.checkpoint.fingerprint import fingerprint, is_number
 from lorsmerge_cli.checkpoint.reader import DELTA_MARK, TALL
-from lorsmerge_cli.checkpoint.references import REFERENCE, is_hub_id, local_path
+from lorsmerge_cli.checkpoint.references import local_path
 from lorsmerge_cli.checkpoint.safetensors_file import (
     SafetensorsFile,
     SafetensorsWriter,
@@ -36,7 +35,6 @@ from lorsmerge_cli.inputs import json_object
 VERSION = f"{TALL}1"
 DESCRIPTION = f"{PREFIX}tall"
 MASKS = "masks"
-SUFFIXES = (".delta", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # that are no part of a name
 LONGEST = 100  # characters of a task's name
 WIDE = (torch.float32, torch.float64)
 ANEW = "Make it again with `lorsmerge merge BASE DELTA... --masks THRESHOLD`."
@@ -88,22 +86,6 @@ class TallOrigin:
         ]  # fmt: skip
         found = {"threshold": self.threshold, "coef": list(self.coef), "tasks": tasks}
         return self.provenance.metadata() | {DELTA_MARK: VERSION, DESCRIPTION: json.dumps(found)}
-
-
-def task_name(path: str) -> str:
-    """Return what the task of a delta is called: its file's or folder's name, without a suffix.
-
-    Args:
-        path: a path, or a Hub id: of one, the name of the file, or else of the repository.
-
-    Example:
-        >>> task_name("runs/ca_asr.delta"), task_name("you/whisper-ca@main"), task_name("ft/de.v2/")
-        ('ca_asr', 'whisper-ca', 'de.v2')
-    """
-    match = REFERENCE.fullmatch(path) if is_hub_id(Path(path)) else None
-    whole = (match["file"] or match["repo"]) if match else os.path.abspath(path)
-    last = Path(whole)
-    return last.stem if last.suffix.lower() in SUFFIXES else last.name
 
 
 def check_task_name(name: object) -> str:

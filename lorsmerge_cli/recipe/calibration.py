@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorsmerge_cli.checkpoint.modules import HALVES
-from lorsmerge_cli.checkpoint.references import is_hub_id
+from lorsmerge_cli.checkpoint.modules import EXTENTS
+from lorsmerge_cli.checkpoint.references import short_name
 from lorsmerge_cli.core.methods import METHODS, find_method, method_faults, method_of
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, did_you_mean, raise_all
 from lorsmerge_cli.inputs import FilePath, several
 from lorsmerge_cli.recipe.recipe import RATIOS, Recipe
 
-SUFFIXES = (".delta", ".safetensors")  # of a delta's file, that its name is without
-SEPARATOR = re.compile(r"[/\\:]")  # of the parts of a path or a Hub id
-REVISION = re.compile(r"@[^:]*")  # of a Hub id
 Heard = Mapping[str, Sequence[FilePath] | FilePath] | Sequence[FilePath] | FilePath
 
 
@@ -78,9 +74,8 @@ def wanted_calibration(
         return None
     names = delta_names(entry.path for entry in recipe.deltas)
     faults = [*_unfit(recipe), *_misnamed(sets, names)]
-    if half not in ("all", *HALVES):
-        known = ", ".join(("all", *HALVES))
-        faults.append(UsageFault(f"--half {half!r} is unknown.", f"Use {known}."))
+    if half not in EXTENTS:
+        faults.append(UsageFault(f"--half {half!r} is unknown.", f"Use {', '.join(EXTENTS)}."))
     data = {name: tuple(sets.get(name, sets.get("", ()))) for name in names}
     for name in dict.fromkeys(names):
         if not data[name]:
@@ -99,25 +94,13 @@ def delta_names(paths: Iterable[str]) -> tuple[str, ...]:
     """
     names: dict[str, str] = {}
     for path in (given := list(paths)):
-        stem = name = _stem(path)
+        stem = name = short_name(path) or "delta"
         number = 1
         while path not in names and name in names.values():
             number += 1
             name = f"{stem}-{number}"
         names.setdefault(path, name)
     return tuple(names[path] for path in given)
-
-
-def _stem(path: str) -> str:
-    """Return the last part of a path or a Hub id, without its revision and suffix."""
-    if is_hub_id(Path(path)):
-        path = REVISION.sub("", path)
-    name = SEPARATOR.split(path.rstrip("/\\"))[-1]
-    if not name.strip("."):
-        name = Path(path).resolve().name
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name or "delta"
 
 
 def _named(given: Heard) -> dict[str, list[Path]]:

@@ -177,8 +177,10 @@ class ModelSource:
         for number, (vector, scale) in enumerate(self.applied):
             delta = self._delta(vector, name)
             scale *= self.factors.get(name, 1.0)
-            keep = self._allotted.get((number, name)) or budget(delta.shape, None, None)
-            yield Term(delta, scale, keep if prunes else None)
+            keep = None
+            if prunes:
+                keep = self._allotted.get((number, name)) or budget(delta.shape, None, None)
+            yield Term(delta, scale, keep)
             del delta  # before the next one is made
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from lorsmerge_cli.checkpoint.references import short_name
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.deltas.file import DeltaFile, Provenance
 from lorsmerge_cli.deltas.tall import (
@@ -21,7 +22,6 @@ from lorsmerge_cli.deltas.tall import (
     TallTask,
     TallWriter,
     check_task_name,
-    task_name,
 )
 from lorsmerge_cli.errors import UnreadableFile
 
@@ -209,4 +209,4 @@ def test_bits_beyond_the_last_element_are_nobodys(written: tuple[Path, Any]) -> 
     ],
 )  # fmt: skip
 def test_names_of_tasks(path: str, name: str) -> None:
-    assert task_name(path) == check_task_name(name) == name
+    assert short_name(path) == check_task_name(name) == name

@@ -14,7 +14,7 @@ from lorsmerge_cli.checkpoint.content import ContentHash
 from lorsmerge_cli.checkpoint.fingerprint import Fingerprint
 from lorsmerge_cli.checkpoint.model_files import DELTA
 from lorsmerge_cli.checkpoint.reader import BLOCK
-from lorsmerge_cli.checkpoint.references import pinned, with_commits
+from lorsmerge_cli.checkpoint.references import pinned, short_name, with_commits
 from lorsmerge_cli.checkpoint.safetensors_file import DTYPES, TensorSpec, dtype_name
 from lorsmerge_cli.core.low_rank_sparse import dense
 from lorsmerge_cli.core.merging import is_finite
@@ -28,7 +28,6 @@ from lorsmerge_cli.deltas.tall import (
     TallWriter,
     check_task_name,
     mask_specs,
-    task_name,
 )
 from lorsmerge_cli.deltas.task_vector import (
     FinetunedTaskVector,
@@ -259,7 +258,7 @@ def _checked(
         )
     names: list[str] = []
     for entry in recipe.deltas:
-        name = entry.for_task or task_name(entry.path)
+        name = entry.for_task or short_name(entry.path)
         try:
             check_task_name(name)
         except ValueError as error:
