@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
+from lorsmerge_cli import delta
 from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.utterance import Utterance
 
@@ -119,6 +121,13 @@ def make_tuned(base: Path, folder: Path, *, seed: int, step: float = 0.1) -> Pat
     }
     save_file(moved, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def make_deltas(base: Path, made: Mapping[str, Mapping[str, str]], *, step: float) -> None:
+    """Fine-tunes of a model beside it, and their deltas: name -> what the delta records."""
+    for seed, (name, about) in enumerate(made.items(), 1):
+        tuned = make_tuned(base, base.with_name(name), seed=seed, step=step)
+        delta(base, tuned, base.with_name(f"{name}.delta"), **about)
 
 
 def make_clip(path: Path, seed: int, seconds: float, rate: int = RATE) -> Path:

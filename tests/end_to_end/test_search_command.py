@@ -21,9 +21,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from results_files import reported
-from speech_models import make_test_set, make_tuned, make_whisper
+from speech_models import make_deltas, make_test_set, make_whisper
 
-from lorsmerge_cli import console, delta
+from lorsmerge_cli import console
 from lorsmerge_cli.operations.search import run as search_operation
 from lorsmerge_cli.speech import decoding, memory
 
@@ -37,12 +37,9 @@ SPACE = "--svp 0.1,0.2,0.3 --mp 0.2,0.4,none --scale 0.1:0.9 "
 def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base/, ca/, de/, ca.delta, de.delta and data/test.jsonl."""
     folder = tmp_path_factory.mktemp("search")
-    make_whisper(folder / "base")
-    for seed, name in enumerate(("ca", "de"), 1):
-        make_tuned(folder / "base", folder / name, seed=seed, step=0.5)
-        delta(
-            folder / "base", folder / name, folder / f"{name}.delta", task="asr", language=name,
-        )  # fmt: skip
+    base = make_whisper(folder / "base")
+    made = {name: {"task": "asr", "language": name} for name in ("ca", "de")}
+    make_deltas(base, made, step=0.5)
     make_test_set(folder / "data", count=20)
     return folder
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from speech_models import make_test_set, make_tuned, make_whisper
+from speech_models import make_deltas, make_test_set, make_whisper
 
-from lorsmerge_cli import delta
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.operations.search import run as module
 from lorsmerge_cli.operations.search.plan import SearchPlan, plan_search
@@ -95,10 +94,8 @@ class Formula:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base/, ca/, de/, their deltas, and data/test.jsonl. Read only."""
     folder = tmp_path_factory.mktemp("search")
-    make_whisper(folder / "base")
-    for seed, name in enumerate(("ca", "de"), 1):
-        make_tuned(folder / "base", folder / name, seed=seed, step=0.5)
-        delta(folder / "base", folder / name, folder / f"{name}.delta", language=name)
+    base = make_whisper(folder / "base")
+    make_deltas(base, {name: {"language": name} for name in ("ca", "de")}, step=0.5)
     make_test_set(folder / "data", count=20)
     return folder
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from speech_models import make_test_set, make_tuned, make_whisper
+from speech_models import make_deltas, make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli import delta, merge, prune, stats
 from lorsmerge_cli.calibration.file import StatisticsFile
@@ -37,9 +37,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrate")
     base = make_whisper(folder / "base", spells=True)
     make_test_set(folder / "data", count=10)
-    for seed, (name, (language, task)) in enumerate(PAIRS.items(), 1):
-        make_tuned(base, folder / name, seed=seed, step=0.02)
-        delta(base, folder / name, folder / f"{name}.delta", task=task, language=language)
+    about = {name: {"language": pair[0], "task": pair[1]} for name, pair in PAIRS.items()}
+    make_deltas(base, about, step=0.02)
     return folder
 
 

@@ -10,9 +10,8 @@ from zlib import crc32
 import numpy as np
 import pytest
 from search_calls import Formula, formula, plan, quick_disk, run
-from speech_models import make_test_set, make_tuned, make_whisper
+from speech_models import make_deltas, make_test_set, make_whisper
 
-from lorsmerge_cli import delta
 from lorsmerge_cli.core.methods import PAPER_SCALE
 from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.utterance import Utterance
@@ -33,12 +32,9 @@ SPEAKERS: Speakers = {"ca_asr": [f"s{n % 20}" for n in range(200)]}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """base/, ca.delta, de.delta and data/test.jsonl. Read only."""
     folder = tmp_path_factory.mktemp("finalists")
-    make_whisper(folder / "base")
-    for seed, name in enumerate(("ca", "de"), 1):
-        make_tuned(folder / "base", folder / name, seed=seed, step=0.5)
-        delta(
-            folder / "base", folder / name, folder / f"{name}.delta", task="asr", language=name,
-        )  # fmt: skip
+    base = make_whisper(folder / "base")
+    made = {name: {"task": "asr", "language": name} for name in ("ca", "de")}
+    make_deltas(base, made, step=0.5)
     make_test_set(folder / "data", count=20)
     return folder
 
