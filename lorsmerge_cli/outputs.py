@@ -330,6 +330,11 @@ def atomic_folder(target: Path, *, force: bool) -> Iterator[Path]:
         _sync_parent(target)
 
 
+def note_grown(path: Path) -> None:
+    """Count a file that grows while a command works among what is `written`, however that ends."""
+    _placed.append((path, FileIdentity.of(path)))
+
+
 def written() -> list[Path]:
     """List the outputs that this process has put in place since `forget_written`."""
     paths = []

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from lorsmerge_cli.data.utterance import Answer, Utterance
 from lorsmerge_cli.errors import Mismatch, OutputFault, UnreadableFile, raise_all
 from lorsmerge_cli.inputs import json_object, open_regular, parse_json
-from lorsmerge_cli.outputs import atomic_file
+from lorsmerge_cli.outputs import atomic_file, note_grown
 from lorsmerge_cli.results.beginning import check_hypotheses_begin
 from lorsmerge_cli.results.records import Hypothesis, Record
 from lorsmerge_cli.results.shapes import check_line
@@ -99,12 +99,15 @@ class HypothesesFile:
             for row, utterance in hypotheses
         ]
         try:
-            if not self._mended:
+            first = not self._mended
+            if first:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 _drop_cut_line(self.path)
                 self._mended = True
             with self.path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            if first:
+                note_grown(self.path)
         except OSError as error:
             raise OutputFault(
                 f"{self.path} cannot be written ({error.strerror}).", "Choose another file."

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from lorsmerge_cli.app import app
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.metrics.normalisation import normalise
+from lorsmerge_cli.operations.eval import run as operation
 
 WORK, USAGE = 1, 2  # exit codes
 PATIENCE = 120  # seconds for two processes
@@ -366,6 +367,26 @@ def test_an_existing_output_is_replaced_with_force(files: Path, succeed: Callabl
     existing_output()
     succeed(BASE + "-o results.json --force")
     assert results("results.json")["records"]
+
+
+def test_an_interruption_tells_where_the_hypotheses_are(
+    files: Path, shell: Callable, succeed: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = operation.decode_answers
+
+    def stopped(speech: Any, rows: Any, *rest: Any) -> Any:
+        real(speech, rows[:3], *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(operation, "decode_answers", stopped)
+        ended = shell(BASE + "--hypotheses h.jsonl -o results.json")
+    assert (ended.code, ended.err.strip().splitlines()[-1]) == (
+        130, "error: Interrupted; written: 'h.jsonl'.",
+    )  # fmt: skip
+    assert len(Path("h.jsonl").read_text().splitlines()) == 3
+    assert not Path("results.json").exists()
+    succeed(BASE + "--hypotheses h.jsonl -o results.json")
 
 
 def test_hypotheses_of_other_weights_are_refused_and_kept(files: Path, shell: Callable) -> None:
