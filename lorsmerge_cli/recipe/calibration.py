@@ -144,5 +144,5 @@ def _misnamed(sets: Mapping[str, Sequence[Path]], names: Sequence[str]) -> Itera
         if not all(str(path) not in ("", ".") for path in paths) or not paths:
             yield UsageFault(f"--calibrate {name}= names no data.", "Write NAME=DATA.")
     if "" in sets and set(names) <= sets.keys():
-        what = f"--calibrate {sets[''][0]} is heard by none: each delta has data of its own."
+        what = f"--calibrate {sets[''][0]} is not used: each delta has data of its own."
         yield UsageFault(what, "Omit it.")

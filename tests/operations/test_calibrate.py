@@ -213,7 +213,7 @@ def test_names_of_deltas() -> None:
     [
         (["cat=x.jsonl", "y.jsonl"], r"cat=x.jsonl names no delta. Did you mean 'ca'\?"),
         (["ca=x.jsonl"], r"no audio for the delta de. Give de=DATA, or DATA"),
-        (["ca=x", "de=y", "z"], r"z is heard by none: each delta has data of its own"),
+        (["ca=x", "de=y", "z"], r"z is not used: each delta has data of its own"),
         (["ca=", "y.jsonl"], r"ca= names no data"),
         ({"ca": []}, r"ca= names no data"),
     ],

@@ -282,8 +282,8 @@ class Learning:
             return None
         if self._is_over(done):
             self.on_message(
-                f"learning stopped after {len(done) - 1} steps: for {PATIENCE} of them the loss of "
-                "the other half has not been less"
+                f"learning stopped after {len(done) - 1} steps: the loss of the other half has not "
+                f"improved for {PATIENCE}"
             )
             return None
         lambdas, state = self._start() if not done else self._step(done)
