@@ -280,7 +280,7 @@ def test_an_interrupted_search_goes_on_behind_its_last_step(
 
 @pytest.mark.parametrize(
     ("changes", "key"),
-    [({"clips": 3}, "--sampler"), ({"rate": 0.2}, "--sampler"), ({"seed": 3}, "--seed"),
+    [({"clips": 3}, r"differs in --clips\."), ({"rate": 0.2}, r"differs in --rate\."), ({"seed": 3}, "--seed"),
      ({"by": "half"}, "what may be chosen"), ({"texts": {"scale": "0.2"}}, "what may be chosen"),
      ({"sampler": "tpe", "clips": None, "texts": {"scale": "0.1:0.9"}}, "--sampler")],
 )  # fmt: skip

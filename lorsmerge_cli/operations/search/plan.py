@@ -123,6 +123,9 @@ class SearchPlan:
             settings.beam if goal.rank_by == "beam" else None,
             generation.read_text(encoding="utf-8") if generation.is_file() else "",
         ]  # fmt: skip
+        steps = {
+            "--scale": str(space.start), "--rate": str(self.rate), "--clips": str(self.clips),
+        }  # fmt: skip
         return {
             "the base": self.inputs.identity.digest,
             "the deltas": _digest(self.inputs.vector_identities),
@@ -138,11 +141,10 @@ class SearchPlan:
             "the objective": f"{'+'.join(goal.tasks)} by {goal.rank_by}",
             "decoding": _digest(decoding),
             "--normalise": settings.normalisation,
-            "--sampler": settings.sampler
-            + (f" from {space.start}, {self.rate}, {self.clips}" if settings.learns else ""),
+            "--sampler": settings.sampler,
             "--seed": str(settings.seed),
             "--pruner": f"{settings.pruner}, {len(self.parts)} parts",
-        }
+        } | (steps if settings.learns else {})
 
 
 def plan_search(
