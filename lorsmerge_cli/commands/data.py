@@ -98,7 +98,7 @@ def _show(report: DataReport, checked: bool) -> None:
     for reason, count in report.reasons.items():
         console.line(f"dropped, {reason}: {count}")
     for drop in report.bad if checked else ():
-        console.line(f"{drop.id}: {drop.reason} ({drop.detail or drop.audio})")
+        console.line(f"{drop.id}: {drop.reason} ({drop.shown})")
     if report.output is not None:
         console.line(f"{report.output}: {len(report.utterances)} rows")
     if report.audio is not None:

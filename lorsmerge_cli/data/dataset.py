@@ -156,7 +156,7 @@ def _check_usable(report: DataReport, path: Path) -> None:
         return
     lost = report.drops
     first = next((drop for drop in lost if drop.reason not in NOT_ASKED_FOR), None)
-    example = f", the first {first.detail or first.audio}" if first else ""
+    example = f", the first {first.shown}" if first else ""
     raise LorsmergeError(
         f"No row of {path} can be used: {listed(lost) or 'it has none'}{example}.",
         "Check the manifest's paths and texts.",
@@ -231,7 +231,7 @@ def check_complete(report: DataReport, path: Path) -> None:
     if damaged or len(lost) > MANY_DROPPED * count:
         raise LorsmergeError(
             f"{path}: {len(lost)} of {count} rows cannot be scored ({listed(lost)}), the first "
-            f"{lost[0].detail or lost[0].audio}.",
+            f"{lost[0].shown}.",
             "Mend or complete the data, or give --allow-missing for a score of the others.",
         )
 

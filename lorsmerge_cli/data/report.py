@@ -107,9 +107,7 @@ class DataReport:
     @property
     def drop_notes(self) -> list[str]:
         """A line for each row that was dropped, with its reason."""
-        return [
-            f"dropped {drop.id}: {drop.reason} ({drop.detail or drop.audio})" for drop in self.drops
-        ]
+        return [f"dropped {drop.id}: {drop.reason} ({drop.shown})" for drop in self.drops]
 
     @property
     def hours(self) -> float:

@@ -104,6 +104,11 @@ class Drop:
     reason: str
     detail: str = ""
 
+    @property
+    def shown(self) -> str:
+        """What is at fault, within a sentence."""
+        return self.detail.rstrip(".") or str(self.audio)
+
 
 def reasons(drops: Iterable[Drop]) -> dict[str, int]:
     """Count the rows that are dropped, by reason."""

@@ -335,7 +335,7 @@ class _Trainer(Trainer):
 def _too_many(skipped: Sequence[Drop], seen: int) -> UnreadableFile:
     return UnreadableFile(
         f"{len(skipped)} of the first {seen} utterances of the training data had to be skipped "
-        f"({listed(skipped)}), the first: {skipped[0].detail or skipped[0].audio}",
+        f"({listed(skipped)}), the first: {skipped[0].shown}",
         "Mend the data or take those rows out (`lorsmerge data --check-audio -o FILE` does that), and "
         "begin anew with --force.",
     )

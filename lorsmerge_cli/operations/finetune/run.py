@@ -242,7 +242,7 @@ class _Run:
         if self.state.is_main_process:
             add_skipped(self.plan.folder, self.plan.train.utterances, drops)
         for drop in drops:
-            self.on_skip(f"skipped {drop.id}: {drop.reason} ({drop.detail or drop.audio})")
+            self.on_skip(f"skipped {drop.id}: {drop.reason} ({drop.shown})")
 
     def _evaluate(self, epoch: float) -> dict[str, float]:
         if self.state.is_main_process:
