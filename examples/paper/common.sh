@@ -16,16 +16,18 @@ usage: examples/paper/$script.sh FOLDER [--demo] [--seed N] [--bundle DIR]
     --demo        the small Whisper and noisy speech of examples/demo/bundle
     --seed N      of the training (0); the report averages over all seeds in FOLDER
     --bundle DIR  another bundle than the repository's, with more test clips (--demo)
+    --ten         the deltas of both tasks in place of five of recognition (methods.sh)
 
 Without --demo: openai-whisper-small in \$WHISPER and Common Voice with CoVoST 2 in \$COMMON_VOICE/ca ...
 END
     exit 2
 }
 
-folder= demo= seed=0 bundle=$examples/demo/bundle
+folder= demo= ten= seed=0 bundle=$examples/demo/bundle
 while [ $# -gt 0 ]; do
     case $1 in
         --demo) demo=yes ;;
+        --ten) ten=ten_ ;;
         --seed) seed=${2:?} && shift ;;
         --bundle) bundle=$(realpath "${2:?}") && demo=yes && shift ;;
         -*) usage ;;
