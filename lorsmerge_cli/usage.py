@@ -650,6 +650,19 @@ def check_training(settings: TrainingSettings, device: str) -> list[LorsmergeErr
     for option, value in (("--warmup", settings.warmup), ("--clip", settings.clip)):
         if not 0 <= value < math.inf:
             faults.append(UsageFault(f"{option} {value:g} is not a number of at least 0."))
+    for option, share in (
+        ("--timestamps", settings.timestamps),
+        ("--condition", settings.condition),
+    ):
+        if share is not None and not 0 <= share <= 1:
+            faults.append(UsageFault(f"{option} {share:g} is no share from 0 to 1."))
+    if settings.pack is not None and not 0 < settings.pack < math.inf:
+        faults.append(
+            UsageFault(
+                f"--pack {settings.pack:g} is not a positive number of seconds.",
+                "Give --pack 30 for windows as long as Whisper's.",
+            )
+        )
     if device.startswith("cuda:"):
         faults.append(
             UsageFault(
@@ -662,6 +675,13 @@ def check_training(settings: TrainingSettings, device: str) -> list[LorsmergeErr
     # torchrun and accelerate set the variable in each process
     faults += _caught(settings.batches, int(os.environ.get("WORLD_SIZE", "1")))
     return faults
+
+
+def check_share(option: str, share: float) -> list[LorsmergeError]:
+    """Return the fault of a share of a whole that has to have other parts too."""
+    if 0 < share < 1:
+        return []
+    return [UsageFault(f"{option} {share:g} is no share between 0 and 1.")]
 
 
 def _caught(check: Any, *arguments: Any) -> list[LorsmergeError]:

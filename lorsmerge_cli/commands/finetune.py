@@ -31,16 +31,20 @@ def _apply_recipe(context: typer.Context, path: Path | None) -> Path | None:
         settings: dict[str, Any] = read_toml(path)
     except (OSError, ValueError, LorsmergeError) as error:
         raise typer.BadParameter(f"{path} cannot be read as TOML ({error}).") from None
-    names = {}
+    names, off = {}, set[str]()
     for item in context.command.params:
         for spelling in [*item.opts, *item.secondary_opts]:
             names[spelling.lstrip("-").replace("-", "_")] = item.name
+        off |= {spelling.lstrip("-").replace("-", "_") for spelling in item.secondary_opts}
     for key in settings:
         if names.get(key.replace("-", "_")) in (None, "recipe", "help"):
             close = difflib.get_close_matches(key.replace("-", "_"), names, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise typer.BadParameter(f"{path}: there is no setting {key!r}.{hint}")
-    chosen = {names[key.replace("-", "_")]: value for key, value in settings.items()}
+    chosen = {
+        names[key.replace("-", "_")]: not value if key.replace("-", "_") in off else value
+        for key, value in settings.items()
+    }
     many = {item.name for item in context.command.params if getattr(item, "multiple", False)}
     context.default_map = {
         key: [value] if key in many and not isinstance(value, list) else value
@@ -62,6 +66,12 @@ def finetune(
     dev: Annotated[list[Path] | None, options.data(
         "--dev", metavar="DATA", help="Data to choose the epoch by (may be repeated); by default "
         "the dev split of DATA, if it has one.")] = None,
+    retain: Annotated[list[Path] | None, options.data(
+        "--retain", metavar="DATA", help="Data to mix in so that what the base can do with it is "
+        "kept: of other languages, tasks or kinds, which each row has to name (may be repeated).",
+    )] = None,
+    retain_share: Annotated[float, options.data(
+        "--retain-share", metavar="X", help="Share of the hours that are --retain's.")] = 0.1,
     split: Annotated[str, options.data(
         "--split", metavar="NAME", help="Split of DATA to learn from.")] = "train",
     language: options.Language = None,
@@ -102,6 +112,19 @@ def finetune(
         "--label-space", metavar="HOW",
         help="auto begins texts with a space, as Whisper does, in languages that write spaces; "
         "none never does, as in early versions of lorsmerge.")] = "auto",
+    pack: Annotated[float | None, _training(
+        "--pack", metavar="S", help="Join rows into windows of up to S seconds (30 is Whisper's): "
+        "neighbours of a recording, else clips of a speaker.")] = None,
+    timestamps: Annotated[float | None, _training(
+        "--timestamps", metavar="X", help="Share of the rows whose text has timestamps: of its "
+        "segments, or of its beginning and end.")] = None,
+    condition: Annotated[float | None, _training(
+        "--condition", metavar="X", help="Share of the rows that have what was said before them in "
+        "their recording as context.")] = None,
+    keep_language: Annotated[bool | None, _training(
+        "--keep-language/--learn-language", help="Whether the language token is not learnt, so that "
+        "the model still detects other languages; by default where all rows have one language.",
+        show_default=False)] = None,
     dtype: options.ComputeDtype = "float32",
     average_best: Annotated[int | None, _choice(
         "--average-best", metavar="N", min=1,
@@ -152,11 +175,13 @@ def finetune(
         learning_rate=learning_rate, schedule=schedule, warmup=warmup, clip=clip, epochs=epochs,
         steps=steps, batch_size=batch_size, effective_batch=effective_batch,
         freeze_encoder=freeze_encoder, spec_augment=spec_augment, label_space=label_space,
+        pack=pack, timestamps=timestamps, condition=condition, keep_language=keep_language,
         dtype=dtype, save_steps=save_steps, keep=keep, seed=seed,
     )  # fmt: skip
-    data = [*datasets, *(dev or ())]
+    data = [*datasets, *(dev or ()), *(retain or ())]
     raise_all(
         usage.check_training(settings, device)
+        + usage.check_share("--retain-share", retain_share)
         + usage.check_inputs(
             [base], data, format=format, language=language, task=task,
             normalise=normalisation, numbers={"--hours": hours, "--dev-hours": dev_hours},
@@ -172,6 +197,7 @@ def finetune(
         data_sources,
         plan_finetune,
         readers,
+        retained_source,
         run_finetune,
     )
     from lorsmerge_cli.recipe.published import recorded_command
@@ -183,6 +209,7 @@ def finetune(
     settings = replace(settings, workers=readers(workers, device))
     plan = plan_finetune(
         base, output, train=train, dev=held_out, settings=settings,
+        retain=retained_source(train, retain or ()), retain_share=retain_share,
         averaging=Averaging(average_last or average_best or 1, best=not average_last),
         dev_beam=dev_beam, normalisation=normalisation, device=device, delta=delta, resume=resume,
         force=force, digests=not no_digests,

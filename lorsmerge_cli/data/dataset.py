@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lorsmerge_cli.data.packing import cut as cut_row
 from lorsmerge_cli.data.readers import NoSuchRows, manifest_origin, read_manifest
 from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.selection import decode, select
@@ -18,6 +19,7 @@ from lorsmerge_cli.data.utterance import (
     Drop,
     Utterance,
     listed,
+    with_unique_ids,
 )
 from lorsmerge_cli.errors import LorsmergeError
 from lorsmerge_cli.metrics.normalisation import normalisation_for, normalise
@@ -42,6 +44,7 @@ def load_data(
     checked: bool = False,
     labelled: bool = True,
     shared: bool = False,
+    cut: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DataReport:
     """Read data sets and check their audio's headers.
@@ -64,6 +67,7 @@ def load_data(
         labelled: as in `read_manifest`; False takes rows without a text, and no row's text.
         shared: whether data sets without a row of the language and task are skipped, unless all are;
             they are an error by default.
+        cut: cut longer rows at the bounds of their segments, where they have some.
         progress: told the rows just decoded and those in all.
 
     Raises:
@@ -84,9 +88,10 @@ def load_data(
         read.append(path)
         found = select(
             rows, max_seconds=max_seconds, hours=hours, seed=seed,
-            empty_text=empty_text or not labelled,
+            empty_text=empty_text or not labelled, cut=cut,
         )  # fmt: skip
-        sets.append(replace(found, drops=(*skipped, *found.drops)))
+        found = replace(found, drops=(*skipped, *found.drops))
+        sets.append(_cut(found, max_seconds) if cut else found)
     if others and not sets:
         raise others[0]
     if decoded or checked:
@@ -110,6 +115,19 @@ def load_data(
         hub=tuple(origin.pinned for origin in origins),
         notes=tuple(dict.fromkeys(note for origin in origins for note in origin.notes)),
     )
+
+
+def _cut(report: DataReport, longest: float) -> DataReport:
+    """Cut the rows that are longer than the window."""
+    rows, drops = list[Utterance](), list(report.drops)
+    for row in report.utterances:
+        if (row.duration or 0.0) <= longest:
+            rows.append(row)
+        else:
+            windows, lost = cut_row(row, longest)
+            rows += windows
+            drops += lost
+    return replace(report, utterances=tuple(with_unique_ids(rows)), drops=tuple(drops))
 
 
 def _with_segments(report: DataReport) -> DataReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 
 from lorsmerge_cli.errors import UsageFault
 
@@ -127,6 +128,11 @@ def parse_task(name: str) -> str:
 def text_language(language: str, task: str) -> str:
     """Return the language of a text: the one spoken, or English for a translation."""
     return "en" if task == "st" else language
+
+
+def joined_text(texts: Iterable[str], language: str) -> str:
+    """Join texts, with a blank between them in languages that write spaces."""
+    return ("" if language in SPACELESS else " ").join(texts)
 
 
 def check_labels(language: str, task: str) -> None:

@@ -117,6 +117,8 @@ def _row(utterance: Utterance, audio: Path, folder: Path) -> dict[str, object]:
         row["offset"] = utterance.start
     if utterance.source_text is not None:
         row["source_text"] = utterance.source_text
+    if utterance.segments:
+        row["segments"] = [part._asdict() for part in utterance.segments]
     if utterance.speaker:
         row["speaker"] = utterance.speaker
     if utterance.label is not None:

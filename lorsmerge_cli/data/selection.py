@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +14,7 @@ from lorsmerge_cli.data.utterance import (
     CUT,
     EMPTY,
     MISSING,
+    OUTSIDE,
     SHORT,
     SILENT,
     UNREADABLE,
@@ -36,6 +38,7 @@ def select(
     hours: float | None = None,
     seed: int = 0,
     empty_text: bool = False,
+    cut: bool = False,
 ) -> DataReport:
     """Drop rows that cannot be used, then take a subset of some duration.
 
@@ -46,15 +49,20 @@ def select(
             the subset is the same everywhere and changes little when rows are added.
         seed: of the subset.
         empty_text: keep rows without text.
+        cut: keep longer rows with segments, which can be cut.
     """
+
+    def check(row: Utterance) -> tuple[Utterance | Drop, float]:
+        return _check(row, math.inf if cut and row.segments else max_seconds, empty_text)
+
     with ThreadPoolExecutor(THREADS) as pool:
-        checked = list(pool.map(lambda row: _check(row, max_seconds, empty_text), utterances))
+        checked = list(pool.map(check, utterances))
     kept = [(row, whole) for row, whole in checked if isinstance(row, Utterance)]
     drops = tuple(row for row, _ in checked if isinstance(row, Drop))
     if hours is not None:
         taken: set[str] = set()
         seconds = 0.0
-        for row, _ in sorted(kept, key=lambda pair: _rank(pair[0].id, seed)):
+        for row, _ in sorted(kept, key=lambda pair: rank(pair[0].id, seed)):
             if seconds >= 3600 * hours:
                 break
             taken.add(row.id)
@@ -99,7 +107,8 @@ def _fault(row: Utterance, labelled: bool) -> Drop | None:
     return Drop(row.id, row.audio, SILENT) if silent and spoken else None
 
 
-def _rank(name: str, seed: int) -> bytes:
+def rank(name: str, seed: int) -> bytes:
+    """Return what a random, reproducible order of names goes by: a hash of the name and a seed."""
     return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
 
 
@@ -126,4 +135,13 @@ def _check(row: Utterance, max_seconds: float, empty_text: bool) -> tuple[Uttera
         return Drop(row.id, row.audio, "longer than the window"), whole
     if not row.text.strip() and not empty_text:
         return Drop(row.id, row.audio, "empty text"), whole
-    return replace(row, duration=duration, whole=not piece), whole
+    if row.segments and row.segments[-1].end > duration + END_SLACK:
+        told = (
+            f"{row.audio} has {duration:.2f} s, and a segment goes to {row.segments[-1].end:.2f} s"
+        )
+        return Drop(row.id, row.audio, OUTSIDE, told), whole
+    segments = tuple(
+        part._replace(start=min(part.start, duration), end=min(part.end, duration))
+        for part in row.segments
+    )
+    return replace(row, duration=duration, whole=not piece, segments=segments), whole

@@ -21,8 +21,25 @@ CUT, SHORT = "audio file is cut short", "audio ends before the row does"
 NO_NUMBERS = "audio with samples that are no numbers"
 LACKING = frozenset({MISSING, UNREADABLE, EMPTY, CUT, SHORT, NO_NUMBERS})
 REMOVED = "audio that was removed"  # after a training skipped it, and before that is resumed
+# Reasons to drop a row for its segments
+TANGLED, OUTSIDE = "segments out of order or overlapping", "segments outside the audio"
+OTHER_TEXT = "segments of another text"
 # Further reasons, which only decoding finds
 SILENT, LONGER = "silent audio", "audio is longer than its row"
+
+
+class Segment(NamedTuple):
+    """What is said in a part of an utterance.
+
+    Attributes:
+        start: seconds from the utterance's beginning.
+        end: seconds from the utterance's beginning.
+        text: what is said in between.
+    """
+
+    start: float
+    end: float
+    text: str
 
 
 class PseudoLabel(NamedTuple):
@@ -57,6 +74,11 @@ class Utterance:
         segment: whether the manifest gives a start, be it 0, and with it a piece of the recording.
         source_text: transcript beside a translation; None if it is not known.
         label: who made the text; None if it is taken for a person's.
+        segments: when the parts of its text are said, in order and without overlap; empty if that is
+            not known.
+        pieces: the utterances that this one was packed of, whose audio, one after the other, is its
+            own; empty for an utterance of a data set.
+        previous: what was said just before it in its recording; empty if that is not known.
     """
 
     id: str
@@ -71,6 +93,9 @@ class Utterance:
     segment: bool = False
     source_text: str | None = None
     label: PseudoLabel | None = None
+    segments: tuple[Segment, ...] = ()
+    pieces: tuple[Utterance, ...] = ()
+    previous: str = ""
 
 
 class Answer(NamedTuple):
@@ -108,6 +133,11 @@ class Drop:
     def shown(self) -> str:
         """What is at fault, within a sentence."""
         return self.detail.rstrip(".") or str(self.audio)
+
+
+def segments_of(row: Utterance) -> tuple[Segment, ...]:
+    """Return the segments of a row; without any, its text from its beginning to its end."""
+    return row.segments or (Segment(0.0, row.duration or 0.0, row.text),)
 
 
 def reasons(drops: Iterable[Drop]) -> dict[str, int]:

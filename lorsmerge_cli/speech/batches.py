@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -14,8 +15,10 @@ from torch.utils.data import Dataset
 from lorsmerge_cli.data.audio import UnreadableAudio
 from lorsmerge_cli.data.utterance import REMOVED, Drop, Utterance
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
+from lorsmerge_cli.speech.settings import TrainingSettings
 
 IGNORED = -100  # label that cross_entropy ignores
+ENGLISH_PROMPT = 2  # tokens of the prompt of a model that knows one language
 
 
 class SpeechDataset(Dataset[dict[str, Any]]):
@@ -27,7 +30,7 @@ class SpeechDataset(Dataset[dict[str, Any]]):
     Args:
         speech: the model.
         utterances: rows whose labels fit the model.
-        space: as in `SpeechModel.labels`.
+        settings: of the training, by which labels are made.
         removed: ids of utterances whose audio is not read.
     """
 
@@ -35,10 +38,12 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         self,
         speech: SpeechModel,
         utterances: Sequence[Utterance],
-        space: str = "auto",
+        settings: TrainingSettings | None = None,
         removed: Collection[str] = (),
     ) -> None:
-        self.labels = [speech.labels(row, space) for row in utterances]
+        self.labels = [
+            row_labels(speech, row, settings or TrainingSettings()) for row in utterances
+        ]
         self.utterances = utterances
         self.removed = frozenset(removed)
         # worker processes may get a pickled copy, and need no weights
@@ -58,7 +63,7 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         return {
             "features": self.speech.features([wave])[0],
             "frames": math.ceil(len(wave) / self._hop),
-            "labels": self.labels[index],
+            **self.labels[index],
         }
 
     def _nothing(self, drop: Drop) -> dict[str, Any]:
@@ -70,25 +75,55 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         return int(self.speech.processor.feature_extractor.hop_length)
 
 
+def row_labels(speech: SpeechModel, row: Utterance, settings: TrainingSettings) -> dict[str, Any]:
+    """Return the labels of a row, and what of its tokens is not learnt, for `collate`.
+
+    A share of the rows has timestamps, and a share what was said before: which ones depends on the
+    seed and the row's id alone, so that every epoch and a resumed run have the same.
+
+    Args:
+        speech: the model.
+        row: of the training data.
+        settings: of the training.
+    """
+    space = settings.label_space
+    timed = _is_among(row, settings.timestamps, f"{settings.seed}:timestamps")
+    item: dict[str, Any] = {"labels": speech.labels(row, space, timestamps=timed)}
+    if settings.keep_language and len(speech.prompt(row.language, row.task)) > ENGLISH_PROMPT:
+        item["given"] = 1
+    if _is_among(row, settings.condition, f"{settings.seed}:condition"):
+        item["context"] = speech.context(row, speech.longest_label - len(item["labels"]), space)
+    return item
+
+
+def _is_among(row: Utterance, share: float | None, seed: str) -> bool:
+    """Whether a row is among a share of all, chosen by a hash."""
+    digest = hashlib.blake2b(f"{seed}:{row.id}".encode(), digest_size=8).digest()
+    return share is not None and int.from_bytes(digest, "big") < share * 2**64
+
+
 def collate(items: Sequence[Mapping[str, Any]], start: int, pad: int) -> dict[str, Any]:
     """Make a batch. Labels are padded by their length: Whisper's padding token also ends a text.
 
     Args:
-        items: of a `SpeechDataset`; without `frames` there is no mask of the audio.
+        items: of a `SpeechDataset`; without `frames` there is no mask of the audio. `context` are
+            tokens before the first one, and as many labels as `given` says are not learnt.
         start: first token of the decoder's input, which the labels follow.
         pad: token of the decoder's input after the end of a row.
 
     Returns:
         Tensors, and under `drops` each row's fault, or None.
     """
-    longest = max(1, *(len(item["labels"]) for item in items))
+    longest = max(1, *(len(item.get("context", ())) + len(item["labels"]) for item in items))
     labels = torch.full((len(items), longest), IGNORED)
     inputs = torch.full((len(items), longest), pad)
     for row, item in enumerate(items):
-        tokens = torch.tensor(item["labels"])
-        labels[row, : len(tokens)] = tokens
+        context, given = item.get("context", []), item.get("given", 0)
+        tokens = torch.tensor([*context, start, *item["labels"]])
+        first = len(context)
         inputs[row, 0] = start
-        inputs[row, 1 : len(tokens)] = tokens[:-1]
+        inputs[row, : len(tokens) - 1] = tokens[:-1]
+        labels[row, first + given : len(tokens) - 1] = tokens[first + given + 1 :]
     features = torch.stack([item["features"] for item in items])
     batch = {"input_features": features, "decoder_input_ids": inputs, "labels": labels}
     if "frames" in items[0]:  # for SpecAugment alone, or most of what it masks is silence

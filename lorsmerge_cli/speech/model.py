@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
 from lorsmerge_cli.data.audio import RATE, load_audio
-from lorsmerge_cli.data.languages import SPACELESS, WHISPER_TASKS
-from lorsmerge_cli.data.utterance import Utterance
+from lorsmerge_cli.data.languages import SPACELESS, WHISPER_TASKS, text_language
+from lorsmerge_cli.data.utterance import Utterance, segments_of
 from lorsmerge_cli.errors import Mismatch, UsageFault, named
 from lorsmerge_cli.speech.loading import (
     CONFIG,
@@ -108,7 +108,9 @@ class SpeechModel:
         same = self._text_tokens("a")[:1] == self._text_tokens(" a")[:1]
         return "tokenizer" if same else "added"
 
-    def labels(self, utterance: Utterance, space: str = "auto") -> list[int]:
+    def labels(
+        self, utterance: Utterance, space: str = "auto", *, timestamps: bool = False
+    ) -> list[int]:
         """Return the labels: language, task, no timestamps, the text, the end.
 
         Args:
@@ -117,14 +119,58 @@ class SpeechModel:
             space: `auto` begins a text with a space, as the texts that Whisper was trained on do,
                 in languages that write spaces and in every translation; `none` begins with the
                 first letter. Neither has an effect if the tokenizer adds the space itself.
+            timestamps: whether the text of each segment stands between tokens of its start and its
+                end, in place of the token that says that there are none (Radford et al. 2022, 2.3).
+
+        Raises:
+            UsageFault: the model lacks the language, the task or, with `timestamps`, these.
         """
-        text = " ".join(utterance.text.split())
-        spaced = utterance.task == "st" or utterance.language not in SPACELESS
+        prompt = self.prompt(utterance.language, utterance.task)[1:]
+        end = int(self.processor.tokenizer.eos_token_id)
+        if not timestamps:
+            return [*prompt, *self._within([*self._spoken(utterance.text, utterance, space), end])]
+        tokens = []
+        for part in segments_of(utterance):
+            tokens += [self.timestamp(part.start), *self._spoken(part.text, utterance, space)]
+            tokens.append(self.timestamp(part.end))
+        return [*prompt[:-1], *self._within([*tokens, end])]
+
+    def context(self, utterance: Utterance, room: int, space: str = "auto") -> list[int]:
+        """Return the tokens of what was said before an utterance, which precede the prompt.
+
+        Args:
+            utterance: with its `previous`.
+            room: most tokens; of the text, the end is kept, in half of the decoder at most.
+            space: as in `labels`.
+        """
+        begin = self.vocabulary.get("<|startofprev|>")
+        most = min(room, self.longest_label // 2) - 1
+        if begin is None or most <= 0 or not utterance.previous:
+            return []
+        return self._within([begin, *self._spoken(utterance.previous, utterance, space)[-most:]])
+
+    def _spoken(self, text: str, utterance: Utterance, space: str) -> list[int]:
+        """Return the tokens of a text of an utterance, with the space that it begins with."""
+        text = " ".join(text.split())
+        spaced = text_language(utterance.language, utterance.task) not in SPACELESS
         if text and spaced and space == "auto" and self.leading_space == "added":
             text = f" {text}"
-        prompt = self.prompt(utterance.language, utterance.task)
-        end = int(self.processor.tokenizer.eos_token_id)
-        return [*prompt[1:], *self._within([*self._text_tokens(text), end])]
+        return self._text_tokens(text)
+
+    def timestamp(self, seconds: float) -> int:
+        """Return the token of a time, rounded to the encoder's resolution: 0.02 s in Whisper.
+
+        Raises:
+            UsageFault: the model has no tokens of times.
+        """
+        known, last = self.vocabulary, int(self.model.config.max_source_positions)
+        first = known.get("<|0.00|>", known["<|notimestamps|>"] + 1)  # older tokenizers lack them
+        if first + last >= int(self.model.config.vocab_size):
+            raise UsageFault(
+                f"{self.name} has no timestamps in its vocabulary.",
+                "Use a model that has them, as OpenAI's do, or train without --timestamps.",
+            )
+        return first + min(last, max(0, round(seconds * last / self.window)))
 
     def _text_tokens(self, text: str) -> list[int]:
         """Return the tokens of a text, none of which is a control token."""
@@ -161,6 +207,8 @@ class SpeechModel:
 
 def audio_of(utterance: Utterance) -> NDArray[np.float32]:
     """Read the samples of an utterance, at 16 kHz."""
+    if utterance.pieces:
+        return np.concatenate([audio_of(piece) for piece in utterance.pieces])
     return load_audio(utterance.audio, start=utterance.start, duration=utterance.duration)
 
 

@@ -31,6 +31,11 @@ class TrainingSettings:
         freeze_encoder: whether to train the decoder alone.
         spec_augment: whether to mask parts of the input.
         label_space: `auto` or `none`, as in `SpeechModel.labels`.
+        pack: seconds of the windows that rows are joined into; None to learn from rows as they are.
+        timestamps: share of the rows whose text has timestamps.
+        condition: share of the rows that have what was said before them as context.
+        keep_language: whether the language token is not learnt; None for where all rows have one
+            language, which the model would learn to detect in everything.
         dtype: `float32`, or the dtype of autocast.
         save_steps: steps between checkpoints, in addition to those of each epoch.
         keep: number of checkpoints on disk.
@@ -49,6 +54,10 @@ class TrainingSettings:
     freeze_encoder: bool = False
     spec_augment: bool = False
     label_space: str = "auto"
+    pack: float | None = None
+    timestamps: float | None = None
+    condition: float | None = None
+    keep_language: bool | None = None
     dtype: str = "float32"
     save_steps: int | None = None
     keep: int = 2

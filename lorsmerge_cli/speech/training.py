@@ -145,7 +145,7 @@ def train(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=SpeechDataset(speech, utterances, settings.label_space, removed),
+        train_dataset=SpeechDataset(speech, utterances, settings, removed),
         data_collator=partial(collate, start=start, pad=pad),
         compute_loss_func=token_loss,
         callbacks=[control],

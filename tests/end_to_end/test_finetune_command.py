@@ -15,9 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from hub_server import Hub
+from real_vocabularies import make_real_vocabulary
 from results_files import reported
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -312,6 +315,137 @@ def test_a_recipe_may_name_everything(here: Path, succeed: Command) -> None:
         'base = "base"\ndata = ["train.jsonl"]\ndev = "dev.jsonl"\noutput = "out"\n'
     )
     assert "would write out" in succeed("lorsmerge finetune --recipe r.toml --dry-run").out
+
+
+@pytest.mark.parametrize(
+    ("line", "learnt"),
+    [
+        ("keep_language = false", True),
+        ("learn_language = true", True),
+        ("learn_language = false", False),
+    ],
+)
+def test_a_recipe_may_name_either_side_of_an_option(
+    here: Path, succeed: Command, line: str, learnt: bool
+) -> None:
+    Path("r.toml").write_text(f'{line}\nlanguage = "ca"\ntask = "asr"\n')
+    found = json.loads(succeed(f"{LINE} --recipe r.toml --dry-run --json").out)
+    assert found["settings"].get("keep_language", False) is not learnt
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ("", False), ("--language ca", True), ("--language ca --learn-language", False),
+        ("--keep-language", True),
+    ],
+)  # fmt: skip
+def test_the_language_token_is_kept_where_all_rows_have_one(
+    here: Path, succeed: Command, options: str, kept: bool
+) -> None:
+    plan = json.loads(succeed(f"{LINE} {options} --dry-run --json").out)
+    assert plan["settings"].get("keep_language", False) is kept
+
+
+def test_a_kept_language_token_has_no_part_in_the_loss(here: Path, succeed: Command) -> None:
+    loss = {}
+    for option in ("keep", "learn"):
+        succeed(f"{LINE} -o {option} --language ca --task asr --steps 1 --{option}-language")
+        loss[option] = json.loads(Path(option, "losses.jsonl").read_text().splitlines()[0])["loss"]
+    assert loss["keep"] != loss["learn"]
+
+
+PACKED = f"{LINE} --language ca --pack 2 --condition 0.5 --epochs 4"
+
+
+def talks(path: Path) -> None:
+    """Recordings of clips that follow one another: `talks.jsonl` of their segments."""
+    lines = []
+    for number, rows in enumerate(json.loads(f"[{','.join(group)}]") for group in _groups()):
+        waves = [soundfile.read(row["audio_filepath"])[0] for row in rows]
+        soundfile.write(path / f"talk{number}.wav", np.concatenate(waves), 16_000)
+        ends = np.cumsum([len(wave) / 16_000 for wave in waves])
+        segments = [
+            {"start": end - len(wave) / 16_000, "end": end, "text": row["text"]}
+            for row, wave, end in zip(rows, waves, ends, strict=True)
+        ]
+        lines.append({"audio_filepath": f"talk{number}.wav", "segments": segments})
+    (path / "talks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _groups() -> list[list[str]]:
+    lines = Path("train.jsonl").read_text().splitlines()
+    return [lines[:6], lines[6:11], lines[11:]]
+
+
+def test_recordings_are_cut_packed_and_resumed_to_the_bit(here: Path, succeed: Command) -> None:
+    talks(here)
+    line = f"{PACKED.replace('train.jsonl', 'talks.jsonl')} --save-steps 1 --effective-batch 2"
+    plan = json.loads(succeed(f"{line} --dry-run --json").out)
+    assert plan["train"]["utterances"] > 3  # the recordings, of which none fits
+    assert plan["settings"] | {"pack": 2.0, "condition": 0.5} == plan["settings"]
+    running = subprocess.Popen(process(line), stderr=subprocess.PIPE)
+    try:
+        wait_for(lambda: list(Path("out.training").glob("checkpoint-*/trainer_state.json")))
+    finally:
+        running.kill()
+        running.communicate()
+    succeed(f"{line} --resume")
+    succeed(f"{line.replace('-o out', '-o whole')}")
+    resumed, whole = weights("out"), weights("whole")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_packing_makes_fewer_windows_of_as_many_hours(here: Path, succeed: Command) -> None:
+    rows = [json.loads(line) for line in Path("train.jsonl").read_text().splitlines()]
+    short = [row | {"text": "red", "speaker": "s"} for row in rows]
+    Path("short.jsonl").write_text("".join(json.dumps(row) + "\n" for row in short))
+    line = f"{LINE.replace('train.jsonl', 'short.jsonl')} --dry-run --json"
+    alone, packed = (json.loads(succeed(f"{line} {o}").out)["train"] for o in ("", "--pack 2"))
+    assert packed["utterances"] < alone["utterances"]
+    assert packed["hours"] == alone["hours"]
+
+
+def test_a_share_of_other_data_is_mixed_in(here: Path, succeed: Command) -> None:
+    line = f"{LINE} --language ca --task asr"
+    plan = json.loads(
+        succeed(f"{line} --retain train.jsonl --retain-share 0.5 --dry-run --json").out
+    )
+    alone = json.loads(succeed(f"{line} --dry-run --json").out)
+    assert plan["train"]["hours"] == pytest.approx(2 * alone["train"]["hours"], rel=0.4)
+    assert not plan["settings"].get("keep_language")
+    succeed(f"{line} --retain train.jsonl --steps 1 --delta out.delta")
+    with safe_open("out.delta", "pt") as file:  # the delta is of what was to be learnt
+        assert file.metadata()["lorsmerge.language"] == "ca"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--timestamps 1", "has no timestamps in its vocabulary"),
+        ("--condition 1", "No row of the training data follows another one"),
+        ("--timestamps 2", "--timestamps 2 is no share from 0 to 1"),
+        ("--pack 0", "--pack 0 is not a positive number of seconds"),
+        ("--retain train.jsonl --retain-share 1", "--retain-share 1 is no share between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_learnt_is_told_before_the_work(
+    here: Path, shell: Command, options: str, told: str
+) -> None:
+    ended = shell(f"{LINE} {options}")
+    assert ended.code in (1, 2)
+    assert told in " ".join(ended.err.split())
+    assert not Path("out.training").exists()
+
+
+def test_timestamps_are_learnt_with_a_real_vocabulary(here: Path, succeed: Command) -> None:
+    make_real_vocabulary(here / "real", "v2")
+    line = LINE.replace("finetune base", "finetune real") + " --language ca --task asr --steps 2"
+    losses = {}
+    for name, options in (("plain", ""), ("timed", "--pack 30 --timestamps 1")):
+        succeed(f"{line.replace('-o out', f'-o {name}')} {options}")
+        losses[name] = json.loads(Path(name, "losses.jsonl").read_text().splitlines()[0])["loss"]
+    assert losses["plain"] != losses["timed"]
 
 
 def test_killed_and_resumed_it_ends_where_a_whole_run_does(here: Path, succeed: Command) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from whisper_package import tokenizer_module
 
 from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.languages import SPACELESS, WHISPER_TASKS
-from lorsmerge_cli.data.utterance import Utterance
+from lorsmerge_cli.data.utterance import Segment, Utterance
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.metrics.normalisation import CHARACTER_LANGUAGES
 from lorsmerge_cli.speech.model import SpeechModel
@@ -136,3 +137,33 @@ def test_v2_has_no_cantonese(opened: Open) -> None:
 
 def test_languages_without_spaces_are_those_scored_by_character() -> None:
     assert SPACELESS == CHARACTER_LANGUAGES
+
+
+@pytest.mark.parametrize("name", ["v2", "v3", "english"])
+def test_labels_with_timestamps_are_openais(opened: Open, name: str) -> None:
+    language = "en" if name == "english" else "ca"
+    parts = (
+        Segment(0.0, 2.4, "Bon dia"),
+        Segment(2.53, 29.99, "a  tothom."),
+        Segment(30.0, 30.0, "x"),
+    )
+    row = replace(utterance("Bon dia a tothom. x", language), segments=parts)
+    own = openai_tokenizer(name, language, "asr")
+    expected = list(own.sot_sequence[1:])
+    for part in parts:
+        times = [own.timestamp_begin + round(seconds / 0.02) for seconds in part[:2]]
+        text = own.encode(" " + " ".join(part.text.split()))
+        expected += [times[0], *text, times[1]]
+    assert opened(name).labels(row, timestamps=True) == [*expected, own.eot]
+
+
+@pytest.mark.parametrize("name", ["v2", "v3"])
+def test_context_is_the_end_of_what_was_said_before(opened: Open, name: str) -> None:
+    speech = opened(name)
+    own = openai_tokenizer(name, "ca", "asr")
+    row = replace(utterance("a tothom", "ca"), previous="Bon dia")
+    assert speech.context(row, 400) == [own.sot_prev, *own.encode(" Bon dia")]
+    assert speech.context(row, 2) == [own.sot_prev, own.encode(" Bon dia")[-1]]
+    long = replace(row, previous="paraula " * 400)
+    assert len(speech.context(long, 448)) == speech.longest_label // 2
+    assert speech.context(utterance("a tothom", "ca"), 400) == []

@@ -17,7 +17,7 @@ from speech_models import make_test_set, make_whisper
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UsageFault
-from lorsmerge_cli.speech.batches import SpeechDataset, collate
+from lorsmerge_cli.speech.batches import SpeechDataset, collate, row_labels
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.settings import TrainingSettings
 from lorsmerge_cli.speech.source import find_model
@@ -107,6 +107,34 @@ def test_labels_are_padded_by_length_and_the_end_counts() -> None:
     assert batch["labels"].tolist() == [[4, 5, end], [end, -100, -100]]
     assert batch["decoder_input_ids"].tolist() == [[1, 4, 5], [1, end, end]]
     assert batch["input_features"].shape == (2, 2, 3)
+
+
+def test_context_and_given_tokens_are_not_learnt() -> None:
+    end = 9
+    items = [
+        {"features": torch.zeros(2, 3), "labels": [4, 5, 6, end], "given": 1},
+        {"features": torch.ones(2, 3), "labels": [4, end], "context": [7, 8]},
+        {"features": torch.ones(2, 3), "labels": []},
+    ]
+    batch = collate(items, start=1, pad=end)
+    assert batch["decoder_input_ids"].tolist() == [[1, 4, 5, 6], [7, 8, 1, 4], [1, end, end, end]]
+    assert batch["labels"].tolist() == [
+        [-100, 5, 6, end], [-100, -100, 4, end], [-100] * 4,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_rows_has_context(
+    speech: SpeechModel, rows: tuple[Utterance, ...], share: float
+) -> None:
+    before = [replace(row, previous="la nena", id=f"{row.id}{n}") for n in range(9) for row in rows]
+    settings = replace(SETTINGS, condition=share, keep_language=True)
+    found = [row_labels(speech, row, settings) for row in before]
+    assert sum(bool(item.get("context")) for item in found) / len(found) == pytest.approx(
+        share, abs=0.12
+    )
+    assert found == [row_labels(speech, row, settings) for row in before]
+    assert {item["given"] for item in found} == {1}
 
 
 @pytest.mark.parametrize("batch_size", [2, 24])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.data.audio_source import AudioFile, AudioSource
-from lorsmerge_cli.data.languages import parse_language, text_language
+from lorsmerge_cli.data.languages import joined_text, parse_language, text_language
 from lorsmerge_cli.data.readers.fields import (
     Defaults,
     into_english,
@@ -23,14 +23,23 @@ from lorsmerge_cli.data.readers.fields import (
 from lorsmerge_cli.data.readers.values import (
     Skip,
     Values,
+    is_missing,
     is_text,
     read_audio,
     read_label,
     read_name,
     read_seconds,
+    read_segments,
     read_text,
 )
-from lorsmerge_cli.data.utterance import EMPTY, Drop, PseudoLabel, Utterance
+from lorsmerge_cli.data.utterance import (
+    EMPTY,
+    OTHER_TEXT,
+    Drop,
+    PseudoLabel,
+    Segment,
+    Utterance,
+)
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 from lorsmerge_cli.inputs import json_object, open_text
 
@@ -89,7 +98,7 @@ def read_row(row: Values, path: Path, number: int, defaults: Defaults) -> Uttera
         LorsmergeError: the row lacks a key that the format needs, or has a value of another type.
     """
     where = f"{path}, line {number}"
-    wanted = [("audio_filepath", AUDIO), ("text", text_keys("st"))]
+    wanted = [("audio_filepath", AUDIO), ("text", (*text_keys("st"), "segments"))]
     _has(row, path, where, *wanted[: 1 + defaults.labelled])
     try:
         audio = AudioFile(path.parent / read_audio(row, AUDIO, where))
@@ -139,7 +148,8 @@ def _utterance(
     language, task = language_and_task(source, task, defaults, where)
     if task == "st":
         into_english(target, where)
-    if defaults.labelled:
+    segments = read_segments(row, where) if defaults.labelled else ()
+    if defaults.labelled and not segments:
         _has(row, path, where, ("text", text_keys(task)))
     duration = read_seconds(row, "duration", where)
     if duration == 0:
@@ -148,9 +158,7 @@ def _utterance(
     return Utterance(
         id=name,
         audio=audio,
-        text=read_text(row, text_keys(task), text_language(language, task), where)
-        if defaults.labelled
-        else "",
+        text=_text(row, language, task, segments, where) if defaults.labelled else "",
         language=language,
         task=task,
         duration=duration,
@@ -159,7 +167,24 @@ def _utterance(
         segment=start is not None,
         source_text=read_source(row, language, task),
         label=_pseudo_label(row),
+        segments=segments,
     )
+
+
+def _text(row: Values, language: str, task: str, segments: Sequence[Segment], where: str) -> str:
+    """Read the text of a row, that of its segments if it has no other.
+
+    Raises:
+        Skip: as `read_text`, or the segments have other words.
+    """
+    keys, spoken = text_keys(task), text_language(language, task)
+    joined = joined_text([part.text for part in segments], spoken)
+    if segments and all(is_missing(row.get(key)) for key in keys):
+        return joined
+    text = read_text(row, keys, spoken, where)
+    if segments and "".join(text.split()) != "".join(joined.split()):
+        raise Skip(OTHER_TEXT, f"{where}: its text is not that of its segments")
+    return text
 
 
 def _pseudo_label(row: Values) -> PseudoLabel | None:

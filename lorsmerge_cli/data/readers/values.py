@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.data.audio_source import AudioSource
-from lorsmerge_cli.data.utterance import MISSING, Drop
+from lorsmerge_cli.data.utterance import MISSING, TANGLED, Drop, Segment
 from lorsmerge_cli.errors import UnreadableFile
 
 Values = Mapping[str, Any]
@@ -161,11 +161,44 @@ def read_seconds(row: Values, key: str, where: str) -> float | None:
         seconds = math.inf
     except (TypeError, ValueError):
         raise UnreadableFile(
-            f"{where}: offset and duration have to be numbers of seconds, and {key} is "
-            f"{_shown(value)}.",
+            f"{where}: times have to be numbers of seconds, and {key} is {_shown(value)}.",
             "Correct the line.",
         ) from None
     return check_seconds(seconds, key, where)
+
+
+def read_segments(row: Values, where: str) -> tuple[Segment, ...]:
+    """Read the parts of a text with their times, `[{"start": 0.0, "end": 2.5, "text": "..."}, ...]`.
+
+    Returns:
+        Those with a text; empty if the row has none.
+
+    Raises:
+        Skip: they overlap, are not in order, or a text is no string.
+        UnreadableFile: they are no such list, or a time is no number.
+    """
+    listed = row.get("segments")
+    if is_missing(listed):
+        return ()
+    if not isinstance(listed, list) or not all(isinstance(part, dict) for part in listed):
+        raise UnreadableFile(
+            f"{where}: segments is {_shown(listed)}, and a list of objects is needed.",
+            'Give each a start, an end and a text: {"start": 0.0, "end": 2.5, "text": "..."}.',
+        )
+    found: list[Segment] = []
+    for number, part in enumerate(listed, 1):
+        named = f"{where}, segment {number}"
+        times = [read_seconds(part, key, named) for key in ("start", "end")]
+        if times[0] is None or times[1] is None:
+            raise UnreadableFile(f"{named} has no start or no end.", "Give both, in seconds.")
+        text = " ".join(read_text(part, ("text",), "", named).split())
+        start, end = max(times[0], found[-1].end if found else 0.0), times[1]
+        if times[0] < start - ROUNDING or end <= start:
+            told = f"{named} is from {times[0]:g} to {times[1]:g} s"
+            raise Skip(TANGLED, told + (f", after one to {found[-1].end:g} s" if found else ""))
+        if text:
+            found.append(Segment(start, end, text))
+    return tuple(found)
 
 
 def check_seconds(seconds: float, key: str, where: str) -> float:

@@ -13,6 +13,7 @@ from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.metrics.normalisation import AUTO
 from lorsmerge_cli.operations.finetune.plan import (
+    RETAIN_SHARE,
     Averaging,
     DataSource,
     FinetunePlan,
@@ -31,6 +32,7 @@ __all__ = [
     "finetune",
     "plan_finetune",
     "readers",
+    "retained_source",
     "run_finetune",
 ]
 
@@ -43,6 +45,8 @@ def finetune(
     output: FilePath,
     *,
     dev: Sequence[FilePath] | FilePath = (),
+    retain: Sequence[FilePath] | FilePath = (),
+    retain_share: float = RETAIN_SHARE,
     split: str = "train",
     language: str | None = None,
     task: str | None = None,
@@ -75,6 +79,8 @@ def finetune(
         data: manifests, data folders or references to the Hub, to learn from.
         output: the model folder to write.
         dev: data to choose the epoch by; by default the dev split of data that has one.
+        retain: data of other languages, tasks or kinds to mix in.
+        retain_share: of the hours, in what is learnt from.
         split: of `data`.
         language: of rows that do not name theirs; rows of another one are skipped.
         task: of rows that do not name theirs; rows of another one are skipped.
@@ -113,7 +119,8 @@ def finetune(
     if average_best and average_last:
         raise UsageFault("Give average_best or average_last, not both.")
     command = recorded_call(
-        "finetune", base, several(data), output, dev=several(dev), split=split, language=language,
+        "finetune", base, several(data), output, dev=several(dev),
+        **({"retain": several(retain), "retain_share": retain_share} if retain else {}), split=split, language=language,
         task=task, hours=hours, data_seed=data_seed, dev_hours=dev_hours, format=format,
         average_best=average_best, average_last=average_last, dev_beam=dev_beam,
         normalisation=normalisation, delta=delta, dtype=dtype, **settings,
@@ -124,6 +131,7 @@ def finetune(
     )  # fmt: skip
     plan = plan_finetune(
         Path(base), Path(output), train=train, dev=held_out,
+        retain=retained_source(train, retain), retain_share=retain_share,
         settings=settings_of(dtype=dtype, workers=readers(workers, device), **settings),
         averaging=Averaging(average_last or average_best or 1, best=not average_last),
         dev_beam=dev_beam, normalisation=normalisation, device=device, delta=path_of(delta),
@@ -155,6 +163,12 @@ def data_sources(
     if not paths:
         return train, train.with_dev_split(dev_hours)
     return train, replace(train, paths=paths, split="dev", hours=dev_hours)
+
+
+def retained_source(train: DataSource, retain: Sequence[FilePath] | FilePath) -> DataSource | None:
+    """Return the source of data to mix in, whose rows say of which language and task they are."""
+    paths = tuple(map(Path, several(retain)))
+    return replace(train, paths=paths, language=None, task=None, format=None) if paths else None
 
 
 def readers(workers: int | None, device: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from lorsmerge_cli.core.sketch import Sketch, union
 from lorsmerge_cli.data.dataset import drop_warnings, load_data
 from lorsmerge_cli.data.digests import DataDigests, digests_of
 from lorsmerge_cli.data.leakage import repeated, shared_with
+from lorsmerge_cli.data.packing import pack, with_previous
 from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.data.report import DataReport
-from lorsmerge_cli.data.utterance import Drop, listed
+from lorsmerge_cli.data.utterance import Drop, Utterance, listed, with_unique_ids
 from lorsmerge_cli.errors import (
     LorsmergeError,
     Mismatch,
@@ -28,6 +29,7 @@ from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
 from lorsmerge_cli.operations.finetune.skips import read_skipped, row_values, with_removed
 from lorsmerge_cli.outputs import check_not_inside, check_output
 from lorsmerge_cli.recipe.record import trained_digests
+from lorsmerge_cli.speech.batches import row_labels
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.settings import TrainingSettings
 from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype, processes
@@ -40,6 +42,7 @@ from lorsmerge_cli.usage import (
 )
 
 FLOAT32 = 4  # bytes of an element
+RETAIN_SHARE = 0.1
 ADAM_COPIES = 4  # weight, gradient and two moments of each element
 
 
@@ -67,13 +70,23 @@ class DataSource:
     seed: int = 0
     allow_parts: bool = False
 
-    def load(self, window: float, *, decoded: bool = False) -> DataReport:
-        """Read the rows that fit a window of some seconds; with `decoded` check their audio."""
+    def load(self, window: float, *, decoded: bool = False, cut: bool = False) -> DataReport:
+        """Read the rows that fit a window of some seconds.
+
+        Args:
+            window: seconds.
+            decoded: check their audio.
+            cut: cut longer rows with segments.
+        """
         return load_data(
             self.paths, split=self.split, language=self.language, task=self.task,
             format=self.format, hours=self.hours, seed=self.seed, max_seconds=window,
-            allow_parts=self.allow_parts, decoded=decoded,
+            allow_parts=self.allow_parts, decoded=decoded, cut=cut,
         )  # fmt: skip
+
+    def for_share(self, share: float, hours: float) -> DataSource:
+        """Return as much of the data as makes a share of it and some hours of other data."""
+        return replace(self, hours=hours * share / (1 - share) / len(self.paths))
 
     def with_dev_split(self, hours: float | None) -> DataSource | None:
         """Return the dev split of the data sets that have one, or None."""
@@ -96,7 +109,8 @@ class FinetunePlan:
     Attributes:
         source: the base.
         speech: the base in memory, in float32.
-        train: rows of the training data.
+        train: rows of the training data, cut and packed.
+        spoken: languages and tasks of the data to learn, without what is retained.
         dev: rows to choose epochs by; without them the last epochs are used.
         settings: of the training.
         averaging: of epochs.
@@ -117,6 +131,7 @@ class FinetunePlan:
     source: ModelSource
     speech: SpeechModel
     train: DataReport
+    spoken: frozenset[tuple[str, str]]
     dev: DataReport | None
     settings: TrainingSettings
     averaging: Averaging
@@ -154,9 +169,8 @@ class FinetunePlan:
         return FLOAT32 * (ADAM_COPIES * (sum(sizes.values()) - frozen) + frozen)
 
     def single(self) -> tuple[str, str] | None:
-        """Return language and task of the training data if there is one of each, else None."""
-        groups = {(row.language, row.task) for row in self.train.utterances}
-        return groups.pop() if len(groups) == 1 else None
+        """Return language and task of the data to learn if there is one of each, else None."""
+        return next(iter(self.spoken)) if len(self.spoken) == 1 else None
 
     @property
     def leading_space(self) -> str:
@@ -167,6 +181,7 @@ class FinetunePlan:
     def describe(self) -> dict[str, Any]:
         """Return all that the weights depend on, which has to be the same when the run is resumed."""
         settings = asdict(self.settings) | {"keep": None, "workers": None, "save_steps": None}
+        settings["keep_language"] = settings["keep_language"] or None
         size, accumulation = self.settings.batches(self.processes)
         return {
             "base": self.source.identity(),
@@ -202,6 +217,8 @@ def plan_finetune(
     dev: DataSource | None,
     settings: TrainingSettings,
     averaging: Averaging,
+    retain: DataSource | None = None,
+    retain_share: float = RETAIN_SHARE,
     dev_beam: int = 1,
     normalisation: str = AUTO,
     device: str = "auto",
@@ -219,6 +236,8 @@ def plan_finetune(
         dev: source of the dev set, if there is one.
         settings: of the training.
         averaging: of epochs.
+        retain: source of data to mix in, so that what the base can do with it is kept.
+        retain_share: of the hours, in what is learnt from.
         dev_beam: hypotheses in the search when dev rows are decoded.
         normalisation: of the dev rows' texts, one of `CHOICES`.
         device: to train on.
@@ -234,7 +253,10 @@ def plan_finetune(
     source = find_model(base)
     raise_all(_folder_faults(source))
     size = FLOAT32 * sum(spec.numel for spec in source.checkpoint.specs.values())
-    inputs = [*source.checkpoint.sources, *train.paths, *(dev.paths if dev else ())]
+    inputs = [
+        *source.checkpoint.sources, *train.paths, *(dev.paths if dev else ()),
+        *(retain.paths if retain else ()),
+    ]  # fmt: skip
     # a model, two checkpoints with Adam's moments and an epoch or two of weights
     faults = check_output(output, inputs=inputs, size=9 * size, force=force, folder=True)
     if delta is not None:
@@ -245,11 +267,15 @@ def plan_finetune(
     raise_all(faults + check_run(output, resume=resume, force=force))
     window = source.window
     speech = source.open(parse_speech_dtype("float32"), "cpu")  # updates are small
-    found = _fitting(speech, train.load(window), settings.label_space)
+    found = train.load(window, cut=True)
+    spoken = frozenset((row.language, row.task) for row in found.utterances)
+    if retain is not None:
+        found = _with_retained(found, retain.for_share(retain_share, found.hours), window)
+    trained = digests_of(found.utterances)
+    found, settings = _windows(speech, found, settings)
     held_out = dev.load(window, decoded=True) if dev else None
     warnings = drop_warnings(found) + (drop_warnings(held_out) if held_out else [])
     warnings += notes_on_code(source.folder)
-    trained = digests_of(found.utterances)
     warnings += repeated(trained, role="training")
     if held_out is None:
         warnings.append("There is no dev set to choose an epoch by: the last is taken. See --dev.")
@@ -260,7 +286,7 @@ def plan_finetune(
     known = [*trained_digests(source.checkpoint, source.name), ("", trained.sketches)]
     recorded = union(known) if digests else {}
     plan = FinetunePlan(
-        source, speech, found, held_out, settings, averaging, dev_beam, normalisation, device, output,
+        source, speech, found, spoken, held_out, settings, averaging, dev_beam, normalisation, device, output,
         delta, resume, force, count, recorded, warnings,
     )  # fmt: skip
     return _with_skipped(plan, train.hours) if resume else plan
@@ -288,11 +314,46 @@ def _folder_faults(source: ModelSource) -> list[LorsmergeError]:
     ]
 
 
-def _fitting(speech: SpeechModel, report: DataReport, space: str) -> DataReport:
+def _with_retained(report: DataReport, retain: DataSource, window: float) -> DataReport:
+    found = DataReport.joined([report, retain.load(window, cut=True)])
+    return replace(
+        found,
+        utterances=tuple(with_unique_ids(found.utterances)),
+        hub=tuple(dict.fromkeys(found.hub)),
+        notes=tuple(dict.fromkeys(found.notes)),
+    )
+
+
+def _windows(
+    speech: SpeechModel, report: DataReport, settings: TrainingSettings
+) -> tuple[DataReport, TrainingSettings]:
+    """Return the rows as they are learnt from, packed if they are to be, and the settings made out."""
+
+    def fits(row: Utterance) -> bool:
+        labels = speech.labels(row, settings.label_space, timestamps=bool(settings.timestamps))
+        return len(labels) <= speech.longest_label
+
+    rows: Sequence[Utterance] = report.utterances
+    if settings.keep_language is None:
+        settings = replace(settings, keep_language=len({row.language for row in rows}) == 1)
+    if settings.pack:
+        rows = pack(rows, min(settings.pack, speech.window), fits, settings.seed)
+    if settings.condition:
+        rows = with_previous(rows)
+        if not any(row.previous for row in rows):
+            raise LorsmergeError(
+                "No row of the training data follows another one in its recording, and --condition "
+                "has nothing to learn from.",
+                "Give recordings with segments, or rows with offsets, or leave the option out.",
+            )
+    return _fitting(speech, replace(report, utterances=tuple(rows)), settings), settings
+
+
+def _fitting(speech: SpeechModel, report: DataReport, settings: TrainingSettings) -> DataReport:
     """Drop the rows with more labels than the decoder has positions."""
     kept, drops = [], list(report.drops)
     for row in report.utterances:
-        if len(speech.labels(row, space)) > speech.longest_label:
+        if len(row_labels(speech, row, settings)["labels"]) > speech.longest_label:
             drops.append(Drop(row.id, row.audio, "text longer than the decoder"))
         else:
             kept.append(row)

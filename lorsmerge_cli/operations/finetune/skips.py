@@ -29,9 +29,11 @@ class Skipped:
 
 def row_values(row: Utterance) -> list[Any]:
     """Return the values of a row, its audio by name alone."""
-    return [
+    values = [
         row.id, row.language, row.task, row.text, row.duration, row.start, row.audio.name,
     ]  # fmt: skip
+    more = [row.segments, [row_values(piece) for piece in row.pieces], row.previous]
+    return [*values, *more] if any(more) else values
 
 
 def row_digests(rows: Sequence[Utterance]) -> list[str]:
