@@ -16,7 +16,11 @@ from lorsmerge_cli.app import app
 PACKAGE = Path(lorsmerge_cli.__file__).parent
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 OPTIONS = {
-    name: {option for parameter in command.params for option in parameter.opts}
+    name: {
+        option
+        for parameter in command.params
+        for option in [*parameter.opts, *parameter.secondary_opts]
+    }
     for name, command in COMMANDS.items()
 }
 # of `hf`, ours too, of the program, and of `comet-score`

@@ -112,7 +112,7 @@ def test_every_command_line_parses(page: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_option_that_a_sentence_names_is_there(page: Path) -> None:
     options = {
-        name: {"--help"}.union(*(item.opts for item in command.params))
+        name: {"--help"}.union(*([*item.opts, *item.secondary_opts] for item in command.params))
         for name, command in COMMANDS.items()
     }
     every = set().union(*options.values())
