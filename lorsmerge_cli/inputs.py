@@ -105,11 +105,15 @@ def read_document(path: Path) -> bytes:
     return content
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, unique: bool = False) -> Any:
     """Parse JSON of any origin.
 
+    Args:
+        text: one value.
+        unique: refuse an object with a key twice; by default the last one holds.
+
     Raises:
-        ValueError: it is not JSON, or nested too deeply.
+        ValueError: it is not JSON, or nested too deeply, or `unique` and a key is there twice.
 
     Example:
         >>> parse_json("[" * 100_000)
@@ -118,9 +122,18 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is nested too deeply
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique if unique else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} is there twice")
+    return found
 
 
 def read_json(path: Path) -> Any:
@@ -134,13 +147,17 @@ def read_json(path: Path) -> Any:
     return parse_json(read_document(path))
 
 
-def json_object(text: str | bytes) -> dict[str, Any]:
+def json_object(text: str | bytes, *, unique: bool = False) -> dict[str, Any]:
     """Parse JSON that must be an object.
+
+    Args:
+        text: as in `parse_json`.
+        unique: as in `parse_json`.
 
     Raises:
         ValueError: it is not a JSON object.
     """
-    value = parse_json(text)
+    value = parse_json(text, unique=unique)
     if not isinstance(value, dict):
         raise ValueError(f"an object is needed, and it is a {type(value).__name__}")
     return value

@@ -55,6 +55,15 @@ _ALIASES |= {
     "pushto": "ps", "panjabi": "pa", "moldavian": "ro", "moldovan": "ro", "sinhalese": "si",
     "castilian": "es", "mandarin": "zh",
 }  # fmt: skip
+# Languages by the names that their speakers give them
+_ALIASES |= {
+    "deutsch": "de", "español": "es", "espanol": "es", "castellano": "es", "français": "fr",
+    "francais": "fr", "italiano": "it", "català": "ca", "português": "pt", "portugues": "pt",
+    "nederlands": "nl", "svenska": "sv", "norsk": "no", "dansk": "da", "suomi": "fi", "polski": "pl",
+    "čeština": "cs", "türkçe": "tr", "русский": "ru", "українська": "uk", "ελληνικά": "el",
+    "euskara": "eu", "galego": "gl", "cymraeg": "cy", "中文": "zh", "日本語": "ja", "한국어": "ko",
+    "العربية": "ar", "हिन्दी": "hi",
+}  # fmt: skip
 _ALIASES |= {"filipino": "tl", "farsi": "fa", "bokmål": "no", "bokmal": "no"}
 # The nearest language that Whisper has, for some that it lacks
 _RELATIVES = {
@@ -65,6 +74,7 @@ _RELATIVES = {
     "ori": "bn", "ceb": "tl", "sc": "it", "scn": "it", "fur": "it", "vec": "it", "rm": "it", "kea": "pt",
     "hsb": "cs", "rw": "sw", "kin": "sw", "lg": "sw", "lug": "sw", "zu": "sn", "zul": "sn", "xh": "sn",
     "xho": "sn", "dv": "si", "div": "si", "cv": "tt", "chv": "tt", "sah": "tt", "crh": "tr", "mhr": "fi",
+    "sh": "hr", "hbs": "hr", "cnr": "sr", "mai": "hi", "bho": "hi",
 }  # fmt: skip
 _REGION = re.compile(r"[a-z]{2}|\d{3}")
 _SCRIPTS = frozenset({
@@ -106,7 +116,8 @@ def _hint(wanted: str, known: dict[str, str]) -> str:
     if wanted in _RELATIVES:
         return f"The nearest that it has is {_RELATIVES[wanted]}; give that if it is what you want."
     # only names are compared: most codes are close to another one
-    close = difflib.get_close_matches(wanted, [key for key in known if len(key) > 3], n=3)
+    names = [key for key in known if len(key) > 3 and len(wanted) > 3]
+    close = difflib.get_close_matches(wanted, names, n=3)
     if close:
         return f"Did you mean {' or '.join(close)}?"
     near = [key for key in known if wanted and wanted.startswith(f"{key}-")]

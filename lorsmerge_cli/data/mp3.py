@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+ROOM = 0.25  # seconds of audio that zeros at the end may have been meant for
+TAG_SIZE = 128  # bytes of an ID3v1 tag
 SYNC = 0xFFE00000
 TAGS = (b"Xing", b"Info", b"VBRI")
 # kbit/s by the index in a frame's header, of MPEG 1 layers I, II, III and MPEG 2 layers I, II and III
@@ -34,7 +36,7 @@ class Mp3Scan:
         frames: number of whole frames but the Xing frame.
         frame_seconds: of one frame.
         start: byte at which the first frame of audio begins.
-        cut: whether the file ends within a frame that directly follows another.
+        cut: whether the file ends within a frame that directly follows another, or in zeros.
     """
 
     seconds: float
@@ -85,7 +87,19 @@ def scan_mp3(data: bytes) -> Mp3Scan | None:
             length = samples / hertz
             seconds, count = seconds + length, count + 1
         position = end = position + size
-    return Mp3Scan(seconds, declared, count, length, first, cut) if count else None
+    if not count:
+        return None
+    cut = cut or _blank(data[end:]) > ROOM * (end - first) / seconds
+    return Mp3Scan(seconds, declared, count, length, first, cut)
+
+
+def _blank(rest: bytes) -> int:
+    """Return how many bytes follow the last frame, if all are zero: room that was never filled.
+
+    A downloader makes it before it has the audio. A tag may end it.
+    """
+    rest = rest[:-TAG_SIZE] if rest[-TAG_SIZE:].startswith(b"TAG") else rest
+    return 0 if rest.strip(b"\0") else len(rest)
 
 
 def _leads_on(data: bytes, following: int, searching: bool) -> bool:

@@ -20,12 +20,14 @@ from lorsmerge_cli.data.utterance import (
     UNREADABLE,
     Drop,
     Utterance,
+    has_text,
 )
 from lorsmerge_cli.errors import LorsmergeError
 
 THREADS = 16  # that wait for files
 SLACK = 0.1  # seconds by which a segment may differ from its whole file
-END_SLACK = 0.25  # seconds by which a row may end after its file
+END_SLACK = 0.25  # seconds by which a row may end after its file, and the share of itself
+LACKING_SHARE = 0.25
 PART_SLACK = (
     0.05  # share of its file by which a row without a start may be shorter, if that is more
 )
@@ -103,7 +105,7 @@ def _fault(row: Utterance, labelled: bool) -> Drop | None:
         silent = is_silent(row.audio, row.start, row.duration)
     except UnreadableAudio as error:
         return Drop(row.id, row.audio, error.reason, error.what)
-    spoken = row.text.strip() or not labelled
+    spoken = has_text(row.text) or not labelled
     return Drop(row.id, row.audio, SILENT) if silent and spoken else None
 
 
@@ -122,7 +124,9 @@ def _check(row: Utterance, max_seconds: float, empty_text: bool) -> tuple[Uttera
         return Drop(row.id, row.audio, UNREADABLE, error.what), 0.0
     if cut:
         return Drop(row.id, row.audio, CUT), whole
-    if 0 < whole < (end := row.start + (row.duration or 0.0)) - END_SLACK and row.start < whole:
+    end = row.start + (row.duration or 0.0)
+    lacking = min(END_SLACK, LACKING_SHARE * (row.duration or 0.0))
+    if 0 < whole < end - lacking and row.start < whole:
         told = f"{row.audio} has {whole:.2f} s, and the row goes to {end:.2f} s"
         return Drop(row.id, row.audio, SHORT, told), whole
     # elsewhere the header knows better than the manifest, which rounds
@@ -133,7 +137,7 @@ def _check(row: Utterance, max_seconds: float, empty_text: bool) -> tuple[Uttera
         return Drop(row.id, row.audio, EMPTY), whole
     if duration > max_seconds:
         return Drop(row.id, row.audio, "longer than the window"), whole
-    if not row.text.strip() and not empty_text:
+    if not has_text(row.text) and not empty_text:
         return Drop(row.id, row.audio, "empty text"), whole
     if row.segments and row.segments[-1].end > duration + END_SLACK:
         told = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ REMOVED = "audio that was removed"  # after a training skipped it, and before th
 # Reasons to drop a row for its segments
 TANGLED, OUTSIDE = "segments out of order or overlapping", "segments outside the audio"
 OTHER_TEXT = "segments of another text"
+INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})  # Unicode's categories
 # Further reasons, which only decoding finds
 SILENT, LONGER = "silent audio", "audio is longer than its row"
 
@@ -138,6 +140,11 @@ class Drop:
 def segments_of(row: Utterance) -> tuple[Segment, ...]:
     """Return the segments of a row; without any, its text from its beginning to its end."""
     return row.segments or (Segment(0.0, row.duration or 0.0, row.text),)
+
+
+def has_text(text: str) -> bool:
+    """Return whether anything of a text can be seen: not blanks and control characters alone."""
+    return any(unicodedata.category(character) not in INVISIBLE for character in text)
 
 
 def reasons(drops: Iterable[Drop]) -> dict[str, int]:

@@ -138,6 +138,8 @@ def test_a_wav_that_was_written_into_a_pipe_is_whole(tmp_path: Path) -> None:
         ({"offset": 4.0, "duration": 8.0}, None),
         ({"duration": 5.2}, 5.0),
         ({"offset": 4.0, "duration": 1.1}, 1.0),
+        ({"offset": 4.9, "duration": 0.2}, None),
+        ({"offset": 4.6, "duration": 0.5}, 0.4),
         ({"offset": 1.0, "duration": 2.0}, 2.0),
     ],
 )

@@ -172,6 +172,10 @@ def test_an_mp3_without_a_header_that_ends_within_a_frame(tmp_path: Path, variab
     for share in (0.3, 0.6, 0.9):
         path.write_bytes(cut(raw, share))
         assert ends_early(AudioFile(path))
+        room = bytes(len(raw) - len(cut(raw, share)))  # as a download that was broken off leaves it
+        for tag in (b"", b"TAG" + b"a" * 125):
+            path.write_bytes(cut(raw, share) + room + tag)
+            assert ends_early(AudioFile(path))
 
 
 # --- pages of Ogg ---------------------------------------------------------------------------------

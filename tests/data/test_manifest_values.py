@@ -47,6 +47,8 @@ def written(path: Path, *rows: dict[str, Any]) -> Path:
         ({"text": NAN}, "empty text"),
         ({"text": ""}, "empty text"),
         ({"text": " \u00a0"}, "empty text"),
+        ({"text": "\u200b"}, "empty text"),
+        ({"text": "\ufeff\u200d \0"}, "empty text"),
         ({"text": 12}, "text is no string"),
         ({"text": 1.5}, "text is no string"),
         ({"text": True}, "text is no string"),
@@ -54,6 +56,7 @@ def written(path: Path, *rows: dict[str, Any]) -> Path:
         ({"text": {"de": "guten Tag"}}, "empty text"),
         ({"text": {"ca": None}}, "empty text"),
         ({"text": None, "translation": {"fr": "bonjour"}, "taskname": "st"}, "empty text"),
+        ({"text": {"ca": NAN, "cat": None, "": "x", "klingon": "y"}}, "empty text"),
         ({"offset": NAN}, "offset is negative, NaN or infinite"),
         ({"offset": -2}, "offset is negative, NaN or infinite"),
         ({"offset": INFINITE}, "offset is negative, NaN or infinite"),
@@ -104,6 +107,8 @@ def test_a_bad_value_costs_its_row_alone(folder: Path, bad: dict[str, Any], reas
         ({"audio_filepath": {"bytes": "UklGRg=="}}, "audio_filepath holds bytes and no path"),
         ({"audio_filepath": {"array": [0.0, 0.1], "path": None}}, "holds array and no path"),
         ({"target_lang": "klingon"}, r"to be translated into 'klingon'"),
+        ({"target_lang": "en", "taskname": "asr"}, "a transcript of ca by its task.*'en'"),
+        ({"target_lang": "x", "taskname": "asr"}, "a transcript of ca by its task.*'x'"),
     ],
 )
 def test_what_no_row_can_be_meant_by_is_an_error_with_its_line(
@@ -118,7 +123,12 @@ def test_what_no_row_can_be_meant_by_is_an_error_with_its_line(
     ("changed", "field", "value"),
     [
         ({"text": {"ca": "bona nit", "en": "good night"}}, "text", "bona nit"),
+        ({"text": {"ca_es": "bona nit", "eng": "good night"}}, "text", "bona nit"),
+        ({"text": {"ca": None, "Catalan": "bona nit"}}, "text", "bona nit"),
         ({"text": None, "sentence": "bona nit"}, "text", "bona nit"),
+        ({"text": "\u200bnit\u200d"}, "text", "\u200bnit\u200d"),
+        ({"target_lang": "cat", "taskname": "asr"}, "language", "ca"),
+        ({"target_lang": "en", "taskname": "asr", "translation": "good day"}, "text", "bon dia"),
         ({"text": "nan"}, "text", "nan"),
         ({"speaker": 12}, "speaker", "12"),
         ({"speaker": 12.0}, "speaker", "12"),
@@ -140,11 +150,28 @@ def test_values_that_are_understood(
 
 
 @pytest.mark.parametrize("task", [None, "st"])
-def test_a_translation_that_is_an_object(folder: Path, task: str | None) -> None:
+@pytest.mark.parametrize(("english", "catalan"), [("en", "ca"), ("eng", "cat"), ("en-US", "ca_es")])
+def test_a_translation_that_is_an_object(
+    folder: Path, task: str | None, english: str, catalan: str
+) -> None:
     row = {"audio_filepath": "x.wav", "source_lang": "ca",
-           "translation": {"en": "good day", "ca": "bon dia"}}  # fmt: skip
+           "translation": {english: "good day", catalan: "bon dia"}}  # fmt: skip
     (found,) = load_data([written(folder / "m.jsonl", row)], task=task).utterances
     assert (found.task, found.text) == ("st", "good day")
+
+
+def test_texts_in_other_languages_are_named(folder: Path) -> None:
+    path = written(folder / "m.jsonl", GOOD | {"text": {"de": "guten Tag", "fr": "bonjour"}})
+    with pytest.raises(LorsmergeError, match=r"text has no text in ca \(it has 'de', 'fr'\)"):
+        load_data([path])
+
+
+@pytest.mark.parametrize("line", ['{"text": "a", "text": "b"}', '{"x": {"y": 1, "y": 1}}'])
+def test_a_key_that_is_there_twice_is_an_error_with_its_line(folder: Path, line: str) -> None:
+    path = folder / "m.jsonl"
+    path.write_text(json.dumps(GOOD) + "\n" + line + "\n")
+    with pytest.raises(LorsmergeError, match=r"m\.jsonl, line 2 .*'(text|y)' is there twice"):
+        load_data([path])
 
 
 @pytest.mark.parametrize(
@@ -211,6 +238,79 @@ def test_folders_of_splits(tmp_path: Path, name: str, split: str, root: str, com
         LorsmergeError, match=f"no split 'other'. Give --split with one of: {split}"
     ):
         read_manifest(tmp_path, split="other", language="ca")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("val/metadata.csv", "validation/metadata.jsonl"), ("dev/metadata.csv", "data/dev/metadata.csv"),
+     ("dev/metadata.csv", "dev/metadata.jsonl"), ("metadata.csv", "metadata.jsonl"),
+     ("metadata.csv", "data/metadata.csv")],
+)  # fmt: skip
+def test_two_tables_of_one_split_are_not_one(tmp_path: Path, one: str, other: str) -> None:
+    for name in (one, other):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("file_name,text\na.wav,bon dia\n")
+    with pytest.raises(
+        LorsmergeError, match=r"Both .* and .* are there, for the same rows"
+    ) as said:
+        read_manifest(tmp_path, language="ca")
+    assert str(tmp_path / one) in str(said.value)
+    assert str(tmp_path / other) in str(said.value)
+
+
+# --- tables with commas and tabs ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("file_name,text\nx.wav,bon dia, amics\n", "line 2: 3 columns.*header has 2.*comma"),
+        ("file_name,text\nx.wav\n", "line 2: 1 columns"),
+        ('file_name,text\nx.wav,"bon dia\ny.wav,bona nit\n', "line 3 is no row of a table"),
+        ('file_name,text\nx.wav,"bon" dia\n', "line 2 is no row of a table.*doubled"),
+        ("file_name,text,text\nx.wav,bon dia,bona nit\n", "several columns 'text'"),
+        ("text\nbon dia\n", "has no file_name"),
+    ],
+)
+def test_a_table_that_would_lose_some_of_its_cells(folder: Path, lines: str, message: str) -> None:
+    (folder / "metadata.csv").write_text(lines)
+    with pytest.raises(LorsmergeError, match=rf"metadata\.csv.*{message}"):
+        read_manifest(folder, language="ca")
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ('file_name,text\nx.wav,"bon dia, amics"\n', "bon dia, amics"),
+        ('file_name,text\nx.wav,"diu ""bon dia"""\n', 'diu "bon dia"'),
+        ("file_name,text\nx.wav,bon dia,,\n", "bon dia"),
+        (",,file_name,text\n0,0,x.wav,bon dia\n", "bon dia"),
+        ("file_name,text\r\nx.wav,bon dia\r\n\r\n", "bon dia"),
+    ],
+)
+def test_tables_as_they_are_written(folder: Path, lines: str, text: str) -> None:
+    (folder / "metadata.csv").write_bytes(lines.encode())
+    rows, drops = read_manifest(folder, language="ca")
+    assert ([row.text for row in rows], drops) == ([text], [])
+
+
+def test_a_tab_in_a_sentence_of_common_voice(tmp_path: Path) -> None:
+    (tmp_path / "ca" / "clips").mkdir(parents=True)
+    (tmp_path / "ca" / "train.tsv").write_text("path\tsentence\na.mp3\tbon\tdia\n")
+    with pytest.raises(LorsmergeError, match=r"train\.tsv, line 2: 3 columns.*no tab"):
+        read_manifest(tmp_path / "ca", split="train")
+
+
+def test_translations_of_clips_that_are_not_validated_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "validated.tsv").write_text("client_id\tpath\tsentence\ns\ta.mp3\tbon dia\n")
+    (tmp_path / "covost_v2.ca_en.test.tsv").write_text(
+        "path\ttranslation\tsplit\na.mp3\tgood day\ttest\nb.mp3\tgood night\ttest\n"
+    )
+    rows, drops = read_manifest(tmp_path, split="test")
+    assert [row.id for row in rows] == ["a"]
+    assert [(drop.id, drop.reason) for drop in drops] == [("b", "missing audio")]
+    assert "b.mp3 is not in" in drops[0].detail
 
 
 def test_rows_in_no_splits_folder_are_counted(tmp_path: Path) -> None:
@@ -326,6 +426,25 @@ def test_a_channel_of_one(folder: Path, segments: str | None, channels: str) -> 
     assert len(load_data([data], language="ca").utterances) == 1
 
 
+def test_utterances_without_a_text_are_counted(folder: Path) -> None:
+    data = kaldi(folder, "0 4")
+    with (data / "segments").open("a") as file:
+        file.write("more rec 4 8\n")
+    report = load_data([data], language="ca")
+    assert [row.id for row in report.utterances] == ["utt"]
+    assert [(drop.id, drop.reason) for drop in report.drops] == [("more", "empty text")]
+    assert "text has no line for 'more'" in report.drops[0].detail
+
+
+@pytest.mark.parametrize("name", ["text", "segments", "wav.scp"])
+def test_a_name_with_two_lines_is_an_error(folder: Path, name: str) -> None:
+    data = kaldi(folder, "0 4")
+    lines = (data / name).read_text()
+    (data / name).write_text(lines + lines)
+    with pytest.raises(LorsmergeError, match=rf"{name}, line 2: '(utt|rec)' has a line already"):
+        load_data([data], language="ca")
+
+
 # --- languages ------------------------------------------------------------------------------------
 
 
@@ -340,6 +459,8 @@ def test_a_channel_of_one(folder: Path, segments: str | None, channels: str) -> 
         ("es", "spa es-419 es_419 castilian"), ("sr", "srp sr_rs sr-Latn-RS"), ("fa", "pes fas farsi"),
         ("sw", "swh swa sw_ke"), ("ms", "zsm msa ms_my"), ("et", "ekk est"), ("lv", "lvs lav"),
         ("ar", "arb ara ar_eg"), ("pa", "pan pa_in pa-Guru-IN"), ("mn", "khk mon"), ("haw", "haw"),
+        ("de", "Deutsch"), ("es", "Español castellano"), ("fr", "français"), ("ca", "Català"),
+        ("zh", "中文"), ("el", "Ελληνικά"),
         ("id", "in ind id_id"), ("yi", "ji ydd"), ("en", "eng en_us en-GB-oxendict English"),
     ],
 )  # fmt: skip
@@ -365,6 +486,7 @@ def test_languages_and_their_names_are_whispers() -> None:
         ("ast_es", "nearest that it has is es"), ("ckb_iq", "nearest that it has is fa"),
         ("catalann", "Did you mean catalan"), ("norwegan", "Did you mean norwegian"),
         ("my-voices", r"Did you mean my\?"), ("qqq", "Use a code such as ca"), ("", "Use a code"),
+        ("que", "Use a code such as ca"), ("mai_in", "nearest that it has is hi"),
     ],
 )  # fmt: skip
 def test_a_language_that_whisper_lacks_has_a_hint(name: str, hint: str) -> None:

@@ -15,7 +15,7 @@ from lorsmerge_cli.data.readers.fields import (
     read_tsv,
 )
 from lorsmerge_cli.data.readers.values import Skip
-from lorsmerge_cli.data.utterance import Drop, Utterance
+from lorsmerge_cli.data.utterance import MISSING, Drop, Utterance
 from lorsmerge_cli.errors import UnreadableFile
 
 NEEDS = "covost_v2.<language>_en.tsv (or .train.tsv, ...) in a Common Voice language folder"
@@ -59,10 +59,12 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
         name = Path(row["path"]).name
         if row.get("split", split) not in (split, f"{split}_covost") and split is not None:
             continue
-        if clips is not None and name not in clips:
-            continue
         audio = AudioFile(folder / "clips" / (name if Path(name).suffix else f"{name}.mp3"))
         where = f"{table}, line {number}"
+        if clips is not None and name not in clips:
+            lacking = f"{where}: {name} is not in {table.parent / 'validated.tsv'}"
+            found.append(Drop(audio.file.stem, audio, MISSING, lacking))
+            continue
         try:
             language, task = language_and_task(source, asked, defaults, where)
         except Skip as skip:

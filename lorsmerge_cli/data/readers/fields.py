@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorsmerge_cli.data.languages import parse_language, parse_task
-from lorsmerge_cli.data.readers.values import Skip, is_missing, is_text
+from lorsmerge_cli.data.readers.values import Skip, in_language, is_missing, is_text
 from lorsmerge_cli.data.utterance import OTHER_LANGUAGE, OTHER_TASK
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
 from lorsmerge_cli.inputs import open_text
@@ -57,23 +59,47 @@ def _read_table(
 ) -> Iterator[tuple[int, Row]]:
     try:
         with open_text(path, newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]
-            header = [name.strip() for name in next(reader, [])]
-            missing = [name for name in needed if name not in header]
-            if missing:
-                raise wrong_columns(path, header, missing)
-            for cells in reader:
-                if not any(cells):
-                    continue
-                if len(cells) < len(header):
-                    raise UnreadableFile(
-                        f"{path}, line {reader.line_num}: {len(cells)} columns, and the header has "
-                        f"{len(header)}.",
-                        "The file was cut short, or a cell holds a line break.",
-                    )
-                yield reader.line_num, dict(zip(header, cells, strict=False))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
+            try:
+                yield from _rows(path, reader, needed)
+            except csv.Error as error:
+                raise UnreadableFile(
+                    f"{path}, line {reader.line_num} is no row of a table ({error}).",
+                    'A cell with quotes has to be quoted, and its quotes doubled: "he said ""yes""".',
+                ) from None
+    except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, error) from None
+
+
+def _rows(path: Path, reader: Any, needed: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    header = [name.strip() for name in next(reader, [])]
+    missing = [name for name in needed if name not in header]
+    if missing:
+        raise wrong_columns(path, header, missing)
+    twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
+    if twice:
+        raise UnreadableFile(
+            f"{path} has several columns {' and '.join(map(repr, twice))}.",
+            "Rename or remove all but one of each name.",
+        )
+    for cells in reader:
+        if not any(cells):
+            continue
+        if len(cells) < len(header):
+            raise UnreadableFile(
+                f"{path}, line {reader.line_num}: {len(cells)} columns, and the header has "
+                f"{len(header)}.",
+                "The file was cut short, or a cell holds a line break.",
+            )
+        if any(cells[len(header) :]):
+            raise UnreadableFile(
+                f"{path}, line {reader.line_num}: {len(cells)} columns, and the header has "
+                f"{len(header)}.",
+                "A cell with a comma in it has to be quoted."
+                if reader.dialect.delimiter == ","
+                else "A cell may hold no tab.",
+            )
+        yield reader.line_num, dict(zip(header, cells, strict=False))
 
 
 def unreadable(path: Path, error: Exception) -> UnreadableFile:
@@ -168,7 +194,7 @@ def read_source(row: Mapping[str, object], language: str, task: str) -> str | No
     named = SOURCE if is_missing(row.get(TRANSLATION)) else (*SOURCE, *TRANSCRIPT)
     found = next((row[key] for key in named if not is_missing(row.get(key))), None)
     if isinstance(found, Mapping):
-        found = found.get(language)
+        found = in_language(found, language)
     known = text_keys(task) != TRANSCRIPT and isinstance(found, str) and is_text(found)
     return str(found) if known else None
 

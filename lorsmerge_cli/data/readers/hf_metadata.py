@@ -10,7 +10,7 @@ from lorsmerge_cli.data.readers import jsonl
 from lorsmerge_cli.data.readers.fields import SPLIT_NAMES, Defaults, read_csv
 from lorsmerge_cli.data.readers.values import Skip, Values, read_audio
 from lorsmerge_cli.data.utterance import NO_SPLIT, Drop, Utterance
-from lorsmerge_cli.errors import LorsmergeError
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 
 NEEDS = "metadata.csv or metadata.jsonl with file_name and text, in the folder or in train/, ..."
 NAMES = ("metadata.csv", "metadata.jsonl")
@@ -18,23 +18,37 @@ NOT_TAKEN = ("file_name", "id", "duration", "offset")  # columns of a CSV that m
 
 
 def _table(folder: Path) -> Path | None:
-    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
+    return _only([folder / name for name in NAMES if (folder / name).is_file()])
+
+
+def _only(tables: list[Path]) -> Path | None:
+    """Return the table among those that were found; None if there is none.
+
+    Raises:
+        UnreadableFile: there are several, of which all but one would be passed over.
+    """
+    if len(tables) > 1:
+        raise UnreadableFile(
+            f"Both {tables[0]} and {tables[1]} are there, for the same rows.",
+            "Remove or rename one, or give the one that you mean.",
+        )
+    return tables[0] if tables else None
 
 
 def _tables(path: Path) -> dict[str, Path]:
     """Return the table of each split, from the split's folder in the root or in `data`."""
     found: dict[str, Path] = {}
-    for split, folders in SPLIT_NAMES.items():
-        for folder in (root / name for root in (path, path / "data") for name in folders):
-            table = _table(folder)
-            if table is not None:
-                found.setdefault(split, table)
+    for split, names in SPLIT_NAMES.items():
+        folders = [root / name for root in (path, path / "data") for name in names]
+        table = _only([table for folder in folders if (table := _table(folder))])
+        if table is not None:
+            found[split] = table
     return found
 
 
 def _common_table(path: Path) -> Path | None:
     """Return the one table of all splits, if there is one."""
-    return _table(path) or _table(path / "data")
+    return _only([table for folder in (path, path / "data") if (table := _table(folder))])
 
 
 def detects(path: Path) -> bool:

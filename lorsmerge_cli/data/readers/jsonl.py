@@ -11,6 +11,7 @@ from typing import Any
 from lorsmerge_cli.data.audio_source import AudioFile, AudioSource
 from lorsmerge_cli.data.languages import joined_text, parse_language, text_language
 from lorsmerge_cli.data.readers.fields import (
+    TRANSLATION,
     Defaults,
     into_english,
     language_and_task,
@@ -40,7 +41,7 @@ from lorsmerge_cli.data.utterance import (
     Segment,
     Utterance,
 )
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
 from lorsmerge_cli.inputs import json_object, open_text
 
 NEEDS = "a .jsonl or .json file with audio_filepath and text in every line"
@@ -82,11 +83,11 @@ def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json_object(line)
+            row = json_object(line, unique=True)
         except ValueError as error:
             raise UnreadableFile(
                 f"{path}, line {number} is no JSON object ({error}).",
-                "A JSON-lines manifest has one {...} per line.",
+                "A JSON-lines manifest has one {...} per line, with each key once.",
             ) from None
         yield number, row
 
@@ -148,6 +149,11 @@ def _utterance(
     language, task = language_and_task(source, task, defaults, where)
     if task == "st":
         into_english(target, where)
+    elif target and is_missing(row.get(TRANSLATION)) and not _same_language(language, target):
+        raise UsageFault(
+            f"{where} is a transcript of {language} by its task, and its target_lang is {target!r}.",
+            "If the text is a translation, its taskname is st; else remove target_lang.",
+        )
     segments = read_segments(row, where) if defaults.labelled else ()
     if defaults.labelled and not segments:
         _has(row, path, where, ("text", text_keys(task)))

@@ -49,7 +49,8 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
     )
 
     found: list[Utterance | Drop] = []
-    for name, text in _pairs(path / "text").items():
+    texts = _pairs(path / "text")
+    for name, text in texts.items():
         where = f"{path}: {name!r}"
         recording, *piece = [name] if segments is None else _segment(path, segments, name)
         audio = AudioFile(_audio(path, recordings, recording))
@@ -62,6 +63,12 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
             found.append(replace(row, segment=bool(piece)))
         except Skip as skip:
             found.append(skip.drop(name, audio))
+    table = path / ("wav.scp" if segments is None else "segments")
+    for name in recordings if segments is None else segments:
+        if name not in texts:
+            found.append(
+                Drop(name, table, "empty text", f"{path / 'text'} has no line for {name!r}")
+            )
     return found
 
 
@@ -156,5 +163,15 @@ def _pairs(path: Path) -> dict[str, str]:
             lines = file.read().split("\n")  # as Kaldi has it
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, error) from None
-    split = (line.split(maxsplit=1) for line in lines if line.strip())
-    return {cells[0]: cells[1].strip() if len(cells) > 1 else "" for cells in split}
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        key, *rest = line.split(maxsplit=1)
+        if key in found:
+            raise UnreadableFile(
+                f"{path}, line {number}: {key!r} has a line already.",
+                "Kaldi's names are unique: remove one of the lines, or run fix_data_dir.sh.",
+            )
+        found[key] = rest[0].strip() if rest else ""
+    return found

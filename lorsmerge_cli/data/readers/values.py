@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.data.audio_source import AudioSource
+from lorsmerge_cli.data.languages import parse_language
 from lorsmerge_cli.data.utterance import MISSING, TANGLED, Drop, Segment
-from lorsmerge_cli.errors import UnreadableFile
+from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
 
 Values = Mapping[str, Any]
 ROUNDING = 0.05  # seconds below zero that the difference of two rounded times may have
@@ -83,6 +84,23 @@ def read_label(row: Values, keys: Sequence[str], where: str) -> str | None:
     return value or None
 
 
+def in_language(texts: Mapping[str, Any], language: str) -> Any:
+    """Return the text of a language from `{"en": ..., "ca_es": ...}`; None if it has none.
+
+    A key may be any code or name of the language; Whisper's code comes first.
+    """
+    found = [texts.get(language)]
+    found += [text for name, text in texts.items() if _is_called(name, language)]
+    return next((text for text in found if not is_missing(text)), None)
+
+
+def _is_called(name: str, language: str) -> bool:
+    try:
+        return parse_language(name) == language
+    except LorsmergeError:
+        return False
+
+
 def read_text(row: Values, keys: Sequence[str], language: str, where: str) -> str:
     """Read a text, or that of one language from an object with several.
 
@@ -98,7 +116,11 @@ def read_text(row: Values, keys: Sequence[str], language: str, where: str) -> st
     """
     key, value = first(row, keys)
     if isinstance(value, dict):
-        key, value = f"{key}[{language}]", value.get(language)
+        held = ", ".join(map(_shown, value)) or "nothing"
+        value = in_language(value, language)
+        if is_missing(value):
+            raise Skip("empty text", f"{where}: {key} has no text in {language} (it has {held})")
+        key = f"{key}[{language}]"
     if is_missing(value):
         raise Skip("empty text", f"{where}: {key or 'the text'} is null or NaN")
     if isinstance(value, list):
