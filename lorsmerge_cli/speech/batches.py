@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from lorsmerge_cli.data.audio import UnreadableAudio
 from lorsmerge_cli.data.utterance import REMOVED, Drop, Utterance
+from lorsmerge_cli.speech.kept import KeptFeatures
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
 from lorsmerge_cli.speech.settings import TrainingSettings
 
@@ -32,6 +33,7 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         utterances: rows whose labels fit the model.
         settings: of the training, by which labels are made.
         removed: ids of utterances whose audio is not read.
+        kept: where features are kept once they are made.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         utterances: Sequence[Utterance],
         settings: TrainingSettings | None = None,
         removed: Collection[str] = (),
+        kept: KeptFeatures | None = None,
     ) -> None:
+        self.kept = kept
         self.labels = [
             row_labels(speech, row, settings or TrainingSettings()) for row in utterances
         ]
@@ -56,15 +60,20 @@ class SpeechDataset(Dataset[dict[str, Any]]):
         row = self.utterances[index]
         if row.id in self.removed:
             return self._nothing(Drop(row.id, row.audio, REMOVED))
-        try:
-            wave = audio_of(row)
-        except UnreadableAudio as error:
-            return self._nothing(Drop(row.id, row.audio, error.reason, error.what))
-        return {
-            "features": self.speech.features([wave])[0],
-            "frames": math.ceil(len(wave) / self._hop),
-            **self.labels[index],
-        }
+        found = self.kept.get(index) if self.kept else None
+        if found is None:
+            try:
+                wave = audio_of(row)
+            except UnreadableAudio as error:
+                return self._nothing(Drop(row.id, row.audio, error.reason, error.what))
+            found = self.speech.features([wave])[0], math.ceil(len(wave) / self._hop)
+            if self.kept:
+                self.kept.put(index, *found)
+        return {"features": found[0], "frames": found[1], **self.labels[index]}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a process that is not forked gets: it makes its own features."""
+        return self.__dict__ | {"kept": None}
 
     def _nothing(self, drop: Drop) -> dict[str, Any]:
         features = self.speech.features([np.zeros(1, np.float32)])[0]

@@ -15,6 +15,7 @@ from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
 
 THREADS = 4  # that read audio
+FEATURES_SHARE = 0.2  # of free memory, for features that are used again
 
 
 class Features:
@@ -28,7 +29,7 @@ class Features:
     def __init__(self, speech: SpeechModel, limit: int = 0) -> None:
         self.speech, self.limit = replace(speech, model=None), limit  # no weights are kept
         self._held: dict[tuple[AudioSource, float, float | None], Tensor] = {}
-        self._used = 0
+        self._used = self._frames = 0
 
     def of(self, rows: Sequence[Utterance]) -> Tensor:
         """Return features [clips, mel bins, frames], in float32 on the CPU.
@@ -44,9 +45,10 @@ class Features:
             with ThreadPoolExecutor(THREADS) as pool:
                 waves = list(pool.map(audio_of, missing.values()))
             for key, features in zip(missing, self.speech.features(waves), strict=True):
-                found[key] = features
-                self._keep(key, features)
-        return torch.stack([found[_key(row)] for row in rows])
+                self._frames = features.shape[1]
+                found[key] = trimmed(features)
+                self._keep(key, found[key])
+        return torch.stack([untrimmed(found[_key(row)], self._frames) for row in rows])
 
     def keep_at_most(self, limit: int) -> None:
         """Set another limit in bytes; the cache is emptied if it holds more."""
@@ -80,6 +82,24 @@ class SharedFeatures:
         if found is None:
             self._held.append((settings, found := Features(speech, self.limit)))
         return found
+
+
+def trimmed(features: Tensor) -> Tensor:
+    """Return float32 features [mel bins, frames] up to one of the equal frames at their end, of padding.
+
+    Most of a window is padding, which is one value in Whisper's features. `untrimmed` undoes this
+    to the bit.
+    """
+    bits = features.view(torch.int32)
+    differs = (bits != bits[:, -1:]).any(0).nonzero()
+    last = int(differs[-1]) + 1 if len(differs) else 0
+    return features[:, : last + 1]
+
+
+def untrimmed(features: Tensor, frames: int) -> Tensor:
+    """Return features of so many frames: the last one is repeated."""
+    missing = frames - features.shape[1]
+    return torch.cat([features, features[:, -1:].expand(-1, missing)], 1)
 
 
 def _key(row: Utterance) -> tuple[AudioSource, float, float | None]:

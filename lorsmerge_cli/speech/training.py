@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,15 +25,21 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorsmerge_cli.data.audio import RATE
 from lorsmerge_cli.data.utterance import Drop, Utterance, listed
 from lorsmerge_cli.errors import UnreadableFile
 from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.speech.batches import IGNORED, SpeechDataset, collate
+from lorsmerge_cli.speech.features import FEATURES_SHARE
+from lorsmerge_cli.speech.kept import KeptFeatures, frames_of
+from lorsmerge_cli.speech.memory import ALL
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.settings import TrainingSettings
 
 LOG_STEPS = 5  # steps of a mean in `TrainingResult.losses`
 SPEED, TIME = "utterances_per_second", "time"  # of a step, in addition to what Trainer logs
+ADAM_COPIES = 4  # weight, gradient and two moments of each element
+CHECKPOINTS = 10  # sizes of the weights that are left on the disk for a run's files
 # a training ends if more than this share of the utterances seen so far was skipped, and at least so many
 # were skipped and seen (or all were)
 MANY_SKIPPED, FEW_SKIPPED, FEW_SEEN = 0.1, 5, 100
@@ -145,7 +153,13 @@ def train(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=SpeechDataset(speech, utterances, settings, removed),
+        train_dataset=SpeechDataset(
+            speech,
+            utterances,
+            settings,
+            removed,
+            _kept(speech, utterances, settings, folder),
+        ),
         data_collator=partial(collate, start=start, pad=pad),
         compute_loss_func=token_loss,
         callbacks=[control],
@@ -162,6 +176,28 @@ def train(
                 setattr(config, name, before[name])
         model.eval()
     return _result(trainer.state, finished=not control.stopped)
+
+
+def _kept(
+    speech: SpeechModel, utterances: Sequence[Utterance], settings: TrainingSettings, folder: Path
+) -> KeptFeatures | None:
+    """Return where features are kept; None in a training that needs each of them once."""
+    if settings.total_steps(len(utterances)) * settings.effective_batch <= len(utterances):
+        return None
+    extractor = speech.processor.feature_extractor
+    hop = extractor.hop_length / RATE
+    weights = sum(value.nbytes for value in speech.model.parameters())
+    coming = (ADAM_COPIES - 1) * weights if speech.model.device.type == "cpu" else 0
+    folder.mkdir(parents=True, exist_ok=True)
+    left = shutil.disk_usage(folder).free - CHECKPOINTS * weights
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's, on the same disk
+    return KeptFeatures(
+        [frames_of(row.duration, speech.window, hop) for row in utterances],
+        (extractor.feature_size, extractor.nb_max_frames),
+        memory=int(FEATURES_SHARE * max(0, ALL.free() - coming)),
+        disk=max(0, left // beside),
+        folder=folder,
+    )
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -29,7 +29,9 @@ from transformers import WhisperForConditionalGeneration
 
 from lorsmerge_cli import console
 from lorsmerge_cli.operations.finetune import run as operation
+from lorsmerge_cli.speech import features
 from lorsmerge_cli.speech.decoding import decode
+from lorsmerge_cli.speech.model import audio_of
 
 BUNDLE = Path(__file__).parents[2] / "examples/demo/bundle"
 RECIPES = sorted((BUNDLE.parents[1] / "recipes/finetune").glob("*.toml"))
@@ -290,13 +292,27 @@ def test_dev_scores_are_not_under_autocast(
     """An epoch is chosen by what its weights say, not by what half of their digits do."""
     trained = []
 
-    def record(speech: Any, *arguments: Any) -> Any:
+    def record(speech: Any, *arguments: Any, **rest: Any) -> Any:
         trained.append("forward" in vars(speech.model))  # accelerate's, which casts
-        return decode(speech, *arguments)
+        return decode(speech, *arguments, **rest)
 
     monkeypatch.setattr(operation, "decode", record)
     succeed(f"{LINE} --epochs 2 --dtype bfloat16")
     assert trained == [False] * 3
+
+
+def test_a_dev_set_is_read_once_for_all_epochs(
+    here: Path, succeed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def record(row: Any) -> Any:
+        read.append(row.id)
+        return audio_of(row)
+
+    monkeypatch.setattr(features, "audio_of", record)
+    succeed(f"{LINE} --epochs 3")
+    assert sorted(read) == sorted(row["id"] for row in rows_of("dev.jsonl"))
 
 
 def test_a_recipe_gives_defaults_and_the_command_line_wins(here: Path, succeed: Command) -> None:

@@ -11,12 +11,12 @@ from speech_models import make_clip, make_whisper
 from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.speech import features as module
-from lorsmerge_cli.speech.features import Features
+from lorsmerge_cli.speech.features import Features, trimmed
 from lorsmerge_cli.speech.loss import token_losses
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
 from lorsmerge_cli.speech.source import find_model
 
-ONE = 80 * 128 * 4  # bytes of one utterance
+ONE = 80 * 128 * 4  # bytes of one utterance, padded
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,15 @@ def test_a_clip_is_read_once(speech: SpeechModel, rows: list[Utterance], read: l
     assert read[-1] == "0.wav"
 
 
+def size(speech: SpeechModel, rows: list[Utterance]) -> int:
+    """Bytes of features without their padding."""
+    return sum(trimmed(speech.features([audio_of(row)])[0]).nbytes for row in rows)
+
+
 def test_no_more_is_kept_than_was_allowed(
     speech: SpeechModel, rows: list[Utterance], read: list[str]
 ) -> None:
-    kept = Features(speech, 2 * ONE)
+    kept = Features(speech, size(speech, rows[:2]))
     kept.of(rows)
     kept.of(rows)
     assert sorted(read[4:]) == ["2.wav", "3.wav"]
@@ -101,10 +106,10 @@ def test_a_smaller_limit_holds_at_once(
 ) -> None:
     kept = Features(speech, 10 * ONE)
     kept.of(rows)
-    kept.keep_at_most(4 * ONE)  # still enough
+    kept.keep_at_most(size(speech, rows))  # still enough
     kept.of(rows)
     assert len(read) == 4
-    kept.keep_at_most(2 * ONE)
+    kept.keep_at_most(size(speech, rows[:2]))
     kept.of(rows)
     kept.of(rows)
     assert len(read) == 4 + 4 + 2

@@ -52,13 +52,11 @@ from lorsmerge_cli.results.records import (
     score,
 )
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers, fitting_batch
-from lorsmerge_cli.speech.features import Features, SharedFeatures
+from lorsmerge_cli.speech.features import FEATURES_SHARE, Features, SharedFeatures
 from lorsmerge_cli.speech.memory import limited
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.source import ModelSource, parse_speech_dtype, process_device, processes
 from lorsmerge_cli.usage import check_hypotheses, check_names, check_trn
-
-FEATURES_SHARE = 0.2  # of free memory, for the features that several models share
 
 
 def run_evaluation(

@@ -33,6 +33,7 @@ from lorsmerge_cli.speech.batches import row_labels
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.settings import TrainingSettings
 from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype, processes
+from lorsmerge_cli.speech.training import ADAM_COPIES
 from lorsmerge_cli.usage import (
     STATE,
     check_run,
@@ -43,7 +44,6 @@ from lorsmerge_cli.usage import (
 
 FLOAT32 = 4  # bytes of an element
 RETAIN_SHARE = 0.1
-ADAM_COPIES = 4  # weight, gradient and two moments of each element
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ from lorsmerge_cli.outputs import atomic_file, atomic_folder, lock, remove_match
 from lorsmerge_cli.recipe.record import trained_on
 from lorsmerge_cli.results.records import dev_scores, finite
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.features import FEATURES_SHARE, Features
+from lorsmerge_cli.speech.memory import ALL
 from lorsmerge_cli.speech.source import process_device, processes
 from lorsmerge_cli.speech.training import TrainingHooks, TrainingResult, train
 from lorsmerge_cli.usage import EPOCH_FILES, LOSSES, STATE, TRAINING_FILES
@@ -170,6 +172,7 @@ class _Run:
         self.before: dict[str, float] = {}
         self.skipped = list(plan.skipped)
         self.held = ExitStack()
+        self.dev_features = Features(plan.speech, int(FEATURES_SHARE * ALL.free()))
 
     def train(
         self, interrupted: Callable[[], bool], progress: Callable[[int, int], None]
@@ -269,7 +272,12 @@ class _Run:
         rows = self.plan.dev.utterances
         mine = rows[self.state.process_index :: self.state.num_processes]
         with _without_autocast(self.plan.speech.model):
-            texts = decode(self.plan.speech, mine, DecodingSettings(beam=self.plan.dev_beam))
+            texts = decode(
+                self.plan.speech,
+                mine,
+                DecodingSettings(beam=self.plan.dev_beam),
+                features=self.dev_features,
+            )
         if self.state.num_processes > 1:
             texts = dict(gather_object(list(texts.items())))
         return dev_scores(rows, texts, self.plan.normalisation)
