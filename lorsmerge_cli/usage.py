@@ -29,6 +29,7 @@ from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
 from lorsmerge_cli.outputs import check_output, others_in
 from lorsmerge_cli.quoting import command
 from lorsmerge_cli.results.beginning import check_hypotheses_begin, check_journal
+from lorsmerge_cli.speech.masks import parse_masks
 from lorsmerge_cli.speech.settings import (
     DTYPES,
     LABEL_SPACES,
@@ -672,6 +673,8 @@ def check_training(settings: TrainingSettings, device: str) -> list[LorsmergeErr
         )
     elif device not in DEVICES:
         faults.append(UsageFault(f"There is no device {device!r}.", f"Use {', '.join(DEVICES)}."))
+    if settings.masks is not None:
+        faults += _caught(parse_masks, settings.masks)
     # torchrun and accelerate set the variable in each process
     faults += _caught(settings.batches, int(os.environ.get("WORLD_SIZE", "1")))
     return faults

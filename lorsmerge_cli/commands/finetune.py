@@ -107,7 +107,11 @@ def finetune(
     freeze_encoder: Annotated[bool, _training(
         "--freeze-encoder", help="Train the decoder alone.")] = False,
     spec_augment: Annotated[bool, _training(
-        "--spec-augment", help="Mask parts of the input in time and frequency.")] = False,
+        "--spec-augment", help="Mask parts of the clips, not of their padding: by default 5% of "
+        "the frames, in pieces of 10, and 5% of the mel bins.")] = False,
+    masks: Annotated[str | None, _training(
+        "--masks", metavar="SIZES", help="SpecAugment with Park et al.'s masks: LB, LD, SM or SS, or "
+        "F=27,mF=2,T=100,mT=2,p=1 (bins, masks of bins, frames, masks of frames, share).")] = None,
     label_space: Annotated[str, _training(
         "--label-space", metavar="HOW",
         help="auto begins texts with a space, as Whisper does, in languages that write spaces; "
@@ -174,9 +178,9 @@ def finetune(
     settings = usage.settings_of(
         learning_rate=learning_rate, schedule=schedule, warmup=warmup, clip=clip, epochs=epochs,
         steps=steps, batch_size=batch_size, effective_batch=effective_batch,
-        freeze_encoder=freeze_encoder, spec_augment=spec_augment, label_space=label_space,
-        pack=pack, timestamps=timestamps, condition=condition, keep_language=keep_language,
-        dtype=dtype, save_steps=save_steps, keep=keep, seed=seed,
+        freeze_encoder=freeze_encoder, spec_augment=spec_augment, masks=masks,
+        label_space=label_space, pack=pack, timestamps=timestamps, condition=condition,
+        keep_language=keep_language, dtype=dtype, save_steps=save_steps, keep=keep, seed=seed,
     )  # fmt: skip
     data = [*datasets, *(dev or ()), *(retain or ())]
     raise_all(

@@ -29,7 +29,10 @@ class TrainingSettings:
             that divides the effective batch.
         effective_batch: utterances for each step of the optimiser, over all devices.
         freeze_encoder: whether to train the decoder alone.
-        spec_augment: whether to mask parts of the input.
+        spec_augment: whether to mask parts of the input, as the base's config says or else 5% of
+            its frames and of its mel bins.
+        masks: Park et al.'s sizes in place of those, as `parse_masks` reads them; implies
+            `spec_augment`.
         label_space: `auto` or `none`, as in `SpeechModel.labels`.
         pack: seconds of the windows that rows are joined into; None to learn from rows as they are.
         timestamps: share of the rows whose text has timestamps.
@@ -53,6 +56,7 @@ class TrainingSettings:
     effective_batch: int = 32
     freeze_encoder: bool = False
     spec_augment: bool = False
+    masks: str | None = None
     label_space: str = "auto"
     pack: float | None = None
     timestamps: float | None = None

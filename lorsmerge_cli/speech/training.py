@@ -32,6 +32,7 @@ from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.speech.batches import IGNORED, SpeechDataset, collate
 from lorsmerge_cli.speech.features import FEATURES_SHARE
 from lorsmerge_cli.speech.kept import KeptFeatures, frames_of
+from lorsmerge_cli.speech.masks import Masks, mask, parse_masks
 from lorsmerge_cli.speech.memory import ALL
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.settings import TrainingSettings
@@ -144,8 +145,9 @@ def train(
     model.model.encoder.requires_grad_(not settings.freeze_encoder)
     model.model.encoder.embed_positions.requires_grad_(False)  # sinusoids, as Whisper has them
     config, before = model.config, model.config.to_dict()
-    if settings.spec_augment:
-        config.apply_spec_augment = True
+    # off where it is not asked for, though the base's config turn it on
+    config.apply_spec_augment = settings.spec_augment and settings.masks is None
+    if config.apply_spec_augment:
         config.mask_time_prob = config.mask_time_prob or TIME_MASKED
         config.mask_feature_prob = config.mask_feature_prob or BINS_MASKED
     start, pad = config.decoder_start_token_id, speech.processor.tokenizer.eos_token_id
@@ -166,6 +168,7 @@ def train(
     )
     trainer.hooks, trainer.steps = hooks, control
     trainer.rows, trainer.effective_batch = len(utterances), settings.effective_batch
+    trainer.masks = parse_masks(settings.masks) if settings.masks else None
     trainer.skipped = {drop.id: drop for drop in skipped}
     trainer.remove_callback(PrinterCallback)
     try:
@@ -289,6 +292,7 @@ class _Trainer(Trainer):
     steps: _Control
     rows: int
     effective_batch: int
+    masks: Masks | None
     skipped: dict[str, Drop]  # by id
     _step_began = 0.0
     _step_utterances = 0
@@ -330,9 +334,20 @@ class _Trainer(Trainer):
         self._step_utterances = self.args.world_size * sum(len(each["labels"]) for each in samples)
         if samples:
             self._skip(drops, device)
+        if self.masks is not None:
+            for number, batch in enumerate(samples):
+                self._mask(number, batch, self.masks)
         assert count is None or isinstance(count, Tensor)
         # without any label the loss is zero
         return samples, None if count is None else count.clamp(min=1)
+
+    def _mask(self, number: int, batch: dict[str, Tensor], masks: Masks) -> None:
+        """Mask a batch of a step by each row's index in it, however it is cut up and shared out."""
+        args = self.args
+        first = (number * args.world_size + args.process_index) * args.per_device_train_batch_size
+        where = range(first, first + len(batch["labels"]))
+        seeds = [[args.seed, self.state.global_step, index] for index in where]
+        mask(batch["input_features"], batch["attention_mask"].sum(1).tolist(), masks, seeds)
 
     def _once(self, batch: dict[str, Any], drops: list[Drop | None]) -> dict[str, Tensor]:
         """Mask the rows that accelerate repeats to fill the last batch of an epoch."""

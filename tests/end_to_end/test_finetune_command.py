@@ -512,7 +512,7 @@ def test_a_signal_leaves_a_run_to_go_on_with(here: Path, number: int, shell: Com
 def test_two_processes_train_as_one(here: Path, succeed: Command, rows: int) -> None:
     """Where their batches come out even, and where one or both are left with fewer rows."""
     write_rows("train.jsonl", rows_of("train.jsonl")[:rows])
-    line = f"{LINE} --epochs 3 --batch-size 4"
+    line = f"{LINE} --epochs 3 --batch-size 4 --masks LD"
     succeed(line)
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
     two = process(line.replace("-o out", "-o two"), launcher=launcher)
