@@ -15,6 +15,7 @@ from lorsmerge_cli.errors import raise_all
 if TYPE_CHECKING:
     from lorsmerge_cli.results.document import EvalReport, TestSet
     from lorsmerge_cli.results.records import Record
+    from lorsmerge_cli.speech.source import ModelSource
 
 _models = options.panel("Models")
 FLAWS = {
@@ -154,6 +155,7 @@ def evaluate(
             "seed": data_seed, "allow_parts": allow_parts, "allow_missing": allow_missing,
             "shard": part,
         }  # fmt: skip
+        console.note(*([] if scale is not None else _lambda_notes(sources)))
         window = min(source.window for source in sources)
         tests = _test_sets(datasets, window, reading, verbose)
         with console.progress("eval", "utterances") as progress:
@@ -165,16 +167,32 @@ def evaluate(
     if report.main:
         console.warning(*report.warnings)
         console.result(report.to_dict(), lambda: _show(report, worst, verbose))
-        console.note(*_notes(part, hypotheses, output))
+        console.note(*_notes(part, hypotheses, output, empty=not report.records))
 
 
-def _notes(part: tuple[int, int], hypotheses: Path | None, output: Path | None) -> list[str]:
+def _notes(
+    part: tuple[int, int], hypotheses: Path | None, output: Path | None, *, empty: bool
+) -> list[str]:
     """Return what is said below the scores: of which part they are, and where they were written."""
     of_part = (
-        f"these scores are of part {part[0]} of {part[1]}, not of the whole test set: `lorsmerge eval "
+        f"part {part[0]} of {part[1]} has no utterance: {hypotheses} has no lines, and can be joined "
+        "with the other parts' files as it is"
+        if empty
+        else f"these scores are of part {part[0]} of {part[1]}, not of the whole test set: `lorsmerge eval "
         f"--score-only` joins the parts' files, {hypotheses} and the others"
     )
     return [*([of_part] if part[1] > 1 else []), *([] if output is None else [f"wrote {output}"])]
+
+
+def _lambda_notes(sources: Sequence[ModelSource]) -> list[str]:
+    """Return what a delta that is applied alone is scaled with, where that makes it another model."""
+    return [
+        f"{vector.path} is applied with lambda {scale:g}, as in a merge; --scale 1 is the fine-tune "
+        "as it was trained"
+        for source in sources
+        for vector, scale in source.applied
+        if len(source.applied) == 1 and scale != 1
+    ]
 
 
 def _hypothesis_files(
@@ -236,6 +254,8 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
         console.line(f"signature: {signature}")
     if "signature" in report.settings:
         console.line(f"signature: {report.settings['signature']}")
+    for way in dict.fromkeys(report.settings.get("decoded", {}).values()):
+        console.line(f"decoded with: {way or 'unknown settings'}")
     if few := few_blocks(report.records):
         console.note(few)
 

@@ -412,7 +412,7 @@ def split_methods(given: str | Sequence[str] | None) -> list[str]:
                 found[-1] += f",{item}"
             else:
                 found.append(item)
-    return list(dict.fromkeys(found))
+    return found
 
 
 def default_scales(method: str | Sequence[str] | None, sampler: str = "") -> str:
@@ -476,7 +476,13 @@ def make_space(
             faults.append(fault)
     if methods and not faults:
         faults += _ratio_faults(methods, values)
-        methods = list(dict.fromkeys(find_method(text).spec for text in methods))
+        specs = [find_method(text).spec for text in methods]
+        methods = list(dict.fromkeys(specs))
+        faults += [
+            UsageFault(f"--method names {spec} twice.", "Name each method once.")
+            for spec in methods
+            if specs.count(spec) > 1
+        ]
     kinds = frozenset(word.strip() for word in per_delta.split(",") if word.strip())
     for kind in sorted(kinds - given.keys()):
         what, remedy = "no such parameter.", "Name svp, mp or scale."

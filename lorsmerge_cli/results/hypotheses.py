@@ -87,8 +87,6 @@ class HypothesesFile:
         Raises:
             OutputFault: the file cannot be written, or is no file of hypotheses.
         """
-        if self.path is None:
-            return
         lines = [
             asdict(row)
             | {
@@ -98,6 +96,19 @@ class HypothesesFile:
             }
             for row, utterance in hypotheses
         ]
+        self._write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+    def begin(self) -> None:
+        """Make the file, empty where it is new: the ninth of ten parts of eight utterances.
+
+        Raises:
+            OutputFault: as `add`.
+        """
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        if self.path is None:
+            return
         try:
             first = not self._mended
             if first:
@@ -105,7 +116,7 @@ class HypothesesFile:
                 _drop_cut_line(self.path)
                 self._mended = True
             with self.path.open("a", encoding="utf-8", newline="\n") as file:
-                file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+                file.write(text)
             if first:
                 note_grown(self.path)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import sys
@@ -254,6 +255,15 @@ def test_a_damaged_cache_is_told(set_hub: Hub) -> None:
     assert "is damaged" in failure("hub:org/set::test", language="ca")
     row.audio.file.unlink()
     assert len(read("hub:org/set::test", language="ca")) == 5  # it is made again
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no FIFOs")
+def test_a_fifo_in_the_cache_is_not_waited_for(set_hub: Hub) -> None:
+    add_table(set_hub, [{"audio": audio(n), "text": "x"} for n in range(5)])
+    (row, *_) = read("hub:org/set::test", language="ca")
+    row.audio.file.unlink()
+    os.mkfifo(row.audio.file)
+    assert "is a FIFO, not a file" in failure("hub:org/set::test", language="ca")
 
 
 def test_unusable_rows_are_counted_by_reason(set_hub: Hub) -> None:

@@ -122,7 +122,10 @@ def test_scores_of_hypotheses_alone_are_the_same(files: Path, succeed: Callable)
     shutil.rmtree("data")
     lines = Path("h.jsonl").read_text().splitlines(keepends=True)
     Path("h.jsonl").write_text("".join(reversed(lines)))
-    succeed("lorsmerge eval --score-only --hypotheses h.jsonl --samples 20 -o again.json")
+    again = succeed("lorsmerge eval --score-only --hypotheses h.jsonl --samples 20 -o again.json")
+    (way,) = set(results("again.json")["settings"]["decoded"].values())
+    assert way.startswith("beam:2|float32|")
+    assert f"decoded with: {way}\n" in again.out
     assert figures("again.json") == figures("results.json")
     assert len(figures("again.json")) == 10
 
@@ -548,3 +551,27 @@ def test_scores_of_a_shard_say_that_they_are_of_a_part(files: Path, succeed: Cal
     assert "these scores are of part 1 of 2, not of the whole test set" in said
     assert "joins the parts' files, one.jsonl and the others" in said
     assert "part 1" not in succeed(BASE + "--hypotheses all.jsonl").err
+
+
+def test_a_part_without_utterances_is_joined_as_others_are(files: Path, succeed: Callable) -> None:
+    succeed(BASE + "--hypotheses all.jsonl -o all.json")
+    ended = succeed(BASE + "--shard 999/1000 --hypotheses last.jsonl")
+    assert "part 999 of 1000 has no utterance: last.jsonl has no lines" in " ".join(
+        ended.err.split()
+    )
+    assert Path("last.jsonl").read_bytes() == b""
+    succeed("lorsmerge eval --score-only all.jsonl last.jsonl --samples 20 -o joined.json")
+    scores = [[r["scores"] for r in results(f)["records"]] for f in ("all.json", "joined.json")]
+    assert sorted(map(repr, scores[0])) == sorted(map(repr, scores[1]))
+    succeed(BASE + "--shard 999/1000 --hypotheses last.jsonl")  # again, as a job that is repeated
+
+
+def test_the_lambda_of_a_fine_tune_that_is_applied_alone_is_told(
+    files: Path, succeed: Callable
+) -> None:
+    for name in ("ca", "de"):
+        succeed(f"lorsmerge delta base {name} -o {name}.delta --task asr --language {name}")
+    line = f"lorsmerge eval base{DATA}--beam 1 --apply ca.delta "
+    assert "ca.delta is applied with lambda 0.15" in succeed(line).err
+    assert "is applied with" not in succeed(line + "--scale 0.15").err
+    assert "is applied with" not in succeed(line + "--apply de.delta").err

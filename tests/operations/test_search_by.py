@@ -297,9 +297,12 @@ def test_cmaes_takes_one_method(folder: Path, tmp_path: Path) -> None:
              objective="wer", texts={"scale": "0.1:0.5"})  # fmt: skip
 
 
-def test_one_method_by_two_names_is_one(folder: Path, tmp_path: Path) -> None:
-    found = plan(folder, tmp_path / "s.journal", method="ties,ties:k=0.2", texts={"scale": "0.3"})
-    assert (found.space.method, found.space.methods) == ("ties", ())
+@pytest.mark.parametrize("method", ["ties,ties", "ties,ties:k=0.2"])  # 0.2 is the default
+def test_a_method_that_is_named_twice_is_an_error(
+    folder: Path, tmp_path: Path, method: str
+) -> None:
+    with pytest.raises(UsageFault, match="--method names ties twice"):
+        plan(folder, tmp_path / "s.journal", method=method, texts={"scale": "0.3"})
 
 
 def test_lambdas_of_parts_and_deltas_are_drawn_too(folder: Path, tmp_path: Path) -> None:

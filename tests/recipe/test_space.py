@@ -221,6 +221,8 @@ def test_a_method_without_ratios_is_that_of_every_point() -> None:
         ("wa", {"mp": "0.1"}, "--method wa takes no --mp"),
         ("wat", {}, "Unknown method 'wat'"),
         ("ties:j=1", {}, "no parameter 'j'"),
+        ("ties,wa,ties", {}, "--method names ties twice"),
+        ("wa,wa", {}, "--method names wa twice"),
     ],
 )
 def test_a_method_needs_its_ratios_and_no_other(method: str, texts, words: str) -> None:

@@ -28,7 +28,7 @@ from lorsmerge_cli.errors import (
     UsageFault,
     did_you_mean,
 )
-from lorsmerge_cli.inputs import FileIdentity, parse_json
+from lorsmerge_cli.inputs import FileIdentity, open_regular, parse_json
 
 if TYPE_CHECKING:
     from lorsmerge_cli.hub.data_sets import HubData, PreparedSplit
@@ -390,6 +390,7 @@ def _mapped(file: Path, identity: FileIdentity) -> tuple[Any, list[Any]]:
     import pyarrow
 
     try:
+        open_regular(file).close()  # pyarrow would wait for a FIFO
         with pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))) as stream:
             return stream.schema, list(stream)
     except (pyarrow.ArrowException, OSError, ValueError) as error:

@@ -191,10 +191,10 @@ def rescore(
     files = [hypotheses] if isinstance(hypotheses, Path) else list(hypotheses)
     known = []
     for path in files:
-        known += (found := read_hypotheses(path, named=len(files) > 1))
-        if not found:
-            raise UnreadableFile(f"{path} holds no hypotheses.", "Run eval --hypotheses first.")
+        known += read_hypotheses(path, named=len(files) > 1)
     name = ", ".join(map(str, files))
+    if not known:  # a shard of a small set may have none
+        raise UnreadableFile(f"{name} holds no hypotheses.", "Run eval --hypotheses first.")
     check_answered_once(name, known)
     check_made_alike(name, known)
     partial = {
@@ -206,6 +206,9 @@ def rescore(
     names = list({row.model: 0 for row in rows})
     raise_all(_faults(names, rows, scoring, output, force, trn, compared, files))
     settings = settings_of(None, scoring, None)
+    ways = {found.row.model: found.made_by.partition("|")[2] for found in known}
+    if any(ways.values()):
+        settings["decoded"] = ways
     if partial:
         settings["partial"] = partial
     report = _report(rows, scoring, settings, {}, output, force, trn, compared, True)
@@ -213,11 +216,11 @@ def rescore(
         f"{name} is unfinished: the scores of {dataset} are of {done} of {of} utterances."
         for dataset, (done, of) in partial.items()
     ]
-    ways = dict.fromkeys(found.made_by.partition("|")[2] for found in known)
-    if len(ways) > 1:
+    several_ways = dict.fromkeys(found.made_by.partition("|")[2] for found in known)
+    if len(several_ways) > 1:
         warnings.append(
-            f"{name} holds hypotheses that were decoded in {len(ways)} ways: "
-            f"{'; '.join(ways)}. Their scores differ by that, too."
+            f"{name} holds hypotheses that were decoded in {len(several_ways)} ways: "
+            f"{'; '.join(several_ways)}. Their scores differ by that, too."
         )
     return replace(report, warnings=(*warnings, *report.warnings))
 
@@ -279,6 +282,8 @@ class _Run:
             self.source.name, test_set.name, made_by, test_set.utterances, test_set.of
         )
         wanted = [row for row in test_set.utterances if row.id not in answers]
+        if not test_set.utterances and self.state.is_main_process:
+            self.file.begin()
         progress(len(test_set.utterances) - len(wanted))
         mine = wanted[self.state.process_index :: self.state.num_processes]
         began = time.perf_counter()
