@@ -24,7 +24,7 @@ FUNCTIONS = [
 ]  # fmt: skip
 WITHOUT_DEFAULT = {
     "delta": ["base", "finetuned", "output"],
-    "evaluate": ["models", "data"],
+    "evaluate": ["models"],
     "export": ["model", "output", "format"],
     "finetune": ["base", "data", "output"],
     "inspect": ["files"],
@@ -54,7 +54,7 @@ FUNCTION_OF = {"inspect": "inspect_files", "pseudo_label": "transcribe"}  # in c
 ALSO = {"transcribe": "pseudo_label"}  # whose options are the command's too
 SETTINGS = {"search": asdict(SearchSettings()), "finetune": asdict(TrainingSettings())}
 OTHER_VALUES = {  # a size in words on the command line, and what a flag turns off
-    "merge": {"max_shard_size"}, "prune": {"as_lora", "output"}, "evaluate": {"memory"},
+    "merge": {"max_shard_size"}, "prune": {"as_lora", "output"}, "evaluate": {"memory", "data"},
     "finetune": {"workers"}, "transcribe": {"task", "memory", "audio", "teachers", "output"},
     "pseudo_label": {"memory", "audio", "teachers", "output"},
 }  # fmt: skip

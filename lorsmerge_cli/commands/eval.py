@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from lorsmerge_cli.errors import raise_all
 if TYPE_CHECKING:
     from lorsmerge_cli.results.document import EvalReport, TestSet
     from lorsmerge_cli.results.records import Record
+    from lorsmerge_cli.results.suite import Published
     from lorsmerge_cli.speech.source import ModelSource
 
 _models = options.panel("Models")
@@ -24,7 +25,7 @@ FLAWS = {
 }
 ERRORS = {"sub": "substitutions", "del": "deletions", "ins": "insertions"}
 WITHOUT_MODELS = {  # parameters that --score-only uses
-    "models", "hypotheses", "score_only", "normalisation", "metrics", "compare", "samples", "seed", "output",
+    "models", "suite", "hypotheses", "score_only", "normalisation", "metrics", "compare", "samples", "seed", "output",
     "trn", "worst", "verbose", "force", "quiet", "as_json", "debug",
 }  # fmt: skip
 
@@ -39,6 +40,10 @@ def evaluate(
         "--data", metavar="DATA",
         help="Test set: a manifest, a folder, or hub:ORG/NAME:CONFIG:SPLIT on the Hub (may be "
         "repeated); NAME=PATH gives one a name.")] = None,
+    suite: Annotated[Path | None, options.data(
+        "--suite", metavar="TOML",
+        help="File of test sets by name, with what each is read and scored by (examples/suites/, "
+        "docs/scores.md). What it says of a set comes before the options here.")] = None,
     output: Annotated[Path | None, options.output(
         "--output", "-o", metavar="JSON",
         help="Results with counts, signatures and every hypothesis.")] = None,
@@ -105,19 +110,16 @@ def evaluate(
 
     Example: lorsmerge eval merged/ base/ ft/ca_asr --data test.jsonl --beam 20 -o results.json
     """
-    if compare and any(name.startswith("--") for name in compare):
-        raise typer.BadParameter("--compare takes two names of models: --compare base merged.")
     said = _hypothesis_files(context, models, hypotheses) if score_only else []
     models = None if score_only else models
-    if not said and not (models and datasets):
-        raise typer.BadParameter("Give a MODEL and --data, or --score-only and hypotheses.")
-    if shard and not hypotheses:
-        raise typer.BadParameter("--shard needs --hypotheses, a file of each part's own.")
+    _check_given(bool(said or (models and (datasets or suite))), compare, shard, hypotheses)
     from lorsmerge_cli import usage
     from lorsmerge_cli.metrics import check_metrics
     from lorsmerge_cli.recipe.coefficients import check_rules
     from lorsmerge_cli.recipe.recipe import unpruned_method_faults
+    from lorsmerge_cli.results.suite import check_suite_data, read_suite
 
+    of_suite = None if suite is None else read_suite(suite)
     applied = {"--scale": scale, "--method": method, "--coef": coef}
     raise_all(usage.check_applied(models or (), apply or [], applied))
     files = [path for _, path in usage.named_paths(models or ())] + (apply or [])
@@ -134,21 +136,24 @@ def evaluate(
         + check_rules(coef or ())
         + check_metrics(metrics or ())
         + usage.check_paths([config_dir])
+        + (check_suite_data(of_suite, split) if of_suite and not said else [])
         + usage.check_evaluation(
-            [name for name, _ in named], said or [*files, *data], compared=compare, hypotheses=hypotheses,
-            score_only=score_only, output=output, trn=trn, force=force,
+            [name for name, _ in named], [*(said or [*files, *data]), *([suite] if suite else [])],
+            compared=compare, hypotheses=hypotheses, score_only=score_only, output=output, trn=trn, force=force,
         )
     )  # fmt: skip
     from lorsmerge_cli.metrics.metric import Scoring
-    from lorsmerge_cli.operations.eval import open_models, rescore, run_evaluation
+    from lorsmerge_cli.operations.eval import open_models, planned_sets, rescore, run_evaluation
 
-    scoring = Scoring(normalisation, samples, seed, tuple(metrics or ()))
+    scored: dict[str, Any] = {
+        "scoring": Scoring(normalisation, samples, seed, tuple(metrics or ())), "output": output,
+        "force": force, "trn": trn, "compared": compare,
+        "suite": of_suite and of_suite.cut_to(hours),
+    }  # fmt: skip
     if score_only:
-        report = rescore(
-            said, scoring=scoring, output=output, force=force, trn=trn, compared=compare
-        )
+        report = rescore(said, **scored)
     else:
-        assert models and datasets  # noqa: PT018
+        assert models
         sources = open_models(models, config_dir, apply or [], method, scale, coef or ())
         reading = {
             "split": split, "language": language, "task": task, "hours": hours, "format": format,
@@ -157,17 +162,34 @@ def evaluate(
         }  # fmt: skip
         console.note(*([] if scale is not None else _lambda_notes(sources)))
         window = min(source.window for source in sources)
-        tests = _test_sets(datasets, window, reading, verbose)
+        planned = planned_sets(datasets or (), of_suite, reading)
+        tests = [_test_set(*each, window, verbose) for each in planned]
         with console.progress("eval", "utterances") as progress:
             report = run_evaluation(
                 sources, tests, beam=beam, batch_size=batch_size, max_tokens=max_tokens, memory=limit,
-                scoring=scoring, dtype=dtype, device=device, hypotheses=hypotheses, output=output,
-                force=force, trn=trn, compared=compare, progress=progress,
+                dtype=dtype, device=device, hypotheses=hypotheses, progress=progress, **scored,
             )  # fmt: skip
     if report.main:
         console.warning(*report.warnings)
         console.result(report.to_dict(), lambda: _show(report, worst, verbose))
         console.note(*_notes(part, hypotheses, output, empty=not report.records))
+
+
+def _check_given(
+    something: bool,
+    compare: tuple[str, str] | None,
+    shard: str | None,
+    hypotheses: Path | None,
+) -> None:
+    """Refuse arguments that lack others; `something` says whether there is anything to score."""
+    if compare and any(name.startswith("--") for name in compare):
+        raise typer.BadParameter("--compare takes two names of models: --compare base merged.")
+    if not something:
+        raise typer.BadParameter(
+            "Give a MODEL and --data or --suite, or --score-only and hypotheses."
+        )
+    if shard and not hypotheses:
+        raise typer.BadParameter("--shard needs --hypotheses, a file of each part's own.")
 
 
 def _notes(
@@ -210,30 +232,30 @@ def _hypothesis_files(
     return files
 
 
-def _test_sets(
-    datasets: Sequence[str], window: float, reading: dict[str, Any], verbose: bool
-) -> list[TestSet]:
-    from lorsmerge_cli import usage
+def _test_set(
+    name: str, path: Path, reading: dict[str, Any], window: float, verbose: bool
+) -> TestSet:
     from lorsmerge_cli.operations.eval import read_test_set
 
-    tests = []
-    for name, path in usage.named_data(datasets):
-        with console.progress("check", "utterances") as progress:
-            test, warnings, drop_notes = read_test_set(
-                name, path, window, progress=progress, **reading
-            )
-        console.warning(*warnings)
-        if verbose:
-            console.note(*drop_notes)
-        tests.append(test)
-    return tests
+    with console.progress("check", "utterances") as progress:
+        test, warnings, drop_notes = read_test_set(name, path, window, progress=progress, **reading)
+    console.warning(*warnings)
+    if verbose:
+        console.note(*drop_notes)
+    return test
 
 
 def _show(report: EvalReport, worst: int, verbose: bool) -> None:
     from lorsmerge_cli.results.records import few_blocks
+    from lorsmerge_cli.results.suite import published_in_words
 
-    for task in sorted({record.task for record in report.records}):
-        _summary([record for record in report.records if record.task == task])
+    groups: dict[str, list[Record]] = {}
+    for record in report.records:
+        groups.setdefault(report.group_of(record), []).append(record)
+    for group in sorted(groups):
+        _summary(groups[group], report.published[0], group)
+    for line in published_in_words(*report.published):
+        console.line(line)
     if verbose or worst:
         _worst(report, worst) if worst else _details(report)
     for a, b, metric, test, pairs in report.comparisons:
@@ -271,7 +293,7 @@ def _decoded_on(report: EvalReport, model: str) -> str:
     )
 
 
-def _summary(records: Sequence[Record]) -> None:
+def _summary(records: Sequence[Record], published: Sequence[Published], group: str) -> None:
     """Show a table of models by languages of one task, as in the paper, with types of errors."""
     from lorsmerge_cli.results.records import average, blocks_in_words, metric_of
 
@@ -296,8 +318,12 @@ def _summary(records: Sequence[Record]) -> None:
         row += [_mean(own, name) for name in others]
         row += [_share(own, ERRORS[error_type]) for error_type in error_types]
         rows.append(row + [_sum(own, key) for key in flaws])
+    columns = {(record.dataset, record.language, record.task): record.metric for record in records}
+    width = len(rows[0])
+    rows += [row + [""] * (width - len(row)) for row in _published_rows(columns, published)]
     unit = metric_of(records[0]).unit
     title = f"{' / '.join(reported)} {unit if unit == '%' else ''}".strip()
+    title += "".join(f", {how}" for how in group.split(" ")[1:])
     console.table(
         ["model", *heads, "average", "+-", *others, *error_types, *flaws], rows, title=title
     )
@@ -306,6 +332,24 @@ def _summary(records: Sequence[Record]) -> None:
     console.line(f"+-: standard error of the average, over {blocks_in_words(records)}{legend}")
     for key in flaws:
         console.line(f"{key}: {FLAWS[key]}")
+
+
+def _published_rows(
+    columns: Mapping[tuple[str, str, str], str], published: Sequence[Published]
+) -> list[list[str]]:
+    """Return published models, a figure below each column of its metric, and their averages."""
+    from lorsmerge_cli.results.suite import PUBLISHED
+
+    rows = []
+    for model in dict.fromkeys(figure.model for figure in published):
+        own = {
+            f.key: f.score for f in published if f.model == model and columns.get(f.key) == f.metric
+        }
+        if own:
+            shown = [f"{own[key]}" if key in own else "" for key in columns]
+            whole = f"{sum(own.values()) / len(own):.2f}" if len(own) == len(columns) else ""
+            rows.append([f"{model} {PUBLISHED}", *shown, whole])
+    return rows
 
 
 def _mean(records: Sequence[Record], name: str) -> str:

@@ -103,7 +103,8 @@ def _show(written: Report) -> None:
 
 def _table(table: Table) -> None:
     blocks = list(dict.fromkeys(block for _, block in table.heads if block))
-    heads = [f"{head} {block.split()[0]}" if len(blocks) > 1 and block else head
+    short = {block: " ".join([*block.split()[:1], *block.split(", ")[1:]]) for block in blocks}
+    heads = [f"{head} {short[block]}" if len(blocks) > 1 and block else head
              for head, block in table.heads]  # fmt: skip
     rows = [
         [("  " if indented else "") + label, *(cell.text + cell.mark + (f" ({cell.beside})" if cell.beside else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,12 +50,27 @@ class Scoring:
         samples: random exchanges of a paired test over more than 12 speakers.
         seed: of the exchanges.
         metrics: additional ones, each `NAME` or `NAME=OPTION`.
+        sets: names of test sets with a normalisation of their own, and that.
     """
 
     normalisation: str = AUTO
     samples: int = FLIPS
     seed: int = 0
     metrics: tuple[str, ...] = ()
+    sets: tuple[tuple[str, str], ...] = ()
+
+    def of(self, dataset: str) -> Scoring:
+        """Return how the hypotheses of one test set are scored.
+
+        Example:
+            >>> Scoring(sets=(("mcv", "leaderboard"),)).of("mcv").normalisation
+            'leaderboard'
+        """
+        if not self.sets:
+            return self
+        return replace(
+            self, normalisation=dict(self.sets).get(dataset, self.normalisation), sets=()
+        )
 
     @property
     def asked(self) -> dict[str, str]:
@@ -106,6 +121,7 @@ class Metric(CorpusScore):
         statistics: of each row, (rows, columns); they add up over rows.
         signature: of scores in a language: everything they depend on, in sacreBLEU's form (Post
             2018).
+        normalised: whether it is of texts that were normalised.
         segments: whether errors of words are counted, of which segments of utterances are compared.
         first_for: languages of which it is the task's reported metric.
         details: counts behind a score, by name.
@@ -118,6 +134,7 @@ class Metric(CorpusScore):
     task: str
     statistics: Callable[[Sequence[Scored], Scoring], Floats]
     signature: Callable[[str, Scoring], str]
+    normalised: bool = False
     segments: bool = False
     first_for: frozenset[str] = frozenset()
     details: Callable[[Sequence[Scored], Scoring], dict[str, Any]] = lambda rows, scoring: {}

@@ -148,8 +148,8 @@ def _error_rate(name: str, unit: str, first_for: frozenset[str] = frozenset()) -
 
     return Metric(
         name=name, task="asr", unit="%", higher_is_better=False, statistics=statistics,
-        score=lambda sums: 100 * ratio(sums), signature=signature, segments=unit == "word", first_for=first_for,
-        details=partial(_details, unit),
+        score=lambda sums: 100 * ratio(sums), signature=signature, normalised=True,
+        segments=unit == "word", first_for=first_for, details=partial(_details, unit),
     )  # fmt: skip
 
 

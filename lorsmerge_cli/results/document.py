@@ -20,8 +20,9 @@ from lorsmerge_cli.metrics.mapsswe import MatchedPairs
 from lorsmerge_cli.metrics.metric import Metric, Scoring
 from lorsmerge_cli.metrics.normalisation import CHOICES
 from lorsmerge_cli.metrics.significance import Comparison
-from lorsmerge_cli.results.records import Hypothesis, Record, Score, finite
+from lorsmerge_cli.results.records import Hypothesis, Record, Score, comparable_group, finite
 from lorsmerge_cli.results.shapes import check_types
+from lorsmerge_cli.results.suite import Published, SuiteRecord, parse_suite_record, published_for
 from lorsmerge_cli.version import __version__
 
 VERSION = 2
@@ -64,6 +65,8 @@ class EvalReport:
         speed: model -> seconds of audio per second of decoding (RTFx); empty if none was decoded.
         main: whether this process is the one that prints.
         models: name -> the identity of its weights and how they were made, as far as is known.
+        scoring: how the records were scored.
+        suite: that test sets are of; None for none.
     """
 
     records: tuple[Record, ...]
@@ -73,6 +76,18 @@ class EvalReport:
     warnings: tuple[str, ...]
     main: bool
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scoring: Scoring = field(default_factory=Scoring)
+    suite: SuiteRecord | None = None
+
+    @property
+    def published(self) -> tuple[tuple[Published, ...], tuple[Published, ...]]:
+        """The suite's published figures of what was scored: those that compare, and the others."""
+        scored = {(r.dataset, r.language, r.task): r.metric for r in self.records}
+        return published_for(self.suite.published if self.suite else (), scored, self.scoring)
+
+    def group_of(self, record: Record) -> str:
+        """Return the name of the scores that a record's may be averaged with."""
+        return comparable_group(record.dataset, record.language, record.task, self.scoring)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the results file as a JSON document."""
@@ -126,6 +141,7 @@ class StoredResults:
         identities: model -> the start of the fingerprint of its weights, where that is recorded.
         made_from: model -> how it was made, as `recipe.record.made_from` returns it.
         records: scores and rows.
+        suite: that the test sets are of; None for none.
     """
 
     lorsmerge: str | None
@@ -138,6 +154,7 @@ class StoredResults:
     identities: Mapping[str, str]
     made_from: Mapping[str, Mapping[str, Any]]
     records: tuple[Record, ...]
+    suite: SuiteRecord | None = None
 
 
 def read_results(path: Path) -> StoredResults:
@@ -174,12 +191,17 @@ def _parsed(document: Mapping[str, Any], version: Any) -> StoredResults:
         raise ValueError(f"its version is {version!r:.40}")
     check_types(document, version)
     settings, models = document["settings"], document.get("models", {})
-    normalisation = settings["scoring"]["normalisation"]
-    if normalisation not in CHOICES:
-        raise ValueError(f"there is no normalisation {normalisation!r}")
+    normalisation, of_sets = (
+        settings["scoring"]["normalisation"],
+        settings["scoring"].get("sets", {}),
+    )
+    for how in (normalisation, *of_sets.values()):
+        if how not in CHOICES:
+            raise ValueError(f"there is no normalisation {how!r}")
+    suite = settings.get("suite")
     return StoredResults(
         lorsmerge=document.get("lorsmerge"),
-        scoring=Scoring(normalisation),
+        scoring=Scoring(normalisation, sets=tuple(of_sets.items())),
         versions=settings.get("versions", {}),
         decoding=settings.get("decoding"),
         splits=settings.get("splits", {}),
@@ -188,6 +210,7 @@ def _parsed(document: Mapping[str, Any], version: Any) -> StoredResults:
         identities={name: m["identity"] for name, m in models.items() if m.get("identity")},
         made_from={name: m.get("made_from", {}) for name, m in models.items()},
         records=tuple(_record(stored) for stored in document["records"]),
+        suite=None if suite is None else parse_suite_record(suite),
     )
 
 

@@ -125,10 +125,24 @@ def metric_of(record: Record) -> Metric:
     return metrics_of(record.language, record.task)[0]
 
 
+def comparable_group(dataset: str, language: str, task: str, scoring: Scoring) -> str:
+    """Return the name of the scores that one may be averaged with: the task's, of one normalisation.
+
+    Example:
+        >>> apart = Scoring(sets=(("mcv", "leaderboard"),))
+        >>> [comparable_group(name, "de", "asr", apart) for name in ("fleurs", "mcv")]
+        ['asr', 'asr leaderboard']
+    """
+    own = scoring.of(dataset).normalisation
+    apart = own != scoring.normalisation and metrics_of(language, task)[0].normalised
+    return f"{task} {own}" if apart else task
+
+
 def score(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
     """Score the hypotheses of one model on one language and task of one data set."""
     rows = tuple(sorted(rows, key=lambda row: row.id))  # paired tests do not depend on row order
     first = rows[0]
+    scoring = scoring.of(first.dataset)
     metrics = metrics_of(first.language, first.task, tuple(scoring.asked))
     return Record(
         model=first.model,
@@ -195,7 +209,7 @@ def matched_segments(a: Record, b: Record, scoring: Scoring, metric: Metric) -> 
         scoring: normalisation.
         metric: whose errors are counted.
     """
-    how = normalisation_for(a.language, scoring.normalisation)
+    how = normalisation_for(a.language, scoring.of(a.dataset).normalisation)
     if not metric.segments or leaderboard_language(how):
         return None
     return matched_pairs(
@@ -232,7 +246,7 @@ def share_interval(
 
 
 def _of(record: Record, scoring: Scoring, metric: Metric | None = None) -> Floats:
-    return _blocks(record.rows, metric or metric_of(record), scoring)
+    return _blocks(record.rows, metric or metric_of(record), scoring.of(record.dataset))
 
 
 def blocks_in_words(records: Sequence[Record]) -> str:

@@ -27,8 +27,12 @@ DELTA = {"fingerprint": str, "svp?": RATIO, "mp?": RATIO, "scale?": RATIO, **TRA
 MADE_FROM = {"kind?": str, "method?": str, "base?": str, "step_norm?": FIGURE, "deltas?": [DELTA],
              "coef?": [str], **TRAINED}  # fmt: skip
 PLAIN = (str, float, bool, NONE, list)
+PUBLISHED = {**dict.fromkeys(("model", "set", "language", "metric", "source", "normalise"), str),
+             "score": float}  # fmt: skip
+SUITE = {"name": str, "digest": str, "sets": [str], "retention": [str], "published": [PUBLISHED]}
 SETTINGS = {
-    "scoring": {"normalisation": str},
+    "scoring": {"normalisation": str, "sets?": Each(str)},
+    "suite?": SUITE,
     "decoding?": (NONE, dict),
     "versions?": Each(PLAIN),
     "dropped?": Each(Each(int)),

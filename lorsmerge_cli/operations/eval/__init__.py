@@ -11,19 +11,21 @@ from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.metrics import check_metrics
 from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.metrics.normalisation import AUTO
-from lorsmerge_cli.operations.eval.inputs import open_models, read_test_set
+from lorsmerge_cli.operations.eval.inputs import open_models, planned_sets, read_test_set
 from lorsmerge_cli.operations.eval.run import rescore, run_evaluation
 from lorsmerge_cli.results.document import EvalReport
-from lorsmerge_cli.usage import Named, named_data, parse_shard
+from lorsmerge_cli.results.suite import check_suite_data, read_suite
+from lorsmerge_cli.usage import Named, parse_shard
 
-__all__ = ["evaluate", "open_models", "read_test_set", "rescore", "run_evaluation"]
+__all__ = ["evaluate", "open_models", "planned_sets", "read_test_set", "rescore", "run_evaluation"]
 
 
 def evaluate(
     models: Named,
-    data: Named,
+    data: Named = (),
     output: FilePath | None = None,
     *,
+    suite: FilePath | None = None,
     split: str | None = "test",
     language: str | None = None,
     task: str | None = None,
@@ -61,6 +63,7 @@ def evaluate(
             own, as does `NAME=PATH`.
         data: test sets: manifests, data folders or references to the Hub, named likewise.
         output: the results file; none by default.
+        suite: TOML file of further test sets; what it says of one comes before the arguments here.
         split: of data that has several.
         language: of rows that do not name theirs; rows of another one are skipped.
         task: of rows that do not name theirs; rows of another one are skipped.
@@ -99,24 +102,26 @@ def evaluate(
         >>> sorted({(record.model, record.task) for record in report.records})
         [('base', 'asr'), ('base', 'st'), ('lors', 'asr'), ('lors', 'st')]
     """
-    raise_all(check_metrics(several(metrics)))
-    named = named_data(data)
-    part = parse_shard(shard)
+    found = None if suite is None else read_suite(Path(suite))
+    raise_all(check_metrics(several(metrics)) + (check_suite_data(found, split) if found else []))
+    reading = {
+        "allow_missing": allow_missing, "split": split, "language": language, "task": task,
+        "hours": hours, "format": format, "seed": data_seed, "allow_parts": allow_parts,
+        "shard": parse_shard(shard),
+    }  # fmt: skip
+    planned = planned_sets(data, found, reading)
     sources = open_models(
         models, path_of(config_dir), list(map(Path, several(apply))), method, scale, several(coef)
     )
     tests, warnings = [], list[str]()
-    for name, path in named:
-        test, found, _ = read_test_set(
-            name, path, min(source.window for source in sources), allow_missing=allow_missing,
-            split=split, language=language, task=task, hours=hours, format=format, seed=data_seed,
-            allow_parts=allow_parts, shard=part,
-        )  # fmt: skip
+    window = min(source.window for source in sources)
+    for name, path, own in planned:
+        test, told, _ = read_test_set(name, path, window, **own)
         tests.append(test)
-        warnings += found
+        warnings += told
+    scoring = Scoring(normalisation, samples, seed, several(metrics))
     report = run_evaluation(
-        sources, tests, scoring=Scoring(normalisation, samples, seed, several(metrics)), beam=beam,
-        batch_size=batch_size, max_tokens=max_tokens, memory=memory, dtype=dtype, device=device,
+        sources, tests, scoring=scoring, beam=beam, suite=found and found.cut_to(hours), batch_size=batch_size, max_tokens=max_tokens, memory=memory, dtype=dtype, device=device,
         hypotheses=path_of(hypotheses), output=path_of(output), force=force, trn=path_of(trn),
         compared=compare, progress=progress,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lorsmerge_cli.data.dataset import (
 )
 from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.deltas.task_vector import vector_norm
-from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
 from lorsmerge_cli.recipe.coefficients import (
     check_matches,
     check_rules,
@@ -26,8 +26,9 @@ from lorsmerge_cli.recipe.coefficients import (
 )
 from lorsmerge_cli.recipe.recipe import unpruned_method_faults
 from lorsmerge_cli.results.document import TestSet
+from lorsmerge_cli.results.suite import Suite
 from lorsmerge_cli.speech.source import ModelSource, find_models
-from lorsmerge_cli.usage import Named, check_applied, named_models
+from lorsmerge_cli.usage import Named, check_applied, named_data, named_models
 
 
 def open_models(
@@ -80,6 +81,36 @@ def _with_rules(source: ModelSource, coef: Sequence[str]) -> ModelSource:
         source, applied=applied, coef=tuple(others), factors=found.factors,
         agreement=found.agreement,
     )  # fmt: skip
+
+
+def planned_sets(
+    data: Named, suite: Suite | None, reading: Mapping[str, Any]
+) -> list[tuple[str, Path, dict[str, Any]]]:
+    """Return name and path of every test set, and the arguments of `read_test_set` for it.
+
+    Args:
+        data: as in `named_data`.
+        suite: whose sets come after those.
+        reading: the arguments, where a suite's set gives no others.
+
+    Raises:
+        UsageFault: there is no set, or two have one name.
+    """
+    planned = [(name, path, dict(reading)) for name, path in named_data(data)]
+    of_suite = suite.sets if suite else ()
+    planned += [(own.name, own.path, {**reading, **own.reading}) for own in of_suite]
+    if not planned:
+        raise UsageFault("There is nothing to score.", "Give data or a suite.")
+    names = [name for name, _, _ in planned]
+    faults: list[LorsmergeError] = [
+        UsageFault(
+            f"--data {name} has the name of a set of {suite.path}.", "Name it with NAME=PATH."
+        )
+        for name in dict.fromkeys(names)
+        if suite and names.count(name) > 1 and name in suite.record.sets
+    ]
+    raise_all(faults)
+    return planned
 
 
 def read_test_set(

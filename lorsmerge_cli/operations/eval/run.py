@@ -51,6 +51,7 @@ from lorsmerge_cli.results.records import (
     metric_of,
     score,
 )
+from lorsmerge_cli.results.suite import Suite
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers, fitting_batch
 from lorsmerge_cli.speech.features import FEATURES_SHARE, Features, SharedFeatures
 from lorsmerge_cli.speech.memory import limited
@@ -75,6 +76,7 @@ def run_evaluation(
     force: bool = False,
     trn: Path | None = None,
     compared: tuple[str, str] | None = None,
+    suite: Suite | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EvalReport:
     """Score models on test sets.
@@ -95,18 +97,21 @@ def run_evaluation(
         force: replace a results file that exists.
         trn: folder for sclite's transcripts.
         compared: names of two models for a paired test.
+        suite: that gives test sets a normalisation and published figures.
         progress: called with the utterances just done and those in all.
 
     Raises:
         LorsmergeError: see the subclasses; what was decoded stays in `hypotheses`.
     """
+    scoring = suite.scoring(scoring, [each.name for each in test_sets]) if suite else scoring
     inputs = [path for model in models for path in model.files]
     inputs += [test_set.path for test_set in test_sets if test_set.path]
     faults = [] if hypotheses is None else check_hypotheses(hypotheses, inputs)
     inputs += [path for path in [hypotheses] if path]
     utterances = [row for data in test_sets for row in data.utterances]
-    names = [model.name for model in models]
-    faults += _faults(names, utterances, scoring, output, force, trn, compared, inputs)
+    faults += _faults(
+        [each.name for each in models], utterances, scoring, output, force, trn, compared, inputs
+    )
     raise_all(faults)
     state = processes(device)
     dtype = dtype_name(parse_speech_dtype(dtype))
@@ -136,17 +141,24 @@ def run_evaluation(
             speed[model.name] = run.decoded_seconds / run.elapsed
         origins[model.name] = run.origin(decoding)
         run.close()
-    settings = settings_of(first[1] if first else asked, scoring, dtype) | _about(test_sets)
+    about = settings_of(first[1] if first else asked, scoring, dtype) | _about(test_sets)
     report = _report(
-        rows, scoring, settings, speed, output, force, trn, compared, state.is_main_process,
-        origins, leakage,
+        rows, scoring, about, speed, output, force, trn, compared, state.is_main_process,
+        origins, leakage, suite,
     )  # fmt: skip
-    if max_tokens is not None and (cut := sum(bool(row.cut) for row in rows)):
-        warnings.append(
-            f"{cut} of {len(rows)} hypotheses were cut at --max-tokens {max_tokens}: what would have "
-            "come after is missing from the scores."
-        )
+    warnings += _cut_short(rows, max_tokens)
     return replace(report, warnings=(*warnings, *report.warnings))
+
+
+def _cut_short(rows: Sequence[Hypothesis], max_tokens: int | None) -> list[str]:
+    """Return a warning of hypotheses that --max-tokens ended."""
+    cut = 0 if max_tokens is None else sum(bool(row.cut) for row in rows)
+    if not cut:
+        return []
+    return [
+        f"{cut} of {len(rows)} hypotheses were cut at --max-tokens {max_tokens}: what would have come "
+        "after is missing from the scores."
+    ]
 
 
 def _about(test_sets: Sequence[TestSet]) -> dict[str, Any]:
@@ -172,6 +184,7 @@ def rescore(
     force: bool = False,
     trn: Path | None = None,
     compared: tuple[str, str] | None = None,
+    suite: Suite | None = None,
 ) -> EvalReport:
     """Score hypotheses of earlier runs again, without a model.
 
@@ -183,6 +196,7 @@ def rescore(
         force: replace it.
         trn: folder for sclite's transcripts.
         compared: names of two models for a paired test.
+        suite: that gives test sets a normalisation and published figures.
 
     Raises:
         UnreadableFile: a file holds no hypotheses.
@@ -203,6 +217,7 @@ def rescore(
         if done < of
     }
     rows = [line.row for line in known]
+    scoring = suite.scoring(scoring, {row.dataset for row in rows}) if suite else scoring
     names = list({row.model: 0 for row in rows})
     raise_all(_faults(names, rows, scoring, output, force, trn, compared, files))
     settings = settings_of(None, scoring, None)
@@ -211,7 +226,7 @@ def rescore(
         settings["decoded"] = ways
     if partial:
         settings["partial"] = partial
-    report = _report(rows, scoring, settings, {}, output, force, trn, compared, True)
+    report = _report(rows, scoring, settings, {}, output, force, trn, compared, True, suite=suite)
     warnings = [
         f"{name} is unfinished: the scores of {dataset} are of {done} of {of} utterances."
         for dataset, (done, of) in partial.items()
@@ -425,7 +440,9 @@ def _report(
     main: bool,
     models: dict[str, dict[str, Any]] | None = None,
     leakage: Mapping[Group, tuple[Shared, ...]] | None = None,
+    suite: Suite | None = None,
 ) -> EvalReport:
+    settings = settings | ({"suite": suite.record.to_dict()} if suite else {})
     groups = by_group(rows) if main else {}
     records = tuple(
         replace(score(group, scoring), leakage=(leakage or {}).get(key))
@@ -450,7 +467,10 @@ def _report(
         "--normalise auto keeps them."
         for language in sorted(broken & MARK_LANGUAGES)
     )
-    report = EvalReport(records, tuple(comparisons), settings, speed, warnings, main, models or {})
+    report = EvalReport(
+        records, tuple(comparisons), settings, speed, warnings, main, models or {}, scoring,
+        suite.record if suite else None,
+    )  # fmt: skip
     if main and output is not None:
         with atomic_file(output, force=force) as partial:
             write_json(partial, report.to_dict())

@@ -17,8 +17,9 @@ def settings_of(
 ) -> dict[str, Any]:
     """Return scoring, decoding (if hypotheses were decoded), versions, and a signature of them."""
     versions = {name: version(name) for name in ("torch", "transformers", "jiwer", "sacrebleu")}
+    of_sets = {"sets": dict(scoring.sets)} if scoring.sets else {}
     settings: dict[str, Any] = {
-        "scoring": asdict(scoring),
+        "scoring": {k: v for k, v in asdict(scoring).items() if k != "sets"} | of_sets,
         "versions": versions | {"python": platform.python_version()},
     }
     if decoding is not None:
@@ -27,7 +28,7 @@ def settings_of(
         settings["signature"] = (
             f"beam:{decoding.beam}|dtype:{dtype}|{decoding.limit}|"
             f"suppress:{decoding.suppress_digest()}|"
-            f"norm:{scoring.normalisation}|jiwer:{versions['jiwer']}|"
+            f"norm:{scoring.normalisation}{'+sets' if scoring.sets else ''}|jiwer:{versions['jiwer']}|"
             f"transformers:{versions['transformers']}|lorsmerge:{__version__}"
         )
     return settings

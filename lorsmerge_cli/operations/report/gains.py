@@ -121,7 +121,7 @@ def gains(tables: Tables) -> Iterator[Table]:
             "language's score less the best one's."
         )
         title = f"Gain kept, {task.upper()}"
-        yield Table(f"gain_{task}", title, note, tuple(heads), (*divisors, *rows))
+        yield Table(f"gain_{task.replace(' ', '_')}", title, note, tuple(heads), (*divisors, *rows))
 
 
 def _gain_cells(tables: Tables, row: Row, task: str, keys: Sequence[Key]) -> list[Cell]:
@@ -182,8 +182,8 @@ def retention(tables: Tables) -> Iterator[Table]:
     shown = {key for row, runs in kept.items() if row.system != tables.roles.base
              for entries in runs.values() for key in entries}  # fmt: skip
     keys = sorted(shown & {key for entries in base.values() for key in entries},
-                  key=lambda key: (key[2], key[1], key[0]))  # fmt: skip
-    by_task = {task: list(columns) for task, columns in groupby(keys, key=lambda key: key[2])}
+                  key=lambda key: (tables.group(key), key[1], key[0]))  # fmt: skip
+    by_task = {task: list(columns) for task, columns in groupby(keys, key=tables.group)}
     rows = []
     for row, runs in kept.items():
         if not any(key in entries for entries in runs.values() for key in keys):

@@ -28,6 +28,7 @@ from lorsmerge_cli.operations.report.entries import (
 from lorsmerge_cli.results.document import StoredResults
 from lorsmerge_cli.results.document import read_results as read_document
 from lorsmerge_cli.results.records import few_blocks, metric_of, score
+from lorsmerge_cli.results.suite import Published, published_for
 
 FLAWS = {"cut": "were ended by the limit of tokens", "looping": "repeat themselves"}
 
@@ -41,9 +42,12 @@ class Results:
         entries: each (system, run, data set, language, task) once.
         runs: system -> its runs, whatever their settings.
         rows: of tables, in order of appearance.
-        scoring: of the first file; all scores and paired tests are made under it.
+        scoring: of the first file, and of test sets that a suite scores in another way; all scores
+            and paired tests are made under it.
         partial: data set -> how much of it was not scored, in words.
         notes: what a reader of the tables should know.
+        published: figures for the test sets that compare with the scores, and those that do not.
+        retention: test sets that a suite names for what was forgotten.
     """
 
     files: tuple[Path, ...]
@@ -53,6 +57,8 @@ class Results:
     scoring: Scoring
     partial: Mapping[str, str]
     notes: tuple[str, ...]
+    published: tuple[tuple[Published, ...], tuple[Published, ...]] = ((), ())
+    retention: tuple[str, ...] = ()
 
     @property
     def systems(self) -> list[str]:
@@ -90,7 +96,7 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
     raise_all(faults)
     if not entries:
         raise UnreadableFile(f"{named([str(p) for p in paths])} hold no scores.", "Run eval -o.")
-    scoring = next(iter(documents.values())).scoring
+    scoring = _scoring_of(documents)
     every, normalised = _rescored(list(entries.values()), documents, scoring)
     systems: dict[str, dict[str, dict[Key, Entry]]] = {}
     for entry in every:
@@ -104,7 +110,32 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
         *([few] if few else []),
     )  # fmt: skip
     rows = tuple(rows_of(systems))
-    return Results(tuple(documents), every, systems, rows, scoring, partial, notes)
+    suites = [document.suite for document in documents.values() if document.suite]
+    scored = {entry.key: entry.record.metric for entry in every}
+    figures = dict.fromkeys(figure for suite in suites for figure in suite.published)
+    return Results(
+        tuple(documents), every, systems, rows, scoring, partial, notes,
+        published_for(figures, scored, scoring),
+        tuple(dict.fromkeys(name for suite in suites for name in suite.retention)),
+    )  # fmt: skip
+
+
+def _scoring_of(documents: Mapping[Path, StoredResults]) -> Scoring:
+    """Return the scoring of the first file, with the sets that a suite gave a normalisation of their own.
+
+    Of a set in several files, the first of them decides.
+    """
+    first = next(iter(documents.values())).scoring
+    own: dict[str, str] = {}
+    for document in documents.values():
+        explicit = document.suite.sets if document.suite else ()
+        for name in dict.fromkeys(record.dataset for record in document.records):
+            how = (
+                document.scoring.of(name).normalisation if name in explicit else first.normalisation
+            )
+            own.setdefault(name, how)
+    apart = {name: how for name, how in own.items() if how != first.normalisation}
+    return replace(first, sets=tuple(apart.items()))
 
 
 def _rescored(
@@ -119,8 +150,8 @@ def _rescored(
     others: dict[str, dict[str, None]] = {}
     for entry in entries:
         signature, language = metric_of(entry.record).signature, entry.record.language
-        stored = documents[entry.file].scoring
-        other = signature(language, stored) != signature(language, scoring)
+        stored, wanted = (how.of(entry.key[0]) for how in (documents[entry.file].scoring, scoring))
+        other = signature(language, stored) != signature(language, wanted)
         if other:
             others.setdefault(stored.normalisation, {})[str(entry.file)] = None
         if other or not entry.record.blocks:

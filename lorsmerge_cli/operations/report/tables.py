@@ -19,7 +19,8 @@ from lorsmerge_cli.operations.report.scores import (
     metric_of_key,
     restricted,
 )
-from lorsmerge_cli.results.records import blocks_in_words
+from lorsmerge_cli.results.records import blocks_in_words, comparable_group
+from lorsmerge_cli.results.suite import PUBLISHED, published_in_words
 
 BETTER, WORSE, PARTIAL, CUT = "†", "‡", "*", "§"
 LEVEL = 0.05  # of the paired tests of a table together
@@ -105,7 +106,12 @@ class Tables:
         known = {e.key for e in results.entries if e.covered and e.system != roles.base}
         self.keys = [k for k in self.every_key if k[0] not in roles.held_out
                      and (k in known or len(results.systems) == 1)]  # fmt: skip
-        self.tasks = [t for t in TASKS if any(key[2] == t for key in self.keys)]
+        groups = dict.fromkeys(map(self.group, self.keys))
+        self.tasks = sorted(groups, key=lambda group: TASKS.index(group.split(" ")[0]))
+
+    def group(self, key: Key) -> str:
+        """Return the name of the columns that may be averaged: of one task and normalisation."""
+        return comparable_group(*key, self.results.scoring)
 
     @property
     def of_the_base_alone(self) -> list[Key]:
@@ -114,8 +120,8 @@ class Tables:
         return [key for key in self.every_key if key not in others and key not in self.keys]
 
     def columns(self, task: str) -> list[Key]:
-        """Return the data sets and languages of a task, by language."""
-        return sorted((k for k in self.keys if k[2] == task), key=lambda k: (k[1], k[0]))
+        """Return the data sets and languages of a task (and normalisation), by language."""
+        return sorted((k for k in self.keys if self.group(k) == task), key=lambda k: (k[1], k[0]))
 
     def name(self, system: str) -> str:
         """Return a system's name: the paper's where it has one, and what a recorded control is."""
@@ -163,14 +169,33 @@ class Tables:
             self.line(row, [column[n] for column in columns]) for n, row in enumerate(self.rows)
         ]
         partial = any(PARTIAL in cell.mark for column in columns for cell in column)
+        rows += self._published(many)
         note = self._scores_note(many, partial)
         return marked(Table("scores", "Scores", note, tuple(heads), tuple(rows)))
 
+    def _published(self, many: bool) -> list[TableRow]:
+        """Return published figures below the scores: no system's, so that no test has them."""
+        rows: list[TableRow] = []
+        figures = self.results.published[0]
+        for model in dict.fromkeys(figure.model for figure in figures):
+            own = {figure.key: figure.score for figure in figures if figure.model == model}
+            cells: list[Cell] = []
+            for task in self.tasks:
+                keys = self.columns(task)
+                cells += [Cell(f"{own[key]}" if key in own else NONE) for key in keys]
+                whole = all(key in own for key in keys)
+                mean = number(sum(own[key] for key in keys) / len(keys)) if whole else NONE
+                cells += [Cell(mean), Cell(""), *([Cell("")] if many else [])]
+            if any(key in own for key in self.keys):
+                rows.append((f"{model} {PUBLISHED}", False, tuple(cells)))
+        return rows
+
     def block(self, task: str) -> str:
-        """Return `WER % ↓`, or `WER / CER % ↓`, or `BLEU ↑`."""
-        keys = [key for key in self.every_key if key[2] == task]
+        """Return `WER % ↓`, or `WER / CER % ↓`, or `BLEU ↑`, and a normalisation of its own."""
+        keys = [key for key in self.every_key if self.group(key) == task]
         names = dict.fromkeys(metric_of_key(key).name for key in keys)
-        return f"{' / '.join(names)} {metric_of_key(keys[0]).sign}"
+        apart = "".join(f", {how}" for how in task.split(" ")[1:])
+        return f"{' / '.join(names)} {metric_of_key(keys[0]).sign}{apart}"
 
     def heads(self, task: str, keys: Sequence[Key], *more: str) -> list[tuple[str, str]]:
         """Return heads: of languages, with the data set where a language has several, and more."""
@@ -223,6 +248,7 @@ class Tables:
         if self.roles.controls:
             parts.append("Indented below a merge: its control, task arithmetic with a step of the "
                          "same norm.")  # fmt: skip
+        parts += [f"{words}." for words in published_in_words(*self.results.published)]
         if self.paper.scores:
             parts.append(f"In brackets: {self.paper.about}.")
         return " ".join(parts)
