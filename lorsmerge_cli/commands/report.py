@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from lorsmerge_cli.operations.report import Report, Table
 
 _systems = options.panel("Systems")
-SHOWN = ("scores", "controls", "gain_asr", "gain_st", "retention")  # tables printed on stdout
+SHOWN = (
+    "scores",
+    "controls",
+    "gain_asr",
+    "gain_st",
+    "balance",
+    "retention",
+)  # tables printed on stdout
 
 
 def report(
@@ -41,6 +48,10 @@ def report(
         "--held-out", metavar="DATASET",
         help="Test set that no delta was made for, for the table of forgetting (may be repeated). "
         "Languages and tasks that no delta was made for are detected.")] = None,
+    retention: Annotated[list[str] | None, _systems(
+        "--retention", metavar="A,B",
+        help="Test sets that tell what was forgotten, in languages and tasks that a model was not made "
+        "for (may be repeated); a suite's, or all such sets, by default.")] = None,
     runs: Annotated[bool, _systems(
         "--runs", help="Average over the part of a name behind its last colon, as in lors:ca+de; "
         "by default only over NAME:seedN.")] = False,
@@ -74,7 +85,8 @@ def report(
 
     written = operation(
         results, output, title=title, base=base, finetuned=finetuned, against=against,
-        controls=controls, held_out=held_out or [], paper=paper, force=force,
+        controls=controls, held_out=held_out or [],
+        retention=retention or [], paper=paper, force=force,
         runs=runs, tuned=tuned or [],
     )  # fmt: skip
     console.note(*written.notes)

@@ -709,9 +709,11 @@ def test_an_output_that_exists_or_holds_an_input_is_refused(
     with pytest.raises(OutputFault, match="holds the input"):
         run(files, tmp_path, force=True)
     run(combinations(tmp_path), tmp_path / "out", force=True, runs=True)
-    assert (tmp_path / "out" / "figures").is_dir()
+    assert (tmp_path / "out" / "figures" / "languages.svg").is_file()
     run(files, tmp_path / "out", force=True)
-    assert not (tmp_path / "out" / "figures").exists()  # stale pictures of another report
+    assert not (
+        tmp_path / "out" / "figures" / "languages.svg"
+    ).exists()  # stale pictures of another report
     (tmp_path / "out" / "mine.txt").write_text("kept")
     with pytest.raises(OutputFault, match=r"mine\.txt"):
         run(files, tmp_path / "out", force=True)

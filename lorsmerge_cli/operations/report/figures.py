@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lorsmerge_cli.operations.report.entries import Row, Runs, Settings
+from lorsmerge_cli.operations.report.gains import balance_of
 from lorsmerge_cli.operations.report.numbers import number, setting
 from lorsmerge_cli.operations.report.pages import Picture
 from lorsmerge_cli.operations.report.scores import average_score, partners
@@ -50,6 +52,22 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """A system at one point of a plane, with the standard errors of both numbers.
+
+    `style` is the index of its colour, the same in all panels.
+    """
+
+    name: str
+    style: int
+    x: float
+    y: float
+    x_error: float
+    y_error: float
+    control_of: str = ""
+
+
+@dataclass(frozen=True)
 class Panel:
     """One pair of axes.
 
@@ -58,6 +76,7 @@ class Panel:
         lines: with two points or more.
         levels: name -> a score that is drawn as a horizontal line.
         ratios: whether the axis is of ratios retained.
+        dots: systems at one point each, in place of lines.
     """
 
     x_label: str
@@ -65,6 +84,7 @@ class Panel:
     lines: tuple[Line, ...]
     levels: dict[str, float]
     ratios: bool
+    dots: tuple[Dot, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +124,42 @@ def figures_of(tables: Tables) -> list[Figure]:
         panels = tuple(panel for panel in every if panel.lines)
         if panels:
             figures.append(Figure(name, title, note, panels))
+    dotted = tuple(panel for task in tables.groups if (panel := _balance(tables, task)))
+    if dotted:
+        note = (
+            "One point a system: right is better on what it was made for, up is worse elsewhere. The "
+            f"lines cross where {tables.name(tables.roles.base or '')} is; bars are standard errors."
+        )
+        figures.append(
+            Figure("balance", "Gain on what was merged against loss elsewhere", note, dotted)
+        )
     return figures
+
+
+def _balance(tables: Tables, task: str) -> Panel | None:
+    """Return the systems with a gain and a loss; None for under two."""
+    dots = []
+    for style, row in enumerate(r for r in tables.rows if r.system != tables.roles.base):
+        found = balance_of(tables, row, task)
+        if found.gain and found.loss and found.whole:
+            names = [n for n, own in tables.roles.controls.items() if own == row.system]
+            dots.append(
+                Dot(
+                    tables.label(row), style, found.gain.value, found.loss.value,
+                    found.gain.error, found.loss.error, tables.name(names[0]) if names else "",
+                )
+            )  # fmt: skip
+    if len(dots) < 2:
+        return None
+    unit = tables.unit(task)
+    return Panel(
+        f"gain on what was merged, {unit}",
+        f"loss elsewhere, {unit}",
+        (),
+        {},
+        False,
+        tuple(dots),
+    )
 
 
 def _panel(tables: Tables, task: str, label: str, axis: str) -> Panel:
@@ -218,6 +273,9 @@ def _draw_panel(panel: Panel, axis: Any) -> None:
         axis.axhline(
             level, color=LEVEL_COLOUR, linestyle=dashes, linewidth=1.2, label=legible(name)
         )
+    if panel.dots:
+        _draw_dots(panel, axis)
+        return
     systems = [line.name for line in panel.lines if not line.control_of]
     for line in panel.lines:
         control = bool(line.control_of)
@@ -239,6 +297,22 @@ def _draw_panel(panel: Panel, axis: Any) -> None:
     axis.minorticks_off()
 
 
+def _draw_dots(panel: Panel, axis: Any) -> None:
+    """Draw systems as points with bars, and lines where nothing is gained or lost."""
+    for line in (axis.axhline, axis.axvline):
+        line(0, color=LEVEL_COLOUR, linewidth=1)
+    for dot in panel.dots:
+        colour, marker = STYLES[dot.style % len(STYLES)]
+        errors = [None if math.isnan(error) else error for error in (dot.x_error, dot.y_error)]
+        axis.errorbar(
+            dot.x, dot.y, xerr=errors[0], yerr=errors[1], color=colour, marker=marker, markersize=6.5,
+            elinewidth=1, capsize=2.5, linestyle="none", label=legible(dot.name),
+            markerfacecolor="white" if dot.control_of else colour,
+        )  # fmt: skip
+    axis.set_xlabel(legible(panel.x_label))
+    axis.set_ylabel(legible(panel.y_label))
+
+
 def _in_words(figure: Figure) -> str:
     """Return the figure's numbers in words, for readers who cannot see it."""
     parts = []
@@ -248,5 +322,6 @@ def _in_words(figure: Figure) -> str:
             for line in panel.lines
         ]
         lines += [f"{name}: {number(level)}" for name, level in panel.levels.items()]
+        lines += [f"{dot.name}: {number(dot.y)} at {number(dot.x)}" for dot in panel.dots]
         parts.append(f"{panel.y_label} against {panel.x_label}. " + "; ".join(lines) + ".")
     return " ".join(parts)

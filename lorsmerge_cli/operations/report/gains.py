@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from lorsmerge_cli.operations.report.entries import OWN, Key, Row, Runs
@@ -29,7 +30,13 @@ REFUSED = "refused"
 
 def gain_tables(tables: Tables) -> list[Table]:
     """Return every table here that the results have something for."""
-    made = [differences(tables), controls(tables), *gains(tables), *retention(tables)]
+    made = [
+        differences(tables),
+        controls(tables),
+        *gains(tables),
+        *balance(tables),
+        *retention(tables),
+    ]
     return [marked(table) for table in made if table.rows]
 
 
@@ -170,6 +177,75 @@ def _gain(
     if interval is None or math.isnan(interval.standard_error):
         return Cell(percent(share))
     return Cell(percent(share), beside=percent(interval.low, interval.high))
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What a row gained on what it was made for, and lost elsewhere: both positive, if so."""
+
+    gain: Difference | None
+    loss: Difference | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether both are known."""
+        return not any(part is None or math.isnan(part.value) for part in (self.gain, self.loss))
+
+
+def balance_of(tables: Tables, row: Row, task: str) -> Balance:
+    """Return a row's gain over the base on the languages of a task that it was made for, and its loss elsewhere.
+
+    Elsewhere are the test sets for retention, or all that it was not made for where none are named.
+    """
+    base, wanted = tables.results.runs.get(tables.roles.base or "", {}), tables.roles.retention
+    if row.system == tables.roles.base:
+        return Balance(None, None)
+    made_for, others = tables.made_for(row, task), tables.not_made_for(row)
+    keys = sorted({key for entries in others.values() for key in entries})
+    keys = [k for k in keys if tables.group(k) == task and (not wanted or k[0] in wanted)]
+    gain = tables.tests.difference(made_for, base, tables.columns(task))
+    loss = tables.tests.difference(others, base, keys)
+    return Balance(_oriented(gain, tables, task, 1), _oriented(loss, tables, task, -1))
+
+
+def _oriented(found: Difference | None, tables: Tables, task: str, sign: int) -> Difference | None:
+    """Return a difference as a gain (sign 1) or a loss (sign -1)."""
+    if found is None:
+        return None
+    key = next(key for key in tables.every_key if tables.group(key) == task)
+    return replace(found, value=sign * metric_of_key(key).gain(found.value))
+
+
+def balance(tables: Tables) -> Iterator[Table]:
+    """Yield each system's gain on what was merged beside its loss elsewhere."""
+    tasks = [task for task in tables.groups
+             if any(balance_of(tables, row, task).whole for row in tables.rows)]  # fmt: skip
+    rows = []
+    for row in tables.rows:
+        found = [balance_of(tables, row, task) for task in tasks]
+        if any(each.gain or each.loss for each in found):
+            cells = [difference_cell(part) for each in found for part in (each.gain, each.loss)]
+            rows.append(tables.line(row, cells))
+    if not (tasks and rows):
+        return
+    wanted = tables.roles.retention
+    elsewhere = f"the test sets {', '.join(wanted)}" if wanted else "all other test sets"
+    note = (
+        f"Gain: how much better than {tables.name(tables.roles.base or '')} on the languages that a model was "
+        f"made for. Loss: how much worse on {elsewhere}, where it was not made for their language and "
+        "task; a negative one is a gain there too. Both are averages, ± the standard error of the "
+        f"paired difference, in the unit of the column. {tables.marks_note()}"
+    )
+    heads = [
+        (head, tables.unit(task)) for task in tasks for head in ("gain, merged", "loss, elsewhere")
+    ]
+    yield Table(
+        "balance",
+        "Retention: gain on what was merged, loss elsewhere",
+        note,
+        tuple(heads),
+        tuple(rows),
+    )
 
 
 def retention(tables: Tables) -> Iterator[Table]:

@@ -10,7 +10,14 @@ from typing import Any
 
 from lorsmerge_cli.core.methods import find_method, method_faults, method_of
 from lorsmerge_cli.data.languages import TASKS
-from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, UsageFault, raise_all
+from lorsmerge_cli.errors import (
+    LorsmergeError,
+    Mismatch,
+    UnreadableFile,
+    UsageFault,
+    did_you_mean,
+    raise_all,
+)
 from lorsmerge_cli.inputs import read_toml
 from lorsmerge_cli.operations.report.entries import Entry, Origin, Row
 from lorsmerge_cli.operations.report.numbers import number
@@ -51,6 +58,8 @@ class Roles:
         held_out: data sets that no delta was made for, whatever their language.
         tuned: systems whose lambda was chosen for each run.
         recorded: systems that were found to be controls by what eval recorded, not by their names.
+        retention: data sets that tell what was forgotten, in languages and tasks that a model was not
+            made for; all such data sets if empty.
     """
 
     base: str | None
@@ -60,6 +69,7 @@ class Roles:
     held_out: Sequence[str]
     tuned: Sequence[str]
     recorded: Collection[str] = ()
+    retention: Sequence[str] = ()
 
     def is_beside(self, system: str) -> bool:
         """Return whether a system stands below a merge as its control, and for nothing else."""
@@ -78,6 +88,12 @@ def find_roles(results: Results, given: Roles) -> Roles:
     """
     systems = results.systems
     sets = list(dict.fromkeys(entry.record.dataset for entry in results.entries))
+    asked = [
+        name.strip()
+        for text in given.retention
+        for name in ([text] if text in sets else text.split(","))
+    ]
+    given = replace(given, retention=list(dict.fromkeys(filter(None, asked))))
     named = [("--base", given.base), ("--finetuned", given.finetuned), ("--against", given.against)]
     named += [("--control", name) for pair in given.controls.items() for name in pair]
     named += [("--tuned", name) for name in given.tuned]
@@ -87,8 +103,9 @@ def find_roles(results: Results, given: Roles) -> Roles:
         if name is not None and name not in systems
     ]
     faults += [
-        UsageFault(f"--held-out: no result is on {name!r}.", f"There are: {', '.join(sets)}.")
-        for name in given.held_out
+        UsageFault(f"{option}: no result is on {name!r}.", did_you_mean(name, sets).strip())
+        for option, names in (("--held-out", given.held_out), ("--retention", given.retention))
+        for name in names
         if name not in sets
     ]
     faults += [
@@ -117,6 +134,7 @@ def find_roles(results: Results, given: Roles) -> Roles:
         or (systems[0] if systems[1:] else None),
         controls=controls,
         recorded=recorded,
+        retention=given.retention or [name for name in results.retention if name in sets],
     )
 
 

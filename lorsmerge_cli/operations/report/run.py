@@ -67,6 +67,7 @@ def report(
     against: str | None = None,
     controls: Mapping[str, str] | None = None,
     held_out: Sequence[str] | str = (),
+    retention: Sequence[str] | str = (),
     runs: bool = False,
     tuned: Sequence[str] | str = (),
     paper: FilePath | None = None,
@@ -83,6 +84,8 @@ def report(
         against: the system to compare with; task arithmetic by default.
         controls: system -> task arithmetic of the same step norm; found out by default.
         held_out: data sets that no delta was made for.
+        retention: data sets that tell what was forgotten; those that a suite names by default, or all
+            that a model was not made for.
         runs: take what follows the last colon of any model's name for a run to average over;
             without, `NAME:seedN` alone.
         tuned: systems whose lambda was chosen for each run.
@@ -104,7 +107,15 @@ def report(
     raise_all(check_output(output, inputs=inputs, size=SIZE, force=force, folder=True))
     published = read_paper(paper) if paper else Paper()
     read = read_results(paths, runs=runs)
-    given = Roles(base, finetuned, against, controls or {}, several(held_out), several(tuned))
+    given = Roles(
+        base,
+        finetuned,
+        against,
+        controls or {},
+        several(held_out),
+        several(tuned),
+        retention=several(retention),
+    )
     roles = find_roles(read, given)
     check_systems(read, roles)
     tables = Tables(read, roles, published)
@@ -185,6 +196,7 @@ def _document(tables: Tables, made: Sequence[Table]) -> dict[str, Any]:
         "roles": {
             "base": roles.base, "finetuned": roles.finetuned, "against": roles.against,
             "controls": dict(roles.controls), "held_out": sorted(set(roles.held_out)),
+            "retention": list(roles.retention),
         },
         "scores": [score for row in tables.rows for score in _numbers(tables, row)],
         "tables": [asdict(table) for table in made],

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from lorsmerge_cli.data.languages import TASKS
 from lorsmerge_cli.metrics.significance import TOO_FEW, holm
-from lorsmerge_cli.operations.report.entries import Key, Row, Runs
+from lorsmerge_cli.operations.report.entries import Entry, Key, Row, Runs
 from lorsmerge_cli.operations.report.numbers import DECIMALS, NONE, change, number
 from lorsmerge_cli.operations.report.results import Results
 from lorsmerge_cli.operations.report.roles import AVERAGE, Paper, Roles
@@ -103,11 +103,24 @@ class Tables:
         self.tests = PairedTests(results.scoring)
         self.rows = _ordered(results, roles, paper)
         self.every_key = list(dict.fromkeys(entry.key for entry in results.entries))
-        known = {e.key for e in results.entries if e.covered and e.system != roles.base}
+        known = {
+            e.key for e in results.entries if not self.is_elsewhere(e) and e.system != roles.base
+        }
         self.keys = [k for k in self.every_key if k[0] not in roles.held_out
                      and (k in known or len(results.systems) == 1)]  # fmt: skip
-        groups = dict.fromkeys(map(self.group, self.keys))
-        self.tasks = sorted(groups, key=lambda group: TASKS.index(group.split(" ")[0]))
+        self.groups = _by_task(map(self.group, self.every_key))
+        self.tasks = _by_task(map(self.group, self.keys))
+
+    def is_elsewhere(self, entry: Entry) -> bool:
+        """Return whether a model was not made for what it was scored on, as far as that is known.
+
+        Of test sets for retention it has to be known that it was.
+        """
+        dataset = entry.key[0]
+        if not entry.covered or dataset in self.roles.held_out:
+            return True
+        unknown = entry.origin.covers is None and entry.system != self.roles.base
+        return unknown and dataset in self.roles.retention
 
     def group(self, key: Key) -> str:
         """Return the name of the columns that may be averaged: of one task and normalisation."""
@@ -141,12 +154,11 @@ class Tables:
     def made_for(self, row: Row, task: str) -> Runs:
         """Return a row's records on languages of a task that the model was made for."""
         keys = self.columns(task)
-        return restricted(row, lambda entry: entry.covered and entry.key in keys)
+        return restricted(row, lambda entry: not self.is_elsewhere(entry) and entry.key in keys)
 
     def not_made_for(self, row: Row) -> Runs:
         """Return a row's records on languages, tasks and test sets the model was not made for."""
-        held_out = self.roles.held_out
-        return restricted(row, lambda entry: not entry.covered or entry.key[0] in held_out)
+        return restricted(row, self.is_elsewhere)
 
     def scores(self) -> Table:
         """Return systems x languages with the plain average, as the paper has them."""
@@ -196,6 +208,10 @@ class Tables:
         names = dict.fromkeys(metric_of_key(key).name for key in keys)
         apart = "".join(f", {how}" for how in task.split(" ")[1:])
         return f"{' / '.join(names)} {metric_of_key(keys[0]).sign}{apart}"
+
+    def unit(self, task: str) -> str:
+        """Return the block without its arrow, for what is a gain or a loss already."""
+        return self.block(task).replace(" ↓", "").replace(" ↑", "")
 
     def heads(self, task: str, keys: Sequence[Key], *more: str) -> list[tuple[str, str]]:
         """Return heads: of languages, with the data set where a language has several, and more."""
@@ -262,6 +278,10 @@ class Tables:
             f"over speakers ({blocks}), p < {LEVEL} after Holm's correction for the tests of the "
             f"table{several}. Under {TOO_FEW} speakers there is no mark."
         )
+
+
+def _by_task(groups: Iterable[str]) -> list[str]:
+    return sorted(dict.fromkeys(groups), key=lambda group: TASKS.index(group.split(" ")[0]))
 
 
 def _is_whole(runs: Runs, keys: Sequence[Key]) -> bool:
