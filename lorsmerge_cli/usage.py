@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from lorsmerge_cli.speech.masks import parse_masks
 from lorsmerge_cli.speech.settings import (
     DTYPES,
     LABEL_SPACES,
+    REPORTERS,
     SCHEDULES,
     TrainingSettings,
     full_dtype,
@@ -675,6 +677,9 @@ def check_training(settings: TrainingSettings, device: str) -> list[LorsmergeErr
         faults.append(UsageFault(f"There is no device {device!r}.", f"Use {', '.join(DEVICES)}."))
     if settings.masks is not None:
         faults += _caught(parse_masks, settings.masks)
+    for option, count in (("--eval-steps", settings.eval_steps), ("--patience", settings.patience)):
+        if count is not None and count < 1:
+            faults.append(UsageFault(f"{option} {count} is not a whole number from 1 on."))
     # torchrun and accelerate set the variable in each process
     faults += _caught(settings.batches, int(os.environ.get("WORLD_SIZE", "1")))
     return faults
@@ -685,6 +690,23 @@ def check_share(option: str, share: float) -> list[LorsmergeError]:
     if 0 < share < 1:
         return []
     return [UsageFault(f"{option} {share:g} is no share between 0 and 1.")]
+
+
+def check_reporter(name: str | None) -> list[LorsmergeError]:
+    """Return a fault if there is no such place to report a training to, or its package is missing.
+
+    Args:
+        name: one of `REPORTERS`; None for none.
+    """
+    if name is None:
+        return []
+    if name not in REPORTERS:
+        what = f"--report-to: a training cannot be reported to {name!r}."
+        return [UsageFault(what, f"Use {' or '.join(REPORTERS)}.")]
+    if any(find_spec(package) for package in REPORTERS[name]):
+        return []
+    package, how = REPORTERS[name][0], f"Install it with `pip install 'lorsmerge[{name}]'`."
+    return [LorsmergeError(f"--report-to {name} needs the package {package}.", how)]
 
 
 def _caught(check: Any, *arguments: Any) -> list[LorsmergeError]:

@@ -130,6 +130,12 @@ def finetune(
         "the model still detects other languages; by default where all rows have one language.",
         show_default=False)] = None,
     dtype: options.ComputeDtype = "float32",
+    eval_steps: Annotated[int | None, _choice(
+        "--eval-steps", metavar="N", min=1, help="Decode the dev set every N steps and after the last "
+        "one, in place of after each epoch.")] = None,
+    patience: Annotated[int | None, _choice(
+        "--patience", metavar="K", min=1,
+        help="End the training after K decodings of the dev set without a better score.")] = None,
     average_best: Annotated[int | None, _choice(
         "--average-best", metavar="N", min=1,
         help="Mean of the N best epochs; by default the best one.")] = None,
@@ -149,6 +155,9 @@ def finetune(
         help="Write a checkpoint every N steps as well as after each epoch.")] = None,
     keep: Annotated[int, options.output(
         "--keep", metavar="N", min=1, help="Checkpoints kept while training.")] = 2,
+    report_to: Annotated[str | None, options.output(
+        "--report-to", metavar="NAME", help="Also show losses and scores in tensorboard "
+        "(FOLDER.tensorboard, unless TENSORBOARD_LOGGING_DIR is set) or wandb.")] = None,
     resume: Annotated[bool, options.output(
         "--resume", help="Resume the run that was interrupted, if there is one.")] = False,
     dry_run: options.DryRun = False,
@@ -180,12 +189,14 @@ def finetune(
         steps=steps, batch_size=batch_size, effective_batch=effective_batch,
         freeze_encoder=freeze_encoder, spec_augment=spec_augment, masks=masks,
         label_space=label_space, pack=pack, timestamps=timestamps, condition=condition,
-        keep_language=keep_language, dtype=dtype, save_steps=save_steps, keep=keep, seed=seed,
+        keep_language=keep_language, dtype=dtype, save_steps=save_steps,
+        eval_steps=eval_steps, patience=patience, keep=keep, seed=seed,
     )  # fmt: skip
     data = [*datasets, *(dev or ()), *(retain or ())]
     raise_all(
         usage.check_training(settings, device)
         + usage.check_share("--retain-share", retain_share)
+        + usage.check_reporter(report_to)
         + usage.check_inputs(
             [base], data, format=format, language=language, task=task,
             normalise=normalisation, numbers={"--hours": hours, "--dev-hours": dev_hours},
@@ -216,7 +227,7 @@ def finetune(
         retain=retained_source(train, retain or ()), retain_share=retain_share,
         averaging=Averaging(average_last or average_best or 1, best=not average_last),
         dev_beam=dev_beam, normalisation=normalisation, device=device, delta=delta, resume=resume,
-        force=force, digests=not no_digests,
+        force=force, digests=not no_digests, report_to=report_to,
     )  # fmt: skip
     console.warning(*plan.warnings)
     if verbose:
@@ -278,6 +289,11 @@ def _show(report: FinetuneReport) -> None:
     if report.before:
         console.line(f"before: {_scores_in_words(report.before)}")
         console.line(f"after:  {_scores_in_words(report.after)}")
+    if report.steps < report.planned:
+        console.line(
+            f"ended after step {report.steps} of {report.planned}: --patience ran out, the last scores "
+            "were no better"
+        )
     listed = ", ".join(f"{epoch:g}" for epoch in report.chosen)
     what = "epoch" if len(report.chosen) == 1 else "mean of epochs"
     console.line(f"{report.output}: {what} {listed}, {report.steps} steps")

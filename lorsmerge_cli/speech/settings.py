@@ -11,6 +11,10 @@ SCHEDULES = ("constant", "linear", "cosine")
 LABEL_SPACES = ("auto", "none")
 DTYPES = ("float32", "float16", "bfloat16")
 LARGEST_BATCH = 8  # the paper's
+REPORTERS = {  # where a training can also report to -> packages that do it, any of which is enough
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+}
 _SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -41,6 +45,8 @@ class TrainingSettings:
             language, which the model would learn to detect in everything.
         dtype: `float32`, or the dtype of autocast.
         save_steps: steps between checkpoints, in addition to those of each epoch.
+        eval_steps: steps between evaluations; None for one after each epoch.
+        patience: evaluations without a better score after which the training ends; None for none.
         keep: number of checkpoints on disk.
         workers: processes that read audio ahead; 0 for none.
         seed: of the order of the data and of masks.
@@ -64,6 +70,8 @@ class TrainingSettings:
     keep_language: bool | None = None
     dtype: str = "float32"
     save_steps: int | None = None
+    eval_steps: int | None = None
+    patience: int | None = None
     keep: int = 2
     workers: int = 0
     seed: int = 0

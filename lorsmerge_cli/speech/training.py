@@ -53,8 +53,9 @@ class TrainingHooks:
     """Callbacks of a training.
 
     Attributes:
-        evaluate: return scores of the model at an epoch; the best epoch has the highest `score`.
-        saved: called with the records of all epochs so far, when their checkpoint is on disk.
+        evaluate: return scores of the model at an epoch, or at a part of one with `eval_steps`; the
+            best has the highest `score`.
+        saved: called with the records of all evaluations so far, when their checkpoint is on disk.
         interrupted: return whether to save and stop; called after each step.
         progress: called with the steps just done and those in all.
         skipped: called once for each utterance whose audio cannot be read.
@@ -73,9 +74,9 @@ class TrainingHooks:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The log of a training; `finished` is False if it was interrupted.
+    """The log of a training; `finished` is False if it was interrupted, and True if patience ran out.
 
-    `records` are those of `TrainingHooks.logged`; `losses` are means over five of them, or fewer at the
+    `epochs` are its evaluations. `records` are those of `TrainingHooks.logged`; `losses` are means over five of them, or fewer at the
     end of an epoch.
     """
 
@@ -113,6 +114,7 @@ def train(
     resume: bool = False,
     skipped: Sequence[Drop] = (),
     removed: Collection[str] = (),
+    reporters: Sequence[TrainerCallback] = (),
 ) -> TrainingResult:
     """Train the model in place, with checkpoints to resume from.
 
@@ -129,6 +131,7 @@ def train(
         resume: resume from the newest complete checkpoint in the folder, if there is one.
         skipped: utterances that the interrupted run skipped.
         removed: ids of utterances whose audio was removed since then.
+        reporters: callbacks that show the training elsewhere.
 
     Raises:
         UnreadableFile: over 10% of the utterances seen were skipped.
@@ -136,7 +139,8 @@ def train(
     checkpoint = newest_checkpoint(folder) if resume else None
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step >= state.max_steps:  # Trainer would go one step too far
+        # Trainer would go one step too far
+        if state.global_step >= state.max_steps or _out_of_patience(state, settings):
             for record in _records(state):
                 hooks.logged(record)
             return _result(state, finished=True)
@@ -164,7 +168,7 @@ def train(
         ),
         data_collator=partial(collate, start=start, pad=pad),
         compute_loss_func=token_loss,
-        callbacks=[control],
+        callbacks=[control, *reporters],
     )
     trainer.hooks, trainer.steps = hooks, control
     trainer.rows, trainer.effective_batch = len(utterances), settings.effective_batch
@@ -215,6 +219,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
+def _out_of_patience(state: TrainerState, settings: TrainingSettings) -> bool:
+    """Return whether the last evaluations, as many as patience allows, brought no better score."""
+    scores = [entry["score"] for entry in _epochs(state)]
+    best = scores.index(max(scores)) if scores else 0
+    return settings.patience is not None and len(scores) - 1 - best >= settings.patience
+
+
 def _result(state: TrainerState, *, finished: bool) -> TrainingResult:
     records = _records(state)
     return TrainingResult(
@@ -243,6 +254,7 @@ def _means(records: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
 def _arguments(settings: TrainingSettings, folder: Path, device: str) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
+        run_name=folder.stem,
         use_cpu=device == "cpu",  # or accelerate takes this process for the only one
         optim="adamw_torch",  # without decay of the weights it is Adam
         weight_decay=0.0,
@@ -398,6 +410,7 @@ class _Control(TrainerCallback):
     def __init__(self, settings: TrainingSettings, hooks: TrainingHooks) -> None:
         self.settings, self.hooks = settings, hooks
         self.stopped = False
+        self.enough = False  # whether patience ran out
         self.empty = False  # whether no row of the step can be read
 
     def on_train_begin(
@@ -424,6 +437,8 @@ class _Control(TrainerCallback):
         # run that is resumed from there has the scores
         if state.epoch == int(state.epoch or 0) or state.global_step >= state.max_steps:
             return
+        if self._evaluates(state):
+            control.should_evaluate = control.should_save = True
         every = self.settings.save_steps
         if every and state.global_step % every == 0:
             control.should_save = True
@@ -433,11 +448,24 @@ class _Control(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.stopped:
+        if self.stopped or self.enough:
             return
-        control.should_log = control.should_evaluate = control.should_save = True
-        if state.global_step < state.max_steps and self._interrupted(args):
+        control.should_log = control.should_save = True
+        ended = state.global_step >= state.max_steps
+        control.should_evaluate = ended or not self.settings.eval_steps or self._evaluates(state)
+        if not ended and self._interrupted(args):
             self.stopped = control.should_training_stop = True
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if _out_of_patience(state, self.settings):
+            self.enough = control.should_training_stop = True
+
+    def _evaluates(self, state: TrainerState) -> bool:
+        """Return whether a step is one of those that are evaluated beside the ends of epochs."""
+        every = self.settings.eval_steps
+        return every is not None and state.global_step % every == 0
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

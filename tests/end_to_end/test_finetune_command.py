@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from speech_models import make_test_set, make_whisper
 from transformers import WhisperForConditionalGeneration
 
-from lorsmerge_cli import console
+from lorsmerge_cli import console, usage
 from lorsmerge_cli.operations.finetune import run as operation
 from lorsmerge_cli.speech import features
 from lorsmerge_cli.speech.decoding import decode
@@ -315,6 +315,64 @@ def test_a_dev_set_is_read_once_for_all_epochs(
     assert sorted(read) == sorted(row["id"] for row in rows_of("dev.jsonl"))
 
 
+def test_the_best_step_is_kept_and_patience_ends_a_training(here: Path, succeed: Command) -> None:
+    line = f"{LINE.replace('1e-3', '1e-30')} --epochs 5"  # no step makes a difference
+    ended = succeed(f"{line} --eval-steps 1 --patience 2")
+    assert (
+        "ended after step 3 of 10: --patience ran out, the last scores were no better" in ended.out
+    )
+    assert "out: epoch 0.5, 3 steps" in ended.out
+    made = json.loads(Path("out/run.json").read_text())
+    assert made["ended_early"] == {"step": 3, "planned": 10}
+    assert made["settings"]["eval_steps"] == 1
+    assert made["settings"]["patience"] == 2
+    assert [entry["step"] for entry in made["epochs"]] == [1, 2, 3]
+    assert "note: epoch 1.5: ca_asr" in ended.err
+    whole = succeed(f"{LINE} --epochs 1 --force --json").out
+    assert json.loads(whole)["steps"] == json.loads(whole)["planned"] == 2
+    assert "ended_early" not in json.loads(Path("out/run.json").read_text())
+
+
+@pytest.mark.parametrize("option", ["--eval-steps 2", "--patience 1"])
+def test_evaluations_need_a_dev_set(here: Path, shell: Command, option: str) -> None:
+    ended = shell(f"{LINE.replace('--dev dev.jsonl', '')} {option}")
+    assert ended.code == 2
+    assert f"{option.split()[0]} needs a dev set to decode. Give --dev." in ended.err
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_reporter_that_is_not_installed_is_told_first(
+    here: Path, shell: Command, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(usage, "find_spec", lambda package: None)
+    ended = shell(f"{LINE} --report-to {name}")
+    assert ended.code == 1
+    assert f"--report-to {name} needs the package {name}." in ended.err
+    assert f"pip install 'lorsmerge[{name}]'" in ended.err
+    assert not Path("out.training").exists()
+
+
+def test_a_training_is_reported_to_what_there_is(here: Path, shell: Command) -> None:
+    ended = shell(f"{LINE} --report-to mlflow")
+    assert ended.code == 2
+    assert "cannot be reported to 'mlflow'. Use tensorboard or wandb." in ended.err
+
+
+def test_tensorboard_has_losses_and_scores(here: Path, succeed: Command) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    succeed(f"{LINE} --epochs 2 --report-to tensorboard")
+    read = EventAccumulator("out.tensorboard").Reload()
+    losses = {event.step: event.value for event in read.Scalars("train/loss")}
+    kept = {record["step"]: record["loss"] for record in losses_of("out/losses.jsonl")}
+    assert losses == pytest.approx(kept, rel=1e-6)
+    run = json.loads(Path("out/run.json").read_text())
+    scores = [event.value for event in read.Scalars("eval/ca_asr")]
+    assert scores == pytest.approx([entry["ca_asr"] for entry in run["epochs"]], rel=1e-6)
+    assert not Path("out.training").exists()
+
+
 def test_a_recipe_gives_defaults_and_the_command_line_wins(here: Path, succeed: Command) -> None:
     Path("r.toml").write_text('learning_rate = 1e-4\nepochs = 7\nschedule = "linear"\nseed = 3\n')
     line = "lorsmerge finetune base --data train.jsonl --dev dev.jsonl -o out --dry-run --json"
@@ -512,7 +570,7 @@ def test_a_signal_leaves_a_run_to_go_on_with(here: Path, number: int, shell: Com
 def test_two_processes_train_as_one(here: Path, succeed: Command, rows: int) -> None:
     """Where their batches come out even, and where one or both are left with fewer rows."""
     write_rows("train.jsonl", rows_of("train.jsonl")[:rows])
-    line = f"{LINE} --epochs 3 --batch-size 4 --masks LD"
+    line = f"{LINE} --epochs 3 --batch-size 4 --masks LD --eval-steps 2"
     succeed(line)
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
     two = process(line.replace("-o out", "-o two"), launcher=launcher)

@@ -192,6 +192,79 @@ def test_an_interrupted_run_ends_where_a_whole_one_does(
         assert torch.equal(weights(again)[name], value), name
 
 
+@pytest.mark.parametrize(
+    ("every", "steps"),
+    [(None, [3, 6]), (1, [1, 2, 3, 4, 5, 6]), (2, [2, 4, 6]), (3, [3, 6]), (4, [4, 6]), (99, [6])],
+)
+def test_evaluations_come_when_asked_for_and_change_nothing(
+    speech: SpeechModel, base: Path, rows: tuple[Utterance, ...], tmp_path: Path, every: int | None,
+    steps: list[int],
+) -> None:  # fmt: skip
+    """Two epochs of three steps."""
+    result = run(speech, rows, tmp_path / "a", replace(SETTINGS, eval_steps=every, keep=9))
+    assert [entry["step"] for entry in result.epochs] == steps
+    assert [entry["epoch"] for entry in result.epochs] == pytest.approx([n / 3 for n in steps])
+    saved = {f"checkpoint-{step}" for step in {*steps, 3, 6}}  # and the ends of epochs
+    assert {path.name for path in (tmp_path / "a").glob("checkpoint-*")} == saved
+    plain = find_model(base).open(torch.float32, "cpu")
+    run(plain, rows, tmp_path / "b", SETTINGS)
+    for name, value in weights(plain).items():
+        assert torch.equal(weights(speech)[name], value), name
+
+
+SCORES = {1: 5.0, 2: 7.0, 3: 6.0, 4: 7.0, 5: 6.5, 6: 9.0}  # of steps
+
+
+def run_with_patience(
+    base: Path, rows: tuple[Utterance, ...], folder: Path, patience: int | None, *,
+    stop: int | None = None, resume: bool = False, **settings: Any,
+) -> tuple[TrainingResult, State]:  # fmt: skip
+    speech = find_model(base).open(torch.float32, "cpu")
+    steps = iter(range(1, 100))
+    hooks = TrainingHooks(
+        lambda epoch: {"score": SCORES[round(3 * epoch)]}, lambda epochs: None,
+        lambda: next(steps) == stop, lambda done, total: None,
+    )  # fmt: skip
+    chosen = replace(SETTINGS, patience=patience, masks="LD", batch_size=4, **settings)
+    result = train(speech, rows, chosen, folder, device="cpu", hooks=hooks, resume=resume)
+    return result, weights(speech)
+
+
+@pytest.mark.parametrize(
+    ("patience", "every", "last"),
+    [(1, 1, 3), (2, 1, 4), (3, 1, 5), (4, 1, 6), (1, 2, 4), (None, 1, 6), (1, None, 6)],
+)
+def test_a_training_ends_when_patience_runs_out(
+    base: Path, rows: tuple[Utterance, ...], tmp_path: Path, patience: int | None, every: int | None,
+    last: int,
+) -> None:  # fmt: skip
+    """An equal score is no better one."""
+    result, learnt = run_with_patience(base, rows, tmp_path / "a", patience, eval_steps=every)
+    assert result.finished
+    assert (result.step, result.steps) == (last, 6)
+    short, expected = run_with_patience(base, rows, tmp_path / "b", None, steps=last)
+    assert len(short.records) == len(result.records) == last
+    assert all(learnt[name].equal(value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_an_interruption_does_not_change_where_patience_ends(
+    base: Path, rows: tuple[Utterance, ...], tmp_path: Path, stop: int
+) -> None:
+    settings = {"eval_steps": 2, "schedule": "linear"}
+    whole, expected = run_with_patience(base, rows, tmp_path / "a", 1, **settings)
+    assert whole.step == 4
+    stopped, _ = run_with_patience(base, rows, tmp_path / "b", 1, stop=stop, **settings)
+    assert not stopped.finished
+    for _ in range(2):  # also of a run that is over
+        resumed, learnt = run_with_patience(base, rows, tmp_path / "b", 1, resume=True, **settings)
+        assert resumed.finished
+        assert resumed.step == 4
+        assert resumed.epochs == whole.epochs
+        if _ == 0 and stop < 4:
+            assert all(learnt[name].equal(value) for name, value in expected.items())
+
+
 def test_each_step_is_told_once_and_a_resumed_run_begins_with_those_before(
     speech: SpeechModel, base: Path, rows: tuple[Utterance, ...], tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def finetune(
     normalisation: str = AUTO,
     delta: FilePath | None = None,
     digests: bool = True,
+    report_to: str | None = None,
     workers: int | None = None,
     device: str = "auto",
     dtype: str = "float32",
@@ -95,6 +96,7 @@ def finetune(
         normalisation: of the dev set's texts.
         delta: a file for the fine-tune's delta; none by default.
         digests: record hashes of the training data, by which `evaluate` finds it in a test set.
+        report_to: `tensorboard` or `wandb`, to show the training there as well.
         workers: processes that read audio ahead; 4 for a GPU, none without.
         device: `auto`, `cpu`, `cuda` or `mps`.
         dtype: to compute in; weights are float32.
@@ -135,7 +137,7 @@ def finetune(
         settings=settings_of(dtype=dtype, workers=readers(workers, device), **settings),
         averaging=Averaging(average_last or average_best or 1, best=not average_last),
         dev_beam=dev_beam, normalisation=normalisation, device=device, delta=path_of(delta),
-        resume=resume, force=force, digests=digests,
+        resume=resume, force=force, digests=digests, report_to=report_to,
     )  # fmt: skip
     report = run_finetune(plan, command=command, progress=progress, on_scores=on_scores)
     return replace(report, warnings=[*plan.warnings, *report.warnings])

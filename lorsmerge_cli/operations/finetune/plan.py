@@ -22,6 +22,7 @@ from lorsmerge_cli.errors import (
     LorsmergeError,
     Mismatch,
     UnreadableFile,
+    UsageFault,
     raise_all,
 )
 from lorsmerge_cli.inputs import read_json
@@ -36,6 +37,7 @@ from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dt
 from lorsmerge_cli.speech.training import ADAM_COPIES
 from lorsmerge_cli.usage import (
     STATE,
+    check_reporter,
     check_run,
     check_training,
     check_training_folder,
@@ -126,6 +128,7 @@ class FinetunePlan:
         warnings: what the user should know.
         skipped: rows of `train` that the interrupted run skipped.
         removed: ids of those that were removed from the data since then.
+        report_to: one of `REPORTERS`; None for none.
     """
 
     source: ModelSource
@@ -147,6 +150,7 @@ class FinetunePlan:
     warnings: list[str] = field(default_factory=list)
     skipped: tuple[Drop, ...] = ()
     removed: frozenset[str] = frozenset()
+    report_to: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -226,6 +230,7 @@ def plan_finetune(
     resume: bool = False,
     force: bool = False,
     digests: bool = True,
+    report_to: str | None = None,
 ) -> FinetunePlan:
     """Check a fine-tune's options, files and data.
 
@@ -245,11 +250,19 @@ def plan_finetune(
         resume: resume a run that was interrupted.
         force: replace outputs that exist, and discard an interrupted run.
         digests: record digests of the training data.
+        report_to: one of `REPORTERS`.
 
     Raises:
         LorsmergeError: every fault found; nothing is written.
     """
-    raise_all([*check_training(settings, device), *check_choice(normalisation)])
+    raise_all(
+        [
+            *check_training(settings, device),
+            *check_choice(normalisation),
+            *check_reporter(report_to),
+            *([] if dev else _faults_without_dev(settings)),
+        ]
+    )
     source = find_model(base)
     raise_all(_folder_faults(source))
     size = FLOAT32 * sum(spec.numel for spec in source.checkpoint.specs.values())
@@ -287,9 +300,19 @@ def plan_finetune(
     recorded = union(known) if digests else {}
     plan = FinetunePlan(
         source, speech, found, spoken, held_out, settings, averaging, dev_beam, normalisation, device, output,
-        delta, resume, force, count, recorded, warnings,
+        delta, resume, force, count, recorded, warnings, report_to=report_to,
     )  # fmt: skip
     return _with_skipped(plan, train.hours) if resume else plan
+
+
+def _faults_without_dev(settings: TrainingSettings) -> list[LorsmergeError]:
+    """Return the faults of settings that need a dev set."""
+    given = {"--eval-steps": settings.eval_steps, "--patience": settings.patience}
+    return [
+        UsageFault(f"{option} needs a dev set to decode.", "Give --dev.")
+        for option, value in given.items()
+        if value is not None
+    ]
 
 
 def _with_skipped(plan: FinetunePlan, hours: float | None) -> FinetunePlan:

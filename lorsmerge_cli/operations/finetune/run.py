@@ -19,6 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast, gather_object
 from safetensors import SafetensorError
 from torch import Tensor
+from transformers import TrainerCallback
 
 from lorsmerge_cli.checkpoint.model_files import GENERATION
 from lorsmerge_cli.checkpoint.model_writer import RUN, ModelWriter, copy_companions
@@ -73,12 +74,13 @@ class FinetuneReport:
         before: scores of the base on the dev set; empty without one. `score` is the mean over
             languages and tasks of BLEU, or of 100 less the error rate.
         after: scores of the fine-tune.
-        epochs: scores of each epoch.
+        epochs: scores of each epoch, or of each evaluation with `eval_steps`.
         chosen: epochs whose mean the model is.
         steps: of the optimiser.
         warnings: what the user should know.
         main: whether this process is the one that prints.
         skipped: utterances whose audio could not be read during the training.
+        planned: steps that would have been made if patience had not run out.
     """
 
     output: Path
@@ -91,6 +93,7 @@ class FinetuneReport:
     warnings: list[str]
     main: bool
     skipped: list[Drop]
+    planned: int
 
 
 def run_finetune(
@@ -151,8 +154,8 @@ def _carry_out(
     state.wait_for_everyone()
     return FinetuneReport(
         plan.output, plan.delta, run.before, after, result.epochs,
-        [entry["epoch"] for entry in chosen], result.steps,
-        _warnings(run.before, after, run.skipped), state.is_main_process, run.skipped,
+        [entry["epoch"] for entry in chosen], result.step,
+        _warnings(run.before, after, run.skipped), state.is_main_process, run.skipped, result.steps,
     )  # fmt: skip
 
 
@@ -172,6 +175,7 @@ class _Run:
         self.before: dict[str, float] = {}
         self.skipped = list(plan.skipped)
         self.held = ExitStack()
+        self.reporters = self._reporters()
         self.dev_features = Features(plan.speech, int(FEATURES_SHARE * ALL.free()))
 
     def train(
@@ -212,7 +216,7 @@ class _Run:
             return train(
                 plan.speech, plan.train.utterances, plan.settings, plan.folder,
                 device=device.type, hooks=hooks, resume=bool(kept), skipped=self.skipped,
-                removed=plan.removed,
+                removed=plan.removed, reporters=self.reporters,
             )  # fmt: skip
         except torch.OutOfMemoryError:
             size, _ = plan.settings.batches(plan.processes)
@@ -221,6 +225,14 @@ class _Run:
                 "Begin anew with --force and a smaller --batch-size, which gives the same result, or "
                 "with --dtype bfloat16.",
             ) from None
+
+    def _reporters(self) -> list[TrainerCallback]:
+        if self.plan.report_to is None:
+            return []
+        from lorsmerge_cli.speech.reporters import reporter  # loads TensorBoard
+
+        output = self.plan.output
+        return [reporter(self.plan.report_to, output.with_name(f"{output.name}.tensorboard"))]
 
     def _hold_folder(self) -> None:
         """Lock the folder of the run's state until the run ends, if the system has such locks.
@@ -350,6 +362,7 @@ class _Run:
                 "before": self.before,
                 "after": after,
                 "chosen": [entry["epoch"] for entry in chosen],
+                **_early(result),
                 "epochs": result.epochs,
                 "losses": result.losses,
                 "versions": {name: version(name) for name in LIBRARIES}
@@ -359,6 +372,13 @@ class _Run:
             lines = "".join(map(_loss_line, result.records))
             (partial / LOSSES).write_text(lines, encoding="utf-8", newline="\n")
             _write_weights(partial, plan.source.checkpoint, weights.__getitem__, MAX_SHARD)
+
+
+def _early(result: TrainingResult) -> dict[str, Any]:
+    """Return what is recorded of a training that ended before its last step."""
+    if result.step == result.steps:
+        return {}
+    return {"ended_early": {"step": result.step, "planned": result.steps}}
 
 
 def _loss_line(record: Mapping[str, Any]) -> str:
