@@ -213,9 +213,7 @@ def finetune(
         plan_finetune,
         readers,
         retained_source,
-        run_finetune,
     )
-    from lorsmerge_cli.recipe.published import recorded_command
 
     train, held_out = data_sources(
         datasets, dev or (), split=split, dev_hours=dev_hours, language=language, task=task,
@@ -234,7 +232,14 @@ def finetune(
         console.note(*plan.train.drop_notes)
     if dry_run:
         console.result(_plan_document(plan), lambda: _show_plan(plan))
-        return
+    else:
+        _carry_out(plan)
+
+
+def _carry_out(plan: FinetunePlan) -> None:
+    from lorsmerge_cli.operations.finetune import run_finetune
+    from lorsmerge_cli.recipe.published import recorded_command
+
     with console.progress("finetune", "steps") as progress:
         report = run_finetune(
             plan, command=recorded_command(sys.argv[1:]), progress=progress, on_scores=_tell,

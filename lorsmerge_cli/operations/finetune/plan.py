@@ -39,6 +39,7 @@ from lorsmerge_cli.usage import (
     STATE,
     check_reporter,
     check_run,
+    check_share,
     check_training,
     check_training_folder,
     training_folder,
@@ -260,23 +261,17 @@ def plan_finetune(
             *check_training(settings, device),
             *check_choice(normalisation),
             *check_reporter(report_to),
+            *check_share("--retain-share", retain_share),
             *([] if dev else _faults_without_dev(settings)),
         ]
     )
     source = find_model(base)
     raise_all(_folder_faults(source))
-    size = FLOAT32 * sum(spec.numel for spec in source.checkpoint.specs.values())
     inputs = [
         *source.checkpoint.sources, *train.paths, *(dev.paths if dev else ()),
         *(retain.paths if retain else ()),
     ]  # fmt: skip
-    # a model, two checkpoints with Adam's moments and an epoch or two of weights
-    faults = check_output(output, inputs=inputs, size=9 * size, force=force, folder=True)
-    if delta is not None:
-        faults += check_output(delta, inputs=inputs, size=size, force=force)
-        faults += check_training_folder(output, [*inputs, delta])
-        faults += check_not_inside(delta, output)
-    faults += check_training_folder(output, inputs)
+    faults = _output_faults(source, output, delta, inputs, force)
     raise_all(faults + check_run(output, resume=resume, force=force))
     window = source.window
     speech = source.open(parse_speech_dtype("float32"), "cpu")  # updates are small
@@ -303,6 +298,19 @@ def plan_finetune(
         delta, resume, force, count, recorded, warnings, report_to=report_to,
     )  # fmt: skip
     return _with_skipped(plan, train.hours) if resume else plan
+
+
+def _output_faults(
+    source: ModelSource, output: Path, delta: Path | None, inputs: Sequence[Path], force: bool
+) -> list[LorsmergeError]:
+    size = FLOAT32 * sum(spec.numel for spec in source.checkpoint.specs.values())
+    # a model, two checkpoints with Adam's moments and an epoch or two of weights
+    faults = check_output(output, inputs=inputs, size=9 * size, force=force, folder=True)
+    if delta is not None:
+        faults += check_output(delta, inputs=inputs, size=size, force=force)
+        faults += check_training_folder(output, [*inputs, delta])
+        faults += check_not_inside(delta, output)
+    return faults + check_training_folder(output, inputs)
 
 
 def _faults_without_dev(settings: TrainingSettings) -> list[LorsmergeError]:
