@@ -25,6 +25,8 @@ def data(
         "repeated; what the splits share is reported).")] = None,
     language: options.Language = None,
     task: options.Task = None,
+    only: options.Only = None,
+    where: options.Where = None,
     hours: options.Hours = None,
     data_seed: options.DataSeed = 0,
     format: options.Format = None,
@@ -47,7 +49,9 @@ def data(
     Example: lorsmerge data cv-corpus-21/ca --split train --hours 5 -o ca.train.jsonl
     """
     from lorsmerge_cli import usage
+    from lorsmerge_cli.data.conditions import parse_conditions
 
+    conditions = parse_conditions(only or (), where or ())
     raise_all(
         usage.check_inputs(
             [], paths, format=format, language=language, task=task,
@@ -61,6 +65,7 @@ def data(
     with console.progress("check", "utterances") as progress:
         report = operation(
             paths, split=split, language=language, task=task, format=format, hours=hours,
+            conditions=conditions,
             seed=data_seed, max_seconds=max_seconds, output=output, force=force,
             allow_parts=allow_parts, checked=check_audio, progress=progress,
         )  # fmt: skip

@@ -50,6 +50,8 @@ def evaluate(
     split: options.Split = "test",
     language: options.Language = None,
     task: options.Task = None,
+    only: options.Only = None,
+    where: options.Where = None,
     hours: options.Hours = None,
     data_seed: options.DataSeed = 0,
     allow_missing: Annotated[bool, options.data(
@@ -114,6 +116,7 @@ def evaluate(
     models = None if score_only else models
     _check_given(bool(said or (models and (datasets or suite))), compare, shard, hypotheses)
     from lorsmerge_cli import usage
+    from lorsmerge_cli.data.conditions import parse_conditions
     from lorsmerge_cli.metrics import check_metrics
     from lorsmerge_cli.recipe.coefficients import check_rules
     from lorsmerge_cli.recipe.recipe import unpruned_method_faults
@@ -127,6 +130,11 @@ def evaluate(
     named = usage.named_models(models or (), apply or [], method, scale, coef or ())
     limit = None if memory is None else options.parse_size("--memory", memory)
     part = usage.parse_shard(shard)
+    reading = {
+        "split": split, "language": language, "task": task, "hours": hours, "format": format,
+        "seed": data_seed, "allow_parts": allow_parts, "allow_missing": allow_missing,
+        "shard": part, "conditions": parse_conditions(only or (), where or ()),
+    }  # fmt: skip
     raise_all(
         usage.check_inputs(
             files, data, format=format, language=language, task=task, normalise=normalisation,
@@ -155,11 +163,6 @@ def evaluate(
     else:
         assert models
         sources = open_models(models, config_dir, apply or [], method, scale, coef or ())
-        reading = {
-            "split": split, "language": language, "task": task, "hours": hours, "format": format,
-            "seed": data_seed, "allow_parts": allow_parts, "allow_missing": allow_missing,
-            "shard": part,
-        }  # fmt: skip
         console.note(*([] if scale is not None else _lambda_notes(sources)))
         window = min(source.window for source in sources)
         planned = planned_sets(datasets or (), of_suite, reading)

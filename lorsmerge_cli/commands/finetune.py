@@ -76,6 +76,8 @@ def finetune(
         "--split", metavar="NAME", help="Split of DATA to learn from.")] = "train",
     language: options.Language = None,
     task: options.Task = None,
+    only: options.Only = None,
+    where: options.Where = None,
     hours: options.Hours = None,
     data_seed: options.DataSeed = 0,
     dev_hours: Annotated[float | None, options.data(
@@ -183,6 +185,7 @@ def finetune(
     if average_best and average_last:
         raise typer.BadParameter("Give --average-best or --average-last, not both.")
     from lorsmerge_cli import usage
+    from lorsmerge_cli.data.conditions import parse_conditions
 
     settings = usage.settings_of(
         learning_rate=learning_rate, schedule=schedule, warmup=warmup, clip=clip, epochs=epochs,
@@ -192,6 +195,7 @@ def finetune(
         keep_language=keep_language, dtype=dtype, save_steps=save_steps,
         eval_steps=eval_steps, patience=patience, keep=keep, seed=seed,
     )  # fmt: skip
+    conditions = parse_conditions(only or (), where or ())
     data = [*datasets, *(dev or ()), *(retain or ())]
     raise_all(
         usage.check_training(settings, device)
@@ -218,6 +222,7 @@ def finetune(
     train, held_out = data_sources(
         datasets, dev or (), split=split, dev_hours=dev_hours, language=language, task=task,
         format=format, hours=hours, seed=data_seed, allow_parts=allow_parts,
+        conditions=conditions,
     )  # fmt: skip
     settings = replace(settings, workers=readers(workers, device))
     plan = plan_finetune(

@@ -112,6 +112,8 @@ def search(
         "base (may be repeated).")] = None,
     language: options.Language = None,
     task: options.Task = None,
+    only: options.Only = None,
+    where: options.Where = None,
     hours: options.Hours = None,
     data_seed: options.DataSeed = 0,
     format: options.Format = None,
@@ -155,7 +157,8 @@ def search(
         dtype=dtype, device=device, best=best, threads=threads, output=output, csv=csv, plot=plot,
         force=force,
         allow_other_base=allow_other_base, config_dir=config_dir,
-        language=language, task=task, format=format, hours=hours, data_seed=data_seed,
+        language=language, task=task, format=format, hours=hours,
+        only=tuple(only or ()), where=tuple(where or ()), data_seed=data_seed,
     )  # fmt: skip
     models = [Path(base), *map(Path, deltas)]
     files = [*models, *data, *(test or ())]

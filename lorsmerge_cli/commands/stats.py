@@ -37,6 +37,8 @@ def stats(
         "--split", metavar="NAME", help="Split of DATA to hear.")] = "train",
     language: options.Language = None,
     task: options.Task = None,
+    only: options.Only = None,
+    where: options.Where = None,
     hours: options.Hours = None,
     data_seed: options.DataSeed = 0,
     allow_parts: options.AllowParts = False,
@@ -57,8 +59,10 @@ def stats(
     Example: lorsmerge stats ft/ca_asr --data ca.jsonl --hours 0.1 -o ca.stats
     """
     from lorsmerge_cli import usage
+    from lorsmerge_cli.data.conditions import parse_conditions
 
     inputs = [model, *datasets]
+    conditions = parse_conditions(only or (), where or ())
     raise_all(
         usage.check_statistics(kind, labels, half)
         + usage.check_inputs(
@@ -73,7 +77,7 @@ def stats(
 
     plan = plan_stats(
         model, datasets, output, kind=kind, labels=labels, half=half, split=split,
-        language=language, task=task, hours=hours, seed=data_seed, allow_parts=allow_parts,
+        language=language, task=task, conditions=conditions, hours=hours, seed=data_seed, allow_parts=allow_parts,
         format=format, batch_size=batch_size, dtype=dtype, device=device, config_dir=config_dir,
         force=force,
     )  # fmt: skip

@@ -44,6 +44,8 @@ def transcribe(
     task: Annotated[str | None, options.data(
         "--task", metavar="TASK", help="asr (transcribe) or st (translate into English); of files "
         "asr by default. Rows of data that name the other are skipped.")] = None,
+    only: options.Only = None,
+    where: options.Where = None,
     hours: options.Hours = None,
     data_seed: options.DataSeed = 0,
     allow_parts: options.AllowParts = False,
@@ -99,7 +101,9 @@ def transcribe(
         missing = [name for name, value in given.items() if not value]
         raise typer.BadParameter(f"Give {' and '.join(missing)} as well, to transcribe a data set.")
     from lorsmerge_cli import usage
+    from lorsmerge_cli.data.conditions import parse_conditions
 
+    conditions = parse_conditions(only or (), where or ())
     limit = None if memory is None else options.parse_size("--memory", memory)
     raise_all(
         usage.check_inputs(
@@ -116,7 +120,7 @@ def transcribe(
     with console.progress("check", "utterances") as progress:
         plan = plan_labels(
             datasets, teachers, output, split=split, language=language, task=task, hours=hours,
-            seed=data_seed, allow_parts=allow_parts, format=format,
+            conditions=conditions, seed=data_seed, allow_parts=allow_parts, format=format,
             min_confidence=min_confidence, keep_flawed=keep_flawed, skip_others=skip_others,
             beam=beam, batch_size=batch_size, max_tokens=max_tokens, memory=limit, dtype=dtype,
             config_dir=config_dir, force=force, progress=progress,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lorsmerge_cli.data.conditions import Condition
 from lorsmerge_cli.data.packing import cut as cut_row
 from lorsmerge_cli.data.readers import NoSuchRows, manifest_origin, read_manifest
 from lorsmerge_cli.data.report import DataReport
@@ -45,6 +46,7 @@ def load_data(
     labelled: bool = True,
     shared: bool = False,
     cut: bool = False,
+    conditions: Sequence[Condition] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DataReport:
     """Read data sets and check their audio's headers.
@@ -68,18 +70,20 @@ def load_data(
         shared: whether data sets without a row of the language and task are skipped, unless all are;
             they are an error by default.
         cut: cut longer rows at the bounds of their segments, where they have some.
+        conditions: that rows have to meet, as `parse_conditions` returns them.
         progress: told the rows just decoded and those in all.
 
     Raises:
         LorsmergeError: a manifest cannot be read, none of its rows can be used, or most of them are
             parts of their files.
     """
-    sets, read, others = [], list[Path](), list[NoSuchRows]()
+    sets, read, others, told = [], list[Path](), list[NoSuchRows](), list[str]()
     for path in paths:
         try:
             rows, skipped = read_manifest(
-                path, split=split, language=language, task=task, format=format, labelled=labelled
-            )
+                path, split=split, language=language, task=task, format=format, labelled=labelled,
+                conditions=conditions, notes=told,
+            )  # fmt: skip
         except NoSuchRows as fault:
             if not shared:
                 raise
@@ -88,7 +92,7 @@ def load_data(
         read.append(path)
         found = select(
             rows, max_seconds=max_seconds, hours=hours, seed=seed,
-            empty_text=empty_text or not labelled, cut=cut,
+            empty_text=empty_text or not labelled, cut=cut, conditions=conditions, place=str(path),
         )  # fmt: skip
         found = replace(found, drops=(*skipped, *found.drops))
         sets.append(_cut(found, max_seconds) if cut else found)
@@ -113,7 +117,8 @@ def load_data(
     return replace(
         joined,
         hub=tuple(origin.pinned for origin in origins),
-        notes=tuple(dict.fromkeys(note for origin in origins for note in origin.notes)),
+        notes=tuple(dict.fromkeys([*(n for origin in origins for n in origin.notes), *told])),
+        selected=tuple(map(str, conditions)),
     )
 
 

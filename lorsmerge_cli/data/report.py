@@ -57,6 +57,7 @@ class DataReport:
         silent: of the utterances, those with a text and no sound; empty unless audio was decoded.
         hub: references with a commit of the data sets that are on the Hub.
         notes: choices that were made in reading them.
+        selected: the conditions that rows had to meet, in words.
     """
 
     utterances: tuple[Utterance, ...]
@@ -68,6 +69,7 @@ class DataReport:
     silent: tuple[Utterance, ...] = ()
     hub: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    selected: tuple[str, ...] = ()
 
     @staticmethod
     def joined(reports: Sequence[DataReport]) -> DataReport:
@@ -79,6 +81,7 @@ class DataReport:
             silent=tuple(row for report in reports for row in report.silent),
             hub=tuple(dict.fromkeys(name for report in reports for name in report.hub)),
             notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+            selected=tuple(dict.fromkeys(text for report in reports for text in report.selected)),
         )
 
     @property

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from lorsmerge_cli.data.audio import UnreadableAudio, audio_seconds, ends_early, is_silent
+from lorsmerge_cli.data.conditions import Condition, Wanted
 from lorsmerge_cli.data.report import DataReport, Part
 from lorsmerge_cli.data.utterance import (
     CUT,
@@ -18,6 +19,7 @@ from lorsmerge_cli.data.utterance import (
     SHORT,
     SILENT,
     UNREADABLE,
+    UNWANTED,
     Drop,
     Utterance,
     has_text,
@@ -41,6 +43,8 @@ def select(
     seed: int = 0,
     empty_text: bool = False,
     cut: bool = False,
+    conditions: Sequence[Condition] = (),
+    place: str = "",
 ) -> DataReport:
     """Drop rows that cannot be used, then take a subset of some duration.
 
@@ -52,13 +56,23 @@ def select(
         seed: of the subset.
         empty_text: keep rows without text.
         cut: keep longer rows with segments, which can be cut.
+        conditions: those on durations have to be met.
+        place: the data set in messages.
+
+    Raises:
+        UsageFault: no row's duration meets a condition.
     """
-
-    def check(row: Utterance) -> tuple[Utterance | Drop, float]:
-        return _check(row, math.inf if cut and row.segments else max_seconds, empty_text)
-
+    wanted = Wanted(conditions, place)
     with ThreadPoolExecutor(THREADS) as pool:
-        checked = list(pool.map(check, utterances))
+        measured = list(pool.map(_measured, utterances))
+    limit = math.inf if cut else max_seconds
+    checked = [
+        (_usable(row, limit if row.segments else max_seconds, empty_text, wanted), whole)
+        if isinstance(row, Utterance)
+        else (row, whole)
+        for row, whole in measured
+    ]
+    wanted.check_met()
     kept = [(row, whole) for row, whole in checked if isinstance(row, Utterance)]
     drops = tuple(row for row, _ in checked if isinstance(row, Drop))
     if hours is not None:
@@ -114,8 +128,8 @@ def rank(name: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
 
 
-def _check(row: Utterance, max_seconds: float, empty_text: bool) -> tuple[Utterance | Drop, float]:
-    """Return a row with its duration, or as dropped, and the seconds of its recording."""
+def _measured(row: Utterance) -> tuple[Utterance | Drop, float]:
+    """Return a row with its duration, or as dropped for its audio, and the seconds of its recording."""
     if not row.audio.exists():
         return Drop(row.id, row.audio, MISSING), 0.0
     try:
@@ -135,10 +149,6 @@ def _check(row: Utterance, max_seconds: float, empty_text: bool) -> tuple[Uttera
     duration = min(row.duration or whole, whole - row.start) if piece else whole
     if duration <= 0:
         return Drop(row.id, row.audio, EMPTY), whole
-    if duration > max_seconds:
-        return Drop(row.id, row.audio, "longer than the window"), whole
-    if not has_text(row.text) and not empty_text:
-        return Drop(row.id, row.audio, "empty text"), whole
     if row.segments and row.segments[-1].end > duration + END_SLACK:
         told = (
             f"{row.audio} has {duration:.2f} s, and a segment goes to {row.segments[-1].end:.2f} s"
@@ -149,3 +159,17 @@ def _check(row: Utterance, max_seconds: float, empty_text: bool) -> tuple[Uttera
         for part in row.segments
     )
     return replace(row, duration=duration, whole=not piece, segments=segments), whole
+
+
+def _usable(
+    row: Utterance, max_seconds: float, empty_text: bool, wanted: Wanted
+) -> Utterance | Drop:
+    """Return a row with a duration, or as dropped where that or its text is not as it has to be."""
+    seconds = row.duration or 0.0
+    if lacks := wanted.lacks_length(seconds):
+        return Drop(row.id, row.audio, UNWANTED, f"{row.id} lasts {seconds:.2f} s, not {lacks}")
+    if seconds > max_seconds:
+        return Drop(row.id, row.audio, "longer than the window")
+    if not has_text(row.text) and not empty_text:
+        return Drop(row.id, row.audio, "empty text")
+    return row

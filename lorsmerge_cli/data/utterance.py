@@ -15,7 +15,8 @@ from lorsmerge_cli.data.audio_source import AudioSource
 OTHER_LANGUAGE = "of another language"
 OTHER_TASK = "of another task"
 NO_SPLIT = "in no split's folder"
-NOT_ASKED_FOR = frozenset({OTHER_LANGUAGE, OTHER_TASK, NO_SPLIT})
+UNWANTED = "not asked for"  # by --only and --where
+NOT_ASKED_FOR = frozenset({OTHER_LANGUAGE, OTHER_TASK, NO_SPLIT, UNWANTED})
 # Reasons to drop a row for its audio: it is not there, or not whole
 MISSING, UNREADABLE, EMPTY = "missing audio", "unreadable audio", "empty audio"
 CUT, SHORT = "audio file is cut short", "audio ends before the row does"

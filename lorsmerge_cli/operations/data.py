@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lorsmerge_cli.data.conditions import Condition
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.digests import DataDigests, digests_of
 from lorsmerge_cli.data.leakage import repeated, shared_with
@@ -25,6 +26,7 @@ def data(
     language: str | None = None,
     task: str | None = None,
     format: str | None = None,
+    conditions: Sequence[Condition] = (),
     hours: float | None = None,
     seed: int = 0,
     max_seconds: float = 30.0,
@@ -45,6 +47,7 @@ def data(
         language: as in `load_data`.
         task: as in `load_data`.
         format: as in `load_data`.
+        conditions: as in `load_data`.
         hours: as in `load_data`.
         seed: as in `load_data`.
         max_seconds: as in `load_data`.
@@ -66,7 +69,7 @@ def data(
             found = load_data(
                 [path], split=name, language=language, task=task, format=format, hours=hours,
                 seed=seed, max_seconds=max_seconds, allow_parts=allow_parts, checked=checked,
-                progress=progress,
+                progress=progress, conditions=conditions,
             )  # fmt: skip
             sets.append((f"{path} ({name})" if several else str(path), found))
     warnings = _shared_warnings([(name, found.utterances) for name, found in sets])

@@ -21,6 +21,7 @@ from lorsmerge_cli.core.combining.fisher import FISHER
 from lorsmerge_cli.core.combining.regmean import GRAM
 from lorsmerge_cli.core.low_rank_sparse import accumulable
 from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.data.conditions import parse_conditions
 from lorsmerge_cli.data.dataset import drop_warnings, load_data
 from lorsmerge_cli.data.digests import digests_of
 from lorsmerge_cli.data.utterance import Utterance
@@ -127,6 +128,8 @@ def stats(
     split: str = "train",
     language: str | None = None,
     task: str | None = None,
+    only: Sequence[str] | str = (),
+    where: Sequence[str] | str = (),
     hours: float | None = None,
     data_seed: int = 0,
     allow_parts: bool = False,
@@ -154,6 +157,8 @@ def stats(
         split: of data that has several.
         language: of rows that do not name theirs; rows of another one are skipped.
         task: of rows that do not name theirs; rows of another one are skipped.
+        only: `COLUMN=VALUE` of the rows to use, as `--only`.
+        where: comparisons such as `duration<15` that are true of them, as `--where`.
         hours: about how much of each data set to take; all by default.
         data_seed: of the choice of rows for `hours`.
         allow_parts: use rows that are shorter than their files and give no offset.
@@ -176,12 +181,14 @@ def stats(
     """
     command = command or recorded_call(
         "stats", model, several(data), output, kind=kind, labels=labels, half=half,
-        split=split, language=language, task=task, hours=hours, data_seed=data_seed, format=format,
+        split=split, language=language, task=task, only=several(only),
+        where=several(where), hours=hours, data_seed=data_seed, format=format,
     )  # fmt: skip
     plan = plan_stats(
         Path(model), [Path(path) for path in several(data)], Path(output), kind=kind,
         labels=labels, half=half, split=split, language=language, task=task, hours=hours,
         seed=data_seed, allow_parts=allow_parts, format=format, batch_size=batch_size,
+        conditions=parse_conditions(several(only), several(where)),
         dtype=dtype, device=device, config_dir=path_of(config_dir), force=force,
     )  # fmt: skip
     report = run_stats(plan, command, progress)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorsmerge_cli.data.conditions import Condition, parse_conditions
 from lorsmerge_cli.data.languages import TASKS
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
 from lorsmerge_cli.metrics import METRICS, metrics_of
@@ -62,6 +63,7 @@ class SearchSettings:
         config_dir: model folder with config and tokenizer, for a base that is a bare file.
         language, task: of data that does not say; rows that say another are skipped.
         format: of the data; None to find it out.
+        only, where: conditions that its rows have to meet, as `parse_conditions` takes them.
         hours: about how much of each data set to take; None for all.
         data_seed: another one takes other rows for `hours`.
     """
@@ -96,8 +98,15 @@ class SearchSettings:
     language: str | None = None
     task: str | None = None
     format: str | None = None
+    only: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
     hours: float | None = None
     data_seed: int = 0
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What the rows of the data have to meet."""
+        return parse_conditions(self.only, self.where)
 
     @property
     def learns(self) -> bool:
@@ -152,6 +161,10 @@ def check_study(study: str) -> list[LorsmergeError]:
 def check_settings(settings: SearchSettings) -> list[LorsmergeError]:
     """Return the faults of a search's settings that do not depend on its space."""
     faults: list[LorsmergeError] = [*check_choice(settings.normalisation)]
+    try:
+        parse_conditions(settings.only, settings.where)
+    except UsageFault as fault:
+        faults.append(fault)
     for option, value, known in (
         ("--sampler", settings.sampler, SAMPLERS),
         ("--pruner", settings.pruner, PRUNERS),

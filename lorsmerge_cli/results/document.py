@@ -7,7 +7,7 @@ read, had one score in the record itself, and differences of error rates as shar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class TestSet:
     """Named utterances, with the path and split they were read from, and the size of the whole.
 
     Of a data set on the Hub, `hub` is the reference with its commit and the columns that were read.
+    `selected` has the conditions that its rows had to meet, in words.
     """
 
     __test__ = False  # not one of pytest's
@@ -46,6 +47,7 @@ class TestSet:
     split: str | None = None
     whole: int | None = None  # utterances, where these are a shard of it
     hub: str | None = None
+    selected: tuple[str, ...] = ()
 
     @property
     def of(self) -> int:
@@ -136,6 +138,7 @@ class StoredResults:
         versions: library -> version.
         decoding: settings; None where nothing was decoded.
         splits: data set -> the split it is.
+        selected: data set -> conditions that its rows had to meet.
         dropped: data set -> reason -> number of rows that were not scored.
         partial: data set -> utterances scored, and those that it has.
         identities: model -> the start of the fingerprint of its weights, where that is recorded.
@@ -149,6 +152,7 @@ class StoredResults:
     versions: Mapping[str, Any]
     decoding: Mapping[str, Any] | None
     splits: Mapping[str, str | None]
+    selected: Mapping[str, Sequence[str]]
     dropped: Mapping[str, Mapping[str, int]]
     partial: Mapping[str, tuple[int, int]]
     identities: Mapping[str, str]
@@ -205,6 +209,7 @@ def _parsed(document: Mapping[str, Any], version: Any) -> StoredResults:
         versions=settings.get("versions", {}),
         decoding=settings.get("decoding"),
         splits=settings.get("splits", {}),
+        selected=settings.get("selected", {}),
         dropped=settings.get("dropped", {}),
         partial={name: (done, of) for name, (done, of) in settings.get("partial", {}).items()},
         identities={name: m["identity"] for name, m in models.items() if m.get("identity")},

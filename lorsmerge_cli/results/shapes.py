@@ -36,6 +36,7 @@ SETTINGS = {
     "decoding?": (NONE, dict),
     "versions?": Each(PLAIN),
     "dropped?": Each(Each(int)),
+    "selected?": Each([str]),
     "partial?": Each([int]),
     "splits?": Each((str, NONE)),
 }

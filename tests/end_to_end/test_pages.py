@@ -222,16 +222,17 @@ def speech_stock(folder: Path) -> None:
 def common_voice(folder: Path, code: str) -> None:
     """A language's folder of a release, and CoVoST 2's table of it."""
     (folder / "clips").mkdir(parents=True)
-    heads = "client_id\tpath\tsentence\tlocale\n"
+    heads = "client_id\tpath\tsentence\tlocale\tup_votes\taccents\n"
     translated = ["path\ttranslation\tsplit\tclient_id"]
     valid = [heads.strip()]
     for seed, split in enumerate(("train", "dev", "test")):
         rows = []
         for number in range(6):
+            accent = ("balear", "central", "")[number % 3]
             name = f"common_voice_{code}_{6 * seed + number}.mp3"
             make_clip(folder / "clips" / "clip.wav", 6 * seed + number, 1.0)
             shutil.move(folder / "clips" / "clip.wav", folder / "clips" / name)
-            rows.append(f"s{number}\t{name}\t{' '.join(OFTEN[:4])}\t{code}")
+            rows.append(f"s{number}\t{name}\t{' '.join(OFTEN[:4])}\t{code}\t{number}\t{accent}")
             translated.append(f"{name}\t{' '.join(OFTEN[2:4])}\t{split}\ts{number}")
         (folder / f"{split}.tsv").write_text(heads + "\n".join(rows) + "\n")
         valid += rows

@@ -6,10 +6,12 @@ its files in messages. A new one is a file here and a line in `READERS`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from lorsmerge_cli.data.conditions import Condition, Wanted
 from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.readers import (
     common_voice,
@@ -24,8 +26,10 @@ from lorsmerge_cli.data.readers.fields import SPLIT_NAMES, Defaults
 from lorsmerge_cli.data.utterance import (
     OTHER_LANGUAGE,
     OTHER_TASK,
+    UNWANTED,
     Drop,
     Utterance,
+    listed,
     with_unique_ids,
 )
 from lorsmerge_cli.errors import UnreadableFile, UsageFault
@@ -41,6 +45,9 @@ READERS: dict[str, ModuleType] = {
 }
 
 
+OTHERS = (OTHER_LANGUAGE, OTHER_TASK)
+
+
 class NoSuchRows(UsageFault):
     """No row of a data set has the language and the task that were asked for."""
 
@@ -53,6 +60,8 @@ def read_manifest(
     task: str | None = None,
     format: str | None = None,
     labelled: bool = True,
+    conditions: Sequence[Condition] = (),
+    notes: list[str] | None = None,
 ) -> tuple[list[Utterance], list[Drop]]:
     """Read the utterances of a data set and the rows that are dropped; no audio is opened.
 
@@ -65,10 +74,13 @@ def read_manifest(
         format: a name in `READERS`; found out by default.
         labelled: whether rows need a text. Those of data that is to be transcribed need none, and
             none is read: their texts are empty, whatever the data set has.
+        conditions: that rows have to meet, but for those on durations, which no manifest is believed.
+        notes: gets a note for each alternative of a condition that no row has.
 
     Raises:
         UnreadableFile: the format is unknown, the data set malformed, or the split missing.
-        UsageFault: language or task are unknown or missing, or every row has another one (NoSuchRows).
+        UsageFault: language or task are unknown or missing, or every row has another one (NoSuchRows);
+            or a condition is of a column that there is not, or met by no row.
     """
     language = parse_language(language) if language else None
     task = parse_task(task) if task else None
@@ -83,19 +95,45 @@ def read_manifest(
     if there and split not in there:
         asked = f"has no split {split!r}" if split else "has several splits"
         raise UnreadableFile(f"{path} {asked}.", f"Give --split with one of: {', '.join(there)}.")
-    rows = reader.read(path, split, Defaults(language, task, labelled))
+    wanted = Wanted(conditions, str(path))
+    rows = reader.read(path, split, Defaults(language, task, labelled, wanted))
+    wanted.check_columns(labelled)
+    rows = [_wanted(row, wanted) for row in rows] if conditions else rows
     utterances = [row for row in rows if isinstance(row, Utterance)]
     if not labelled:
         utterances = [replace(row, text="", source_text=None, label=None) for row in utterances]
     drops = [row for row in rows if isinstance(row, Drop)]
-    others = [drop for drop in drops if drop.reason in (OTHER_LANGUAGE, OTHER_TASK)]
+    others = [drop for drop in drops if drop.reason in OTHERS]
     if others and len(others) == len(rows):
         option = "language" if others[0].reason == OTHER_LANGUAGE else "task"
         raise NoSuchRows(
             f"No row of {path} is what was asked for: {others[0].detail}.",
             f"Leave out --{option} or choose other data.",
         )
+    told = wanted.check_met()
+    if notes is not None:
+        notes += told
+    if drops and all(drop.reason in (*OTHERS, UNWANTED) for drop in drops) and not utterances:
+        raise NoSuchRows(
+            f"No row of {path} is all that was asked for: {listed(drops)}.",
+            f"Each of {', '.join(map(str, conditions))} is met by some row, and no row meets all.",
+        )
     return with_unique_ids(utterances), drops
+
+
+def _wanted(row: Utterance | Drop, wanted: Wanted) -> Utterance | Drop:
+    """Return a row, or it as dropped where it does not meet a condition on what every row has."""
+    if isinstance(row, Drop):
+        return row
+    lacks = wanted.lacks_fields(
+        {
+            "id": row.id,
+            "text": row.text,
+            "text_length": len(row.text.strip()),
+            "speaker": row.speaker,
+        }
+    )
+    return Drop(row.id, row.audio, UNWANTED, f"{row.id} has not {lacks}") if lacks else row
 
 
 def manifest_splits(path: Path, format: str | None = None) -> tuple[str, ...]:

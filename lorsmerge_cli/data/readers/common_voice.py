@@ -54,7 +54,9 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
         audio, stem = AudioFile(folder / "clips" / name), Path(name).stem
         named = row.get("locale") or folder_language
         try:
-            language, task = language_and_task(named, "asr", defaults, f"{table}, line {number}")
+            language, task = language_and_task(
+                named, "asr", defaults, f"{table}, line {number}", row
+            )
         except Skip as skip:
             found.append(skip.drop(stem, audio))
             continue

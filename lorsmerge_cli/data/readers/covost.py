@@ -65,14 +65,14 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
             lacking = f"{where}: {name} is not in {table.parent / 'validated.tsv'}"
             found.append(Drop(audio.file.stem, audio, MISSING, lacking))
             continue
+        clip = (clips or {}).get(name, {})
         try:
-            language, task = language_and_task(source, asked, defaults, where)
+            language, task = language_and_task(source, asked, defaults, where, {**clip, **row})
         except Skip as skip:
             found.append(skip.drop(audio.file.stem, audio))
             continue
         if task == "st":
             into_english(target, where)
-        clip = (clips or {}).get(name, {})
         speaker = row.get("client_id") or clip.get("client_id") or None
         transcript = row.get("sentence") or clip.get("sentence")  # not every release repeats it
         text = _unescape(row[column])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorsmerge_cli.data.conditions import Wanted
 from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.readers.values import Skip, in_language, is_missing, is_text
-from lorsmerge_cli.data.utterance import OTHER_LANGUAGE, OTHER_TASK
+from lorsmerge_cli.data.utterance import OTHER_LANGUAGE, OTHER_TASK, UNWANTED
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
 from lorsmerge_cli.inputs import open_text
 
@@ -33,11 +34,13 @@ class Defaults:
         language: as in `read_manifest`.
         task: as in `read_manifest`.
         labelled: as in `read_manifest`; False where rows need no text.
+        wanted: the conditions that rows have to meet.
     """
 
     language: str | None = None
     task: str | None = None
     labelled: bool = True
+    wanted: Wanted = field(default_factory=Wanted, compare=False)
 
 
 def read_tsv(path: Path, needed: Sequence[str] = ()) -> Iterator[tuple[int, Row]]:
@@ -115,12 +118,23 @@ def wrong_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> Un
 
 
 def language_and_task(
-    language: str | None, task: str | None, defaults: Defaults, where: str
+    language: str | None,
+    task: str | None,
+    defaults: Defaults,
+    where: str,
+    cells: Mapping[str, Any],
 ) -> tuple[str, str]:
     """Return language and task of a row: its own, or else those of the command line.
 
+    Args:
+        language: that the row names.
+        task: that the row names.
+        defaults: those of the command line.
+        where: the row, in a message.
+        cells: the row by the names of its columns, for the conditions that it has to meet.
+
     Raises:
-        Skip: the row has another language or task than the command line.
+        Skip: the row has another language or task than the command line, or does not meet a condition.
         UsageFault: neither names the language, or the row's is unknown; `where` names the row.
     """
     wanted_language = parse_language(defaults.language) if defaults.language else None
@@ -139,7 +153,10 @@ def language_and_task(
     chosen_language = said_language or wanted_language
     if chosen_language is None:
         raise UsageFault(f"{where} does not say which language is spoken.", "Give --language.")
-    return chosen_language, said_task or wanted_task or "asr"
+    found = chosen_language, said_task or wanted_task or "asr"
+    if lacks := defaults.wanted.lacks(cells, *found):
+        raise Skip(UNWANTED, f"{where} has not {lacks}")
+    return found
 
 
 def _is_language(name: str) -> bool:

@@ -172,6 +172,7 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
     """
     table = _open(path, split)
     columns, _ = _columns(table, defaults)
+    defaults.wanted.add_columns(table.schema.names, columns.audio)
     language = _language_of_all(table, columns, defaults)
     if language is not None:
         columns = replace(columns, language=None)
@@ -184,8 +185,9 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
             number,
             defaults,
             english,
+            cells,
         )
-        for number, (row, audio) in enumerate(_rows(table, columns))
+        for number, (row, cells, audio) in enumerate(_rows(table, columns, defaults.wanted.columns))
     ]
 
 
@@ -420,9 +422,10 @@ def _bytes_of(batch: Any, column: str) -> tuple[Any, Any]:
 
 
 def _rows(
-    table: _Table, columns: _Columns
-) -> Iterator[tuple[dict[str, Any], AudioSource | str | None]]:
-    """Yield each row by the names of JSON lines, and its recording, or the path of one."""
+    table: _Table, columns: _Columns, asked: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], AudioSource | str | None]]:
+    """Yield each row by the names of JSON lines, its `asked` columns, and its recording, or its path."""
+    asked = [name for name in asked if name in table.schema.names]
     taken = {key: getattr(columns, key) for key in SETTINGS[1:] if getattr(columns, key)}
     taken |= {name: name for name in table.schema.names if name in TAKEN and name not in taken}
     taken |= {SENTENCE: "id"} if "id" in table.schema.names else {}
@@ -430,7 +433,7 @@ def _rows(
     number = 0
     for file in table.prepared.files:
         for index, batch in enumerate(_batches(file)[1]):
-            kept = batch.select(list(dict.fromkeys(taken.values()))).to_pylist()
+            kept = batch.select(list(dict.fromkeys([*taken.values(), *asked]))).to_pylist()
             held, paths = _bytes_of(batch, columns.audio)
             there = held.is_valid().to_pylist()
             named = paths.to_pylist() if paths is not None else [None] * len(there)
@@ -439,7 +442,8 @@ def _rows(
                 if isinstance(path, str) and (stem := Path(path).stem):
                     row["stem"] = stem
                 audio = ArrowAudio(file, index, place, columns.audio, table.place, number)
-                yield row, audio if has_bytes else path
+                of_row = {name: _label(cells[name], labels.get(name)) for name in asked}
+                yield row, of_row, audio if has_bytes else path
                 number += 1
 
 
@@ -455,6 +459,7 @@ def _row(
     number: int,
     defaults: Defaults,
     english: Mapping[str, str] | None,
+    cells: Mapping[str, Any],
 ) -> Utterance | Drop:
     where, name = f"{table.place}, row {number}", str(row.pop("stem", f"row {number}"))
     path = Path(table.place)
@@ -471,7 +476,7 @@ def _row(
         if key not in english:
             return Drop(name, audio, NO_ENGLISH, f"{where} has the sentence {key}")
         row |= {TRANSLATION: english[key], "source_text": row.pop("text", None)}
-    return jsonl.read_values(row, audio, name, path, where, defaults)
+    return jsonl.read_values(row, audio, name, path, where, defaults, cells)
 
 
 def _cached_file(path: str | None) -> AudioFile | None:

@@ -109,7 +109,13 @@ def read_row(row: Values, path: Path, number: int, defaults: Defaults) -> Uttera
 
 
 def read_values(
-    row: Values, audio: AudioSource, name: str, path: Path, where: str, defaults: Defaults
+    row: Values,
+    audio: AudioSource,
+    name: str,
+    path: Path,
+    where: str,
+    defaults: Defaults,
+    cells: Values | None = None,
 ) -> Utterance | Drop:
     """Read what a row has beside its audio, or return why it is dropped.
 
@@ -120,13 +126,14 @@ def read_values(
         path: of the manifest.
         where: the row, in a message.
         defaults: for a row that does not name its language or task.
+        cells: the row by the names of its columns, where `row` has other names.
 
     Raises:
         LorsmergeError: the row lacks a key that the format needs, or has a value of another type.
     """
     try:
         name = read_label(row, ("id",), where) or name
-        return _utterance(row, name, audio, path, where, defaults)
+        return _utterance(row, name, audio, path, where, defaults, row if cells is None else cells)
     except Skip as skip:
         return skip.drop(name, audio)
 
@@ -139,14 +146,20 @@ def _has(row: Values, path: Path, where: str, *wanted: tuple[str, tuple[str, ...
 
 
 def _utterance(
-    row: Values, name: str, audio: AudioSource, path: Path, where: str, defaults: Defaults
+    row: Values,
+    name: str,
+    audio: AudioSource,
+    path: Path,
+    where: str,
+    defaults: Defaults,
+    cells: Values,
 ) -> Utterance:
     source, target = read_name(row, LANGUAGE, where), read_name(row, ("target_lang",), where)
     task = read_name(row, TASK, where)
     if task is None and source and target:
         task = "asr" if _same_language(source, target) else "st"
     task = task or task_by_texts(row, defaults.task, where)
-    language, task = language_and_task(source, task, defaults, where)
+    language, task = language_and_task(source, task, defaults, where, cells)
     if task == "st":
         into_english(target, where)
     elif target and is_missing(row.get(TRANSLATION)) and not _same_language(language, target):

@@ -48,14 +48,17 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
         for name in ("utt2spk", "utt2lang", "reco2file_and_channel")
     )
 
+    columns = _columns(path, speakers, defaults)
+
     found: list[Utterance | Drop] = []
     texts = _pairs(path / "text")
     for name, text in texts.items():
         where = f"{path}: {name!r}"
         recording, *piece = [name] if segments is None else _segment(path, segments, name)
         audio = AudioFile(_audio(path, recordings, recording))
+        cells = {key: table.get(name) for key, table in columns.items()}
         try:
-            language, task = language_and_task(languages.get(name), None, defaults, where)
+            language, task = language_and_task(languages.get(name), None, defaults, where, cells)
             start, duration = _times(piece, where) if piece else (0.0, None)
             named = piece[2] if len(piece) > 2 else channels.get(recording, "").rpartition(" ")[2]
             _check_channel(audio, named, where)
@@ -69,6 +72,25 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
             found.append(
                 Drop(name, table, "empty text", f"{path / 'text'} has no line for {name!r}")
             )
+    return found
+
+
+def _columns(path: Path, speakers: dict[str, str], defaults: Defaults) -> dict[str, dict[str, str]]:
+    """Return what conditions are on by utterance, from `utt2NAME` or `spk2NAME`."""
+    defaults.wanted.add_columns(
+        file.name[4:]
+        for file in sorted(path.glob("???2*"))
+        if file.name[:4] in ("utt2", "spk2") and file.name != "spk2utt"
+    )
+    found: dict[str, dict[str, str]] = {}
+    for name in defaults.wanted.columns:
+        if "/" not in name and (path / f"utt2{name}").is_file():
+            found[name] = _pairs(path / f"utt2{name}")
+        elif "/" not in name and (path / f"spk2{name}").is_file():
+            by_speaker = _pairs(path / f"spk2{name}")
+            found[name] = {
+                row: by_speaker[who] for row, who in speakers.items() if who in by_speaker
+            }
     return found
 
 

@@ -9,7 +9,7 @@ import atexit
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -131,9 +131,11 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _read_file(path: Path, defaults: Defaults) -> list[Utterance | Drop]:
     with _opened(path) as file:
-        leaves = _leaves(path, file, defaults.labelled)
+        ours = COLUMNS.union(defaults.wanted.columns)
+        leaves = _leaves(path, file, defaults.labelled, ours)
         column, leaf = _bytes_column(file.schema_arrow)
-        others = [name for name in leaves if name.split(".")[0] in COLUMNS and name != leaf]
+        defaults.wanted.add_columns(file.schema_arrow.names, column)
+        others = [name for name in leaves if name.split(".")[0] in ours and name != leaf]
         labels = class_labels(file.schema_arrow)
         found: list[Utterance | Drop] = []
         for group in range(file.metadata.num_row_groups):
@@ -145,7 +147,7 @@ def _read_file(path: Path, defaults: Defaults) -> list[Utterance | Drop]:
     return found
 
 
-def _leaves(path: Path, file: Any, labelled: bool) -> list[str]:
+def _leaves(path: Path, file: Any, labelled: bool, ours: Collection[str]) -> list[str]:
     """Return the names of the stored columns, as `audio.bytes` of a struct, after these checks.
 
     Raises:
@@ -159,8 +161,8 @@ def _leaves(path: Path, file: Any, labelled: bool) -> list[str]:
             "Check where it comes from.",
         )
     leaves = [file.schema.column(number).path for number in range(file.metadata.num_columns)]
-    ours = Counter(name for name in leaves if name.split(".")[0] in COLUMNS)
-    twice = [name for name, count in ours.items() if count > 1]
+    counts = Counter(name for name in leaves if name.split(".")[0] in ours)
+    twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise UnreadableFile(
             f"{path} has several columns named {twice[0]!r}.",
@@ -234,8 +236,7 @@ def class_labels(schema: Any) -> dict[str, list[str]]:
         return {
             key: names
             for key, names in labels.items()
-            if key in COLUMNS
-            and key in schema.names
+            if key in schema.names
             and isinstance(names, list)
             and all(isinstance(name, str) for name in names)
         }

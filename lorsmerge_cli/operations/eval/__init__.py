@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lorsmerge_cli.data.conditions import parse_conditions
 from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.metrics import check_metrics
@@ -29,6 +30,8 @@ def evaluate(
     split: str | None = "test",
     language: str | None = None,
     task: str | None = None,
+    only: Sequence[str] | str = (),
+    where: Sequence[str] | str = (),
     hours: float | None = None,
     data_seed: int = 0,
     allow_missing: bool = False,
@@ -67,6 +70,8 @@ def evaluate(
         split: of data that has several.
         language: of rows that do not name theirs; rows of another one are skipped.
         task: of rows that do not name theirs; rows of another one are skipped.
+        only: `COLUMN=VALUE` of the rows to use, as `--only`.
+        where: comparisons such as `duration<15` that are true of them, as `--where`.
         hours: about how much of each test set to take; all by default.
         data_seed: of the choice of rows for `hours`.
         allow_missing: score the other rows if audio is damaged or much of it is missing.
@@ -107,7 +112,7 @@ def evaluate(
     reading = {
         "allow_missing": allow_missing, "split": split, "language": language, "task": task,
         "hours": hours, "format": format, "seed": data_seed, "allow_parts": allow_parts,
-        "shard": parse_shard(shard),
+        "shard": parse_shard(shard), "conditions": parse_conditions(several(only), several(where)),
     }  # fmt: skip
     planned = planned_sets(data, found, reading)
     sources = open_models(

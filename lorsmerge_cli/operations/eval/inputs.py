@@ -161,5 +161,5 @@ def read_test_set(
     first, step = shard
     rows, count = loaded.utterances[first - 1 :: step], len(loaded.utterances)
     hub = loaded.hub[0] if loaded.hub else None
-    found = TestSet(name, rows, loaded.drops, path, split, count, hub)
+    found = TestSet(name, rows, loaded.drops, path, split, count, hub, loaded.selected)
     return found, warnings, loaded.drop_notes

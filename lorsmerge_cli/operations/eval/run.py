@@ -166,6 +166,7 @@ def _about(test_sets: Sequence[TestSet]) -> dict[str, Any]:
     about: dict[str, dict[str, Any]] = {
         "splits": {each.name: each.split for each in test_sets if each.split},
         "hub": {each.name: each.hub for each in test_sets if each.hub},
+        "selected": {each.name: list(each.selected) for each in test_sets if each.selected},
         "dropped": {each.name: reasons(each.drops) for each in test_sets if each.drops},
         "partial": {
             each.name: (len(each.utterances), each.of)

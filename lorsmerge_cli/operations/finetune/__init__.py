@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lorsmerge_cli.data.conditions import parse_conditions
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.metrics.normalisation import AUTO
@@ -50,6 +51,8 @@ def finetune(
     split: str = "train",
     language: str | None = None,
     task: str | None = None,
+    only: Sequence[str] | str = (),
+    where: Sequence[str] | str = (),
     hours: float | None = None,
     data_seed: int = 0,
     dev_hours: float | None = None,
@@ -85,6 +88,8 @@ def finetune(
         split: of `data`.
         language: of rows that do not name theirs; rows of another one are skipped.
         task: of rows that do not name theirs; rows of another one are skipped.
+        only: `COLUMN=VALUE` of the rows to use, as `--only`.
+        where: comparisons such as `duration<15` that are true of them, as `--where`.
         hours: about how much of each data set to take; all by default.
         data_seed: of the choice of rows for `hours`.
         dev_hours: about how much of each dev set to take.
@@ -122,14 +127,16 @@ def finetune(
         raise UsageFault("Give average_best or average_last, not both.")
     command = recorded_call(
         "finetune", base, several(data), output, dev=several(dev),
-        **({"retain": several(retain), "retain_share": retain_share} if retain else {}), split=split, language=language,
-        task=task, hours=hours, data_seed=data_seed, dev_hours=dev_hours, format=format,
+        **({"retain": several(retain), "retain_share": retain_share} if retain else {}),
+        split=split, language=language, task=task, only=several(only), where=several(where),
+        hours=hours, data_seed=data_seed, dev_hours=dev_hours, format=format,
         average_best=average_best, average_last=average_last, dev_beam=dev_beam,
         normalisation=normalisation, delta=delta, dtype=dtype, **settings,
     )  # fmt: skip
     train, held_out = data_sources(
         data, dev, split=split, dev_hours=dev_hours, language=language, task=task, format=format,
         hours=hours, seed=data_seed, allow_parts=allow_parts,
+        conditions=parse_conditions(several(only), several(where)),
     )  # fmt: skip
     plan = plan_finetune(
         Path(base), Path(output), train=train, dev=held_out,
@@ -170,7 +177,11 @@ def data_sources(
 def retained_source(train: DataSource, retain: Sequence[FilePath] | FilePath) -> DataSource | None:
     """Return the source of data to mix in, whose rows say of which language and task they are."""
     paths = tuple(map(Path, several(retain)))
-    return replace(train, paths=paths, language=None, task=None, format=None) if paths else None
+    return (
+        replace(train, paths=paths, language=None, task=None, format=None, conditions=())
+        if paths
+        else None
+    )
 
 
 def readers(workers: int | None, device: str) -> int:

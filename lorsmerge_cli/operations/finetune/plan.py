@@ -11,6 +11,7 @@ from typing import Any
 
 from lorsmerge_cli.checkpoint.model_writer import check_companions, notes_on_code
 from lorsmerge_cli.core.sketch import Sketch, union
+from lorsmerge_cli.data.conditions import Condition
 from lorsmerge_cli.data.dataset import drop_warnings, load_data
 from lorsmerge_cli.data.digests import DataDigests, digests_of
 from lorsmerge_cli.data.leakage import repeated, shared_with
@@ -62,6 +63,7 @@ class DataSource:
         hours: about how much of each to take.
         seed: of that subset; the training has its own.
         allow_parts: as in `load_data`.
+        conditions: as in `load_data`.
     """
 
     paths: tuple[Path, ...]
@@ -72,6 +74,7 @@ class DataSource:
     hours: float | None = None
     seed: int = 0
     allow_parts: bool = False
+    conditions: tuple[Condition, ...] = ()
 
     def load(self, window: float, *, decoded: bool = False, cut: bool = False) -> DataReport:
         """Read the rows that fit a window of some seconds.
@@ -84,7 +87,7 @@ class DataSource:
         return load_data(
             self.paths, split=self.split, language=self.language, task=self.task,
             format=self.format, hours=self.hours, seed=self.seed, max_seconds=window,
-            allow_parts=self.allow_parts, decoded=decoded, cut=cut,
+            allow_parts=self.allow_parts, decoded=decoded, cut=cut, conditions=self.conditions,
         )  # fmt: skip
 
     def for_share(self, share: float, hours: float) -> DataSource:

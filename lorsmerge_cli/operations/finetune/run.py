@@ -354,6 +354,7 @@ class _Run:
                 **plan.describe(),
                 "trained_on": trained_on(plan.train),
                 **({"hub": list(plan.train.hub)} if plan.train.hub else {}),
+                **({"selected": list(plan.train.selected)} if plan.train.selected else {}),
                 **({"digests": sketches_document(plan.digests)} if plan.digests else {}),
                 "skipped": [
                     {"id": drop.id, "audio": drop.audio.name, "reason": drop.reason}

@@ -92,7 +92,7 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
             known = entries.setdefault((entry.system, entry.run, entry.key), entry)
             if _answers(known) != _answers(entry):
                 faults.append(_twice(known, entry))
-    faults += _other_utterances(entries.values())
+    faults += _other_utterances(entries.values(), documents)
     raise_all(faults)
     if not entries:
         raise UnreadableFile(f"{named([str(p) for p in paths])} hold no scores.", "Run eval -o.")
@@ -176,6 +176,8 @@ def _partial(documents: Mapping[Path, StoredResults]) -> dict[str, str]:
                 parts.setdefault(name, []).append(
                     f"{sum(lacking.values())} rows were skipped ({words})"
                 )
+        for name, conditions in document.selected.items():
+            parts.setdefault(name, []).append(f"only rows with {' and '.join(conditions)}")
         for name, (done, of) in document.partial.items():
             parts.setdefault(name, []).append(f"{done} of {of} utterances were scored")
     return {name: "; ".join(dict.fromkeys(words)) for name, words in parts.items()}
@@ -211,10 +213,17 @@ def _twice(known: Entry, entry: Entry) -> Mismatch:
     )
 
 
-def _other_utterances(entries: Iterable[Entry]) -> list[LorsmergeError]:
+def _other_utterances(
+    entries: Iterable[Entry], documents: Mapping[Path, StoredResults]
+) -> list[LorsmergeError]:
     """Return a fault for each column whose systems were not scored on the same utterances."""
     faults: dict[Key, LorsmergeError] = {}
     first: dict[Key, Entry] = {}
+
+    def of(entry: Entry) -> str:
+        conditions = documents[entry.file].selected.get(entry.record.dataset)
+        return f" with {' and '.join(conditions)}" if conditions else ""
+
     for entry in entries:
         other = first.setdefault(entry.key, entry)
         rows, others = (
@@ -222,8 +231,9 @@ def _other_utterances(entries: Iterable[Entry]) -> list[LorsmergeError]:
         )
         if rows != others and entry.key not in faults:
             faults[entry.key] = Mismatch(
-                f"{_described(other)} ({len(rows)} utterances, {other.file}) and {_described(entry)} "
-                f"({len(others)}, {entry.file}) were not scored on the same utterances.",
+                f"{_described(other)} ({len(rows)} utterances{of(other)}, {other.file}) and "
+                f"{_described(entry)} ({len(others)}{of(entry)}, {entry.file}) were not scored on the "
+                "same utterances.",
                 "Score both on one test set, or name the test sets apart with eval --data NAME=PATH.",
             )
     return list(faults.values())

@@ -47,6 +47,8 @@ def search(
     exclude: Sequence[str] | str = (),
     test: Sequence[FilePath] | FilePath = (),
     study: FilePath | None = None,
+    only: Sequence[str] | str = (),
+    where: Sequence[str] | str = (),
     csv: FilePath | None = None,
     plot: FilePath | None = None,
     config_dir: FilePath | None = None,
@@ -79,6 +81,8 @@ def search(
         exclude: shell patterns of tensors to merge unpruned.
         test: test sets to score the written recipe on, once, against the base.
         study: where trials are kept: a file, or a database URL; beside the output by default.
+        only: `COLUMN=VALUE` of the rows to use of both, as `--only`.
+        where: comparisons such as `duration<15` that are true of them, as `--where`.
         csv: a table of trials to write.
         plot: a picture of the objectives to draw; needs matplotlib.
         config_dir: model folder with config and tokenizer, for a base that is a bare file.
@@ -99,7 +103,8 @@ def search(
     """
     chosen = SearchSettings(
         study=None if study is None else str(study), output=path_of(output), csv=path_of(csv),
-        plot=path_of(plot), config_dir=path_of(config_dir), **settings,
+        plot=path_of(plot), config_dir=path_of(config_dir),
+        only=tuple(several(only)), where=tuple(several(where)), **settings,
     )  # fmt: skip
     space = make_space(
         str(base), list(map(str, several(deltas))),

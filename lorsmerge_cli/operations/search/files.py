@@ -124,6 +124,7 @@ def document(report: SearchReport) -> dict[str, Any]:
         "normalisation": settings.normalisation,
         "objectives": list(goal.names(ranking=False)),
         "utterances": len(plan.rows),
+        **({"selected": list(map(str, settings.conditions))} if settings.conditions else {}),
         "trials": [_trial(row) for row in report.trials],
         "finalists": [
             {**_trial(found.trial), "values": list(found.values), "scores": finite(found.scores),

@@ -234,7 +234,7 @@ def _load(
 ) -> tuple[Utterance, ...]:
     found = load_data(
         paths, split=split, language=settings.language, task=settings.task, format=settings.format,
-        hours=settings.hours, seed=settings.data_seed, max_seconds=window, empty_text=True,
+        conditions=settings.conditions, hours=settings.hours, seed=settings.data_seed, max_seconds=window, empty_text=True,
         decoded=True,
     )  # fmt: skip
     notes += drop_warnings(found)

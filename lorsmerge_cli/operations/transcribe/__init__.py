@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lorsmerge_cli.data.conditions import parse_conditions
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.operations.transcribe.files import Transcript, transcribe
 from lorsmerge_cli.operations.transcribe.plan import LabelPlan, plan_labels
@@ -31,6 +32,8 @@ def pseudo_label(
     split: str | None = None,
     language: str | None = None,
     task: str | None = None,
+    only: Sequence[str] | str = (),
+    where: Sequence[str] | str = (),
     hours: float | None = None,
     data_seed: int = 0,
     allow_parts: bool = False,
@@ -62,6 +65,8 @@ def pseudo_label(
         split: of data that has several.
         language: of rows that do not name theirs; rows of another one are skipped.
         task: of rows that do not name theirs; rows of another one are skipped.
+        only: `COLUMN=VALUE` of the rows to use, as `--only`.
+        where: comparisons such as `duration<15` that are true of them, as `--where`.
         hours: about how much of each data set to take; all by default.
         data_seed: of the choice of rows for `hours`.
         allow_parts: use rows that are shorter than their files and give no offset.
@@ -92,6 +97,7 @@ def pseudo_label(
     plan = plan_labels(
         [Path(path) for path in several(data)], teachers, Path(output), split=split,
         language=language, task=task, hours=hours, seed=data_seed, allow_parts=allow_parts,
+        conditions=parse_conditions(several(only), several(where)),
         format=format, min_confidence=min_confidence, keep_flawed=keep_flawed,
         skip_others=skip_others, beam=beam, batch_size=batch_size, max_tokens=max_tokens,
         memory=memory, dtype=dtype, config_dir=path_of(config_dir), force=force,

@@ -238,6 +238,7 @@ def _document(plan: LabelPlan, groups: Sequence[LabelGroup], rows: int) -> dict[
         "lorsmerge": __version__,
         "data": [published_name(str(path)) for path in plan.paths],
         **({"hub": list(plan.data.hub)} if plan.data.hub else {}),
+        **({"selected": list(plan.data.selected)} if plan.data.selected else {}),
         "rows": rows,
         "teachers": [asdict(group) for group in groups],
         "decoding": decoding,
