@@ -82,7 +82,10 @@ Language = Annotated[str | None, data(
 Task = Annotated[str | None, data(
     "--task", metavar="TASK", help="asr or st (translation into English) of data that does not "
     "name it; rows that name the other are skipped.")]
-Hours = Annotated[float | None, data(
+Hours = Annotated[list[str] | None, data(
+    "--hours", metavar="[LANGUAGE=]H", help="Take about this much of each data set, the same rows "
+    "every time; ca=5 is for the rows of a language alone (may be repeated).")]
+HoursEach = Annotated[float | None, data(
     "--hours", metavar="H", min=0.001,
     help="Take about this much of each data set; the same rows every time.")]
 DataSeed = Annotated[int, data(

@@ -14,6 +14,7 @@ from typing import Any
 from lorsmerge_cli.checkpoint.modules import EXTENTS
 from lorsmerge_cli.checkpoint.references import is_hub_id, no_such_path
 from lorsmerge_cli.core.methods import default_scale, find_method, method_faults, method_of
+from lorsmerge_cli.data.hours import Given, parse_hours
 from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.errors import (
@@ -91,6 +92,7 @@ def check_inputs(
     normalise: str = AUTO,
     dtype: str = "float32",
     device: str = "auto",
+    hours: Given = None,
     numbers: Mapping[str, float | None] | None = None,
 ) -> list[LorsmergeError]:
     """Return the faults of the arguments that all commands with speech data have.
@@ -104,6 +106,7 @@ def check_inputs(
         normalise: one of `CHOICES`.
         dtype: that the models compute in.
         device: as in `resolve_device`; whether it exists is not checked.
+        hours: as in `parse_hours`.
         numbers: option -> its value, which must be finite; None if it was not given.
     """
     faults = check_paths(models)
@@ -112,6 +115,7 @@ def check_inputs(
     faults += check_labels(task or "", language or "")
     faults += _caught(full_dtype, dtype) + check_device(device)
     faults += check_choice(normalise)
+    faults += _caught(parse_hours, hours)
     for option, value in (numbers or {}).items():
         if value is not None and not math.isfinite(value):
             faults.append(UsageFault(f"{option} {value} is not a finite number."))

@@ -54,8 +54,8 @@ def data(
     conditions = parse_conditions(only or (), where or ())
     raise_all(
         usage.check_inputs(
-            [], paths, format=format, language=language, task=task,
-            numbers={"--hours": hours, "--max-seconds": max_seconds},
+            [], paths, format=format, hours=hours, language=language, task=task,
+            numbers={"--max-seconds": max_seconds},
         )
         + usage.check_outputs([output], inputs=paths, force=force)
     )  # fmt: skip
@@ -87,6 +87,7 @@ def _document(report: DataReport, checked: bool) -> dict[str, object]:
         "utterances": len(report.utterances),
         "hours": report.hours,
         "dropped": report.reasons,
+        "not_looked_at": report.unseen,
         "output": None if report.output is None else str(report.output),
         "audio": None if report.audio is None else str(report.audio),
     } | ({"bad": bad} if checked else {})
@@ -102,6 +103,8 @@ def _show(report: DataReport, checked: bool) -> None:
     console.table(["language", "task", "utterances", "hours", "speakers"], rows)
     for reason, count in report.reasons.items():
         console.line(f"dropped, {reason}: {count}")
+    if report.unseen:
+        console.line(f"not looked at, as --hours is reached before: {report.unseen}")
     for drop in report.bad if checked else ():
         console.line(f"{drop.id}: {drop.reason} ({drop.shown})")
     if report.output is not None:

@@ -133,12 +133,12 @@ def evaluate(
     reading = {
         "split": split, "language": language, "task": task, "hours": hours, "format": format,
         "seed": data_seed, "allow_parts": allow_parts, "allow_missing": allow_missing,
-        "shard": part, "conditions": parse_conditions(only or (), where or ()),
+        "shard": part, "conditions": parse_conditions(only or (), where or ()), "other_languages": True,
     }  # fmt: skip
     raise_all(
         usage.check_inputs(
-            files, data, format=format, language=language, task=task, normalise=normalisation,
-            dtype=dtype, device=device, numbers={"--hours": hours, "--scale": scale},
+            files, data, format=format, hours=hours, language=language, task=task, normalise=normalisation,
+            dtype=dtype, device=device, numbers={"--scale": scale},
         )
         + unpruned_method_faults(method)
         + check_rules(coef or ())
@@ -151,12 +151,18 @@ def evaluate(
         )
     )  # fmt: skip
     from lorsmerge_cli.metrics.metric import Scoring
-    from lorsmerge_cli.operations.eval import open_models, planned_sets, rescore, run_evaluation
+    from lorsmerge_cli.operations.eval import (
+        check_languages,
+        open_models,
+        planned_sets,
+        rescore,
+        run_evaluation,
+    )
 
     scored: dict[str, Any] = {
         "scoring": Scoring(normalisation, samples, seed, tuple(metrics or ())), "output": output,
         "force": force, "trn": trn, "compared": compare,
-        "suite": of_suite and of_suite.cut_to(hours),
+        "suite": of_suite and of_suite.scored(whole=not (hours or only or where)),
     }  # fmt: skip
     if score_only:
         report = rescore(said, **scored)
@@ -167,6 +173,7 @@ def evaluate(
         window = min(source.window for source in sources)
         planned = planned_sets(datasets or (), of_suite, reading)
         tests = [_test_set(*each, window, verbose) for each in planned]
+        check_languages(hours, tests)
         with console.progress("eval", "utterances") as progress:
             report = run_evaluation(
                 sources, tests, beam=beam, batch_size=batch_size, max_tokens=max_tokens, memory=limit,

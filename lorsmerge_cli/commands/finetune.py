@@ -202,8 +202,8 @@ def finetune(
         + usage.check_share("--retain-share", retain_share)
         + usage.check_reporter(report_to)
         + usage.check_inputs(
-            [base], data, format=format, language=language, task=task,
-            normalise=normalisation, numbers={"--hours": hours, "--dev-hours": dev_hours},
+            [base], data, format=format, hours=hours, language=language, task=task,
+            normalise=normalisation, numbers={"--dev-hours": dev_hours},
         )
         + usage.check_outputs([delta], [output], inputs=[base, *data], force=force)
         + (check_not_inside(delta, output) if delta else [])

@@ -83,7 +83,7 @@ def merge(
     half: Annotated[str, options.data(
         "--half", metavar="HALF", help="Half of the model that --calibrate weighs: encoder, for which "
         "nothing is transcribed; decoder; or all. The rest is averaged.")] = "all",
-    hours: options.Hours = None,
+    hours: options.HoursEach = None,
     masks: Annotated[float | None, _masks(
         "--masks", metavar="THRESHOLD", help="Write no model, but one file from which the model of "
         "each delta's task can be made: the sum of the deltas, and for each which of its elements "

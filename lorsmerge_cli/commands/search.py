@@ -164,8 +164,8 @@ def search(
     files = [*models, *data, *(test or ())]
     raise_all(
         usage.check_inputs(
-            models, [*data, *(test or ())], format=format, language=language, task=task,
-            normalise=normalisation, dtype=dtype, device=device, numbers={"--hours": hours},
+            models, [*data, *(test or ())], format=format, hours=hours, language=language, task=task,
+            normalise=normalisation, dtype=dtype, device=device,
         )
         + check_settings(settings)
         + usage.check_paths([config_dir])

@@ -66,8 +66,8 @@ def stats(
     raise_all(
         usage.check_statistics(kind, labels, half)
         + usage.check_inputs(
-            [model], datasets, format=format, language=language, task=task, dtype=dtype,
-            device=device, numbers={"--hours": hours},
+            [model], datasets, format=format, hours=hours, language=language, task=task, dtype=dtype,
+            device=device,
         )
         + usage.check_paths([config_dir])
         + usage.check_outputs([output], inputs=inputs, force=force)

@@ -107,8 +107,8 @@ def transcribe(
     limit = None if memory is None else options.parse_size("--memory", memory)
     raise_all(
         usage.check_inputs(
-            [], datasets, format=format, language=language, task=task, dtype=dtype, device=device,
-            numbers={"--hours": hours},
+            [], datasets, format=format, hours=hours, language=language, task=task, dtype=dtype,
+            device=device,
         )
         + usage.check_paths([config_dir])
         + usage.check_labelling(

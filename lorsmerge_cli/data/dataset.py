@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lorsmerge_cli.data.conditions import Condition
+from lorsmerge_cli.data.hours import Given, parse_hours
 from lorsmerge_cli.data.packing import cut as cut_row
 from lorsmerge_cli.data.readers import NoSuchRows, manifest_origin, read_manifest
 from lorsmerge_cli.data.report import DataReport
@@ -36,7 +38,7 @@ def load_data(
     language: str | None = None,
     task: str | None = None,
     format: str | None = None,
-    hours: float | None = None,
+    hours: Given = None,
     seed: int = 0,
     max_seconds: float = 30.0,
     empty_text: bool = False,
@@ -46,6 +48,7 @@ def load_data(
     labelled: bool = True,
     shared: bool = False,
     cut: bool = False,
+    other_languages: bool = False,
     conditions: Sequence[Condition] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DataReport:
@@ -57,7 +60,8 @@ def load_data(
         language: as in `read_manifest`.
         task: as in `read_manifest`.
         format: as in `read_manifest`.
-        hours: about how much of each data set to take, reproducibly; all by default.
+        hours: about how much of each data set, or of a language in it, to take, reproducibly; all by
+            default.
         seed: of that subset alone.
         max_seconds: the model's window; longer rows are dropped.
         empty_text: keep rows without text.
@@ -70,6 +74,7 @@ def load_data(
         shared: whether data sets without a row of the language and task are skipped, unless all are;
             they are an error by default.
         cut: cut longer rows at the bounds of their segments, where they have some.
+        other_languages: whether a language that has hours of its own may be in no row.
         conditions: that rows have to meet, as `parse_conditions` returns them.
         progress: told the rows just decoded and those in all.
 
@@ -78,6 +83,7 @@ def load_data(
             parts of their files.
     """
     sets, read, others, told = [], list[Path](), list[NoSuchRows](), list[str]()
+    asked, languages = parse_hours(hours), dict[str, None]()
     for path in paths:
         try:
             rows, skipped = read_manifest(
@@ -90,14 +96,17 @@ def load_data(
             others.append(fault)
             continue
         read.append(path)
+        languages |= dict.fromkeys(row.language for row in rows)
         found = select(
-            rows, max_seconds=max_seconds, hours=hours, seed=seed,
+            rows, max_seconds=max_seconds, hours=asked, seed=seed,
             empty_text=empty_text or not labelled, cut=cut, conditions=conditions, place=str(path),
         )  # fmt: skip
         found = replace(found, drops=(*skipped, *found.drops))
         sets.append(_cut(found, max_seconds) if cut else found)
     if others and not sets:
         raise others[0]
+    if asked and not other_languages:
+        asked.check_languages(languages, ", ".join(map(str, read)))
     if decoded or checked:
         total = sum(len(found.utterances) for found in sets)
         sets = [_decoded(found, labelled, lambda: progress(1, total)) for found in sets]
@@ -109,16 +118,19 @@ def load_data(
             if not allow_parts:
                 _check_parts(report, path)
     joined = DataReport.joined([_with_segments(found) for found in sets] if allow_parts else sets)
-    origins = [
-        origin
-        for path in paths
-        if (origin := manifest_origin(path, split=split, task=task, labelled=labelled))
-    ]
+    joined = replace(joined, notes=tuple(told), selected=tuple(map(str, conditions)))
+    return _with_origins(joined, paths, split=split, task=task, labelled=labelled)
+
+
+def _with_origins(report: DataReport, paths: Sequence[Path], **reading: Any) -> DataReport:
+    """Return the rows of data sets with where they come from, of those that are on the Hub."""
+    found = [manifest_origin(path, **reading) for path in paths]
+    origins = [origin for origin in found if origin]
+    notes = [note for origin in origins for note in origin.notes]
     return replace(
-        joined,
+        report,
         hub=tuple(origin.pinned for origin in origins),
-        notes=tuple(dict.fromkeys([*(n for origin in origins for n in origin.notes), *told])),
-        selected=tuple(map(str, conditions)),
+        notes=tuple(dict.fromkeys([*notes, *report.notes])),
     )
 
 
@@ -157,7 +169,9 @@ def _decoded(report: DataReport, labelled: bool, progress: Callable[[], None]) -
             drops.append(fault)
     rows = set(kept)
     parts = tuple(part for part in report.parts if part.row in rows)
-    return DataReport(tuple(kept), tuple(drops), parts=parts, silent=tuple(silent))
+    return replace(
+        report, utterances=tuple(kept), drops=tuple(drops), parts=parts, silent=tuple(silent)
+    )
 
 
 def _without_odd_ones(report: DataReport, allow_parts: bool) -> DataReport:
@@ -167,10 +181,12 @@ def _without_odd_ones(report: DataReport, allow_parts: bool) -> DataReport:
     for row, part in {} if allow_parts else parts.items():
         told = f"{row.audio} has {part.whole:.2f} s, and the row {row.duration:.2f} s"
         odd.setdefault(row, Drop(row.id, row.audio, LONGER, told))
-    return DataReport(
-        tuple(row for row in report.utterances if row not in odd),
-        (*report.drops, *(odd[row] for row in report.utterances if row in odd)),
+    return replace(
+        report,
+        utterances=tuple(row for row in report.utterances if row not in odd),
+        drops=(*report.drops, *(odd[row] for row in report.utterances if row in odd)),
         parts=tuple(part for row, part in parts.items() if row not in odd),
+        silent=(),
     )
 
 
@@ -225,6 +241,7 @@ def drop_warnings(
         warnings.append(
             f"{len(dropped)} of {count} rows are dropped ({listed(dropped)}); --verbose lists "
             "them, or `lorsmerge data`."
+            + (f" {report.unseen:,} rows were not looked at." if report.unseen else "")
         )
     if others and skipped:
         warnings.append(

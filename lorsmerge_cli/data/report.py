@@ -57,6 +57,7 @@ class DataReport:
         silent: of the utterances, those with a text and no sound; empty unless audio was decoded.
         hub: references with a commit of the data sets that are on the Hub.
         notes: choices that were made in reading them.
+        unseen: rows that were not looked at, because enough were taken before.
         selected: the conditions that rows had to meet, in words.
     """
 
@@ -70,6 +71,7 @@ class DataReport:
     hub: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     selected: tuple[str, ...] = ()
+    unseen: int = 0
 
     @staticmethod
     def joined(reports: Sequence[DataReport]) -> DataReport:
@@ -81,6 +83,7 @@ class DataReport:
             silent=tuple(row for report in reports for row in report.silent),
             hub=tuple(dict.fromkeys(name for report in reports for name in report.hub)),
             notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+            unseen=sum(report.unseen for report in reports),
             selected=tuple(dict.fromkeys(text for report in reports for text in report.selected)),
         )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from lorsmerge_cli.data.audio import UnreadableAudio, audio_seconds, ends_early, is_silent
 from lorsmerge_cli.data.conditions import Condition, Wanted
+from lorsmerge_cli.data.hours import Given, Hours, parse_hours
 from lorsmerge_cli.data.report import DataReport, Part
 from lorsmerge_cli.data.utterance import (
     CUT,
@@ -39,20 +40,24 @@ def select(
     utterances: Sequence[Utterance],
     *,
     max_seconds: float,
-    hours: float | None = None,
+    hours: Given = None,
     seed: int = 0,
     empty_text: bool = False,
     cut: bool = False,
     conditions: Sequence[Condition] = (),
     place: str = "",
 ) -> DataReport:
-    """Drop rows that cannot be used, then take a subset of some duration.
+    """Take rows that can be used, all of them or a subset of some duration.
+
+    Of a subset, only the audio of the rows that are taken, and of those that are dropped before it is
+    complete, is looked at.
 
     Args:
         utterances: rows of a manifest.
         max_seconds: the model's window; longer rows are dropped.
-        hours: about how much to take. Rows are taken in the order of a hash of id and seed, so that
-            the subset is the same everywhere and changes little when rows are added.
+        hours: about how much to take, in all or of a language. Rows are taken in the order of a hash
+            of id and seed, so that the subset is the same everywhere and changes little when rows are
+            added.
         seed: of the subset.
         empty_text: keep rows without text.
         cut: keep longer rows with segments, which can be cut.
@@ -63,29 +68,55 @@ def select(
         UsageFault: no row's duration meets a condition.
     """
     wanted = Wanted(conditions, place)
+    checked: dict[int, tuple[Utterance | Drop, float]] = {}
+    asked = parse_hours(hours)
+    ends = [row.segments[-1].end for row in utterances if cut and row.segments]
+    longest = max([max_seconds, *ends])
+    limits = (asked or Hours()).limits([row.language for row in utterances])
     with ThreadPoolExecutor(THREADS) as pool:
-        measured = list(pool.map(_measured, utterances))
-    limit = math.inf if cut else max_seconds
-    checked = [
-        (_usable(row, limit if row.segments else max_seconds, empty_text, wanted), whole)
-        if isinstance(row, Utterance)
-        else (row, whole)
-        for row, whole in measured
-    ]
+
+        def look(indices: Sequence[int]) -> list[Utterance | Drop]:
+            """Check rows, and return them as they can be used or are dropped."""
+            for index, (row, whole) in zip(
+                indices, pool.map(_measured, [utterances[n] for n in indices]), strict=True
+            ):
+                if isinstance(row, Utterance):
+                    most = math.inf if cut and row.segments else max_seconds
+                    row = _usable(row, most, empty_text, wanted)
+                checked[index] = row, whole
+            return [checked[index][0] for index in indices]
+
+        for limit, indices in limits:
+            if limit is None:
+                look(indices)
+            else:
+                indices.sort(key=lambda index: rank(utterances[index].id, seed))
+                _take(indices, limit, longest, look)
     wanted.check_met()
-    kept = [(row, whole) for row, whole in checked if isinstance(row, Utterance)]
-    drops = tuple(row for row, _ in checked if isinstance(row, Drop))
-    if hours is not None:
-        taken: set[str] = set()
-        seconds = 0.0
-        for row, _ in sorted(kept, key=lambda pair: rank(pair[0].id, seed)):
-            if seconds >= 3600 * hours:
-                break
-            taken.add(row.id)
-            seconds += row.duration or 0.0
-        kept = [(row, whole) for row, whole in kept if row.id in taken]
+    found = [checked[index] for index in sorted(checked)]
+    kept = [(row, whole) for row, whole in found if isinstance(row, Utterance)]
     parts = tuple(Part(row, whole) for row, whole in kept if _is_part(row, whole))
-    return DataReport(tuple(row for row, _ in kept), drops, parts=parts)
+    drops = tuple(row for row, _ in found if isinstance(row, Drop))
+    unseen = len(utterances) - len(checked)
+    return DataReport(tuple(row for row, _ in kept), drops, parts=parts, unseen=unseen)
+
+
+def _take(
+    indices: Sequence[int],
+    limit: float,
+    longest: float,
+    look: Callable[[Sequence[int]], list[Utterance | Drop]],
+) -> None:
+    """Look at rows in an order, until those that can be used last some seconds together.
+
+    Several are looked at together, but no more than are needed even if each is as long as can be.
+    """
+    seconds, done = 0.0, 0
+    while seconds < limit and done < len(indices):
+        count = max(1, math.floor((limit - seconds) / longest))
+        for row in look(indices[done : done + count]):
+            seconds += (row.duration or 0.0) if isinstance(row, Utterance) else 0.0
+        done += count
 
 
 def _is_part(row: Utterance, whole: float) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from lorsmerge_cli.data.conditions import Condition
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.digests import DataDigests, digests_of
+from lorsmerge_cli.data.hours import Given, parse_hours
 from lorsmerge_cli.data.leakage import repeated, shared_with
 from lorsmerge_cli.data.manifest import audio_faults, write_manifest
 from lorsmerge_cli.data.readers import manifest_splits
@@ -27,7 +28,7 @@ def data(
     task: str | None = None,
     format: str | None = None,
     conditions: Sequence[Condition] = (),
-    hours: float | None = None,
+    hours: Given = None,
     seed: int = 0,
     max_seconds: float = 30.0,
     force: bool = False,
@@ -62,16 +63,21 @@ def data(
     if output is not None:
         raise_all(check_output(output, inputs=paths, size=0, force=force))
     sets: list[tuple[str, DataReport]] = []
+    asked = parse_hours(hours)
     for path in paths:
         wanted: list[str | None] = [*split] if split else [None]
         several = len(wanted) > 1 and bool(manifest_splits(path, format))
         for name in wanted if several else wanted[:1]:
             found = load_data(
-                [path], split=name, language=language, task=task, format=format, hours=hours,
+                [path], split=name, language=language, task=task, format=format, hours=asked,
                 seed=seed, max_seconds=max_seconds, allow_parts=allow_parts, checked=checked,
                 progress=progress, conditions=conditions,
+                other_languages=len(paths) > 1,
             )  # fmt: skip
             sets.append((f"{path} ({name})" if several else str(path), found))
+    if asked and len(paths) > 1:
+        there = (row.language for _, found in sets for row in found.utterances)
+        asked.check_languages(there, ", ".join(map(str, paths)))
     warnings = _shared_warnings([(name, found.utterances) for name, found in sets])
     report = replace(DataReport.joined([found for _, found in sets]), warnings=tuple(warnings))
     if output is None or not report.utterances:

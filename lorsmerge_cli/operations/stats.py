@@ -24,6 +24,7 @@ from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.data.conditions import parse_conditions
 from lorsmerge_cli.data.dataset import drop_warnings, load_data
 from lorsmerge_cli.data.digests import digests_of
+from lorsmerge_cli.data.hours import Given
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.deltas.task_vector import base_fingerprint
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, NonFinite, UsageFault, raise_all
@@ -130,7 +131,7 @@ def stats(
     task: str | None = None,
     only: Sequence[str] | str = (),
     where: Sequence[str] | str = (),
-    hours: float | None = None,
+    hours: Given = None,
     data_seed: int = 0,
     allow_parts: bool = False,
     format: str | None = None,
@@ -159,7 +160,7 @@ def stats(
         task: of rows that do not name theirs; rows of another one are skipped.
         only: `COLUMN=VALUE` of the rows to use, as `--only`.
         where: comparisons such as `duration<15` that are true of them, as `--where`.
-        hours: about how much of each data set to take; all by default.
+        hours: about how much of each data set to take, `5` or `ca=5` for a language; all by default.
         data_seed: of the choice of rows for `hours`.
         allow_parts: use rows that are shorter than their files and give no offset.
         format: of the data, found out by default.

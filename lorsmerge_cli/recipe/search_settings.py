@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorsmerge_cli.data.conditions import Condition, parse_conditions
+from lorsmerge_cli.data.hours import Given
 from lorsmerge_cli.data.languages import TASKS
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
 from lorsmerge_cli.metrics import METRICS, metrics_of
@@ -100,7 +101,7 @@ class SearchSettings:
     format: str | None = None
     only: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
-    hours: float | None = None
+    hours: Given = None
     data_seed: int = 0
 
     @property

@@ -185,9 +185,9 @@ class Suite:
     sets: tuple[SuiteSet, ...]
     record: SuiteRecord
 
-    def cut_to(self, hours: float | None) -> Suite:
-        """Return the suite without published figures where only some hours of each set are scored."""
-        if hours is None:
+    def scored(self, *, whole: bool) -> Suite:
+        """Return the suite, without published figures unless whole sets are scored."""
+        if whole:
             return self
         return replace(self, record=replace(self.record, published=()))
 

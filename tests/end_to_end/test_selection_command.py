@@ -102,3 +102,25 @@ def test_what_cannot_be_chosen(files: Path, shell: Callable, line: str, message:
     ended = shell(line)
     assert ended.code == USAGE
     assert message in " ".join(ended.err.split())
+
+
+def test_hours_of_languages(files: Path, shell: Callable) -> None:
+    asked = "--data data/test.jsonl --hours ca=0.0001 --hours Catalan=1"
+    assert "ca is given twice" in shell(f"{EVAL} {asked}").err
+    for line in (EVAL, f"{FINETUNE} -o out", "lorsmerge stats base -o x.stats --half encoder"):
+        ended = shell(f"{line} --data data/test.jsonl --hours fr=1")
+        assert (ended.code, "fr=1: no row of data/test.jsonl is in that" in ended.err) == (
+            USAGE,
+            True,
+        )
+    ended = shell("lorsmerge data data/test.jsonl --hours ca=0.0001 --json")
+    document = json.loads(ended.out)
+    by_language = {group["language"]: group["utterances"] for group in document["groups"]}
+    assert by_language["ca"] == 1
+    assert document["not_looked_at"] > 0
+    Path("recipe.toml").write_text("hours = 0.0001\n")
+    assert shell(f"{FINETUNE} --data data/test.jsonl --recipe recipe.toml -o one").code == 0
+    assert read_json("one/run.json")["train"]["utterances"] == 1
+    two = "--data a=data/test.jsonl --data b=data/test.jsonl"
+    assert "no row of" in shell(f"{EVAL} {two} --hours fr=1").err
+    assert shell(f"{EVAL} {two} --hours 0.0001 --hours de=0.0002").code == 0

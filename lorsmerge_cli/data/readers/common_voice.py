@@ -46,6 +46,7 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
     """Read the clips of one table; the language is the `locale` column's, or the folder's name."""
     folder = _folder(path)
     table = path if path.is_file() else folder / f"{split}.tsv"
+    durations = _durations(folder)
     folder_language = None if defaults.language else _language_of(folder)
 
     found: list[Utterance | Drop] = []
@@ -61,7 +62,21 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
             found.append(skip.drop(stem, audio))
             continue
         speaker = row.get("client_id") or None
-        found.append(Utterance(stem, audio, row["sentence"], language, task, speaker=speaker))
+        duration = durations.get(name)
+        found.append(
+            Utterance(stem, audio, row["sentence"], language, task, duration, speaker=speaker)
+        )
+    return found
+
+
+def _durations(folder: Path) -> dict[str, float]:
+    """Return the seconds of clips by their names, of a release that has a table of them."""
+    table = folder / "clip_durations.tsv"
+    found: dict[str, float] = {}
+    for _, row in read_tsv(table) if table.is_file() else ():
+        milliseconds = row.get("duration[ms]", "")
+        if milliseconds.isdecimal() and int(milliseconds):
+            found[row.get("clip") or row.get("filename") or ""] = int(milliseconds) / 1000
     return found
 
 

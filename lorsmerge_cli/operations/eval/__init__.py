@@ -7,18 +7,32 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorsmerge_cli.data.conditions import parse_conditions
+from lorsmerge_cli.data.hours import Given
 from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.metrics import check_metrics
 from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.metrics.normalisation import AUTO
-from lorsmerge_cli.operations.eval.inputs import open_models, planned_sets, read_test_set
+from lorsmerge_cli.operations.eval.inputs import (
+    check_languages,
+    open_models,
+    planned_sets,
+    read_test_set,
+)
 from lorsmerge_cli.operations.eval.run import rescore, run_evaluation
 from lorsmerge_cli.results.document import EvalReport
 from lorsmerge_cli.results.suite import check_suite_data, read_suite
 from lorsmerge_cli.usage import Named, parse_shard
 
-__all__ = ["evaluate", "open_models", "planned_sets", "read_test_set", "rescore", "run_evaluation"]
+__all__ = [
+    "check_languages",
+    "evaluate",
+    "open_models",
+    "planned_sets",
+    "read_test_set",
+    "rescore",
+    "run_evaluation",
+]
 
 
 def evaluate(
@@ -32,7 +46,7 @@ def evaluate(
     task: str | None = None,
     only: Sequence[str] | str = (),
     where: Sequence[str] | str = (),
-    hours: float | None = None,
+    hours: Given = None,
     data_seed: int = 0,
     allow_missing: bool = False,
     shard: str | None = None,
@@ -72,7 +86,7 @@ def evaluate(
         task: of rows that do not name theirs; rows of another one are skipped.
         only: `COLUMN=VALUE` of the rows to use, as `--only`.
         where: comparisons such as `duration<15` that are true of them, as `--where`.
-        hours: about how much of each test set to take; all by default.
+        hours: about how much of each test set to take, `5` or `ca=5` for a language; all by default.
         data_seed: of the choice of rows for `hours`.
         allow_missing: score the other rows if audio is damaged or much of it is missing.
         shard: `2/8` to decode the second of eight parts of each test set.
@@ -112,7 +126,7 @@ def evaluate(
     reading = {
         "allow_missing": allow_missing, "split": split, "language": language, "task": task,
         "hours": hours, "format": format, "seed": data_seed, "allow_parts": allow_parts,
-        "shard": parse_shard(shard), "conditions": parse_conditions(several(only), several(where)),
+        "other_languages": True, "shard": parse_shard(shard), "conditions": parse_conditions(several(only), several(where)),
     }  # fmt: skip
     planned = planned_sets(data, found, reading)
     sources = open_models(
@@ -124,9 +138,10 @@ def evaluate(
         test, told, _ = read_test_set(name, path, window, **own)
         tests.append(test)
         warnings += told
+    check_languages(hours, tests)
     scoring = Scoring(normalisation, samples, seed, several(metrics))
     report = run_evaluation(
-        sources, tests, scoring=scoring, beam=beam, suite=found and found.cut_to(hours), batch_size=batch_size, max_tokens=max_tokens, memory=memory, dtype=dtype, device=device,
+        sources, tests, scoring=scoring, beam=beam, suite=found and found.scored(whole=hours is None and not only and not where), batch_size=batch_size, max_tokens=max_tokens, memory=memory, dtype=dtype, device=device,
         hypotheses=path_of(hypotheses), output=path_of(output), force=force, trn=path_of(trn),
         compared=compare, progress=progress,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from lorsmerge_cli.data.dataset import (
     empty_groups,
     load_data,
 )
+from lorsmerge_cli.data.hours import Given, parse_hours
 from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.deltas.task_vector import vector_norm
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
@@ -163,3 +164,15 @@ def read_test_set(
     hub = loaded.hub[0] if loaded.hub else None
     found = TestSet(name, rows, loaded.drops, path, split, count, hub, loaded.selected)
     return found, warnings, loaded.drop_notes
+
+
+def check_languages(hours: Given, tests: Sequence[TestSet]) -> None:
+    """Check that each language with hours of its own is in a test set; of shards that is not known.
+
+    Raises:
+        UsageFault: one is in none.
+    """
+    asked = parse_hours(hours)
+    if asked and all(len(each.utterances) == each.of for each in tests):
+        there = [row.language for each in tests for row in each.utterances]
+        asked.check_languages(there, ", ".join(str(each.path) for each in tests))

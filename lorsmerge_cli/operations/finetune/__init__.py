@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lorsmerge_cli.data.conditions import parse_conditions
+from lorsmerge_cli.data.hours import Given
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.metrics.normalisation import AUTO
@@ -53,7 +54,7 @@ def finetune(
     task: str | None = None,
     only: Sequence[str] | str = (),
     where: Sequence[str] | str = (),
-    hours: float | None = None,
+    hours: Given = None,
     data_seed: int = 0,
     dev_hours: float | None = None,
     allow_parts: bool = False,
@@ -90,7 +91,7 @@ def finetune(
         task: of rows that do not name theirs; rows of another one are skipped.
         only: `COLUMN=VALUE` of the rows to use, as `--only`.
         where: comparisons such as `duration<15` that are true of them, as `--where`.
-        hours: about how much of each data set to take; all by default.
+        hours: about how much of each data set to take, `5` or `ca=5` for a language; all by default.
         data_seed: of the choice of rows for `hours`.
         dev_hours: about how much of each dev set to take.
         allow_parts: use rows that are shorter than their files and give no offset.

@@ -14,6 +14,7 @@ from lorsmerge_cli.core.sketch import Sketch, union
 from lorsmerge_cli.data.conditions import Condition
 from lorsmerge_cli.data.dataset import drop_warnings, load_data
 from lorsmerge_cli.data.digests import DataDigests, digests_of
+from lorsmerge_cli.data.hours import Given
 from lorsmerge_cli.data.leakage import repeated, shared_with
 from lorsmerge_cli.data.packing import pack, with_previous
 from lorsmerge_cli.data.readers import manifest_splits
@@ -71,7 +72,7 @@ class DataSource:
     language: str | None = None
     task: str | None = None
     format: str | None = None
-    hours: float | None = None
+    hours: Given = None
     seed: int = 0
     allow_parts: bool = False
     conditions: tuple[Condition, ...] = ()
@@ -326,7 +327,7 @@ def _faults_without_dev(settings: TrainingSettings) -> list[LorsmergeError]:
     ]
 
 
-def _with_skipped(plan: FinetunePlan, hours: float | None) -> FinetunePlan:
+def _with_skipped(plan: FinetunePlan, hours: Given) -> FinetunePlan:
     """Return the plan with the rows that the interrupted run skipped, removed since then or not."""
     train, removed = with_removed(plan.train, plan.folder, hours)
     drops = [skipped.drop for skipped in read_skipped(plan.folder).values()]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.data.audio_source import AudioFile
+from lorsmerge_cli.data.hours import Given
 from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.utterance import Drop, Utterance
 from lorsmerge_cli.errors import UnreadableFile
@@ -87,9 +88,7 @@ def read_skipped(folder: Path) -> dict[str, Skipped]:
     return found
 
 
-def with_removed(
-    report: DataReport, folder: Path, hours: float | None
-) -> tuple[DataReport, set[str]]:
+def with_removed(report: DataReport, folder: Path, hours: Given) -> tuple[DataReport, set[str]]:
     """Restore skipped rows that were removed from the data, so that order and steps stay the same.
 
     Args:

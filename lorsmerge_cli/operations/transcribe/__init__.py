@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorsmerge_cli.data.conditions import parse_conditions
+from lorsmerge_cli.data.hours import Given
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.operations.transcribe.files import Transcript, transcribe
 from lorsmerge_cli.operations.transcribe.plan import LabelPlan, plan_labels
@@ -34,7 +35,7 @@ def pseudo_label(
     task: str | None = None,
     only: Sequence[str] | str = (),
     where: Sequence[str] | str = (),
-    hours: float | None = None,
+    hours: Given = None,
     data_seed: int = 0,
     allow_parts: bool = False,
     format: str | None = None,
@@ -67,7 +68,7 @@ def pseudo_label(
         task: of rows that do not name theirs; rows of another one are skipped.
         only: `COLUMN=VALUE` of the rows to use, as `--only`.
         where: comparisons such as `duration<15` that are true of them, as `--where`.
-        hours: about how much of each data set to take; all by default.
+        hours: about how much of each data set to take, `5` or `ca=5` for a language; all by default.
         data_seed: of the choice of rows for `hours`.
         allow_parts: use rows that are shorter than their files and give no offset.
         format: of the data, found out by default.
