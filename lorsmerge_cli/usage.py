@@ -670,6 +670,14 @@ def check_training(settings: TrainingSettings, device: str) -> list[LorsmergeErr
                 "Give --pack 30 for windows as long as Whisper's.",
             )
         )
+    temperature = settings.language_temperature
+    if temperature is not None and not 1 <= temperature < math.inf:
+        faults.append(
+            UsageFault(
+                f"--language-temperature {temperature:g} is not a number of at least 1.",
+                "1 takes languages as the data has them; 100 takes all equally.",
+            )
+        )
     if device.startswith("cuda:"):
         faults.append(
             UsageFault(

@@ -103,6 +103,10 @@ def finetune(
     effective_batch: Annotated[int, _training(
         "--effective-batch", metavar="N", min=1, help="Utterances of each step, over all devices. "
         "The paper's is 8 x 4.")] = 32,
+    language_temperature: Annotated[float | None, _training(
+        "--language-temperature", metavar="T", help="In joint training, take each language by its "
+        "utterances to the power of 1/T, in as many steps: 1 is as they are, 100 all equally. By "
+        "default 1, every row once an epoch.")] = None,
     batch_size: Annotated[int | None, options.machine(
         "--batch-size", metavar="N", min=1, help="Utterances in memory at a time; by default up to "
         "8. Gradients are accumulated to the effective batch.")] = None,
@@ -190,10 +194,10 @@ def finetune(
     settings = usage.settings_of(
         learning_rate=learning_rate, schedule=schedule, warmup=warmup, clip=clip, epochs=epochs,
         steps=steps, batch_size=batch_size, effective_batch=effective_batch,
-        freeze_encoder=freeze_encoder, spec_augment=spec_augment, masks=masks,
-        label_space=label_space, pack=pack, timestamps=timestamps, condition=condition,
-        keep_language=keep_language, dtype=dtype, save_steps=save_steps,
-        eval_steps=eval_steps, patience=patience, keep=keep, seed=seed,
+        language_temperature=language_temperature, freeze_encoder=freeze_encoder,
+        spec_augment=spec_augment, masks=masks, label_space=label_space, pack=pack,
+        timestamps=timestamps, condition=condition, keep_language=keep_language, dtype=dtype,
+        save_steps=save_steps, eval_steps=eval_steps, patience=patience, keep=keep, seed=seed,
     )  # fmt: skip
     conditions = parse_conditions(only or (), where or ())
     data = [*datasets, *(dev or ()), *(retain or ())]
@@ -285,6 +289,9 @@ def _show_plan(plan: FinetunePlan) -> None:
             console.line(
                 f"{name}: {len(report.utterances)} utterances, {report.hours:.2f} hours ({groups})"
             )
+    if plan.epoch_counts:
+        counts = ", ".join(f"{count} {name}" for name, count in plan.epoch_counts.items())
+        console.line(f"in an epoch, by --language-temperature: {counts}")
     console.line(
         f"steps: {plan.steps} of {plan.settings.effective_batch} utterances ({size} at a time x "
         f"{accumulation} x {plan.processes} processes)"

@@ -32,6 +32,8 @@ class TrainingSettings:
         batch_size: utterances in memory at a time on each device; None for the largest up to 8
             that divides the effective batch.
         effective_batch: utterances for each step of the optimiser, over all devices.
+        language_temperature: T of the shares of languages, n_l^(1/T) of their utterances; None for
+            every row once an epoch.
         freeze_encoder: whether to train the decoder alone.
         spec_augment: whether to mask parts of the input, as the base's config says or else 5% of
             its frames and of its mel bins.
@@ -60,6 +62,7 @@ class TrainingSettings:
     steps: int | None = None
     batch_size: int | None = None
     effective_batch: int = 32
+    language_temperature: float | None = None
     freeze_encoder: bool = False
     spec_augment: bool = False
     masks: str | None = None

@@ -35,6 +35,7 @@ from lorsmerge_cli.speech.kept import KeptFeatures, frames_of
 from lorsmerge_cli.speech.masks import Masks, mask, parse_masks
 from lorsmerge_cli.speech.memory import ALL
 from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.sampling import LanguageSampler
 from lorsmerge_cli.speech.settings import TrainingSettings
 
 LOG_STEPS = 5  # steps of a mean in `TrainingResult.losses`
@@ -174,6 +175,10 @@ def train(
     trainer.rows, trainer.effective_batch = len(utterances), settings.effective_batch
     trainer.masks = parse_masks(settings.masks) if settings.masks else None
     trainer.skipped = {drop.id: drop for drop in skipped}
+    if settings.language_temperature not in (None, 1.0):
+        trainer.sampler = LanguageSampler(
+            [row.language for row in utterances], settings.language_temperature, settings.seed
+        )
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -306,6 +311,7 @@ class _Trainer(Trainer):
     effective_batch: int
     masks: Masks | None
     skipped: dict[str, Drop]  # by id
+    sampler: LanguageSampler | None = None
     _step_began = 0.0
     _step_utterances = 0
 
@@ -321,6 +327,10 @@ class _Trainer(Trainer):
         super().log(logs, start_time)
         if "loss" in logs:
             self.hooks.logged(self.state.log_history[-1])
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Take rows by a temperature over languages, or else each once in a random order."""
+        return self.sampler or super()._get_train_sampler(train_dataset)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Decode instead of computing a loss."""

@@ -124,3 +124,16 @@ def test_hours_of_languages(files: Path, shell: Callable) -> None:
     two = "--data a=data/test.jsonl --data b=data/test.jsonl"
     assert "no row of" in shell(f"{EVAL} {two} --hours fr=1").err
     assert shell(f"{EVAL} {two} --hours 0.0001 --hours de=0.0002").code == 0
+
+
+def test_a_temperature_over_languages(files: Path, shell: Callable) -> None:
+    asked = f"{FINETUNE} --data data/test.jsonl --language-temperature 100"
+    planned = shell(f"{asked} -o out --dry-run")
+    assert "in an epoch, by --language-temperature: " in planned.out
+    assert shell(f"{asked} -o out").code == 0
+    assert read_json("out/run.json")["settings"]["language_temperature"] == 100
+    assert (
+        "changes nothing: the data is of one language" in shell(f"{asked} --language ca -o one").err
+    )
+    ended = shell(f"{FINETUNE} --data data/test.jsonl --language-temperature 0.5 -o x")
+    assert (ended.code, "is not a number of at least 1" in ended.err) == (USAGE, True)

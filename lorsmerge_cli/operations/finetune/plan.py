@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from lorsmerge_cli.outputs import check_not_inside, check_output
 from lorsmerge_cli.recipe.record import trained_digests
 from lorsmerge_cli.speech.batches import row_labels
 from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.sampling import epoch_counts
 from lorsmerge_cli.speech.settings import TrainingSettings
 from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype, processes
 from lorsmerge_cli.speech.training import ADAM_COPIES
@@ -168,6 +170,13 @@ class FinetunePlan:
         return self.settings.total_steps(len(self.train.utterances))
 
     @property
+    def epoch_counts(self) -> dict[str, int]:
+        """Utterances of each language in an epoch, where a temperature changes them; else nothing."""
+        counts = Counter(row.language for row in self.train.utterances)
+        temperature = self.settings.language_temperature
+        return epoch_counts(counts, temperature) if temperature and len(counts) > 1 else {}
+
+    @property
     def memory(self) -> int:
         """Bytes of weights, gradients and moments on each device; activations are not counted."""
         sizes = {name: spec.numel for name, spec in self.source.checkpoint.float_specs.items()}
@@ -288,6 +297,8 @@ def plan_finetune(
     held_out = dev.load(window, decoded=True) if dev else None
     warnings = drop_warnings(found) + (drop_warnings(held_out) if held_out else [])
     warnings += notes_on_code(source.folder)
+    if settings.language_temperature and len({row.language for row in found.utterances}) == 1:
+        warnings.append("--language-temperature changes nothing: the data is of one language.")
     warnings += repeated(trained, role="training")
     if held_out is None:
         warnings.append("There is no dev set to choose an epoch by: the last is taken. See --dev.")
