@@ -155,31 +155,13 @@ def train(
     if config.apply_spec_augment:
         config.mask_time_prob = config.mask_time_prob or TIME_MASKED
         config.mask_feature_prob = config.mask_feature_prob or BINS_MASKED
-    start, pad = config.decoder_start_token_id, speech.processor.tokenizer.eos_token_id
     control = _Control(settings, hooks)
-    trainer = _Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=SpeechDataset(
-            speech,
-            utterances,
-            settings,
-            removed,
-            _kept(speech, utterances, settings, folder),
-        ),
-        data_collator=partial(collate, start=start, pad=pad),
-        compute_loss_func=token_loss,
-        callbacks=[control, *reporters],
+    data = SpeechDataset(
+        speech, utterances, settings, removed, _kept(speech, utterances, settings, folder)
     )
+    trainer = _trainer(speech, data, settings, arguments, [control, *reporters])
     trainer.hooks, trainer.steps = hooks, control
-    trainer.rows, trainer.effective_batch = len(utterances), settings.effective_batch
-    trainer.masks = parse_masks(settings.masks) if settings.masks else None
     trainer.skipped = {drop.id: drop for drop in skipped}
-    if settings.language_temperature not in (None, 1.0):
-        trainer.sampler = LanguageSampler(
-            [row.language for row in utterances], settings.language_temperature, settings.seed
-        )
-    trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
@@ -188,6 +170,33 @@ def train(
                 setattr(config, name, before[name])
         model.eval()
     return _result(trainer.state, finished=not control.stopped)
+
+
+def _trainer(
+    speech: SpeechModel,
+    data: SpeechDataset,
+    settings: TrainingSettings,
+    arguments: TrainingArguments,
+    callbacks: list[TrainerCallback],
+) -> _Trainer:
+    """Make the trainer of some data, without its hooks."""
+    start, pad = speech.model.config.decoder_start_token_id, speech.processor.tokenizer.eos_token_id
+    trainer = _Trainer(
+        model=speech.model,
+        args=arguments,
+        train_dataset=data,
+        data_collator=partial(collate, start=start, pad=pad),
+        compute_loss_func=token_loss,
+        callbacks=callbacks,
+    )
+    trainer.rows, trainer.effective_batch = len(data), settings.effective_batch
+    trainer.masks = parse_masks(settings.masks) if settings.masks else None
+    if settings.language_temperature not in (None, 1.0):
+        trainer.sampler = LanguageSampler(
+            [row.language for row in data.utterances], settings.language_temperature, settings.seed
+        )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _kept(

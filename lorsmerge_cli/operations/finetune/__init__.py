@@ -124,31 +124,35 @@ def finetune(
         >>> report.output, report.delta, report.steps
         (PosixPath('ft'), PosixPath('ft.delta'), 1)
     """
-    if average_best and average_last:
-        raise UsageFault("Give average_best or average_last, not both.")
+    averaging = _averaging(average_best, average_last)
     command = recorded_call(
-        "finetune", base, several(data), output, dev=several(dev),
-        **({"retain": several(retain), "retain_share": retain_share} if retain else {}),
-        split=split, language=language, task=task, only=several(only), where=several(where),
-        hours=hours, data_seed=data_seed, dev_hours=dev_hours, format=format,
+        "finetune", base, several(data), output, dev=several(dev), retain=several(retain),
+        retain_share=retain_share if retain else None, split=split, language=language, task=task,
+        only=several(only), where=several(where), hours=hours, data_seed=data_seed,
+        dev_hours=dev_hours, format=format,
         average_best=average_best, average_last=average_last, dev_beam=dev_beam,
         normalisation=normalisation, delta=delta, dtype=dtype, **settings,
     )  # fmt: skip
+    conditions = parse_conditions(several(only), several(where))
     train, held_out = data_sources(
         data, dev, split=split, dev_hours=dev_hours, language=language, task=task, format=format,
-        hours=hours, seed=data_seed, allow_parts=allow_parts,
-        conditions=parse_conditions(several(only), several(where)),
+        hours=hours, seed=data_seed, allow_parts=allow_parts, conditions=conditions,
     )  # fmt: skip
     plan = plan_finetune(
         Path(base), Path(output), train=train, dev=held_out,
         retain=retained_source(train, retain), retain_share=retain_share,
         settings=settings_of(dtype=dtype, workers=readers(workers, device), **settings),
-        averaging=Averaging(average_last or average_best or 1, best=not average_last),
-        dev_beam=dev_beam, normalisation=normalisation, device=device, delta=path_of(delta),
-        resume=resume, force=force, digests=digests, report_to=report_to,
+        averaging=averaging, dev_beam=dev_beam, normalisation=normalisation, device=device,
+        delta=path_of(delta), resume=resume, force=force, digests=digests, report_to=report_to,
     )  # fmt: skip
     report = run_finetune(plan, command=command, progress=progress, on_scores=on_scores)
     return replace(report, warnings=[*plan.warnings, *report.warnings])
+
+
+def _averaging(best: int | None, last: int | None) -> Averaging:
+    if best and last:
+        raise UsageFault("Give average_best or average_last, not both.")
+    return Averaging(last or best or 1, best=not last)
 
 
 def data_sources(
