@@ -165,7 +165,7 @@ def search(
     raise_all(
         usage.check_inputs(
             models, [*data, *(test or ())], format=format, hours=hours, language=language, task=task,
-            normalise=normalisation, dtype=dtype, device=device,
+            dtype=dtype, device=device,
         )
         + check_settings(settings)
         + usage.check_paths([config_dir])

@@ -137,6 +137,7 @@ class StoredResults:
         scoring: how its rows were scored, with the default number of random exchanges.
         versions: library -> version.
         decoding: settings; None where nothing was decoded.
+        decoded: model -> signature of its decoding, where hypotheses were scored again.
         splits: data set -> the split it is.
         selected: data set -> conditions that its rows had to meet.
         dropped: data set -> reason -> number of rows that were not scored.
@@ -151,6 +152,7 @@ class StoredResults:
     scoring: Scoring
     versions: Mapping[str, Any]
     decoding: Mapping[str, Any] | None
+    decoded: Mapping[str, str]
     splits: Mapping[str, str | None]
     selected: Mapping[str, Sequence[str]]
     dropped: Mapping[str, Mapping[str, int]]
@@ -208,6 +210,7 @@ def _parsed(document: Mapping[str, Any], version: Any) -> StoredResults:
         scoring=Scoring(normalisation, sets=tuple(of_sets.items())),
         versions=settings.get("versions", {}),
         decoding=settings.get("decoding"),
+        decoded=settings.get("decoded", {}),
         splits=settings.get("splits", {}),
         selected=settings.get("selected", {}),
         dropped=settings.get("dropped", {}),

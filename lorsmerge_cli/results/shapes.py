@@ -34,6 +34,7 @@ SETTINGS = {
     "scoring": {"normalisation": str, "sets?": Each(str)},
     "suite?": SUITE,
     "decoding?": (NONE, dict),
+    "decoded?": Each(str),
     "versions?": Each(PLAIN),
     "dropped?": Each(Each(int)),
     "selected?": Each([str]),

@@ -630,6 +630,9 @@ def test_rescoring_gives_the_same_records(folder: Path, test_set: TestSet, tmp_p
         assert record.scores == other.scores
         assert set(record.rows) == set(other.rows)
     assert len(again.comparisons) == len(first.comparisons) == 5
+    assert {name: made["identity"] for name, made in again.models.items()} == {
+        name: made["identity"] for name, made in first.models.items()
+    }
 
 
 def test_rescoring_normalises_otherwise(

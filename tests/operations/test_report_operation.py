@@ -624,6 +624,30 @@ def test_a_model_scored_twice_with_other_answers_is_an_error(
     run([*files, files[1], same], tmp_path / "out")
 
 
+def test_other_weights_with_the_same_answers_are_another_model(tmp_path: Path) -> None:
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path in paths:
+        write_results(path, [record("ta", ASR[0], 0.1)], {"ta": {"kind": "merge"}})
+    run(paths, tmp_path / "same")
+    document = json.loads(paths[1].read_text())
+    document["models"]["ta"]["identity"] = "other"
+    paths[1].write_text(json.dumps(document))
+    with pytest.raises(Mismatch, match=r"one\.json and in .*two\.json by different weights"):
+        run(paths, tmp_path / "out")
+
+
+def test_rescored_files_that_were_decoded_otherwise_are_noted(tmp_path: Path) -> None:
+    paths = [tmp_path / f"beam{n}.json" for n in (1, 5)]
+    for path, name in zip(paths, "ab", strict=True):
+        write_results(path, [record(name, ASR[0], 0.1)])
+        document = json.loads(path.read_text())
+        del document["settings"]["decoding"]
+        document["settings"]["decoded"] = {name: f"{path.stem}|float32"}
+        path.write_text(json.dumps(document))
+    found = run(paths, tmp_path / "out")
+    assert "decoding is beam1|float32 (eval --score-only) in" in " ".join(found.notes)
+
+
 @pytest.mark.parametrize("count", [29, 31])
 def test_systems_on_other_utterances_are_an_error(
     files: list[Path], tmp_path: Path, count: int

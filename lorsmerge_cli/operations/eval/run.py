@@ -36,6 +36,7 @@ from lorsmerge_cli.recipe.record import made_from
 from lorsmerge_cli.results.document import EvalReport, TestSet
 from lorsmerge_cli.results.hypotheses import (
     HypothesesFile,
+    KnownHypothesis,
     by_group,
     check_answered_once,
     check_made_alike,
@@ -227,7 +228,10 @@ def rescore(
         settings["decoded"] = ways
     if partial:
         settings["partial"] = partial
-    report = _report(rows, scoring, settings, {}, output, force, trn, compared, True, suite=suite)
+    report = _report(
+        rows, scoring, settings, {}, output, force, trn, compared, True, _identities(known),
+        suite=suite,
+    )  # fmt: skip
     warnings = [
         f"{name} is unfinished: the scores of {dataset} are of {done} of {of} utterances."
         for dataset, (done, of) in partial.items()
@@ -239,6 +243,16 @@ def rescore(
             f"{'; '.join(several_ways)}. Their scores differ by that, too."
         )
     return replace(report, warnings=(*warnings, *report.warnings))
+
+
+def _identities(known: Sequence[KnownHypothesis]) -> dict[str, dict[str, Any]]:
+    """Return name -> the identity of its weights, of models that have one."""
+    found: dict[str, set[str]] = {}
+    for line in known:
+        found.setdefault(line.row.model, set()).add(line.made_by.partition("|")[0])
+    return {
+        name: {"identity": max(ids)} for name, ids in found.items() if len(ids) == 1 and all(ids)
+    }
 
 
 class _Run:

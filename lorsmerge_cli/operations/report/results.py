@@ -75,7 +75,7 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
 
     Raises:
         UnreadableFile: a file that `eval -o` did not write.
-        Mismatch: a model scored twice with other answers, or systems on other utterances.
+        Mismatch: a model scored twice with other answers or weights, or systems on other utterances.
     """
     faults: list[LorsmergeError] = []
     documents: dict[Path, StoredResults] = {}
@@ -91,7 +91,9 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
         for entry in found:
             known = entries.setdefault((entry.system, entry.run, entry.key), entry)
             if _answers(known) != _answers(entry):
-                faults.append(_twice(known, entry))
+                faults.append(_twice(known, entry, "with other answers"))
+            elif known.identity and entry.identity and known.identity != entry.identity:
+                faults.append(_twice(known, entry, "by different weights"))
     faults += _other_utterances(entries.values(), documents)
     raise_all(faults)
     if not entries:
@@ -205,9 +207,9 @@ def _described(entry: Entry) -> str:
     return " ".join((repr(entry.record.model), "on", *entry.key))
 
 
-def _twice(known: Entry, entry: Entry) -> Mismatch:
+def _twice(known: Entry, entry: Entry, how: str) -> Mismatch:
     return Mismatch(
-        f"{_described(entry)} is in {known.file} and in {entry.file} with other answers.",
+        f"{_described(entry)} is in {known.file} and in {entry.file} {how}.",
         f"Give one of the files alone, or name the models apart: {entry.system}2, or for runs that are to be "
         f"averaged {entry.system}{RUN_MARK}seed0 and {entry.system}{RUN_MARK}seed1.",
     )
@@ -299,7 +301,8 @@ def _mixed_settings(documents: Mapping[Path, StoredResults]) -> Iterable[str]:
         decoding = document.decoding
         settings = {"lorsmerge": document.lorsmerge, **document.versions}
         if decoding is None:
-            settings["decoding"] = "not recorded (eval --score-only)"
+            ways = " and ".join(dict.fromkeys(filter(None, document.decoded.values())))
+            settings["decoding"] = f"{ways or 'not recorded'} (eval --score-only)"
         else:
             settings["decoding"] = "recorded"
             settings |= {key: value for key, value in decoding.items() if key != "batch_size"}
