@@ -56,7 +56,8 @@ def evaluate(
     data_seed: options.DataSeed = 0,
     allow_missing: Annotated[bool, options.data(
         "--allow-missing", help="Skip rows whose audio is damaged or missing; by default damaged "
-        "audio is an error, and so is missing audio of more than 5% of the rows.")] = False,
+        "audio is an error, and so is missing audio of more than 5% of the rows, or no use for "
+        "more than half.")] = False,
     allow_parts: options.AllowParts = False,
     format: options.Format = None,
     beam: options.Beam = 20,

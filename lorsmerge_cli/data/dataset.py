@@ -28,7 +28,7 @@ from lorsmerge_cli.errors import LorsmergeError
 from lorsmerge_cli.metrics.normalisation import normalisation_for, normalise
 
 MANY_DROPPED = 0.05  # share of the rows from which on it is a warning
-MOST = 0.5  # share of the rows above which parts of files are more likely a mistake
+MOST = 0.5  # share of the rows above which parts of files, or rows without use, are a mistake
 
 
 def load_data(
@@ -260,15 +260,18 @@ def drop_warnings(
 
 
 def check_complete(report: DataReport, path: Path) -> None:
-    """Check that a test set has no damaged audio, and that of at least 95% of its rows.
+    """Check that a test set has no damaged audio, that of at least 95% of its rows, and use for half.
 
     Raises:
         LorsmergeError: it has not: a score would be one of the other rows.
     """
     lost = [drop for drop in report.drops if drop.reason in LACKING]
     damaged = any(drop.reason != MISSING for drop in lost)
+    lacking = damaged or len(lost) > MANY_DROPPED * (len(lost) + len(report.utterances))
+    if not lacking:  # then few rows, or those for other reasons, such as their texts
+        lost = [drop for drop in report.drops if drop.reason not in NOT_ASKED_FOR]
     count = len(lost) + len(report.utterances)
-    if damaged or len(lost) > MANY_DROPPED * count:
+    if lacking or len(lost) > MOST * count:
         raise LorsmergeError(
             f"{path}: {len(lost)} of {count} rows cannot be scored ({listed(lost)}), the first "
             f"{lost[0].shown}.",

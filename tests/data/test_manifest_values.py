@@ -565,6 +565,18 @@ def test_a_test_set_that_lacks_audio_is_no_test_set(folder: Path) -> None:
         check_complete(lacking(folder, 20, bad), Path("m.jsonl"))
 
 
+@pytest.mark.parametrize("bad", [{"text": None}, {"text": 3}, {"duration": NAN}, {"id": True}])
+def test_a_test_set_most_of_which_is_lost_is_none(folder: Path, bad: dict[str, Any]) -> None:
+    check_complete(lacking(folder, 10, 10 * [GOOD | bad]), Path("m.jsonl"))
+    with pytest.raises(LorsmergeError, match=r"11 of 21 rows cannot be scored \(11 .*--allow-miss"):
+        check_complete(lacking(folder, 10, 11 * [GOOD | bad]), Path("m.jsonl"))
+
+
+def test_rows_that_were_not_asked_for_are_not_lost(folder: Path) -> None:
+    path = written(folder / "m.jsonl", GOOD, *(9 * [GOOD | {"source_lang": "de"}]))
+    check_complete(load_data([path], language="ca"), path)
+
+
 def test_a_few_missing_files_or_long_ones_are_told_alone(folder: Path) -> None:
     soundfile.write(folder / "long.wav", np.zeros(31 * 16_000), 16_000)
     bad = [GOOD | GONE] + 5 * [GOOD | {"audio_filepath": "long.wav"}]
