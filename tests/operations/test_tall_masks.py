@@ -394,3 +394,21 @@ def test_a_nan_in_the_file_is_found(small: Path) -> None:
     save_file(tensors, "tall.delta", metadata)
     with pytest.raises(NonFinite, match=r"tall\.delta: '.*fc1\.weight' holds a NaN"):
         merge("base", output="x.safetensors", from_masks="tall.delta", for_task="ca")
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_a_step_that_is_mostly_of_other_deltas_is_told(small: Path, threshold: float) -> None:
+    large = DeltaEntry("de.delta", scale=5.0)
+    done = tall_masks("base", ["ca.delta", large], "tall.delta", threshold)
+    base, ca, de = (load(small / name) for name in ("base", "ca", "de"))
+    steps = [0.0, 0.0]
+    for name, tensor in base.items():
+        if tensor.is_floating_point():
+            own = [(ft[name].float() - tensor.float()).double().numpy() for ft in (ca, de)]
+            steps[0] += float((reference.tall(own, [1.0, 5.0], threshold)[0] ** 2).sum())
+            steps[1] += float((own[0] ** 2).sum())
+    ratio = (steps[0] / steps[1]) ** 0.5
+    told = f"ca: with its mask the step from the base is {ratio:.1f} times as long"
+    assert any(text.startswith(told) for text in done.warnings) == (ratio > 2)
+    assert (ratio > 2) == (threshold == 0)
+    assert not any(text.startswith("de: with its mask") for text in done.warnings)

@@ -55,6 +55,7 @@ from lorsmerge_cli.recipe.published import recorded_call
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe, wanted_recipe
 from lorsmerge_cli.recipe.record import training_of
 
+LONG_STEP = 2.0  # times its own delta's, from which on a task's step is mostly the others'
 SCALE = 1.0  # of each delta
 HELD = 6  # float64 tensors in the work on one, beside the deltas: sum, products, masks
 UNHASHED = "0" * 64  # in place of hashes that are not known yet
@@ -367,6 +368,8 @@ class _Run:
         self.plan, self._writer = plan, writer
         self.squares: list[float] = []
         self._energies: list[list[float]] = [[] for _ in plan.vectors]
+        # of what each mask takes from the sum, and of the delta times its coefficient
+        self._steps: list[list[tuple[float, float]]] = [[] for _ in plan.vectors]
         self._base_content = ContentHash(plan.base.float_specs)
         self._contents = [ContentHash(vector.stored) for vector in plan.vectors]
         self._roundings: list[list[BaseRounding]] = [[] for _ in plan.vectors]
@@ -388,6 +391,8 @@ class _Run:
         masks = list(each_mask(deltas, total, self.plan.threshold))
         self._writer.write(unit.name, rounded, masks, unit.start)
         self.squares.append(energy(rounded))  # list.append is atomic
+        for steps, mask, (delta, scale) in zip(self._steps, masks, deltas, strict=True):
+            steps.append((energy(rounded[mask]), energy(delta) * scale**2))
         return [int(torch.count_nonzero(mask)) for mask in masks]
 
     def _deltas(self, unit: Unit) -> list[tuple[Tensor, float]]:
@@ -456,5 +461,13 @@ class _Run:
     def warnings(self) -> Iterator[str]:
         """Yield what became known of the inputs while they were read."""
         yield from self._other_bases
+        for task, steps in zip(self.plan.tasks, self._steps, strict=True):
+            step, own = (math.fsum(column) ** 0.5 for column in zip(*steps, strict=True))
+            if step > LONG_STEP * own:
+                yield (
+                    f"{task}: with its mask the step from the base is {step / own:.1f} times as long as "
+                    "its own delta's, and much of it is the other deltas'. A higher --masks keeps "
+                    "less of them, and `merge --for` takes a --scale below 1."
+                )
         for vector, roundings in zip(self.plan.vectors, self._roundings, strict=True):
             yield from rounded_base(vector, self.plan.base, sum(roundings, BaseRounding()))
