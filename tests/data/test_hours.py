@@ -59,7 +59,7 @@ def plain_subset(
     seed: int,
 ) -> tuple[list[str], list[str]]:
     """Ids that are taken, and names of the files looked at: all rows are checked, then some taken."""
-    order = sorted(range(len(rows)), key=lambda n: selection._rank(rows[n].id, seed))
+    order = sorted(range(len(rows)), key=lambda n: selection.rank(rows[n].id, seed))
     total, taken, seen = 0.0, set(), list[str]()
     for number in order:
         if total >= seconds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,8 +144,13 @@ def test_an_epoch_has_the_rows_of_the_sampler(
     base: Path, rows: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[str] = []
-    audio_of = batches.audio_of
-    monkeypatch.setattr(batches, "audio_of", lambda row: (heard.append(row.id), audio_of(row))[1])
+    item = batches.SpeechDataset.__getitem__
+
+    def hear(data: batches.SpeechDataset, index: int) -> dict[str, Any]:
+        heard.append(data.utterances[index].id)
+        return item(data, index)
+
+    monkeypatch.setattr(batches.SpeechDataset, "__getitem__", hear)
     settings = replace(SETTINGS, language_temperature=100.0)
     trained(base, rows, tmp_path, settings)
     sampler = LanguageSampler([row.language for row in rows], 100.0, settings.seed)
