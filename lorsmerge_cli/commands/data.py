@@ -20,6 +20,12 @@ def data(
         metavar="DATA", help="Manifests, data folders, or hub:ORG/NAME:CONFIG:SPLIT on the Hub.")],
     output: Annotated[Path | None, options.output(
         "--output", "-o", metavar="JSONL", help="Write the usable rows as JSON lines.")] = None,
+    plot: Annotated[Path | None, options.output(
+        "--plot", metavar="PNG", help="Draw durations, hours by language, and rows in another script "
+        "than their language's (needs matplotlib).")] = None,
+    tokenizer: Annotated[Path | None, options.output(
+        "--tokenizer", metavar="MODEL", help="With --plot, also draw the share of characters that this "
+        "model's tokenizer spells out in bytes.")] = None,
     split: Annotated[list[str] | None, options.data(
         "--split", metavar="NAME", help="train, dev, test or another that the data has (may be "
         "repeated; what the splits share is reported).")] = None,
@@ -51,13 +57,15 @@ def data(
     from lorsmerge_cli import usage
     from lorsmerge_cli.data.conditions import parse_conditions
 
+    if tokenizer and not plot:
+        raise typer.BadParameter("--tokenizer is for --plot: give that as well.")
     conditions = parse_conditions(only or (), where or ())
     raise_all(
         usage.check_inputs(
-            [], paths, format=format, hours=hours, language=language, task=task,
+            [tokenizer] if tokenizer else [], paths, format=format, hours=hours, language=language, task=task,
             numbers={"--max-seconds": max_seconds},
         )
-        + usage.check_outputs([output], inputs=paths, force=force)
+        + usage.check_outputs([output, plot], inputs=paths, force=force)
     )  # fmt: skip
     from lorsmerge_cli.data.dataset import check_sound, drop_warnings
     from lorsmerge_cli.operations.data import data as operation
@@ -67,12 +75,18 @@ def data(
             paths, split=split, language=language, task=task, format=format, hours=hours,
             conditions=conditions,
             seed=data_seed, max_seconds=max_seconds, output=output, force=force,
-            allow_parts=allow_parts, checked=check_audio, progress=progress,
+            allow_parts=allow_parts, checked=check_audio, plot=plot,
+            tokenizer=tokenizer, progress=progress,
         )  # fmt: skip
     console.warning(*drop_warnings(report), *report.warnings)
     if verbose:
-        console.note(*report.drop_notes)
+        console.note(
+            *report.drop_notes,
+            *(f"{row.id}: {row.language}, in {script}" for row, script in report.other_scripts),
+        )
     console.result(_document(report, check_audio), lambda: _show(report, check_audio))
+    if plot is not None and report.utterances:
+        console.note(f"wrote {plot}")
     if check_audio:
         check_sound(report)
 
@@ -88,6 +102,7 @@ def _document(report: DataReport, checked: bool) -> dict[str, object]:
         "hours": report.hours,
         "dropped": report.reasons,
         "not_looked_at": report.unseen,
+        "other_scripts": len(report.other_scripts),
         "output": None if report.output is None else str(report.output),
         "audio": None if report.audio is None else str(report.audio),
     } | ({"bad": bad} if checked else {})
@@ -103,6 +118,12 @@ def _show(report: DataReport, checked: bool) -> None:
     console.table(["language", "task", "utterances", "hours", "speakers"], rows)
     for reason, count in report.reasons.items():
         console.line(f"dropped, {reason}: {count}")
+    if report.other_scripts:
+        row, script = report.other_scripts[0]
+        console.line(
+            f"texts in another script than their language's: {len(report.other_scripts)}, the first {row.id} "
+            f"({row.language}, in {script})"
+        )
     if report.unseen:
         console.line(f"not looked at, as --hours is reached before: {report.unseen}")
     for drop in report.bad if checked else ():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from lorsmerge_cli.data.languages import text_language
+from lorsmerge_cli.data.scripts import other_script
 from lorsmerge_cli.data.utterance import (
     LACKING,
     LONGER,
@@ -104,6 +107,13 @@ class DataReport:
             )
             for pair, rows in groups.items()
         ]
+
+    @cached_property
+    def other_scripts(self) -> list[tuple[Utterance, str]]:
+        """Rows most of whose letters are of a script that is none of their language's, and which it is."""
+        found = [(row, other_script(row.text, text_language(row.language, row.task)))
+                 for row in self.utterances]  # fmt: skip
+        return [(row, script) for row, script in found if script]
 
     @property
     def reasons(self) -> dict[str, int]:

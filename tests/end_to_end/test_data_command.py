@@ -144,3 +144,47 @@ def test_parts_are_an_error_unless_they_are_allowed(
     ended = succeed("lorsmerge data minutes.jsonl --allow-parts -o out.jsonl")
     assert "4 of 4 rows use a part of their file" in ended.err
     assert "part of their file" not in succeed("lorsmerge data out.jsonl").err
+
+
+# --- texts and pictures ---------------------------------------------------------------------------
+
+
+def test_texts_in_another_script_are_told(clips: Path, shell: Command) -> None:
+    rows = [json.loads(line) for line in Path("good.jsonl").read_text().splitlines()]
+    rows[1] |= {"id": "odd", "text": "привет"}
+    rows[2] |= {"source_lang": "ru", "text": "привет"}
+    Path("mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = shell("lorsmerge data mixed.jsonl --verbose")
+    assert (
+        "texts in another script than their language's: 1, the first odd (ca, in Cyrillic)"
+        in ended.out
+    )
+    assert "odd: ca, in Cyrillic" in ended.err
+    assert json.loads(shell("lorsmerge data mixed.jsonl --json").out)["other_scripts"] == 1
+    assert "another script" not in shell("lorsmerge data good.jsonl").out
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_a_picture_of_the_data(clips: Path, shell: Command, suffix: str) -> None:
+    ended = shell(f"lorsmerge data good.jsonl --plot data.{suffix} -o out.jsonl")
+    assert (ended.code, f"wrote data.{suffix}" in ended.err) == (0, True)
+    heads = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    assert Path(f"data.{suffix}").read_bytes().startswith(heads[suffix])
+    ended = shell(f"lorsmerge data good.jsonl --plot data.{suffix}")
+    assert (ended.code, "exists" in ended.err) == (WORK, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ("--plot data.txt", 2, "not one of .png, .svg, .pdf"),
+        ("--tokenizer base", 2, "--tokenizer is for --plot"),
+        ("--plot good.jsonl", WORK, "is or holds the input"),
+        ("--plot x.png --tokenizer gone/", WORK, "gone"),
+    ],
+)
+def test_pictures_that_cannot_be_drawn(
+    clips: Path, shell: Command, options: str, code: int, message: str
+) -> None:
+    ended = shell(f"lorsmerge data good.jsonl {options}")
+    assert (ended.code, message in ended.err) == (code, True), ended.err

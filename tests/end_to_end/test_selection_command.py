@@ -137,3 +137,8 @@ def test_a_temperature_over_languages(files: Path, shell: Callable) -> None:
     )
     ended = shell(f"{FINETUNE} --data data/test.jsonl --language-temperature 0.5 -o x")
     assert (ended.code, "is not a number of at least 1" in ended.err) == (USAGE, True)
+
+
+def test_a_picture_with_what_a_tokenizer_spells_out(files: Path, succeed: Callable) -> None:
+    succeed("lorsmerge data data/test.jsonl --plot data.svg --tokenizer base")
+    assert "characters that the tokenizer spells out" in Path("data.svg").read_text()

@@ -16,7 +16,9 @@ from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.operations.data.plot import plot_data
 from lorsmerge_cli.outputs import check_output
+from lorsmerge_cli.pictures import check_picture
 
 
 def data(
@@ -34,6 +36,8 @@ def data(
     force: bool = False,
     allow_parts: bool = False,
     checked: bool = False,
+    plot: Path | None = None,
+    tokenizer: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DataReport:
     """Return what data sets hold and, with `output`, write them as JSON lines with NeMo's keys.
@@ -55,6 +59,8 @@ def data(
         force: replace outputs that exist.
         allow_parts: as in `load_data`.
         checked: as in `load_data`.
+        plot: a picture of durations, hours and texts to draw; needs matplotlib.
+        tokenizer: model folder or Hub id, whose tokenizer's spelling is drawn as well.
         progress: as in `load_data`.
 
     Raises:
@@ -62,6 +68,8 @@ def data(
     """
     if output is not None:
         raise_all(check_output(output, inputs=paths, size=0, force=force))
+    if plot is not None:
+        raise_all(check_picture(plot, paths, force=force))
     sets: list[tuple[str, DataReport]] = []
     asked = parse_hours(hours)
     for path in paths:
@@ -80,11 +88,27 @@ def data(
         asked.check_languages(there, ", ".join(map(str, paths)))
     warnings = _shared_warnings([(name, found.utterances) for name, found in sets])
     report = replace(DataReport.joined([found for _, found in sets]), warnings=tuple(warnings))
+    if plot is not None and report.utterances:
+        plot_data(report, plot, force=force, spelled=_spelled(report, tokenizer))
     if output is None or not report.utterances:
         return report
     raise_all(audio_faults(report.utterances, output, inputs=paths, force=force))
     folder = write_manifest(output, report.utterances, force=force)
     return replace(report, output=output, audio=folder)
+
+
+def _spelled(report: DataReport, tokenizer: Path | None) -> dict[str, float] | None:
+    """Return language -> share of characters that a tokenizer spells out; None without one."""
+    if tokenizer is None:
+        return None
+    from lorsmerge_cli.speech.source import find_model
+    from lorsmerge_cli.speech.spelling import share_spelled_out
+
+    found = find_model(tokenizer).parts.processor.tokenizer
+    texts: dict[str, list[str]] = {}
+    for row in report.utterances:
+        texts.setdefault(row.language, []).append(row.text)
+    return {language: share_spelled_out(found, said) for language, said in texts.items()}
 
 
 def _shared_warnings(sets: Iterable[tuple[str, Sequence[Utterance]]]) -> list[str]:
