@@ -121,6 +121,8 @@ def _row(utterance: Utterance, audio: Path, folder: Path) -> dict[str, object]:
         row["segments"] = [part._asdict() for part in utterance.segments]
     if utterance.speaker:
         row["speaker"] = utterance.speaker
+    if utterance.gender:
+        row["gender"] = utterance.gender
     if utterance.label is not None:
         row["teacher"], row["teacher_id"] = utterance.label.teacher, utterance.label.identity
         row["confidence"] = utterance.label.confidence

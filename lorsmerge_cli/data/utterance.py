@@ -82,6 +82,7 @@ class Utterance:
         pieces: the utterances that this one was packed of, whose audio, one after the other, is its
             own; empty for an utterance of a data set.
         previous: what was said just before it in its recording; empty if that is not known.
+        gender: of the speaker, as the data has it; None if it is not known.
     """
 
     id: str
@@ -99,6 +100,7 @@ class Utterance:
     segments: tuple[Segment, ...] = ()
     pieces: tuple[Utterance, ...] = ()
     previous: str = ""
+    gender: str | None = None
 
 
 class Answer(NamedTuple):

@@ -27,7 +27,8 @@ from lorsmerge_cli.version import __version__
 
 VERSION = 2
 AGAIN = "Make one with `lorsmerge eval MODEL --data DATA -o results.json`."
-ROW = ("id", "speaker", "seconds", "reference", "hypothesis", "cut")  # and source_text, if known
+ROW = ("id", "speaker", "seconds", "reference", "hypothesis", "cut")  # and those below, if known
+IF_KNOWN = ("source_text", "gender")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def record_document(record: Record) -> dict[str, Any]:
         document["leakage"] = [asdict(shared) for shared in record.leakage]
     rows = [
         {key: getattr(row, key) for key in ROW}
-        | ({} if row.source_text is None else {"source_text": row.source_text})
+        | {key: value for key in IF_KNOWN if (value := getattr(row, key)) is not None}
         for row in record.rows
     ]
     document |= {"utterances": len(rows), "seconds": record.seconds, "rows": rows}
@@ -226,7 +227,7 @@ def _record(stored: Mapping[str, Any]) -> Record:
     metric = stored["metric"]
     scores = stored.get("scores", {metric: stored})  # version 1 has one, in the record
     about = {key: stored[key] for key in ("model", "dataset", "language", "task")}
-    known = (*ROW, "source_text")
+    known = (*ROW, *IF_KNOWN)
     leakage = stored.get("leakage")  # only of models that have digests of their training data
     return Record(
         **about,

@@ -47,6 +47,7 @@ class Hypothesis:
     speaker: str | None = None
     cut: bool | None = None  # by the limit of tokens, before its end; None where that is not known
     source_text: str | None = None  # transcript of the speech, where the reference is a translation
+    gender: str | None = None  # of the speaker, as the data has it
 
 
 @dataclass(frozen=True)

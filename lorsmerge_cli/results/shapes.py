@@ -42,7 +42,7 @@ SETTINGS = {
     "splits?": Each((str, NONE)),
 }
 ROW = {"id": str, "reference": str, "hypothesis": str, "seconds": float, "speaker?": (str, NONE),
-       "cut?": (bool, NONE), "source_text?": (str, NONE)}  # fmt: skip
+       "cut?": (bool, NONE), "source_text?": (str, NONE), "gender?": (str, NONE)}  # fmt: skip
 LINE = ROW | dict.fromkeys(("model", "dataset", "language", "task", "made_by?", "heard?"), str)
 LINE["of?"] = int
 SCORE = {**dict.fromkeys(("score", "low", "high", "standard_error"), FIGURE), "signature": str}

@@ -185,3 +185,4 @@ def test_configurations_on_the_hub_are_looked_up_first(
     succeed(f"{EVAL} --suite hub.toml -o r.json")
     (first, _) = read_json("r.json")["records"]
     assert (first["dataset"], first["language"], first["task"]) == ("ca", "ca", "asr")
+    assert {row["gender"] for row in first["rows"]} == {"male", "female"}

@@ -11,7 +11,7 @@ from lorsmerge_cli.data.readers.fields import (
     language_and_task,
     read_tsv,
 )
-from lorsmerge_cli.data.readers.values import Skip
+from lorsmerge_cli.data.readers.values import Skip, read_gender
 from lorsmerge_cli.data.utterance import Drop, Utterance
 from lorsmerge_cli.errors import LorsmergeError
 
@@ -62,10 +62,13 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
             found.append(skip.drop(stem, audio))
             continue
         speaker = row.get("client_id") or None
-        duration = durations.get(name)
+        gender = read_gender(row, ("gender",))
         found.append(
-            Utterance(stem, audio, row["sentence"], language, task, duration, speaker=speaker)
-        )
+            Utterance(
+                stem, audio, row["sentence"], language, task, durations.get(name), speaker=speaker,
+                gender=gender,
+            )
+        )  # fmt: skip
     return found
 
 

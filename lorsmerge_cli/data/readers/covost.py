@@ -14,7 +14,7 @@ from lorsmerge_cli.data.readers.fields import (
     language_and_task,
     read_tsv,
 )
-from lorsmerge_cli.data.readers.values import Skip
+from lorsmerge_cli.data.readers.values import Skip, read_gender
 from lorsmerge_cli.data.utterance import MISSING, Drop, Utterance
 from lorsmerge_cli.errors import UnreadableFile
 
@@ -80,6 +80,7 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
             Utterance(
                 Path(name).stem, audio, text, language, task, speaker=speaker,
                 source_text=_unescape(transcript) if transcript and task == "st" else None,
+                gender=read_gender(clip, ("gender",)),
             )
         )  # fmt: skip
     return found

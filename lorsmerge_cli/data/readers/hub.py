@@ -39,7 +39,7 @@ HOW = "Write hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]][:text=COLUMN,audio=COLUMN,
 REPO = re.compile(
     r"(?P<repo>(?!.*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^@]+))?", re.ASCII
 )
-SETTINGS = ("audio", "text", "translation", "language", "speaker", "id")
+SETTINGS = ("audio", "text", "translation", "language", "speaker", "id", "gender")
 AUDIO = ("audio", "clip", "wav", "speech", "sound", "recording")
 # In this order; FLEURS' raw_transcription has capitals and punctuation, as Whisper's own texts
 TEXT = ("text", "transcription", "sentence", "raw_transcription", "normalized_text", "transcript")
@@ -256,6 +256,7 @@ class _Columns:
     language: str | None
     speaker: str | None
     id: str | None
+    gender: str | None
 
 
 def _columns(table: _Table, defaults: Defaults) -> tuple[_Columns, list[str]]:
@@ -297,6 +298,7 @@ def _columns(table: _Table, defaults: Defaults) -> tuple[_Columns, list[str]]:
     return _Columns(
         audio, text, translation, first("language", jsonl.LANGUAGE),
         first("speaker", jsonl.SPEAKER), first("id", ("id",)),
+        first("gender", jsonl.GENDER),
     ), notes  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from lorsmerge_cli.data.readers.values import (
     is_missing,
     is_text,
     read_audio,
+    read_gender,
     read_label,
     read_name,
     read_seconds,
@@ -49,6 +50,7 @@ AUDIO = ("audio_filepath", "audio", "file_name", "path")
 LANGUAGE = ("source_lang", "language", "lang", "locale")
 TASK = ("taskname", "task")
 SPEAKER = ("speaker", "client_id", "speaker_id")
+GENDER = ("gender", "sex")
 LABEL = ("teacher", "teacher_id", "confidence")  # of a text that no person wrote
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 
@@ -187,6 +189,7 @@ def _utterance(
         source_text=read_source(row, language, task),
         label=_pseudo_label(row),
         segments=segments,
+        gender=read_gender(row, GENDER),
     )
 
 

@@ -39,7 +39,7 @@ OUTSIDE = "audio outside of the data set"
 _OURS = {name: ours for ours, names in SPLIT_NAMES.items() for name in names}
 TEXTS = (*TRANSCRIPT, TRANSLATION)
 COLUMNS = frozenset(
-    {*jsonl.AUDIO, *jsonl.LANGUAGE, *jsonl.TASK, *jsonl.SPEAKER, *TEXTS, *SOURCE}
+    {*jsonl.AUDIO, *jsonl.LANGUAGE, *jsonl.TASK, *jsonl.SPEAKER, *jsonl.GENDER, *TEXTS, *SOURCE}
     | {"id", "target_lang", "offset", "duration"}
 )
 BATCH = 16  # recordings that are decoded together

@@ -101,6 +101,17 @@ def _is_called(name: str, language: str) -> bool:
         return False
 
 
+def read_gender(row: Values, keys: Sequence[str]) -> str | None:
+    """Read a gender in lower case; None if it is missing, empty or no text, which is no fault of a row.
+
+    Example:
+        >>> read_gender({"gender": " Female "}, ("gender",)), read_gender({"gender": 1}, ("gender",))
+        ('female', None)
+    """
+    _, value = first(row, keys)
+    return (value.strip().lower() or None) if isinstance(value, str) and is_text(value) else None
+
+
 def read_text(row: Values, keys: Sequence[str], language: str, where: str) -> str:
     """Read a text, or that of one language from an object with several.
 

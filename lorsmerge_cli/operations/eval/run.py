@@ -366,6 +366,7 @@ class _Run:
             speaker=row.speaker,
             cut=answer.cut,
             source_text=row.source_text,
+            gender=row.gender,
         )
 
     def close(self) -> None:

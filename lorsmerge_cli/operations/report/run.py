@@ -15,8 +15,9 @@ from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.operations.report.entries import Row, mean_hours
 from lorsmerge_cli.operations.report.figures import draw, figures_of
 from lorsmerge_cli.operations.report.gains import gain_tables, scales_of
+from lorsmerge_cli.operations.report.groups import group_tables
 from lorsmerge_cli.operations.report.numbers import NONE, setting
-from lorsmerge_cli.operations.report.pages import Page, write_pages
+from lorsmerge_cli.operations.report.pages import Page, Picture, write_pages
 from lorsmerge_cli.operations.report.results import read_results
 from lorsmerge_cli.operations.report.roles import (
     Paper,
@@ -119,30 +120,36 @@ def report(
     roles = find_roles(read, given)
     check_systems(read, roles)
     tables = Tables(read, roles, published)
-    every = (tables.scores(), *gain_tables(tables), _systems(tables))
+    by_group, group_numbers = group_tables(tables)
+    every = (tables.scores(), *gain_tables(tables), *by_group, _systems(tables))
     made = tuple(table for table in every if table.heads)
-    warnings = []
-    figures = figures_of(tables)
-    if figures and not can_draw():
-        warnings.append(
-            f"{len(figures)} figures are missing, because matplotlib is not installed: "
-            "`pip install 'lorsmerge[plot]'`."
-        )
-        figures = []
-    with catch_warnings(record=True) as caught:
-        simplefilter("always")
-        pictures = [draw(figure) for figure in figures]
-    if any("missing from font" in str(warning.message) for warning in caught):
-        warnings.append("The figures' font lacks letters of some systems' names, and has boxes.")
+    pictures, warnings = _pictures(tables)
     page = Page(
         title, _about(tables), read.notes, made, tuple(pictures), tuple(map(str, read.files))
     )
-    document = _document(tables, made)
+    document = _document(tables, made) | {"groups": [finite(each) for each in group_numbers]}
     with atomic_folder(output, force=force) as partial:
         files = write_pages(partial, page)
         text = json_escaped(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
         (partial / "report.json").write_text(text, encoding="utf-8")
     return Report(output, (*files, "report.json"), made, read.notes, tuple(warnings), document)
+
+
+def _pictures(tables: Tables) -> tuple[list[Picture], list[str]]:
+    """Return the figures as drawn, and warnings of what is missing in them."""
+    figures = figures_of(tables)
+    if figures and not can_draw():
+        return [], [
+            f"{len(figures)} figures are missing, because matplotlib is not installed: "
+            "`pip install 'lorsmerge[plot]'`."
+        ]
+    with catch_warnings(record=True) as caught:
+        simplefilter("always")
+        pictures = [draw(figure) for figure in figures]
+    boxes = any("missing from font" in str(warning.message) for warning in caught)
+    return pictures, (
+        ["The figures' font lacks letters of some systems' names, and has boxes."] if boxes else []
+    )
 
 
 def _about(tables: Tables) -> tuple[str, ...]:
