@@ -61,6 +61,12 @@ def report(
     paper: Annotated[Path | None, options.output(
         "--paper", metavar="TOML", help="Published numbers to print beside the measured ones, as "
         "in examples/paper/paper.toml.")] = None,
+    between: Annotated[tuple[str, str] | None, options.output(
+        "--between", metavar="A B", help="Also write between.html: what got better and worse from "
+        "model A to model B, utterance by utterance.")] = None,
+    data: Annotated[list[str] | None, options.output(
+        "--data", metavar="DATA", help="Test set as eval had it, for --between: its audio is linked to "
+        "(may be repeated; NAME=PATH).")] = None,
     title: Annotated[str, options.output(
         "--title", metavar="TEXT", help="Title of the report.")] = "Merged models",
     force: options.Force = False,
@@ -75,6 +81,10 @@ def report(
     """
     from lorsmerge_cli import usage
 
+    if data and not between:
+        raise typer.BadParameter("--data is the audio of --between: give two models with that.")
+    if between and any(name.startswith("--") for name in between):
+        raise typer.BadParameter("--between takes two names of models: --between base merged.")
     controls = _controls(control or [])
     inputs = [*results, *([paper] if paper else [])]
     faults = usage.check_report(results, paper)
@@ -87,7 +97,7 @@ def report(
         results, output, title=title, base=base, finetuned=finetuned, against=against,
         controls=controls, held_out=held_out or [],
         retention=retention or [], paper=paper, force=force,
-        runs=runs, tuned=tuned or [],
+        runs=runs, tuned=tuned or [], between=between, data=data or (),
     )  # fmt: skip
     console.note(*written.notes)
     console.warning(*written.warnings)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lorsmerge_cli.operations.report.between import Between
 from lorsmerge_cli.operations.report.tables import Table
 from lorsmerge_cli.quoting import latex, markdown, one_line
 
@@ -80,12 +81,13 @@ def blocks_of(table: Table) -> list[Block]:
     return blocks
 
 
-def render(file: str, page: Page) -> str:
+def render(file: str, page: Page | Between) -> str:
     r"""Return a report's text in one format.
 
     Args:
         file: `report.html`, which has style and figures inside, and fetches nothing; `report.md`,
-            in GitHub's Markdown, with links to the figures' files; or `tables.tex`, for \input.
+            in GitHub's Markdown, with links to the figures' files; `tables.tex`, for \input; or
+            `between.html`.
         page: the report's content.
     """
     return _environment(file).get_template(f"{file}.j2").render(page=page, wide=WIDE)
@@ -94,11 +96,11 @@ def render(file: str, page: Page) -> str:
 @cache
 def _environment(file: str) -> Environment:
     """Return jinja2's settings for a file. Every value that a template shows is escaped."""
-    escape = ESCAPES[file]
+    escape = ESCAPES.get(file, one_line)
     signs: dict[str, Any] = LATEX_SIGNS if file == "tables.tex" else {}
     environment = Environment(
         loader=PackageLoader(__package__),
-        autoescape=file == "report.html",
+        autoescape=file.endswith(".html"),
         finalize=lambda value: escape(str(value)),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -111,9 +113,11 @@ def _environment(file: str) -> Environment:
     return environment
 
 
-def write_pages(folder: Path, page: Page) -> list[str]:
+def write_pages(folder: Path, page: Page, between: Between | None = None) -> list[str]:
     """Write the report's files into a folder that exists, and return their names."""
     files = {file: render(file, page).encode() for file in ESCAPES}
+    if between is not None:
+        files["between.html"] = render("between.html", between).encode()
     for picture in page.pictures:
         files |= {
             f"figures/{picture.name}.svg": picture.svg,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lorsmerge_cli.data.leakage import Shared
@@ -48,6 +48,7 @@ class Results:
         notes: what a reader of the tables should know.
         published: figures for the test sets that compare with the scores, and those that do not.
         retention: test sets that a suite names for what was forgotten.
+        splits: test set -> the split that was scored.
     """
 
     files: tuple[Path, ...]
@@ -59,6 +60,7 @@ class Results:
     notes: tuple[str, ...]
     published: tuple[tuple[Published, ...], tuple[Published, ...]] = ((), ())
     retention: tuple[str, ...] = ()
+    splits: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def systems(self) -> list[str]:
@@ -119,6 +121,7 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
         tuple(documents), every, systems, rows, scoring, partial, notes,
         published_for(figures, scored, scoring),
         tuple(dict.fromkeys(name for suite in suites for name in suite.retention)),
+        {name: split for each in documents.values() for name, split in each.splits.items()},
     )  # fmt: skip
 
 

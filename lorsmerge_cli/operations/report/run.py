@@ -12,6 +12,7 @@ from warnings import catch_warnings, simplefilter
 
 from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
+from lorsmerge_cli.operations.report.between import between as utterances_between
 from lorsmerge_cli.operations.report.entries import Row, mean_hours
 from lorsmerge_cli.operations.report.figures import draw, figures_of
 from lorsmerge_cli.operations.report.gains import gain_tables, scales_of
@@ -32,6 +33,7 @@ from lorsmerge_cli.outputs import atomic_folder, check_output
 from lorsmerge_cli.pictures import can_draw
 from lorsmerge_cli.quoting import json_escaped
 from lorsmerge_cli.results.records import blocks_in_words, finite
+from lorsmerge_cli.usage import Named, named_data
 from lorsmerge_cli.version import __version__
 
 SIZE = 4 << 20  # bytes a report takes at most, or about that
@@ -72,6 +74,8 @@ def report(
     runs: bool = False,
     tuned: Sequence[str] | str = (),
     paper: FilePath | None = None,
+    between: tuple[str, str] | None = None,
+    data: Named = (),
     force: bool = False,
 ) -> Report:
     """Read results files, and write tables and figures.
@@ -91,6 +95,8 @@ def report(
             without, `NAME:seedN` alone.
         tuned: systems whose lambda was chosen for each run.
         paper: a TOML file of published numbers to print beside the measured ones.
+        between: two models, for a page of what got better and worse from the first to the second.
+        data: test sets as `evaluate` had them, whose audio that page links to.
         force: replace a folder that exists.
 
     Raises:
@@ -127,9 +133,10 @@ def report(
     page = Page(
         title, _about(tables), read.notes, made, tuple(pictures), tuple(map(str, read.files))
     )
+    compared = between and utterances_between(read, between, named_data(data), output)
     document = _document(tables, made) | {"groups": [finite(each) for each in group_numbers]}
     with atomic_folder(output, force=force) as partial:
-        files = write_pages(partial, page)
+        files = write_pages(partial, page, compared or None)
         text = json_escaped(json.dumps(document, indent=2, ensure_ascii=False)) + "\n"
         (partial / "report.json").write_text(text, encoding="utf-8")
     return Report(output, (*files, "report.json"), made, read.notes, tuple(warnings), document)
