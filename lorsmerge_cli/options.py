@@ -130,7 +130,8 @@ Verbose = Annotated[bool, output(
     "--verbose", "-v", help="List every row that is dropped, and details.")]
 ComputeDtype = Annotated[str, machine(
     "--dtype", metavar="DTYPE",
-    help="float32, float16 or bfloat16 to compute in; recorded in the results.")]
+    help="float32, float16 or bfloat16 to compute in; auto is float16 on a GPU with CUDA and "
+    "float32 elsewhere. What it came to is recorded.")]
 Quiet = Annotated[bool, output("--quiet", "-q", help="Only warnings and errors.")]
 Json = Annotated[bool, output("--json", help="Print the result as one JSON document.")]
 Debug = Annotated[bool, output("--debug", help="Show the traceback of an error.")]

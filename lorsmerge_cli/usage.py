@@ -38,6 +38,7 @@ from lorsmerge_cli.speech.settings import (
     REPORTERS,
     SCHEDULES,
     TrainingSettings,
+    check_compute_dtype,
     full_dtype,
 )
 
@@ -113,7 +114,7 @@ def check_inputs(
     for path in dict.fromkeys(data):
         faults += _caught(manifest_splits, path, format)
     faults += check_labels(task or "", language or "")
-    faults += _caught(full_dtype, dtype) + check_device(device)
+    faults += _caught(check_compute_dtype, dtype) + check_device(device)
     faults += check_choice(normalise)
     faults += _caught(parse_hours, hours)
     for option, value in (numbers or {}).items():

@@ -135,7 +135,9 @@ def finetune(
         "--keep-language/--learn-language", help="Whether the language token is not learnt, so that "
         "the model still detects other languages; by default where all rows have one language.",
         show_default=False)] = None,
-    dtype: options.ComputeDtype = "float32",
+    dtype: Annotated[str, options.machine(
+        "--dtype", metavar="DTYPE", help="float32, float16 or bfloat16 to compute in (autocast); "
+        "weights are float32.")] = "float32",
     eval_steps: Annotated[int | None, _choice(
         "--eval-steps", metavar="N", min=1, help="Decode the dev set every N steps and after the last "
         "one, in place of after each epoch.")] = None,

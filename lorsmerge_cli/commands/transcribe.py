@@ -123,7 +123,7 @@ def transcribe(
             conditions=conditions, seed=data_seed, allow_parts=allow_parts, format=format,
             min_confidence=min_confidence, keep_flawed=keep_flawed, skip_others=skip_others,
             beam=beam, batch_size=batch_size, max_tokens=max_tokens, memory=limit, dtype=dtype,
-            config_dir=config_dir, force=force, progress=progress,
+            device=device, config_dir=config_dir, force=force, progress=progress,
         )  # fmt: skip
     console.warning(*plan.warnings)
     if verbose:

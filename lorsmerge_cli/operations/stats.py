@@ -34,7 +34,7 @@ from lorsmerge_cli.recipe.published import recorded_call
 from lorsmerge_cli.recipe.record import training_of
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype
+from lorsmerge_cli.speech.source import ModelSource, compute_dtype, find_model, parse_speech_dtype
 from lorsmerge_cli.speech.statistics import gram_matrices, input_of, needs_texts, squared_gradients
 from lorsmerge_cli.usage import check_statistics
 from lorsmerge_cli.version import __version__
@@ -165,7 +165,7 @@ def stats(
         allow_parts: use rows that are shorter than their files and give no offset.
         format: of the data, found out by default.
         batch_size: utterances decoded at a time; by memory by default.
-        dtype: to compute in: `float32`, `float16` or `bfloat16`.
+        dtype: to compute in: `float32`, `float16`, `bfloat16`, or `auto` for float16 on CUDA.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         config_dir: model folder or Hub id to take config and tokenizer from, for a bare file.
         force: replace an output that exists.
@@ -220,7 +220,7 @@ def plan_stats(
     """
     faults = check_statistics(kind, labels, half)
     raise_all(faults if data else [*faults, UsageFault("There is no data.", "Give audio to hear.")])
-    parse_speech_dtype(dtype)
+    dtype = compute_dtype(dtype, device)
     return plan_stats_of(
         find_model(model, config_dir=config_dir), data, output, kind=kind, labels=labels, half=half,
         batch_size=batch_size, dtype=dtype, device=device, force=force, **reading,

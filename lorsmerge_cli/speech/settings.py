@@ -10,6 +10,7 @@ from lorsmerge_cli.errors import UsageFault
 SCHEDULES = ("constant", "linear", "cosine")
 LABEL_SPACES = ("auto", "none")
 DTYPES = ("float32", "float16", "bfloat16")
+AUTO_DTYPE = "auto"  # float16 on CUDA, float32 elsewhere
 LARGEST_BATCH = 8  # the paper's
 REPORTERS = {  # where a training can also report to -> packages that do it, any of which is enough
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -108,13 +109,26 @@ class TrainingSettings:
         return self.steps or math.ceil(self.epochs * math.ceil(utterances / self.effective_batch))
 
 
-def full_dtype(name: str) -> str:
+def full_dtype(name: str, others: tuple[str, ...] = ()) -> str:
     """Return the full name of a dtype to compute in: `bfloat16` of `bf16`.
+
+    Args:
+        name: of the dtype.
+        others: further names that are taken as they are.
 
     Raises:
         UsageFault: there is no such dtype.
     """
-    dtype = _SHORT_DTYPES.get(name, name)
-    if dtype not in DTYPES:
-        raise UsageFault(f"There is no dtype {name!r}.", f"Use {', '.join(DTYPES)}.")
+    dtype, known = _SHORT_DTYPES.get(name, name), (*others, *DTYPES)
+    if dtype not in known:
+        raise UsageFault(f"There is no dtype {name!r}.", f"Use {', '.join(known)}.")
     return dtype
+
+
+def check_compute_dtype(name: str) -> None:
+    """Check the name of a dtype to decode in: one of `DTYPES`, or `auto` for the device's.
+
+    Raises:
+        UsageFault: there is no such dtype.
+    """
+    full_dtype(name, (AUTO_DTYPE,))

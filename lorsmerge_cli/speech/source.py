@@ -39,7 +39,7 @@ from lorsmerge_cli.errors import LorsmergeError, non_finite, raise_all
 from lorsmerge_cli.inputs import FileIdentity
 from lorsmerge_cli.speech.loading import ModelParts, load_config, load_parts
 from lorsmerge_cli.speech.model import SpeechModel, build_model
-from lorsmerge_cli.speech.settings import full_dtype
+from lorsmerge_cli.speech.settings import AUTO_DTYPE, check_compute_dtype, full_dtype
 
 if TYPE_CHECKING:
     from lorsmerge_cli.core.coefficients import Agreement
@@ -286,6 +286,22 @@ def process_device(device: str, state: PartialState) -> str:
     if device == "auto" and state.num_processes > 1 and torch.cuda.is_available():
         return f"cuda:{state.local_process_index % torch.cuda.device_count()}"
     return device
+
+
+def compute_dtype(name: str, device: str) -> str:
+    """Return the dtype that a name means on a device: `auto` is float16 on CUDA, and float32 elsewhere.
+
+    Args:
+        name: one of `DTYPES`, its abbreviation, or `auto`.
+        device: as in `resolve_device`.
+
+    Raises:
+        UsageFault: there is no such dtype, or no such device.
+    """
+    check_compute_dtype(name)
+    if name == AUTO_DTYPE:
+        return "float16" if resolve_device(device).type == "cuda" else "float32"
+    return full_dtype(name)
 
 
 def parse_speech_dtype(name: str) -> torch.dtype:

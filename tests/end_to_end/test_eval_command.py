@@ -59,6 +59,15 @@ def hypotheses(file: str, model: str) -> dict[str, str]:
 # --- scores ---------------------------------------------------------------------------------------
 
 
+def test_auto_computes_in_float32_on_a_cpu_and_says_so(files: Path, succeed: Callable) -> None:
+    line = f"{BASE}--hypotheses h.jsonl "
+    succeed(f"{line} -o auto.json --dtype auto")
+    succeed(f"{line} -o float32.json --force")  # takes the hypotheses of the first
+    assert Path("h.jsonl").read_text().count("\n") == len(hypotheses("auto.json", "base"))
+    assert results("auto.json")["settings"] == results("float32.json")["settings"]
+    assert "dtype:float32" in results("auto.json")["settings"]["signature"]
+
+
 def test_the_tables_show_what_jiwer_and_sacrebleu_make_of_the_stored_hypotheses(
     files: Path, succeed: Callable
 ) -> None:

@@ -41,8 +41,14 @@ from lorsmerge_cli.results.records import (
     dev_statistics,
     score,
 )
+from lorsmerge_cli.speech import source as source_module
 from lorsmerge_cli.speech.model import audio_of
-from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype
+from lorsmerge_cli.speech.source import (
+    ModelSource,
+    compute_dtype,
+    find_model,
+    parse_speech_dtype,
+)
 
 SCORING = Scoring(samples=20)
 
@@ -827,6 +833,23 @@ def test_a_number_that_is_none_is_blamed_on_its_file(
 )
 def test_dtypes_have_short_names(name: str, dtype: torch.dtype) -> None:
     assert parse_speech_dtype(name) == dtype
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "expected"),
+    [
+        ("auto", "cpu", "float32"),
+        ("auto", "mps", "float32"),
+        ("auto", "cuda", "float16"),
+        ("bf16", "cuda", "bfloat16"),
+        ("float32", "cuda", "float32"),
+    ],
+)
+def test_auto_is_the_devices_dtype(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: str, expected: str
+) -> None:
+    monkeypatch.setattr(source_module, "resolve_device", torch.device)
+    assert compute_dtype(name, device) == expected
 
 
 @pytest.mark.parametrize("target", ["model", "delta", "hypotheses"])

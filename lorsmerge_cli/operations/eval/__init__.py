@@ -96,7 +96,7 @@ def evaluate(
         batch_size: utterances at a time; by memory by default.
         max_tokens: most tokens of a hypothesis; the model's limit by default.
         memory: bytes that the process may use in all; no limit by default.
-        dtype: the models compute in: `float32`, `float16` or `bfloat16`.
+        dtype: the models compute in: `float32`, `float16`, `bfloat16`, or `auto` for float16 on CUDA.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         config_dir: model folder or Hub id to take config and tokenizer from, for a bare file.
         apply: deltas to add to the one model, in memory.

@@ -14,7 +14,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.data.leakage import Shared
 from lorsmerge_cli.data.utterance import Answer, Utterance, reasons
 from lorsmerge_cli.errors import (
@@ -57,7 +56,13 @@ from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers, fitt
 from lorsmerge_cli.speech.features import FEATURES_SHARE, Features, SharedFeatures
 from lorsmerge_cli.speech.memory import limited
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.source import ModelSource, parse_speech_dtype, process_device, processes
+from lorsmerge_cli.speech.source import (
+    ModelSource,
+    compute_dtype,
+    parse_speech_dtype,
+    process_device,
+    processes,
+)
 from lorsmerge_cli.usage import check_hypotheses, check_names, check_trn
 
 
@@ -91,7 +96,7 @@ def run_evaluation(
         batch_size: as in `DecodingSettings`.
         max_tokens: as in `DecodingSettings`.
         memory: bytes that each process may use in all; None for no limit.
-        dtype: to compute in.
+        dtype: to compute in, as `compute_dtype` reads it.
         device: as in `resolve_device`.
         hypotheses: JSON lines to write hypotheses to, and to resume from.
         output: the results file.
@@ -115,7 +120,7 @@ def run_evaluation(
     )
     raise_all(faults)
     state = processes(device)
-    dtype = dtype_name(parse_speech_dtype(dtype))
+    dtype = compute_dtype(dtype, device)
     asked = DecodingSettings(beam, batch_size, max_tokens, memory=limited(memory))
     leaks, leakage = leaks_of(models, test_sets) if state.is_main_process else ([], {})
     warnings = [*_other_spellings(models), *leaks]

@@ -45,7 +45,7 @@ from lorsmerge_cli.recipe.search_settings import (
 )
 from lorsmerge_cli.recipe.space import Point, Space
 from lorsmerge_cli.speech.settings import full_dtype
-from lorsmerge_cli.speech.source import ModelSource, find_model
+from lorsmerge_cli.speech.source import ModelSource, compute_dtype, find_model
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def plan_search(
         LorsmergeError: all faults, at once where they can be.
     """
     raise_all(check_settings(settings) + check_space(space, settings))
-    full_dtype(settings.dtype)
+    settings = replace(settings, dtype=compute_dtype(settings.dtype, settings.device))
     recipe = replace(space.largest_recipe().resolved(), coef=())  # whose groups are not known yet
     inputs = open_inputs(recipe, allow_other_base=settings.allow_other_base)
     parted = _parted(space, inputs) if "part" in space.by else ()

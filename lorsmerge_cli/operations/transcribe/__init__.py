@@ -81,7 +81,7 @@ def pseudo_label(
         batch_size: utterances at a time; by memory by default.
         max_tokens: most tokens of a text; the model's limit by default.
         memory: bytes that the process may use in all; no limit by default.
-        dtype: the models compute in: `float32`, `float16` or `bfloat16`.
+        dtype: the models compute in: `float32`, `float16`, `bfloat16`, or `auto` for float16 on CUDA.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         config_dir: model folder or Hub id to take config and tokenizer from, for bare files.
         force: replace outputs that exist; the journal is resumed all the same.
@@ -101,7 +101,7 @@ def pseudo_label(
         conditions=parse_conditions(several(only), several(where)),
         format=format, min_confidence=min_confidence, keep_flawed=keep_flawed,
         skip_others=skip_others, beam=beam, batch_size=batch_size, max_tokens=max_tokens,
-        memory=memory, dtype=dtype, config_dir=path_of(config_dir), force=force,
+        memory=memory, dtype=dtype, device=device, config_dir=path_of(config_dir), force=force,
     )  # fmt: skip
     report = run_labels(plan, device=device, progress=progress)
     return replace(report, warnings=(*plan.warnings, *report.warnings))

@@ -14,7 +14,7 @@ from lorsmerge_cli.errors import UnreadableFile, raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.metrics.looping import is_looping
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
-from lorsmerge_cli.speech.source import find_models, parse_speech_dtype
+from lorsmerge_cli.speech.source import compute_dtype, find_models, parse_speech_dtype
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def transcribe(
         language: the spoken language, by code or name.
         task: `asr`, or `st` for a translation into English.
         beam: hypotheses kept in the search; 1 is greedy.
-        dtype: the models compute in: `float32`, `float16` or `bfloat16`.
+        dtype: the models compute in: `float32`, `float16`, `bfloat16`, or `auto` for float16 on CUDA.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         config_dir: model folder or Hub id to take config and tokenizer from, for a bare file.
 
@@ -97,7 +97,7 @@ def transcribe(
     shortened = [ends_early(clip) for clip in clips]
     found = []
     for source in sources:
-        speech = source.open(parse_speech_dtype(dtype), device)
+        speech = source.open(parse_speech_dtype(compute_dtype(dtype, device)), device)
         rows = [
             Utterance(str(number), clip, "", code, kind, min(seconds, speech.window))
             for number, (clip, seconds) in enumerate(zip(clips, lengths, strict=True))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorsmerge_cli.checkpoint.safetensors_file import dtype_name
 from lorsmerge_cli.data.dataset import drop_warnings, load_data
 from lorsmerge_cli.data.manifest import audio_faults
 from lorsmerge_cli.data.report import DataReport
@@ -18,7 +17,7 @@ from lorsmerge_cli.outputs import leftovers
 from lorsmerge_cli.recipe.record import made_from
 from lorsmerge_cli.speech.decoding import DecodingSettings
 from lorsmerge_cli.speech.memory import limited
-from lorsmerge_cli.speech.source import ModelSource, find_models, parse_speech_dtype
+from lorsmerge_cli.speech.source import ModelSource, compute_dtype, find_models
 from lorsmerge_cli.usage import (
     Named,
     Taught,
@@ -99,6 +98,7 @@ def plan_labels(
     max_tokens: int | None = None,
     memory: int | None = None,
     dtype: str = "float32",
+    device: str = "auto",
     config_dir: Path | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -115,7 +115,7 @@ def plan_labels(
     raise_all(check_labelling(output, teachers, data, min_confidence=min_confidence, force=force))
     asked = DecodingSettings(beam, batch_size, max_tokens, memory=limited(memory))
     wanted = named_teachers(teachers)
-    dtype = dtype_name(parse_speech_dtype(dtype))
+    dtype = compute_dtype(dtype, device)
     paths = dict.fromkeys(wanted.values())
     found = find_models([(str(path), path) for path in paths], config_dir=config_dir)
     sources = dict(zip(paths, found, strict=True))
