@@ -23,11 +23,12 @@ import math
 import re
 import sys
 from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import cython_blas, cython_lapack
 from torch import Tensor
 
 # xSYEVR needs a workspace of 26 n reals and 10 n integers; with (NB + 6) n reals, NB being LAPACK's
@@ -67,7 +68,7 @@ def gram(rows: Tensor, dtype: torch.dtype) -> Tensor:
         tensor([[5., 2.],
                 [2., 1.]])
     """
-    syrk = _foreign(cython_blas, f"{LETTERS[dtype]}syrk", len(SIGNATURES["syrk"]))
+    syrk = _foreign(_scipy("cython_blas"), f"{LETTERS[dtype]}syrk", len(SIGNATURES["syrk"]))
     if rows.device.type != "cpu" or syrk is None:
         wide_rows = rows.to(dtype)
         return wide_rows @ wide_rows.T
@@ -117,7 +118,9 @@ def largest_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
         return _eigh(matrix, count)
     scale = _scale_to_one(matrix)  # xSYEVR loses eigenvalues near the ends of the dtype's range
     scaled = matrix.cpu().mul_(scale)
-    syevr = _foreign(cython_lapack, f"{LETTERS[matrix.dtype]}syevr", len(SIGNATURES["syevr"]))
+    syevr = _foreign(
+        _scipy("cython_lapack"), f"{LETTERS[matrix.dtype]}syevr", len(SIGNATURES["syevr"])
+    )
     values, vectors = _eigh(scaled, count) if syevr is None else _syevr(syevr, scaled, count)
     return values.div_(scale).to(matrix.device), vectors.to(matrix.device)
 
@@ -137,7 +140,7 @@ def many_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
         tensor([9., 4.])
     """
     sytrd, stedc, ormtr = (
-        _foreign(cython_lapack, LETTERS[matrix.dtype] + name, len(SIGNATURES[name]))
+        _foreign(_scipy("cython_lapack"), LETTERS[matrix.dtype] + name, len(SIGNATURES[name]))
         for name in ("sytrd", "stedc", "ormtr")
     )
     missing = sytrd is None or stedc is None or ormtr is None
@@ -241,6 +244,11 @@ def _divided(
 def _check(info: Any, name: str) -> None:
     if info.value != 0:
         raise EigenError(f"{name} ended with {ctypes.c_int32(info.value).value}")
+
+
+def _scipy(name: str) -> ModuleType:
+    """Return a module of `scipy.linalg`, which takes 0.2 s that most merges need not spend."""
+    return import_module(f"scipy.linalg.{name}")
 
 
 @cache

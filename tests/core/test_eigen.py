@@ -141,16 +141,17 @@ def module_of(signatures: dict[str, bytes | None], library: ctypes.CDLL | None) 
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, syrk: str, syevr: str, library=None) -> None:
-    for attribute, form in (("cython_blas", syrk), ("cython_lapack", syevr)):
-        name = "syrk" if attribute == "cython_blas" else "syevr"
+    modules = {}
+    for module, form in (("cython_blas", syrk), ("cython_lapack", syevr)):
+        name = "syrk" if module == "cython_blas" else "syevr"
         signatures = {f"{letter}{name}": form.encode() for letter in "sd"}
-        monkeypatch.setattr(eigen, attribute, module_of(signatures, library))
+        modules[module] = module_of(signatures, library)
+    monkeypatch.setattr(eigen, "_scipy", modules.__getitem__)
 
 
 @pytest.fixture
 def _without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eigen, "cython_blas", ModuleType("empty"))
-    monkeypatch.setattr(eigen, "cython_lapack", ModuleType("empty"))
+    monkeypatch.setattr(eigen, "_scipy", ModuleType)
 
 
 def check_pairs(w: torch.Tensor, dtype: torch.dtype, count: int) -> None:
@@ -218,7 +219,7 @@ class TestAnyBuildOfScipy:
         library = ctypes.CDLL(str(ILP64[0]))
         forms = [form.format(integer, "float") for form in (SYRK, SYEVR)]
         stand_in(monkeypatch, *forms, library)
-        assert eigen._foreign(eigen.cython_lapack, "ssyevr", 21) is not None
+        assert eigen._foreign(eigen._scipy("cython_lapack"), "ssyevr", 21) is not None
         check_pairs(w.float() if dtype == torch.float32 else w, dtype, count)
 
     @pytest.mark.skipif(not ILP64, reason="this NumPy brings no OpenBLAS")

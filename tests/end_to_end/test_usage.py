@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from speech_models import make_clip
 
 # importing torch, or others that take long, is an error from here on
@@ -43,6 +45,10 @@ LINES = [
     ("finetune base --data d.jsonl -o out --dev-hours nan", USAGE, ["--dev-hours"]),
     ("finetune base --data d.jsonl -o out --dev-hours -3", USAGE, ["--dev-hours"]),
     ("finetune base --data d.jsonl -o out --hours 0", USAGE, ["--hours"]),
+    ("finetune base --data d.jsonl -o out --masks XL --report-to mlflow", USAGE,
+     ["--masks: 'XL' is neither a policy nor a size", "reported to 'mlflow'"]),
+    ("finetune base --data d.jsonl -o out --eval-steps 0", USAGE, ["--eval-steps"]),
+    ("finetune base --data d.jsonl -o out --dtype auto", USAGE, ["no dtype 'auto'"]),
     ("finetune base --data d.jsonl -o out --language klingon", USAGE, ["no language 'klingon'"]),
     ("finetune base --data d.jsonl -o out --delta out/x.delta", WORK, ["lies in the output folder"]),
     ("finetune base --data d.jsonl -o out --delta out.training/x.delta", WORK, ["keeps its state"]),
@@ -137,6 +143,20 @@ def test_wrong_usage_is_told_before_torch_is_loaded(
     ] == [], told
     assert ended.stdout == ""
     assert sorted(here.rglob("*")) == before
+
+
+def test_a_merge_of_whole_deltas_waits_for_torch_alone(tmp_path: Path) -> None:
+    name = "model.encoder.layers.0.fc1.weight"
+    for file, value in (("base", 1.0), ("a", 2.0), ("b", 3.0)):
+        save_file({name: torch.full((8, 4), value)}, tmp_path / f"{file}.safetensors")
+    merge = "merge base.safetensors a.safetensors b.safetensors --scale 1 -o out.safetensors"
+    start = START.replace("'torch', ", "").replace("'optuna'", "'optuna', 'accelerate', 'datasets'")
+    ended = subprocess.run(
+        [sys.executable, "-c", start, *merge.split()],
+        capture_output=True, encoding="utf-8", check=False, timeout=60, cwd=tmp_path,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert load_file(tmp_path / "out.safetensors")[name].equal(torch.full((8, 4), 4.0))
 
 
 def test_the_check_itself_would_see_torch(here: Path) -> None:
