@@ -18,6 +18,7 @@ from lorsmerge_cli.version import __version__ as __version__
 __all__ = [
     "delta", "evaluate", "export", "finetune", "inspect", "lors", "merge", "merge_state_dicts", "mp",
     "prune", "pseudo_label", "push", "report", "search", "stats", "svp", "tall_masks", "transcribe",
+    "transcribe_recordings",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -33,13 +34,18 @@ if TYPE_CHECKING:
     from lorsmerge_cli.operations.report import report
     from lorsmerge_cli.operations.search import search
     from lorsmerge_cli.operations.stats import stats
-    from lorsmerge_cli.operations.transcribe import pseudo_label, transcribe
+    from lorsmerge_cli.operations.transcribe import (
+        pseudo_label,
+        transcribe,
+        transcribe_recordings,
+    )
 else:
     _VERBS = {  # of functions with another name
         "evaluate": "eval",
         "merge_state_dicts": "merge",
         "pseudo_label": "transcribe",
         "tall_masks": "merge",
+        "transcribe_recordings": "transcribe",
     }
 
     def __getattr__(name: str) -> Any:

@@ -148,6 +148,24 @@ def others_given(context: typer.Context, used: Collection[str]) -> list[str]:
     ]
 
 
+def parse_numbers(option: str, text: str) -> tuple[float, ...]:
+    """Return the numbers of a list with commas.
+
+    Raises:
+        UsageFault: an element is no number.
+
+    Example:
+        >>> parse_numbers("--temperatures", "0,0.5, 1")
+        (0.0, 0.5, 1.0)
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageFault(
+            f"{option} {text} is no list of numbers.", f"Write {option} 0,0.5."
+        ) from None
+
+
 def parse_size(option: str, text: str) -> int:
     """Return the bytes of `5GB` (10 ** 9 each) or `5GiB` (2 ** 30 each).
 

@@ -56,17 +56,20 @@ def make_whisper(
     suppress: tuple[int, ...] = (),
     spells: bool = False,
     spelt: int = 64,
+    times: bool = False,
 ) -> Path:
     """A model folder of random weights; which words it says depends on sound and prompt.
 
     One that `spells` has tokens for letters too, without which no text can be learnt, and says as
-    many as `spelt` tokens.
+    many as `spelt` tokens. With `times` its vocabulary has timestamps.
     """
     tokens = [_bytes("" if word in "好界" else " ") + _bytes(word) for word in WORDS] + SPECIAL
     longest = LONGEST
     if spells:
         tokens += sorted(set(_bytes(" ".join(WORDS))))
         longest = spelt
+    step = WINDOW / 64
+    tokens += [f"<|{number * step:.2f}|>" for number in range(65)] if times else []
     ids = {token: number for number, token in enumerate(tokens)}
     tokenizer = WhisperTokenizer(
         vocab=ids, merges=[], unk_token="<|endoftext|>", bos_token="<|endoftext|>",

@@ -20,7 +20,7 @@ from lorsmerge_cli.speech.settings import TrainingSettings
 FUNCTIONS = [
     "delta", "evaluate", "export", "finetune", "inspect", "lors", "merge", "merge_state_dicts", "mp",
     "prune", "pseudo_label", "push", "report", "search", "stats", "svp", "tall_masks",
-    "transcribe",
+    "transcribe", "transcribe_recordings",
 ]  # fmt: skip
 WITHOUT_DEFAULT = {
     "delta": ["base", "finetuned", "output"],
@@ -40,7 +40,8 @@ WITHOUT_DEFAULT = {
     "stats": ["model", "data", "output"],
     "svp": ["matrix"],
     "tall_masks": ["base", "deltas", "output"],
-    "transcribe": ["models", "audio", "language"],
+    "transcribe": ["models", "audio"],
+    "transcribe_recordings": ["model", "audio", "output"],
 }
 
 COMMANDS = {
@@ -48,20 +49,29 @@ COMMANDS = {
     for name in FUNCTIONS
     if name not in {"lors", "merge_state_dicts", "mp", "svp", "tall_masks"}
 }
-COMMANDS |= {"evaluate": "eval", "pseudo_label": "transcribe"}
+COMMANDS |= {
+    "evaluate": "eval",
+    "pseudo_label": "transcribe",
+    "transcribe_recordings": "transcribe",
+}
 RENAMED = {"control": "controls"}
-FUNCTION_OF = {"inspect": "inspect_files", "pseudo_label": "transcribe"}  # in commands/
-ALSO = {"transcribe": "pseudo_label"}  # whose options are the command's too
+FUNCTION_OF = {  # in commands/
+    "inspect": "inspect_files", "pseudo_label": "transcribe", "transcribe_recordings": "transcribe",
+}  # fmt: skip
+_OF_TRANSCRIBE = ("transcribe", "pseudo_label", "transcribe_recordings")
+ALSO = dict.fromkeys(_OF_TRANSCRIBE, _OF_TRANSCRIBE)  # whose options are the command's too
 SETTINGS = {"search": asdict(SearchSettings()), "finetune": asdict(TrainingSettings())}
 OTHER_VALUES = {  # a size in words on the command line, and what a flag turns off
     "merge": {"max_shard_size"}, "prune": {"as_lora", "output"}, "evaluate": {"memory", "data"},
-    "finetune": {"workers"}, "transcribe": {"task", "memory", "audio", "teachers", "output"},
-    "pseudo_label": {"memory", "audio", "teachers", "output"},
+    "finetune": {"workers"},
 }  # fmt: skip
-ONLY_IN_PYTHON = {"command", "progress", "told", "on_scores", "spectra", "digests", "dtype"}
+_OTHER = {"task", "memory", "audio", "teachers", "output", "temperatures"}
+OTHER_VALUES |= dict.fromkeys(_OF_TRANSCRIBE, _OTHER)
+ONLY_IN_PYTHON = {"command", "progress", "told", "on_scores", "spectra", "digests", "dtype",
+                  "condition", "timestamps"}  # fmt: skip
 ONLY_IN_COMMANDS = {
     "verbose", "push", "dry_run", "no_spectra", "no_digests", "recipe", "worst", "score_only",
-    "datasets", "models", "base", "deltas", "masks",
+    "datasets", "models", "base", "deltas", "masks", "no_condition", "no_timestamps",
 }  # fmt: skip
 
 
@@ -95,7 +105,9 @@ def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
 def test_the_defaults_of_the_command_line(name: str) -> None:
     module = importlib.import_module(f"lorsmerge_cli.commands.{COMMANDS[name]}")
     command = _defaults(getattr(module, FUNCTION_OF.get(name, name)))
-    also = _defaults(getattr(lorsmerge_cli, ALSO[name])) if name in ALSO else {}
+    also: dict[str, Any] = {}
+    for other in ALSO.get(name, ()):
+        also |= _defaults(getattr(lorsmerge_cli, other))
     wanted = SETTINGS.get(name, {}) | also | _defaults(getattr(lorsmerge_cli, name))
     shared = command.keys() & wanted.keys() - OTHER_VALUES.get(name, set())
     assert {key: wanted[key] for key in shared} == {key: command[key] for key in shared}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,10 +13,17 @@ from lorsmerge_cli import console, options
 from lorsmerge_cli.errors import raise_all
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.operations.transcribe import LabelPlan, LabelReport
+    from lorsmerge_cli.operations.transcribe import LabelPlan, LabelReport, TranscriptsReport
 
 _labels = options.panel("Labels to learn from")
-OF_FILES = {  # parameters of the command that transcribes files
+_long = options.panel("Recordings of any length")
+OF_RECORDINGS = {  # parameters of the command that writes transcripts of recordings
+    "models", "audio", "output", "formats", "language", "task", "beam", "best_of", "temperatures",
+    "compression_ratio", "logprob", "no_speech", "no_condition", "no_timestamps", "channels", "max_tokens",
+    "batch_size", "seed", "dtype", "device", "config_dir", "resume", "force", "quiet", "as_json",
+    "debug",
+}  # fmt: skip
+OF_FILES = {  # parameters of the command that shows the texts of files
     "models", "audio", "language", "task", "beam", "device", "config_dir", "quiet", "as_json", "debug",
 }  # fmt: skip
 REASONS = {
@@ -33,14 +40,16 @@ def transcribe(
         metavar="MODEL", help="Model folders, files of weights, or Hub ids, to transcribe files "
         "with.")] = None,
     audio: Annotated[list[Path] | None, options.data(
-        "--audio", "-a", metavar="FILE", help="wav, flac, mp3 or ogg (may be repeated).")] = None,
+        "--audio", "-a", metavar="FILE", help="wav, flac, mp3 or ogg (may be repeated); with -o also "
+        "whatever ffmpeg decodes, a folder, or - for standard input.")] = None,
     datasets: Annotated[list[Path] | None, options.data(
         "--data", metavar="DATA", help="Manifest, data folder, or hub:ORG/NAME:CONFIG on the Hub, to "
         "transcribe with teachers (may be repeated). Texts that it has are not used.")] = None,
     split: options.Split = None,
     language: Annotated[str | None, options.data(
         "--language", metavar="CODE", help="Spoken language (ca, Catalan) of the files, or of data "
-        "that does not name it; rows that name another are skipped.")] = None,
+        "that does not name it; rows that name another are skipped. Of files it is identified by "
+        "default.")] = None,
     task: Annotated[str | None, options.data(
         "--task", metavar="TASK", help="asr (transcribe) or st (translate into English); of files "
         "asr by default. Rows of data that name the other are skipped.")] = None,
@@ -55,9 +64,42 @@ def transcribe(
         "model (may be repeated). LANGUAGE_TASK=MODEL is for one task of it, and MODEL alone for all "
         "rows that have no other teacher.")] = None,
     output: Annotated[Path | None, options.output(
-        "--output", "-o", metavar="JSONL", help="Manifest to write, for finetune --data. "
-        "JSONL.journal keeps every hypothesis as it is made, and a second run resumes from it; "
-        "JSONL.run.json says how it was made.")] = None,
+        "--output", "-o", metavar="PATH", help="Of files: transcript to write (.txt, .srt, .vtt, "
+        ".tsv, .json), or a folder for those of several. Of data: manifest to write, for finetune "
+        "--data; PATH.journal keeps every hypothesis as it is made, and a second run resumes from "
+        "it; PATH.run.json says how it was made.")] = None,
+    formats: Annotated[list[str] | None, _long(
+        "--as", metavar="FORMAT", help="Transcripts to write into a folder: txt, srt, vtt, tsv or "
+        "json (may be repeated); srt by default.")] = None,
+    best_of: Annotated[int, _long(
+        "--best-of", metavar="N", min=1, help="Samples at temperatures above 0, of which the "
+        "likeliest is taken.")] = 5,
+    temperatures: Annotated[str, _long(
+        "--temperatures", metavar="T,T,...", help="Temperatures that are tried in turn until the "
+        "text of a window passes; 0 is the search with --beam.")] = "0,0.2,0.4,0.6,0.8,1",
+    compression_ratio: Annotated[float, _long(
+        "--compression-ratio", metavar="X", help="A text that zlib compresses more than X times "
+        "repeats itself, and does not pass; inf lets all pass.")] = 2.4,
+    logprob: Annotated[float, _long(
+        "--logprob", metavar="X", help="A text whose mean log-probability of a token is below X does "
+        "not pass; -inf lets all pass.")] = -1.0,
+    no_speech: Annotated[float, _long(
+        "--no-speech", metavar="P", help="A window whose text does not reach --logprob is silent if "
+        "<|nospeech|> is likelier than P; inf means that none is.")] = 0.6,
+    no_condition: Annotated[bool, _long(
+        "--no-condition", help="Do not give the text so far as a prompt to the next window: a text "
+        "that loops then does not infect the next one.")] = False,
+    no_timestamps: Annotated[bool, _long(
+        "--no-timestamps", help="Do not predict the times of segments, by which windows are moved: "
+        "windows follow each other, and each becomes a segment. For models that have forgotten "
+        "their timestamps.")] = False,
+    channels: Annotated[str, _long(
+        "--channels", metavar="WAY", help="mix hears the mean of all channels; split hears each, for "
+        "telephone calls, and writes FILE.1.srt, FILE.2.srt, ...")] = "mix",
+    resume: Annotated[bool, _long(
+        "--resume", help="Skip recordings whose transcripts are in the folder already.")] = False,
+    seed: Annotated[int, _long(
+        "--seed", metavar="N", help="Seed of the samples at temperatures above 0.")] = 0,
     min_confidence: Annotated[float | None, _labels(
         "--min-confidence", metavar="X", help="Skip texts whose confidence is below this: the mean "
         "log-probability of a token, 0 at best (Whisper's avg_logprob, whose threshold is "
@@ -79,17 +121,31 @@ def transcribe(
     verbose: options.Verbose = False,
     force: options.Force = False,
 ) -> None:  # fmt: skip
-    """Transcribe audio files with several models, or a data set with a teacher for each language.
+    """Transcribe recordings of any length, or a data set with a teacher for each language.
 
-    With MODEL and --audio, the texts of several models are shown side by side. With --data, --teacher
-    and -o, each row is transcribed by its language's teacher, one of which is in memory at a time, and
-    the texts are written as a manifest that finetune learns from (docs/distil.md).
+    With MODEL and --audio, the texts of several models are shown side by side; with -o, those of one
+    are written as subtitles or texts (docs/long.md). With --data, --teacher and -o, each row is
+    transcribed by its language's teacher, one of which is in memory at a time, and the texts are
+    written as a manifest that finetune learns from (docs/distil.md).
 
+    Example: lorsmerge transcribe merged/ --audio lecture.mp3 -o lecture.srt
     Example: lorsmerge transcribe --data unlabelled.jsonl --teacher ca=ft/ca_asr --teacher de=ft/de_asr -o pseudo.jsonl
     """
-    if not (datasets or teachers or output):
-        _refuse_labelling(context)
+    of_data = datasets or teachers
+    if not (of_data or output):
+        _refuse_others(context, OF_FILES)
         _transcribe_files(models, audio, language, task, beam, device, config_dir)
+        return
+    if not of_data and output and (models or audio):
+        _refuse_others(context, OF_RECORDINGS)
+        _transcribe_recordings(
+            models, audio, output, formats=formats or (), language=language, task=task or "asr",
+            beam=beam, best_of=best_of, temperatures=options.parse_numbers("--temperatures", temperatures),
+            compression_ratio=compression_ratio, logprob=logprob, no_speech=no_speech,
+            condition=not no_condition, timestamps=not no_timestamps, channels=channels, max_tokens=max_tokens,
+            batch_size=batch_size, seed=seed, dtype=dtype, device=device, config_dir=config_dir,
+            resume=resume, force=force,
+        )  # fmt: skip
         return
     if models or audio:
         raise typer.BadParameter(
@@ -137,13 +193,61 @@ def transcribe(
     console.result(asdict(report), lambda: _show(report))
 
 
-def _refuse_labelling(context: typer.Context) -> None:
-    """Refuse options on the command line that files are transcribed without."""
-    ignored = options.others_given(context, OF_FILES)
+def _refuse_others(context: typer.Context, used: Collection[str]) -> None:
+    """Refuse options on the command line that have no effect on files."""
+    ignored = options.others_given(context, used)
+    of_data = options.others_given(context, OF_RECORDINGS)
+    if of_data:
+        raise typer.BadParameter(
+            f"{', '.join(of_data)} needs --data, --teacher and -o, which transcribe a data set."
+        )
     if ignored:
         raise typer.BadParameter(
-            f"{', '.join(ignored)} needs --data, --teacher and -o, which transcribe a data set."
+            f"{', '.join(ignored)} needs -o FILE, which writes the transcript of a recording, or "
+            "--data, --teacher and -o, which transcribe a data set."
         )
+
+
+def _transcribe_recordings(
+    models: Sequence[Path] | None, audio: Sequence[Path] | None, output: Path, **settings: Any
+) -> None:
+    if not (models and audio):
+        missing = "--audio" if models else "MODEL"
+        raise typer.BadParameter(f"Give {missing} as well, to write transcripts of files.")
+    if len(models) > 1:
+        raise typer.BadParameter(
+            "-o writes the transcripts of one MODEL. Without it the texts of several are shown."
+        )
+    from lorsmerge_cli import usage
+
+    raise_all(
+        usage.check_inputs(
+            models, [], language=settings["language"], task=settings["task"],
+            dtype=settings["dtype"], device=settings["device"],
+        )
+        + usage.check_paths([settings["config_dir"]])
+    )  # fmt: skip
+    from lorsmerge_cli.operations.transcribe import transcribe_recordings
+
+    with console.progress("transcribe", "seconds") as progress:
+        report = transcribe_recordings(models[0], audio, output, progress=progress, **settings)
+    console.warning(*report.warnings)
+    console.result(asdict(report), lambda: _show_recordings(report))
+
+
+def _show_recordings(report: TranscriptsReport) -> None:
+    rows = []
+    for item in report.recordings:
+        sure = "" if item.probability is None else f" ({item.probability:.0%})"
+        name = item.audio
+        rows.append(
+            [name, f"{item.language}{sure}", f"{item.seconds:.1f}", str(item.windows),
+             str(item.segments), ", ".join(str(path) for path in item.files)]
+        )  # fmt: skip
+    if rows:
+        console.table(["recording", "language", "seconds", "windows", "segments", "written"], rows)
+    if report.resumed:
+        console.line(f"{report.resumed} recordings have transcripts already, and are skipped")
 
 
 def _transcribe_files(
@@ -155,8 +259,8 @@ def _transcribe_files(
     device: str,
     config_dir: Path | None,
 ) -> None:
-    if not (models and audio and language):
-        given = {"MODEL": models, "--audio": audio, "--language": language}
+    if not (models and audio):
+        given = {"MODEL": models, "--audio": audio}
         missing = [name for name, value in given.items() if not value]
         raise typer.BadParameter(
             f"Give {' and '.join(missing)} as well, to transcribe files; or --data, --teacher and -o, "

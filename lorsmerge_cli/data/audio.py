@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from io import SEEK_END, BytesIO
 from typing import Any, BinaryIO, TypeVar
@@ -195,6 +196,22 @@ def is_silent(source: AudioSource, start: float, duration: float | None) -> bool
     """
     mono, _ = _samples(source, start, duration)
     return bool(np.abs(mono).max(initial=0.0) < SILENCE)
+
+
+@contextmanager
+def opened_sound(source: AudioSource) -> Iterator[Any]:
+    """Open a recording as soundfile's object, with its true length.
+
+    Raises:
+        UnreadableAudio: as `audio_seconds`.
+    """
+    encoded = _with_true_length(source)
+    try:
+        sound = soundfile.SoundFile(encoded)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise _unreadable(source, error) from None
+    with sound:
+        yield sound
 
 
 def _samples(

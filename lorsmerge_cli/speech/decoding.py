@@ -59,7 +59,7 @@ class SharedCrossAttention(EncoderDecoderCache):
 
 
 @contextmanager
-def _beams_as_queries(model: Any, beam: int) -> Iterator[None]:
+def beams_as_queries(model: Any, beam: int) -> Iterator[None]:
     """Have the cross-attention take the beams of an utterance as queries of one call."""
 
     def fold(module: Any, arguments: tuple[Tensor, ...], named: Any) -> tuple[Any, Any]:
@@ -277,12 +277,9 @@ def generate(
         eos_token_id=model.config.eos_token_id,
         decoder_start_token_id=model.config.decoder_start_token_id,
     )
-    # earlier versions of transformers name the argument past_key_values
-    forward = inspect.signature(type(model).forward).parameters
-    cache = "cache" if "cache" in forward else "past_key_values"
     with (
         _without_generation_config(model),
-        _beams_as_queries(model, settings.beam),
+        beams_as_queries(model, settings.beam),
         torch.inference_mode(),
     ):
         # Whisper's own generate() takes one task per call and looks for timestamps
@@ -292,10 +289,16 @@ def generate(
             # its keys and values are in the cache: all that is read is how many clips there are
             encoder_outputs=BaseModelOutput(last_hidden_state=heard[:, :1]),
             decoder_input_ids=prompts.to(model.device),
-            **{cache: SharedCrossAttention(model, heard)},
+            **{cache_argument(model): SharedCrossAttention(model, heard)},
         )
     found: Tensor = tokens
     return found
+
+
+def cache_argument(module: Any) -> str:
+    """Return the name of a module's argument that takes a cache; earlier transformers have another."""
+    forward = inspect.signature(type(module).forward).parameters
+    return "cache" if "cache" in forward else "past_key_values"
 
 
 def fitting_batch(speech: SpeechModel, beam: int, memory: Memory = ALL) -> int:

@@ -176,7 +176,7 @@ class SpeechModel:
         """Return the tokens of a text, none of which is a control token."""
         tokenizer = self.processor.tokenizer
         found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-        if self._control.isdisjoint(found):
+        if self.control.isdisjoint(found):
             return found
         backend = tokenizer.backend_tokenizer  # its model has no added tokens
         if backend.normalizer is not None:
@@ -185,7 +185,8 @@ class SpeechModel:
         return [token.id for piece, _ in pieces for token in backend.model.tokenize(piece)]
 
     @cached_property
-    def _control(self) -> frozenset[int]:
+    def control(self) -> frozenset[int]:
+        """Tokens that are no text: languages, tasks, timestamps, the end."""
         tokenizer = self.processor.tokenizer
         added = tokenizer.get_added_vocab().items()  # timestamps are in it, and are not special
         timed = {number for token, number in added if CONTROL.fullmatch(token)}

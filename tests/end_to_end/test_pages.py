@@ -288,6 +288,7 @@ GIVEN = {  # page -> the kind of its models, and what lies in the reader's folde
     "docs/audio-methods.md": ("speech", f"{SPEECH} {DATA}"),
     "docs/search.md": ("speech", f"{SPEECH} {DATA} unlabelled.jsonl"),
     "docs/report.md": ("speech", f"{SPEECH} {DATA}"),
+    "docs/long.md": ("speech", f"{SPEECH} {DATA}"),
     "docs/hub.md": ("speech", f"{SPEECH} {DATA}"),
     "docs/merging.md": ("weights", "base base.safetensors openai-whisper-small ft-ca ft-de ca_asr.delta "
                         "de_asr.delta es_asr.delta fr_asr.delta it_asr.delta de_st.delta"),

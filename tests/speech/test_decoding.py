@@ -149,7 +149,7 @@ def test_beams_that_share_their_cross_attention_say_what_those_with_their_own_sa
         prompts = torch.tensor([speech.prompt(row.language, row.task) for row in part])
         with monkeypatch.context() as patch:
             patch.setattr(decoding, "SharedCrossAttention", one_for_each_beam)
-            patch.setattr(decoding, "_beams_as_queries", lambda model, beam: nullcontext())
+            patch.setattr(decoding, "beams_as_queries", lambda model, beam: nullcontext())
             tokens = decoding.generate(speech, heard, prompts, definite)
         assert tokens.equal(batches[number])
     assert any(moved)  # beams did change places

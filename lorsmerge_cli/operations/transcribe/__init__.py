@@ -11,6 +11,10 @@ from lorsmerge_cli.data.hours import Given
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.operations.transcribe.files import Transcript, transcribe
 from lorsmerge_cli.operations.transcribe.plan import LabelPlan, plan_labels
+from lorsmerge_cli.operations.transcribe.recordings import (
+    TranscriptsReport,
+    transcribe_recordings,
+)
 from lorsmerge_cli.operations.transcribe.run import LabelReport, run_labels
 from lorsmerge_cli.usage import Named
 
@@ -18,10 +22,12 @@ __all__ = [
     "LabelPlan",
     "LabelReport",
     "Transcript",
+    "TranscriptsReport",
     "plan_labels",
     "pseudo_label",
     "run_labels",
     "transcribe",
+    "transcribe_recordings",
 ]
 
 

@@ -1,0 +1,408 @@
+"""Transcribe whole recordings into files: subtitles, texts, tables."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lorsmerge_cli.data.languages import parse_language, parse_task
+from lorsmerge_cli.data.recording import (
+    AUDIO,
+    Recording,
+    files_in,
+    kept_on_disk,
+    open_recording,
+)
+from lorsmerge_cli.errors import (
+    Interrupted,
+    LorsmergeError,
+    OutputFault,
+    UnreadableFile,
+    UsageFault,
+    did_you_mean,
+    raise_all,
+)
+from lorsmerge_cli.inputs import FilePath, path_of, several
+from lorsmerge_cli.outputs import atomic_file, check_output
+from lorsmerge_cli.results.transcripts import WRITERS, clock, write_transcript
+from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
+from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype
+from lorsmerge_cli.speech.timestamps import need_timestamps
+
+STDIN = Path("-")
+MIX, SPLIT = "mix", "split"  # what becomes of the channels of a recording
+SIZE = 1 << 20  # bytes of a transcript for which there must be room
+
+
+@dataclass(frozen=True)
+class RecordingReport:
+    """What was heard in one recording, and written.
+
+    Attributes:
+        audio: its path; `-` for standard input.
+        channel: its number from 1; None for the mean of all.
+        language: code of the spoken one.
+        probability: of the language; None if it was given.
+        seconds: of audio.
+        segments: that were written.
+        failed, cut, skipped, windows: as in `Heard`.
+        truncated: whether the file promises more audio than it has.
+        files: that were written.
+    """
+
+    audio: str
+    channel: int | None
+    language: str
+    probability: float | None
+    seconds: float
+    segments: int
+    failed: int
+    cut: int
+    skipped: int
+    windows: int
+    truncated: bool
+    files: tuple[Path, ...]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know."""
+        end = clock(self.seconds, hours=True, point=".")
+        cases = {
+            f"{self.audio} is truncated: it ends at {end}, and what is before that is transcribed.": (
+                self.truncated
+            ),
+            f"{self.audio}: no speech was found, and its transcript is empty.": not self.segments,
+            f"{self.audio}: the text of {self.failed} of {self.windows} windows is unlikely or repeats "
+            "itself at every temperature, and is kept as it is.": self.failed > 0,
+            f"{self.audio}: the text of {self.cut} of {self.windows} windows reached the limit of "
+            "tokens.": self.cut > 0,
+        }
+        return [warning for warning, applies in cases.items() if applies]
+
+
+@dataclass(frozen=True)
+class TranscriptsReport:
+    """Transcripts that were written.
+
+    Attributes:
+        recordings: in order.
+        resumed: recordings that had transcripts already.
+        warnings: what the user should know.
+    """
+
+    recordings: tuple[RecordingReport, ...]
+    resumed: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A recording and the files that its transcript is written into: format -> path."""
+
+    recording: Recording
+    targets: Mapping[str, Path]
+    truncated: bool
+    seconds: float
+
+
+def transcribe_recordings(
+    model: FilePath,
+    audio: Sequence[FilePath] | FilePath,
+    output: FilePath,
+    *,
+    formats: Sequence[str] | str = (),
+    language: str | None = None,
+    task: str = "asr",
+    beam: int = 5,
+    best_of: int = 5,
+    temperatures: Sequence[float] = LongSettings().temperatures,
+    compression_ratio: float = 2.4,
+    logprob: float = -1.0,
+    no_speech: float = 0.6,
+    condition: bool = True,
+    timestamps: bool = True,
+    channels: str = MIX,
+    max_tokens: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "auto",
+    config_dir: FilePath | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TranscriptsReport:
+    """Transcribe (or translate) recordings of any length, and write each transcript when it is done.
+
+    Windows are moved by the timestamps that the model predicts, as openai-whisper does it, whose
+    command has the same defaults.
+
+    Args:
+        model: model folder, file of weights or Hub id.
+        audio: files (wav, flac, mp3, ogg; others and video by ffmpeg), folders of them, or `-` for
+            standard input.
+        output: a file whose suffix is one of `formats`, for one recording; else a folder, in which
+            each transcript has the name of its recording.
+        formats: `txt`, `srt`, `vtt`, `tsv` or `json`; the file's, or in a folder `srt`, by default.
+        language: the spoken one, by code or name; identified in each recording by default.
+        task: `asr`, or `st` for a translation into English.
+        beam: hypotheses in the search at temperature 0; 1 is greedy.
+        best_of: samples at higher temperatures, of which the likeliest is taken.
+        temperatures: tried in turn until a window's text passes.
+        compression_ratio: a text that zlib compresses more than so many times fails.
+        logprob: a text whose mean log-probability of a token is below fails.
+        no_speech: probability of no speech above which a window with a failing text is silent.
+        condition: whether the text so far is the prompt of the next window.
+        timestamps: whether timestamps are predicted; otherwise each window becomes a segment.
+        channels: `mix` hears the mean of all, `split` each of them, into a transcript of its own.
+        max_tokens: most tokens of a window; half of the decoder's positions by default.
+        batch_size: recordings heard at a time; by memory by default.
+        seed: of the samples.
+        dtype: the model computes in: `float32`, `float16` or `bfloat16`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        config_dir: model folder or Hub id to take config and tokenizer from, for a bare file.
+        resume: skip recordings whose transcripts exist.
+        force: replace transcripts that exist.
+        progress: called with the seconds of audio just heard, and those in all.
+
+    Raises:
+        Interrupted: a signal came; transcripts that are done stay.
+        LorsmergeError: see the subclasses.
+
+    Example:
+        >>> report = transcribe_recordings("base", "clip.wav", "clip.txt", language="ca", timestamps=False)
+        >>> report.recordings[0].seconds, report.recordings[0].files
+        (1.5, (PosixPath('clip.txt'),))
+    """
+    settings = LongSettings(
+        beam, best_of, tuple(temperatures), compression_ratio, logprob, no_speech, condition,
+        timestamps, max_tokens, seed, batch_size,
+    )  # fmt: skip
+    code, kind = parse_language(language) if language else None, parse_task(task)
+    if channels not in (MIX, SPLIT):
+        raise UsageFault(f"There is no way {channels!r} with channels.", "Give mix or split.")
+    given = [Path(path) for path in several(audio)]
+    wanted = _formats(Path(output), several(formats))
+    source = find_model(Path(model), config_dir=path_of(config_dir))
+    _check_model(source, code, kind, settings, wanted)
+    with ExitStack() as stack:
+        is_piped = STDIN in given
+        held = stack.enter_context(kept_on_disk(sys.stdin.buffer)) if is_piped else STDIN
+        items, resumed = _plan(
+            given, held, Path(output), wanted, channels, source.files, resume=resume, force=force
+        )
+        if not items:
+            return TranscriptsReport((), resumed)
+        reports = _run(
+            items, source, code, kind, settings, dtype, device, force or resume, progress
+        )
+    told = [text for report in reports for text in report.warnings]
+    return TranscriptsReport(tuple(reports), resumed, tuple(dict.fromkeys(told)))
+
+
+def _formats(output: Path, given: Sequence[str]) -> list[str]:
+    """Return the formats of the transcripts.
+
+    Raises:
+        UsageFault: one is unknown, or the file's suffix says another.
+    """
+    names = [name.removeprefix(".").lower() for name in given]
+    for name in names:
+        if name not in WRITERS:
+            raise UsageFault(
+                f"There is no format {name!r}.{did_you_mean(name, list(WRITERS))}",
+                f"Choose of {', '.join(WRITERS)}.",
+            )
+    if output.suffix and not output.is_dir():
+        suffix = output.suffix.removeprefix(".").lower()
+        if suffix not in WRITERS:
+            raise UsageFault(
+                f"{output} ends like no transcript.{did_you_mean(suffix, list(WRITERS))}",
+                f"End it with .{', .'.join(WRITERS)}, or name a folder without a dot.",
+            )
+        if names and names != [suffix]:
+            raise UsageFault(
+                f"{output} is a .{suffix}, and {', '.join(names)} is asked for.",
+                "Name a folder, which takes several formats.",
+            )
+        return [suffix]
+    return list(dict.fromkeys(names)) or ["srt"]
+
+
+def _check_model(
+    source: ModelSource,
+    language: str | None,
+    task: str,
+    settings: LongSettings,
+    formats: Sequence[str],
+) -> None:
+    """Check what the vocabulary says before the weights are read.
+
+    Raises:
+        UsageFault: there is no such language, task or time in it.
+    """
+    speech = source.without_weights
+    if language is not None:
+        speech.prompt(language, task)
+    if settings.timestamps:
+        need_timestamps(speech)
+
+
+def _plan(
+    given: Sequence[Path],
+    held: Path,
+    output: Path,
+    formats: Sequence[str],
+    channels: str,
+    inputs: Sequence[Path],
+    *,
+    resume: bool,
+    force: bool,
+) -> tuple[list[_Item], int]:
+    """Return the recordings to hear, and how many have transcripts already.
+
+    Raises:
+        LorsmergeError: every fault of the files.
+    """
+    faults: list[LorsmergeError] = []
+    found: list[tuple[str, Recording]] = []
+    for path in _expanded(given, faults):
+        try:
+            is_stdin = path == STDIN
+            whole = open_recording(held if is_stdin else path, "standard input" if is_stdin else "")
+            found += _by_channel("stdin" if is_stdin else path.stem, whole, channels)
+        except LorsmergeError as error:
+            faults.append(error)
+    raise_all(faults)
+    is_file = bool(output.suffix) and not output.is_dir()
+    if is_file and len(found) > 1:
+        raise UsageFault(
+            f"{output} is one file, for {len(found)} recordings or channels.",
+            "Name a folder, which takes a transcript of each.",
+        )
+    stems = Counter(stem.casefold() for stem, _ in found)
+    for stem, count in stems.items():
+        if count > 1 and not is_file:
+            names = [item.name for one, item in found if one.casefold() == stem]
+            faults.append(
+                UsageFault(
+                    f"{' and '.join(names)} would both be written into {output / stem}.{formats[0]}.",
+                    "Give them to two runs with a folder each, or rename one.",
+                )
+            )
+    raise_all(faults)
+    items, resumed = [], 0
+    for stem, recording in found:
+        targets = {f: output if is_file else output / f"{stem}.{f}" for f in formats}
+        if resume and all(path.exists() for path in targets.values()):
+            resumed += 1
+            continue
+        reads = [*inputs, *(item.file for _, item in found)]
+        for path in targets.values():
+            faults += check_output(path, inputs=reads, size=SIZE, force=force or resume)
+        items.append(_Item(recording, targets, recording.truncated, recording.seconds or 0.0))
+    if faults and not resume and all(isinstance(fault, OutputFault) for fault in faults):
+        faults[-1] = type(faults[-1])(
+            faults[-1].what, f"{faults[-1].remedy} --resume skips recordings that are done.".strip()
+        )
+    raise_all(faults)
+    return items, resumed
+
+
+def _expanded(given: Sequence[Path], faults: list[LorsmergeError]) -> list[Path]:
+    """Return the files, with those of folders in their place."""
+    paths: list[Path] = []
+    for path in dict.fromkeys(given):
+        if path == STDIN or not path.is_dir():
+            paths.append(path)
+            continue
+        inside = files_in(path)
+        if not inside:
+            faults.append(
+                UnreadableFile(
+                    f"{path} holds no audio file.",
+                    f"Files are found by their suffix: {', '.join(AUDIO[:6])}, ...",
+                )
+            )
+        paths += inside
+    return list(dict.fromkeys(paths))
+
+
+def _by_channel(stem: str, recording: Recording, channels: str) -> list[tuple[str, Recording]]:
+    """Return the recordings that are heard of one, with the names of their transcripts.
+
+    Raises:
+        UsageFault: ffmpeg, which mixes them, has the channels.
+    """
+    if channels == MIX:
+        return [(stem, recording)]
+    if recording.converted:
+        raise UsageFault(
+            f"{recording.name} is read through ffmpeg, and its channels are not split.",
+            "Convert it to flac first.",
+        )
+    return [
+        (
+            f"{stem}.{number + 1}",
+            replace(recording, channel=number, name=f"{recording.name} (channel {number + 1})"),
+        )
+        for number in range(recording.channels)
+    ]
+
+
+def _run(
+    items: Sequence[_Item],
+    source: ModelSource,
+    language: str | None,
+    task: str,
+    settings: LongSettings,
+    dtype: str,
+    device: str,
+    force: bool,
+    progress: Callable[[int, int], None],
+) -> list[RecordingReport]:
+    """Hear recordings, and write the transcript of each when it has ended."""
+    speech = source.open(parse_speech_dtype(dtype), device)
+    reports: dict[int, RecordingReport] = {}
+    total = max(1, round(sum(item.seconds for item in items)))
+    shown = heard = 0.0
+
+    def advance(seconds: float) -> None:
+        nonlocal shown, heard
+        heard += seconds
+        step = int(heard - shown)
+        shown += step
+        progress(step, max(total, round(heard)))
+
+    def write(index: int, found: Heard) -> None:
+        item = items[index]
+        for format, path in item.targets.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path, force=force) as partial:
+                write_transcript(partial, format, found.segments, found.language)
+        recording = item.recording
+        reports[index] = RecordingReport(
+            recording.name, None if recording.channel is None else recording.channel + 1,
+            found.language, found.probability, round(found.seconds, 3), len(found.segments),
+            found.failed, found.cut, found.skipped, found.windows, item.truncated,
+            tuple(item.targets.values()),
+        )  # fmt: skip
+
+    try:
+        hear(
+            speech, [ToHear(item.recording, language, task) for item in items], settings,
+            done=write, progress=advance,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        kept = f", whose transcripts are kept in {next(iter(items[0].targets.values())).parent}"
+        raise Interrupted(
+            f"Interrupted after {len(reports)} of {len(items)} recordings{kept if reports else ''}.",
+            "The same command with --resume skips those that are done."
+            if len(items) > 1
+            else "Nothing was written.",
+        ) from None
+    return [reports[index] for index in range(len(items))]

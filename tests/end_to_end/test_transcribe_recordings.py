@@ -1,0 +1,257 @@
+"""`lorsmerge transcribe -o`: recordings of any length, as a user types it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pysrt
+import pytest
+import soundfile
+import webvtt
+from speech_models import make_clip, make_whisper
+
+from lorsmerge_cli import transcribe_recordings
+from lorsmerge_cli.errors import Interrupted, UnreadableFile
+from lorsmerge_cli.operations.transcribe import recordings
+
+WORK, USAGE, INTERRUPTED = 1, 2, 130
+QUICK = " --device cpu --beam 1 --temperatures 0 --logprob=-99"
+
+
+@pytest.fixture(scope="module")
+def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """timed/ and untimed/, talks/{a,b,c}.wav, sounds of other rates, and what is no sound."""
+    folder = tmp_path_factory.mktemp("speech")
+    make_whisper(folder / "timed", times=True, seed=3)
+    make_whisper(folder / "untimed")
+    (folder / "talks").mkdir()
+    for number, (name, seconds) in enumerate([("a", 7.3), ("b", 3.0), ("c", 5.2)]):
+        make_clip(folder / "talks" / f"{name}.wav", number, seconds)
+    (folder / "talks" / "notes.txt").write_text("no sound")
+    for rate in (8_000, 44_100, 192_000):
+        make_clip(folder / f"at{rate}.wav", 5, 4.0, rate)
+    left, right = (soundfile.read(folder / "talks" / f"{n}.wav")[0][: 3 * 16_000] for n in "ac")
+    soundfile.write(folder / "call.wav", np.stack([left, right], 1), 16_000, subtype="FLOAT")
+    raw = (folder / "talks" / "a.wav").read_bytes()
+    (folder / "cut.wav").write_bytes(raw[: len(raw) // 2])
+    (folder / "-film.mp4").write_text("a film")
+    soundfile.write(folder / "silence.wav", np.zeros(5 * 16_000), 16_000)
+    return folder
+
+
+@pytest.fixture
+def ffmpeg(files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program of this name on PATH that writes one second of samples and notes its arguments."""
+    folder = files / "bin"
+    folder.mkdir()
+    program = folder / "ffmpeg"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, struct, sys\n"
+        f"json.dump(sys.argv[1:], open({str(folder / 'said')!r}, 'w'))\n"
+        "if 'silent' in ' '.join(sys.argv): print('no such stream', file=sys.stderr); sys.exit(1)\n"
+        "sys.stdout.buffer.write(struct.pack('<16000f', *[0.1 * (n % 80 < 40) for n in range(16000)]))\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder / "said"
+
+
+def message(text: str) -> str:
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
+
+
+def test_a_recording_becomes_subtitles(files: Path, succeed: Callable) -> None:
+    ended = succeed("lorsmerge transcribe timed -a talks/a.wav -o a.srt" + QUICK)
+    cues = pysrt.open("a.srt", encoding="utf-8")
+    assert len(cues) > 1
+    assert all(cue.start <= cue.end and cue.end.ordinal <= 7300 for cue in cues)
+    assert [c.start for c in cues] == sorted(c.start for c in cues)
+    assert "talks/a.wav" in ended.out
+    assert "%)" in ended.out  # how sure the model is of the language
+
+
+def test_every_format_says_the_same(files: Path, succeed: Callable) -> None:
+    formats = ["txt", "srt", "vtt", "tsv", "json"]
+    wanted = " ".join(f"--as {name}" for name in formats)
+    line = f"lorsmerge transcribe timed -a talks/a.wav -o out {wanted} --language ca --json"
+    document = json.loads(succeed(line + QUICK).out)
+    (item,) = document["recordings"]
+    assert sorted(item["files"]) == sorted(f"out/a.{name}" for name in formats)
+    texts = Path("out/a.txt").read_text().splitlines()
+    assert [cue.text for cue in pysrt.open("out/a.srt")] == texts
+    assert [cue.text for cue in webvtt.read("out/a.vtt")] == texts
+    assert [
+        s["text"].strip() for s in json.loads(Path("out/a.json").read_text())["segments"]
+    ] == texts
+    rows = Path("out/a.tsv").read_text().splitlines()
+    assert [row.split("\t")[2] for row in rows[1:]] == texts
+    assert (item["language"], item["probability"], item["seconds"]) == ("ca", None, 7.3)
+
+
+def test_a_folder_is_transcribed_and_resumed(
+    files: Path, succeed: Callable, shell: Callable
+) -> None:
+    line = "lorsmerge transcribe timed -a talks -o subs" + QUICK
+    succeed(line)
+    first = {path.name: path.read_bytes() for path in Path("subs").iterdir()}
+    assert sorted(first) == ["a.srt", "b.srt", "c.srt"]
+    refused = shell(line)
+    assert refused.code == WORK
+    assert "--resume skips recordings that are done" in message(refused.err)
+    Path("subs/b.srt").unlink()
+    ended = succeed(f"{line} --resume")
+    assert "2 recordings have transcripts already" in ended.out
+    assert {path.name: path.read_bytes() for path in Path("subs").iterdir()} == first
+    succeed(f"{line} --force")
+    assert {path.name: path.read_bytes() for path in Path("subs").iterdir()} == first
+
+
+def test_standard_input(files: Path, succeed: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = Path("talks/a.wav").read_bytes()
+    settings: dict[str, Any] = {"beam": 1, "temperatures": (0.0,), "logprob": -99, "device": "cpu"}
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(raw)))
+    transcribe_recordings("timed", "-", "piped.srt", **settings)
+    with pytest.raises(UnreadableFile, match="Standard input is empty"):
+        transcribe_recordings("timed", "-", "empty.srt", **settings)
+    succeed("lorsmerge transcribe timed -a talks/a.wav -o a.srt" + QUICK)
+    assert Path("piped.srt").read_bytes() == Path("a.srt").read_bytes()
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 192_000])
+def test_other_rates(files: Path, succeed: Callable, rate: int) -> None:
+    line = f"lorsmerge transcribe timed -a at{rate}.wav -o x.json --json" + QUICK
+    (item,) = json.loads(succeed(line).out)["recordings"]
+    assert item["seconds"] == pytest.approx(4.0, abs=0.002)
+
+
+def test_channels_of_a_call(files: Path, succeed: Callable) -> None:
+    succeed("lorsmerge transcribe timed -a call.wav -o call --channels split" + QUICK)
+    assert sorted(path.name for path in Path("call").iterdir()) == ["call.1.srt", "call.2.srt"]
+    samples, rate = soundfile.read("call.wav", dtype="float32")
+    soundfile.write("right.wav", samples[:, 1], rate, subtype="FLOAT")
+    succeed("lorsmerge transcribe timed -a right.wav -o right.srt" + QUICK)
+    assert Path("right.srt").read_bytes() == Path("call/call.2.srt").read_bytes()
+
+
+def test_a_truncated_file_says_where_it_ends(files: Path, succeed: Callable) -> None:
+    ended = succeed("lorsmerge transcribe timed -a cut.wav -o cut.srt" + QUICK)
+    assert "cut.wav is truncated: it ends at 00:00:03.6" in message(ended.err)
+
+
+def test_silence_is_an_empty_transcript(files: Path, succeed: Callable) -> None:
+    line = (
+        "lorsmerge transcribe timed -a silence.wav -o s.srt --device cpu --beam 1 --temperatures 0"
+    )
+    ended = succeed(f"{line} --no-speech=-1 --logprob 0")
+    assert "no speech was found" in message(ended.err)
+    assert Path("s.srt").read_text() == ""
+
+
+def test_video_is_decoded_by_ffmpeg(files: Path, succeed: Callable, ffmpeg: Path) -> None:
+    line = "lorsmerge transcribe timed --audio=-film.mp4 -o film.json --json" + QUICK
+    (item,) = json.loads(succeed(line).out)["recordings"]
+    assert item["seconds"] == 1.0
+    said = json.loads(ffmpeg.read_text())
+    assert said[said.index("-i") + 1] == "file:-film.mp4"
+
+
+def test_a_video_without_sound(files: Path, shell: Callable, ffmpeg: Path) -> None:
+    shutil.copy("-film.mp4", "silent.mp4")
+    ended = shell("lorsmerge transcribe timed -a silent.mp4 -o film.srt" + QUICK)
+    assert ended.code == WORK
+    assert "ffmpeg finds no audio in silent.mp4 (no such stream)" in message(ended.err)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("untimed -a talks/a.wav -o a.srt", USAGE, "untimed has no timestamps in its vocabulary"),
+        ("timed -a talks/a.wav -o a.doc", USAGE, "a.doc ends like no transcript"),
+        ("timed -a talks/a.wav -o a.srt --as vtt", USAGE, "a.srt is a .srt, and vtt is asked for"),
+        ("timed -a talks/a.wav -o out --as str", USAGE, "Did you mean 'srt'?"),
+        ("timed -a talks -o a.srt", USAGE, "a.srt is one file, for 3 recordings"),
+        ("timed -a talks -a other/a.wav -o out", USAGE, "would both be written into out/a.srt"),
+        ("timed -a nothing -o out", WORK, "nothing holds no audio file"),
+        ("timed -a nowhere.wav -o out", WORK, "no audio file nowhere.wav"),
+        ("timed --audio=-film.mp4 -o out", WORK, "ffmpeg would be asked, and is not on PATH"),
+        ("timed -a fifo.wav -o out", WORK, "fifo.wav is a FIFO"),
+        ("timed untimed -a talks -o out", USAGE, "transcripts of one MODEL"),
+        ("timed -o a.srt", USAGE, "Give --audio as well"),
+        ("timed -a talks -o out --temperatures cold", USAGE, "--temperatures cold is no list"),
+        ("timed -a talks -o out --language fr", USAGE, "timed has no token <|fr|>"),
+        ("timed -a talks -o out --min-confidence -1", USAGE, "--min-confidence needs --data"),
+        ("timed -a talks -o talks/a.wav", USAGE, "ends like no transcript"),
+        ("timed -a talks/a.wav --as srt", USAGE, "--as needs -o FILE"),
+        ("timed -a call.wav -o call.srt --channels split", USAGE, "one file, for 2 recordings or"),
+        ("timed -a talks/a.wav -o a.srt --channels both", USAGE, "Give mix or split"),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    files: Path, shell: Callable, monkeypatch: pytest.MonkeyPatch, line: str, code: int, words: str
+) -> None:
+    monkeypatch.setenv("PATH", str(files))
+    monkeypatch.setattr(recordings, "hear", None)  # nothing is decoded
+    Path("nothing").mkdir()
+    Path("other").mkdir()
+    shutil.copy("talks/a.wav", "other/a.wav")
+    os.mkfifo("fifo.wav")
+    before = sorted(path.name for path in files.rglob("*"))
+    ended = shell(f"lorsmerge transcribe {line} --device cpu")
+    assert ended.code == code, ended.err
+    assert words in message(ended.err)
+    assert ended.out == ""
+    assert "Traceback" not in ended.err
+    assert sorted(path.name for path in files.rglob("*")) == before
+
+
+def test_windows_follow_each_other_without_timestamps(files: Path, succeed: Callable) -> None:
+    succeed(
+        "lorsmerge transcribe untimed -a talks/a.wav -o a.srt --language ca --no-timestamps" + QUICK
+    )
+    cues = pysrt.open("a.srt", encoding="utf-8")
+    assert [cue.start.ordinal for cue in cues] == [0, 2000, 4000, 6000]
+    assert [cue.end.ordinal for cue in cues] == [2000, 4000, 6000, 7297]
+
+
+def test_an_interruption_keeps_what_is_done(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real: Any = recordings.hear
+
+    def interrupted(speech: Any, items: Any, settings: Any, *, done: Any, progress: Any) -> Any:
+        def stop(index: int, heard: Any) -> None:
+            done(index, heard)
+            raise KeyboardInterrupt
+
+        return real(speech, items, settings, done=stop, progress=progress)
+
+    monkeypatch.setattr(recordings, "hear", interrupted)
+    settings: dict[str, Any] = {
+        "beam": 1, "temperatures": (0.0,), "batch_size": 1, "device": "cpu", "language": "ca",
+    }  # fmt: skip
+    with pytest.raises(Interrupted, match="after 1 of 3 recordings") as caught:
+        transcribe_recordings("timed", "talks", "subs", **settings)
+    assert caught.value.exit_code == INTERRUPTED
+    assert "--resume" in str(caught.value)
+    assert [path.name for path in Path("subs").iterdir()] == ["a.srt"]
+    monkeypatch.setattr(recordings, "hear", real)
+    report = transcribe_recordings("timed", "talks", "subs", resume=True, **settings)
+    assert (len(report.recordings), report.resumed) == (2, 1)
+
+
+def test_progress_counts_seconds_of_audio(files: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    transcribe_recordings(
+        "timed", "talks", "subs", beam=1, temperatures=(0.0,), device="cpu",
+        progress=lambda step, total: calls.append((step, total)),
+    )  # fmt: skip
+    assert sum(step for step, _ in calls) in (14, 15)
+    assert {total for _, total in calls} <= {15, 16}
