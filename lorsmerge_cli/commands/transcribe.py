@@ -19,7 +19,7 @@ _labels = options.panel("Labels to learn from")
 _long = options.panel("Recordings of any length")
 OF_RECORDINGS = {  # parameters of the command that writes transcripts of recordings
     "models", "audio", "output", "formats", "language", "task", "beam", "best_of", "temperatures",
-    "compression_ratio", "logprob", "no_speech", "no_condition", "no_timestamps", "channels", "max_tokens",
+    "compression_ratio", "logprob", "no_speech", "no_condition", "no_timestamps", "words", "channels", "max_tokens",
     "batch_size", "seed", "dtype", "device", "config_dir", "resume", "force", "quiet", "as_json",
     "debug",
 }  # fmt: skip
@@ -93,6 +93,9 @@ def transcribe(
         "--no-timestamps", help="Do not predict the times of segments, by which windows are moved: "
         "windows follow each other, and each becomes a segment. For models that have forgotten "
         "their timestamps.")] = False,
+    words: Annotated[bool, _long(
+        "--words", help="Find when each word is said, by cross-attention: in .json, and as the bounds "
+        "of subtitles.")] = False,
     channels: Annotated[str, _long(
         "--channels", metavar="WAY", help="mix hears the mean of all channels; split hears each, for "
         "telephone calls, and writes FILE.1.srt, FILE.2.srt, ...")] = "mix",
@@ -142,7 +145,7 @@ def transcribe(
             models, audio, output, formats=formats or (), language=language, task=task or "asr",
             beam=beam, best_of=best_of, temperatures=options.parse_numbers("--temperatures", temperatures),
             compression_ratio=compression_ratio, logprob=logprob, no_speech=no_speech,
-            condition=not no_condition, timestamps=not no_timestamps, channels=channels, max_tokens=max_tokens,
+            condition=not no_condition, timestamps=not no_timestamps, words=words, channels=channels, max_tokens=max_tokens,
             batch_size=batch_size, seed=seed, dtype=dtype, device=device, config_dir=config_dir,
             resume=resume, force=force,
         )  # fmt: skip

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from lorsmerge_cli.data.audio import RATE
 from lorsmerge_cli.data.recording import Recording
-from lorsmerge_cli.data.segments import Segment
+from lorsmerge_cli.data.segments import Segment, Word
 from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.speech.alignment import align_words, need_alignment
 from lorsmerge_cli.speech.decoding import DecodingSettings, encode, fitting_batch
 from lorsmerge_cli.speech.identification import identify_languages
 from lorsmerge_cli.speech.model import SpeechModel
@@ -49,6 +50,7 @@ class LongSettings:
         max_tokens: of a window's text; by default half of the decoder's positions.
         seed: of the samples, which depend on it, the window and the temperature.
         batch_size: recordings heard at a time; None for what memory allows.
+        words: whether each word gets times of its own.
 
     Raises:
         UsageFault: a number that is out of its range.
@@ -65,6 +67,7 @@ class LongSettings:
     max_tokens: int | None = None
     seed: int = 0
     batch_size: int | None = field(default=None, compare=False)
+    words: bool = False
 
     def __post_init__(self) -> None:
         for name in ("beam", "best_of", "max_tokens", "batch_size"):
@@ -216,6 +219,8 @@ class _Listener:
         self.spectrogram = Spectrogram(speech)
         self.times = need_timestamps(speech) if settings.timestamps else find_timestamps(speech)
         self.timestamps = self.times if settings.timestamps else None
+        if settings.words:
+            need_alignment(speech)
         config = speech.model.config
         self.positions = int(config.max_source_positions)
         self.frames_a_step = self.spectrogram.frames // self.positions
@@ -248,8 +253,8 @@ class _Listener:
             for row, (language, probability) in zip(unknown, named, strict=True):
                 active[row].language, active[row].probability = language, probability
         texts = self.with_fallback(heard, active)
-        for each, text in zip(active, texts, strict=True):
-            self.take(each, text)
+        for row, (each, text) in enumerate(zip(active, texts, strict=True)):
+            self.take(each, text, heard[row : row + 1])
 
     def with_fallback(self, heard: Tensor, active: Sequence[_Listening]) -> list[_Text]:
         """Return the text of each window at the first temperature at which it passes."""
@@ -306,15 +311,19 @@ class _Listener:
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without timestamps and control tokens."""
-        times = self.times or ()  # a tokenizer may not list them
-        control = self.speech.control
-        words = [token for token in tokens if token not in control and token not in times]
+        words = self.words_of(tokens)
         text: str = self.speech.processor.tokenizer.decode(
             words, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
 
-    def take(self, each: _Listening, text: _Text) -> None:
+    def words_of(self, tokens: Sequence[int]) -> list[int]:
+        """Return the tokens that are text."""
+        times = self.times or ()  # a tokenizer may not list them
+        control = self.speech.control
+        return [token for token in tokens if token not in control and token not in times]
+
+    def take(self, each: _Listening, text: _Text, heard: Tensor) -> None:
         """Keep the segments of a window, and move to where the next one begins."""
         each.count += 1
         rest = each.windows.frames - each.seek
@@ -338,7 +347,7 @@ class _Listener:
             for segment in segments
             if segment.start < min(segment.end, last) and segment.text.strip()
         ]
-        each.segments += kept
+        each.segments += self.with_words(kept, each, heard, size) if self.settings.words else kept
         each.said += [token for segment in kept for token in segment.tokens]
         if not self.settings.condition or text.temperature > TOO_RANDOM:
             each.said.clear()
@@ -373,6 +382,35 @@ class _Listener:
         # a single time at the end: nothing is said after it; else the last segment is unfinished
         moved = size if ends_by_time else times.steps(tokens[ends[-1] - 1]) * self.frames_a_step
         return segments, moved
+
+    def with_words(
+        self, segments: Sequence[Segment], each: _Listening, heard: Tensor, size: int
+    ) -> list[Segment]:
+        """Return the segments of a window with the times of their words."""
+        assert each.language is not None
+        prompt = self.speech.prompt(each.language, each.task)
+        texts = [self.words_of(segment.tokens) for segment in segments]
+        aligned = align_words(
+            self.speech, heard, prompt, [token for text in texts for token in text],
+            size // self.frames_a_step, each.language,
+        )  # fmt: skip
+        step = self.frames_a_step * self.spectrogram.hop / RATE
+        offset = each.seek * self.spectrogram.hop / RATE
+        found, used, given = [], 0, 0
+        for segment, text in zip(segments, texts, strict=True):
+            given += len(text)
+            words = []
+            while aligned and used < given:  # a word goes where its first token is
+                word = aligned.pop(0)
+                used += word.tokens
+                words.append(
+                    Word(
+                        word.word, offset + word.start * step, offset + word.end * step,
+                        word.probability,
+                    )
+                )  # fmt: skip
+            found.append(replace(segment, words=tuple(words)))
+        return found
 
     def segment(self, text: _Text, tokens: Sequence[int], start: float, end: float) -> Segment:
         """Return a segment of a window's text."""

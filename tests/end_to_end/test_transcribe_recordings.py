@@ -176,6 +176,7 @@ def test_a_video_without_sound(files: Path, shell: Callable, ffmpeg: Path) -> No
     ("line", "code", "words"),
     [
         ("untimed -a talks/a.wav -o a.srt", USAGE, "untimed has no timestamps in its vocabulary"),
+        ("timed -a talks/a.wav -o a.srt --words", USAGE, "timed has no alignment_heads"),
         ("timed -a talks/a.wav -o a.doc", USAGE, "a.doc ends like no transcript"),
         ("timed -a talks/a.wav -o a.srt --as vtt", USAGE, "a.srt is a .srt, and vtt is asked for"),
         ("timed -a talks/a.wav -o out --as str", USAGE, "Did you mean 'srt'?"),

@@ -17,6 +17,8 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 from lorsmerge_cli.data.recording import open_recording
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.speech import window_search
+from lorsmerge_cli.speech.alignment import AFTER, BEFORE, align_words, need_alignment
+from lorsmerge_cli.speech.decoding import encode
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import find_model
@@ -244,6 +246,54 @@ def test_rules_are_openais(speech: SpeechModel) -> None:
         theirs.apply(expected, torch.tensor([[1, 2, 3, *said]] * 2))
         mine = rules.apply(logits, torch.tensor([said] * 2, dtype=torch.long).reshape(2, len(said)))
         assert torch.equal(mine, expected), said
+
+
+def test_words_are_aligned_as_openai_does_it(
+    speech: SpeechModel, folder: Path, recording: Path
+) -> None:
+    model = openai_model(folder)
+    model.alignment_heads = torch.tensor([[True], [True]]).to_sparse()
+    speech.model.generation_config.alignment_heads = [[0, 0], [1, 0]]
+    tokenizer = whisper_package().tokenizer.get_tokenizer(
+        True, num_languages=99, language="ca", task="transcribe"
+    )
+    text = " Bon dia, com va? (Molt) bé: l'any 2024 \U0001f600 vindrà."
+    tokens = tokenizer.encode(text)
+    spectrogram = Spectrogram(speech)
+    clip = open_recording(recording)
+    window = Windows(spectrogram, clip, spectrogram.length(clip)).at(500)
+    module = __import__("whisper.timing", fromlist=["find_alignment"])
+    theirs = module.find_alignment(model, tokenizer, tokens, window, 2500)
+    module.merge_punctuations(theirs, BEFORE, AFTER)
+    ours = align_words(
+        speech, encode(speech, window[None]), speech.prompt("ca", "asr"), tokens, 1250, "ca"
+    )
+    theirs = [word for word in theirs if word.word]
+    assert [word.word for word in ours] == [word.word for word in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine.tokens, mine.start / 50, mine.end / 50) == (
+            len(other.tokens), other.start, other.end,
+        )  # fmt: skip
+        assert mine.probability == pytest.approx(other.probability, rel=1e-4)
+    assert "".join(word.word for word in ours) == text
+    assert len({word.start for word in ours}) > 3
+
+
+def test_words_of_segments(speech: SpeechModel, recording: Path) -> None:
+    speech.model.generation_config.alignment_heads = [[0, 0], [1, 0]]
+    settings = LongSettings(beam=1, temperatures=(0.0,), logprob=-1e9, max_tokens=MOST, words=True)
+    (heard,) = hear(speech, [ToHear(open_recording(recording), "ca")], settings)
+    for segment in heard.segments:
+        assert segment.words is not None
+        assert all(word.start <= word.end <= heard.seconds for word in segment.words)
+    words = [word for segment in heard.segments for word in segment.words or ()]
+    assert len(words) > 10
+
+
+def test_a_model_without_alignment_heads_is_refused(tmp_path: Path) -> None:
+    source = find_model(make_whisper(tmp_path / "m", times=True))
+    with pytest.raises(UsageFault, match="no alignment_heads in its generation_config"):
+        need_alignment(source.without_weights)
 
 
 def test_a_vocabulary_without_times_is_refused(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from lorsmerge_cli.errors import (
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.outputs import atomic_file, check_output
 from lorsmerge_cli.results.transcripts import WRITERS, clock, write_transcript
+from lorsmerge_cli.speech.alignment import need_alignment
 from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype
 from lorsmerge_cli.speech.timestamps import need_timestamps
@@ -125,6 +126,7 @@ def transcribe_recordings(
     no_speech: float = 0.6,
     condition: bool = True,
     timestamps: bool = True,
+    words: bool = False,
     channels: str = MIX,
     max_tokens: int | None = None,
     batch_size: int | None = None,
@@ -158,6 +160,7 @@ def transcribe_recordings(
         no_speech: probability of no speech above which a window with a failing text is silent.
         condition: whether the text so far is the prompt of the next window.
         timestamps: whether timestamps are predicted; otherwise each window becomes a segment.
+        words: whether each word gets times of its own, in JSON and for the bounds of subtitles.
         channels: `mix` hears the mean of all, `split` each of them, into a transcript of its own.
         max_tokens: most tokens of a window; half of the decoder's positions by default.
         batch_size: recordings heard at a time; by memory by default.
@@ -180,7 +183,7 @@ def transcribe_recordings(
     """
     settings = LongSettings(
         beam, best_of, tuple(temperatures), compression_ratio, logprob, no_speech, condition,
-        timestamps, max_tokens, seed, batch_size,
+        timestamps, max_tokens, seed, batch_size, words,
     )  # fmt: skip
     code, kind = parse_language(language) if language else None, parse_task(task)
     if channels not in (MIX, SPLIT):
@@ -250,6 +253,8 @@ def _check_model(
         speech.prompt(language, task)
     if settings.timestamps:
         need_timestamps(speech)
+    if settings.words:
+        need_alignment(speech)
 
 
 def _plan(
