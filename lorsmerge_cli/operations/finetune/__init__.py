@@ -117,12 +117,9 @@ def finetune(
         LorsmergeError: see the subclasses; the state of an interrupted run is kept.
 
     Example:
-        >>> report = finetune(
-        ...     "base", "test.jsonl", "ft", language="ca", task="asr", steps=1, effective_batch=2,
-        ...     delta="ft.delta",
-        ... )
-        >>> report.output, report.delta, report.steps
-        (PosixPath('ft'), PosixPath('ft.delta'), 1)
+        >>> report = finetune("base", "test.jsonl", "ft", language="ca", steps=1, effective_batch=2)
+        >>> report.output, report.steps
+        (PosixPath('ft'), 1)
     """
     averaging = _averaging(average_best, average_last)
     command = recorded_call(
