@@ -92,11 +92,11 @@ DataSeed = Annotated[int, data(
     "--data-seed", metavar="N",
     help="Seed of the rows that --hours takes, which --seed does not change.")]
 Only = Annotated[list[str] | None, data(
-    "--only", metavar="KEY=VALUE", help="Rows with this value in a column of the data, such as "
+    "--only", metavar="KEY=VALUE", help="Take only rows with this value in a column of the data, such as "
     "accent=balear (may be repeated; several values of one column are alternatives).")]
 Where = Annotated[list[str] | None, data(
-    "--where", metavar="COMPARISON", help="Rows for which this is true of a column, 'duration<15' or "
-    "'gender!=male' (may be repeated; all have to be true). The columns are those of the data, and "
+    "--where", metavar="COMPARISON", help="Take only rows for which this is true of a column, "
+    "'duration<15' or 'gender!=male' (may be repeated; all have to be true). The columns are those of the data, and "
     "id, language, task, text, text_length, speaker and duration.")]
 AllowParts = Annotated[bool, data(
     "--allow-parts", help="Accept data in which most rows are shorter than their files and give no "

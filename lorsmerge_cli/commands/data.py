@@ -59,6 +59,8 @@ def data(
 
     if tokenizer and not plot:
         raise typer.BadParameter("--tokenizer is for --plot: give that as well.")
+    if plot and plot == output:
+        raise typer.BadParameter("--plot and --output are one file: give two.")
     conditions = parse_conditions(only or (), where or ())
     raise_all(
         usage.check_inputs(

@@ -65,6 +65,7 @@ _ALIASES |= {
     "العربية": "ar", "हिन्दी": "hi",
 }  # fmt: skip
 _ALIASES |= {"filipino": "tl", "farsi": "fa", "bokmål": "no", "bokmal": "no"}
+_KNOWN = {code: code for code in LANGUAGES} | _ALIASES
 # The nearest language that Whisper has, for some that it lacks
 _RELATIVES = {
     "ast": "es", "an": "es", "arg": "es", "ckb": "fa", "kmr": "fa", "ku": "fa", "kur": "fa", "arz": "ar",
@@ -102,14 +103,13 @@ def parse_language(name: str) -> str:
     wanted = name.strip().lower().replace("_", "-")
     wanted = re.split("[.@]", wanted)[0]  # as in de_DE.UTF-8
     head, *rest = wanted.split("-")
-    known = {code: code for code in LANGUAGES} | _ALIASES
-    if wanted in known:
-        return str(known[wanted])
+    if wanted in _KNOWN:
+        return str(_KNOWN[wanted])
     tags = all(_REGION.fullmatch(tag) or tag in _SCRIPTS | _VARIANTS | _CANTONESE for tag in rest)
-    if tags and head in known and head:
-        code = str(known[head])
+    if tags and head in _KNOWN and head:
+        code = str(_KNOWN[head])
         return "yue" if code == "zh" and _CANTONESE.intersection(rest) else code
-    raise UsageFault(f"Whisper has no language {name!r}.", _hint(head if tags else wanted, known))
+    raise UsageFault(f"Whisper has no language {name!r}.", _hint(head if tags else wanted, _KNOWN))
 
 
 def _hint(wanted: str, known: dict[str, str]) -> str:

@@ -179,6 +179,7 @@ def test_a_picture_of_the_data(clips: Path, shell: Command, suffix: str) -> None
     [
         ("--plot data.txt", 2, "not one of .png, .svg, .pdf"),
         ("--tokenizer base", 2, "--tokenizer is for --plot"),
+        ("--plot x.png -o x.png", 2, "--plot and --output are one file"),
         ("--plot good.jsonl", WORK, "is or holds the input"),
         ("--plot x.png --tokenizer gone/", WORK, "gone"),
     ],

@@ -55,6 +55,9 @@ def test_scores_of_other_selections_are_not_of_one_set(files: Path, shell: Calla
     ended = shell("lorsmerge report car.json -o alone")
     assert ended.code == 0
     assert "test.jsonl is not whole: only rows with room=car" in " ".join(ended.err.split())
+    assert shell(f"{EVAL} --data data/test.jsonl -o base.json").code == 0
+    ended = shell("lorsmerge report car.json base.json -o report")
+    assert "with other rows (with room=car and all)" in " ".join(ended.err.split())
     line = EVAL.replace("base", "ca") + " --data data/test.jsonl -o all.json"
     assert shell(line).code == 0
     assert "selected" not in read_json("all.json")["settings"]

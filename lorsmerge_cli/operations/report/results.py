@@ -93,7 +93,8 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
         for entry in found:
             known = entries.setdefault((entry.system, entry.run, entry.key), entry)
             if _answers(known) != _answers(entry):
-                faults.append(_twice(known, entry, "with other answers"))
+                how = f"with other {_differing(known, entry, documents)}"
+                faults.append(_twice(known, entry, how))
             elif known.identity and entry.identity and known.identity != entry.identity:
                 faults.append(_twice(known, entry, "by different weights"))
     faults += _other_utterances(entries.values(), documents)
@@ -210,6 +211,20 @@ def _described(entry: Entry) -> str:
     return " ".join((repr(entry.record.model), "on", *entry.key))
 
 
+def _selection(entry: Entry, documents: Mapping[Path, StoredResults]) -> str:
+    """Return what the rows were chosen by: ` with accent=balear`; "" for a set that is whole."""
+    conditions = documents[entry.file].selected.get(entry.record.dataset)
+    return f" with {' and '.join(conditions)}" if conditions else ""
+
+
+def _differing(known: Entry, entry: Entry, documents: Mapping[Path, StoredResults]) -> str:
+    """Return in words what differs between two entries of one name."""
+    chosen = [_selection(each, documents) for each in (known, entry)]
+    if chosen[0] == chosen[1]:
+        return "answers"
+    return f"rows ({' and '.join(c.strip() or 'all' for c in chosen)})"
+
+
 def _twice(known: Entry, entry: Entry, how: str) -> Mismatch:
     return Mismatch(
         f"{_described(entry)} is in {known.file} and in {entry.file} {how}.",
@@ -225,10 +240,6 @@ def _other_utterances(
     faults: dict[Key, LorsmergeError] = {}
     first: dict[Key, Entry] = {}
 
-    def of(entry: Entry) -> str:
-        conditions = documents[entry.file].selected.get(entry.record.dataset)
-        return f" with {' and '.join(conditions)}" if conditions else ""
-
     for entry in entries:
         other = first.setdefault(entry.key, entry)
         rows, others = (
@@ -236,8 +247,8 @@ def _other_utterances(
         )
         if rows != others and entry.key not in faults:
             faults[entry.key] = Mismatch(
-                f"{_described(other)} ({len(rows)} utterances{of(other)}, {other.file}) and "
-                f"{_described(entry)} ({len(others)}{of(entry)}, {entry.file}) were not scored on the "
+                f"{_described(other)} ({len(rows)} utterances{_selection(other, documents)}, {other.file}) and "
+                f"{_described(entry)} ({len(others)}{_selection(entry, documents)}, {entry.file}) were not scored on the "
                 "same utterances.",
                 "Score both on one test set, or name the test sets apart with eval --data NAME=PATH.",
             )
