@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from lorsmerge_cli.speech.source import ModelSource
 
 _models = options.panel("Models")
-FLAWS = {
-    "cut": "hypotheses that reached the limit of tokens",
-    "looping": "hypotheses that repeat themselves (zlib compresses them to less than 1/2.4)",
-}
 ERRORS = {"sub": "substitutions", "del": "deletions", "ins": "insertions"}
 WITHOUT_MODELS = {  # parameters that --score-only uses
     "models", "suite", "hypotheses", "score_only", "normalisation", "metrics", "compare", "samples", "seed", "output",
@@ -306,6 +302,7 @@ def _decoded_on(report: EvalReport, model: str) -> str:
 
 def _summary(records: Sequence[Record], published: Sequence[Published], group: str) -> None:
     """Show a table of models by languages of one task, as in the paper, with types of errors."""
+    from lorsmerge_cli.metrics.flaws import FLAWS
     from lorsmerge_cli.results.records import average, blocks_in_words, metric_of
 
     sets = list(dict.fromkeys((record.dataset, record.language) for record in records))
@@ -342,7 +339,7 @@ def _summary(records: Sequence[Record], published: Sequence[Published], group: s
     legend = legend if error_types else ""
     console.line(f"+-: standard error of the average, over {blocks_in_words(records)}{legend}")
     for key in flaws:
-        console.line(f"{key}: {FLAWS[key]}")
+        console.line(f"{key}: hypotheses {FLAWS[key].title}")
 
 
 def _published_rows(

@@ -11,7 +11,7 @@ from typing import Any
 from lorsmerge_cli.data.leakage import Shared
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.metrics import metrics_of
-from lorsmerge_cli.metrics.looping import is_looping
+from lorsmerge_cli.metrics.flaws import FLAWS
 from lorsmerge_cli.metrics.mapsswe import MatchedPairs, matched_pairs, segment_errors
 from lorsmerge_cli.metrics.metric import Metric, Scoring
 from lorsmerge_cli.metrics.normalisation import (
@@ -152,7 +152,10 @@ def score(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
         task=first.task,
         scores={metric.name: _score(rows, metric, scoring) for metric in metrics},
         blocks=len(_blocks(rows, metrics[0], scoring)),
-        details={**_flaws(rows), **finite(metrics[0].details(rows, scoring))},
+        details={
+            **{key: flaw.count(rows) for key, flaw in FLAWS.items()},
+            **finite(metrics[0].details(rows, scoring)),
+        },
         rows=rows,
     )
 
@@ -168,15 +171,6 @@ def _score(rows: tuple[Hypothesis, ...], metric: Metric, scoring: Scoring) -> Sc
 @lru_cache(maxsize=4096)  # a report compares one system with several
 def _blocks(rows: tuple[Hypothesis, ...], metric: Metric, scoring: Scoring) -> Floats:
     return block_sums(metric.statistics(rows, scoring), [row.speaker for row in rows])
-
-
-def _flaws(rows: Sequence[Hypothesis]) -> dict[str, int | None]:
-    """Count the hypotheses that were cut at the limit of tokens, and those that repeat themselves.
-
-    The first is None where it was not recorded.
-    """
-    cut = None if any(row.cut is None for row in rows) else sum(bool(row.cut) for row in rows)
-    return {"cut": cut, "looping": sum(is_looping(row.hypothesis) for row in rows)}
 
 
 def compare(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorsmerge_cli.data.languages import TASKS, check_labels
+from lorsmerge_cli.metrics.flaws import FLAWS
 
 LARGEST = 1e12  # of a number: means and squares of larger ones may overflow
 SHOWN = 40  # characters of a value in a message
@@ -49,7 +50,7 @@ SCORE = {**dict.fromkeys(("score", "low", "high", "standard_error"), FIGURE), "s
 RECORD = {
     **dict.fromkeys(("model", "dataset", "language", "task", "metric"), str),
     "blocks?": int,
-    "details": {"normalisation?": str, "cut?": (int, NONE), "looping?": (int, NONE)},
+    "details": {"normalisation?": str} | {f"{key}?": (int, NONE) for key in FLAWS},
     "rows": [ROW],
 }
 RECORDS = {1: RECORD | SCORE, 2: RECORD | {"scores": Each(SCORE)}}  # by the version of the format

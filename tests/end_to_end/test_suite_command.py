@@ -186,3 +186,18 @@ def test_configurations_on_the_hub_are_looked_up_first(
     (first, _) = read_json("r.json")["records"]
     assert (first["dataset"], first["language"], first["task"]) == ("ca", "ca", "asr")
     assert {row["gender"] for row in first["rows"]} == {"male", "female"}
+
+
+def test_words_that_are_invented_in_silence_are_counted(files: Path, succeed: Callable) -> None:
+    rows = [json.loads(line) for line in Path("data/test.jsonl").read_text().splitlines()[:6]]
+    own = [row | {"source_lang": "ca", "taskname": "asr"} for row in rows]
+    for row in own[:3]:
+        row["text"] = ""  # nothing is said in them
+    Path("data/silence.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    ended = succeed("lorsmerge eval base --data data/silence.jsonl --device cpu --beam 1 -o s.json")
+    (record,) = read_json("s.json")["records"]
+    said = [row for row in record["rows"] if not row["reference"] and row["hypothesis"]]
+    assert record["details"]["invented"] == len(said) > 0
+    assert "invented: hypotheses with words where nothing is said (no reference)" in ended.out
+    document = json.loads(succeed("lorsmerge report s.json -o silence --json").out)
+    assert any("have words where nothing is said" in note for note in document["notes"])

@@ -685,7 +685,7 @@ def test_cut_and_looping_hypotheses_are_noted(files: list[Path], tmp_path: Path)
     rows = [replace(row, cut=n < 3) for n, row in enumerate(scored.rows)]
     rows[0] = replace(rows[0], hypothesis="the red house " * 20)
     other = write_results(tmp_path / "other.json", [score(rows, SCORING)])
-    said = f"Of x's {len(rows)} hypotheses 3 were ended by the limit of tokens, and 1 repeat themselves."
+    said = f"Of x's {len(rows)} hypotheses 3 were ended by the limit of tokens, 1 repeat themselves, and 1 have words 5 times in a row or more."
     assert said in run([*files, other], tmp_path / "out").notes
     assert said in (tmp_path / "out" / "report.md").read_text()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from lorsmerge_cli.data.leakage import Shared
 from lorsmerge_cli.data.utterance import NOT_ASKED_FOR
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
+from lorsmerge_cli.metrics.flaws import FLAWS
 from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.operations.report.entries import (
     RUN_MARK,
@@ -29,8 +30,6 @@ from lorsmerge_cli.results.document import StoredResults
 from lorsmerge_cli.results.document import read_results as read_document
 from lorsmerge_cli.results.records import few_blocks, metric_of, score
 from lorsmerge_cli.results.suite import Published, published_for
-
-FLAWS = {"cut": "were ended by the limit of tokens", "looping": "repeat themselves"}
 
 
 @dataclass(frozen=True)
@@ -275,13 +274,14 @@ def _flawed(systems: Mapping[str, Runs]) -> Iterable[str]:
     for system, runs in systems.items():
         records = [entry.record for entries in runs.values() for entry in entries.values()]
         parts = [
-            f"{count} {flaw}"
+            f"{count} {flaw.note}"
             for key, flaw in FLAWS.items()
             if (count := sum(record.details.get(key) or 0 for record in records))
         ]
         if parts:
             whole = sum(len(record.rows) for record in records)
-            yield f"Of {system}'s {whole} hypotheses {', and '.join(parts)}."
+            listed = ", and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+            yield f"Of {system}'s {whole} hypotheses {listed}."
 
 
 def _leaks(entries: Iterable[Entry]) -> Iterable[str]:

@@ -1,0 +1,110 @@
+"""Counts of hypotheses that went wrong in ways that explain a score. A new one is a line in `FLAWS`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lorsmerge_cli.metrics.looping import is_looping, most_repeats
+from lorsmerge_cli.metrics.normalisation import CHARACTER_LANGUAGES
+from lorsmerge_cli.metrics.scripts import main_script, scripts_of
+
+REPEATS = 5  # times in a row from which on words are a repetition
+ENGLISH = "en"
+NO_WORD = re.compile(r"[^\w\s]")  # what two words may differ in and yet be a repetition
+
+
+class Answered(Protocol):
+    """A hypothesis beside its reference, as a count of flaws needs it."""
+
+    @property
+    def language(self) -> str:
+        """Whisper's code of the spoken language."""
+
+    @property
+    def task(self) -> str:
+        """The task."""
+
+    @property
+    def reference(self) -> str:
+        """The right answer; without words where nothing is said."""
+
+    @property
+    def hypothesis(self) -> str:
+        """The model's answer."""
+
+    @property
+    def cut(self) -> bool | None:
+        """Whether the limit of tokens ended it; None if that is not known."""
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """An entry of `FLAWS`.
+
+    Attributes:
+        title: which hypotheses are counted, after `hypotheses`.
+        note: the same after a number of hypotheses.
+        count: hypotheses that have it; None where that was not recorded.
+    """
+
+    title: str
+    note: str
+    count: Callable[[Sequence[Answered]], int | None]
+
+
+def _cut(rows: Sequence[Answered]) -> int | None:
+    return None if any(row.cut is None for row in rows) else sum(bool(row.cut) for row in rows)
+
+
+def _each(has: Callable[[Answered], bool]) -> Callable[[Sequence[Answered]], int]:
+    return lambda rows: sum(map(has, rows))
+
+
+def repeats_words(row: Answered) -> bool:
+    """Return whether some words follow each other five times or more, and more often than they should."""
+    written = ENGLISH if row.task == "st" else row.language
+    spaced = written not in CHARACTER_LANGUAGES
+    said, meant = (
+        most_repeats(text.split() if spaced else list("".join(text.split())))
+        for text in (NO_WORD.sub("", text.lower()) for text in (row.hypothesis, row.reference))
+    )
+    return said >= REPEATS and said > meant
+
+
+def invents(row: Answered) -> bool:
+    """Return whether there are words where nothing is said."""
+    return not row.reference.strip() and bool(row.hypothesis.strip())
+
+
+def is_in_other_script(row: Answered) -> bool:
+    """Return whether most letters are of a script that the language is not written in.
+
+    Not where those of the reference are of that script too.
+    """
+    script = main_script(row.hypothesis)
+    own = scripts_of(ENGLISH if row.task == "st" else row.language)
+    return script is not None and script not in own and script != main_script(row.reference)
+
+
+FLAWS: dict[str, Flaw] = {
+    "cut": Flaw("that reached the limit of tokens", "were ended by the limit of tokens", _cut),
+    "looping": Flaw(
+        "that repeat themselves (zlib compresses them to less than 1/2.4)", "repeat themselves",
+        _each(lambda row: is_looping(row.hypothesis)),
+    ),
+    "repeats": Flaw(
+        f"with words {REPEATS} times in a row or more, which the reference has not",
+        f"have words {REPEATS} times in a row or more", _each(repeats_words),
+    ),
+    "invented": Flaw(
+        "with words where nothing is said (no reference)", "have words where nothing is said",
+        _each(invents),
+    ),
+    "script": Flaw(
+        "mostly in a script that the language is not written in", "are in a script of another language",
+        _each(is_in_other_script),
+    ),
+}  # fmt: skip
