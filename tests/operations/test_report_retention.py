@@ -94,3 +94,15 @@ def test_a_figure_has_a_point_for_each_system(file: Path, tmp_path: Path) -> Non
 def test_a_set_that_no_result_is_on_is_told(file: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageFault, match=r"--retention: no result is on 'fleurs_ti'\. Did you mean 'fleurs_it'\?"):  # fmt: skip
         report(file, tmp_path / "out", retention="fleurs_fr,fleurs_ti")
+
+
+def test_a_loss_in_another_unit_than_the_gain_is_shown_where_it_was_asked_for(
+    tmp_path: Path,
+) -> None:
+    keys = [("cv", "ca", "asr"), ("fleurs", "fr", "st")]
+    made = {"base": {}, "m": merge("ta", delta("ca_asr"))}
+    records = [record(name, key, wrong) for name, wrong in (("base", 0.3), ("m", 0.4)) for key in keys]  # fmt: skip
+    file = write_results(tmp_path / "r.json", records, made)
+    shown = cells(report(file, tmp_path / "out", retention="fleurs"), "balance")["m"]
+    assert shown["loss, elsewhere", ASR].text == shown["gain, merged", ST].text == "\N{EN DASH}"
+    assert shown["loss, elsewhere", ST].text.startswith("+")

@@ -182,3 +182,10 @@ def test_the_suites_that_come_with_lorsmerge_are_suites(path: Path) -> None:
 def test_fleurs_has_a_set_for_each_language() -> None:
     suite = read_suite(EXAMPLES / "fleurs-21.toml")
     assert len({each.language for each in suite.sets}) == len(suite.sets) == 21
+
+
+def test_the_suite_of_the_page_is_one(tmp_path: Path) -> None:
+    page = (EXAMPLES.parents[1] / "docs" / "scores.md").read_text(encoding="utf-8")
+    suite = read_suite(write(tmp_path, page.split("```toml\n")[1].split("```")[0]))
+    assert [each.name for each in suite.sets] == ["fleurs_ca", "calls"]
+    assert suite.record.published[0].comparable(suite.scoring(Scoring(), suite.record.sets))

@@ -218,8 +218,15 @@ def _oriented(found: Difference | None, tables: Tables, task: str, sign: int) ->
 
 def balance(tables: Tables) -> Iterator[Table]:
     """Yield each system's gain on what was merged beside its loss elsewhere."""
-    tasks = [task for task in tables.groups
-             if any(balance_of(tables, row, task).whole for row in tables.rows)]  # fmt: skip
+    wanted = tables.roles.retention  # of other tasks or normalisations than the gains, maybe
+    tasks = [
+        task
+        for task in tables.groups
+        if any(
+            found.whole or (wanted and (found.gain or found.loss))
+            for found in (balance_of(tables, row, task) for row in tables.rows)
+        )
+    ]
     rows = []
     for row in tables.rows:
         found = [balance_of(tables, row, task) for task in tasks]
@@ -228,7 +235,6 @@ def balance(tables: Tables) -> Iterator[Table]:
             rows.append(tables.line(row, cells))
     if not (tasks and rows):
         return
-    wanted = tables.roles.retention
     elsewhere = f"the test sets {', '.join(wanted)}" if wanted else "all other test sets"
     note = (
         f"Gain: how much better than {tables.name(tables.roles.base or '')} on the languages that a model was "

@@ -264,7 +264,8 @@ class Tables:
         if self.roles.controls:
             parts.append("Indented below a merge: its control, task arithmetic with a step of the "
                          "same norm.")  # fmt: skip
-        parts += [f"{words}." for words in published_in_words(*self.results.published)]
+        shown = [[f for f in part if f.key in self.keys] for part in self.results.published]
+        parts += [f"{words}." for words in published_in_words(*shown)]
         if self.paper.scores:
             parts.append(f"In brackets: {self.paper.about}.")
         return " ".join(parts)
