@@ -54,9 +54,13 @@ class KeptFeatures:
         ends = np.cumsum(self._room)
         self._inside = int(np.searchsorted(ends, memory, side="right"))  # rows in memory
         held = int(ends[self._inside - 1]) if self._inside else 0
+        try:
+            self._memory = mmap.mmap(-1, max(held, 1))
+        except OSError:  # a system that promises no more than it has
+            self._inside = held = 0
+            self._memory = mmap.mmap(-1, 1)
         self._starts = ends - self._room
         self._starts[self._inside :] -= held
-        self._memory = mmap.mmap(-1, max(held, 1))
         cells = 3 * (len(columns) + 1)  # the last row: whether the disk was full
         self._table = np.frombuffer(mmap.mmap(-1, 4 * cells), np.uint32).reshape(-1, 3)
         self._disk = disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,24 @@ def test_a_full_disk_is_given_back_what_was_kept(
     assert os.fstat(kept._file.fileno()).st_size == 0
     kept.put(2, clip(10), 10)
     assert [kept.get(row) for row in range(3)] == [None, None, None]
+
+
+def test_memory_that_the_system_does_not_give_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mmap.mmap
+
+    def small(number: int, size: int) -> mmap.mmap:
+        if size > 1000:
+            raise OSError(12, "Cannot allocate memory")
+        return real(number, size)
+
+    monkeypatch.setattr(mmap, "mmap", small)
+    kept = store([FRAMES] * 2, tmp_path, memory=1 << 20, disk=1 << 20)
+    kept.put(1, clip(10), 10)
+    found = kept.get(1)
+    assert found is not None
+    assert found[0].equal(clip(10))
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
