@@ -13,6 +13,7 @@ import argparse
 import os
 import platform
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -55,9 +56,10 @@ except SystemExit:
 
 @dataclass
 class Measured:
-    """Wall seconds of every round, and the largest memory of any (MB)."""
+    """Wall and processor seconds of every round, and the largest memory of any (MB)."""
 
     seconds: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
     resident: float = 0.0
     anonymous: float = 0.0
 
@@ -107,7 +109,7 @@ def measure(command: list[str], environment: dict[str, str], folder: Path, into:
     """Run a command in a folder and add what it took."""
     for old in (folder / "out",):
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-    began = time.perf_counter()
+    began, before = time.perf_counter(), _busy()
     with subprocess.Popen(
         command, cwd=folder, env=os.environ | environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -119,6 +121,13 @@ def measure(command: list[str], environment: dict[str, str], folder: Path, into:
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{problem[-2000:]}")
     into.seconds.append(time.perf_counter() - began)
+    into.busy.append(_busy() - before)
+
+
+def _busy() -> float:
+    """Processor seconds of all processes that have ended, in the kernel too."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def hashing(folder: Path, rounds: int) -> str:

@@ -184,8 +184,9 @@ def report(
     measured: dict[int, dict[str, Measured]],
     compared: dict[int, dict[tuple[str, str], Apart]],
     size: str,
+    load: float,
 ) -> str:
-    """Markdown."""
+    """Markdown; `load` is that of other programs at the start."""
     rounds = max(len(item.seconds) for results in measured.values() for item in results.values())
     lines = [
         "# Every merging method, in time, memory and beside peers",
@@ -193,23 +194,25 @@ def report(
         f"Float32 fine-tunes of Whisper {size}'s size (`examples/make_models.py`: random weights, to "
         f"which all but the first have {SHARED} of the first's delta added); "
         f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}; median "
-        f"of {rounds} rounds, warm page cache, start-up and fsync included. Made by `python "
-        f"benchmarks/methods.py`. Ratios: svp {RATIOS['svp']}, mp {RATIOS['mp']}.",
+        f"of {rounds} rounds, warm page cache, start-up and fsync included. The load of other programs "
+        f"was {load:.1f} at the start: above half of one, the clock tells of them too, and the "
+        f"processor's time, which ratios are of, hardly does. Made by `python benchmarks/methods.py "
+        f"--rounds {rounds}`. Pruned with svp {RATIOS['svp']}, mp {RATIOS['mp']}.",
     ]
     for count, results in measured.items():
-        seconds = {name: statistics.median(item.seconds) for name, item in results.items()}
+        busy = {name: statistics.median(item.busy) for name, item in results.items()}
         lines += [
             "",
             f"## {count} fine-tunes",
             "",
-            "| command | seconds | from - to | times `ta` | peak memory of its own, MB | with mapped "
-            "files, MB |",
+            "| command | seconds, from - to | processor's seconds | times `ta` | peak memory of its own, "
+            "MB | with mapped files, MB |",
             "| --- | ---: | ---: | ---: | ---: | ---: |",
         ]
         for name, item in results.items():
-            ratio = f"{seconds[name] / seconds[TA]:.1f}" if TA in seconds else ""
+            ratio = f"{busy[name] / busy[TA]:.1f}" if TA in busy else ""
             lines.append(
-                f"| {name} | {seconds[name]:.1f} | {min(item.seconds):.1f} - {max(item.seconds):.1f} "
+                f"| {name} | {min(item.seconds):.1f} - {max(item.seconds):.1f} | {busy[name]:.1f} "
                 f"| {ratio} | {item.anonymous:,.0f} | {item.resident:,.0f} |"
             )
         if compared[count]:
@@ -248,6 +251,7 @@ def main() -> None:
         dict.fromkeys([method_of(()), *arguments.methods])
     )  # the first is what ratios are of
     names = names_of(max(arguments.counts))
+    load = os.getloadavg()[0]
     build(arguments.folder, arguments.size, names)
     make_alike(arguments.folder, names)
     measured, compared = {}, {}
@@ -256,7 +260,7 @@ def main() -> None:
         measured[count], compared[count] = run(
             arguments.folder, found, arguments.rounds, f"{count} fine-tunes"
         )
-    text = report(measured, compared, arguments.size)
+    text = report(measured, compared, arguments.size, load)
     print(text)
     if arguments.output:
         arguments.output.write_text(text)
