@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lorsmerge_cli.data.languages import text_language
-from lorsmerge_cli.data.scripts import other_script
 from lorsmerge_cli.data.utterance import (
     LACKING,
     LONGER,
@@ -19,6 +18,7 @@ from lorsmerge_cli.data.utterance import (
     reasons,
     with_unique_ids,
 )
+from lorsmerge_cli.metrics.scripts import other_script
 
 BAD_AUDIO = LACKING | {SILENT, LONGER}
 

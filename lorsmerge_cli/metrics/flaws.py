@@ -9,7 +9,7 @@ from typing import Protocol
 
 from lorsmerge_cli.metrics.looping import is_looping, most_repeats
 from lorsmerge_cli.metrics.normalisation import CHARACTER_LANGUAGES
-from lorsmerge_cli.metrics.scripts import main_script, scripts_of
+from lorsmerge_cli.metrics.scripts import other_script
 
 REPEATS = 5  # times in a row from which on words are a repetition
 ENGLISH = "en"
@@ -84,9 +84,9 @@ def is_in_other_script(row: Answered) -> bool:
 
     Not where those of the reference are of that script too.
     """
-    script = main_script(row.hypothesis)
-    own = scripts_of(ENGLISH if row.task == "st" else row.language)
-    return script is not None and script not in own and script != main_script(row.reference)
+    language = ENGLISH if row.task == "st" else row.language
+    script = other_script(row.hypothesis, language)
+    return bool(script) and script != other_script(row.reference, language)
 
 
 FLAWS: dict[str, Flaw] = {

@@ -1,4 +1,4 @@
-"""The script that a text is written in, and those that a language is."""
+"""Which script a text is written in, and whether that is one of its language's."""
 
 from __future__ import annotations
 
@@ -6,49 +6,62 @@ import unicodedata
 from collections import Counter
 from functools import lru_cache
 
-LATIN = "LATIN"
-# Names as Unicode's characters begin with them, of Whisper's languages that are not written in Latin
-# letters alone; two where both are in use
-_WRITTEN = {
-    "CYRILLIC": "ru uk bg sr mk mn kk be tg tt ba bs az uz tk",
-    "LATIN": "sr bs az uz tk kk tt ms ha su jw sd pa",
-    "ARABIC": "ar fa ur ps sd pa ms ha kk",
-    "CJK": "zh yue ja ko", "HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "BOPOMOFO": "zh",
-    "HEBREW": "he yi", "GREEK": "el", "DEVANAGARI": "hi mr ne sa sd", "TAMIL": "ta", "THAI": "th",
-    "TELUGU": "te", "MALAYALAM": "ml", "BENGALI": "bn as", "KANNADA": "kn", "ARMENIAN": "hy",
-    "GURMUKHI": "pa", "SINHALA": "si", "KHMER": "km", "GEORGIAN": "ka", "GUJARATI": "gu",
-    "ETHIOPIC": "am", "LAO": "lo", "MYANMAR": "my", "TIBETAN": "bo", "MONGOLIAN": "mn",
-    "JAVANESE": "jw", "SUNDANESE": "su",
+LATIN = "Latin"
+# Of the languages that are written in another script than Latin, or in several
+_SCRIPTS = {
+    "Cyrillic": "ru uk be bg mk sr kk mn tg tt ba uz az bs tk",
+    "Latin": "sr kk tt uz az bs tk",
+    "Arabic": "ar fa ur ps sd pa ms ha az kk uz",
+    "Hebrew": "he yi", "Greek": "el", "Armenian": "hy", "Georgian": "ka",
+    "Devanagari": "hi mr ne sa sd", "Bengali": "bn as", "Gujarati": "gu", "Gurmukhi": "pa",
+    "Tamil": "ta", "Telugu": "te", "Kannada": "kn", "Malayalam": "ml", "Sinhala": "si",
+    "Thai": "th", "Lao": "lo", "Myanmar": "my", "Khmer": "km", "Tibetan": "bo", "Ethiopic": "am",
+    "Mongolian": "mn", "Javanese": "jw", "Sundanese": "su",
+    "Cjk": "zh yue ja ko", "Bopomofo": "zh yue", "Hiragana": "ja", "Katakana": "ja", "Hangul": "ko",
 }  # fmt: skip
-NO_SCRIPT = frozenset(
-    {"MODIFIER", "SUPERSCRIPT", "SUBSCRIPT"}
-)  # signs that Unicode counts as letters
+_ALSO_LATIN = frozenset(["ms", "ha", "jw", "su"])
+_WIDTHS = ("HALFWIDTH ", "FULLWIDTH ")
 
 
 def scripts_of(language: str) -> frozenset[str]:
-    """Return the scripts of a language of Whisper's, by Unicode's names.
+    """Return the scripts that a language is written in, by Whisper's code: Latin where no other is known.
 
     Example:
         >>> sorted(scripts_of("ja")), sorted(scripts_of("ca"))
-        (['CJK', 'HIRAGANA', 'KATAKANA'], ['LATIN'])
+        (['Cjk', 'Hiragana', 'Katakana'], ['Latin'])
     """
-    own = frozenset(script for script, codes in _WRITTEN.items() if language in codes.split())
-    return own or frozenset({LATIN})
+    found = {script for script, languages in _SCRIPTS.items() if language in languages.split()}
+    return frozenset(found | {LATIN} if not found or language in _ALSO_LATIN else found)
 
 
-def main_script(text: str) -> str | None:
-    """Return the script that most letters of a text are of; None for no letters.
+@lru_cache(1 << 16)
+def _script(character: str) -> str:
+    """Return the script of a letter, which begins its name in Unicode; "" of anything else."""
+    if (
+        not unicodedata.category(character).startswith("L")
+        or unicodedata.category(character) == "Lm"
+    ):
+        return ""
+    name = unicodedata.name(character, "")
+    for width in _WIDTHS:
+        name = name.removeprefix(width)
+    return name.partition(" ")[0].capitalize()
+
+
+def other_script(text: str, language: str) -> str:
+    """Return the script that most letters of a text have, if it is none of the language's; else "".
+
+    Args:
+        text: of any length; one without letters has no script.
+        language: of the text, by Whisper's code.
 
     Example:
-        >>> main_script("Привет, John!"), main_script("1, 2, 3")
-        ('CYRILLIC', None)
+        >>> other_script("Привет, Anna", "ca"), other_script("2 €", "ca")
+        ('Cyrillic', '')
     """
-    found = Counter(map(_script, filter(str.isalpha, unicodedata.normalize("NFKC", text))))
-    del found[""]
-    return found.most_common(1)[0][0] if found else None
-
-
-@lru_cache(1 << 14)
-def _script(letter: str) -> str:
-    name = unicodedata.name(letter, "").replace("-", " ").partition(" ")[0]
-    return "" if name in NO_SCRIPT else name
+    counts = Counter(map(_script, unicodedata.normalize("NFKC", text)))
+    del counts[""]
+    own = scripts_of(language)
+    if 2 * sum(count for script, count in counts.items() if script in own) >= counts.total():
+        return ""
+    return max(counts, key=lambda script: (script not in own, counts[script]))

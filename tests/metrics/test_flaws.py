@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from lorsmerge_cli.metrics.flaws import FLAWS
 from lorsmerge_cli.metrics.looping import LONGEST, most_repeats
 from lorsmerge_cli.metrics.metric import Scoring
-from lorsmerge_cli.metrics.scripts import main_script, scripts_of
 from lorsmerge_cli.results.records import Hypothesis, score
 
 ROW = Hypothesis("m", "d", "1", "ca", "asr", "bon dia", "bon dia", 1.0, cut=False)
@@ -92,15 +89,6 @@ def test_letters_of_another_script(
     said: str, meant: str, language: str, task: str, count: int
 ) -> None:
     assert counted("script", said, meant, language=language, task=task) == count
-
-
-def test_every_language_has_scripts_that_unicode_has() -> None:
-    known = {unicodedata.name(chr(code), "").replace("-", " ").split(" ")[0] for code in range(0x30000)}  # fmt: skip
-    for code in LANGUAGES:
-        assert scripts_of(code)
-        assert scripts_of(code) <= known
-    assert main_script("ー") == "KATAKANA"
-    assert main_script("\N{MODIFIER LETTER VERTICAL LINE}") is None
 
 
 def test_a_record_has_them_all_and_its_score_as_before() -> None:

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from lorsmerge_cli.data.languages import LANGUAGES
-from lorsmerge_cli.data.scripts import other_script, scripts_of
+from lorsmerge_cli.metrics.scripts import other_script, scripts_of
 
 SAID = {
     "ca": "La nena veu ocells, l'àvia col·labora a 1ª hora", "ru": "Девочка видит птиц", "el": "Το κορίτσι",
@@ -39,6 +41,11 @@ def test_scripts_of_texts(text: str, language: str, script: str) -> None:
     assert other_script(text, language) == script
 
 
-def test_every_language_has_a_script() -> None:
-    assert all(scripts_of(language) for language in LANGUAGES)
+def test_every_language_has_scripts_that_unicode_has() -> None:
+    known = {
+        unicodedata.name(chr(code), "").partition(" ")[0].capitalize() for code in range(0x30000)
+    }
+    for language in LANGUAGES:
+        assert scripts_of(language)
+        assert scripts_of(language) <= known
     assert scripts_of("en") == {"Latin"}
