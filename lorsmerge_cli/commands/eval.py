@@ -44,7 +44,10 @@ def evaluate(
         "--output", "-o", metavar="JSON",
         help="Results with counts, signatures and every hypothesis.")] = None,
     split: options.Split = "test",
-    language: options.Language = None,
+    language: Annotated[str | None, options.data(
+        "--language", metavar="CODE", help="Spoken language (ca, Catalan) of data that does not name "
+        "it; rows that name another are skipped. auto has each model identify it, and shows what it "
+        "heard.")] = None,
     task: options.Task = None,
     only: options.Only = None,
     where: options.Where = None,
@@ -56,6 +59,9 @@ def evaluate(
         "more than half.")] = False,
     allow_parts: options.AllowParts = False,
     format: options.Format = None,
+    long: Annotated[bool, options.decoding(
+        "--long", help="Hear rows of any length, window after window, as transcribe -o does; by "
+        "default rows longer than the window are dropped.")] = False,
     beam: options.Beam = 20,
     batch_size: options.BatchSize = None,
     max_tokens: options.MaxTokens = None,
@@ -120,41 +126,36 @@ def evaluate(
     from lorsmerge_cli.results.suite import check_suite_data, read_suite
 
     of_suite = None if suite is None else read_suite(suite)
-    applied = {"--scale": scale, "--method": method, "--coef": coef}
-    raise_all(usage.check_applied(models or (), apply or [], applied))
+    given = {"--scale": scale, "--method": method, "--coef": coef}
+    raise_all(usage.check_applied(models or (), apply or [], given))
     files = [path for _, path in usage.named_paths(models or ())] + (apply or [])
     data = [] if score_only else [path for _, path in usage.named_data(datasets or ())]
     named = usage.named_models(models or (), apply or [], method, scale, coef or ())
     limit = None if memory is None else options.parse_size("--memory", memory)
     part = usage.parse_shard(shard)
+    spoken = None if language == "auto" else language
     reading = {
-        "split": split, "language": language, "task": task, "hours": hours, "format": format,
+        "split": split, "language": spoken, "task": task, "hours": hours, "format": format,
         "seed": data_seed, "allow_parts": allow_parts, "allow_missing": allow_missing,
         "shard": part, "conditions": parse_conditions(only or (), where or ()), "other_languages": True,
     }  # fmt: skip
     raise_all(
         usage.check_inputs(
-            files, data, format=format, hours=hours, language=language, task=task, normalise=normalisation,
-            dtype=dtype, device=device, numbers={"--scale": scale},
+            files, data, format=format, hours=hours, language=spoken, task=task,
+            normalise=normalisation, dtype=dtype, device=device, numbers={"--scale": scale},
         )
         + unpruned_method_faults(method)
         + check_rules(coef or ())
         + check_metrics(metrics or ())
         + usage.check_paths([config_dir])
-        + (check_suite_data(of_suite, split) if of_suite and not said else [])
+        + check_suite_data(None if said else of_suite, split)
         + usage.check_evaluation(
             [name for name, _ in named], [*(said or [*files, *data]), *([suite] if suite else [])],
             compared=compare, hypotheses=hypotheses, score_only=score_only, output=output, trn=trn, force=force,
         )
     )  # fmt: skip
     from lorsmerge_cli.metrics.metric import Scoring
-    from lorsmerge_cli.operations.eval import (
-        check_languages,
-        open_models,
-        planned_sets,
-        rescore,
-        run_evaluation,
-    )
+    from lorsmerge_cli.operations import eval as scoring
 
     scored: dict[str, Any] = {
         "scoring": Scoring(normalisation, samples, seed, tuple(metrics or ())), "output": output,
@@ -162,19 +163,19 @@ def evaluate(
         "suite": of_suite and of_suite.scored(whole=not (hours or only or where)),
     }  # fmt: skip
     if score_only:
-        report = rescore(said, **scored)
+        report = scoring.rescore(said, **scored)
     else:
-        assert models
-        sources = open_models(models, config_dir, apply or [], method, scale, coef or ())
+        sources = scoring.open_models(
+            models or (), config_dir, apply or [], method, scale, coef or ()
+        )
         console.note(*([] if scale is not None else _lambda_notes(sources)))
-        window = min(source.window for source in sources)
-        planned = planned_sets(datasets or (), of_suite, reading)
-        tests = [_test_set(*each, window, verbose) for each in planned]
-        check_languages(hours, tests)
-        with console.progress("eval", "utterances") as progress:
-            report = run_evaluation(
-                sources, tests, beam=beam, batch_size=batch_size, max_tokens=max_tokens, memory=limit,
-                dtype=dtype, device=device, hypotheses=hypotheses, progress=progress, **scored,
+        hearing = scoring.Hearing(long, language == "auto")
+        planned = scoring.planned_sets(datasets or (), of_suite, reading)
+        tests = _test_sets(planned, hearing.longest(sources), hours, verbose)
+        with console.progress("eval", "utterances") as done:
+            report = scoring.run_evaluation(
+                sources, tests, beam=beam, batch_size=batch_size, max_tokens=max_tokens, memory=limit, dtype=dtype,
+                device=device, hearing=hearing, hypotheses=hypotheses, progress=done, **scored,
             )  # fmt: skip
     if report.main:
         console.warning(*report.warnings)
@@ -239,17 +240,26 @@ def _hypothesis_files(
     return files
 
 
-def _test_set(
-    name: str, path: Path, reading: dict[str, Any], window: float, verbose: bool
-) -> TestSet:
-    from lorsmerge_cli.operations.eval import read_test_set
+def _test_sets(
+    planned: Sequence[tuple[str, Path, dict[str, Any]]],
+    longest: float,
+    hours: list[str] | None,
+    verbose: bool,
+) -> list[TestSet]:
+    from lorsmerge_cli.operations.eval import check_languages, read_test_set
 
-    with console.progress("check", "utterances") as progress:
-        test, warnings, drop_notes = read_test_set(name, path, window, progress=progress, **reading)
-    console.warning(*warnings)
-    if verbose:
-        console.note(*drop_notes)
-    return test
+    tests = []
+    for name, path, own in planned:
+        with console.progress("check", "utterances") as progress:
+            test, warnings, drop_notes = read_test_set(
+                name, path, longest, progress=progress, **own
+            )
+        console.warning(*warnings)
+        if verbose:
+            console.note(*drop_notes)
+        tests.append(test)
+    check_languages(hours, tests)
+    return tests
 
 
 def _show(report: EvalReport, worst: int, verbose: bool) -> None:
@@ -261,6 +271,7 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
         groups.setdefault(report.group_of(record), []).append(record)
     for group in sorted(groups):
         _summary(groups[group], report.published[0], group)
+    _heard_as(report.records)
     for line in published_in_words(*report.published):
         console.line(line)
     if verbose or worst:
@@ -358,6 +369,22 @@ def _published_rows(
             whole = f"{sum(own.values()) / len(own):.2f}" if len(own) == len(columns) else ""
             rows.append([f"{model} {PUBLISHED}", *shown, whole])
     return rows
+
+
+def _heard_as(records: Sequence[Record]) -> None:
+    """Show which languages each model heard, where it was not told them."""
+    rows = []
+    for record in records:
+        if heard := record.details.get("heard_as"):
+            count = sum(heard.values())
+            others = [f"{code} {n}" for code, n in heard.items() if code != record.language]
+            rows.append(
+                [record.model, record.dataset, record.language, record.task,
+                 f"{100 * heard.get(record.language, 0) / count:.1f}", ", ".join(others)]
+            )  # fmt: skip
+    if rows:
+        heads = ["model", "data", "spoken", "task", "identified %", "heard instead"]
+        console.table(heads, rows, title="language identification")
 
 
 def _mean(records: Sequence[Record], name: str) -> str:

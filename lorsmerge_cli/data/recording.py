@@ -26,7 +26,7 @@ from lorsmerge_cli.data.audio import (
     ends_early,
     opened_sound,
 )
-from lorsmerge_cli.data.audio_source import AudioFile
+from lorsmerge_cli.data.audio_source import AudioFile, AudioSource
 from lorsmerge_cli.data.utterance import MISSING, NO_NUMBERS, UNREADABLE
 from lorsmerge_cli.errors import UnreadableFile
 from lorsmerge_cli.inputs import open_regular
@@ -47,10 +47,11 @@ class Recording:
     """A file that is decoded from its start to its end, as often as it is iterated.
 
     Attributes:
-        file: of audio; of a container that soundfile does not read if `converted`.
+        source: the audio; a file that soundfile does not read if `converted`.
         name: for messages.
         channel: the only one that is heard, from 0; None for the mean of all.
         converted: whether ffmpeg decodes it.
+        start, duration: seconds of a piece that is all that is heard; to the end by default.
 
     Example:
         >>> recording = open_recording(Path("clip.wav"))
@@ -58,25 +59,32 @@ class Recording:
         1.5
     """
 
-    file: Path
+    source: AudioSource
     name: str
     channel: int | None = None
     converted: bool = False
+    start: float = 0.0
+    duration: float | None = None
+
+    @property
+    def file(self) -> Path:
+        """The file on disk that has it."""
+        return self.source.file
 
     @property
     def truncated(self) -> bool:
         """Whether the file's header promises more than the file has."""
-        return not self.converted and ends_early(AudioFile(self.file))
+        return not self.converted and ends_early(self.source)
 
     @property
     def seconds(self) -> float | None:
         """The length by the header; None for one that ffmpeg decodes."""
-        return None if self.converted else audio_seconds(AudioFile(self.file))
+        return None if self.converted else audio_seconds(self.source)
 
     @property
     def channels(self) -> int:
         """How many channels the file has; 1 for one that ffmpeg decodes, which mixes them."""
-        return 1 if self.converted else audio_channels(AudioFile(self.file))
+        return 1 if self.converted else audio_channels(self.source)
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield pieces of the recording: [samples] at 16 kHz in -1..1, the channels averaged.
@@ -117,10 +125,10 @@ def open_recording(path: Path, name: str = "") -> Recording:
                 f"{error.what} ffmpeg would be asked, and is not on PATH.",
                 f"Install ffmpeg. {error.remedy}",
             ) from None
-        recording = Recording(path, name, converted=True)
+        recording = Recording(AudioFile(path), name, converted=True)
         empty = next(recording.blocks(), None) is None
     else:
-        recording = Recording(path, name)
+        recording = Recording(AudioFile(path), name)
     if empty:
         raise UnreadableAudio(f"{name} holds no samples.", "Record it again.")
     return recording
@@ -154,12 +162,18 @@ def kept_on_disk(stream: IO[bytes]) -> Iterator[Path]:
 
 def _decoded(recording: Recording) -> Iterator[NDArray[np.float32]]:
     """Yield what soundfile decodes and soxr resamples."""
-    with opened_sound(AudioFile(recording.file)) as sound:
+    with opened_sound(recording.source) as sound:
         rate = int(sound.samplerate)
+        if recording.start:
+            sound.seek(min(round(recording.start * rate), sound.frames))
+        left = -1 if recording.duration is None else round(recording.duration * rate)
         resampler = soxr.ResampleStream(rate, RATE, 1, "float32") if rate != RATE else None
         while True:
             try:
-                block = sound.read(max(1, BLOCK * rate // RATE), dtype="float32", always_2d=True)
+                count = max(1, BLOCK * rate // RATE)
+                count = count if left < 0 else min(count, left)
+                block = sound.read(count, dtype="float32", always_2d=True)
+                left -= len(block) if left > 0 else 0
             except soundfile.SoundFileError:
                 block = np.empty((0, sound.channels), np.float32)
             last = not len(block)

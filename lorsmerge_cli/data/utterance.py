@@ -111,11 +111,13 @@ class Answer(NamedTuple):
         cut: whether it reached the limit of tokens before its end; None if that is not known.
         confidence: mean log-probability of its tokens, the end included, as Whisper's
             `avg_logprob`: 0 is certain; None if it was not asked for, or is no number.
+        language: code of the one that the model identified; None if it was told.
     """
 
     text: str
     cut: bool | None
     confidence: float | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from lorsmerge_cli.version import __version__
 VERSION = 2
 AGAIN = "Make one with `lorsmerge eval MODEL --data DATA -o results.json`."
 ROW = ("id", "speaker", "seconds", "reference", "hypothesis", "cut")  # and those below, if known
-IF_KNOWN = ("source_text", "gender")
+IF_KNOWN = ("source_text", "gender", "identified")
 
 
 @dataclass(frozen=True)

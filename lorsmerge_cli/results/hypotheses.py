@@ -78,7 +78,7 @@ class HypothesesFile:
                     f"differently: {_changed(its_maker, made_by)}.",
                     "Give another --hypotheses file, or remove this one.",
                 )
-            answers[row.id] = Answer(row.hypothesis, row.cut)
+            answers[row.id] = Answer(row.hypothesis, row.cut, language=row.identified)
         return answers
 
     def add(self, hypotheses: Iterable[tuple[Hypothesis, Utterance]], made_by: str) -> None:
@@ -88,7 +88,7 @@ class HypothesesFile:
             OutputFault: the file cannot be written, or is no file of hypotheses.
         """
         lines = [
-            asdict(row)
+            {key: value for key, value in asdict(row).items() if key != "identified" or value}
             | {
                 "made_by": made_by,
                 "heard": audio_digest(utterance),

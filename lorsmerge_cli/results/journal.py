@@ -70,7 +70,8 @@ class Journal:
         for row, answer in answers:
             maker, name, language, task, heard = _key(row, made_by)
             line: dict[str, Any] = {"made_by": maker, "id": name, "language": language}
-            line |= {"task": task, "heard": heard, **answer._asdict()}
+            line |= {"task": task, "heard": heard, "text": answer.text, "cut": answer.cut}
+            line["confidence"] = answer.confidence
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
         try:
             left = memoryview("".join(lines).encode())

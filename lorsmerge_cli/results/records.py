@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,6 +49,7 @@ class Hypothesis:
     cut: bool | None = None  # by the limit of tokens, before its end; None where that is not known
     source_text: str | None = None  # transcript of the speech, where the reference is a translation
     gender: str | None = None  # of the speaker, as the data has it
+    identified: str | None = None  # the language that the model heard, where it was not told
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def score(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
         blocks=len(_blocks(rows, metrics[0], scoring)),
         details={
             **{key: flaw.count(rows) for key, flaw in FLAWS.items()},
+            **_heard_as(rows),
             **finite(metrics[0].details(rows, scoring)),
         },
         rows=rows,
@@ -171,6 +174,12 @@ def _score(rows: tuple[Hypothesis, ...], metric: Metric, scoring: Scoring) -> Sc
 @lru_cache(maxsize=4096)  # a report compares one system with several
 def _blocks(rows: tuple[Hypothesis, ...], metric: Metric, scoring: Scoring) -> Floats:
     return block_sums(metric.statistics(rows, scoring), [row.speaker for row in rows])
+
+
+def _heard_as(rows: Sequence[Hypothesis]) -> dict[str, dict[str, int]]:
+    """Count the languages that the model heard, the most frequent first; nothing if it was told."""
+    heard = Counter(row.identified for row in rows if row.identified)
+    return {"heard_as": dict(heard.most_common())} if heard else {}
 
 
 def compare(

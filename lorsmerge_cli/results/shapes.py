@@ -43,14 +43,16 @@ SETTINGS = {
     "splits?": Each((str, NONE)),
 }
 ROW = {"id": str, "reference": str, "hypothesis": str, "seconds": float, "speaker?": (str, NONE),
-       "cut?": (bool, NONE), "source_text?": (str, NONE), "gender?": (str, NONE)}  # fmt: skip
+       "cut?": (bool, NONE), "source_text?": (str, NONE), "gender?": (str, NONE),
+       "identified?": (str, NONE)}  # fmt: skip
 LINE = ROW | dict.fromkeys(("model", "dataset", "language", "task", "made_by?", "heard?"), str)
 LINE["of?"] = int
 SCORE = {**dict.fromkeys(("score", "low", "high", "standard_error"), FIGURE), "signature": str}
 RECORD = {
     **dict.fromkeys(("model", "dataset", "language", "task", "metric"), str),
     "blocks?": int,
-    "details": {"normalisation?": str} | {f"{key}?": (int, NONE) for key in FLAWS},
+    "details": {"normalisation?": str, "heard_as?": Each(int)}
+    | {f"{key}?": (int, NONE) for key in FLAWS},
     "rows": [ROW],
 }
 RECORDS = {1: RECORD | SCORE, 2: RECORD | {"scores": Each(SCORE)}}  # by the version of the format

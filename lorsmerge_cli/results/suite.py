@@ -373,16 +373,18 @@ def _one_of(name: str, known: Sequence[str]) -> str:
     return name
 
 
-def check_suite_data(suite: Suite, split: str | None = None) -> list[LorsmergeError]:
+def check_suite_data(suite: Suite | None, split: str | None = None) -> list[LorsmergeError]:
     """Return the faults of the sets of a suite: paths, configurations and splits that are not there.
 
     Of a data set on the Hub its list of files is read, and nothing else.
 
     Args:
-        suite: the suite.
+        suite: the suite; None has no faults.
         split: of sets that do not give one.
     """
     faults: list[LorsmergeError] = []
+    if suite is None:
+        return faults
     for each in suite.sets:
         where = f"{suite.path}: sets.{each.name}.data"
         try:

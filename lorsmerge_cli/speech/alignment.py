@@ -88,7 +88,7 @@ def align_words(
     end = int(speech.model.config.eos_token_id)
     weights, logits = _attention(speech, heard, [*prompt, *tokens, end], need_alignment(speech))
     matrix = _smoothed(weights[:, :, :positions])[len(prompt) - 1 : -1]
-    texts, times = warp(-matrix.double().cpu().numpy())
+    texts, times = warp(-matrix.cpu().double().numpy())
     began = times[np.concatenate([[True], np.diff(texts) > 0])]  # of each token, and of the end
     scores = logits[len(prompt) - 1 : -2].clone()
     scores[:, [token for token in speech.control if token < scores.shape[1]]] = -torch.inf

@@ -125,7 +125,7 @@ class Windows:
     """
 
     def __init__(self, spectrogram: Spectrogram, recording: Recording, length: Length) -> None:
-        self.frames = length.samples // spectrogram.hop
+        self.frames = max(1, length.samples // spectrogram.hop)
         self._size, self._floor = spectrogram.frames, length.loudest - DECADES
         self._blocks: Any = spectrogram.log_mels(recording.blocks())
         self._held = torch.empty(0)

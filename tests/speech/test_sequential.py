@@ -199,7 +199,7 @@ def test_features_by_window_are_those_of_the_whole(
     padded = np.concatenate([wave, np.zeros(30 * RATE, np.float32)])
     whole = whisper_package().log_mel_spectrogram(padded)
     windows = Windows(spectrogram, recording, length)
-    assert windows.frames == len(wave) // 160
+    assert windows.frames == max(1, len(wave) // 160)
     for seek in sorted({0, windows.frames // 3, windows.frames // 2, max(0, windows.frames - 1)}):
         torch.testing.assert_close(
             windows.at(seek), whole[:, seek : seek + 3000], atol=1e-6, rtol=0

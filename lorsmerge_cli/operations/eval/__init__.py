@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lorsmerge_cli.data.conditions import parse_conditions
 from lorsmerge_cli.data.hours import Given
@@ -12,7 +13,8 @@ from lorsmerge_cli.errors import raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.metrics import check_metrics
 from lorsmerge_cli.metrics.metric import Scoring
-from lorsmerge_cli.metrics.normalisation import AUTO
+from lorsmerge_cli.metrics.normalisation import AUTO as BY_LANGUAGE
+from lorsmerge_cli.operations.eval.hearing import Hearing
 from lorsmerge_cli.operations.eval.inputs import (
     check_languages,
     open_models,
@@ -20,11 +22,12 @@ from lorsmerge_cli.operations.eval.inputs import (
     read_test_set,
 )
 from lorsmerge_cli.operations.eval.run import rescore, run_evaluation
-from lorsmerge_cli.results.document import EvalReport
+from lorsmerge_cli.results.document import EvalReport, TestSet
 from lorsmerge_cli.results.suite import check_suite_data, read_suite
 from lorsmerge_cli.usage import Named, parse_shard
 
 __all__ = [
+    "Hearing",
     "check_languages",
     "evaluate",
     "open_models",
@@ -50,6 +53,7 @@ def evaluate(
     data_seed: int = 0,
     allow_missing: bool = False,
     shard: str | None = None,
+    long: bool = False,
     allow_parts: bool = False,
     format: str | None = None,
     beam: int = 20,
@@ -63,7 +67,7 @@ def evaluate(
     scale: float | None = None,
     coef: Sequence[str] | str = (),
     method: str | None = None,
-    normalisation: str = AUTO,
+    normalisation: str = BY_LANGUAGE,
     metrics: str | Sequence[str] = (),
     compare: tuple[str, str] | None = None,
     samples: int = 10_000,
@@ -82,13 +86,15 @@ def evaluate(
         output: the results file; none by default.
         suite: TOML file of further test sets; what it says of one comes before the arguments here.
         split: of data that has several.
-        language: of rows that do not name theirs; rows of another one are skipped.
+        language: of rows that do not name theirs; rows of another one are skipped. `auto` has each
+            model identify it, and counts what it heard.
         task: of rows that do not name theirs; rows of another one are skipped.
         only: `COLUMN=VALUE` of the rows to use, as `--only`.
         where: comparisons such as `duration<15` that are true of them, as `--where`.
         hours: about how much of each test set to take, `5` or `ca=5` for a language; all by default.
         data_seed: of the choice of rows for `hours`.
         allow_missing: score the other rows if audio is damaged or much of it is missing.
+        long: hear rows of any length, as `transcribe_recordings` does; long ones are dropped else.
         shard: `2/8` to decode the second of eight parts of each test set.
         allow_parts: use rows that are shorter than their files and give no offset.
         format: of the data, found out by default.
@@ -122,27 +128,34 @@ def evaluate(
         [('base', 'asr'), ('base', 'st'), ('lors', 'asr'), ('lors', 'st')]
     """
     found = None if suite is None else read_suite(Path(suite))
-    raise_all(check_metrics(several(metrics)) + (check_suite_data(found, split) if found else []))
+    raise_all(check_metrics(several(metrics)) + check_suite_data(found, split))
+    hearing, language = Hearing.of(long, language)
     reading = {
         "allow_missing": allow_missing, "split": split, "language": language, "task": task,
         "hours": hours, "format": format, "seed": data_seed, "allow_parts": allow_parts,
-        "other_languages": True, "shard": parse_shard(shard), "conditions": parse_conditions(several(only), several(where)),
+        "other_languages": True, "shard": parse_shard(shard),
+        "conditions": parse_conditions(several(only), several(where)),
     }  # fmt: skip
     planned = planned_sets(data, found, reading)
     sources = open_models(
         models, path_of(config_dir), list(map(Path, several(apply))), method, scale, several(coef)
     )
-    tests, warnings = [], list[str]()
-    window = min(source.window for source in sources)
-    for name, path, own in planned:
-        test, told, _ = read_test_set(name, path, window, **own)
-        tests.append(test)
-        warnings += told
-    check_languages(hours, tests)
-    scoring = Scoring(normalisation, samples, seed, several(metrics))
+    tests, told = _read(planned, hearing.longest(sources), hours)
     report = run_evaluation(
-        sources, tests, scoring=scoring, beam=beam, suite=found and found.scored(whole=hours is None and not only and not where), batch_size=batch_size, max_tokens=max_tokens, memory=memory, dtype=dtype, device=device,
-        hypotheses=path_of(hypotheses), output=path_of(output), force=force, trn=path_of(trn),
-        compared=compare, progress=progress,
+        sources, tests, beam=beam, batch_size=batch_size,
+        scoring=Scoring(normalisation, samples, seed, several(metrics)), max_tokens=max_tokens,
+        suite=found and found.scored(whole=hours is None and not only and not where),
+        memory=memory, dtype=dtype, device=device, hearing=hearing, hypotheses=path_of(hypotheses),
+        output=path_of(output), force=force, trn=path_of(trn), compared=compare, progress=progress,
     )  # fmt: skip
-    return replace(report, warnings=(*warnings, *report.warnings))
+    return replace(report, warnings=(*told, *report.warnings))
+
+
+def _read(
+    planned: Sequence[tuple[str, Path, dict[str, Any]]], longest: float, hours: Given
+) -> tuple[list[TestSet], list[str]]:
+    """Return the test sets, and warnings."""
+    read = [read_test_set(name, path, longest, **own) for name, path, own in planned]
+    tests = [test for test, _, _ in read]
+    check_languages(hours, tests)
+    return tests, [warning for _, warnings, _ in read for warning in warnings]

@@ -28,6 +28,7 @@ from lorsmerge_cli.inputs import read_json
 from lorsmerge_cli.metrics import METRICS, check_metrics
 from lorsmerge_cli.metrics.metric import Metric, Scoring
 from lorsmerge_cli.metrics.normalisation import MARK_LANGUAGES, SPELLING, check_choice
+from lorsmerge_cli.operations.eval.hearing import AS_CLIPS, Hearing
 from lorsmerge_cli.operations.eval.leakage import Group, leaks_of
 from lorsmerge_cli.operations.eval.settings import settings_of
 from lorsmerge_cli.outputs import atomic_file, check_output, write_json
@@ -52,7 +53,7 @@ from lorsmerge_cli.results.records import (
     score,
 )
 from lorsmerge_cli.results.suite import Suite
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers, fitting_batch
+from lorsmerge_cli.speech.decoding import DecodingSettings, fitting_batch
 from lorsmerge_cli.speech.features import FEATURES_SHARE, Features, SharedFeatures
 from lorsmerge_cli.speech.memory import limited
 from lorsmerge_cli.speech.model import SpeechModel
@@ -77,6 +78,7 @@ def run_evaluation(
     memory: int | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    hearing: Hearing = AS_CLIPS,
     hypotheses: Path | None = None,
     output: Path | None = None,
     force: bool = False,
@@ -98,6 +100,7 @@ def run_evaluation(
         memory: bytes that each process may use in all; None for no limit.
         dtype: to compute in, as `compute_dtype` reads it.
         device: as in `resolve_device`.
+        hearing: of recordings longer than the window, or in languages that are identified.
         hypotheses: JSON lines to write hypotheses to, and to resume from.
         output: the results file.
         force: replace a results file that exists.
@@ -123,7 +126,7 @@ def run_evaluation(
     dtype = compute_dtype(dtype, device)
     asked = DecodingSettings(beam, batch_size, max_tokens, memory=limited(memory))
     leaks, leakage = leaks_of(models, test_sets) if state.is_main_process else ([], {})
-    warnings = [*_other_spellings(models), *leaks]
+    warnings = [*_other_spellings(models), *hearing.warnings(models), *leaks]
     file, count = HypothesesFile(hypotheses), len(models) * len(utterances)
     rows: list[Hypothesis] = []
     speed: dict[str, float] = {}
@@ -131,7 +134,7 @@ def run_evaluation(
     first: tuple[dict[str, int], DecodingSettings] | None = None
     kept = SharedFeatures(int(FEATURES_SHARE * asked.memory.free()) if len(models) > 1 else 0)
     for model in models:
-        run = _Run(model, dtype, process_device(device, state), file, state)
+        run = _Run(model, dtype, process_device(device, state), file, state, hearing)
         features = kept.of(run.speech)
         own = run.speech.vocabulary, asked.with_lists_of(run.speech)
         first = first or own
@@ -148,12 +151,12 @@ def run_evaluation(
         origins[model.name] = run.origin(decoding)
         run.close()
     about = settings_of(first[1] if first else asked, scoring, dtype) | _about(test_sets)
+    about["decoding"] |= hearing.about(models[0].without_weights, asked)
     report = _report(
         rows, scoring, about, speed, output, force, trn, compared, state.is_main_process,
         origins, leakage, suite,
     )  # fmt: skip
-    warnings += _cut_short(rows, max_tokens)
-    return replace(report, warnings=(*warnings, *report.warnings))
+    return replace(report, warnings=(*warnings, *_cut_short(rows, max_tokens), *report.warnings))
 
 
 def _cut_short(rows: Sequence[Hypothesis], max_tokens: int | None) -> list[str]:
@@ -270,10 +273,12 @@ class _Run:
         device: str,
         file: HypothesesFile,
         state: PartialState,
+        hearing: Hearing,
     ) -> None:
         self.source, self.dtype, self.device, self.file, self.state = (
             source, dtype, device, file, state,
         )  # fmt: skip
+        self.hearing = hearing
         self.decoded_seconds = self.elapsed = 0.0
         self.identity = source.identity()
         self._speech: SpeechModel | None = source.open(parse_speech_dtype(dtype), device)
@@ -313,6 +318,7 @@ class _Run:
     ) -> list[Hypothesis]:
         """Return hypotheses of a test set in its order; `decoding` has its lists filled in."""
         made_by = f"{self.identity}|{decoding.signature(self.dtype)}"
+        made_by += self.hearing.signature(self.speech, decoding)
         answers = self.file.known(
             self.source.name, test_set.name, made_by, test_set.utterances, test_set.of
         )
@@ -343,7 +349,7 @@ class _Run:
                 self.file.add([(self._hypothesis(row, answer, test_set), row)], made_by)
             progress(self.state.num_processes)
 
-        answers = decode_answers(self.speech, mine, decoding, keep, features)
+        answers = self.hearing.answers(self.speech, mine, decoding, keep, features)
         if alone:
             return answers
         gathered: dict[str, Answer] = dict(gather_object(list(answers.items())))
@@ -372,6 +378,7 @@ class _Run:
             cut=answer.cut,
             source_text=row.source_text,
             gender=row.gender,
+            identified=answer.language,
         )
 
     def close(self) -> None:

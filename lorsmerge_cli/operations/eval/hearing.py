@@ -1,0 +1,143 @@
+"""How the utterances of a test set are heard: as clips or as recordings, in a language given or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from lorsmerge_cli.data.recording import Recording
+from lorsmerge_cli.data.utterance import Answer, Utterance
+from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers, encode, fitting_batch
+from lorsmerge_cli.speech.features import Features
+from lorsmerge_cli.speech.identification import identify_languages
+from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
+from lorsmerge_cli.speech.source import ModelSource
+from lorsmerge_cli.speech.timestamps import find_timestamps
+
+AUTO = "auto"  # in place of a language: the one that the model identifies
+
+Keep = Callable[[Utterance, Answer], None]
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """How utterances are heard.
+
+    Attributes:
+        long: whether of any length, window after window.
+        identify: whether in the language that the model identifies, and not in the row's.
+    """
+
+    long: bool = False
+    identify: bool = False
+
+    @classmethod
+    def of(cls, long: bool, language: str | None) -> tuple[Hearing, str | None]:
+        """Return how rows are heard, and the language of those that do not name theirs."""
+        identify = language == AUTO
+        return cls(long, identify), None if identify else language
+
+    def longest(self, models: Sequence[ModelSource]) -> float:
+        """Return the seconds up to which rows are used: all, or those that fit into every window."""
+        return math.inf if self.long else min(model.window for model in models)
+
+    def settings(self, speech: SpeechModel, decoding: DecodingSettings) -> LongSettings:
+        """Return the settings of long recordings, for a model with timestamps or without."""
+        timed = find_timestamps(speech) is not None
+        return LongSettings(
+            decoding.beam, timestamps=timed, max_tokens=decoding.max_tokens,
+            batch_size=decoding.batch_size,
+        )  # fmt: skip
+
+    def signature(self, speech: SpeechModel, decoding: DecodingSettings) -> str:
+        """Return what texts depend on beside `DecodingSettings`; nothing for clips as they are."""
+        long = f"|long:{self._long(speech, decoding)}" if self.long else ""
+        return f"{long}|language:{AUTO}" if self.identify else long
+
+    def about(self, speech: SpeechModel, decoding: DecodingSettings) -> dict[str, Any]:
+        """Return the entries of the decoding settings in the results."""
+        found: dict[str, Any] = {"language": AUTO} if self.identify else {}
+        return found | ({"long": self._long(speech, decoding)} if self.long else {})
+
+    def _long(self, speech: SpeechModel, decoding: DecodingSettings) -> str:
+        found = asdict(self.settings(speech, decoding))
+        for name in ("beam", "max_tokens", "batch_size", "words"):
+            del found[name]  # recorded already, or of no effect on a text
+        found["temperatures"] = ",".join(f"{value:g}" for value in found["temperatures"])
+        return " ".join(f"{name}:{value}" for name, value in found.items())
+
+    def warnings(self, models: Sequence[ModelSource]) -> list[str]:
+        """Return a warning of each model that has no timestamps to move by."""
+        if not self.long:
+            return []
+        return [
+            f"{model.name} has no timestamps in its vocabulary: recordings are cut every "
+            f"{model.window:g} s, and words there may be lost."
+            for model in models
+            if find_timestamps(model.without_weights) is None
+        ]
+
+    def answers(
+        self,
+        speech: SpeechModel,
+        rows: Sequence[Utterance],
+        decoding: DecodingSettings,
+        keep: Keep,
+        features: Features,
+    ) -> dict[str, Answer]:
+        """Decode utterances, as `decode_answers` does."""
+        if self.long:
+            return self._heard(speech, rows, decoding, keep)
+        if not self.identify:
+            return decode_answers(speech, rows, decoding, keep, features)
+        spoken = _identified(speech, rows, decoding, features)
+        known = {row.id: row for row in rows}
+        found: dict[str, Answer] = {}
+
+        def note(row: Utterance, answer: Answer) -> None:
+            found[row.id] = answer._replace(language=spoken[row.id])
+            keep(known[row.id], found[row.id])
+
+        heard = [replace(row, language=spoken[row.id]) for row in rows]
+        decode_answers(speech, heard, decoding, note, features)
+        return found
+
+    def _heard(
+        self, speech: SpeechModel, rows: Sequence[Utterance], decoding: DecodingSettings, keep: Keep
+    ) -> dict[str, Answer]:
+        found: dict[str, Answer] = {}
+
+        def note(index: int, heard: Heard) -> None:
+            language = heard.language if self.identify else None
+            found[rows[index].id] = Answer(heard.text, heard.cut > 0, language=language)
+            keep(rows[index], found[rows[index].id])
+
+        items = [
+            ToHear(
+                Recording(row.audio, str(row.audio), start=row.start, duration=row.duration),
+                None if self.identify else row.language,
+                row.task,
+            )
+            for row in rows
+        ]
+        hear(speech, items, self.settings(speech, decoding), done=note)
+        return found
+
+
+AS_CLIPS = Hearing()
+
+
+def _identified(
+    speech: SpeechModel, rows: Sequence[Utterance], decoding: DecodingSettings, features: Features
+) -> dict[str, str]:
+    """Return utterance id -> the language that the model hears."""
+    size = decoding.batch_size or fitting_batch(speech, 1, decoding.memory)
+    spoken: dict[str, str] = {}
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        named = identify_languages(speech, encode(speech, features.of(part)))
+        spoken |= {row.id: language for row, (language, _) in zip(part, named, strict=True)}
+    return spoken

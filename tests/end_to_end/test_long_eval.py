@@ -1,0 +1,129 @@
+"""`lorsmerge eval --long` and `--language auto`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from speech_models import make_clip, make_tuned, make_whisper
+
+from lorsmerge_cli import evaluate, transcribe
+from lorsmerge_cli.results.document import read_results
+
+QUICK = " --device cpu --beam 1 --samples 20"
+
+
+@pytest.fixture(scope="module")
+def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """timed/, its fine-tune ca/, untimed/, and talks.jsonl: recordings longer than the window of 2 s."""
+    folder = tmp_path_factory.mktemp("speech")
+    make_whisper(folder / "timed", times=True, seed=3)
+    make_tuned(folder / "timed", folder / "ca", seed=1, step=0.3)
+    make_whisper(folder / "untimed")
+    rows = []
+    for number, seconds in enumerate((5.3, 1.4, 3.1, 6.2)):
+        clip = make_clip(folder / f"{number}.wav", number, seconds)
+        rows.append(
+            {"id": f"t{number}", "audio_filepath": clip.name, "text": "the red house birds",
+             "source_lang": ("ca", "de")[number % 2], "taskname": "asr", "speaker": f"s{number}"}
+        )  # fmt: skip
+    (folder / "talks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def records(path: str = "r.json") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(Path(path).read_text())["records"]
+    return found
+
+
+def test_rows_longer_than_the_window_are_scored(files: Path, succeed: Callable) -> None:
+    line = "lorsmerge eval timed ca --data talks.jsonl -o r.json --force" + QUICK
+    succeed(line)
+    assert sum(len(record["rows"]) for record in records()) == 2  # one of four, by two models
+    succeed(f"{line} --long")
+    document = json.loads(Path("r.json").read_text())
+    assert sum(len(record["rows"]) for record in document["records"]) == 8
+    assert document["settings"]["decoding"]["long"] == (
+        "best_of:5 temperatures:0,0.2,0.4,0.6,0.8,1 compression_ratio:2.4 logprob:-1.0 no_speech:0.6 "
+        "condition:True timestamps:True seed:0"
+    )
+    said = {
+        (record["model"], row["id"]): row["hypothesis"]
+        for record in document["records"]
+        for row in record["rows"]
+    }
+    (shown,) = transcribe("timed", "0.wav", language="ca", beam=1, device="cpu")
+    assert said["timed", "t0"] == shown.text
+
+
+def test_a_piece_of_a_recording(files: Path, succeed: Callable) -> None:
+    samples, rate = soundfile.read("3.wav", dtype="float32")
+    soundfile.write("piece.wav", samples[rate : 4 * rate], rate, subtype="FLOAT")
+    row = {"text": "red", "source_lang": "ca", "taskname": "asr"}
+    whole = row | {"id": "a", "audio_filepath": "piece.wav"}
+    piece = row | {"id": "b", "audio_filepath": "3.wav", "offset": 1.0, "duration": 3.0}
+    Path("two.jsonl").write_text(f"{json.dumps(whole)}\n{json.dumps(piece)}\n")
+    succeed("lorsmerge eval timed --data two.jsonl --long -o r.json" + QUICK)
+    (record,) = records()
+    assert len({row["hypothesis"] for row in record["rows"]}) == 1
+    assert [row["seconds"] for row in record["rows"]] == [3.0, 3.0]
+
+
+def test_resuming_and_changed_settings(files: Path, succeed: Callable, shell: Callable) -> None:
+    line = "lorsmerge eval timed --data talks.jsonl --hypotheses h.jsonl -o r.json --force" + QUICK
+    succeed(f"{line} --long --language auto")
+    first, lines = records(), Path("h.jsonl").read_text()
+    succeed(f"{line} --long --language auto")
+    assert (records(), Path("h.jsonl").read_text()) == (first, lines)
+    refused = shell(f"{line} --long")
+    assert refused.code == 1
+    assert "were made differently" in " ".join(refused.err.split())
+    assert records() == first
+
+
+@pytest.mark.parametrize("long", ["", " --long"])
+def test_the_language_is_identified_and_counted(files: Path, succeed: Callable, long: str) -> None:
+    line = f"lorsmerge eval timed --data talks.jsonl --language auto -o r.json{long}" + QUICK
+    ended = succeed(line)
+    for record in records():
+        heard = Counter(row["identified"] for row in record["rows"])
+        assert record["details"]["heard_as"] == dict(heard)
+        assert set(heard) <= {"en", "ca", "de", "zh"}
+        assert record["language"] in ("ca", "de")  # what the data says
+    assert "language identification" in ended.out
+    assert json.loads(Path("r.json").read_text())["settings"]["decoding"]["language"] == "auto"
+    stored = read_results(Path("r.json"))
+    assert all(row.identified for record in stored.records for row in record.rows)
+
+
+def test_clips_in_the_language_that_was_identified(files: Path) -> None:
+    """Texts are those of the language that each model hears, not of the one that the data names."""
+    report = evaluate("timed", "talks.jsonl", language="auto", beam=1, device="cpu", long=True)
+    rows = [row for record in report.records for row in record.rows]
+    for row in rows:
+        clip = f"{row.id[1:]}.wav"
+        if row.seconds <= 2:
+            continue
+        (text,) = transcribe("timed", clip, language=row.identified, beam=1, device="cpu")
+        assert row.hypothesis == text.text
+
+
+def test_a_model_without_timestamps_is_told(files: Path, succeed: Callable) -> None:
+    ended = succeed("lorsmerge eval untimed --data talks.jsonl --long" + QUICK)
+    assert "untimed has no timestamps in its vocabulary: recordings are cut every 2 s" in " ".join(
+        ended.err.split()
+    )
+
+
+def test_results_without_the_options_are_as_before(files: Path, succeed: Callable) -> None:
+    succeed("lorsmerge eval timed --data talks.jsonl -o r.json" + QUICK)
+    document = json.loads(Path("r.json").read_text())
+    assert not {"long", "language"} & set(document["settings"]["decoding"])
+    for record in document["records"]:
+        assert "heard_as" not in record["details"]
+        assert all("identified" not in row for row in record["rows"])
