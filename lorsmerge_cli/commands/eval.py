@@ -62,6 +62,9 @@ def evaluate(
     long: Annotated[bool, options.decoding(
         "--long", help="Hear rows of any length, window after window, as transcribe -o does; by "
         "default rows longer than the window are dropped.")] = False,
+    no_condition: Annotated[bool, options.decoding(
+        "--no-condition", help="With --long, do not give the text so far as a prompt to the next "
+        "window: models that were never trained with a prompt fall silent after one.")] = False,
     beam: options.Beam = 20,
     batch_size: options.BatchSize = None,
     max_tokens: options.MaxTokens = None,
@@ -116,7 +119,7 @@ def evaluate(
     Example: lorsmerge eval merged/ base/ ft/ca_asr --data test.jsonl --beam 20 -o results.json
     """
     said = _hypothesis_files(context, models, hypotheses) if score_only else []
-    models = None if score_only else models
+    models = [] if score_only else models or []
     _check_given(bool(said or (models and (datasets or suite))), compare, shard, hypotheses)
     from lorsmerge_cli import usage
     from lorsmerge_cli.data.conditions import parse_conditions
@@ -126,11 +129,9 @@ def evaluate(
     from lorsmerge_cli.results.suite import check_suite_data, read_suite
 
     of_suite = None if suite is None else read_suite(suite)
-    given = {"--scale": scale, "--method": method, "--coef": coef}
-    raise_all(usage.check_applied(models or (), apply or [], given))
-    files = [path for _, path in usage.named_paths(models or ())] + (apply or [])
+    files = [path for _, path in usage.named_paths(models)] + (apply or [])
     data = [] if score_only else [path for _, path in usage.named_data(datasets or ())]
-    named = usage.named_models(models or (), apply or [], method, scale, coef or ())
+    named = usage.named_models(models, apply or [], method, scale, coef or ())
     limit = None if memory is None else options.parse_size("--memory", memory)
     part = usage.parse_shard(shard)
     spoken = None if language == "auto" else language
@@ -144,6 +145,7 @@ def evaluate(
             files, data, format=format, hours=hours, language=spoken, task=task,
             normalise=normalisation, dtype=dtype, device=device, numbers={"--scale": scale},
         )
+        + usage.check_applied(models, apply or [], {"--scale": scale, "--method": method, "--coef": coef})
         + unpruned_method_faults(method)
         + check_rules(coef or ())
         + check_metrics(metrics or ())
@@ -165,11 +167,9 @@ def evaluate(
     if score_only:
         report = scoring.rescore(said, **scored)
     else:
-        sources = scoring.open_models(
-            models or (), config_dir, apply or [], method, scale, coef or ()
-        )
+        sources = scoring.open_models(models, config_dir, apply or [], method, scale, coef or ())
         console.note(*([] if scale is not None else _lambda_notes(sources)))
-        hearing = scoring.Hearing(long, language == "auto")
+        hearing, _ = scoring.Hearing.of(long, language, not no_condition)
         planned = scoring.planned_sets(datasets or (), of_suite, reading)
         tests = _test_sets(planned, hearing.longest(sources), hours, verbose)
         with console.progress("eval", "utterances") as done:

@@ -88,7 +88,8 @@ def transcribe(
         "<|nospeech|> is likelier than P; inf means that none is.")] = 0.6,
     no_condition: Annotated[bool, _long(
         "--no-condition", help="Do not give the text so far as a prompt to the next window: a text "
-        "that loops then does not infect the next one.")] = False,
+        "that loops then does not infect the next one. For models that were never trained with a "
+        "prompt, which fall silent after one.")] = False,
     no_timestamps: Annotated[bool, _long(
         "--no-timestamps", help="Do not predict the times of segments, by which windows are moved: "
         "windows follow each other, and each becomes a segment. For models that have forgotten "

@@ -113,6 +113,18 @@ def test_clips_in_the_language_that_was_identified(files: Path) -> None:
         assert row.hypothesis == text.text
 
 
+def test_without_the_text_so_far(files: Path, succeed: Callable, shell: Callable) -> None:
+    line = "lorsmerge eval timed --data talks.jsonl -o r.json --no-condition" + QUICK
+    refused = shell(line)
+    assert refused.code == 2
+    assert "--no-condition has no effect on clips. Give --long as well" in " ".join(
+        refused.err.split()
+    )
+    succeed(f"{line} --long")
+    decoding = json.loads(Path("r.json").read_text())["settings"]["decoding"]
+    assert "condition:False" in decoding["long"]
+
+
 def test_a_model_without_timestamps_is_told(files: Path, succeed: Callable) -> None:
     ended = succeed("lorsmerge eval untimed --data talks.jsonl --long" + QUICK)
     assert "untimed has no timestamps in its vocabulary: recordings are cut every 2 s" in " ".join(

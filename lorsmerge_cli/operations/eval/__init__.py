@@ -54,6 +54,7 @@ def evaluate(
     allow_missing: bool = False,
     shard: str | None = None,
     long: bool = False,
+    condition: bool = True,
     allow_parts: bool = False,
     format: str | None = None,
     beam: int = 20,
@@ -86,8 +87,7 @@ def evaluate(
         output: the results file; none by default.
         suite: TOML file of further test sets; what it says of one comes before the arguments here.
         split: of data that has several.
-        language: of rows that do not name theirs; rows of another one are skipped. `auto` has each
-            model identify it, and counts what it heard.
+        language: of rows that do not name theirs; others are skipped. `auto`: as each model hears.
         task: of rows that do not name theirs; rows of another one are skipped.
         only: `COLUMN=VALUE` of the rows to use, as `--only`.
         where: comparisons such as `duration<15` that are true of them, as `--where`.
@@ -95,6 +95,7 @@ def evaluate(
         data_seed: of the choice of rows for `hours`.
         allow_missing: score the other rows if audio is damaged or much of it is missing.
         long: hear rows of any length, as `transcribe_recordings` does; long ones are dropped else.
+        condition: as there.
         shard: `2/8` to decode the second of eight parts of each test set.
         allow_parts: use rows that are shorter than their files and give no offset.
         format: of the data, found out by default.
@@ -129,18 +130,16 @@ def evaluate(
     """
     found = None if suite is None else read_suite(Path(suite))
     raise_all(check_metrics(several(metrics)) + check_suite_data(found, split))
-    hearing, language = Hearing.of(long, language)
+    hearing, language = Hearing.of(long, language, condition)
     reading = {
         "allow_missing": allow_missing, "split": split, "language": language, "task": task,
-        "hours": hours, "format": format, "seed": data_seed, "allow_parts": allow_parts,
-        "other_languages": True, "shard": parse_shard(shard),
-        "conditions": parse_conditions(several(only), several(where)),
+        "hours": hours, "format": format, "seed": data_seed, "allow_parts": allow_parts, "other_languages": True,
+        "shard": parse_shard(shard), "conditions": parse_conditions(several(only), several(where)),
     }  # fmt: skip
-    planned = planned_sets(data, found, reading)
     sources = open_models(
         models, path_of(config_dir), list(map(Path, several(apply))), method, scale, several(coef)
     )
-    tests, told = _read(planned, hearing.longest(sources), hours)
+    tests, told = _read(planned_sets(data, found, reading), hearing.longest(sources), hours)
     report = run_evaluation(
         sources, tests, beam=beam, batch_size=batch_size,
         scoring=Scoring(normalisation, samples, seed, several(metrics)), max_tokens=max_tokens,

@@ -9,6 +9,7 @@ from typing import Any
 
 from lorsmerge_cli.data.recording import Recording
 from lorsmerge_cli.data.utterance import Answer, Utterance
+from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers, encode, fitting_batch
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.identification import identify_languages
@@ -29,16 +30,24 @@ class Hearing:
     Attributes:
         long: whether of any length, window after window.
         identify: whether in the language that the model identifies, and not in the row's.
+        condition: of long ones, whether the text so far is the prompt of the next window.
     """
 
     long: bool = False
     identify: bool = False
+    condition: bool = True
 
     @classmethod
-    def of(cls, long: bool, language: str | None) -> tuple[Hearing, str | None]:
-        """Return how rows are heard, and the language of those that do not name theirs."""
+    def of(cls, long: bool, language: str | None, condition: bool) -> tuple[Hearing, str | None]:
+        """Return how rows are heard, and the language of those that do not name theirs.
+
+        Raises:
+            UsageFault: there is no window before that of a clip.
+        """
+        if not (long or condition):
+            raise UsageFault("--no-condition has no effect on clips.", "Give --long as well.")
         identify = language == AUTO
-        return cls(long, identify), None if identify else language
+        return cls(long, identify, condition), None if identify else language
 
     def longest(self, models: Sequence[ModelSource]) -> float:
         """Return the seconds up to which rows are used: all, or those that fit into every window."""
@@ -48,7 +57,7 @@ class Hearing:
         """Return the settings of long recordings, for a model with timestamps or without."""
         timed = find_timestamps(speech) is not None
         return LongSettings(
-            decoding.beam, timestamps=timed, max_tokens=decoding.max_tokens,
+            decoding.beam, condition=self.condition, timestamps=timed, max_tokens=decoding.max_tokens,
             batch_size=decoding.batch_size,
         )  # fmt: skip
 
