@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorsmerge_cli.data.segments import Segment
+from lorsmerge_cli.data.heard import HeardSegment
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Writer:
         title: for help.
     """
 
-    write: Callable[[Sequence[Segment], str], str]
+    write: Callable[[Sequence[HeardSegment], str], str]
     timed: bool
     title: str
 
@@ -44,16 +44,16 @@ def clock(seconds: float, *, hours: bool, point: str) -> str:
     return f"{before}{minutes:02d}:{secs:02d}{point}{milliseconds:03d}"
 
 
-def _line(segment: Segment) -> str:
+def _line(segment: HeardSegment) -> str:
     """Return a segment's text in one line: an empty one would end a cue."""
     return " ".join(segment.text.split())
 
 
-def _txt(segments: Sequence[Segment], language: str) -> str:
+def _txt(segments: Sequence[HeardSegment], language: str) -> str:
     return "".join(f"{_line(segment)}\n" for segment in segments)
 
 
-def _cues(segments: Sequence[Segment], *, hours: bool, point: str) -> Iterator[str]:
+def _cues(segments: Sequence[HeardSegment], *, hours: bool, point: str) -> Iterator[str]:
     for segment in segments:
         start, end = segment.start, segment.end
         if segment.words:
@@ -62,16 +62,16 @@ def _cues(segments: Sequence[Segment], *, hours: bool, point: str) -> Iterator[s
         yield f"{' --> '.join(times)}\n{_line(segment).replace('-->', '->')}\n\n"
 
 
-def _srt(segments: Sequence[Segment], language: str) -> str:
+def _srt(segments: Sequence[HeardSegment], language: str) -> str:
     cues = _cues(segments, hours=True, point=",")
     return "".join(f"{number}\n{cue}" for number, cue in enumerate(cues, 1))
 
 
-def _vtt(segments: Sequence[Segment], language: str) -> str:
+def _vtt(segments: Sequence[HeardSegment], language: str) -> str:
     return "WEBVTT\n\n" + "".join(_cues(segments, hours=False, point="."))
 
 
-def _tsv(segments: Sequence[Segment], language: str) -> str:
+def _tsv(segments: Sequence[HeardSegment], language: str) -> str:
     rows = (
         f"{round(1000 * segment.start)}\t{round(1000 * segment.end)}\t{_line(segment)}\n"
         for segment in segments
@@ -79,7 +79,7 @@ def _tsv(segments: Sequence[Segment], language: str) -> str:
     return "start\tend\ttext\n" + "".join(rows)
 
 
-def _json(segments: Sequence[Segment], language: str) -> str:
+def _json(segments: Sequence[HeardSegment], language: str) -> str:
     document = {
         "text": "".join(segment.text for segment in segments),
         "segments": [_entry(number, segment) for number, segment in enumerate(segments)],
@@ -89,7 +89,7 @@ def _json(segments: Sequence[Segment], language: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _entry(number: int, segment: Segment) -> dict[str, object]:
+def _entry(number: int, segment: HeardSegment) -> dict[str, object]:
     """Return a segment under the keys that openai-whisper gives its own."""
     names = ("seek", "start", "end", "text", "tokens", "temperature", "avg_logprob",
              "compression_ratio", "no_speech_prob")  # fmt: skip
@@ -116,7 +116,9 @@ WRITERS: dict[str, Writer] = {
 }
 
 
-def write_transcript(path: Path, format: str, segments: Sequence[Segment], language: str) -> None:
+def write_transcript(
+    path: Path, format: str, segments: Sequence[HeardSegment], language: str
+) -> None:
     """Write a transcript in UTF-8, with a newline at each line's end.
 
     Args:

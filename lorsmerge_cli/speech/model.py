@@ -29,6 +29,33 @@ from lorsmerge_cli.speech.loading import (
 )
 
 CONTROL = re.compile(r"<\|.*\|>")  # languages, tasks, timestamps, the end of a text
+FIRST = "<|0.00|>"  # timestamp
+
+
+@dataclass(frozen=True)
+class Timestamps:
+    """The tokens that stand for times in a window.
+
+    Attributes:
+        begin: number of the token of time 0; the others follow in order.
+        count: of tokens, from 0 to the window's length.
+        step: seconds from one to the next, the encoder's resolution: 0.02 s in Whisper.
+    """
+
+    begin: int
+    count: int
+    step: float
+
+    def __contains__(self, token: int) -> bool:
+        return self.begin <= token < self.begin + self.count
+
+    def steps(self, token: int) -> int:
+        """Return how many steps into the window a token is."""
+        return token - self.begin
+
+    def token(self, seconds: float) -> int:
+        """Return the token that is nearest to a time in the window."""
+        return self.begin + min(self.count - 1, max(0, round(seconds / self.step)))
 
 
 @dataclass(frozen=True)
@@ -54,6 +81,21 @@ class SpeechModel:
     def vocabulary(self) -> dict[str, int]:
         """Number of each token; cached, as a tokenizer takes tens of milliseconds for it."""
         return dict(self.processor.tokenizer.get_vocab())
+
+    @cached_property
+    def timestamps(self) -> Timestamps | None:
+        """The timestamps of the vocabulary; None if it has none.
+
+        Tokenizers of before 2023 do not list them, although the network has an embedding for each.
+        """
+        positions, size = self.model.config.max_source_positions, self.model.config.vocab_size
+        known = self.vocabulary
+        begin = known.get(FIRST, known.get("<|notimestamps|>", size) + 1)
+        if FIRST not in known and begin in known.values():
+            return None
+        if begin + positions + 1 > size:
+            return None
+        return Timestamps(begin, positions + 1, self.window / positions)
 
     @property
     def longest_label(self) -> int:
@@ -129,10 +171,15 @@ class SpeechModel:
         end = int(self.processor.tokenizer.eos_token_id)
         if not timestamps:
             return [*prompt, *self._within([*self._spoken(utterance.text, utterance, space), end])]
-        tokens = []
+        times, tokens = self.timestamps, list[int]()
+        if times is None:
+            raise UsageFault(
+                f"{self.name} has no timestamps in its vocabulary.",
+                "Use a model that has them, as OpenAI's do, or train without --timestamps.",
+            )
         for part in segments_of(utterance):
-            tokens += [self.timestamp(part.start), *self._spoken(part.text, utterance, space)]
-            tokens.append(self.timestamp(part.end))
+            tokens += [times.token(part.start), *self._spoken(part.text, utterance, space)]
+            tokens.append(times.token(part.end))
         return [*prompt[:-1], *self._within([*tokens, end])]
 
     def context(self, utterance: Utterance, room: int, space: str = "auto") -> list[int]:
@@ -156,21 +203,6 @@ class SpeechModel:
         if text and spaced and space == "auto" and self.leading_space == "added":
             text = f" {text}"
         return self._text_tokens(text)
-
-    def timestamp(self, seconds: float) -> int:
-        """Return the token of a time, rounded to the encoder's resolution: 0.02 s in Whisper.
-
-        Raises:
-            UsageFault: the model has no tokens of times.
-        """
-        known, last = self.vocabulary, int(self.model.config.max_source_positions)
-        first = known.get("<|0.00|>", known["<|notimestamps|>"] + 1)  # older tokenizers lack them
-        if first + last >= int(self.model.config.vocab_size):
-            raise UsageFault(
-                f"{self.name} has no timestamps in its vocabulary.",
-                "Use a model that has them, as OpenAI's do, or train without --timestamps.",
-            )
-        return first + min(last, max(0, round(seconds * last / self.window)))
 
     def _text_tokens(self, text: str) -> list[int]:
         """Return the tokens of a text, none of which is a control token."""

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.data.audio import RATE
+from lorsmerge_cli.data.heard import HeardSegment, Word
 from lorsmerge_cli.data.recording import Recording
-from lorsmerge_cli.data.segments import Segment, Word
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.speech.alignment import align_words, need_alignment
 from lorsmerge_cli.speech.decoding import DecodingSettings, encode, fitting_batch
 from lorsmerge_cli.speech.identification import identify_languages
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.timestamps import Rules, find_timestamps, need_timestamps
+from lorsmerge_cli.speech.timestamps import Rules, need_timestamps
 from lorsmerge_cli.speech.window_search import Found, search_windows
 from lorsmerge_cli.speech.windows import Length, Spectrogram, Windows
 
@@ -102,7 +102,7 @@ class Heard:
     language: str
     probability: float | None
     seconds: float
-    segments: tuple[Segment, ...]
+    segments: tuple[HeardSegment, ...]
     failed: int = 0
     cut: int = 0
     skipped: int = 0
@@ -125,7 +125,7 @@ class _Listening:
     task: str
     probability: float | None = None
     seek: int = 0
-    segments: list[Segment] = field(default_factory=list)
+    segments: list[HeardSegment] = field(default_factory=list)
     said: list[int] = field(default_factory=list)
     failed: int = 0
     cut: int = 0
@@ -217,7 +217,7 @@ class _Listener:
     def __init__(self, speech: SpeechModel, settings: LongSettings) -> None:
         self.speech, self.settings = speech, settings
         self.spectrogram = Spectrogram(speech)
-        self.times = need_timestamps(speech) if settings.timestamps else find_timestamps(speech)
+        self.times = need_timestamps(speech) if settings.timestamps else speech.timestamps
         self.timestamps = self.times if settings.timestamps else None
         if settings.words:
             need_alignment(speech)
@@ -354,7 +354,7 @@ class _Listener:
         del each.said[: -self.half]
         each.seek += moved
 
-    def segments(self, text: _Text, size: int) -> tuple[list[Segment], int]:
+    def segments(self, text: _Text, size: int) -> tuple[list[HeardSegment], int]:
         """Return the segments of a window, in seconds from its start, and the frames to move by.
 
         Args:
@@ -384,8 +384,8 @@ class _Listener:
         return segments, moved
 
     def with_words(
-        self, segments: Sequence[Segment], each: _Listening, heard: Tensor, size: int
-    ) -> list[Segment]:
+        self, segments: Sequence[HeardSegment], each: _Listening, heard: Tensor, size: int
+    ) -> list[HeardSegment]:
         """Return the segments of a window with the times of their words."""
         assert each.language is not None
         prompt = self.speech.prompt(each.language, each.task)
@@ -412,9 +412,9 @@ class _Listener:
             found.append(replace(segment, words=tuple(words)))
         return found
 
-    def segment(self, text: _Text, tokens: Sequence[int], start: float, end: float) -> Segment:
+    def segment(self, text: _Text, tokens: Sequence[int], start: float, end: float) -> HeardSegment:
         """Return a segment of a window's text."""
-        return Segment(
+        return HeardSegment(
             start, end, self.text_of(tokens), 0, tuple(tokens), text.temperature,
             text.found.avg_logprob, text.compression, text.found.no_speech_prob,
         )  # fmt: skip

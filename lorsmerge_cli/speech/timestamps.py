@@ -1,55 +1,16 @@
-"""The timestamps of a vocabulary, and the rules by which they are decoded."""
+"""The rules by which timestamps are decoded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lorsmerge_cli.errors import UsageFault
-from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.model import SpeechModel, Timestamps
 
-FIRST = "<|0.00|>"
 LATEST_START = 1.0  # seconds into a window at which its first segment begins at the latest
-
-
-@dataclass(frozen=True)
-class Timestamps:
-    """The tokens that stand for times in a window.
-
-    Attributes:
-        begin: number of the token of time 0; the others follow in order.
-        count: of tokens, from 0 to the window's length.
-        step: seconds from one to the next.
-    """
-
-    begin: int
-    count: int
-    step: float
-
-    def __contains__(self, token: int) -> bool:
-        return self.begin <= token < self.begin + self.count
-
-    def steps(self, token: int) -> int:
-        """Return how many steps into the window a token is."""
-        return token - self.begin
-
-
-def find_timestamps(speech: SpeechModel) -> Timestamps | None:
-    """Return the timestamps of a model; None if its vocabulary has none.
-
-    Tokenizers of before 2023 do not list them, although the network has an embedding for each.
-    """
-    positions, size = speech.model.config.max_source_positions, speech.model.config.vocab_size
-    known = speech.vocabulary
-    begin = known.get(FIRST, known.get("<|notimestamps|>", size) + 1)
-    if FIRST not in known and begin in known.values():
-        return None
-    if begin + positions + 1 > size:
-        return None
-    return Timestamps(begin, positions + 1, speech.window / positions)
 
 
 def need_timestamps(speech: SpeechModel) -> Timestamps:
@@ -58,13 +19,12 @@ def need_timestamps(speech: SpeechModel) -> Timestamps:
     Raises:
         UsageFault: its vocabulary has none.
     """
-    found = find_timestamps(speech)
-    if found is None:
+    if speech.timestamps is None:
         raise UsageFault(
             f"{speech.name} has no timestamps in its vocabulary.",
             "Give --no-timestamps: windows then follow each other, and each becomes one segment.",
         )
-    return found
+    return speech.timestamps
 
 
 class Rules:

@@ -13,17 +13,17 @@ import pytest
 import webvtt
 from openai_algorithm import whisper_package
 
-from lorsmerge_cli.data.segments import Segment, Word
+from lorsmerge_cli.data.heard import HeardSegment, Word
 from lorsmerge_cli.results.transcripts import WRITERS, clock, write_transcript
 
 SEGMENTS = (
-    Segment(0.0, 2.4804, " Bon dia, com va?", 0, (50364, 11, 50488), 0.0, -0.25, 1.1, 0.01),
-    Segment(2.5, 59.9996, " a --> b\tç 你好", 0, (50488, 12, 50500), 0.2, -0.5, 1.2, 0.02),
-    Segment(3599.5, 36_005.25, " l'última", 300_000, (50364, 13, 50500), 0.0, -0.1, 0.9, 0.0),
+    HeardSegment(0.0, 2.4804, " Bon dia, com va?", 0, (50364, 11, 50488), 0.0, -0.25, 1.1, 0.01),
+    HeardSegment(2.5, 59.9996, " a --> b\tç 你好", 0, (50488, 12, 50500), 0.2, -0.5, 1.2, 0.02),
+    HeardSegment(3599.5, 36_005.25, " l'última", 300_000, (50364, 13, 50500), 0.0, -0.1, 0.9, 0.0),
 )
 
 
-def written(folder: Path, format: str, segments: tuple[Segment, ...] = SEGMENTS) -> Path:
+def written(folder: Path, format: str, segments: tuple[HeardSegment, ...] = SEGMENTS) -> Path:
     path = folder / f"talk.{format}"
     write_transcript(path, format, segments, "ca")
     return path
@@ -70,7 +70,7 @@ def test_json_has_the_keys_of_openai_whisper(tmp_path: Path) -> None:
 
 def test_words_are_in_the_json_and_bound_the_cues(tmp_path: Path) -> None:
     words = (Word(" Bon", 0.2, 0.4, 0.9), Word(" dia", 0.4, 0.9, 0.8))
-    segment = Segment(0.0, 2.0, " Bon dia", words=words)
+    segment = HeardSegment(0.0, 2.0, " Bon dia", words=words)
     document = json.loads(written(tmp_path, "json", (segment,)).read_text())
     assert document["segments"][0]["words"] == [asdict(word) for word in words]
     (cue,) = pysrt.open(str(written(tmp_path, "srt", (segment,))))
@@ -88,7 +88,9 @@ def test_nothing_said_is_a_valid_file(tmp_path: Path, format: str) -> None:
 
 
 def test_a_text_with_line_ends_stays_one_cue(tmp_path: Path) -> None:
-    path = written(tmp_path, "srt", (Segment(0, 1, " a\n\n2\n00:00:09,000 --> 00:00:10,000\nb"),))
+    path = written(
+        tmp_path, "srt", (HeardSegment(0, 1, " a\n\n2\n00:00:09,000 --> 00:00:10,000\nb"),)
+    )
     (cue,) = pysrt.open(str(path))
     assert cue.text == "a 2 00:00:09,000 -> 00:00:10,000 b"
 

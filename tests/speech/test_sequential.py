@@ -19,10 +19,10 @@ from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.speech import window_search
 from lorsmerge_cli.speech.alignment import AFTER, BEFORE, align_words, need_alignment
 from lorsmerge_cli.speech.decoding import encode
-from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.model import SpeechModel, Timestamps
 from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import find_model
-from lorsmerge_cli.speech.timestamps import Rules, Timestamps, find_timestamps
+from lorsmerge_cli.speech.timestamps import Rules
 from lorsmerge_cli.speech.windows import Spectrogram, Windows
 
 # openai-whisper leaves the file of its vocabulary open
@@ -227,7 +227,7 @@ def test_recordings_heard_together_are_heard_as_alone(tmp_path: Path) -> None:
 
 
 def test_rules_are_openais(speech: SpeechModel) -> None:
-    times = find_timestamps(speech)
+    times = speech.timestamps
     assert times == Timestamps(50364, 1501, 0.02)
     decoding = __import__("sys").modules[whisper_package().decode.__module__]
     tokenizer = whisper_package().tokenizer.get_tokenizer(True, num_languages=99, language="en")
@@ -298,7 +298,7 @@ def test_a_model_without_alignment_heads_is_refused(tmp_path: Path) -> None:
 
 def test_a_vocabulary_without_times_is_refused(tmp_path: Path) -> None:
     source = find_model(make_whisper(tmp_path / "m"))
-    assert find_timestamps(source.without_weights) is None
+    assert source.without_weights.timestamps is None
     clip = open_recording(make_clip(tmp_path / "a.wav", 1, 1.0))
     with pytest.raises(UsageFault, match="no timestamps in its vocabulary"):
         hear(source.open(torch.float32, "cpu"), [ToHear(clip, "ca")], LongSettings())

@@ -16,7 +16,6 @@ from lorsmerge_cli.speech.identification import identify_languages
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import ModelSource
-from lorsmerge_cli.speech.timestamps import find_timestamps
 
 AUTO = "auto"  # in place of a language: the one that the model identifies
 
@@ -55,7 +54,7 @@ class Hearing:
 
     def settings(self, speech: SpeechModel, decoding: DecodingSettings) -> LongSettings:
         """Return the settings of long recordings, for a model with timestamps or without."""
-        timed = find_timestamps(speech) is not None
+        timed = speech.timestamps is not None
         return LongSettings(
             decoding.beam, condition=self.condition, timestamps=timed, max_tokens=decoding.max_tokens,
             batch_size=decoding.batch_size,
@@ -86,7 +85,7 @@ class Hearing:
             f"{model.name} has no timestamps in its vocabulary: recordings are cut every "
             f"{model.window:g} s, and words there may be lost."
             for model in models
-            if find_timestamps(model.without_weights) is None
+            if model.without_weights.timestamps is None
         ]
 
     def answers(

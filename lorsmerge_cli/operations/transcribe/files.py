@@ -19,7 +19,6 @@ from lorsmerge_cli.speech.identification import identify_languages
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
 from lorsmerge_cli.speech.sequential import LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import compute_dtype, find_models, parse_speech_dtype
-from lorsmerge_cli.speech.timestamps import find_timestamps
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def _identified(speech: SpeechModel, row: Utterance) -> str:
 
 def _long(speech: SpeechModel, rows: Sequence[Utterance], beam: int) -> dict[str, Transcript]:
     """Return the texts of files that are longer than the model's window."""
-    timed = find_timestamps(speech) is not None
+    timed = speech.timestamps is not None
     recordings = [
         ToHear(open_recording(row.audio.file), row.language or None, row.task) for row in rows
     ]

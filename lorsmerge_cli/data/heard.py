@@ -22,7 +22,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Segment:
+class HeardSegment:
     """A piece of a recording's text, and what the decoder knew of it.
 
     Attributes:
