@@ -19,6 +19,7 @@ from lorsmerge_cli.data.utterance import (
     MISSING,
     NOT_ASKED_FOR,
     SILENT,
+    TOO_LONG,
     Drop,
     Utterance,
     listed,
@@ -271,11 +272,14 @@ def check_complete(report: DataReport, path: Path) -> None:
     if not lacking:  # then few rows, or those for other reasons, such as their texts
         lost = [drop for drop in report.drops if drop.reason not in NOT_ASKED_FOR]
     count = len(lost) + len(report.utterances)
+    long = any(drop.reason == TOO_LONG for drop in lost)
     if lacking or len(lost) > MOST * count:
         raise LorsmergeError(
             f"{path}: {len(lost)} of {count} rows cannot be scored ({listed(lost)}), the first "
             f"{lost[0].shown}.",
-            "Mend or complete the data, or give --allow-missing for a score of the others.",
+            "Mend or complete the data, "
+            + ("hear rows of any length with --long, " if long else "")
+            + "or give --allow-missing for a score of the others.",
         )
 
 

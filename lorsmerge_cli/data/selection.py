@@ -19,6 +19,7 @@ from lorsmerge_cli.data.utterance import (
     OUTSIDE,
     SHORT,
     SILENT,
+    TOO_LONG,
     UNREADABLE,
     UNWANTED,
     Drop,
@@ -200,7 +201,7 @@ def _usable(
     if lacks := wanted.lacks_length(seconds):
         return Drop(row.id, row.audio, UNWANTED, f"{row.id} lasts {seconds:.2f} s, not {lacks}")
     if seconds > max_seconds:
-        return Drop(row.id, row.audio, "longer than the window")
+        return Drop(row.id, row.audio, TOO_LONG)
     if not has_text(row.text) and not empty_text:
         return Drop(row.id, row.audio, "empty text")
     return row

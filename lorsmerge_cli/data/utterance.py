@@ -23,6 +23,7 @@ CUT, SHORT = "audio file is cut short", "audio ends before the row does"
 NO_NUMBERS = "audio with samples that are no numbers"
 LACKING = frozenset({MISSING, UNREADABLE, EMPTY, CUT, SHORT, NO_NUMBERS})
 REMOVED = "audio that was removed"  # after a training skipped it, and before that is resumed
+TOO_LONG = "longer than the window"
 # Reasons to drop a row for its segments
 TANGLED, OUTSIDE = "segments out of order or overlapping", "segments outside the audio"
 OTHER_TEXT = "segments of another text"

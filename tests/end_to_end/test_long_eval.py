@@ -41,9 +41,12 @@ def records(path: str = "r.json") -> list[dict[str, Any]]:
     return found
 
 
-def test_rows_longer_than_the_window_are_scored(files: Path, succeed: Callable) -> None:
+def test_rows_longer_than_the_window_are_scored(
+    files: Path, succeed: Callable, shell: Callable
+) -> None:
     line = "lorsmerge eval timed ca --data talks.jsonl -o r.json --force" + QUICK
-    succeed(line)
+    assert "hear rows of any length with --long" in " ".join(shell(line).err.split())
+    succeed(f"{line} --allow-missing")
     assert sum(len(record["rows"]) for record in records()) == 2  # one of four, by two models
     succeed(f"{line} --long")
     document = json.loads(Path("r.json").read_text())
@@ -88,7 +91,10 @@ def test_resuming_and_changed_settings(files: Path, succeed: Callable, shell: Ca
 
 @pytest.mark.parametrize("long", ["", " --long"])
 def test_the_language_is_identified_and_counted(files: Path, succeed: Callable, long: str) -> None:
-    line = f"lorsmerge eval timed --data talks.jsonl --language auto -o r.json{long}" + QUICK
+    line = (
+        f"lorsmerge eval timed --data talks.jsonl --language auto --allow-missing -o r.json{long}"
+    )
+    line += QUICK
     ended = succeed(line)
     for record in records():
         heard = Counter(row["identified"] for row in record["rows"])
@@ -133,7 +139,7 @@ def test_a_model_without_timestamps_is_told(files: Path, succeed: Callable) -> N
 
 
 def test_results_without_the_options_are_as_before(files: Path, succeed: Callable) -> None:
-    succeed("lorsmerge eval timed --data talks.jsonl -o r.json" + QUICK)
+    succeed("lorsmerge eval timed --data talks.jsonl --allow-missing -o r.json" + QUICK)
     document = json.loads(Path("r.json").read_text())
     assert not {"long", "language"} & set(document["settings"]["decoding"])
     for record in document["records"]:
