@@ -88,6 +88,9 @@ Hours = Annotated[list[str] | None, data(
 HoursEach = Annotated[float | None, data(
     "--hours", metavar="H", min=0.001,
     help="Take about this much of each data set; the same rows every time.")]
+Streaming = Annotated[bool, data(
+    "--streaming", help="Of hub: data fetch only the split's first rows, in its order, until there are --hours of "
+    "them. They are not the rows that --hours takes without it, nor a fair sample where a split is sorted.")]
 DataSeed = Annotated[int, data(
     "--data-seed", metavar="N",
     help="Seed of the rows that --hours takes, which --seed does not change.")]

@@ -17,6 +17,7 @@ from lorsmerge_cli.core.methods import default_scale, find_method, method_faults
 from lorsmerge_cli.data.hours import Given, parse_hours
 from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.readers import manifest_splits
+from lorsmerge_cli.data.streaming import Data, as_first_hours
 from lorsmerge_cli.errors import (
     Faults,
     LorsmergeError,
@@ -400,6 +401,14 @@ def named_data(given: Named) -> list[tuple[str, Path]]:
     if twice := [path for n, (name, path) in enumerate(named) if (name, path) in named[:n]]:
         raise UsageFault(f"--data {twice[0]} is given twice.")
     return named
+
+
+def streamed(
+    data: Sequence[Data] | None, hours: Given, streaming: bool, *, needed: bool = True
+) -> list[Data]:
+    """Return the data sets of a command, with `streaming` as `as_first_hours` does."""
+    given = list(data or ())
+    return as_first_hours(given, hours, needed=needed) if streaming else given
 
 
 def check_applied(

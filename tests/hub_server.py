@@ -573,6 +573,6 @@ def forget_lookups() -> None:
     from lorsmerge_cli.hub import data_sets, files
 
     for remembered in (
-        files.list_files, files.download, data_sets.find_data_set, data_sets._data_files,
+        files.list_files, files.download, data_sets.find_data_set, data_sets.data_files,
     ):  # fmt: skip
         remembered.cache_clear()

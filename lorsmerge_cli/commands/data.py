@@ -34,6 +34,7 @@ def data(
     only: options.Only = None,
     where: options.Where = None,
     hours: options.Hours = None,
+    streaming: options.Streaming = False,
     data_seed: options.DataSeed = 0,
     format: options.Format = None,
     max_seconds: Annotated[float, typer.Option(
@@ -62,6 +63,7 @@ def data(
     if plot and plot == output:
         raise typer.BadParameter("--plot and --output are one file: give two.")
     conditions = parse_conditions(only or (), where or ())
+    paths = usage.streamed(paths, hours, streaming)
     raise_all(
         usage.check_inputs(
             [tokenizer] if tokenizer else [], paths, format=format, hours=hours, language=language, task=task,

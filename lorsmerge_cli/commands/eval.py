@@ -52,6 +52,7 @@ def evaluate(
     only: options.Only = None,
     where: options.Where = None,
     hours: options.Hours = None,
+    streaming: options.Streaming = False,
     data_seed: options.DataSeed = 0,
     allow_missing: Annotated[bool, options.data(
         "--allow-missing", help="Skip rows whose audio is damaged or missing; by default damaged "
@@ -128,17 +129,17 @@ def evaluate(
     from lorsmerge_cli.recipe.recipe import unpruned_method_faults
     from lorsmerge_cli.results.suite import check_suite_data, read_suite
 
+    datasets = usage.streamed(datasets, hours, streaming)
     of_suite = None if suite is None else read_suite(suite)
     files = [path for _, path in usage.named_paths(models)] + (apply or [])
     data = [] if score_only else [path for _, path in usage.named_data(datasets or ())]
     named = usage.named_models(models, apply or [], method, scale, coef or ())
     limit = None if memory is None else options.parse_size("--memory", memory)
-    part = usage.parse_shard(shard)
     spoken = None if language == "auto" else language
-    reading = {
+    reading: dict[str, Any] = {
         "split": split, "language": spoken, "task": task, "hours": hours, "format": format,
         "seed": data_seed, "allow_parts": allow_parts, "allow_missing": allow_missing,
-        "shard": part, "conditions": parse_conditions(only or (), where or ()), "other_languages": True,
+        "shard": usage.parse_shard(shard), "conditions": parse_conditions(only or (), where or ()), "other_languages": True,
     }  # fmt: skip
     raise_all(
         usage.check_inputs(
@@ -180,7 +181,7 @@ def evaluate(
     if report.main:
         console.warning(*report.warnings)
         console.result(report.to_dict(), lambda: _show(report, worst, verbose))
-        console.note(*_notes(part, hypotheses, output, empty=not report.records))
+        console.note(*_notes(reading["shard"], hypotheses, output, empty=not report.records))
 
 
 def _check_given(

@@ -79,6 +79,7 @@ def finetune(
     only: options.Only = None,
     where: options.Where = None,
     hours: options.Hours = None,
+    streaming: options.Streaming = False,
     data_seed: options.DataSeed = 0,
     dev_hours: Annotated[float | None, options.data(
         "--dev-hours", metavar="H", min=0.001,
@@ -202,6 +203,9 @@ def finetune(
         save_steps=save_steps, eval_steps=eval_steps, patience=patience, keep=keep, seed=seed,
     )  # fmt: skip
     conditions = parse_conditions(only or (), where or ())
+    datasets = usage.streamed(datasets, hours, streaming)
+    retain = usage.streamed(retain, hours, streaming, needed=False)
+    dev = usage.streamed(dev, dev_hours, streaming and dev_hours is not None, needed=False)
     data = [*datasets, *(dev or ()), *(retain or ())]
     raise_all(
         usage.check_training(settings, device)

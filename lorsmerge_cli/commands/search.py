@@ -115,6 +115,7 @@ def search(
     only: options.Only = None,
     where: options.Where = None,
     hours: options.Hours = None,
+    streaming: options.Streaming = False,
     data_seed: options.DataSeed = 0,
     format: options.Format = None,
     csv: Annotated[Path | None, options.output(
@@ -149,6 +150,7 @@ def search(
     )
     from lorsmerge_cli.recipe.space import default_scales, make_space
 
+    data, test = (usage.streamed(each, hours, streaming, needed=each is data) for each in (data, test))  # fmt: skip
     settings = SearchSettings(
         study=study, name=name, worker=worker, trials=trials, sampler=sampler, rate=rate,
         clips=clips, seed=seed, pruner=pruner, objective=objective, rank_by=rank_by, finalists=finalists,

@@ -40,6 +40,7 @@ def stats(
     only: options.Only = None,
     where: options.Where = None,
     hours: options.Hours = None,
+    streaming: options.Streaming = False,
     data_seed: options.DataSeed = 0,
     allow_parts: options.AllowParts = False,
     format: options.Format = None,
@@ -61,6 +62,7 @@ def stats(
     from lorsmerge_cli import usage
     from lorsmerge_cli.data.conditions import parse_conditions
 
+    datasets = usage.streamed(datasets, hours, streaming)
     inputs = [model, *datasets]
     conditions = parse_conditions(only or (), where or ())
     raise_all(

@@ -56,6 +56,7 @@ def transcribe(
     only: options.Only = None,
     where: options.Where = None,
     hours: options.Hours = None,
+    streaming: options.Streaming = False,
     data_seed: options.DataSeed = 0,
     allow_parts: options.AllowParts = False,
     format: options.Format = None,
@@ -164,11 +165,11 @@ def transcribe(
     from lorsmerge_cli.data.conditions import parse_conditions
 
     conditions = parse_conditions(only or (), where or ())
+    datasets = usage.streamed(datasets, hours, streaming)
     limit = None if memory is None else options.parse_size("--memory", memory)
     raise_all(
         usage.check_inputs(
-            [], datasets, format=format, hours=hours, language=language, task=task, dtype=dtype,
-            device=device,
+            [], datasets, format=format, hours=hours, language=language, task=task, dtype=dtype, device=device,
         )
         + usage.check_paths([config_dir])
         + usage.check_labelling(

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.data.conditions import Condition
-from lorsmerge_cli.data.hours import Given, parse_hours
+from lorsmerge_cli.data.hours import Given, Hours, parse_hours
 from lorsmerge_cli.data.packing import cut as cut_row
 from lorsmerge_cli.data.readers import NoSuchRows, manifest_origin, read_manifest
 from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.selection import decode, select
+from lorsmerge_cli.data.streaming import first_hours
 from lorsmerge_cli.data.utterance import (
     LACKING,
     LONGER,
@@ -99,7 +100,7 @@ def load_data(
         read.append(path)
         languages |= dict.fromkeys(row.language for row in rows)
         found = select(
-            rows, max_seconds=max_seconds, hours=asked, seed=seed,
+            rows, max_seconds=max_seconds, hours=None if asked == Hours(first_hours(path)) else asked, seed=seed,
             empty_text=empty_text or not labelled, cut=cut, conditions=conditions, place=str(path),
         )  # fmt: skip
         found = replace(found, drops=(*skipped, *found.drops))
@@ -119,8 +120,15 @@ def load_data(
             if not allow_parts:
                 _check_parts(report, path)
     joined = DataReport.joined([_with_segments(found) for found in sets] if allow_parts else sets)
-    joined = replace(joined, notes=tuple(told), selected=tuple(map(str, conditions)))
+    joined = replace(joined, notes=tuple(told), selected=_chosen_by(conditions, read))
     return _with_origins(joined, paths, split=split, task=task, labelled=labelled)
+
+
+def _chosen_by(conditions: Sequence[Condition], paths: Sequence[Path]) -> tuple[str, ...]:
+    """Return in words what rows had to meet, a place among a split's first hours included."""
+    first = (hours for path in paths if (hours := first_hours(path)) is not None)
+    places = (f"a place in the first {hours:g} hours of the split" for hours in first)
+    return tuple(dict.fromkeys([*map(str, conditions), *places]))
 
 
 def _with_origins(report: DataReport, paths: Sequence[Path], **reading: Any) -> DataReport:

@@ -42,6 +42,7 @@ KIND = "dataset"
 OLDEST = 4  # version of `datasets`
 CONVERTED = "refs/convert/parquet"  # where the Hub keeps the Parquet that it made of a data set
 PARTIAL = re.compile(r"(^|/)partial-")  # folder of a split that it made of the first 5 GB alone
+STREAMED = ".first"  # end of the name of a folder with a split's first rows
 INFO = "dataset_info.json"  # beside Arrow files that are complete
 SAFE = re.compile(r"[\w.-]+")  # names of configurations and splits that can be folders
 # what `datasets` raises, beside ValueError, of a card that it does not understand
@@ -179,17 +180,19 @@ def split_names(found: HubData, config: str | None) -> list[str]:
         LorsmergeError: there is no such configuration, or none has splits.
     """
     if found.reachable:
-        return list(_data_files(found, config)[1])
+        return list(data_files(found, config)[1])
     here = cached_splits(found, config)
     if not here:
-        raise _not_cached(found, f"The configuration {config or 'default'!r}")
+        raise not_cached(found, f"The configuration {config or 'default'!r}")
     return here
 
 
 def cached_splits(found: HubData, config: str | None) -> list[str]:
-    """Return the names of the splits that `prepare_split` has at hand: no request, no library."""
-    folders = sorted(_folder(found, config, "*").parent.glob("*"))
+    """Return the names of the splits of which rows are in the cache: no request, no library."""
+    folders = sorted(split_folder(found, config, "*").parent.glob("*"))
     ours = [folder.name for folder in folders if _arrow_files(folder, folder.name)]
+    streamed = (f.name.removesuffix(STREAMED) for f in folders if f.name.endswith(STREAMED))
+    ours += [name for name in streamed if name not in ours]
     return ours + [name for name in _whole_splits(found, config) if name not in ours]
 
 
@@ -204,15 +207,12 @@ def prepare_split(found: HubData, config: str | None, split: str) -> PreparedSpl
     Raises:
         LorsmergeError: the network broke, the disk is full, or the files cannot be read.
     """
-    folder = _folder(found, config, split)
-    files = _arrow_files(folder, split)
-    if not files and split in _whole_splits(found, config):
-        files = _arrow_files(_library_folder(found, config), split)
-    if files:
-        return PreparedSplit(files, _is_partial(folder))
+    folder = split_folder(found, config, split)
+    if here := prepared_split(found, config, split):
+        return here
     if not found.reachable:
-        raise _not_cached(found, f"The split {split!r}")
-    builder, splits = _data_files(found, config)
+        raise not_cached(found, f"The split {split!r}")
+    builder, splits = data_files(found, config)
     _convert(found, builder, split, splits[split], folder)
     partial = any(PARTIAL.search(name) for name in splits[split])
     if partial:
@@ -220,11 +220,21 @@ def prepare_split(found: HubData, config: str | None, split: str) -> PreparedSpl
     return PreparedSplit(_arrow_files(folder, split), partial)
 
 
+def prepared_split(found: HubData, config: str | None, split: str) -> PreparedSplit | None:
+    """Return the Arrow files of a split if the cache has all of it."""
+    folder = split_folder(found, config, split)
+    files = _arrow_files(folder, split)
+    if not files and split in _whole_splits(found, config):
+        files = _arrow_files(_library_folder(found, config), split)
+    return PreparedSplit(files, _is_partial(folder)) if files else None
+
+
 def _is_partial(folder: Path) -> bool:
     return (folder / "partial").is_file()
 
 
-def _not_cached(found: HubData, what: str) -> HubFault:
+def not_cached(found: HubData, what: str) -> HubFault:
+    """Return the fault of rows that the cache lacks while the Hub cannot be reached."""
     fault = partly_cached(found.repo, found.revision, f"{what} of {found.repo} is needed.", KIND)
     return HubFault(fault.what, "Run the command once where the Hub can be reached.")
 
@@ -235,7 +245,7 @@ def _cache() -> Path:
     return Path(given).expanduser() if given else Path(constants.HF_HOME) / "datasets"
 
 
-def _folder(found: HubData, config: str | None, split: str) -> Path:
+def split_folder(found: HubData, config: str | None, split: str) -> Path:
     """Return our folder of a split's Arrow files.
 
     The library has no folder for one split of a configuration, and would take it for all of them.
@@ -273,7 +283,7 @@ def _arrow_files(folder: Path, split: str) -> tuple[Path, ...]:
 
 
 @cache
-def _data_files(found: HubData, config: str | None) -> tuple[Any, Mapping[str, list[str]]]:
+def data_files(found: HubData, config: str | None) -> tuple[Any, Mapping[str, list[str]]]:
     """Return the library's builder of a configuration, and split -> its files.
 
     Raises:
@@ -370,9 +380,9 @@ def _convert(found: HubData, builder: Any, split: str, names: Sequence[str], fol
     snapshot = download(files)
     paths = [str(snapshot / name) if name in inside else name for name in names]
     _check_space(found, [Path(path) for path in paths if Path(path).exists()], folder)
-    data_files = datasets.data_files
-    listed = data_files.DataFilesList(paths, [(found.commit,)] * len(paths))
-    builder.config.data_files = data_files.DataFilesDict({split: listed})
+    kinds = datasets.data_files
+    listed = kinds.DataFilesList(paths, [(found.commit,)] * len(paths))
+    builder.config.data_files = kinds.DataFilesDict({split: listed})
     info = builder.info  # of all splits, as the card has it
     info.splits = info.download_size = info.dataset_size = info.size_in_bytes = None
     (folder / INFO).unlink(missing_ok=True)  # of files that are not all there: they are made again
@@ -380,7 +390,7 @@ def _convert(found: HubData, builder: Any, split: str, names: Sequence[str], fol
         try:
             builder.download_and_prepare(str(folder), verification_mode="no_checks")
         except Exception as error:
-            fault = _preparation_fault(found, split, error)
+            fault = preparation_fault(found, split, error)
             if fault is None:
                 raise
             raise fault from error
@@ -399,7 +409,7 @@ def _check_space(found: HubData, files: Sequence[Path], folder: Path) -> None:
         )
 
 
-def _preparation_fault(found: HubData, split: str, error: Exception) -> LorsmergeError | None:
+def preparation_fault(found: HubData, split: str, error: Exception) -> LorsmergeError | None:
     """Return why a split could not be written as Arrow, in words; None if that is not known."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:

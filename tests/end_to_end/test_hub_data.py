@@ -177,3 +177,48 @@ def test_a_sound_of_an_unknown_container(stocked: Hub, shell: Callable) -> None:
         "1 of 4 rows cannot be scored (1 unreadable audio), the first hub:org/webm::test, row 3"
         in told
     )
+
+
+def test_streamed_data_are_the_first_rows_in_all_commands(stocked: Hub, succeed: Callable) -> None:
+    def fetched() -> list[str]:
+        calls = [call for call in stocked.seen("GET", "parquet") if "range" not in call.headers]
+        return [call.path for call in calls if call.path.endswith(".parquet")]
+
+    train = "--data hub:org/speech:mixed:train --hours 0.0005 --streaming"
+    succeed(
+        f"{FINETUNE} {train} --dev hub:org/speech:mixed:dev --dev-hours 0.001 -o ft --delta d.delta"
+    )
+    run = read_json("ft/run.json")
+    assert ":mixed:train:first=0.0005," in run["hub"][0]
+    assert run["selected"] == ["a place in the first 0.0005 hours of the split"]
+    succeed(f"lorsmerge stats base {train} --device cpu -o s.stats")
+    succeed(
+        f"lorsmerge search base d.delta {train} --test hub:org/speech:mixed:validation --trials 2 "
+        "--svp 0.5 --mp 0.5 --device cpu -o best.toml"
+    )
+    succeed(f"lorsmerge transcribe {train} --teacher base -o p.jsonl --device cpu --keep-flawed")
+    assert ":first=0.0005," in read_json("p.jsonl.run.json")["hub"][0]
+    ended = succeed("lorsmerge data hub:org/speech:mixed:train --hours 0.0005 --streaming --json")
+    assert 0.0005 <= json.loads(ended.out)["hours"] < 0.0015
+    assert "is read in the split's order until there are 0.0005 hours" in " ".join(
+        ended.err.split()
+    )
+    assert fetched() == []
+
+
+def test_report_does_not_take_first_rows_for_a_choice(
+    stocked: Hub, succeed: Callable, shell: Callable
+) -> None:
+    data = "--data ca=hub:org/speech:mixed:train --hours 0.0008"
+    succeed(f"{EVAL} {data} --streaming -o first.json")
+    succeed(f"lorsmerge eval other=base --device cpu --beam 2 --samples 20 {data} -o chosen.json")
+    found = read_json("first.json")
+    assert found["settings"]["selected"] == {
+        "ca": ["a place in the first 0.0008 hours of the split"]
+    }
+    ended = shell("lorsmerge report first.json chosen.json -o r.html")
+    assert ended.code == 1
+    assert "with a place in the first 0.0008 hours of the split" in " ".join(ended.err.split())
+    succeed("lorsmerge report first.json -o r.html")
+    succeed(f"{EVAL} --data hub:org/speech:mixed:train --hours 0.0008 --streaming -o named.json")
+    assert read_json("named.json")["records"][0]["dataset"] == "speech:mixed:train:first=0.0008"

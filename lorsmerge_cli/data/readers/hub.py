@@ -6,17 +6,19 @@ is copied out of them, as it is encoded, when it is needed: no audio is written 
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lorsmerge_cli.data.audio_source import AudioFile, AudioSource
-from lorsmerge_cli.data.languages import parse_language
+from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.readers import jsonl
 from lorsmerge_cli.data.readers.fields import SPLIT_NAMES, TRANSLATION, Defaults
 from lorsmerge_cli.data.readers.parquet import OUTSIDE, class_labels
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 NEEDS = "hub:ORG/NAME:CONFIG:SPLIT, a data set on the Hugging Face Hub"
 PREFIX = "hub:"
 HOW = "Write hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]][:text=COLUMN,audio=COLUMN,...]."
+FIRST = "first"  # setting: so many hours of the split's first rows alone
 REPO = re.compile(
     r"(?P<repo>(?!.*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^@]+))?", re.ASCII
 )
@@ -62,6 +65,7 @@ class HubReference:
         config: name of a configuration; None for the only or default one.
         split: one; None to take that of the command line.
         columns: of SETTINGS, those that are named -> their column.
+        first: hours of the split's first rows to read, in the split's order; None for all of it.
     """
 
     repo: str
@@ -69,9 +73,12 @@ class HubReference:
     config: str | None = None
     split: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    first: float | None = None
 
     def __str__(self) -> str:
-        named = ",".join(f"{key}={column}" for key, column in self.columns.items())
+        settings = {} if self.first is None else {FIRST: str(self.first).removesuffix(".0")}
+        settings |= self.columns
+        named = ",".join(f"{key}={value}" for key, value in settings.items())
         repo = f"{self.repo}@{self.revision}" if self.revision else self.repo
         parts = [repo, self.config or "", self.split or ""]
         while not parts[-1]:
@@ -96,18 +103,32 @@ def parse_reference(text: str) -> HubReference:
     if match is None or len(parts) > 2 or any("=" in part for part in parts):
         raise UsageFault(f"{text} names no data set on the Hub.", HOW)
     columns: dict[str, str] = {}
+    known = (*SETTINGS, FIRST)
     for setting in settings.split(",") if settings else ():
         key, _, column = (part.strip() for part in setting.partition("="))
-        if key not in SETTINGS:
-            raise UsageFault(
-                f"{text}: there is no setting {key!r}.{did_you_mean(key, SETTINGS)}", HOW
-            )
+        if key not in known:
+            raise UsageFault(f"{text}: there is no setting {key!r}.{did_you_mean(key, known)}", HOW)
         if not column or key in columns:
             what = "is given twice" if column else "names no column"
             raise UsageFault(f"{text}: {key}= {what}.", HOW)
         columns[key] = column
     config, split = (*parts, "", "")[:2]
-    return HubReference(match["repo"], match["revision"], config or None, split or None, columns)
+    first = _hours(columns.pop(FIRST), text) if FIRST in columns else None
+    return HubReference(
+        match["repo"], match["revision"], config or None, split or None, columns, first
+    )
+
+
+def _hours(given: str, text: str) -> float:
+    try:
+        hours = float(given)
+    except ValueError:
+        hours = math.nan
+    if not 0 < hours < math.inf:
+        raise UsageFault(
+            f"{text}: {FIRST}={given} is no number of hours.", f"Write {FIRST}=5, or {FIRST}=0.5."
+        )
+    return hours
 
 
 def detects(path: Path) -> bool:
@@ -155,6 +176,11 @@ def origin(path: Path, split: str | None, defaults: Defaults) -> Origin:
             f"of it is read ({table.found.revision}).",
             *notes,
         ]
+    if reference.first is not None:
+        notes.append(
+            f"{table.place} is read in the split's order until there are {reference.first:g} hours: its "
+            "first rows, and no choice from all of it."
+        )
     if table.prepared.partial:
         notes.append(
             f"The Hub's Parquet of {reference.repo} has only the first part of the split "
@@ -170,7 +196,7 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
     Raises:
         LorsmergeError: there is no such data set, split or column, or it cannot be downloaded.
     """
-    table = _open(path, split)
+    table = _open(path, split, defaults)
     columns, _ = _columns(table, defaults)
     defaults.wanted.add_columns(table.schema.names, columns.audio)
     language = _language_of_all(table, columns, defaults)
@@ -193,17 +219,30 @@ def read(path: Path, split: str | None, defaults: Defaults) -> list[Utterance | 
 
 @dataclass(frozen=True)
 class _Table:
-    """The Arrow files of a split; `reference` names the split as the data set does."""
+    """The Arrow files of a split; `reference` names the split as the data set does.
+
+    Of all rows the first `count` alone are read; None for all.
+    """
 
     reference: HubReference
     found: HubData
     prepared: PreparedSplit
     schema: Any = field(compare=False)
+    count: int | None = None
 
     @property
     def place(self) -> str:
         """The split in messages: the same whether a branch or its commit was asked for."""
-        return str(replace(self.reference, revision=None, columns={}))
+        return str(replace(self.reference, revision=None, columns={}, first=None))
+
+    def batches(self) -> Iterator[tuple[Path, int, Any]]:
+        """Yield each batch of rows that are read, with its file and its number in that."""
+        left = self.count
+        for file in self.prepared.files:
+            for index, batch in enumerate(_batches(file)[1]):
+                taken = batch if left is None else batch.slice(0, left)
+                left = None if left is None else left - len(taken)
+                yield file, index, taken
 
 
 def _find(reference: HubReference) -> HubData:
@@ -218,7 +257,8 @@ def _find(reference: HubReference) -> HubData:
         raise
 
 
-def _open(path: Path, split: str | None) -> _Table:
+def _open(path: Path, split: str | None, counting: Defaults | None = None) -> _Table:
+    """Return a split's files; of one whose first rows are asked for only with `counting` all of these."""
     from lorsmerge_cli.hub.data_sets import cached_splits, prepare_split, split_names
 
     reference = parse_reference(str(path))
@@ -238,9 +278,58 @@ def _open(path: Path, split: str | None) -> _Table:
             + (f" in {reference.config!r}." if reference.config else "."),
             f"It has: {there}." if found.reachable else f"The cache has: {there}.",
         )
+    reference = replace(reference, split=name)
+    if reference.first is not None:
+        return _first_rows(reference, found, name, counting)
     prepared = prepare_split(found, reference.config, name)
-    schema = _batches(prepared.files[0])[0]
-    return _Table(replace(reference, split=name), found, prepared, schema)
+    return _Table(reference, found, prepared, _batches(prepared.files[0])[0])
+
+
+def _first_rows(
+    reference: HubReference, found: HubData, split: str, counting: Defaults | None
+) -> _Table:
+    """Return the first rows of a split: those in which there are as many hours as were asked for.
+
+    Without `counting` it has the columns, and no more rows than are fetched at once.
+    """
+    from lorsmerge_cli.hub.data_sets import PreparedSplit
+    from lorsmerge_cli.hub.first_rows import stream_split
+
+    lengths: list[float] = []
+
+    def count(file: Path) -> float:
+        table = _Table(reference, found, PreparedSplit((file,)), _batches(file)[0])
+        new = list(_lengths(table, counting)) if counting else []
+        lengths.extend(new)
+        return sum(new)
+
+    seconds = 3600 * (reference.first or 0.0) if counting else 0.0
+    prepared = stream_split(found, reference.config, split, count, seconds)
+    enough = (n for n, total in enumerate(accumulate(lengths), 1) if total >= seconds)
+    return _Table(
+        reference, found, prepared, _batches(prepared.files[0])[0], next(enough, len(lengths))
+    )
+
+
+def _lengths(table: _Table, defaults: Defaults) -> Iterator[float]:
+    """Yield each row's seconds by the header of its audio; 0 for one that was not asked for."""
+    columns, _ = _columns(table, defaults)
+    for row, _, audio in _rows(table, columns, ()):
+        task = next((row[key] for key in jsonl.TASK if row.get(key)), None)
+        named = _language(row.get("language")), _parsed(parse_task, task)
+        asked = defaults.language, defaults.task
+        other = any(a and b and a != b for a, b in zip(named, asked, strict=True))
+        yield 0.0 if other else _seconds(audio)
+
+
+def _seconds(audio: AudioSource | str | None) -> float:
+    from lorsmerge_cli.data.audio import audio_seconds
+
+    source = audio if isinstance(audio, AudioSource) else _cached_file(audio)
+    try:
+        return audio_seconds(source) if source else 0.0
+    except LorsmergeError:  # the row will be dropped for it
+        return 0.0
 
 
 # --- columns --------------------------------------------------------------------------------------
@@ -368,9 +457,8 @@ def _language_of_all(table: _Table, columns: _Columns, defaults: Defaults) -> st
     if columns.language is None:
         return defaults.language or named
     said: set[Any] = set()
-    for file in table.prepared.files:
-        for batch in _batches(file)[1]:
-            said |= set(batch.column(columns.language).unique().to_pylist())
+    for _, _, batch in table.batches():
+        said |= set(batch.column(columns.language).unique().to_pylist())
     names = class_labels(table.schema).get(columns.language)
     told = [_label(value, names) for value in said if value not in (None, "")]
     if any(_language(value) for value in told if isinstance(value, str)):
@@ -378,9 +466,13 @@ def _language_of_all(table: _Table, columns: _Columns, defaults: Defaults) -> st
     return named or defaults.language
 
 
-def _language(name: str | None) -> str | None:
+def _language(name: Any) -> str | None:
+    return _parsed(parse_language, name)
+
+
+def _parsed(parse: Callable[[str], str], name: Any) -> str | None:
     try:
-        return parse_language(name) if name else None
+        return parse(name) if name and isinstance(name, str) else None
     except LorsmergeError:
         return None
 
@@ -433,20 +525,19 @@ def _rows(
     taken |= {SENTENCE: "id"} if "id" in table.schema.names else {}
     labels = class_labels(table.schema)
     number = 0
-    for file in table.prepared.files:
-        for index, batch in enumerate(_batches(file)[1]):
-            kept = batch.select(list(dict.fromkeys([*taken.values(), *asked]))).to_pylist()
-            held, paths = _bytes_of(batch, columns.audio)
-            there = held.is_valid().to_pylist()
-            named = paths.to_pylist() if paths is not None else [None] * len(there)
-            for place, (cells, has_bytes, path) in enumerate(zip(kept, there, named, strict=True)):
-                row = {key: _label(cells[name], labels.get(name)) for key, name in taken.items()}
-                if isinstance(path, str) and (stem := Path(path).stem):
-                    row["stem"] = stem
-                audio = ArrowAudio(file, index, place, columns.audio, table.place, number)
-                of_row = {name: _label(cells[name], labels.get(name)) for name in asked}
-                yield row, of_row, audio if has_bytes else path
-                number += 1
+    for file, index, batch in table.batches():
+        kept = batch.select(list(dict.fromkeys([*taken.values(), *asked]))).to_pylist()
+        held, paths = _bytes_of(batch, columns.audio)
+        there = held.is_valid().to_pylist()
+        named = paths.to_pylist() if paths is not None else [None] * len(there)
+        for place, (cells, has_bytes, path) in enumerate(zip(kept, there, named, strict=True)):
+            row = {key: _label(cells[name], labels.get(name)) for key, name in taken.items()}
+            if isinstance(path, str) and (stem := Path(path).stem):
+                row["stem"] = stem
+            audio = ArrowAudio(file, index, place, columns.audio, table.place, number)
+            of_row = {name: _label(cells[name], labels.get(name)) for name in asked}
+            yield row, of_row, audio if has_bytes else path
+            number += 1
 
 
 def _label(value: Any, names: Sequence[str] | None) -> Any:
@@ -503,6 +594,12 @@ def _english(table: _Table, columns: _Columns, defaults: Defaults) -> dict[str, 
     if table.reference.config == ENGLISH:
         raise UsageFault(
             "English is not translated into English.", "Give the spoken language's set."
+        )
+    if table.reference.first is not None:
+        raise UsageFault(
+            f"{table.place}: each recording is joined with its sentence's English text, for which all of "
+            f"the split of {ENGLISH} is needed, and it is not streamed.",
+            f"Leave out --streaming or {FIRST}=.",
         )
     other = replace(table.reference, config=ENGLISH, columns={})
     english = _open(Path(str(other)), None)

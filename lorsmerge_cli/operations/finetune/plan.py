@@ -20,6 +20,7 @@ from lorsmerge_cli.data.leakage import repeated, shared_with
 from lorsmerge_cli.data.packing import pack, with_previous
 from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.data.report import DataReport
+from lorsmerge_cli.data.streaming import with_hours
 from lorsmerge_cli.data.utterance import Drop, Utterance, listed, with_unique_ids
 from lorsmerge_cli.errors import (
     LorsmergeError,
@@ -95,12 +96,19 @@ class DataSource:
 
     def for_share(self, share: float, hours: float) -> DataSource:
         """Return as much of the data as makes a share of it and some hours of other data."""
-        return replace(self, hours=hours * share / (1 - share) / len(self.paths))
+        wanted = hours * share / (1 - share) / len(self.paths)
+        return replace(self, paths=_with_hours(self.paths, wanted), hours=wanted)
 
     def with_dev_split(self, hours: float | None) -> DataSource | None:
         """Return the dev split of the data sets that have one, or None."""
         paths = tuple(path for path in self.paths if "dev" in manifest_splits(path, self.format))
+        paths = _with_hours(paths, hours)
         return replace(self, paths=paths, split="dev", hours=hours) if paths else None
+
+
+def _with_hours(paths: Sequence[Path], hours: float | None) -> tuple[Path, ...]:
+    """Return data sets, those that are streamed until there are other hours; None for all of them."""
+    return tuple(with_hours(path, hours) for path in paths)
 
 
 @dataclass(frozen=True)
