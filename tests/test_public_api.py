@@ -71,7 +71,7 @@ ONLY_IN_PYTHON = {"command", "progress", "told", "on_scores", "spectra", "digest
                   "condition", "timestamps"}  # fmt: skip
 ONLY_IN_COMMANDS = {
     "verbose", "push", "dry_run", "no_spectra", "no_digests", "recipe", "worst", "score_only",
-    "datasets", "models", "base", "deltas", "masks", "no_condition", "no_timestamps",
+    "streaming", "datasets", "models", "base", "deltas", "masks", "no_condition", "no_timestamps",
 }  # fmt: skip
 
 
