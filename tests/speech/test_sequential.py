@@ -296,6 +296,17 @@ def test_a_model_without_alignment_heads_is_refused(tmp_path: Path) -> None:
         need_alignment(source.without_weights)
 
 
+def test_tokens_of_texts_are_not_taken_for_times(tmp_path: Path) -> None:
+    folder = make_whisper(tmp_path / "m", times=True)
+    file = folder / "tokenizer.json"
+    content = file.read_text().replace("<|0.00|>", "zero")  # what follows is a token of the text
+    file.write_text(content)
+    speech = find_model(folder).without_weights
+    assert find_timestamps(speech) is None
+    with pytest.raises(UsageFault, match="no timestamps in its vocabulary"):
+        speech.timestamp(0.0)
+
+
 def test_a_vocabulary_without_times_is_refused(tmp_path: Path) -> None:
     source = find_model(make_whisper(tmp_path / "m"))
     assert source.without_weights.timestamps is None
