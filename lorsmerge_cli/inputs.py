@@ -167,12 +167,26 @@ def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML of any origin.
 
     Raises:
-        ValueError: it is not TOML, or nested too deeply.
+        ValueError: it is not TOML, nested too deeply, or has an integer of more than 64 bits.
     """
     try:
-        return tomllib.loads(text)
+        found = tomllib.loads(text)
+        _check_integers(found, "")
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    return found
+
+
+def _check_integers(value: Any, key: str) -> None:
+    """Check that integers have 64 bits, as TOML says: larger ones are no floats, or no text either."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{key} is an integer of more than 64 bits")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_integers(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            _check_integers(inner, key)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

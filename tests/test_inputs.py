@@ -71,6 +71,25 @@ def test_documents_are_read(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == read_toml(tmp_path / "a.toml") == {"a": [1]}
 
 
+@pytest.mark.parametrize("number", ["9223372036854775807", "-0x0", "-9223372036854775808"])
+def test_integers_of_64_bits_are_toml(number: str) -> None:
+    assert parse_toml(f"a = {number.replace('-0x', '0x')}")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("a = 9223372036854775808", "a"),
+        ("[a]\nb = [1, -9223372036854775809]", "a.b"),
+        ("[[a]]\nb = {c = 1" + "0" * 400 + "}", "a.b.c"),
+        ("a = 0x" + "f" * 5000, "a"),  # which Python writes in no decimal digits
+    ],
+)
+def test_larger_integers_are_not(text: str, key: str) -> None:
+    with pytest.raises(ValueError, match=f"^{key} is an integer of more than 64 bits$"):
+        parse_toml(text)
+
+
 @pytest.mark.parametrize("text", ["[]", "1", "null", '"a"'])
 def test_an_object_is_asked_for(text: str) -> None:
     with pytest.raises(ValueError, match="an object is needed"):

@@ -293,7 +293,8 @@ class _File:
     def names(self, table: Mapping[str, Any], key: str, known: Sequence[str]) -> list[str]:
         value = table.get(key, [])
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            self.fault(key, "is no list of names of sets", f'Write {key} = ["{known[0]}"].')
+            example = next(iter(known), "NAME")
+            self.fault(key, "is no list of names of sets", f'Write {key} = ["{example}"].')
             return []
         for name in value:
             if name not in known:

@@ -115,6 +115,7 @@ def test_what_is_wrong_is_told_with_file_set_and_key(
         "[[sets]]\na = 1",
         "[sets]\na = 3",
         "published = 1",
+        "retention = 5",
         "a = ",
         "sets.a",
     ],
