@@ -74,10 +74,10 @@ class Condition:
             return self.operator == "!="
         if isinstance(cell, bool):
             return OPERATORS[self.operator](str(cell).casefold(), value.casefold())
-        if isinstance(cell, int | float):
+        if known is not None and isinstance(cell, int | float):
             if self.operator in ORDER:
-                raise ValueError(f"numbers such as {cell:g}, and {value!r} is a text")
-            return OPERATORS[self.operator](float(cell), _number(value))
+                raise ValueError(f"numbers such as {known:g}, and {_shown(value)!r} is a text")
+            return OPERATORS[self.operator](known, _number(value))
         return OPERATORS[self.operator](_composed(str(cell)), _composed(value))
 
 

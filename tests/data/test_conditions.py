@@ -144,6 +144,30 @@ def test_what_is_no_value(text: str) -> None:
         parse_conditions([text])
 
 
+@pytest.mark.parametrize(
+    ("cell", "where", "met"),
+    [
+        (10**400, "n==x", False),
+        (10**400, "n!=x", True),
+        (10**400, "n==5", False),
+        (10**400, f"n=='{10**400}'", True),
+        (-(10**400), "n>'x'", False),
+        (math.inf, "n=='inf'", True),
+        (math.inf, "n!=5", True),
+    ],
+)
+def test_numbers_without_a_float_are_compared_as_texts(cell: float, where: str, met: bool) -> None:
+    (condition,) = parse_conditions(where=[where])
+    assert bool(condition.holds(cell)) is met
+
+
+def test_a_long_text_is_shortened_where_a_number_is_compared_with_it() -> None:
+    wanted = Wanted(parse_conditions(where=["n<" + "9" * 5000]), "m.jsonl")
+    with pytest.raises(UsageFault) as caught:
+        wanted.lacks({"n": 1}, "ca", "asr")
+    assert len(str(caught.value)) < 300
+
+
 def test_lists_are_not_compared() -> None:
     wanted = Wanted(parse_conditions(["tags=x"]), "m.jsonl")
     with pytest.raises(UsageFault, match=r"'tags' of m.jsonl holds lists or objects"):
