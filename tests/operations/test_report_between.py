@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import jiwer
 import pytest
@@ -83,22 +84,26 @@ def test_a_task_has_its_own_sections_and_unit(tmp_path: Path) -> None:
     assert all(re.match(r"chrF2 [\d.]+ to [\d.]+", c.shown) for c in page.sections[3].changes)
 
 
-def test_audio_is_linked_from_the_page_and_not_copied(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["clips with #?% signs", "a\"b'c", "javascript:alert(1)", os.fsdecode(b"caf\xe9")]
+)
+def test_audio_is_linked_from_the_page_and_not_copied(tmp_path: Path, name: str) -> None:
     sets = [hypotheses(name, CV, wrong, count=4) for name, wrong in (("base", 0.9), ("m", 0.0))]
-    clips = tmp_path / "clips with #?% signs"
-    clips.mkdir()
+    made, clips = tmp_path / "made", tmp_path / name
+    made.mkdir()
     lines = []
     for number, row in enumerate(sets[0]):
-        line = {"id": row.id, "audio": f"{clips.name}/{number}.wav", "text": "x", "language": "ca"}
+        line = {"id": row.id, "audio": f"{number}.wav", "text": "x", "language": "ca"}
         if number < 3:  # the last one is not there
-            make_clip(clips / f"{number}.wav", number, 1.0)
+            make_clip(made / f"{number}.wav", number, 1.0)
         if number == 1:
             line |= {"offset": 0.25, "duration": 0.5}
         lines.append(json.dumps(line) + "\n")
-    (tmp_path / "m.jsonl").write_text("".join(lines))
+    made.rename(clips)  # soundfile writes no file whose name is not UTF-8
+    (clips / "m.jsonl").write_text("".join(lines))
     file = write(tmp_path, *sets)
     out = tmp_path / "a" / "out"
-    found = report(file, out, between=("base", "m"), data={"cv": tmp_path / "m.jsonl"})
+    found = report(file, out, between=("base", "m"), data={"cv": clips / "m.jsonl"})
     assert "between.html" in found.files
     page = (out / "between.html").read_text()
     links = [unescape(link) for link in re.findall(r'<audio controls preload="none" src="([^"]*)">', page)]  # fmt: skip
@@ -106,7 +111,7 @@ def test_audio_is_linked_from_the_page_and_not_copied(tmp_path: Path) -> None:
     for link in links:
         path, _, part = link.partition("#")
         assert part in ("", "t=0.25,0.75")
-        assert (out / unquote(path)).resolve().parent == clips
+        assert (out / os.fsdecode(unquote_to_bytes(path))).resolve().parent == clips
     assert not [path for path in out.rglob("*") if path.suffix == ".wav"]
 
 

@@ -239,7 +239,7 @@ def _link(utterance: Utterance | None, folder: Path) -> str:
     path = None if utterance is None else utterance.audio.path
     if utterance is None or path is None or not utterance.audio.exists():
         return ""
-    address = quote(os.path.relpath(path.resolve(), folder.resolve()))
+    address = quote(os.fsencode(os.path.relpath(path.resolve(), folder.resolve())))
     if not (utterance.start or utterance.segment):
         return address
     end = "" if utterance.duration is None else f",{utterance.start + utterance.duration:g}"
