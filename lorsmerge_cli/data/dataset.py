@@ -207,7 +207,9 @@ def _check_usable(report: DataReport, path: Path) -> None:
     example = f", the first {first.shown}" if first else ""
     raise LorsmergeError(
         f"No row of {path} can be used: {listed(lost) or 'it has none'}{example}.",
-        "Check the manifest's paths and texts.",
+        "Give shorter rows; finetune itself cuts those that have segments, and eval --long hears any."
+        if {drop.reason for drop in lost} - NOT_ASKED_FOR == {TOO_LONG}
+        else "Check the manifest's paths and texts.",
     )
 
 

@@ -91,8 +91,9 @@ def test_a_long_recording_is_learnt_from_in_windows(tmp_path: Path) -> None:
     for row, (begin, end) in zip(report.utterances, [(0.5, 3.5), (4.0, 7.0)], strict=True):
         expected = samples[round(begin * RATE) : round(end * RATE)]
         np.testing.assert_array_equal(audio_of(row), expected)
-    with pytest.raises(Exception, match="longer than the window"):
+    with pytest.raises(Exception, match="longer than the window") as caught:
         load_data([manifest], max_seconds=4.0)
+    assert "finetune itself cuts those that have segments" in str(caught.value)
 
 
 def test_a_long_row_without_segments_is_still_dropped(tmp_path: Path) -> None:

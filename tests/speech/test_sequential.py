@@ -14,7 +14,9 @@ from real_vocabularies import make_real_vocabulary
 from speech_models import FACTORS, make_clip, make_whisper
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
+from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.recording import open_recording
+from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.speech import window_search
 from lorsmerge_cli.speech.alignment import AFTER, BEFORE, align_words, need_alignment
@@ -302,9 +304,9 @@ def test_tokens_of_texts_are_not_taken_for_times(tmp_path: Path) -> None:
     content = file.read_text().replace("<|0.00|>", "zero")  # what follows is a token of the text
     file.write_text(content)
     speech = find_model(folder).without_weights
-    assert find_timestamps(speech) is None
+    assert speech.timestamps is None
     with pytest.raises(UsageFault, match="no timestamps in its vocabulary"):
-        speech.timestamp(0.0)
+        speech.labels(Utterance("a", AudioFile(Path("a.wav")), "red", "ca", "asr"), timestamps=True)
 
 
 def test_a_vocabulary_without_times_is_refused(tmp_path: Path) -> None:
