@@ -32,6 +32,7 @@ from lorsmerge_cli.metrics.normalisation import AUTO, check_choice
 from lorsmerge_cli.outputs import check_output, others_in
 from lorsmerge_cli.quoting import command
 from lorsmerge_cli.results.beginning import check_hypotheses_begin, check_journal
+from lorsmerge_cli.speech.engines import DEFAULT, check_engine
 from lorsmerge_cli.speech.masks import parse_masks
 from lorsmerge_cli.speech.settings import (
     DTYPES,
@@ -39,7 +40,6 @@ from lorsmerge_cli.speech.settings import (
     REPORTERS,
     SCHEDULES,
     TrainingSettings,
-    check_compute_dtype,
     full_dtype,
 )
 
@@ -92,6 +92,7 @@ def check_inputs(
     language: str | None = None,
     task: str | None = None,
     normalise: str = AUTO,
+    engine: str = DEFAULT,
     dtype: str = "float32",
     device: str = "auto",
     hours: Given = None,
@@ -106,6 +107,7 @@ def check_inputs(
         language: of the data, as in `read_manifest`.
         task: of the data, as in `read_manifest`.
         normalise: one of `CHOICES`.
+        engine: that computes, a name in `ENGINES`.
         dtype: that the models compute in.
         device: as in `resolve_device`; whether it exists is not checked.
         hours: as in `parse_hours`.
@@ -115,7 +117,7 @@ def check_inputs(
     for path in dict.fromkeys(data):
         faults += _caught(manifest_splits, path, format)
     faults += check_labels(task or "", language or "")
-    faults += _caught(check_compute_dtype, dtype) + check_device(device)
+    faults += check_engine(engine, dtype, device) + check_device(device)
     faults += check_choice(normalise)
     faults += _caught(parse_hours, hours)
     for option, value in (numbers or {}).items():

@@ -70,6 +70,9 @@ def evaluate(
     batch_size: options.BatchSize = None,
     max_tokens: options.MaxTokens = None,
     memory: options.MemorySize = None,
+    engine: Annotated[str, options.machine(
+        "--engine", metavar="NAME", help="torch or ct2 (CTranslate2, an extra): faster on a CPU, with a few "
+        "other texts (docs/scores.md). With ct2, --dtype may be int8.")] = "torch",
     dtype: options.ComputeDtype = "float32",
     device: options.Device = "auto",
     config_dir: options.ConfigDir = None,
@@ -143,7 +146,7 @@ def evaluate(
     }  # fmt: skip
     raise_all(
         usage.check_inputs(
-            files, data, format=format, hours=hours, language=spoken, task=task,
+            files, data, format=format, hours=hours, language=spoken, task=task, engine=engine,
             normalise=normalisation, dtype=dtype, device=device, numbers={"--scale": scale},
         )
         + usage.check_applied(models, apply or [], {"--scale": scale, "--method": method, "--coef": coef})
@@ -175,8 +178,8 @@ def evaluate(
         tests = _test_sets(planned, hearing.longest(sources), hours, verbose)
         with console.progress("eval", "utterances") as done:
             report = scoring.run_evaluation(
-                sources, tests, beam=beam, batch_size=batch_size, max_tokens=max_tokens, memory=limit, dtype=dtype,
-                device=device, hearing=hearing, hypotheses=hypotheses, progress=done, **scored,
+                sources, tests, beam=beam, batch_size=batch_size, max_tokens=max_tokens, memory=limit, engine=engine,
+                dtype=dtype, device=device, hearing=hearing, hypotheses=hypotheses, progress=done, **scored,
             )  # fmt: skip
     if report.main:
         console.warning(*report.warnings)
@@ -307,7 +310,7 @@ def _decoded_on(report: EvalReport, model: str) -> str:
     threads = f", threads: {found['threads']}" if "threads" in found else ""
     processes = f", processes: {found['processes']}" if found["processes"] > 1 else ""
     return (
-        f"RTFx; {found['dtype']} on {found['device']}{threads}{processes}, up to {found['batch_size']} "
+        f"RTFx; {found.get('engine', found['dtype'])} on {found['device']}{threads}{processes}, up to {found['batch_size']} "
         "clips at a time, audio read and features made in it, no warm-up"
     )
 

@@ -36,6 +36,7 @@ from lorsmerge_cli.outputs import (
     leftovers,
 )
 from lorsmerge_cli.quoting import python_command
+from lorsmerge_cli.speech.ctranslate import check_installed, check_network, convert
 from lorsmerge_cli.speech.loading import load_config, load_parts, refused
 from lorsmerge_cli.usage import check_export
 
@@ -209,7 +210,7 @@ def _check_openai(model: _Model) -> list[LorsmergeError]:
         faults.append(
             Mismatch(
                 f"{model.path} is not a Whisper that OpenAI's code can build: {', '.join(odd)}.",
-                "Export it with --format ct2.",
+                "" if check_network("", config) else "Export it with --format ct2.",
             )
         )
     extra = [name for name in model.checkpoint.specs if not name.startswith("model.")]
@@ -245,28 +246,13 @@ def _write_openai(model: _Model, output: Path, dtype: str | None, force: bool) -
 
 
 def _check_ct2(model: _Model) -> list[LorsmergeError]:
-    faults: list[LorsmergeError] = []
-    try:
-        import ctranslate2  # noqa: F401
-    except ImportError:
-        faults.append(
-            UsageFault(
-                "--format ct2 needs CTranslate2, which is not installed.",
-                "`pip install 'lorsmerge[ct2]'`, or `pip install ctranslate2`.",
-            )
-        )
-    return faults
+    return check_installed("--format ct2") + check_network(str(model.path), model.config)
 
 
 def _write_ct2(model: _Model, output: Path, dtype: str | None, force: bool) -> None:
-    from ctranslate2.converters import TransformersConverter
-    from transformers.utils import logging
-
     for name in model.checkpoint.specs:
         if not is_finite(model.checkpoint.read(name)):
             raise non_finite(model.path, name)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     weights = {path.name: path for path in model.checkpoint.identities}
     with atomic_folder(output, force=force) as partial, TemporaryDirectory() as name:
         whole = Path(name)
@@ -274,8 +260,7 @@ def _write_ct2(model: _Model, output: Path, dtype: str | None, force: bool) -> N
             (whole / file).parent.mkdir(exist_ok=True)
             (whole / file).symlink_to(path.resolve())
         with refused(model.path):
-            converter = TransformersConverter(name, copy_files=[TOKENIZER])
-            converter.convert(str(partial), quantization=dtype, force=True)
+            convert(whole, partial, dtype, copied=[TOKENIZER])
         model.extractor.to_json_file(partial / EXTRACTOR)
         check_unchanged(model.checkpoint.identities)
 

@@ -184,14 +184,48 @@ def decode_answers(
         LorsmergeError: memory is too small for one utterance.
     """
     settings = settings.with_lists_of(speech)
-    features = features or Features(speech)
+
+    def answer(batch: Tensor, prompts: Tensor) -> list[Answer]:
+        heard = encode(speech, batch)
+        tokens = generate(speech, heard, prompts, settings)
+        found = speech.texts(tokens), _cut(speech, tokens[:, prompts.shape[1] :])
+        if not confidence:
+            return [*map(Answer, *found)]
+        return [*map(Answer, *found, _confidences(speech, heard, tokens, prompts, settings))]
+
+    return decode_batches(
+        speech, utterances, settings, answer, progress, features or Features(speech)
+    )
+
+
+def decode_batches(
+    speech: SpeechModel,
+    utterances: Sequence[Utterance],
+    settings: DecodingSettings,
+    answer: Callable[[Tensor, Tensor], list[Answer]],
+    progress: Callable[[Utterance, Answer], None],
+    features: Features,
+) -> dict[str, Answer]:
+    """Have utterances answered in batches of similar length, smaller ones where memory ends.
+
+    Args:
+        speech: its prompts, and what batches are sized by; weights are not needed.
+        utterances: as in `decode_answers`, and so the others.
+        settings: of the search.
+        answer: what answers a batch: features [clips, mel bins, frames] and prompts
+            [clips, tokens] -> an answer each.
+        progress: called with each utterance and its answer when a batch is done.
+        features: a cache.
+
+    Raises:
+        LorsmergeError: as `decode_answers`.
+    """
     prompts = {
         pair: speech.prompt(*pair) for pair in {(row.language, row.task) for row in utterances}
     }
     size = settings.batch_size or fitting_batch(speech, settings.beam, settings.memory)
     order = sorted(utterances, key=lambda row: (-(row.duration or 0.0), row.id))
     answers: dict[str, Answer] = {}
-    end = speech.model.config.eos_token_id
     start = 0
     with ThreadPoolExecutor(1) as pool:  # makes the next batch's features while one is decoded
         made = pool.submit(features.of, order[:size])
@@ -201,20 +235,22 @@ def decode_answers(
             given = torch.tensor([prompts[row.language, row.task] for row in rows])
             made = pool.submit(features.of, order[start + size : start + 2 * size])
             try:
-                heard = encode(speech, batch)
-                tokens = generate(speech, heard, given, settings)
-                sure = _confidences(speech, heard, tokens, given, settings) if confidence else []
+                found = answer(batch, given)
             except torch.OutOfMemoryError:
                 size = _halved(size, speech.name)
                 made = pool.submit(features.of, order[start : start + size])
                 continue
-            cut = (tokens[:, given.shape[1] :] != end).all(1).tolist()
-            sure = sure or [None] * len(rows)
-            for row, *answer in zip(rows, speech.texts(tokens), cut, sure, strict=True):
-                answers[row.id] = Answer(*answer)
-                progress(row, answers[row.id])
+            for row, said in zip(rows, found, strict=True):
+                answers[row.id] = said
+                progress(row, said)
             start += len(rows)
     return answers
+
+
+def _cut(speech: SpeechModel, said: Tensor) -> list[bool]:
+    """Return whether each row of tokens after the prompt lacks the end."""
+    found: list[bool] = (said != speech.model.config.eos_token_id).all(1).tolist()
+    return found
 
 
 def _confidences(

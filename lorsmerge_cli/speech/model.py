@@ -232,7 +232,7 @@ class SpeechModel:
         features: Tensor = extracted.input_features
         return features
 
-    def texts(self, tokens: Tensor) -> list[str]:
+    def texts(self, tokens: Tensor | Sequence[Sequence[int]]) -> list[str]:
         """Return the texts of token sequences, without special tokens and outer white space."""
         texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [text.strip() for text in texts]

@@ -75,6 +75,7 @@ LINES = [
     ("eval base --data d.jsonl --hypotheses there/d.jsonl", WORK, ["no file that `eval --hypotheses` wrote"]),
     ("eval base --data d.jsonl --memory -3GB", USAGE, ["--memory -3GB is not a size"]),
     ("eval base --data d.jsonl --config nowhere", WORK, ["nowhere: no such"]),
+    ("eval base --data d.jsonl --engine ctranslate --device gpu", USAGE, ["no engine 'ctranslate'", "--device gpu"]),
     ("eval --score-only --hypotheses no.jsonl", WORK, ["no.jsonl: No such file"]),
     ("delta base nowhere -o x.delta --task sing --language xx", USAGE,
      ["nowhere: no such", "x.delta exists", "no task 'sing'", "no language 'xx'"]),

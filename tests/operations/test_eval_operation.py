@@ -27,7 +27,7 @@ from lorsmerge_cli.metrics import METRICS
 from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.metrics.normalisation import NORMALISATIONS, SPELLING, normalise
 from lorsmerge_cli.metrics.wer import STORED
-from lorsmerge_cli.operations.eval import hearing, read_test_set, rescore, run_evaluation
+from lorsmerge_cli.operations.eval import read_test_set, rescore, run_evaluation
 from lorsmerge_cli.operations.transcribe import transcribe
 from lorsmerge_cli.results.document import EvalReport, TestSet, read_results, record_document
 from lorsmerge_cli.results.hypotheses import HypothesesFile, read_hypotheses, write_trn
@@ -40,6 +40,7 @@ from lorsmerge_cli.results.records import (
     dev_statistics,
     score,
 )
+from lorsmerge_cli.speech import decoding
 from lorsmerge_cli.speech import source as source_module
 from lorsmerge_cli.speech.model import audio_of
 from lorsmerge_cli.speech.source import (
@@ -88,13 +89,13 @@ def texts(report: EvalReport) -> dict[tuple[str, str], str]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of the utterances that are really decoded."""
     seen: list[str] = []
-    real = hearing.decode_answers
+    real = decoding.decode_answers
 
     def record(speech: Any, rows: Any, *rest: Any) -> dict[str, Answer]:
         seen.extend(row.id for row in rows)
         return real(speech, rows, *rest)
 
-    monkeypatch.setattr(hearing, "decode_answers", record)
+    monkeypatch.setattr(decoding, "decode_answers", record)
     return seen
 
 

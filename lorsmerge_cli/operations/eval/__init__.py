@@ -24,6 +24,7 @@ from lorsmerge_cli.operations.eval.inputs import (
 from lorsmerge_cli.operations.eval.run import rescore, run_evaluation
 from lorsmerge_cli.results.document import EvalReport, TestSet
 from lorsmerge_cli.results.suite import check_suite_data, read_suite
+from lorsmerge_cli.speech.engines import DEFAULT
 from lorsmerge_cli.usage import Named, parse_shard
 
 __all__ = [
@@ -61,6 +62,7 @@ def evaluate(
     batch_size: int | None = None,
     max_tokens: int | None = None,
     memory: int | None = None,
+    engine: str = DEFAULT,
     dtype: str = "float32",
     device: str = "auto",
     config_dir: FilePath | None = None,
@@ -81,8 +83,7 @@ def evaluate(
     """Score models on speech recognition and translation into English.
 
     Args:
-        models: model folders, files of weights or Hub ids; name -> model gives each a name of its
-            own, as does `NAME=PATH`.
+        models: folders, files of weights or Hub ids; name -> model names them, as does `NAME=PATH`.
         data: test sets: manifests, data folders or references to the Hub, named likewise.
         output: the results file; none by default.
         suite: TOML file of further test sets; what it says of one comes before the arguments here.
@@ -103,7 +104,8 @@ def evaluate(
         batch_size: utterances at a time; by memory by default.
         max_tokens: most tokens of a hypothesis; the model's limit by default.
         memory: bytes that the process may use in all; no limit by default.
-        dtype: the models compute in: `float32`, `float16`, `bfloat16`, or `auto` for float16 on CUDA.
+        engine: that decodes: `torch`, or `ct2` for CTranslate2, in which a few texts differ.
+        dtype: `float32`, `float16`, `bfloat16`, `auto` (float16 on CUDA), or with `ct2` also `int8`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         config_dir: model folder or Hub id to take config and tokenizer from, for a bare file.
         apply: deltas to add to the one model, in memory.
@@ -144,8 +146,8 @@ def evaluate(
         sources, tests, beam=beam, batch_size=batch_size,
         scoring=Scoring(normalisation, samples, seed, several(metrics)), max_tokens=max_tokens,
         suite=found and found.scored(whole=hours is None and not only and not where),
-        memory=memory, dtype=dtype, device=device, hearing=hearing, hypotheses=path_of(hypotheses),
-        output=path_of(output), force=force, trn=path_of(trn), compared=compare, progress=progress,
+        memory=memory, engine=engine, dtype=dtype, device=device, hearing=hearing,
+        hypotheses=path_of(hypotheses), output=path_of(output), force=force, trn=path_of(trn), compared=compare, progress=progress,
     )  # fmt: skip
     return replace(report, warnings=(*told, *report.warnings))
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from lorsmerge_cli.data.recording import Recording
 from lorsmerge_cli.data.utterance import Answer, Utterance
-from lorsmerge_cli.errors import UsageFault
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers, encode, fitting_batch
+from lorsmerge_cli.errors import LorsmergeError, UsageFault
+from lorsmerge_cli.speech.decoding import DecodingSettings, encode, fitting_batch
+from lorsmerge_cli.speech.engines import Decoder, Engine
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.identification import identify_languages
 from lorsmerge_cli.speech.model import SpeechModel
@@ -88,20 +89,27 @@ class Hearing:
             if model.without_weights.timestamps is None
         ]
 
+    def faults(self, engine: Engine) -> list[LorsmergeError]:
+        """Return a fault where an engine cannot hear so."""
+        if engine.hears_all or not (self.long or self.identify):
+            return []
+        option = "--long" if self.long else f"--language {AUTO}"
+        return [UsageFault(f"{option} needs PyTorch's decoding.", "Leave --engine out.")]
+
     def answers(
         self,
-        speech: SpeechModel,
+        decoder: Decoder,
         rows: Sequence[Utterance],
         decoding: DecodingSettings,
         keep: Keep,
         features: Features,
     ) -> dict[str, Answer]:
-        """Decode utterances, as `decode_answers` does."""
+        """Decode utterances, as `Decoder.answers` does."""
         if self.long:
-            return self._heard(speech, rows, decoding, keep)
+            return self._heard(decoder.speech, rows, decoding, keep)
         if not self.identify:
-            return decode_answers(speech, rows, decoding, keep, features)
-        spoken = _identified(speech, rows, decoding, features)
+            return decoder.answers(rows, decoding, keep, features)
+        spoken = _identified(decoder.speech, rows, decoding, features)
         known = {row.id: row for row in rows}
         found: dict[str, Answer] = {}
 
@@ -110,7 +118,7 @@ class Hearing:
             keep(known[row.id], found[row.id])
 
         heard = [replace(row, language=spoken[row.id]) for row in rows]
-        decode_answers(speech, heard, decoding, note, features)
+        decoder.answers(heard, decoding, note, features)
         return found
 
     def _heard(

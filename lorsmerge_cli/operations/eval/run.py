@@ -54,13 +54,12 @@ from lorsmerge_cli.results.records import (
 )
 from lorsmerge_cli.results.suite import Suite
 from lorsmerge_cli.speech.decoding import DecodingSettings, fitting_batch
+from lorsmerge_cli.speech.engines import DEFAULT, ENGINES, Decoder, Engine, check_engine
 from lorsmerge_cli.speech.features import FEATURES_SHARE, Features, SharedFeatures
 from lorsmerge_cli.speech.memory import limited
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.source import (
     ModelSource,
-    compute_dtype,
-    parse_speech_dtype,
     process_device,
     processes,
 )
@@ -76,6 +75,7 @@ def run_evaluation(
     batch_size: int | None = None,
     max_tokens: int | None = None,
     memory: int | None = None,
+    engine: str = DEFAULT,
     dtype: str = "float32",
     device: str = "auto",
     hearing: Hearing = AS_CLIPS,
@@ -98,7 +98,8 @@ def run_evaluation(
         batch_size: as in `DecodingSettings`.
         max_tokens: as in `DecodingSettings`.
         memory: bytes that each process may use in all; None for no limit.
-        dtype: to compute in, as `compute_dtype` reads it.
+        engine: a name in `ENGINES`.
+        dtype: to compute in, as `compute_dtype` reads it; of `ct2` also `int8`.
         device: as in `resolve_device`.
         hearing: of recordings longer than the window, or in languages that are identified.
         hypotheses: JSON lines to write hypotheses to, and to resume from.
@@ -116,25 +117,24 @@ def run_evaluation(
     inputs = [path for model in models for path in model.files]
     inputs += [test_set.path for test_set in test_sets if test_set.path]
     faults = [] if hypotheses is None else check_hypotheses(hypotheses, inputs)
-    inputs += [path for path in [hypotheses] if path]
+    inputs += [hypotheses] if hypotheses else []
     utterances = [row for data in test_sets for row in data.utterances]
     faults += _faults(
         [each.name for each in models], utterances, scoring, output, force, trn, compared, inputs
     )
-    raise_all(faults)
-    state = processes(device)
-    dtype = compute_dtype(dtype, device)
+    raise_all(faults + check_engine(engine, dtype, device))
+    state, decoder = processes(device), ENGINES[engine]
+    dtype = decoder.dtype(dtype, device)
+    raise_all(hearing.faults(decoder) + [f for model in models for f in decoder.unfit(model)])
     asked = DecodingSettings(beam, batch_size, max_tokens, memory=limited(memory))
     leaks, leakage = leaks_of(models, test_sets) if state.is_main_process else ([], {})
     warnings = [*_other_spellings(models), *hearing.warnings(models), *leaks]
     file, count = HypothesesFile(hypotheses), len(models) * len(utterances)
-    rows: list[Hypothesis] = []
-    speed: dict[str, float] = {}
-    origins: dict[str, dict[str, Any]] = {}
+    rows, speed, origins = list[Hypothesis](), dict[str, float](), dict[str, dict[str, Any]]()
     first: tuple[dict[str, int], DecodingSettings] | None = None
     kept = SharedFeatures(int(FEATURES_SHARE * asked.memory.free()) if len(models) > 1 else 0)
     for model in models:
-        run = _Run(model, dtype, process_device(device, state), file, state, hearing)
+        run = _Run(model, decoder, dtype, process_device(device, state), file, state, hearing)
         features = kept.of(run.speech)
         own = run.speech.vocabulary, asked.with_lists_of(run.speech)
         first = first or own
@@ -150,10 +150,10 @@ def run_evaluation(
             speed[model.name] = run.decoded_seconds / run.elapsed
         origins[model.name] = run.origin(decoding)
         run.close()
-    about = settings_of(first[1] if first else asked, scoring, dtype) | _about(test_sets)
-    about["decoding"] |= hearing.about(models[0].without_weights, asked)
+    settings = settings_of(first[1] if first else asked, scoring, dtype, decoder.stamp(dtype))
+    settings["decoding"] |= hearing.about(models[0].without_weights, asked)
     report = _report(
-        rows, scoring, about, speed, output, force, trn, compared, state.is_main_process,
+        rows, scoring, settings | _about(test_sets), speed, output, force, trn, compared, state.is_main_process,
         origins, leakage, suite,
     )  # fmt: skip
     return replace(report, warnings=(*warnings, *_cut_short(rows, max_tokens), *report.warnings))
@@ -269,6 +269,7 @@ class _Run:
     def __init__(
         self,
         source: ModelSource,
+        engine: Engine,
         dtype: str,
         device: str,
         file: HypothesesFile,
@@ -281,13 +282,19 @@ class _Run:
         self.hearing = hearing
         self.decoded_seconds = self.elapsed = 0.0
         self.identity = source.identity()
-        self._speech: SpeechModel | None = source.open(parse_speech_dtype(dtype), device)
+        self._stamp = engine.stamp(dtype)
+        self._decoder: Decoder | None = engine.open(source, dtype, device)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The model in the engine, until `close`."""
+        assert self._decoder is not None
+        return self._decoder
 
     @property
     def speech(self) -> SpeechModel:
-        """The model, until `close`."""
-        assert self._speech is not None
-        return self._speech
+        """The model, likewise."""
+        return self.decoder.speech
 
     def origin(self, decoding: DecodingSettings) -> dict[str, Any]:
         """Return the identity of the weights, how they were made and on what they were run."""
@@ -303,11 +310,15 @@ class _Run:
         if device.type == "cuda":
             where = {"device": torch.cuda.get_device_name(device)}
         batch = decoding.batch_size or fitting_batch(self.speech, decoding.beam, decoding.memory)
-        return where | {
-            "dtype": self.dtype,
-            "batch_size": batch,
-            "processes": self.state.num_processes,
-        }
+        return (
+            where
+            | {
+                "dtype": self.dtype,
+                "batch_size": batch,
+                "processes": self.state.num_processes,
+            }
+            | ({"engine": self._stamp} if self._stamp else {})
+        )
 
     def answer(
         self,
@@ -317,7 +328,8 @@ class _Run:
         progress: Callable[[int], None],
     ) -> list[Hypothesis]:
         """Return hypotheses of a test set in its order; `decoding` has its lists filled in."""
-        made_by = f"{self.identity}|{decoding.signature(self.dtype)}"
+        computed = f"engine:{self._stamp}" if self._stamp else self.dtype
+        made_by = f"{self.identity}|{decoding.signature(computed)}"
         made_by += self.hearing.signature(self.speech, decoding)
         answers = self.file.known(
             self.source.name, test_set.name, made_by, test_set.utterances, test_set.of
@@ -327,6 +339,8 @@ class _Run:
             self.file.begin()
         progress(len(test_set.utterances) - len(wanted))
         mine = wanted[self.state.process_index :: self.state.num_processes]
+        if mine:
+            self.decoder.prepare(decoding)
         began = time.perf_counter()
         answers |= self._decode(mine, test_set, decoding, features, made_by, progress)
         self.elapsed += time.perf_counter() - began
@@ -349,7 +363,7 @@ class _Run:
                 self.file.add([(self._hypothesis(row, answer, test_set), row)], made_by)
             progress(self.state.num_processes)
 
-        answers = self.hearing.answers(self.speech, mine, decoding, keep, features)
+        answers = self.hearing.answers(self.decoder, mine, decoding, keep, features)
         if alone:
             return answers
         gathered: dict[str, Answer] = dict(gather_object(list(answers.items())))
@@ -383,7 +397,7 @@ class _Run:
 
     def close(self) -> None:
         """Free the model before the next one is read."""
-        self._speech = None
+        self._decoder = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

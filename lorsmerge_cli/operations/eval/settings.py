@@ -13,9 +13,12 @@ from lorsmerge_cli.version import __version__
 
 
 def settings_of(
-    decoding: DecodingSettings | None, scoring: Scoring, dtype: str | None
+    decoding: DecodingSettings | None, scoring: Scoring, dtype: str | None, stamp: str = ""
 ) -> dict[str, Any]:
-    """Return scoring, decoding (if hypotheses were decoded), versions, and a signature of them."""
+    """Return scoring, decoding (if hypotheses were decoded), versions, and a signature of them.
+
+    `stamp` is that of the engine.
+    """
     versions = {name: version(name) for name in ("torch", "transformers", "jiwer", "sacrebleu")}
     of_sets = {"sets": dict(scoring.sets)} if scoring.sets else {}
     settings: dict[str, Any] = {
@@ -25,8 +28,10 @@ def settings_of(
     if decoding is not None:
         settings["decoding"] = asdict(decoding) | {"dtype": dtype}
         del settings["decoding"]["memory"]  # no score depends on it
+        settings["decoding"] |= {"engine": stamp} if stamp else {}
+        computed = f"engine:{stamp}" if stamp else f"dtype:{dtype}"
         settings["signature"] = (
-            f"beam:{decoding.beam}|dtype:{dtype}|{decoding.limit}|"
+            f"beam:{decoding.beam}|{computed}|{decoding.limit}|"
             f"suppress:{decoding.suppress_digest()}|"
             f"norm:{scoring.normalisation}{'+sets' if scoring.sets else ''}|jiwer:{versions['jiwer']}|"
             f"transformers:{versions['transformers']}|lorsmerge:{__version__}"

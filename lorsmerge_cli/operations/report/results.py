@@ -30,6 +30,7 @@ from lorsmerge_cli.results.document import StoredResults
 from lorsmerge_cli.results.document import read_results as read_document
 from lorsmerge_cli.results.records import few_blocks, metric_of, score
 from lorsmerge_cli.results.suite import Published, published_for
+from lorsmerge_cli.speech.engines import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -319,6 +320,7 @@ def _mixed_settings(documents: Mapping[Path, StoredResults]) -> Iterable[str]:
             settings["decoding"] = f"{ways or 'not recorded'} (eval --score-only)"
         else:
             settings["decoding"] = "recorded"
+            settings |= {"engine": DEFAULT}  # which is not recorded
             settings |= {key: value for key, value in decoding.items() if key != "batch_size"}
         for key, value in settings.items():
             seen.setdefault(key, {}).setdefault(json.dumps(value), []).append(str(path))

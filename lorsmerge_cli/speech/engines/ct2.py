@@ -1,0 +1,219 @@
+"""CTranslate2: each model is converted into a temporary folder, which is gone when it is loaded."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorsmerge_cli.data.utterance import Answer, Utterance
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, OutputFault, UsageFault
+from lorsmerge_cli.inputs import read_json
+from lorsmerge_cli.outputs import SPARE_BYTES, write_json
+from lorsmerge_cli.speech.ctranslate import check_installed, check_network, convert
+from lorsmerge_cli.speech.engines.engine import Engine
+from lorsmerge_cli.speech.settings import AUTO_DTYPE, DTYPES, full_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorsmerge_cli.speech.decoding import DecodingSettings
+    from lorsmerge_cli.speech.features import Features
+    from lorsmerge_cli.speech.source import ModelSource
+
+OPTION = "--engine ct2"
+QUANTIZED = {"int8": "int8_float32"}  # --dtype -> CTranslate2's name; plain int8 may be several
+END = "<|endoftext|>"  # by which it knows the end of a text, whatever the config says
+TORCHS = "Use --engine torch."
+GROWTH = 1.01  # of a folder over its tensors: names, the vocabulary
+
+
+class _Decoder:
+    """A model that is converted when it is prepared: not if all is decoded already."""
+
+    def __init__(self, source: ModelSource, dtype: str, device: str) -> None:
+        import torch
+
+        from lorsmerge_cli.core.device import resolve_device
+
+        self.source, self.dtype, self.speech = source, dtype, source.without_weights
+        # which batches are sized by, as the other engine's
+        self.speech.model.device = resolve_device(device)
+        self.speech.model.dtype = getattr(torch, dtype, torch.float32)
+        self._model: Any = None
+
+    def prepare(self, settings: DecodingSettings) -> None:
+        if self._model is None:
+            self._model = self._loaded(settings)
+
+    def answers(
+        self,
+        utterances: Sequence[Utterance],
+        settings: DecodingSettings,
+        progress: Callable[[Utterance, Answer], None],
+        features: Features,
+    ) -> dict[str, Answer]:
+        from lorsmerge_cli.speech.decoding import decode_batches
+
+        def answer(batch: Tensor, prompts: Tensor) -> list[Answer]:
+            return self._answer(batch, prompts, settings)
+
+        return decode_batches(self.speech, utterances, settings, answer, progress, features)
+
+    def _loaded(self, settings: DecodingSettings) -> Any:
+        """Convert the model and load it; the folder is removed, also after an interruption."""
+        import ctranslate2
+        import torch
+
+        device = self.speech.model.device
+        with tempfile.TemporaryDirectory(prefix="lorsmerge-ct2-") as name:
+            self._convert(Path(name))
+            config = Path(name) / "config.json"
+            # a call can only switch a model's own list on or off
+            own = {"suppress_ids_begin": list(settings.begin_suppress or ())}
+            write_json(config, read_json(config) | own)
+            return ctranslate2.models.Whisper(
+                name, device.type, device_index=device.index or 0, compute_type=self.dtype,
+                intra_threads=torch.get_num_threads(),
+            )  # fmt: skip
+
+    def _convert(self, folder: Path) -> None:
+        import torch
+
+        source = self.source
+        size = sum(spec.numel for spec in source.checkpoint.specs.values()) * 4
+        size = int(GROWTH * size)  # of quantized weights it is less
+        free = shutil.disk_usage(folder).free
+        if size + SPARE_BYTES > free:
+            raise OutputFault(
+                f"{source.name} takes {size:,} bytes for CTranslate2, and {folder.parent} has {free:,} "
+                "bytes free.",
+                f"Free some space, set TMPDIR to another disk, or {TORCHS[0].lower()}{TORCHS[1:]}",
+            )
+        speech = source.open(torch.float32, "cpu")
+        try:
+            convert(source.folder, folder, self.dtype, loaded=speech)
+        except (LorsmergeError, OSError):
+            raise
+        except Exception as error:
+            raise Mismatch(
+                f"{source.name} cannot be converted for CTranslate2 ({type(error).__name__}: {error}).",
+                TORCHS,
+            ) from error
+
+    def _answer(self, batch: Tensor, prompts: Tensor, settings: DecodingSettings) -> list[Answer]:
+        import ctranslate2
+        import torch
+
+        given = prompts.shape[1]
+        room = self.speech.longest_label - given
+        room = room if settings.max_tokens is None else min(room, settings.max_tokens)
+        try:
+            found = self._model.generate(
+                ctranslate2.StorageView.from_array(batch.contiguous().numpy()),
+                prompts.tolist(),
+                beam_size=settings.beam,
+                num_hypotheses=settings.beam,
+                length_penalty=0.0,  # whole sums, see `_best`
+                return_scores=True,
+                # it says at most half of this, and all of the prompt but its last token counts
+                max_length=room + max(room, given - 1),
+                suppress_tokens=list(settings.suppress or ()),
+                suppress_blank=bool(settings.begin_suppress),
+            )
+        except RuntimeError as error:
+            if "out of memory" in str(error):
+                raise torch.OutOfMemoryError(str(error)) from error
+            raise
+        tokens = [_best(each, room) for each in found]
+        texts = self.speech.texts(tokens)
+        return [Answer(text, len(said) >= room) for text, said in zip(texts, tokens, strict=True)]
+
+
+def _best(found: Any, room: int) -> list[int]:
+    """Return the hypothesis with the best mean log-probability, the end counted where there is one.
+
+    That is the other engine's rule. CTranslate2 leaves the end out of the length that it divides
+    the sum by, which makes it prefer longer texts.
+    """
+    pairs = zip(found.scores, found.sequences_ids, strict=True)
+    _, tokens = max(pairs, key=lambda pair: pair[0] / min(len(pair[1]) + 1, room))
+    return [*tokens]
+
+
+def _unfit(source: ModelSource) -> list[LorsmergeError]:
+    """Return why CTranslate2 would compute another network, or with other tokens."""
+    config: Any = source.parts.config
+    faults = check_network(source.name, config.to_dict(), TORCHS)
+    known = source.without_weights.vocabulary
+    if sorted(known.values()) != [*range(len(known))] or len(known) > config.vocab_size:
+        faults.append(
+            Mismatch(
+                f"{source.name}: CTranslate2 takes tokens that are numbered from 0 on without a gap, "
+                f"up to the model's {config.vocab_size} of them, and the tokenizer's are not.",
+                TORCHS,
+            )
+        )
+    if known.get(END) != config.eos_token_id:
+        faults.append(
+            Mismatch(
+                f"{source.name}: CTranslate2 ends a text at {END}, and this model at the token "
+                f"{config.eos_token_id}.",
+                TORCHS,
+            )
+        )
+    return faults
+
+
+def _check(dtype: str, device: str) -> list[LorsmergeError]:
+    faults = check_installed(OPTION)
+    if device.startswith("mps"):
+        faults.append(
+            UsageFault(f"{OPTION} has no --device mps.", f"Use --device cpu, or {TORCHS[4:]}")
+        )
+    if dtype not in QUANTIZED:
+        try:
+            full_dtype(dtype, (AUTO_DTYPE, *QUANTIZED))
+        except LorsmergeError as fault:
+            faults.append(fault)
+    return faults
+
+
+def _dtype(name: str, device: str) -> str:
+    """Return the compute type that a --dtype means.
+
+    Raises:
+        UsageFault: CTranslate2 has it not on the device, where it would take another without a word.
+        DeviceFault: there is no such device.
+    """
+    import ctranslate2
+
+    from lorsmerge_cli.core.device import resolve_device
+    from lorsmerge_cli.speech.source import compute_dtype
+
+    place = resolve_device(device)
+    if place.type == "cuda" and (place.index or 0) >= ctranslate2.get_cuda_device_count():
+        raise UsageFault(
+            f"CTranslate2 finds no {place} here.", f"Use --device cpu, or {TORCHS[4:]}"
+        )
+    wanted = QUANTIZED.get(name) or compute_dtype(name, device)
+    supported = ctranslate2.get_supported_compute_types(place.type, place.index or 0)
+    if wanted not in supported:
+        usable = [
+            dtype for dtype in (*DTYPES, *QUANTIZED) if QUANTIZED.get(dtype, dtype) in supported
+        ]
+        raise UsageFault(
+            f"{OPTION} does not compute in {name} on this {place.type}.",
+            f"Use --dtype {' or '.join(usable)}.",
+        )
+    return wanted
+
+
+def _stamp(dtype: str) -> str:
+    return f"ct2-{version('ctranslate2')}-{dtype}"
+
+
+CT2 = Engine(_check, _dtype, _stamp, _unfit, _Decoder)
