@@ -145,3 +145,13 @@ def test_results_without_the_options_are_as_before(files: Path, succeed: Callabl
     for record in document["records"]:
         assert "heard_as" not in record["details"]
         assert all("identified" not in row for row in record["rows"])
+
+
+@pytest.mark.parametrize("option", ["--long", "--language auto"])
+def test_an_engine_for_clips_is_told(files: Path, shell: Callable, option: str) -> None:
+    pytest.importorskip("ctranslate2")
+    ended = shell(
+        f"lorsmerge eval timed --data talks.jsonl --allow-missing --engine ct2 {option}{QUICK}"
+    )
+    assert ended.code == 2
+    assert f"{option} needs PyTorch's decoding" in " ".join(ended.err.split())
