@@ -276,6 +276,7 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
     for group in sorted(groups):
         _summary(groups[group], report.published[0], group)
     _heard_as(report.records)
+    _timestamps(report.records)
     for line in published_in_words(*report.published):
         console.line(line)
     if verbose or worst:
@@ -389,6 +390,30 @@ def _heard_as(records: Sequence[Record]) -> None:
     if rows:
         heads = ["model", "data", "spoken", "task", "identified %", "heard instead"]
         console.table(heads, rows, title="language identification")
+
+
+def _timestamps(records: Sequence[Record]) -> None:
+    """Show how near the bounds of segments are to those of the references, where these have some."""
+    from lorsmerge_cli.metrics.timestamps import COLLAR, Boundaries
+
+    rows = []
+    for record in records:
+        if counts := record.details.get("timestamps"):
+            found = Boundaries(**counts)
+            error = "" if found.error is None else f"{found.error:.3f}"
+            rows.append(
+                [record.model, record.dataset, record.language, record.task, str(found.segments),
+                 str(found.heard), str(found.matched), error, f"{found.share or 0.0:.1f}"]
+            )  # fmt: skip
+    if rows:
+        heads = ["model", "data", "language", "task", "segments", "heard", "matched", "error s",
+                 f"in {COLLAR:g} s %"]  # fmt: skip
+        console.table(heads, rows, title="timestamps")
+        console.line(
+            "matched: segments heard that overlap one of the reference, one to one; error: mean "
+            f"distance of their boundaries; in {COLLAR:g} s: segments of the reference both of whose "
+            "boundaries are that near"
+        )
 
 
 def _mean(records: Sequence[Record], name: str) -> str:

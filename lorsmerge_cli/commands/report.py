@@ -22,6 +22,8 @@ SHOWN = (
     "gain_st",
     "balance",
     "retention",
+    "timestamps",
+    "languages",
 )  # tables printed on stdout
 
 

@@ -113,12 +113,17 @@ class Answer(NamedTuple):
         confidence: mean log-probability of its tokens, the end included, as Whisper's
             `avg_logprob`: 0 is certain; None if it was not asked for, or is no number.
         language: code of the one that the model identified; None if it was told.
+        unheard: of a recording's windows that have sound, those that got no text, and all; None for
+            a clip.
+        segments: of a recording; None where the model has no times.
     """
 
     text: str
     cut: bool | None
     confidence: float | None = None
     language: str | None = None
+    unheard: tuple[int, int] | None = None
+    segments: tuple[Segment, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,10 @@ class Answered(Protocol):
     def cut(self) -> bool | None:
         """Whether the limit of tokens ended it; None if that is not known."""
 
+    @property
+    def unheard(self) -> tuple[int, int] | None:
+        """Of a recording's windows that have sound, those without a text, and all; None for a clip."""
+
 
 @dataclass(frozen=True)
 class Flaw:
@@ -89,6 +93,12 @@ def is_in_other_script(row: Answered) -> bool:
     return bool(script) and script != other_script(row.reference, language)
 
 
+def is_unheard(row: Answered) -> bool:
+    """Return whether more than half of a recording's windows that have sound got no text."""
+    without, sounding = row.unheard or (0, 0)
+    return 2 * without > sounding
+
+
 FLAWS: dict[str, Flaw] = {
     "cut": Flaw("that reached the limit of tokens", "were ended by the limit of tokens", _cut),
     "looping": Flaw(
@@ -106,5 +116,9 @@ FLAWS: dict[str, Flaw] = {
     "script": Flaw(
         "mostly in a script that the language is not written in", "are in a script of another language",
         _each(is_in_other_script),
+    ),
+    "unheard": Flaw(
+        "of recordings, most of whose windows with sound got no text",
+        "have no text for most of the windows with sound", _each(is_unheard),
     ),
 }  # fmt: skip

@@ -28,7 +28,7 @@ from lorsmerge_cli.version import __version__
 VERSION = 2
 AGAIN = "Make one with `lorsmerge eval MODEL --data DATA -o results.json`."
 ROW = ("id", "speaker", "seconds", "reference", "hypothesis", "cut")  # and those below, if known
-IF_KNOWN = ("source_text", "gender", "identified")
+IF_KNOWN = ("source_text", "gender", "identified", "unheard", "segments", "heard_segments")
 
 
 @dataclass(frozen=True)
@@ -227,17 +227,13 @@ def _record(stored: Mapping[str, Any]) -> Record:
     metric = stored["metric"]
     scores = stored.get("scores", {metric: stored})  # version 1 has one, in the record
     about = {key: stored[key] for key in ("model", "dataset", "language", "task")}
-    known = (*ROW, *IF_KNOWN)
     leakage = stored.get("leakage")  # only of models that have digests of their training data
     return Record(
         **about,
         scores={name: _score(scores[name]) for name in dict.fromkeys((metric, *scores))},
         blocks=stored.get("blocks", 0),  # older files have none, and the intervals of a bootstrap
         details=stored["details"],
-        rows=tuple(
-            Hypothesis(**about, **{key: row[key] for key in known if key in row})
-            for row in stored["rows"]
-        ),
+        rows=tuple(Hypothesis.of(row, **about) for row in stored["rows"]),
         leakage=None if leakage is None else parse_shared(leakage),
     )
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,12 @@ from lorsmerge_cli.results.shapes import check_line
 
 MIDDLE = 4096  # bytes of an audio file that its digest is of
 SHOWN = 3  # repeated utterances in an error
-_FIELDS = {field.name for field in fields(Hypothesis)}
+_IF_KNOWN = {
+    "identified",
+    "unheard",
+    "segments",
+    "heard_segments",
+}  # fields that most lines have not
 
 
 class HypothesesFile:
@@ -78,7 +83,13 @@ class HypothesesFile:
                     f"differently: {_changed(its_maker, made_by)}.",
                     "Give another --hypotheses file, or remove this one.",
                 )
-            answers[row.id] = Answer(row.hypothesis, row.cut, language=row.identified)
+            answers[row.id] = Answer(
+                row.hypothesis,
+                row.cut,
+                language=row.identified,
+                unheard=row.unheard,
+                segments=row.heard_segments,
+            )
         return answers
 
     def add(self, hypotheses: Iterable[tuple[Hypothesis, Utterance]], made_by: str) -> None:
@@ -88,7 +99,11 @@ class HypothesesFile:
             OutputFault: the file cannot be written, or is no file of hypotheses.
         """
         lines = [
-            {key: value for key, value in asdict(row).items() if key != "identified" or value}
+            {
+                key: value
+                for key, value in asdict(row).items()
+                if key not in _IF_KNOWN or value is not None
+            }
             | {
                 "made_by": made_by,
                 "heard": audio_digest(utterance),
@@ -185,7 +200,7 @@ def read_hypotheses(path: Path, named: bool = False) -> list[KnownHypothesis]:
         try:
             row = json_object(line)
             check_line(row)
-            hypothesis = Hypothesis(**{key: row[key] for key in _FIELDS if key in row})
+            hypothesis = Hypothesis.of(row)
             about = row.get("made_by", ""), row.get("heard", ""), row.get("of", 0)
             place = f"{path.name}:{number}" if named else str(number)
             found.append(KnownHypothesis(hypothesis, *about, place))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from lorsmerge_cli.data.leakage import Shared
-from lorsmerge_cli.data.utterance import Utterance
-from lorsmerge_cli.metrics import metrics_of
+from lorsmerge_cli.data.utterance import Segment, Utterance
+from lorsmerge_cli.metrics import metrics_of, timestamps
 from lorsmerge_cli.metrics.flaws import FLAWS
 from lorsmerge_cli.metrics.mapsswe import MatchedPairs, matched_pairs, segment_errors
 from lorsmerge_cli.metrics.metric import Metric, Scoring
@@ -50,6 +50,20 @@ class Hypothesis:
     source_text: str | None = None  # transcript of the speech, where the reference is a translation
     gender: str | None = None  # of the speaker, as the data has it
     identified: str | None = None  # the language that the model heard, where it was not told
+    unheard: tuple[int, int] | None = None  # of a recording's windows with sound: without text, all
+    segments: tuple[Segment, ...] | None = None  # of the reference, where the model has times
+    heard_segments: tuple[Segment, ...] | None = None  # of the hypothesis, likewise
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], **about: str) -> Hypothesis:
+        """Return the hypothesis of a line or row of JSON, whose types were checked."""
+        known = {key: value for key, value in row.items() if key in cls.__dataclass_fields__}
+        if known.get("unheard") is not None:
+            known["unheard"] = tuple(known["unheard"])
+        for key in {"segments", "heard_segments"} & known.keys():
+            if known[key] is not None:
+                known[key] = tuple(Segment(*part) for part in known[key])
+        return cls(**{**known, **about})
 
 
 @dataclass(frozen=True)
@@ -157,6 +171,7 @@ def score(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
         details={
             **{key: flaw.count(rows) for key, flaw in FLAWS.items()},
             **_heard_as(rows),
+            **timestamps.details(rows),
             **finite(metrics[0].details(rows, scoring)),
         },
         rows=rows,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from lorsmerge_cli.data.languages import TASKS, check_labels
 from lorsmerge_cli.metrics.flaws import FLAWS
+from lorsmerge_cli.metrics.timestamps import Boundaries
 
 LARGEST = 1e12  # of a number: means and squares of larger ones may overflow
 SHOWN = 40  # characters of a value in a message
@@ -17,6 +19,13 @@ class Each:
 
     def __init__(self, shape: Any) -> None:
         self.shape = shape
+
+
+class Listed:
+    """The shapes of the values of a list of so many."""
+
+    def __init__(self, *shapes: Any) -> None:
+        self.shapes = shapes
 
 
 # A shape is a type (float is any finite number), a tuple of types, a list of one shape for lists of
@@ -42,16 +51,19 @@ SETTINGS = {
     "partial?": Each([int]),
     "splits?": Each((str, NONE)),
 }
+SEGMENT = Listed(float, float, str)
 ROW = {"id": str, "reference": str, "hypothesis": str, "seconds": float, "speaker?": (str, NONE),
        "cut?": (bool, NONE), "source_text?": (str, NONE), "gender?": (str, NONE),
-       "identified?": (str, NONE)}  # fmt: skip
+       "identified?": (str, NONE), "unheard?": Listed(int, int),
+       "segments?": [SEGMENT], "heard_segments?": [SEGMENT]}  # fmt: skip
 LINE = ROW | dict.fromkeys(("model", "dataset", "language", "task", "made_by?", "heard?"), str)
 LINE["of?"] = int
 SCORE = {**dict.fromkeys(("score", "low", "high", "standard_error"), FIGURE), "signature": str}
+TIMESTAMPS = {key: float if key == "seconds" else int for key in asdict(Boundaries())}
 RECORD = {
     **dict.fromkeys(("model", "dataset", "language", "task", "metric"), str),
     "blocks?": int,
-    "details": {"normalisation?": str, "heard_as?": Each(int)}
+    "details": {"normalisation?": str, "heard_as?": Each(int), "timestamps?": TIMESTAMPS}
     | {f"{key}?": (int, NONE) for key in FLAWS},
     "rows": [ROW],
 }
@@ -103,6 +115,12 @@ def _check(value: Any, shape: Any, where: str) -> None:
         _check(value, dict, where)
         for key, item in value.items():
             _check(item, shape.shape, f"{where}.{key}")
+    elif isinstance(shape, Listed):
+        _check(value, list, where)
+        if len(value) != len(shape.shapes):
+            raise ValueError(f"{where} has {len(value)} values".lstrip("."))
+        for number, (item, inner) in enumerate(zip(value, shape.shapes, strict=True)):
+            _check(item, inner, f"{where}[{number}]")
     elif isinstance(shape, list):
         _check(value, list, where)
         for number, item in enumerate(value):

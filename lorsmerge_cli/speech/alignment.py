@@ -58,8 +58,8 @@ def need_alignment(speech: SpeechModel) -> list[tuple[int, int]]:
         for layer, head in found
     ):
         raise UsageFault(
-            f"{speech.name} has no alignment_heads in its generation_config.json that are heads of "
-            "its, by which words get times.",
+            f"{speech.name} has no alignment_heads in its generation_config.json, or none that the "
+            "model has, and words get their times by them.",
             "Copy those of the model that it was fine-tuned from, or drop --words.",
         )
     return found

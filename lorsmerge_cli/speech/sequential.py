@@ -31,6 +31,10 @@ from lorsmerge_cli.speech.window_search import Found, search_windows
 from lorsmerge_cli.speech.windows import Length, Spectrogram, Windows
 
 TOO_RANDOM = 0.5  # temperature above which a text is no prompt for the next
+QUIET = (
+    3.0  # decades (10 dB each) below its recording's loudest sound, from where on a window has none
+)
+NOTHING = -7.0  # log10 of a mel value that no speech is below: rounding of 16-bit samples, say
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class Heard:
         cut: windows whose text reached the limit of tokens.
         skipped: windows in which nothing was said.
         windows: in all.
+        sounding: windows that have sound: not 30 dB below the loudest of the recording.
+        unheard: of these, those that got no text.
     """
 
     language: str
@@ -107,6 +113,8 @@ class Heard:
     cut: int = 0
     skipped: int = 0
     windows: int = 0
+    sounding: int = 0
+    unheard: int = 0
 
     @property
     def text(self) -> str:
@@ -131,12 +139,14 @@ class _Listening:
     cut: int = 0
     skipped: int = 0
     count: int = 0
+    sounding: int = 0
+    unheard: int = 0
 
     def result(self) -> Heard:
         assert self.language is not None
         return Heard(
             self.language, self.probability, self.length.seconds, tuple(self.segments), self.failed,
-            self.cut, self.skipped, self.count,
+            self.cut, self.skipped, self.count, self.sounding, self.unheard,
         )  # fmt: skip
 
 
@@ -254,7 +264,12 @@ class _Listener:
                 active[row].language, active[row].probability = language, probability
         texts = self.with_fallback(heard, active)
         for row, (each, text) in enumerate(zip(active, texts, strict=True)):
+            before = len(each.segments)
             self.take(each, text, heard[row : row + 1])
+            loudest = float(features[row].max()) * 4.0 - 4.0
+            if loudest > max(each.length.loudest - QUIET, NOTHING):
+                each.sounding += 1
+                each.unheard += len(each.segments) == before
 
     def with_fallback(self, heard: Tensor, active: Sequence[_Listening]) -> list[_Text]:
         """Return the text of each window at the first temperature at which it passes."""

@@ -139,12 +139,76 @@ def test_a_model_without_timestamps_is_told(files: Path, succeed: Callable) -> N
 
 
 def test_results_without_the_options_are_as_before(files: Path, succeed: Callable) -> None:
-    succeed("lorsmerge eval timed --data talks.jsonl --allow-missing -o r.json" + QUICK)
+    succeed("lorsmerge eval timed --data talks.jsonl -o r.json --allow-missing" + QUICK)
     document = json.loads(Path("r.json").read_text())
     assert not {"long", "language"} & set(document["settings"]["decoding"])
     for record in document["records"]:
         assert "heard_as" not in record["details"]
         assert all("identified" not in row for row in record["rows"])
+        assert "timestamps" not in record["details"]
+        new = {"unheard", "segments", "heard_segments"}
+        assert all(not new & row.keys() for row in record["rows"])
+
+
+def test_windows_with_sound_that_got_no_text_are_told(files: Path, succeed: Callable) -> None:
+    """Hypotheses of a model that falls silent: as an earlier run left them, which this one resumes."""
+    line = "lorsmerge eval timed --data talks.jsonl --long --hypotheses h.jsonl -o r.json --force"
+    ended = succeed(line + QUICK)
+    assert "got no text" not in ended.err
+    rows = [json.loads(line) for line in Path("h.jsonl").read_text().splitlines()]
+    assert all(row["unheard"][0] == 0 for row in rows)
+    rows[0]["unheard"] = [3, 5]
+    Path("h.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = succeed(line + QUICK)
+    assert (
+        "timed: 3 of 5 windows that have sound got no text, in 1 recordings that are mostly without. "
+        "Try --no-condition: the text so far may silence a model that was trained without."
+    ) in " ".join(ended.err.split())
+    assert "unheard: hypotheses of recordings, most of whose" in " ".join(ended.out.split())
+    assert sum(record["details"]["unheard"] for record in records()) == 1
+    stored = read_results(Path("r.json"))
+    assert (3, 5) in [row.unheard for record in stored.records for row in record.rows]
+
+
+def test_the_times_of_segments(files: Path, succeed: Callable) -> None:
+    row = json.loads(Path("talks.jsonl").read_text().splitlines()[0])
+    parts = [{"start": 0.5, "end": 2.0, "text": "the red"}, {"start": 2.5, "end": 5.0, "text": "house birds"}]  # fmt: skip
+    Path("timed.jsonl").write_text(json.dumps(row | {"segments": parts}) + "\n")
+    line = "lorsmerge eval timed --data timed.jsonl --long -o r.json --force" + QUICK
+    ended = succeed(f"{line} --hypotheses h.jsonl")
+    (record,) = records()
+    (stored,) = record["rows"]
+    assert stored["segments"] == [[0.5, 2.0, "the red"], [2.5, 5.0, "house birds"]]
+    succeed("lorsmerge transcribe timed -a 0.wav -o t.json --language ca --device cpu --beam 1")
+    heard = json.loads(Path("t.json").read_text())["segments"]
+    assert stored["heard_segments"] == [
+        [pytest.approx(part["start"], abs=6e-4), pytest.approx(part["end"], abs=6e-4), part["text"].strip()]
+        for part in heard
+    ]  # fmt: skip
+    found = record["details"]["timestamps"]
+    assert (found["recordings"], found["segments"], found["heard"]) == (1, 2, len(heard))
+    assert "timestamps" in ended.out
+    assert "in 0.2 s %" in ended.out
+    succeed("lorsmerge eval --score-only h.jsonl -o again.json")
+    succeed(f"{line} --hypotheses h.jsonl")
+    for path in ("again.json", "r.json"):
+        assert records(path)[0]["details"]["timestamps"] == found
+    ended = succeed("lorsmerge report r.json -o report/")
+    assert "Timestamps" in ended.out
+    (table,) = (t for t in json.loads(Path("report/report.json").read_text())["tables"] if t["name"] == "timestamps")  # fmt: skip
+    assert [cell["text"] for cell in table["rows"][0][2]][:4] == ["1", "2", str(len(heard)), str(found["matched"])]  # fmt: skip
+
+
+def test_a_model_without_timestamps_is_not_scored_by_them(files: Path, succeed: Callable) -> None:
+    row = json.loads(Path("talks.jsonl").read_text().splitlines()[0])
+    parts = [{"start": 0.5, "end": 2.0, "text": "the red house birds"}]
+    Path("timed.jsonl").write_text(json.dumps(row | {"segments": parts}) + "\n")
+    succeed(
+        "lorsmerge eval untimed --data timed.jsonl --long -o r.json --hypotheses h.jsonl" + QUICK
+    )
+    (record,) = records()
+    assert "timestamps" not in record["details"]
+    assert not {"segments", "heard_segments"} & record["rows"][0].keys()
 
 
 @pytest.mark.parametrize("option", ["--long", "--language auto"])

@@ -154,7 +154,27 @@ def test_silence_is_an_empty_transcript(files: Path, succeed: Callable) -> None:
     )
     ended = succeed(f"{line} --no-speech=-1 --logprob 0")
     assert "no speech was found" in message(ended.err)
+    assert "windows that have sound" not in ended.err
     assert Path("s.srt").read_text() == ""
+
+
+def test_windows_that_have_sound_and_got_no_text_are_told(files: Path, succeed: Callable) -> None:
+    samples, _ = soundfile.read("talks/a.wav", dtype="float32")
+    quiet = np.full(6 * 16_000, 1e-5, np.float32)
+    soundfile.write("gap.wav", np.concatenate([samples[:30_000], quiet]), 16_000, subtype="FLOAT")
+    line = "lorsmerge transcribe timed -a gap.wav -o g.json --force --json --no-timestamps" + QUICK
+    ended = succeed(f"{line} --no-speech=-1 --logprob 0")
+    (item,) = json.loads(ended.out)["recordings"]
+    assert (item["windows"], item["sounding"], item["unheard"]) == (4, 1, 1)
+    assert (
+        "gap.wav: 1 of 1 windows that have sound got no text. Try --no-speech inf (by it 4 windows "
+        "are taken for silent)." in message(ended.err)
+    )
+    ended = succeed(f"{line} --no-speech inf")
+    assert "Try --no-speech" not in message(ended.err)
+    ended = succeed(f"{line.replace('gap.wav', 'talks/a.wav')} --no-speech=-1 --logprob 0")
+    (item,) = json.loads(ended.out)["recordings"]
+    assert item["sounding"] == item["unheard"] == item["windows"]
 
 
 def test_video_is_decoded_by_ffmpeg(files: Path, succeed: Callable, ffmpeg: Path) -> None:

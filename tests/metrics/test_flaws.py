@@ -95,6 +95,22 @@ def test_a_record_has_them_all_and_its_score_as_before() -> None:
     rows = [ROW, replace(ROW, id="2", reference="", hypothesis="gràcies"), replace(ROW, id="3", hypothesis="да")]  # fmt: skip
     found = score(rows, Scoring())
     counts = {key: found.details[key] for key in FLAWS}
-    assert counts == {"cut": 0, "looping": 0, "repeats": 0, "invented": 1, "script": 1}
+    assert counts == {
+        "cut": 0,
+        "looping": 0,
+        "repeats": 0,
+        "invented": 1,
+        "script": 1,
+        "unheard": 0,
+    }
     assert found.score == pytest.approx(100 * (1 + 2) / 4)
     assert score([replace(rows[1], cut=None)], Scoring()).details["cut"] is None
+
+
+@pytest.mark.parametrize(
+    ("windows", "count"), [(None, 0), ((0, 0), 0), ((1, 2), 0), ((2, 3), 2), ((5, 5), 2)]
+)
+def test_recordings_that_are_mostly_without_a_text(
+    windows: tuple[int, int] | None, count: int
+) -> None:
+    assert counted("unheard", "bon dia", unheard=windows) == count

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lorsmerge_cli.data.recording import Recording
-from lorsmerge_cli.data.utterance import Answer, Utterance
+from lorsmerge_cli.data.utterance import Answer, Segment, Utterance
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
+from lorsmerge_cli.metrics.flaws import is_unheard
+from lorsmerge_cli.results.records import Hypothesis
 from lorsmerge_cli.speech.decoding import DecodingSettings, encode, fitting_batch
 from lorsmerge_cli.speech.engines import Decoder, Engine
 from lorsmerge_cli.speech.features import Features
@@ -96,6 +98,23 @@ class Hearing:
         option = "--long" if self.long else f"--language {AUTO}"
         return [UsageFault(f"{option} needs PyTorch's decoding.", "Leave --engine out.")]
 
+    def unheard(self, rows: Sequence[Hypothesis]) -> list[str]:
+        """Return a warning of each model that gave most windows of some recordings no text."""
+        silent: dict[str, list[tuple[int, int]]] = {}
+        for row in rows:
+            if row.unheard and is_unheard(row):
+                silent.setdefault(row.model, []).append(row.unheard)
+        advice = (
+            "Try --no-condition: the text so far may silence a model that was trained without."
+            if self.condition
+            else "transcribe --no-speech inf tells whether the model takes them for silent."
+        )
+        return [
+            f"{model}: {sum(without for without, _ in found)} of {sum(of for _, of in found)} windows "
+            f"that have sound got no text, in {len(found)} recordings that are mostly without. {advice}"
+            for model, found in silent.items()
+        ]
+
     def answers(
         self,
         decoder: Decoder,
@@ -125,10 +144,15 @@ class Hearing:
         self, speech: SpeechModel, rows: Sequence[Utterance], decoding: DecodingSettings, keep: Keep
     ) -> dict[str, Answer]:
         found: dict[str, Answer] = {}
+        settings = self.settings(speech, decoding)
+        timed = settings.timestamps
 
         def note(index: int, heard: Heard) -> None:
             language = heard.language if self.identify else None
-            found[rows[index].id] = Answer(heard.text, heard.cut > 0, language=language)
+            found[rows[index].id] = Answer(
+                heard.text, heard.cut > 0, language=language,
+                unheard=(heard.unheard, heard.sounding), segments=_segments(heard) if timed else None,
+            )  # fmt: skip
             keep(rows[index], found[rows[index].id])
 
         items = [
@@ -139,11 +163,18 @@ class Hearing:
             )
             for row in rows
         ]
-        hear(speech, items, self.settings(speech, decoding), done=note)
+        hear(speech, items, settings, done=note)
         return found
 
 
 AS_CLIPS = Hearing()
+
+
+def _segments(heard: Heard) -> tuple[Segment, ...]:
+    return tuple(
+        Segment(round(each.start, 3), round(each.end, 3), each.text.strip())
+        for each in heard.segments
+    )
 
 
 def _identified(

@@ -139,10 +139,7 @@ def run_evaluation(
         own = run.speech.vocabulary, asked.with_lists_of(run.speech)
         first = first or own
         if not (same := own[0] == first[0]):  # else the lists' ids are other tokens, maybe the end
-            warnings.append(
-                f"{model.name} has another vocabulary than {models[0].name}, so its own list of "
-                "suppressed tokens is used."
-            )
+            warnings.append(_own_lists(model, models[0]))
         decoding = first[1] if same else own[1]
         for test_set in test_sets:
             rows += run.answer(test_set, decoding, features, lambda done: progress(done, count))
@@ -152,11 +149,20 @@ def run_evaluation(
         run.close()
     settings = settings_of(first[1] if first else asked, scoring, dtype, decoder.stamp(dtype))
     settings["decoding"] |= hearing.about(models[0].without_weights, asked)
+    settings |= _about(test_sets)
     report = _report(
-        rows, scoring, settings | _about(test_sets), speed, output, force, trn, compared, state.is_main_process,
+        rows, scoring, settings, speed, output, force, trn, compared, state.is_main_process,
         origins, leakage, suite,
     )  # fmt: skip
-    return replace(report, warnings=(*warnings, *_cut_short(rows, max_tokens), *report.warnings))
+    warnings += [*_cut_short(rows, max_tokens), *hearing.unheard(rows), *report.warnings]
+    return replace(report, warnings=tuple(warnings))
+
+
+def _own_lists(model: ModelSource, first: ModelSource) -> str:
+    return (
+        f"{model.name} has another vocabulary than {first.name}, so its own list of suppressed "
+        "tokens is used."
+    )
 
 
 def _cut_short(rows: Sequence[Hypothesis], max_tokens: int | None) -> list[str]:
@@ -393,6 +399,9 @@ class _Run:
             source_text=row.source_text,
             gender=row.gender,
             identified=answer.language,
+            unheard=answer.unheard,
+            segments=row.segments if row.segments and answer.segments is not None else None,
+            heard_segments=answer.segments,
         )
 
     def close(self) -> None:

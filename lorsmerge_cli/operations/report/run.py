@@ -17,6 +17,7 @@ from lorsmerge_cli.operations.report.entries import Row, mean_hours
 from lorsmerge_cli.operations.report.figures import draw, figures_of
 from lorsmerge_cli.operations.report.gains import gain_tables, scales_of
 from lorsmerge_cli.operations.report.groups import group_tables
+from lorsmerge_cli.operations.report.hearing import hearing_tables
 from lorsmerge_cli.operations.report.numbers import NONE, setting
 from lorsmerge_cli.operations.report.pages import Page, Picture, write_pages
 from lorsmerge_cli.operations.report.results import read_results
@@ -127,7 +128,9 @@ def report(
     check_systems(read, roles)
     tables = Tables(read, roles, published)
     by_group, group_numbers = group_tables(tables)
-    every = (tables.scores(), *gain_tables(tables), *by_group, _systems(tables))
+    every = (
+        tables.scores(), *gain_tables(tables), *by_group, *hearing_tables(tables), _systems(tables),
+    )  # fmt: skip
     made = tuple(table for table in every if table.heads)
     pictures, warnings = _pictures(tables)
     page = Page(

@@ -50,9 +50,10 @@ class RecordingReport:
         probability: of the language; None if it was given.
         seconds: of audio.
         segments: that were written.
-        failed, cut, skipped, windows: as in `Heard`.
+        failed, cut, skipped, windows, sounding, unheard: as in `Heard`.
         truncated: whether the file promises more audio than it has.
         files: that were written.
+        remedies: what may get a text of the windows that have sound and got none.
     """
 
     audio: str
@@ -67,11 +68,15 @@ class RecordingReport:
     windows: int
     truncated: bool
     files: tuple[Path, ...]
+    sounding: int = 0
+    unheard: int = 0
+    remedies: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> list[str]:
         """What the user should know."""
         end = clock(self.seconds, hours=True, point=".")
+        remedies = f" Try {' and '.join(self.remedies)}." if self.remedies else ""
         cases = {
             f"{self.audio} is truncated: it ends at {end}, and what is before that is transcribed.": (
                 self.truncated
@@ -81,6 +86,8 @@ class RecordingReport:
             "itself at every temperature, and is kept as it is.": self.failed > 0,
             f"{self.audio}: the text of {self.cut} of {self.windows} windows reached the limit of "
             "tokens.": self.cut > 0,
+            f"{self.audio}: {self.unheard} of {self.sounding} windows that have sound got no text."
+            f"{remedies}": 2 * self.unheard > self.sounding,
         }
         return [warning for warning, applies in cases.items() if applies]
 
@@ -394,7 +401,7 @@ def _run(
             recording.name, None if recording.channel is None else recording.channel + 1,
             found.language, found.probability, round(found.seconds, 3), len(found.segments),
             found.failed, found.cut, found.skipped, found.windows, item.truncated,
-            tuple(item.targets.values()),
+            tuple(item.targets.values()), found.sounding, found.unheard, _remedies(found, settings),
         )  # fmt: skip
 
     try:
@@ -411,3 +418,14 @@ def _run(
             else "Nothing was written.",
         ) from None
     return [reports[index] for index in range(len(items))]
+
+
+def _remedies(found: Heard, settings: LongSettings) -> tuple[str, ...]:
+    """Return the options that may get a text of windows that got none."""
+    ways = {
+        "--no-condition (the text so far may silence a model that was trained without)": (
+            settings.condition and bool(found.segments)
+        ),
+        f"--no-speech inf (by it {found.skipped} windows are taken for silent)": found.skipped > 0,
+    }
+    return tuple(name for name, applies in ways.items() if applies)

@@ -1,0 +1,148 @@
+"""When a recording's segments are heard, beside when they are said.
+
+Segments are matched one to one and in order, so that the sum of their intersections over unions in time
+is largest: texts are not compared. A boundary is right within 0.2 s, the collar of event-based scores
+in sound event detection (Mesaros et al. 2016, doi:10.3390/app6060162), which match one to one as well.
+A reference segment without a partner, as where a model falls silent or hears two as one, has no
+boundary error, and is none of those within the collar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
+from typing import Any, Protocol
+
+COLLAR = 0.2  # seconds
+SLACK = 1e-6  # seconds, of rounding: 0.2 apart in decimals is within
+
+
+class Timed(Protocol):
+    """A segment."""
+
+    @property
+    def start(self) -> float:
+        """Seconds from the beginning of the recording."""
+
+    @property
+    def end(self) -> float:
+        """Seconds from the beginning of the recording."""
+
+
+class Recorded(Protocol):
+    """A hypothesis with segments beside its reference's."""
+
+    @property
+    def segments(self) -> Sequence[Timed] | None:
+        """Those of the reference; None if they are not known."""
+
+    @property
+    def heard_segments(self) -> Sequence[Timed] | None:
+        """Those of the hypothesis; None if the model has no times."""
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """Counts of the segments of recordings, which add up.
+
+    Attributes:
+        recordings: whose reference and model have times.
+        segments: of the references.
+        heard: segments of the hypotheses.
+        matched: pairs of the two.
+        within: pairs whose two boundaries are no more than 0.2 s apart each.
+        seconds: sum of the distances of the pairs' boundaries.
+    """
+
+    recordings: int = 0
+    segments: int = 0
+    heard: int = 0
+    matched: int = 0
+    within: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Boundaries) -> Boundaries:
+        """Return the counts of both."""
+        return Boundaries(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def error(self) -> float | None:
+        """Mean absolute boundary error in seconds, two boundaries a pair; None without a pair."""
+        return self.seconds / (2 * self.matched) if self.matched else None
+
+    @property
+    def share(self) -> float | None:
+        """Reference segments with both boundaries within 0.2 s, in percent; None without segments."""
+        return 100 * self.within / self.segments if self.segments else None
+
+
+def boundaries(rows: Sequence[Recorded]) -> Boundaries:
+    """Compare the segments of hypotheses with those of their references, where both are known.
+
+    Args:
+        rows: hypotheses.
+
+    Example:
+        >>> from collections import namedtuple
+        >>> part, row = namedtuple("part", "start end"), namedtuple("row", "segments heard_segments")
+        >>> found = boundaries([row([part(0, 2), part(2, 4)], [part(0.1, 2.1), part(3, 4)])])
+        >>> found.matched, found.within, round(found.error, 3), found.share
+        (2, 1, 0.3, 50.0)
+    """
+    total = Boundaries()
+    for row in rows:
+        if not row.segments or row.heard_segments is None:
+            continue
+        pairs = matched(row.segments, row.heard_segments)
+        apart = [
+            (abs(said.start - heard.start), abs(said.end - heard.end))
+            for said, heard in ((row.segments[i], row.heard_segments[j]) for i, j in pairs)
+        ]
+        total += Boundaries(
+            1, len(row.segments), len(row.heard_segments), len(pairs),
+            sum(max(pair) <= COLLAR + SLACK for pair in apart), sum(map(sum, apart)),
+        )  # fmt: skip
+    return total
+
+
+def matched(said: Sequence[Timed], heard: Sequence[Timed]) -> list[tuple[int, int]]:
+    """Return the pairs of segments, by index, whose overlaps have the largest sum.
+
+    Each overlap is the intersection over the union in time; pairs are one to one, in order, and
+    overlap. O(n m) in time and memory.
+
+    Args:
+        said: in order.
+        heard: in order.
+    """
+    best = [[0.0] * (len(heard) + 1) for _ in range(len(said) + 1)]
+    for i, ours in enumerate(said):
+        row, above = best[i + 1], best[i]
+        for j, theirs in enumerate(heard):
+            overlap = _overlap(ours, theirs)
+            row[j + 1] = max(above[j + 1], row[j], above[j] + overlap if overlap else 0.0)
+    pairs = []
+    i, j = len(said), len(heard)
+    while i and j:
+        if best[i][j] == best[i - 1][j]:
+            i -= 1
+        elif best[i][j] == best[i][j - 1]:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
+    return pairs[::-1]
+
+
+def _overlap(a: Timed, b: Timed) -> float:
+    """Return the intersection over the union of two segments in time."""
+    common = min(a.end, b.end) - max(a.start, b.start)
+    return common / (max(a.end, b.end) - min(a.start, b.start)) if common > 0 else 0.0
+
+
+def details(rows: Sequence[Recorded]) -> dict[str, Any]:
+    """Return the entry of a record's details; nothing where no row has times to compare."""
+    found = boundaries(rows)
+    if not found.recordings:
+        return {}
+    return {"timestamps": asdict(found) | {"seconds": round(found.seconds, 6)}}

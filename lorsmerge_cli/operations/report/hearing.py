@@ -1,0 +1,81 @@
+"""What whole recordings and identified languages tell of systems: timestamps, and confusions of languages."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from lorsmerge_cli.metrics.timestamps import COLLAR, Boundaries
+from lorsmerge_cli.operations.report.entries import Row
+from lorsmerge_cli.operations.report.numbers import NONE, number
+from lorsmerge_cli.operations.report.tables import Cell, Table, Tables
+
+
+def hearing_tables(tables: Tables) -> list[Table]:
+    """Return the tables of timestamps and of identified languages, where results have such."""
+    return [*_timestamps(tables), *_languages(tables)]
+
+
+def _timestamps(tables: Tables) -> list[Table]:
+    """Return how near each system's segments are to the references', over all its test sets and runs."""
+    found: dict[Row, Boundaries] = {}
+    for row in tables.rows:
+        for entry in row.entries:
+            if counts := entry.record.details.get("timestamps"):
+                found[row] = found.get(row, Boundaries()) + Boundaries(**counts)
+    if not found:
+        return []
+    rows = [
+        tables.line(
+            row,
+            [
+                *(Cell(str(n)) for n in (own.recordings, own.segments, own.heard, own.matched)),
+                Cell(NONE if own.error is None else f"{own.error:.3f}"),
+                Cell(NONE if own.share is None else number(own.share)),
+            ],
+        )
+        for row, own in found.items()
+    ]
+    heads = ("recordings", "segments", "heard", "matched", "error s ↓", f"within {COLLAR:g} s % ↑")
+    note = (
+        "Segments heard are matched to those of the references one to one, in order and by overlap in "
+        "time. Error: mean absolute distance of the boundaries of matched ones. Within: segments of the "
+        "references both of whose boundaries are that near; those without a match count as missed."
+    )
+    return [Table("timestamps", "Timestamps", note, tuple((h, "") for h in heads), tuple(rows))]
+
+
+def _languages(tables: Tables) -> list[Table]:
+    """Return which languages each system identified in which that were spoken."""
+    heard: dict[tuple[Row, str], Counter[str]] = {}
+    for row in tables.rows:
+        for entry in row.entries:
+            if counts := entry.record.details.get("heard_as"):
+                heard.setdefault((row, entry.key[1]), Counter()).update(counts)
+    if not heard:
+        return []
+    spoken = sorted({language for _, language in heard})
+    others = sorted({code for counts in heard.values() for code in counts} - set(spoken))
+    rows = []
+    for row in dict.fromkeys(row for row, _ in heard):
+        own = {language: heard[row, language] for language in spoken if (row, language) in heard}
+        right = sum(counts[language] for language, counts in own.items())
+        every = sum((counts for counts in own.values()), Counter[str]())
+        rows.append((tables.label(row), False, _cells(right, every, (*spoken, *others))))
+        rows += [
+            (f"{language} spoken", True, _cells(counts[language], counts, (*spoken, *others)))
+            for language, counts in own.items()
+        ]
+    heads = [("utterances", ""), ("right % ↑", "")]
+    heads += [(code, "identified as") for code in (*spoken, *others)]
+    note = (
+        "Where eval had --language auto: utterances by the language that was identified, over all test "
+        "sets and runs of a system; indented below it, those in which one language is spoken."
+    )
+    return [Table("languages", "Language identification", note, tuple(heads), tuple(rows))]
+
+
+def _cells(right: int, counts: Counter[str], codes: tuple[str, ...]) -> tuple[Cell, ...]:
+    total = counts.total()
+    return tuple(
+        map(Cell, (str(total), number(100 * right / total), *(str(counts[c]) for c in codes)))
+    )
