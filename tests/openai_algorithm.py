@@ -22,6 +22,9 @@ def whisper_package() -> Any:
         stub: Any = types.ModuleType("numba")
         stub.jit = lambda **settings: lambda function: function
         sys.modules["numba"] = stub
+    if "whisper" not in sys.modules:  # an import that failed for want of numba leaves its modules
+        for name in [name for name in sys.modules if name.startswith("whisper.")]:
+            del sys.modules[name]
     import whisper
 
     return whisper
