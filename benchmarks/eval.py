@@ -1,10 +1,11 @@
 """Time of beam search beside transformers' own, and the distance to the floor, in one run.
 
-The same clips are decoded by one model in four ways: a loop of `model.generate` over single clips; the
-same in batches; `lorsmerge`'s decoding, which takes mixed languages and tasks in a batch and keeps one
-cross-attention for all beams of an utterance; and that with the features kept from an earlier decoding,
-as in a search. Audio is read and its features are made in the first three. The floor is what the
-multiplications of the model take at the rate of a large matrix product.
+The same clips are decoded by one model: in a loop of `model.generate` over single clips; by the same
+in batches; by transformers' pipeline; by `lorsmerge`, which takes mixed languages and tasks in a batch
+and keeps one cross-attention for all beams of an utterance; so with the features kept from an earlier
+decoding, as in a search; and by CTranslate2 (what faster-whisper decodes with), where it is installed.
+Audio is read and its features are made in all but one. The floor is what the multiplications of the
+model take at the rate of a large matrix product.
 
     python benchmarks/eval.py --rounds 3 -o benchmarks/eval.md
 """
@@ -20,22 +21,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 import torch
+from transformers import pipeline
 
+from lorsmerge_cli.data.audio import RATE
 from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.languages import WHISPER_TASKS
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.engines import ENGINES, Decoder
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
-from lorsmerge_cli.speech.source import find_model
+from lorsmerge_cli.speech.source import ModelSource, find_model
 
 BUNDLE = Path(__file__).parent.parent / "examples" / "demo" / "bundle"
 SETS = ("ca_asr", "de_asr", "fr_st")
@@ -43,8 +49,10 @@ BATCH = 16
 NAMES = {
     "loop": "`model.generate`, clip by clip",
     "batches": f"`model.generate`, {BATCH} clips of one language and task",
+    "pipeline": f"transformers' pipeline, {BATCH} clips of one language and task",
     "ours": "lorsmerge",
     "again": "lorsmerge, features kept",
+    "ct2": "lorsmerge, `--engine ct2`",
 }
 
 
@@ -55,6 +63,36 @@ def generate(speech: SpeechModel, rows: list[Utterance], beam: int, tokens: int)
         language=rows[0].language, task=WHISPER_TASKS[rows[0].task], max_new_tokens=tokens,
     )  # fmt: skip
     return speech.texts(found)
+
+
+def in_pipeline(
+    speech: SpeechModel, rows: list[Utterance], beam: int, tokens: int
+) -> dict[str, str]:
+    """Texts by id, by transformers' pipeline for speech recognition."""
+    own = deepcopy(speech.processor)
+    own.tokenizer.pad_token = own.tokenizer.eos_token  # batches need one
+    recogniser: Any = pipeline(
+        "automatic-speech-recognition", model=speech.model, tokenizer=own.tokenizer,
+        feature_extractor=own.feature_extractor, batch_size=BATCH,
+    )  # fmt: skip
+    found = {}
+    for language, task in sorted({(row.language, row.task) for row in rows}):
+        group = [row for row in rows if (row.language, row.task) == (language, task)]
+        said = recogniser(
+            [{"raw": audio_of(row), "sampling_rate": RATE} for row in group],
+            generate_kwargs={"num_beams": beam, "do_sample": False, "language": language,
+                             "task": WHISPER_TASKS[task], "max_new_tokens": tokens},
+        )  # fmt: skip
+        found |= {row.id: each["text"].strip() for row, each in zip(group, said, strict=True)}
+    return found
+
+
+def in_ct2(
+    model: Decoder, rows: list[Utterance], settings: DecodingSettings, speech: SpeechModel
+) -> dict[str, str]:
+    """Texts by id, by CTranslate2."""
+    answers = model.answers(rows, settings, lambda row, answer: None, Features(speech))
+    return {name: answer.text for name, answer in answers.items()}
 
 
 def in_batches(
@@ -104,7 +142,12 @@ def rate() -> float:
 
 
 def measure(
-    speech: SpeechModel, rows: list[Utterance], beam: int, tokens: int, rounds: int
+    speech: SpeechModel,
+    source: ModelSource,
+    rows: list[Utterance],
+    beam: int,
+    tokens: int,
+    rounds: int,
 ) -> tuple[dict[str, list[float]], dict[str, int], float]:
     """Seconds of every round by name, texts that differ from the loop's, and the floor."""
     settings = DecodingSettings(beam=beam, max_tokens=tokens)
@@ -120,9 +163,14 @@ def measure(
     ways: dict[str, Callable[[], dict[str, str]]] = {
         "loop": lambda: in_batches(speech, rows, beam, tokens, 1),
         "batches": lambda: in_batches(speech, rows, beam, tokens, BATCH),
+        "pipeline": lambda: in_pipeline(speech, rows, beam, tokens),
         "ours": lambda: decode(speech, rows, settings),
         "again": lambda: decode(speech, rows, settings, features=kept),
     }
+    if find_spec("ctranslate2"):
+        other_engine = ENGINES["ct2"].open(source, "float32", "cpu")
+        other_engine.prepare(settings)
+        ways["ct2"] = lambda: in_ct2(other_engine, rows, settings, speech)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     texts = {}
     for _ in range(rounds):
@@ -138,16 +186,14 @@ def measure(
     return seconds, other, floor
 
 
-def demo_rows(count: int) -> tuple[SpeechModel, list[Utterance]]:
+def demo_rows(count: int) -> tuple[ModelSource, list[Utterance]]:
     """The demo's base and as many clips of three test sets."""
     rows = load_data([BUNDLE / f"{name}.test.jsonl" for name in SETS]).utterances
     rows = [replace(row, id=f"{row.language}-{row.task}-{row.id}") for row in rows]
-    return find_model(BUNDLE / "base", name="demo").open(torch.float32, "cpu"), rows[
-        :: len(rows) // count
-    ][:count]
+    return find_model(BUNDLE / "base", name="demo"), rows[:: len(rows) // count][:count]
 
 
-def shaped(size: str, folder: Path, count: int) -> tuple[SpeechModel, list[Utterance]]:
+def shaped(size: str, folder: Path, count: int) -> tuple[ModelSource, list[Utterance]]:
     """A Whisper of a size with random weights and a window of 30 s, and noise to hear."""
     script = BUNDLE.parent.parent / "make_models.py"
     command = [sys.executable, str(script), str(folder), "--size", size, "--finetunes", "unused"]
@@ -158,7 +204,7 @@ def shaped(size: str, folder: Path, count: int) -> tuple[SpeechModel, list[Utter
         path = folder / f"{number}.wav"
         soundfile.write(path, 0.1 * noise.standard_normal(16000 * (5 + number)).astype("f4"), 16000)
         rows.append(Utterance(f"{number}", AudioFile(path), "", "ca", "asr", 5.0 + number))
-    return find_model(folder / "base", name=size).open(torch.float32, "cpu"), rows
+    return find_model(folder / "base", name=size), rows
 
 
 def main() -> None:
@@ -176,8 +222,9 @@ def main() -> None:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
 
-    def add(name: str, speech: SpeechModel, rows: list[Utterance], beam: int, tokens: int) -> None:
-        seconds, other, floor = measure(speech, rows, beam, tokens, arguments.rounds)
+    def add(name: str, source: ModelSource, rows: list[Utterance], beam: int, tokens: int) -> None:
+        speech = source.open(torch.float32, "cpu")
+        seconds, other, floor = measure(speech, source, rows, beam, tokens, arguments.rounds)
         loop = statistics.median(seconds["loop"])
         for way, found in seconds.items():
             middle = statistics.median(found)
@@ -186,9 +233,9 @@ def main() -> None:
                 f"| {loop / middle:.1f} | {middle / floor:.1f} | {other[way]} of {len(rows)} |"
             )
 
-    speech, rows = demo_rows(arguments.clips)
+    demo, rows = demo_rows(arguments.clips)
     for beam in (1, 5, 20):
-        add("the demo's", speech, rows, beam, 28)
+        add("the demo's", demo, rows, beam, 28)
     with tempfile.TemporaryDirectory() as folder:
         large, noise = shaped(arguments.size, Path(folder), 4)
         for beam in (1, 20):
