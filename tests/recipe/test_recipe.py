@@ -460,7 +460,8 @@ def test_a_value_of_another_type_is_told(tmp_path: Path, key: str, value: str) -
     path = tmp_path / "r.toml"
     other = MINIMAL.replace('base = "b"\n', "") if key == "base" else MINIMAL
     path.write_text(f"{key} = {value}\n{other}")
-    with pytest.raises(UsageFault, match=f"`{key}` = ") as caught:
+    said = f"`{key}` = |{key} is an integer of more than 64 bits"
+    with pytest.raises((UsageFault, UnreadableFile), match=said) as caught:
         load_recipe(path).resolved()
     assert len(str(caught.value)) < 400 + len(str(path))
 
