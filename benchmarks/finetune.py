@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from eval import demo_rows, flops, shaped
+from eval import demo_rows, flops, rate, shaped
 from torch import Tensor
 
 from lorsmerge_cli.data.utterance import Utterance
@@ -121,7 +121,7 @@ def measure(
     found: dict[str, Steps] = {"plain": {}, "ours": {}}
     rates = []
     for number in range(rounds):
-        rates.append(rate())
+        rates.append(rate(time.process_time))
         with tempfile.TemporaryDirectory() as folder:
             ways: dict[str, Callable[[], Steps]] = {
                 "plain": lambda: plain(opened(), rows, settings),
@@ -140,17 +140,6 @@ def measure(
     # the gradients of the inputs and of the weights take as much as the outputs each
     work = 3 * flops(speech, settings.effective_batch, int(tokens))
     return found, work / max(rates)
-
-
-def rate() -> float:
-    """Floating point operations of a processor's second in a large product of float32 matrices."""
-    a = torch.rand(2048, 2048)
-    seconds = []
-    for _ in range(5):
-        began = time.process_time()
-        a @ a
-        seconds.append(time.process_time() - began)
-    return 2 * 2048**3 / min(seconds)
 
 
 def table(

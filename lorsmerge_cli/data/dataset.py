@@ -100,7 +100,7 @@ def load_data(
         read.append(path)
         languages |= dict.fromkeys(row.language for row in rows)
         found = select(
-            rows, max_seconds=max_seconds, hours=None if asked == Hours(first_hours(path)) else asked, seed=seed,
+            rows, max_seconds=max_seconds, hours=_further(asked, path), seed=seed,
             empty_text=empty_text or not labelled, cut=cut, conditions=conditions, place=str(path),
         )  # fmt: skip
         found = replace(found, drops=(*skipped, *found.drops))
@@ -122,6 +122,11 @@ def load_data(
     joined = DataReport.joined([_with_segments(found) for found in sets] if allow_parts else sets)
     joined = replace(joined, notes=tuple(told), selected=_chosen_by(conditions, read))
     return _with_origins(joined, paths, split=split, task=task, labelled=labelled)
+
+
+def _further(asked: Hours | None, path: Path) -> Hours | None:
+    """Return the hours to choose of a data set's rows: None where no more than those were read."""
+    return None if asked == Hours(first_hours(path)) else asked
 
 
 def _chosen_by(conditions: Sequence[Condition], paths: Sequence[Path]) -> tuple[str, ...]:

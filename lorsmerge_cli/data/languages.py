@@ -112,6 +112,19 @@ def parse_language(name: str) -> str:
     raise UsageFault(f"Whisper has no language {name!r}.", _hint(head if tags else wanted, _KNOWN))
 
 
+def find_language(name: object) -> str | None:
+    """Return Whisper's code of a language as `parse_language` does; None if it is the name of none.
+
+    Example:
+        >>> find_language("Catalan"), find_language("train"), find_language(None)
+        ('ca', None, None)
+    """
+    try:
+        return parse_language(name) if isinstance(name, str) else None
+    except UsageFault:
+        return None
+
+
 def _hint(wanted: str, known: dict[str, str]) -> str:
     if wanted in _RELATIVES:
         return f"The nearest that it has is {_RELATIVES[wanted]}; give that if it is what you want."
@@ -130,10 +143,15 @@ def parse_task(name: str) -> str:
     Raises:
         UsageFault: there is no such task.
     """
-    task = _TASK_NAMES.get(name.strip().lower())
+    task = find_task(name)
     if task is None:
         raise UsageFault(f"There is no task {name!r}.", "Use asr (transcribe) or st (translate).")
     return task
+
+
+def find_task(name: object) -> str | None:
+    """Return `asr` or `st` as `parse_task` does; None if it is the name of none."""
+    return _TASK_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
 
 
 def text_language(language: str, task: str) -> str:

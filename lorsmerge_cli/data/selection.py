@@ -30,11 +30,10 @@ from lorsmerge_cli.errors import LorsmergeError
 
 THREADS = 16  # that wait for files
 SLACK = 0.1  # seconds by which a segment may differ from its whole file
-END_SLACK = 0.25  # seconds by which a row may end after its file, and the share of itself
-LACKING_SHARE = 0.25
-PART_SLACK = (
-    0.05  # share of its file by which a row without a start may be shorter, if that is more
-)
+END_SLACK = 0.25  # seconds by which a row may end after its file
+LACKING_SHARE = 0.25  # share of itself by which it may, if that is less
+# share of its file by which a row without a start may be shorter, if that is more than END_SLACK
+PART_SLACK = 0.05
 
 
 def select(

@@ -16,8 +16,18 @@ def is_looping(text: str) -> bool:
         >>> is_looping("the red house " * 20), is_looping("the girl sees six birds")
         (True, False)
     """
+    return compression_ratio(text) > MOST_COMPRESSED
+
+
+def compression_ratio(text: str) -> float:
+    """Return how many times smaller zlib makes a text in UTF-8; 0 for an empty one.
+
+    Example:
+        >>> round(compression_ratio("the red house " * 20), 1)
+        10.8
+    """
     raw = text.encode()
-    return len(raw) > MOST_COMPRESSED * len(zlib.compress(raw))
+    return len(raw) / len(zlib.compress(raw))
 
 
 def most_repeats(words: Sequence[str]) -> int:

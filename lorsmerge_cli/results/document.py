@@ -20,7 +20,14 @@ from lorsmerge_cli.metrics.mapsswe import MatchedPairs
 from lorsmerge_cli.metrics.metric import Metric, Scoring
 from lorsmerge_cli.metrics.normalisation import CHOICES
 from lorsmerge_cli.metrics.significance import Comparison
-from lorsmerge_cli.results.records import Hypothesis, Record, Score, comparable_group, finite
+from lorsmerge_cli.results.records import (
+    IF_HEARD,
+    Hypothesis,
+    Record,
+    Score,
+    comparable_group,
+    finite,
+)
 from lorsmerge_cli.results.shapes import check_types
 from lorsmerge_cli.results.suite import Published, SuiteRecord, parse_suite_record, published_for
 from lorsmerge_cli.version import __version__
@@ -28,7 +35,7 @@ from lorsmerge_cli.version import __version__
 VERSION = 2
 AGAIN = "Make one with `lorsmerge eval MODEL --data DATA -o results.json`."
 ROW = ("id", "speaker", "seconds", "reference", "hypothesis", "cut")  # and those below, if known
-IF_KNOWN = ("source_text", "gender", "identified", "unheard", "segments", "heard_segments")
+IF_KNOWN = ("source_text", "gender", *IF_HEARD)
 
 
 @dataclass(frozen=True)

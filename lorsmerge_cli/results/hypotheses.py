@@ -16,17 +16,11 @@ from lorsmerge_cli.errors import Mismatch, OutputFault, UnreadableFile, raise_al
 from lorsmerge_cli.inputs import json_object, open_regular, parse_json
 from lorsmerge_cli.outputs import atomic_file, note_grown
 from lorsmerge_cli.results.beginning import check_hypotheses_begin
-from lorsmerge_cli.results.records import Hypothesis, Record
+from lorsmerge_cli.results.records import IF_HEARD, Hypothesis, Record
 from lorsmerge_cli.results.shapes import check_line
 
 MIDDLE = 4096  # bytes of an audio file that its digest is of
 SHOWN = 3  # repeated utterances in an error
-_IF_KNOWN = {
-    "identified",
-    "unheard",
-    "segments",
-    "heard_segments",
-}  # fields that most lines have not
 
 
 class HypothesesFile:
@@ -102,7 +96,7 @@ class HypothesesFile:
             {
                 key: value
                 for key, value in asdict(row).items()
-                if key not in _IF_KNOWN or value is not None
+                if key not in IF_HEARD or value is not None
             }
             | {
                 "made_by": made_by,
@@ -176,6 +170,16 @@ class KnownHypothesis(NamedTuple):
     audio: str
     of: int
     line: str
+
+    @property
+    def identity(self) -> str:
+        """The digest of the model's weights; empty where it is not known."""
+        return self.made_by.partition("|")[0]
+
+    @property
+    def decoding(self) -> str:
+        """The settings of the decoding, in one line; empty where they are not known."""
+        return self.made_by.partition("|")[2]
 
 
 def read_hypotheses(path: Path, named: bool = False) -> list[KnownHypothesis]:

@@ -32,6 +32,9 @@ from lorsmerge_cli.metrics.significance import (
 )
 from lorsmerge_cli.metrics.significance import compare as compare_blocks
 
+# Fields of a hypothesis that most have not: what is known of recordings, or of a language identified
+IF_HEARD = ("identified", "unheard", "segments", "heard_segments")
+
 
 @dataclass(frozen=True)
 class Hypothesis:

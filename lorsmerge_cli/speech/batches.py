@@ -107,8 +107,10 @@ def row_labels(speech: SpeechModel, row: Utterance, settings: TrainingSettings) 
 
 def _is_among(row: Utterance, share: float | None, seed: str) -> bool:
     """Whether a row is among a share of all, chosen by a hash."""
+    if share is None:
+        return False
     digest = hashlib.blake2b(f"{seed}:{row.id}".encode(), digest_size=8).digest()
-    return share is not None and int.from_bytes(digest, "big") < share * 2**64
+    return int.from_bytes(digest, "big") < share * 2**64
 
 
 def collate(items: Sequence[Mapping[str, Any]], start: int, pad: int) -> dict[str, Any]:

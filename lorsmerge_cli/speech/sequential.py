@@ -10,7 +10,6 @@ compression ratio of token numbers where OpenAI takes the text's, and it has no 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -22,6 +21,7 @@ from lorsmerge_cli.data.audio import RATE
 from lorsmerge_cli.data.heard import HeardSegment, Word
 from lorsmerge_cli.data.recording import Recording
 from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.metrics.looping import MOST_COMPRESSED, compression_ratio
 from lorsmerge_cli.speech.alignment import align_words, need_alignment
 from lorsmerge_cli.speech.decoding import DecodingSettings, encode, fitting_batch
 from lorsmerge_cli.speech.identification import identify_languages
@@ -31,9 +31,8 @@ from lorsmerge_cli.speech.window_search import Found, search_windows
 from lorsmerge_cli.speech.windows import Length, Spectrogram, Windows
 
 TOO_RANDOM = 0.5  # temperature above which a text is no prompt for the next
-QUIET = (
-    3.0  # decades (10 dB each) below its recording's loudest sound, from where on a window has none
-)
+# decades (10 dB each) below its recording's loudest sound, from where on a window has none
+QUIET = 3.0
 NOTHING = -7.0  # log10 of a mel value that no speech is below: rounding of 16-bit samples, say
 
 
@@ -63,7 +62,7 @@ class LongSettings:
     beam: int = 5
     best_of: int = 5
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    compression_ratio: float = 2.4
+    compression_ratio: float = MOST_COMPRESSED
     logprob: float = -1.0
     no_speech: float = 0.6
     condition: bool = True
@@ -163,7 +162,7 @@ class _Text:
 
 @dataclass(frozen=True)
 class ToHear:
-    """A recording, what is known of it, and whom it is for.
+    """A recording, and what is known of it.
 
     Attributes:
         recording: the audio.
@@ -312,8 +311,7 @@ class _Listener:
     def judged(self, found: Found, temperature: float) -> _Text:
         """Return the text of tokens, and whether it passes."""
         text = self.text_of(found.tokens).strip()
-        raw = text.encode()
-        compression = len(raw) / len(zlib.compress(raw))
+        compression = compression_ratio(text)
         unlikely = found.avg_logprob < self.settings.logprob
         failed = unlikely or compression > self.settings.compression_ratio
         if unlikely and self.silent(found):

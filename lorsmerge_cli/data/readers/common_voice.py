@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lorsmerge_cli.data.audio_source import AudioFile
-from lorsmerge_cli.data.languages import parse_language
+from lorsmerge_cli.data.languages import find_language
 from lorsmerge_cli.data.readers.fields import (
     Defaults,
     language_and_task,
@@ -13,7 +13,6 @@ from lorsmerge_cli.data.readers.fields import (
 )
 from lorsmerge_cli.data.readers.values import Skip, read_gender
 from lorsmerge_cli.data.utterance import Drop, Utterance
-from lorsmerge_cli.errors import LorsmergeError
 
 NEEDS = "clips/ and train.tsv, dev.tsv, test.tsv (a language's folder of a release)"
 TABLES = ("train", "dev", "test", "validated", "invalidated", "other")
@@ -86,9 +85,4 @@ def _durations(folder: Path) -> dict[str, float]:
 def _language_of(folder: Path) -> str | None:
     """Return the language that a folder is named after, or None."""
     name = folder.resolve().name.lower()
-    if not name.isalpha() and name not in LOCALES:
-        return None
-    try:
-        return parse_language(name)
-    except LorsmergeError:
-        return None
+    return find_language(name) if name.isalpha() or name in LOCALES else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.data.conditions import Wanted
-from lorsmerge_cli.data.languages import parse_language, parse_task
+from lorsmerge_cli.data.languages import find_language, parse_language, parse_task
 from lorsmerge_cli.data.readers.values import Skip, in_language, is_missing, is_text
 from lorsmerge_cli.data.utterance import OTHER_LANGUAGE, OTHER_TASK, UNWANTED
 from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
@@ -143,7 +143,7 @@ def language_and_task(
         said_task = parse_task(task) if task else None
         said_language = parse_language(language) if language else None
     except LorsmergeError as error:
-        if language and wanted_language and not _is_language(language):
+        if language and wanted_language and find_language(language) is None:
             raise _other("language", repr(language), wanted_language, where) from None
         raise UsageFault(f"{where}: {error.what}", error.remedy) from None
     if said_language and wanted_language and said_language != wanted_language:
@@ -157,14 +157,6 @@ def language_and_task(
     if lacks := defaults.wanted.lacks(cells, *found):
         raise Skip(UNWANTED, f"{where} has not {lacks}")
     return found
-
-
-def _is_language(name: str) -> bool:
-    try:
-        parse_language(name)
-    except LorsmergeError:
-        return False
-    return True
 
 
 def _other(kind: str, said: str, wanted: str, where: str) -> Skip:
@@ -222,7 +214,7 @@ def into_english(target: str | None, where: str) -> None:
     Raises:
         UsageFault: the target is another language than English.
     """
-    if target and (not _is_language(target) or parse_language(target) != "en"):
+    if target and find_language(target) != "en":
         raise UsageFault(
             f"{where} is to be translated into {target!r}.", "Whisper translates into English only."
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from io import BytesIO
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lorsmerge_cli.data.audio_source import AudioFile, AudioSource
-from lorsmerge_cli.data.languages import parse_language, parse_task
+from lorsmerge_cli.data.languages import find_language, find_task
 from lorsmerge_cli.data.readers import jsonl
 from lorsmerge_cli.data.readers.fields import SPLIT_NAMES, TRANSLATION, Defaults
 from lorsmerge_cli.data.readers.parquet import OUTSIDE, class_labels
@@ -316,7 +316,7 @@ def _lengths(table: _Table, defaults: Defaults) -> Iterator[float]:
     columns, _ = _columns(table, defaults)
     for row, _, audio in _rows(table, columns, ()):
         task = next((row[key] for key in jsonl.TASK if row.get(key)), None)
-        named = _language(row.get("language")), _parsed(parse_task, task)
+        named = find_language(row.get("language")), find_task(task)
         asked = defaults.language, defaults.task
         other = any(a and b and a != b for a, b in zip(named, asked, strict=True))
         yield 0.0 if other else _seconds(audio)
@@ -453,7 +453,7 @@ def _language_of_all(table: _Table, columns: _Columns, defaults: Defaults) -> st
     It is that of the configuration's name (`ca_es`), or else that of the command line. Of rows without a
     column, which say nothing, the command line knows better.
     """
-    named = _language(table.reference.config)
+    named = find_language(table.reference.config)
     if columns.language is None:
         return defaults.language or named
     said: set[Any] = set()
@@ -461,20 +461,9 @@ def _language_of_all(table: _Table, columns: _Columns, defaults: Defaults) -> st
         said |= set(batch.column(columns.language).unique().to_pylist())
     names = class_labels(table.schema).get(columns.language)
     told = [_label(value, names) for value in said if value not in (None, "")]
-    if any(_language(value) for value in told if isinstance(value, str)):
+    if any(find_language(value) for value in told):
         return None
     return named or defaults.language
-
-
-def _language(name: Any) -> str | None:
-    return _parsed(parse_language, name)
-
-
-def _parsed(parse: Callable[[str], str], name: Any) -> str | None:
-    try:
-        return parse(name) if name and isinstance(name, str) else None
-    except LorsmergeError:
-        return None
 
 
 # --- rows -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.data.audio_source import AudioFile, AudioSource
-from lorsmerge_cli.data.languages import joined_text, parse_language, text_language
+from lorsmerge_cli.data.languages import find_language, joined_text, text_language
 from lorsmerge_cli.data.readers.fields import (
     TRANSLATION,
     Defaults,
@@ -42,7 +42,7 @@ from lorsmerge_cli.data.utterance import (
     Segment,
     Utterance,
 )
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile, UsageFault
+from lorsmerge_cli.errors import UnreadableFile, UsageFault
 from lorsmerge_cli.inputs import json_object, open_text
 
 NEEDS = "a .jsonl or .json file with audio_filepath and text in every line"
@@ -224,7 +224,6 @@ def _pseudo_label(row: Values) -> PseudoLabel | None:
 
 
 def _same_language(source: str, target: str) -> bool:
-    try:
-        return parse_language(source) == parse_language(target)
-    except LorsmergeError:
-        return source == target  # an unknown one is an error where it is read next
+    ours, theirs = find_language(source), find_language(target)
+    # an unknown one is an error where it is read next
+    return ours == theirs if ours and theirs else source == target

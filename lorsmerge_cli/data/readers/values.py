@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lorsmerge_cli.data.audio_source import AudioSource
-from lorsmerge_cli.data.languages import parse_language
+from lorsmerge_cli.data.languages import find_language
 from lorsmerge_cli.data.utterance import MISSING, TANGLED, Drop, Segment
-from lorsmerge_cli.errors import LorsmergeError, UnreadableFile
+from lorsmerge_cli.errors import UnreadableFile
 
 Values = Mapping[str, Any]
 ROUNDING = 0.05  # seconds below zero that the difference of two rounded times may have
@@ -90,15 +90,8 @@ def in_language(texts: Mapping[str, Any], language: str) -> Any:
     A key may be any code or name of the language; Whisper's code comes first.
     """
     found = [texts.get(language)]
-    found += [text for name, text in texts.items() if _is_called(name, language)]
+    found += [text for name, text in texts.items() if find_language(name) == language]
     return next((text for text in found if not is_missing(text)), None)
-
-
-def _is_called(name: str, language: str) -> bool:
-    try:
-        return parse_language(name) == language
-    except LorsmergeError:
-        return False
 
 
 def read_gender(row: Values, keys: Sequence[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,13 +67,12 @@ def _durations(axes: Any, rows: Sequence[Utterance]) -> None:
 
 
 def _hours(axes: Any, rows: Sequence[Utterance], languages: Sequence[str]) -> None:
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
+    for row in rows:
+        seconds[row.language, row.task] += row.duration or 0.0
     left = [0.0] * len(languages)
     for task, colour in COLOURS.items():
-        sizes = [
-            sum(row.duration or 0.0 for row in rows if (row.language, row.task) == (language, task))
-            / 3600
-            for language in languages
-        ]
+        sizes = [seconds[language, task] / 3600 for language in languages]
         if any(sizes):
             axes.barh(range(len(languages)), sizes, left=left, color=colour, label=task)
         left = [one + other for one, other in zip(left, sizes, strict=True)]
@@ -88,11 +88,9 @@ def _texts(
     spelled: Mapping[str, float] | None,
 ) -> None:
     """Draw the share of rows in another script and, with a tokenizer, of characters spelled out."""
-    counts = {name: sum(r.language == name for r in report.utterances) for name in languages}
-    odd = [
-        100 * sum(row.language == name for row, _ in report.other_scripts) / counts[name]
-        for name in languages
-    ]
+    rows = Counter(row.language for row in report.utterances)
+    others = Counter(row.language for row, _ in report.other_scripts)
+    odd = [100 * others[name] / rows[name] for name in languages]
     bars = [("rows in another script", odd, RED)]
     if spelled is not None:
         shares = [100 * spelled[name] for name in languages]

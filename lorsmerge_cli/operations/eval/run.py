@@ -237,7 +237,7 @@ def rescore(
     names = list({row.model: 0 for row in rows})
     raise_all(_faults(names, rows, scoring, output, force, trn, compared, files))
     settings = settings_of(None, scoring, None)
-    ways = {found.row.model: found.made_by.partition("|")[2] for found in known}
+    ways = {found.row.model: found.decoding for found in known}
     if any(ways.values()):
         settings["decoded"] = ways
     if partial:
@@ -250,7 +250,7 @@ def rescore(
         f"{name} is unfinished: the scores of {dataset} are of {done} of {of} utterances."
         for dataset, (done, of) in partial.items()
     ]
-    several_ways = dict.fromkeys(found.made_by.partition("|")[2] for found in known)
+    several_ways = dict.fromkeys(found.decoding for found in known)
     if len(several_ways) > 1:
         warnings.append(
             f"{name} holds hypotheses that were decoded in {len(several_ways)} ways: "
@@ -263,7 +263,7 @@ def _identities(known: Sequence[KnownHypothesis]) -> dict[str, dict[str, Any]]:
     """Return name -> the identity of its weights, of models that have one."""
     found: dict[str, set[str]] = {}
     for line in known:
-        found.setdefault(line.row.model, set()).add(line.made_by.partition("|")[0])
+        found.setdefault(line.row.model, set()).add(line.identity)
     return {
         name: {"identity": max(ids)} for name, ids in found.items() if len(ids) == 1 and all(ids)
     }

@@ -21,7 +21,7 @@ from lorsmerge_cli.data.packing import pack, with_previous
 from lorsmerge_cli.data.readers import manifest_splits
 from lorsmerge_cli.data.report import DataReport
 from lorsmerge_cli.data.streaming import with_hours
-from lorsmerge_cli.data.utterance import Drop, Utterance, listed, with_unique_ids
+from lorsmerge_cli.data.utterance import Drop, Utterance, listed
 from lorsmerge_cli.errors import (
     LorsmergeError,
     Mismatch,
@@ -299,7 +299,8 @@ def plan_finetune(
     found = train.load(window, cut=True)
     spoken = frozenset((row.language, row.task) for row in found.utterances)
     if retain is not None:
-        found = _with_retained(found, retain.for_share(retain_share, found.hours), window)
+        others = retain.for_share(retain_share, found.hours).load(window, cut=True)
+        found = DataReport.joined([found, others])
     trained = digests_of(found.utterances)
     found, settings = _windows(speech, found, settings)
     held_out = dev.load(window, decoded=True) if dev else None
@@ -366,16 +367,6 @@ def _folder_faults(source: ModelSource) -> list[LorsmergeError]:
             "Give the folder with its config and tokenizer.",
         )
     ]
-
-
-def _with_retained(report: DataReport, retain: DataSource, window: float) -> DataReport:
-    found = DataReport.joined([report, retain.load(window, cut=True)])
-    return replace(
-        found,
-        utterances=tuple(with_unique_ids(found.utterances)),
-        hub=tuple(dict.fromkeys(found.hub)),
-        notes=tuple(dict.fromkeys(found.notes)),
-    )
 
 
 def _windows(

@@ -239,7 +239,6 @@ def _other_utterances(
     """Return a fault for each column whose systems were not scored on the same utterances."""
     faults: dict[Key, LorsmergeError] = {}
     first: dict[Key, Entry] = {}
-
     for entry in entries:
         other = first.setdefault(entry.key, entry)
         rows, others = (
