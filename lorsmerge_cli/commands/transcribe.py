@@ -203,8 +203,9 @@ def _refuse_others(context: typer.Context, used: Collection[str]) -> None:
     ignored = options.others_given(context, used)
     of_data = options.others_given(context, OF_RECORDINGS)
     if of_data:
+        hint = " Formats of transcripts are given by --as." if "--format" in of_data else ""
         raise typer.BadParameter(
-            f"{', '.join(of_data)} needs --data, --teacher and -o, which transcribe a data set."
+            f"{', '.join(of_data)} needs --data, --teacher and -o, which transcribe a data set.{hint}"
         )
     if ignored:
         raise typer.BadParameter(
@@ -244,9 +245,8 @@ def _show_recordings(report: TranscriptsReport) -> None:
     rows = []
     for item in report.recordings:
         sure = "" if item.probability is None else f" ({item.probability:.0%})"
-        name = item.audio
         rows.append(
-            [name, f"{item.language}{sure}", f"{item.seconds:.1f}", str(item.windows),
+            [item.audio, f"{item.language}{sure}", f"{item.seconds:.1f}", str(item.windows),
              str(item.segments), ", ".join(str(path) for path in item.files)]
         )  # fmt: skip
     if rows:

@@ -167,7 +167,7 @@ def test_windows_that_have_sound_and_got_no_text_are_told(files: Path, succeed: 
     (item,) = json.loads(ended.out)["recordings"]
     assert (item["windows"], item["sounding"], item["unheard"]) == (4, 1, 1)
     assert (
-        "gap.wav: 1 of 1 windows that have sound got no text. Try --no-speech inf (by it 4 windows "
+        "gap.wav: 1 of 1 windows that have sound got no text. Try --no-speech inf (at -1, 4 windows "
         "are taken for silent)." in message(ended.err)
     )
     ended = succeed(f"{line} --no-speech inf")

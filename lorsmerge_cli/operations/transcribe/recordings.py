@@ -53,7 +53,7 @@ class RecordingReport:
         failed, cut, skipped, windows, sounding, unheard: as in `Heard`.
         truncated: whether the file promises more audio than it has.
         files: that were written.
-        remedies: what may get a text of the windows that have sound and got none.
+        remedies: options that may give a text to the windows that have sound and got none.
     """
 
     audio: str
@@ -421,11 +421,13 @@ def _run(
 
 
 def _remedies(found: Heard, settings: LongSettings) -> tuple[str, ...]:
-    """Return the options that may get a text of windows that got none."""
+    """Return the options that may give a text to the windows that got none."""
     ways = {
         "--no-condition (the text so far may silence a model that was trained without)": (
             settings.condition and bool(found.segments)
         ),
-        f"--no-speech inf (by it {found.skipped} windows are taken for silent)": found.skipped > 0,
+        f"--no-speech inf (at {settings.no_speech:g}, {found.skipped} windows are taken for silent)": (
+            found.skipped > 0
+        ),
     }
     return tuple(name for name, applies in ways.items() if applies)
