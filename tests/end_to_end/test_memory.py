@@ -37,11 +37,13 @@ METHODS = [
     "ta", "lors", "dare", "star", "ties", "consensus", "boost", "lors:around=mean", "localize",
     "localize:around=mean", "stitch",
 ]  # fmt: skip
+# SciPy is loaded where it is needed: here always, so that it is no part of what a merge holds
+RUN = "import runpy, scipy.linalg.lapack; runpy.run_module('lorsmerge_cli', run_name='__main__')"
 
 
 def peak_anonymous(arguments: list[str]) -> int:
     """Largest number of bytes of its own, mapped files not counted, that a command held."""
-    command = [sys.executable, "-m", "lorsmerge_cli", *arguments]
+    command = [sys.executable, "-c", RUN, *arguments]
     peak = 0
     environment = os.environ | GIVE_BACK
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
@@ -66,9 +68,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", METHODS)
-def test_peak_memory(files: list[Path], tmp_path: Path, threads: int, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "threads"), [*((name, 1) for name in METHODS), ("lors", 2), ("ties", 2)]
+)
+def test_peak_memory(files: list[Path], tmp_path: Path, name: str, threads: int) -> None:
     method, output = find_method(name), tmp_path / "out.safetensors"
     line = ["merge", *map(str, files), "-o", str(output), "--method", name]
     line += ["--threads", str(threads)]
