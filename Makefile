@@ -5,6 +5,8 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A process a core; on tiny tensors threads cost more than they bring.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-lowest slow lint completions check-completions clean
 
@@ -12,7 +14,7 @@ demo: $(READY)  ## fine-tune, merge and score a small Whisper in five languages
 	PATH="$(abspath $(BIN)):$$PATH" examples/demo/demo.sh
 
 test: $(READY)  ## every test but the slow ones and those that need a GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # on tiny tensors threads cost more than they bring
+	$(PYTEST)
 
 # The files that meet the libraries most; the old libraries' own deprecations are not ours.
 LOWEST_TESTS ?= tests/operations tests/speech/test_decoding.py tests/speech/test_training.py tests/core/test_eigen.py
@@ -23,8 +25,8 @@ test-lowest:  ## some of the tests, on the lowest versions that pyproject.toml a
 		--resolution lowest-direct -r pyproject.toml --extra dev
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -W ignore::DeprecationWarning $(LOWEST_TESTS)
 
-slow: $(READY)  ## those that take more than a few seconds
-	$(BIN)/python -m pytest -m slow $(SLOW)
+slow: $(READY)  ## those that take more than a few seconds each
+	$(PYTEST) -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -723,7 +723,7 @@ class TestInputs:
         assert self.refused(snapshot, snapshot / "model.safetensors", folder=True)
 
     @pytest.mark.parametrize("name", [
-        *READ_NAMES, "config.json", "generation_config.json", "model.safetensors.index.json",
+        *sorted(READ_NAMES), "config.json", "generation_config.json", "model.safetensors.index.json",
         "pytorch_model.bin", "model-00001-of-00002.safetensors", "wav.scp", "metadata.csv",
     ])  # fmt: skip
     def test_as_a_file_that_its_reader_looks_for(self, source: Path, name: str) -> None:
