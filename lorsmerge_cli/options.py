@@ -135,6 +135,10 @@ ComputeDtype = Annotated[str, machine(
     "--dtype", metavar="DTYPE",
     help="float32, float16 or bfloat16 to compute in; auto is float16 on a GPU with CUDA and "
     "float32 elsewhere. What it came to is recorded.")]
+EngineName = Annotated[str, machine(
+    "--engine", metavar="NAME",
+    help="torch or ct2 (CTranslate2, an extra): faster on a CPU, with a few other texts "
+    "(docs/scores.md). With ct2, --dtype may be int8.")]
 Quiet = Annotated[bool, output("--quiet", "-q", help="Only warnings and errors.")]
 Json = Annotated[bool, output("--json", help="Print the result as one JSON document.")]
 Debug = Annotated[bool, output("--debug", help="Show the traceback of an error.")]

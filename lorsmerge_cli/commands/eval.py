@@ -70,9 +70,7 @@ def evaluate(
     batch_size: options.BatchSize = None,
     max_tokens: options.MaxTokens = None,
     memory: options.MemorySize = None,
-    engine: Annotated[str, options.machine(
-        "--engine", metavar="NAME", help="torch or ct2 (CTranslate2, an extra): faster on a CPU, with a few "
-        "other texts (docs/scores.md). With ct2, --dtype may be int8.")] = "torch",
+    engine: options.EngineName = "torch",
     dtype: options.ComputeDtype = "float32",
     device: options.Device = "auto",
     config_dir: options.ConfigDir = None,

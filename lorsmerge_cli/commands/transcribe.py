@@ -20,11 +20,15 @@ _long = options.panel("Recordings of any length")
 OF_RECORDINGS = {  # parameters of the command that writes transcripts of recordings
     "models", "audio", "output", "formats", "language", "task", "beam", "best_of", "temperatures",
     "compression_ratio", "logprob", "no_speech", "no_condition", "no_timestamps", "words", "channels", "max_tokens",
-    "batch_size", "seed", "dtype", "device", "config_dir", "resume", "force", "quiet", "as_json",
+    "batch_size", "seed", "engine", "dtype", "device", "config_dir", "resume", "force", "quiet", "as_json",
     "debug",
 }  # fmt: skip
 OF_FILES = {  # parameters of the command that shows the texts of files
     "models", "audio", "language", "task", "beam", "device", "config_dir", "quiet", "as_json", "debug",
+}  # fmt: skip
+ONLY_OF_RECORDINGS = {  # parameters that have no effect on a data set
+    "formats", "best_of", "temperatures", "compression_ratio", "logprob", "no_speech", "no_condition",
+    "no_timestamps", "words", "channels", "resume", "seed", "engine",
 }  # fmt: skip
 REASONS = {
     "empty": "no text",
@@ -119,6 +123,7 @@ def transcribe(
     batch_size: options.BatchSize = None,
     max_tokens: options.MaxTokens = None,
     memory: options.MemorySize = None,
+    engine: options.EngineName = "torch",
     dtype: options.ComputeDtype = "float32",
     device: options.Device = "auto",
     config_dir: options.ConfigDir = None,
@@ -148,7 +153,7 @@ def transcribe(
             beam=beam, best_of=best_of, temperatures=options.parse_numbers("--temperatures", temperatures),
             compression_ratio=compression_ratio, logprob=logprob, no_speech=no_speech,
             condition=not no_condition, timestamps=not no_timestamps, words=words, channels=channels, max_tokens=max_tokens,
-            batch_size=batch_size, seed=seed, dtype=dtype, device=device, config_dir=config_dir,
+            batch_size=batch_size, seed=seed, engine=engine, dtype=dtype, device=device, config_dir=config_dir,
             resume=resume, force=force,
         )  # fmt: skip
         return
@@ -161,6 +166,7 @@ def transcribe(
         given = {"--data": datasets, "--teacher": teachers, "--output": output}
         missing = [name for name, value in given.items() if not value]
         raise typer.BadParameter(f"Give {' and '.join(missing)} as well, to transcribe a data set.")
+    _refuse_of_recordings(context)
     from lorsmerge_cli import usage
     from lorsmerge_cli.data.conditions import parse_conditions
 
@@ -172,9 +178,7 @@ def transcribe(
             [], datasets, format=format, hours=hours, language=language, task=task, dtype=dtype, device=device,
         )
         + usage.check_paths([config_dir])
-        + usage.check_labelling(
-            output, teachers, datasets, min_confidence=min_confidence, force=force
-        )
+        + usage.check_labelling(output, teachers, datasets, min_confidence=min_confidence, force=force)
     )  # fmt: skip
     from lorsmerge_cli.operations.transcribe import plan_labels, run_labels
 
@@ -214,6 +218,15 @@ def _refuse_others(context: typer.Context, used: Collection[str]) -> None:
         )
 
 
+def _refuse_of_recordings(context: typer.Context) -> None:
+    """Refuse options on the command line that have no effect on a data set."""
+    others = {parameter.name or "" for parameter in context.command.params} - ONLY_OF_RECORDINGS
+    if given := options.others_given(context, others):
+        raise typer.BadParameter(
+            f"{', '.join(given)} is of recordings (MODEL, --audio and -o), and has no effect on --data."
+        )
+
+
 def _transcribe_recordings(
     models: Sequence[Path] | None, audio: Sequence[Path] | None, output: Path, **settings: Any
 ) -> None:
@@ -229,7 +242,7 @@ def _transcribe_recordings(
     raise_all(
         usage.check_inputs(
             models, [], language=settings["language"], task=settings["task"],
-            dtype=settings["dtype"], device=settings["device"],
+            engine=settings["engine"], dtype=settings["dtype"], device=settings["device"],
         )
         + usage.check_paths([settings["config_dir"]])
     )  # fmt: skip

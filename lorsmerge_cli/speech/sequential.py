@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,11 +24,11 @@ from lorsmerge_cli.data.recording import Recording
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.metrics.looping import MOST_COMPRESSED, compression_ratio
 from lorsmerge_cli.speech.alignment import align_words, need_alignment
-from lorsmerge_cli.speech.decoding import DecodingSettings, encode, fitting_batch
-from lorsmerge_cli.speech.identification import identify_languages
+from lorsmerge_cli.speech.decoding import DecodingSettings, fitting_batch
+from lorsmerge_cli.speech.ear import Ear, Search, TorchEar
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.timestamps import Rules, need_timestamps
-from lorsmerge_cli.speech.window_search import Found, search_windows
+from lorsmerge_cli.speech.window_search import Found
 from lorsmerge_cli.speech.windows import Length, Spectrogram, Windows
 
 TOO_RANDOM = 0.5  # temperature above which a text is no prompt for the next
@@ -180,6 +181,7 @@ def hear(
     recordings: Sequence[ToHear],
     settings: LongSettings,
     *,
+    ear: Ear | None = None,
     done: Callable[[int, Heard], None] = lambda index, heard: None,
     progress: Callable[[float], None] = lambda seconds: None,
 ) -> list[Heard]:
@@ -189,6 +191,7 @@ def hear(
         speech: the model, on its device.
         recordings: in the order of the result.
         settings: of the search.
+        ear: the engine that has its weights; PyTorch by default, which words need.
         done: called with the index of a recording and what was heard, when it has ended.
         progress: called with the seconds of audio just heard.
 
@@ -196,7 +199,7 @@ def hear(
         UsageFault: the model has no timestamps, or lacks a language or task.
         UnreadableAudio: a recording cannot be decoded.
     """
-    listener = _Listener(speech, settings)
+    listener = _Listener(speech, settings, ear or TorchEar(speech))
     for item in recordings:
         if item.language is not None:
             speech.prompt(item.language, item.task)
@@ -223,8 +226,8 @@ def hear(
 class _Listener:
     """A model, its rules and its features."""
 
-    def __init__(self, speech: SpeechModel, settings: LongSettings) -> None:
-        self.speech, self.settings = speech, settings
+    def __init__(self, speech: SpeechModel, settings: LongSettings, ear: Ear) -> None:
+        self.speech, self.settings, self.ear = speech, settings, ear
         self.spectrogram = Spectrogram(speech)
         self.times = need_timestamps(speech) if settings.timestamps else speech.timestamps
         self.timestamps = self.times if settings.timestamps else None
@@ -255,35 +258,34 @@ class _Listener:
         if not active:
             return
         features = torch.stack([each.windows.at(each.seek) for each in active])
-        heard = encode(self.speech, features)
+        heard = self.ear.encode(features)
         unknown = [row for row, each in enumerate(active) if each.language is None]
         if unknown:
-            named = identify_languages(self.speech, heard[unknown])
+            named = self.ear.languages(heard, unknown)
             for row, (language, probability) in zip(unknown, named, strict=True):
                 active[row].language, active[row].probability = language, probability
         texts = self.with_fallback(heard, active)
         for row, (each, text) in enumerate(zip(active, texts, strict=True)):
             before = len(each.segments)
-            self.take(each, text, heard[row : row + 1])
+            self.take(each, text, heard[row : row + 1] if self.settings.words else None)
             loudest = float(features[row].max()) * 4.0 - 4.0
             if loudest > max(each.length.loudest - QUIET, NOTHING):
                 each.sounding += 1
                 each.unheard += len(each.segments) == before
 
-    def with_fallback(self, heard: Tensor, active: Sequence[_Listening]) -> list[_Text]:
+    def with_fallback(self, heard: Any, active: Sequence[_Listening]) -> list[_Text]:
         """Return the text of each window at the first temperature at which it passes."""
         settings = self.settings
         prompts = [self.prompt(each) for each in active]
         texts: dict[int, _Text] = {}
         left = list(range(len(active)))
         for temperature in settings.temperatures:
-            found = search_windows(
-                self.speech, heard if len(left) == len(active) else heard[left],
+            search = Search(
                 [prompts[row] for row in left], self.rules,
-                group=settings.best_of if temperature > 0 else settings.beam,
-                temperature=temperature, most=self.most,
-                generators=[self.generator(active[row].seek, temperature) for row in left],
+                settings.best_of if temperature > 0 else settings.beam, temperature, self.most,
+                [self.generator(active[row].seek, temperature) for row in left],
             )  # fmt: skip
+            found = self.ear.search(heard, left, search)
             for row, one in zip(left, found, strict=True):
                 texts[row] = self.judged(one, temperature)
             left = [row for row in left if not texts[row].passed]
@@ -336,8 +338,14 @@ class _Listener:
         control = self.speech.control
         return [token for token in tokens if token not in control and token not in times]
 
-    def take(self, each: _Listening, text: _Text, heard: Tensor) -> None:
-        """Keep the segments of a window, and move to where the next one begins."""
+    def take(self, each: _Listening, text: _Text, heard: Tensor | None) -> None:
+        """Keep the segments of a window, and move to where the next one begins.
+
+        Args:
+            each: the recording.
+            text: of the window.
+            heard: [1, positions, width], to find words in; None if they are not wanted.
+        """
         each.count += 1
         rest = each.windows.frames - each.seek
         size = min(self.spectrogram.frames, rest)
@@ -360,7 +368,7 @@ class _Listener:
             for segment in segments
             if segment.start < min(segment.end, last) and segment.text.strip()
         ]
-        each.segments += self.with_words(kept, each, heard, size) if self.settings.words else kept
+        each.segments += kept if heard is None else self.with_words(kept, each, heard, size)
         each.said += [token for segment in kept for token in segment.tokens]
         if not self.settings.condition or text.temperature > TOO_RANDOM:
             each.said.clear()

@@ -47,6 +47,7 @@ class Rules:
         timestamps: Timestamps | None,
     ) -> None:
         self.timestamps = timestamps
+        self.never, self.begin_suppress = [*suppress], [*begin_suppress]
         self._never = torch.zeros(vocabulary, dtype=torch.bool)
         self._never[list(suppress)] = True
         self._first = self._never.clone()

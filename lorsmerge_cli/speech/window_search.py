@@ -166,10 +166,15 @@ def search_windows(
     ]
 
 
+def no_speech_token(speech: SpeechModel) -> int | None:
+    """Return the token that says that nothing is said, if the vocabulary has one."""
+    known = speech.vocabulary
+    return known.get("<|nospeech|>", known.get("<|nocaptions|>"))
+
+
 def _no_speech(speech: SpeechModel, at_start: Tensor) -> list[float | None]:
     """Return how likely nothing is said, by the token after the start of each transcript."""
-    known = speech.vocabulary
-    token = known.get("<|nospeech|>", known.get("<|nocaptions|>"))
+    token = no_speech_token(speech)
     if token is None:
         return [None] * len(at_start)
     found: list[float | None] = at_start.softmax(-1)[:, token].tolist()

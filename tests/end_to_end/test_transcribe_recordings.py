@@ -215,6 +215,15 @@ def test_a_video_without_sound(files: Path, shell: Callable, ffmpeg: Path) -> No
         ("timed -a talks/a.wav --as srt", USAGE, "--as needs -o FILE"),
         ("timed -a call.wav -o call.srt --channels split", USAGE, "one file, for 2 recordings or"),
         ("timed -a talks/a.wav -o a.srt --channels both", USAGE, "Give mix or split"),
+        ("timed -a talks/a.wav -o a.srt --engine ct3", USAGE, "Did you mean 'ct2'?"),
+        ("timed -a talks/a.wav -o a.srt --engine ct2 --words", USAGE, "ct2 has no --words"),
+        ("timed -a talks/a.wav -o a.srt --dtype int8", USAGE, "int8"),
+        ("timed -a talks/a.wav --engine ct2", USAGE, "--engine needs -o FILE"),
+        (
+            "--data d.jsonl --teacher timed -o d2.jsonl --engine ct2",
+            USAGE,
+            "has no effect on --data",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_error(
@@ -235,6 +244,14 @@ def test_bad_input_is_one_clear_error(
     assert sorted(path.name for path in files.rglob("*")) == before
 
 
+def test_ctranslate2_writes_the_same_subtitles(files: Path, succeed: Callable) -> None:
+    pytest.importorskip("ctranslate2")
+    line = "lorsmerge transcribe timed -a talks/a.wav --language ca --temperatures 0 --beam 1 --device cpu"
+    for engine in ("torch", "ct2"):
+        succeed(f"{line} --engine {engine} -o {engine}.srt")
+    assert Path("ct2.srt").read_text() == Path("torch.srt").read_text() != ""
+
+
 def test_windows_follow_each_other_without_timestamps(files: Path, succeed: Callable) -> None:
     succeed(
         "lorsmerge transcribe untimed -a talks/a.wav -o a.srt --language ca --no-timestamps" + QUICK
@@ -247,12 +264,12 @@ def test_windows_follow_each_other_without_timestamps(files: Path, succeed: Call
 def test_an_interruption_keeps_what_is_done(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real: Any = recordings.hear
 
-    def interrupted(speech: Any, items: Any, settings: Any, *, done: Any, progress: Any) -> Any:
+    def interrupted(speech: Any, items: Any, settings: Any, *, done: Any, **more: Any) -> Any:
         def stop(index: int, heard: Any) -> None:
             done(index, heard)
             raise KeyboardInterrupt
 
-        return real(speech, items, settings, done=stop, progress=progress)
+        return real(speech, items, settings, done=stop, **more)
 
     monkeypatch.setattr(recordings, "hear", interrupted)
     settings: dict[str, Any] = {

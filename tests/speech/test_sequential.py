@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.speech import window_search
 from lorsmerge_cli.speech.alignment import AFTER, BEFORE, align_words, need_alignment
-from lorsmerge_cli.speech.decoding import encode
+from lorsmerge_cli.speech.decoding import DecodingSettings, encode
+from lorsmerge_cli.speech.engines import ENGINES
 from lorsmerge_cli.speech.model import SpeechModel, Timestamps
 from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import find_model
@@ -135,6 +137,49 @@ def test_three_minutes_are_heard_as_openai_hears_them(
     else:
         assert len(heard.segments) > 5
     assert_same(heard, other)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "beams"])
+def test_ctranslate2_hears_as_pytorch_does(
+    speech: SpeechModel, folder: Path, recording: Path, case: str
+) -> None:
+    """Beams end at other times there, and samples come from another generator."""
+    pytest.importorskip("ctranslate2")
+    decoder = ENGINES["ct2"].open(find_model(folder), "float32", "cpu")
+    decoder.prepare(DecodingSettings().with_lists_of(decoder.speech))
+    settings: dict[str, Any] = {"temperatures": (0.0,), "logprob": -1e9, "max_tokens": MOST}
+    asked = LongSettings(**settings | CASES[case][0])
+    language = None if case == "greedy" else "ca"
+    # both have texts so far of one length and of several, as windows are one or two at a time
+    items = [
+        ToHear(open_recording(recording), language),
+        ToHear(replace(open_recording(recording), start=40.0, duration=70.0), language),
+    ]
+    ours, theirs = (hear(speech, items, asked, ear=ear) for ear in (None, decoder.ear()))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert [(s.tokens, s.start, s.end, s.seek) for s in mine.segments] == [
+            (s.tokens, s.start, s.end, s.seek) for s in other.segments
+        ]
+        for a, b in zip(mine.segments, other.segments, strict=True):
+            assert a.avg_logprob == pytest.approx(b.avg_logprob, abs=1e-4)
+            assert a.no_speech_prob == pytest.approx(b.no_speech_prob, abs=1e-5)
+        assert (mine.language, mine.skipped, mine.cut) == (other.language, other.skipped, other.cut)
+        assert mine.probability == (
+            other.probability and pytest.approx(other.probability, abs=1e-4)
+        )
+
+
+def test_ctranslate2_falls_back_by_samples_of_its_own(folder: Path, recording: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    decoder = ENGINES["ct2"].open(find_model(folder), "float32", "cpu")
+    decoder.prepare(DecodingSettings().with_lists_of(decoder.speech))
+    settings = LongSettings(
+        beam=1, best_of=2, temperatures=(0.0, 0.4), logprob=0.0, max_tokens=MOST
+    )
+    part = replace(open_recording(recording), duration=40.0)
+    (heard,) = hear(decoder.speech, [ToHear(part, "ca")], settings, ear=decoder.ear())
+    assert heard.failed == heard.windows > 0
+    assert {segment.temperature for segment in heard.segments} == {0.4}
 
 
 def test_the_last_window_ends_in_silence_and_not_in_zeros(

@@ -9,13 +9,12 @@ from typing import Any
 
 from lorsmerge_cli.data.recording import Recording
 from lorsmerge_cli.data.utterance import Answer, Segment, Utterance
-from lorsmerge_cli.errors import LorsmergeError, UsageFault
+from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.metrics.flaws import is_unheard
 from lorsmerge_cli.results.records import Hypothesis
-from lorsmerge_cli.speech.decoding import DecodingSettings, encode, fitting_batch
-from lorsmerge_cli.speech.engines import Decoder, Engine
+from lorsmerge_cli.speech.decoding import DecodingSettings, fitting_batch
+from lorsmerge_cli.speech.engines import Decoder
 from lorsmerge_cli.speech.features import Features
-from lorsmerge_cli.speech.identification import identify_languages
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import ModelSource
@@ -91,13 +90,6 @@ class Hearing:
             if model.without_weights.timestamps is None
         ]
 
-    def faults(self, engine: Engine) -> list[LorsmergeError]:
-        """Return a fault where an engine cannot hear so."""
-        if engine.hears_all or not (self.long or self.identify):
-            return []
-        option = "--long" if self.long else f"--language {AUTO}"
-        return [UsageFault(f"{option} needs PyTorch's decoding.", "Leave --engine out.")]
-
     def unheard(self, rows: Sequence[Hypothesis]) -> list[str]:
         """Return a warning of each model that gave most windows of some recordings no text."""
         silent: dict[str, list[tuple[int, int]]] = {}
@@ -125,10 +117,10 @@ class Hearing:
     ) -> dict[str, Answer]:
         """Decode utterances, as `Decoder.answers` does."""
         if self.long:
-            return self._heard(decoder.speech, rows, decoding, keep)
+            return self._heard(decoder, rows, decoding, keep)
         if not self.identify:
             return decoder.answers(rows, decoding, keep, features)
-        spoken = _identified(decoder.speech, rows, decoding, features)
+        spoken = _identified(decoder, rows, decoding, features)
         known = {row.id: row for row in rows}
         found: dict[str, Answer] = {}
 
@@ -141,10 +133,10 @@ class Hearing:
         return found
 
     def _heard(
-        self, speech: SpeechModel, rows: Sequence[Utterance], decoding: DecodingSettings, keep: Keep
+        self, decoder: Decoder, rows: Sequence[Utterance], decoding: DecodingSettings, keep: Keep
     ) -> dict[str, Answer]:
         found: dict[str, Answer] = {}
-        settings = self.settings(speech, decoding)
+        settings = self.settings(decoder.speech, decoding)
         timed = settings.timestamps
 
         def note(index: int, heard: Heard) -> None:
@@ -163,7 +155,7 @@ class Hearing:
             )
             for row in rows
         ]
-        hear(speech, items, settings, done=note)
+        hear(decoder.speech, items, settings, ear=decoder.ear(), done=note)
         return found
 
 
@@ -178,13 +170,14 @@ def _segments(heard: Heard) -> tuple[Segment, ...]:
 
 
 def _identified(
-    speech: SpeechModel, rows: Sequence[Utterance], decoding: DecodingSettings, features: Features
+    decoder: Decoder, rows: Sequence[Utterance], decoding: DecodingSettings, features: Features
 ) -> dict[str, str]:
     """Return utterance id -> the language that the model hears."""
-    size = decoding.batch_size or fitting_batch(speech, 1, decoding.memory)
+    ear = decoder.ear()
+    size = decoding.batch_size or fitting_batch(decoder.speech, 1, decoding.memory)
     spoken: dict[str, str] = {}
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        named = identify_languages(speech, encode(speech, features.of(part)))
+        named = ear.languages(ear.encode(features.of(part)), range(len(part)))
         spoken |= {row.id: language for row, (language, _) in zip(part, named, strict=True)}
     return spoken

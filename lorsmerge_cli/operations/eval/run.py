@@ -125,7 +125,7 @@ def run_evaluation(
     raise_all(faults + check_engine(engine, dtype, device))
     state, decoder = processes(device), ENGINES[engine]
     dtype = decoder.dtype(dtype, device)
-    raise_all(hearing.faults(decoder) + [f for model in models for f in decoder.unfit(model)])
+    raise_all([fault for model in models for fault in decoder.unfit(model)])
     asked = DecodingSettings(beam, batch_size, max_tokens, memory=limited(memory))
     leaks, leakage = leaks_of(models, test_sets) if state.is_main_process else ([], {})
     warnings = [*_other_spellings(models), *hearing.warnings(models), *leaks]

@@ -30,8 +30,10 @@ from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.outputs import atomic_file, check_output
 from lorsmerge_cli.results.transcripts import WRITERS, clock, write_transcript
 from lorsmerge_cli.speech.alignment import need_alignment
+from lorsmerge_cli.speech.decoding import DecodingSettings
+from lorsmerge_cli.speech.engines import DEFAULT, ENGINES, Decoder, check_engine
 from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
-from lorsmerge_cli.speech.source import ModelSource, find_model, parse_speech_dtype
+from lorsmerge_cli.speech.source import ModelSource, find_model
 from lorsmerge_cli.speech.timestamps import need_timestamps
 
 STDIN = Path("-")
@@ -138,6 +140,7 @@ def transcribe_recordings(
     max_tokens: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    engine: str = DEFAULT,
     dtype: str = "float32",
     device: str = "auto",
     config_dir: FilePath | None = None,
@@ -172,7 +175,8 @@ def transcribe_recordings(
         max_tokens: most tokens of a window; half of the decoder's positions by default.
         batch_size: recordings heard at a time; by memory by default.
         seed: of the samples.
-        dtype: the model computes in: `float32`, `float16` or `bfloat16`.
+        engine: that decodes: `torch`, or `ct2` for CTranslate2, which has no `words`.
+        dtype: the model computes in: `float32`, `float16` or `bfloat16`; of `ct2` also `int8`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         config_dir: model folder or Hub id to take config and tokenizer from, for a bare file.
         resume: skip recordings whose transcripts exist.
@@ -197,8 +201,9 @@ def transcribe_recordings(
         raise UsageFault(f"There is no way {channels!r} with channels.", "Give mix or split.")
     given = [Path(path) for path in several(audio)]
     wanted = _formats(Path(output), several(formats))
+    raise_all(check_engine(engine, dtype, device))
     source = find_model(Path(model), config_dir=path_of(config_dir))
-    _check_model(source, code, kind, settings, wanted)
+    _check_model(source, engine, code, kind, settings)
     with ExitStack() as stack:
         is_piped = STDIN in given
         held = stack.enter_context(kept_on_disk(sys.stdin.buffer)) if is_piped else STDIN
@@ -207,9 +212,8 @@ def transcribe_recordings(
         )
         if not items:
             return TranscriptsReport((), resumed)
-        reports = _run(
-            items, source, code, kind, settings, dtype, device, force or resume, progress
-        )
+        decoder = _open(source, engine, dtype, device)
+        reports = _run(items, decoder, code, kind, settings, force or resume, progress)
     told = [text for report in reports for text in report.warnings]
     return TranscriptsReport(tuple(reports), resumed, tuple(dict.fromkeys(told)))
 
@@ -244,17 +248,17 @@ def _formats(output: Path, given: Sequence[str]) -> list[str]:
 
 
 def _check_model(
-    source: ModelSource,
-    language: str | None,
-    task: str,
-    settings: LongSettings,
-    formats: Sequence[str],
+    source: ModelSource, engine: str, language: str | None, task: str, settings: LongSettings
 ) -> None:
-    """Check what the vocabulary says before the weights are read.
+    """Check what config and vocabulary say before the weights are read.
 
     Raises:
-        UsageFault: there is no such language, task or time in it.
+        UsageFault: there is no such language, task or time in it, or the engine has no words.
+        Mismatch: the engine would compute another network.
     """
+    if settings.words and engine != DEFAULT:
+        raise UsageFault(f"--engine {engine} has no --words.", "Use --engine torch.")
+    raise_all(ENGINES[engine].unfit(source))
     speech = source.without_weights
     if language is not None:
         speech.prompt(language, task)
@@ -366,19 +370,24 @@ def _by_channel(stem: str, recording: Recording, channels: str) -> list[tuple[st
     ]
 
 
+def _open(source: ModelSource, engine: str, dtype: str, device: str) -> Decoder:
+    """Return the model in an engine, ready for windows."""
+    opened = ENGINES[engine]
+    decoder = opened.open(source, opened.dtype(dtype, device), device)
+    decoder.prepare(DecodingSettings().with_lists_of(decoder.speech))
+    return decoder
+
+
 def _run(
     items: Sequence[_Item],
-    source: ModelSource,
+    decoder: Decoder,
     language: str | None,
     task: str,
     settings: LongSettings,
-    dtype: str,
-    device: str,
     force: bool,
     progress: Callable[[int, int], None],
 ) -> list[RecordingReport]:
     """Hear recordings, and write the transcript of each when it has ended."""
-    speech = source.open(parse_speech_dtype(dtype), device)
     reports: dict[int, RecordingReport] = {}
     total = max(1, round(sum(item.seconds for item in items)))
     shown = heard = 0.0
@@ -406,8 +415,8 @@ def _run(
 
     try:
         hear(
-            speech, [ToHear(item.recording, language, task) for item in items], settings,
-            done=write, progress=advance,
+            decoder.speech, [ToHear(item.recording, language, task) for item in items], settings,
+            ear=decoder.ear(), done=write, progress=advance,
         )  # fmt: skip
     except KeyboardInterrupt:
         kept = f", whose transcripts are kept in {next(iter(items[0].targets.values())).parent}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lorsmerge_cli.speech.decoding import DecodingSettings
+    from lorsmerge_cli.speech.ear import Ear, Search
     from lorsmerge_cli.speech.features import Features
+    from lorsmerge_cli.speech.model import SpeechModel
     from lorsmerge_cli.speech.source import ModelSource
+    from lorsmerge_cli.speech.window_search import Found
 
 OPTION = "--engine ct2"
 QUANTIZED = {"int8": "int8_float32"}  # --dtype -> CTranslate2's name; plain int8 may be several
@@ -62,6 +67,9 @@ class _Decoder:
             return self._answer(batch, prompts, settings)
 
         return decode_batches(self.speech, utterances, settings, answer, progress, features)
+
+    def ear(self) -> Ear:
+        return _Ear(self._model, self.speech)
 
     def _loaded(self, settings: DecodingSettings) -> Any:
         """Convert the model and load it; the folder is removed, also after an interruption."""
@@ -105,32 +113,124 @@ class _Decoder:
             ) from error
 
     def _answer(self, batch: Tensor, prompts: Tensor, settings: DecodingSettings) -> list[Answer]:
-        import ctranslate2
-        import torch
-
         given = prompts.shape[1]
         room = self.speech.longest_label - given
         room = room if settings.max_tokens is None else min(room, settings.max_tokens)
-        try:
+        with _memory_errors():
             found = self._model.generate(
-                ctranslate2.StorageView.from_array(batch.contiguous().numpy()),
+                _view(batch),
                 prompts.tolist(),
                 beam_size=settings.beam,
                 num_hypotheses=settings.beam,
                 length_penalty=0.0,  # whole sums, see `_best`
                 return_scores=True,
-                # it says at most half of this, and all of the prompt but its last token counts
-                max_length=room + max(room, given - 1),
+                max_length=_max_length(room, given),
                 suppress_tokens=list(settings.suppress or ()),
                 suppress_blank=bool(settings.begin_suppress),
             )
-        except RuntimeError as error:
-            if "out of memory" in str(error):
-                raise torch.OutOfMemoryError(str(error)) from error
-            raise
         tokens = [_best(each, room) for each in found]
         texts = self.speech.texts(tokens)
         return [Answer(text, len(said) >= room) for text, said in zip(texts, tokens, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Ear:
+    """A converted model, as `Ear` has it.
+
+    Windows are heard as their features and what the encoder makes of these.
+
+    Samples at temperatures above 0 are CTranslate2's own, from one generator for all windows.
+    """
+
+    model: Any
+    speech: SpeechModel
+
+    def encode(self, features: Tensor) -> tuple[Tensor, Any]:
+        return features, self.model.encode(_view(features))
+
+    def languages(self, heard: tuple[Tensor, Any], rows: Sequence[int]) -> list[tuple[str, float]]:
+        if not getattr(self.speech.model.generation_config, "is_multilingual", True):
+            return [("en", 1.0)] * len(rows)
+        if not self.model.is_multilingual:  # it tells by the number of tokens
+            raise UsageFault(
+                f"CTranslate2 identifies languages by OpenAI's multilingual vocabularies alone, and "
+                f"{self.speech.name} has another.",
+                f"Give --language, or {TORCHS[0].lower()}{TORCHS[1:]}",
+            )
+        found = self.model.detect_language(self._encoded(heard, rows))
+        return [(each[0][0].strip("<|>"), each[0][1]) for each in found]
+
+    def search(self, heard: tuple[Tensor, Any], rows: Sequence[int], search: Search) -> list[Found]:
+        lengths = [len(prompt) for prompt in search.prompts]
+        found: dict[int, Found] = {}
+        for length in dict.fromkeys(lengths):  # it takes prompts of one length at a time
+            same = [place for place, other in enumerate(lengths) if other == length]
+            part = self._encoded(heard, [rows[place] for place in same])
+            prompts = [search.prompts[place] for place in same]
+            found |= dict(zip(same, self._generate(part, prompts, search), strict=True))
+        return [found[place] for place in range(len(lengths))]
+
+    def _encoded(self, heard: tuple[Tensor, Any], rows: Sequence[int]) -> Any:
+        features, encoded = heard
+        whole = list(rows) == [*range(len(features))]
+        return encoded if whole else self.model.encode(_view(features[list(rows)]))
+
+    def _generate(
+        self, heard: Any, prompts: Sequence[Sequence[int]], search: Search
+    ) -> list[Found]:
+        from lorsmerge_cli.speech.timestamps import LATEST_START
+        from lorsmerge_cli.speech.window_search import Found, no_speech_token
+
+        given = len(prompts[0])
+        limit = min(search.most, self.speech.longest_label + 1 - given)
+        rules, times, random = search.rules, search.rules.timestamps, search.temperature > 0
+        with _memory_errors():
+            found = self.model.generate(
+                heard, [list(prompt) for prompt in prompts],
+                beam_size=1 if random else search.group, num_hypotheses=search.group,
+                sampling_topk=0 if random else 1, sampling_temperature=search.temperature or 1.0,
+                length_penalty=0.0, return_scores=True, return_no_speech_prob=True,
+                max_length=_max_length(limit, given), suppress_tokens=rules.never,
+                suppress_blank=bool(rules.begin_suppress),
+                max_initial_timestamp_index=round(LATEST_START / times.step) if times else 50,
+            )  # fmt: skip
+        knows_silence = no_speech_token(self.speech) is not None
+        results = []
+        for each in found:
+            pairs = zip(each.scores, each.sequences_ids, strict=True)
+            total, tokens = max(pairs, key=lambda pair: pair[0] / max(1, len(pair[1])))
+            silent = each.no_speech_prob if knows_silence else None
+            results.append(
+                Found(tuple(tokens), total / (len(tokens) + 1), silent, len(tokens) >= limit)
+            )
+        return results
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Raise CTranslate2's lack of memory as PyTorch's, for which there is an advice."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:
+        if "out of memory" in str(error):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
+
+
+def _view(features: Tensor) -> Any:
+    import ctranslate2
+
+    return ctranslate2.StorageView.from_array(features.contiguous().numpy())
+
+
+def _max_length(room: int, given: int) -> int:
+    """Return its `max_length` for a text of some tokens after a prompt of some.
+
+    It says at most half of this, and all of the prompt but its last token counts.
+    """
+    return room + max(room, given - 1)
 
 
 def _best(found: Any, room: int) -> list[int]:

@@ -11,6 +11,7 @@ from lorsmerge_cli.errors import LorsmergeError
 
 if TYPE_CHECKING:
     from lorsmerge_cli.speech.decoding import DecodingSettings
+    from lorsmerge_cli.speech.ear import Ear
     from lorsmerge_cli.speech.features import Features
     from lorsmerge_cli.speech.model import SpeechModel
     from lorsmerge_cli.speech.source import ModelSource
@@ -35,6 +36,9 @@ class Decoder(Protocol):
     ) -> dict[str, Answer]:
         """Decode utterances, as `decode_answers`, by the settings that it was prepared for."""
 
+    def ear(self) -> Ear:
+        """Return what hears windows of recordings, and identifies languages."""
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -47,7 +51,6 @@ class Engine:
             whose signatures have the dtype alone.
         unfit: model -> why the engine cannot compute it.
         open: model, that name, device -> the model in the engine.
-        hears_all: whether it also hears recordings of any length, and identifies languages.
     """
 
     check: Callable[[str, str], list[LorsmergeError]]
@@ -55,4 +58,3 @@ class Engine:
     stamp: Callable[[str], str]
     unfit: Callable[[ModelSource], list[LorsmergeError]]
     open: Callable[[ModelSource, str, str], Decoder]
-    hears_all: bool = False

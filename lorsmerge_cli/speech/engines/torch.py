@@ -13,6 +13,7 @@ from lorsmerge_cli.speech.settings import check_compute_dtype
 
 if TYPE_CHECKING:
     from lorsmerge_cli.speech.decoding import DecodingSettings
+    from lorsmerge_cli.speech.ear import Ear
     from lorsmerge_cli.speech.features import Features
     from lorsmerge_cli.speech.model import SpeechModel
     from lorsmerge_cli.speech.source import ModelSource
@@ -36,6 +37,11 @@ class _Decoder:
 
         return decoding.decode_answers(self.speech, utterances, settings, progress, features)
 
+    def ear(self) -> Ear:
+        from lorsmerge_cli.speech.ear import TorchEar
+
+        return TorchEar(self.speech)
+
 
 def _check(dtype: str, device: str) -> list[LorsmergeError]:
     try:
@@ -57,4 +63,4 @@ def _open(source: ModelSource, dtype: str, device: str) -> Decoder:
     return _Decoder(source.open(parse_speech_dtype(dtype), device))
 
 
-TORCH = Engine(_check, _dtype, lambda dtype: "", lambda source: [], _open, hears_all=True)
+TORCH = Engine(_check, _dtype, lambda dtype: "", lambda source: [], _open)
