@@ -289,17 +289,17 @@ def _plan_document(plan: FinetunePlan) -> dict[str, Any]:
 
 def _show_plan(plan: FinetunePlan) -> None:
     size, accumulation = plan.settings.batches(plan.processes)
+    learnt = "windows" if plan.settings.pack else "utterances"
     for name, report in (("train", plan.train), ("dev", plan.dev)):
         if report is not None:
             groups = ", ".join(f"{group.language} {group.task}" for group in report.groups)
-            console.line(
-                f"{name}: {len(report.utterances)} utterances, {report.hours:.2f} hours ({groups})"
-            )
+            rows = f"{len(report.utterances)} {learnt if name == 'train' else 'utterances'}"
+            console.line(f"{name}: {rows}, {report.hours:.2f} hours ({groups})")
     if plan.epoch_counts:
         counts = ", ".join(f"{count} {name}" for name, count in plan.epoch_counts.items())
         console.line(f"in an epoch, by --language-temperature: {counts}")
     console.line(
-        f"steps: {plan.steps} of {plan.settings.effective_batch} utterances ({size} at a time x "
+        f"steps: {plan.steps} of {plan.settings.effective_batch} {learnt} ({size} at a time x "
         f"{accumulation} x {plan.processes} processes)"
     )
     console.line(

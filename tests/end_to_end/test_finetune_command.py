@@ -478,6 +478,9 @@ def test_packing_makes_fewer_windows_of_as_many_hours(here: Path, succeed: Comma
     alone, packed = (json.loads(succeed(f"{line} {o}").out)["train"] for o in ("", "--pack 2"))
     assert packed["utterances"] < alone["utterances"]
     assert packed["hours"] == alone["hours"]
+    shown = succeed(f"{line.removesuffix(' --json')} --pack 2").out
+    assert f"train: {packed['utterances']} windows, " in shown
+    assert re.search(r"steps: \d+ of \d+ windows", shown)
 
 
 def test_a_share_of_other_data_is_mixed_in(here: Path, succeed: Command) -> None:

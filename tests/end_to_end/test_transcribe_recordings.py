@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,9 @@ from speech_models import make_clip, make_whisper
 
 from lorsmerge_cli import transcribe_recordings
 from lorsmerge_cli.errors import Interrupted, UnreadableFile
+from lorsmerge_cli.operations.transcribe import files as show
 from lorsmerge_cli.operations.transcribe import recordings
+from lorsmerge_cli.speech.sequential import LongSettings
 
 WORK, USAGE, INTERRUPTED = 1, 2, 130
 QUICK = " --device cpu --beam 1 --temperatures 0 --logprob=-99"
@@ -175,6 +178,22 @@ def test_windows_that_have_sound_and_got_no_text_are_told(files: Path, succeed: 
     ended = succeed(f"{line.replace('gap.wav', 'talks/a.wav')} --no-speech=-1 --logprob 0")
     (item,) = json.loads(ended.out)["recordings"]
     assert item["sounding"] == item["unheard"] == item["windows"]
+
+
+def test_the_texts_of_several_models_say_which_lack_windows(
+    files: Path, succeed: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "lorsmerge transcribe timed untimed -a talks/b.wav --beam 1 --device cpu --json"
+    whole = json.loads(succeed(line).out)["transcripts"]
+    assert [item["unheard"] for item in whole] == [0, 0]
+    assert all(item["sounding"] > 1 for item in whole)
+    silent = partial(LongSettings, no_speech=-1.0, logprob=0.0)  # every window is taken for silent
+    monkeypatch.setattr(show, "LongSettings", silent)
+    ended = succeed(line)
+    for item in json.loads(ended.out)["transcripts"]:
+        assert item["unheard"] == item["sounding"] > 1
+        text = f"{item['model']}'s text of talks/b.wav lacks {item['unheard']} of {item['sounding']} windows"
+        assert text in message(ended.err)
 
 
 def test_video_is_decoded_by_ffmpeg(files: Path, succeed: Callable, ffmpeg: Path) -> None:

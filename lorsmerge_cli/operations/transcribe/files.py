@@ -33,6 +33,8 @@ class Transcript:
         language: code of the spoken one.
         untimed: seconds of the windows that a long file was cut into, as the model's vocabulary has
             no timestamps to move them by; None for any other.
+        sounding: windows of a long file that have sound.
+        unheard: of these, those that got no text.
     """
 
     model: str
@@ -45,6 +47,8 @@ class Transcript:
     ends_early: bool
     language: str = ""
     untimed: float | None = None
+    sounding: int = 0
+    unheard: int = 0
 
     @property
     def warnings(self) -> list[str]:
@@ -56,6 +60,8 @@ class Transcript:
             f"{windows}, and words there may be lost.": self.untimed is not None,
             f"{text} reached the limit of tokens.": self.cut,
             f"{text} repeats itself.": self.looping,
+            f"{text} lacks {self.unheard} of {self.sounding} windows that have sound. Try -o FILE with "
+            "--no-condition, or with --no-speech inf.": 2 * self.unheard > self.sounding,
         }
         return [warning for warning, applies in cases.items() if applies]
 
@@ -150,7 +156,10 @@ def _long(speech: SpeechModel, rows: Sequence[Utterance], beam: int) -> dict[str
     untimed = None if timed else speech.window
     return {
         row.id: replace(
-            _transcript(speech, row, found.text, found.cut > 0, found.language), untimed=untimed
+            _transcript(speech, row, found.text, found.cut > 0, found.language),
+            untimed=untimed,
+            sounding=found.sounding,
+            unheard=found.unheard,
         )
         for row, found in zip(rows, heard, strict=True)
     }
