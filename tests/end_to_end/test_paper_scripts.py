@@ -27,7 +27,7 @@ command, *words = sys.argv[1:]
 options, places = {}, []
 while words:
     word = words.pop(0)
-    if word in ("--quiet", "--resume", "--force", "--json"):
+    if word in ("--quiet", "--resume", "--force", "--json", "--long", "--keep-language"):
         options[word] = []
     elif word.startswith("-"):
         options.setdefault(word, []).append(words.pop(0))
@@ -94,6 +94,10 @@ elif command == "eval":
                 "rows": [{"id": str(n), "speaker": None, "seconds": 1.0, "reference": "a b c d e f",
                           "hypothesis": " ".join("a b c d e f".split()[: 6 - (n * int(100 * score)) % 4])}
                          for n in range(4)]})
+            if "--hypotheses" in options and ".clips." in options["-o"][0] or {"--long", "--language"} & options.keys():
+                records[-1] |= {"scores": {"WER": {"score": score}}, "seconds": 30.0, "details": {
+                    "heard_as": {language: 3, "en": 1}, "timestamps": {"segments": 8, "heard": 7, "matched": 5,
+                    "within": 4, "seconds": 2.0, "recordings": 2}}}
     Path(options["-o"][0]).write_text(json.dumps({
         "lorsmerge": "0", "models": models, "records": records,
         "settings": {"scoring": {"normalisation": "basic", "samples": 10, "seed": 0},
@@ -118,6 +122,8 @@ def call(tmp_path: Path) -> Call:
         kind = ["--demo"] if demo else []
         log = tmp_path / "work" / "calls"
         log.unlink(missing_ok=True)
+        log.parent.mkdir(exist_ok=True)
+        log.touch()
         done = subprocess.run(
             ["bash", PAPER / f"{name}.sh", "work", *kind, *arguments], cwd=tmp_path,
             env=settings, capture_output=True, text=True, timeout=PATIENCE, check=False,
@@ -311,6 +317,45 @@ def test_one_model_learns_from_what_the_fine_tunes_say(call: Call, tmp_path: Pat
     scored = [line for line in of(calls, "eval") if "/ft/distil" in line]
     assert all("scored/" in line and "new/" not in line for line in scored)
     assert [call[0] for call in call("distil")] == ["report"]
+
+
+@pytest.mark.slow
+def test_recordings_are_heard_by_base_fine_tunes_and_merges(call: Call, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    missing = subprocess.run(
+        ["bash", PAPER / "long.sh", "work", "--bundle", bundle], cwd=tmp_path, capture_output=True,
+        text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert missing.returncode == 1
+    assert "needs a bundle of recordings" in missing.stderr
+    (bundle / "ca_long.test.jsonl").touch()
+    calls = call("long", "--bundle", str(bundle), demo=False)
+    tuned = of(calls, "finetune")
+    assert [
+        " --pack 8 --timestamps 0.5 --condition 0.5 --keep-language " in line for line in tuned
+    ] == ([False] * 6 + [True] * 6)
+    assert controlled(calls) == ["lors_clips", "lors_packed"]
+    kinds = [Path(call_[-1]).name.split(".")[1] for call_ in calls if call_[0] == "eval"]
+    assert kinds == ["clips", "long", "silence", "language"] * 12
+    for line, kind in zip(of(calls, "eval"), kinds, strict=True):
+        assert ("--long" in line) == (kind in ("long", "silence"))
+        assert ("--language auto" in line) == (kind == "language")
+    table = (tmp_path / "work" / "long" / "table.md").read_text().splitlines()
+    assert len(table) == 2 + 1 + 2 * (1 + 4 + 2 + 1)
+    (row,) = (line for line in table if line.startswith("| lors_packed "))
+    # 2 s over 10 boundaries, 4 of 8 segments, 3 of 4 clips; words of four rows in half a minute
+    said = sum(
+        len(r["hypothesis"].split()) for r in rows_of(tmp_path, "long.silence", "lors_packed")
+    )
+    assert row.split(" | ")[3:] == ["0.20", "50.00", "75.0", f"{60 * said / 150:.2f} |"]
+    assert call("long", "--bundle", str(bundle), demo=False) == []
+
+
+def rows_of(tmp_path: Path, results: str, system: str) -> list[dict[str, str]]:
+    document = json.loads((tmp_path / "work/seed0/results" / f"{results}.json").read_text())
+    found = [r for r in document["records"] if r["model"].startswith(f"{system}:")]
+    return [row for record in found for row in record["rows"]]
 
 
 def test_the_paper_s_numbers_add_up() -> None:
