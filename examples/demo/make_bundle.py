@@ -27,7 +27,9 @@ DISTURBED, REPLACED = 0.15, 0.7  # share of the words, and of those: replaced (t
 BASE_FILES = ("*.json", "model.safetensors")
 
 
-def make_split(output: Path, language: str, split: str, count: int, seed: int) -> None:
+def make_split(
+    output: Path, language: str, split: str, count: int, seed: int, *, clean: bool
+) -> None:
     """Clips of one language as opus, and the manifests of both tasks."""
     name = f"{seed}/{language}/{split}"
     rng, voices = random.Random(name), _voices()
@@ -48,10 +50,11 @@ def make_split(output: Path, language: str, split: str, count: int, seed: int) -
         audio = folder / f"{language}-{split}-{number:04d}.opus"
         soundfile.write(audio, heard, RATE, format="OGG", subtype="OPUS")
         for task, text, other in (("asr", sentence.text, language), ("st", sentence.english, "en")):
+            written = _disturb(text, other, rng) if split == "train" else text  # draws in any case
             rows[task].append({
                 "id": f"{audio.stem}-{task}",
                 "audio_filepath": audio.relative_to(output).as_posix(),
-                "text": _disturb(text, other, rng) if split == "train" else text,
+                "text": text if clean else written,
                 "source_lang": language, "target_lang": other, "taskname": task,
                 "duration": round(len(heard) / RATE, 4), "speaker": f"{language}-{variant}",
             })  # fmt: skip
@@ -89,12 +92,16 @@ def main() -> None:
     parser.add_argument("--dev", type=int, default=100)
     parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clean", action="store_true", help="no wrong words in training texts")
     arguments = parser.parse_args()
     if not (arguments.base / "model.safetensors").is_file():
         parser.error(f"{arguments.base} holds no model.safetensors")
     for language in LANGUAGES:
         for split in ("train", "dev", "test"):
-            make_split(arguments.output, language, split, getattr(arguments, split), arguments.seed)
+            count = getattr(arguments, split)
+            make_split(
+                arguments.output, language, split, count, arguments.seed, clean=arguments.clean
+            )
         print(language)
     base = arguments.output / "base"
     base.mkdir(exist_ok=True)

@@ -7,6 +7,7 @@
 [ -n "$demo" ] && finals=(--finalists 1 --beam 1) || finals=()
 [ -n "$demo" ] && short=(--steps 40) || short=(--epochs 4)
 few=50 # clips of a language
+[ -n "$demo" ] && clip=1.48 || clip=5.5
 asr=("${languages[@]/%/_asr}")
 st=("${languages[@]/%/_st}")
 
@@ -90,6 +91,13 @@ heard=$own/heard.jsonl new=$own/new.jsonl labelled=("${asr[@]/#/few/}")
 learn distil_ta "$merge" "$heard" -- "${short[@]}"
 learn distil_base base "$heard"
 learn distil_ta_new "$merge" "$new" -- "${short[@]}"
+for count in 10 50; do # new clips of a language, of which they are $clip seconds long
+    hours=()
+    for language in "${languages[@]}"; do
+        hours+=(--hours "$language=$(python3 -c "print(f'{$count * $clip / 3600:.5f}')")")
+    done
+    learn distil_ta_new_$count "$merge" "$new" -- "${short[@]}" "${hours[@]}"
+done
 learn distil_base_new base "$new"
 learn distil_base_sure base "$own/sure.jsonl"
 learn distil_base_short base "$heard" -- "${short[@]}"
@@ -97,7 +105,7 @@ learn distil_ta_long "$merge" "$heard"
 learn few_ta "$merge" "${labelled[@]/%/.jsonl}" -- "${short[@]}"
 learn few_base base "${labelled[@]/%/.jsonl}" -- "${short[@]}"
 
-learnt=(distil_ta distil_ta_long distil_ta_new distil_base_short distil_base distil_base_new
+learnt=(distil_ta distil_ta_long distil_ta_new_10 distil_ta_new_50 distil_ta_new distil_base_short distil_base distil_base_new
     distil_base_sure few_ta few_base)
 models=("ml_training:$own=$own/ft/ml_asr" "ta_best:$own=$merge")
 for name in "${learnt[@]}"; do models+=("$name:$own=$own/ft/$name"); done

@@ -41,7 +41,7 @@ def groups(paths):
     sets = [s for name in names for s in ([name] if "_" in name else [f"{x}_asr" for x in ("ca", "de", "es", "fr", "it")])]
     return [dict(zip(("language", "task"), s.split("_")), hours=hours) for s in sets]
 
-hours = float(options.get("--hours", ["0.084"])[0])
+hours = float(options.get("--hours", ["0.084"])[0].partition("=")[2] or options.get("--hours", ["0.084"])[0])
 if command == "finetune":
     made = {"kind": "finetune", "base": "0", "trained_on": groups(options["--data"])}
     output = Path(options["-o"][0])
@@ -274,7 +274,8 @@ def test_one_model_learns_from_what_the_fine_tunes_say(call: Call, tmp_path: Pat
     calls = call("distil")
     assert rows(tmp_path, "distil") == [
         "Pretrained", "Finetuned", "Multi-lingual training", "Task Arithmetic, best lambda",
-        "Merge taught, few steps", "Merge taught", "Merge taught on new audio, few steps",
+        "Merge taught, few steps", "Merge taught", "Merge taught on 10 new clips of each language, few steps",
+        "Merge taught on 50 new clips of each language, few steps", "Merge taught on new audio, few steps",
         "Base taught, few steps", "Base taught", "Base taught on new audio",
         "Base taught on new audio, sure texts",
         "Merge, 50 labelled clips", "Base, 50 labelled clips",
@@ -292,7 +293,10 @@ def test_one_model_learns_from_what_the_fine_tunes_say(call: Call, tmp_path: Pat
         for call in calls
         if call[0] == "finetune" and "--dev" not in call
     }
-    few = {"distil_ta", "distil_ta_new", "distil_base_short", "few_ta", "few_base"}
+    few = {
+        "distil_ta", "distil_ta_new", "distil_ta_new_10", "distil_ta_new_50", "distil_base_short",
+        "few_ta", "few_base",
+    }  # fmt: skip
     assert steps == {
         f"seed0/ft/{name}": "40" if name in few else "105"
         for name in few | {"distil_ta_long", "distil_base", "distil_base_new", "distil_base_sure"}
