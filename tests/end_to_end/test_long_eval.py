@@ -233,6 +233,6 @@ def test_ctranslate2_hears_recordings(
         assert one["rows"] == other["rows"]
     ended = shell(f"{line} --engine ct2 --language auto")
     assert ended.code == 2
-    assert "identifies languages by OpenAI's multilingual vocabularies alone" in " ".join(
+    assert "for English-only by its vocabulary, and identifies no language" in " ".join(
         ended.err.split()
     )

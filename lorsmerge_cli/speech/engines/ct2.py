@@ -151,10 +151,10 @@ class _Ear:
     def languages(self, heard: tuple[Tensor, Any], rows: Sequence[int]) -> list[tuple[str, float]]:
         if not getattr(self.speech.model.generation_config, "is_multilingual", True):
             return [("en", 1.0)] * len(rows)
-        if not self.model.is_multilingual:  # it tells by the number of tokens
+        if not self.model.is_multilingual:  # so it is of most vocabularies but OpenAI's
             raise UsageFault(
-                f"CTranslate2 identifies languages by OpenAI's multilingual vocabularies alone, and "
-                f"{self.speech.name} has another.",
+                f"CTranslate2 takes {self.speech.name} for English-only by its vocabulary, and "
+                "identifies no language.",
                 f"Give --language, or {TORCHS[0].lower()}{TORCHS[1:]}",
             )
         found = self.model.detect_language(self._encoded(heard, rows))
