@@ -29,7 +29,6 @@ from eval import shaped
 from lorsmerge_cli import export
 from lorsmerge_cli.data.audio import RATE
 from lorsmerge_cli.data.recording import open_recording
-from lorsmerge_cli.speech.decoding import DecodingSettings
 from lorsmerge_cli.speech.engines import ENGINES
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.sequential import LongSettings, ToHear, hear
@@ -89,8 +88,8 @@ def ways(
     }
     if find_spec("ctranslate2"):
         engine = ENGINES["ct2"].open(source, "float32", "cpu")
-        engine.prepare(DecodingSettings().with_lists_of(engine.speech))
-        found["ct2"] = lambda: ours(engine.ear())
+        ear = engine.ear()
+        found["ct2"] = lambda: ours(ear)
     if find_spec("faster_whisper"):
         from faster_whisper import WhisperModel
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -45,6 +45,11 @@ TARGET = {
     "fr": Acoustics(**{**_TARGET, "tilt": (-7, -4)}),  # behind a door
     "it": Acoustics(**{**_TARGET, "tilt": (8, 12)}),  # a tinny loudspeaker
 }
+
+
+def without_speech(acoustics: Acoustics) -> Acoustics:
+    """The same surroundings, in which the speech only serves to scale the noise: nobody hears it."""
+    return replace(acoustics, snr=(-60, -60))
 
 
 def surround(waves: torch.Tensor, acoustics: Acoustics, generator: torch.Generator) -> torch.Tensor:

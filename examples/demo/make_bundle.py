@@ -32,7 +32,7 @@ def make_split(
 ) -> None:
     """Clips of one language as opus, and the manifests of both tasks."""
     name = f"{seed}/{language}/{split}"
-    rng, voices = random.Random(name), _voices()
+    rng, voices = random.Random(name), voices_here()
     generator = torch.Generator().manual_seed(int.from_bytes(name.encode()[-7:], "big") + seed)
     folder = output / "audio" / language / split
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def make_split(
         audio = folder / f"{language}-{split}-{number:04d}.opus"
         soundfile.write(audio, heard, RATE, format="OGG", subtype="OPUS")
         for task, text, other in (("asr", sentence.text, language), ("st", sentence.english, "en")):
-            written = _disturb(text, other, rng) if split == "train" else text  # draws in any case
+            written = disturb(text, other, rng) if split == "train" else text  # draws in any case
             rows[task].append({
                 "id": f"{audio.stem}-{task}",
                 "audio_filepath": audio.relative_to(output).as_posix(),
@@ -63,7 +63,7 @@ def make_split(
         (output / f"{language}_{task}.{split}.jsonl").write_text(text, encoding="utf-8")
 
 
-def _disturb(text: str, language: str, rng: random.Random) -> str:
+def disturb(text: str, language: str, rng: random.Random) -> str:
     """The slips of a careless transcriber: some words wrong, some missing."""
     kept = []
     for word in text.split():
@@ -77,10 +77,19 @@ def _disturb(text: str, language: str, rng: random.Random) -> str:
 _speaking: list[Voices] = []
 
 
-def _voices() -> Voices:
+def voices_here() -> Voices:
+    """The one synthesiser of this process."""
     if not _speaking:
         _speaking.append(Voices())
     return _speaking[0]
+
+
+def copy_base(folder: Path, output: Path) -> None:
+    """Copy what a model folder needs, and not what its training kept."""
+    output.mkdir(exist_ok=True)
+    for pattern in BASE_FILES:
+        for file in folder.glob(pattern):
+            shutil.copyfile(file, output / file.name)
 
 
 def main() -> None:
@@ -103,11 +112,7 @@ def main() -> None:
                 arguments.output, language, split, count, arguments.seed, clean=arguments.clean
             )
         print(language)
-    base = arguments.output / "base"
-    base.mkdir(exist_ok=True)
-    for pattern in BASE_FILES:
-        for file in arguments.base.glob(pattern):
-            shutil.copyfile(file, base / file.name)
+    copy_base(arguments.base, arguments.output / "base")
 
 
 if __name__ == "__main__":

@@ -14,23 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-from acoustics import TARGET, surround
-from make_bundle import BASE_FILES, VARIANTS, _disturb, _voices
+from acoustics import TARGET, surround, without_speech
+from make_bundle import VARIANTS, copy_base, disturb, voices_here
 from recordings import Spoken, music, speak
 from sentences import LANGUAGES, draw
 from voices import RATE
 
 EDGE = 0.05  # seconds before and after a sentence that its row has
 SENTENCES = {"train": 13, "dev": 13, "test": 30}  # of a recording
-MUTE = (-60.0, -60.0)  # dB: of speech that only serves to scale the noise
+BLOCK = 60 * RATE  # samples: libsndfile's encoder of opus overflows on long writes
 
 
 def speaker(
@@ -41,7 +39,7 @@ def speaker(
 
     def say() -> tuple[np.ndarray, str, str]:
         sentence = draw(language, rng)
-        clip = _voices().say(
+        clip = voices_here().say(
             sentence.text, f"{language}+{variant}", speed + rng.randint(-10, 10), pitch
         )
         return clip / np.abs(clip).max(), sentence.text, sentence.english
@@ -53,7 +51,7 @@ def surrounded(
     wave: np.ndarray, language: str, generator: torch.Generator, *, mute: bool
 ) -> np.ndarray:
     """The wave in the surroundings of the target domain; with `mute` these alone."""
-    acoustics = replace(TARGET[language], snr=MUTE) if mute else TARGET[language]
+    acoustics = without_speech(TARGET[language]) if mute else TARGET[language]
     return surround(torch.from_numpy(wave)[None], acoustics, generator)[0].numpy()
 
 
@@ -76,26 +74,22 @@ class Bundle:
 
     def silence(self, number: int) -> dict[str, object]:
         """Write 8 to 20 s of noise or of music in noise."""
-        seconds = self.rng.uniform(8, 20)
+        samples = int(self.rng.uniform(8, 20) * RATE)
         if number % 2:
-            wave = music(seconds, self.rng)
+            wave = music(samples, self.rng)
             heard = surrounded(wave, self.language, self.generator, mute=False)
         else:
             clip = speaker(self.language, "m5", self.rng)()[0]
-            wave = np.resize(clip, int(seconds * RATE)).astype(np.float32)
+            wave = np.resize(clip, samples).astype(np.float32)
             heard = surrounded(wave, self.language, self.generator, mute=True)
         return {**self.written(f"silence-{number:02d}", heard, "nobody"), "text": ""}
 
     def written(self, name: str, heard: np.ndarray, speaker: str) -> dict[str, object]:
         """Write samples; the row that names them."""
         audio = self.output / "audio" / self.language / f"{self.language}-{name}.opus"
-        for block in range(
-            0, len(heard), 60 * RATE
-        ):  # libsndfile's encoder overflows on long writes
-            if block == 0:
-                file = soundfile.SoundFile(audio, "w", RATE, 1, format="OGG", subtype="OPUS")
-            file.write(heard[block : block + 60 * RATE])
-        file.close()
+        with soundfile.SoundFile(audio, "w", RATE, 1, format="OGG", subtype="OPUS") as file:
+            for start in range(0, len(heard), BLOCK):
+                file.write(heard[start : start + BLOCK])
         return {
             "id": audio.stem, "audio_filepath": audio.relative_to(self.output).as_posix(),
             "language": self.language, "task": "asr", "duration": round(len(heard) / RATE, 4),
@@ -110,7 +104,7 @@ class Bundle:
             {
                 **row, "id": f"{row['id']}-{number:02d}", "offset": round(one.start - EDGE, 4),
                 "duration": round(one.end - one.start + 2 * EDGE, 4),
-                "text": _disturb(one.text, self.language, self.rng) if disturbed else one.text,
+                "text": disturb(one.text, self.language, self.rng) if disturbed else one.text,
             }
             for number, one in enumerate(spoken)
         ]  # fmt: skip
@@ -157,11 +151,7 @@ def main() -> None:
             Bundle(arguments.output, language, arguments.seed), counts, arguments.silences
         )
         print(language, flush=True)
-    base = arguments.output / "base"
-    base.mkdir(exist_ok=True)
-    for pattern in BASE_FILES:
-        for file in arguments.base.glob(pattern):
-            shutil.copyfile(file, base / file.name)
+    copy_base(arguments.base, arguments.output / "base")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,14 @@ class Spoken:
     english: str
 
 
-def music(seconds: float, rng: random.Random) -> np.ndarray:
+def silence(seconds: float) -> np.ndarray:
+    """Zeros: float32 samples."""
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
+def music(samples: int, rng: random.Random) -> np.ndarray:
     """Chords of some decaying harmonics each: float32 samples, peak 1."""
-    wave = np.zeros(int(seconds * RATE), np.float32)
+    wave = np.zeros(samples, np.float32)
     start, length = 0, int(rng.uniform(0.2, 0.6) * RATE)
     root = rng.uniform(110, 330)
     while start < len(wave):
@@ -57,21 +62,17 @@ def speak(
     Returns:
         Samples, zero where nothing sounds, and the sentences.
     """
-    parts, spoken, at = [np.zeros(int(rng.uniform(0.1, 0.8) * RATE), np.float32)], [], 0
+    parts, spoken = [silence(rng.uniform(0.1, 0.8))], []
     at = len(parts[0])
     for number in range(sentences):
         clip, text, english = clips()
         spoken.append(Spoken(at / RATE, (at + len(clip)) / RATE, text, english))
-        pause = np.zeros(
-            int(rng.choice((rng.uniform(0.2, 0.8), rng.uniform(0.5, 2))) * RATE), np.float32
-        )
+        pause = silence(rng.choice((rng.uniform(0.2, 0.8), rng.uniform(0.5, 2))))
         if sounds and number % 6 == 5:
-            pause = np.zeros(int(rng.uniform(4, 10) * RATE), np.float32)
+            pause = silence(rng.uniform(4, 10))
             if rng.random() < 0.5:
-                edge = RATE // 2
-                pause[edge:-edge] = (
-                    0.5 * music((len(pause) - 2 * edge) / RATE, rng)[: len(pause) - 2 * edge]
-                )
+                inner = pause[RATE // 2 : -RATE // 2]
+                inner += 0.5 * music(len(inner), rng)
         parts += [clip, pause]
         at += len(clip) + len(pause)
     return np.concatenate(parts), spoken

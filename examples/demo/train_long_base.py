@@ -15,12 +15,12 @@ import json
 import math
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from acoustics import BASE, surround
+from acoustics import BASE, surround, without_speech
 from model import HOP, SPECIAL, features
 from recordings import music
 from sentences import LANGUAGES, draw
@@ -42,7 +42,6 @@ CLIPS = 2400  # of each language
 VARIANTS = ("m1", "m2", "m3", "m4", "f1", "f2")
 BATCH, RATE_OF_LEARNING = 16, 6e-4
 QUIET = 0.08  # share of windows without speech, half of them with music
-MUTE = (-60.0, -60.0)  # dB: of speech that only serves to scale the noise
 
 
 def make_processor(demo: Path) -> tuple[WhisperProcessor, list[int]]:
@@ -175,7 +174,7 @@ def draw_window(clips: dict[str, list[list[Clip]]], rng: random.Random, *, timed
     before = [rng.choice(voice) for _ in range(rng.randint(1, 4))] if rng.random() < 0.5 else []
     if rng.random() < QUIET:
         if rng.random() < 0.5:
-            return Window(0.5 * music(SECONDS, rng), language, [], None, before, "music")
+            return Window(0.5 * music(SECONDS * RATE, rng), language, [], None, before, "music")
         scale = np.resize(voice[0].samples, SECONDS * RATE) / np.float32(32768)
         return Window(scale, language, [], None, before, "noise")
     at = rng.uniform(0, 1) if rng.random() < 0.9 else rng.uniform(0, 5)
@@ -202,7 +201,7 @@ def draw_window(clips: dict[str, list[list[Clip]]], rng: random.Random, *, timed
             at += rng.uniform(1, SECONDS - at)
             rest = samples[begin : int(at * RATE)]
             if len(rest) > RATE // 2:
-                rest += 0.5 * music(len(rest) / RATE + 0.1, rng)[: len(rest)]
+                rest += 0.5 * music(len(rest), rng)
             at += 0.2
     return Window(samples, language, said, cut, before)
 
@@ -213,7 +212,7 @@ def heard(windows: list[Window], generator: torch.Generator) -> torch.Tensor:
     mute = torch.tensor([window.kind == "noise" for window in windows])
     found = surround(clean, BASE, generator)
     if mute.any():
-        found[mute] = surround(clean[mute], replace(BASE, snr=MUTE), generator)
+        found[mute] = surround(clean[mute], without_speech(BASE), generator)
     return found
 
 

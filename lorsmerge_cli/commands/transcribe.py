@@ -223,7 +223,7 @@ def _refuse_of_recordings(context: typer.Context) -> None:
     others = {parameter.name or "" for parameter in context.command.params} - ONLY_OF_RECORDINGS
     if given := options.others_given(context, others):
         raise typer.BadParameter(
-            f"{', '.join(given)} is of recordings (MODEL, --audio and -o), and has no effect on --data."
+            f"{', '.join(given)} applies to recordings (MODEL, --audio and -o), and has no effect on --data."
         )
 
 

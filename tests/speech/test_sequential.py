@@ -21,7 +21,7 @@ from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.speech import window_search
 from lorsmerge_cli.speech.alignment import AFTER, BEFORE, align_words, need_alignment
-from lorsmerge_cli.speech.decoding import DecodingSettings, encode
+from lorsmerge_cli.speech.decoding import encode
 from lorsmerge_cli.speech.engines import ENGINES
 from lorsmerge_cli.speech.model import SpeechModel, Timestamps
 from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
@@ -146,7 +146,6 @@ def test_ctranslate2_hears_as_pytorch_does(
     """Beams end at other times there, and samples come from another generator."""
     pytest.importorskip("ctranslate2")
     decoder = ENGINES["ct2"].open(find_model(folder), "float32", "cpu")
-    decoder.prepare(DecodingSettings().with_lists_of(decoder.speech))
     settings: dict[str, Any] = {"temperatures": (0.0,), "logprob": -1e9, "max_tokens": MOST}
     asked = LongSettings(**settings | CASES[case][0])
     language = None if case == "greedy" else "ca"
@@ -172,7 +171,6 @@ def test_ctranslate2_hears_as_pytorch_does(
 def test_ctranslate2_falls_back_by_samples_of_its_own(folder: Path, recording: Path) -> None:
     pytest.importorskip("ctranslate2")
     decoder = ENGINES["ct2"].open(find_model(folder), "float32", "cpu")
-    decoder.prepare(DecodingSettings().with_lists_of(decoder.speech))
     settings = LongSettings(
         beam=1, best_of=2, temperatures=(0.0, 0.4), logprob=0.0, max_tokens=MOST
     )

@@ -30,7 +30,6 @@ from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.outputs import atomic_file, check_output
 from lorsmerge_cli.results.transcripts import WRITERS, clock, write_transcript
 from lorsmerge_cli.speech.alignment import need_alignment
-from lorsmerge_cli.speech.decoding import DecodingSettings
 from lorsmerge_cli.speech.engines import DEFAULT, ENGINES, Decoder, check_engine
 from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import ModelSource, find_model
@@ -212,7 +211,8 @@ def transcribe_recordings(
         )
         if not items:
             return TranscriptsReport((), resumed)
-        decoder = _open(source, engine, dtype, device)
+        opened = ENGINES[engine]
+        decoder = opened.open(source, opened.dtype(dtype, device), device)
         reports = _run(items, decoder, code, kind, settings, force or resume, progress)
     told = [text for report in reports for text in report.warnings]
     return TranscriptsReport(tuple(reports), resumed, tuple(dict.fromkeys(told)))
@@ -368,14 +368,6 @@ def _by_channel(stem: str, recording: Recording, channels: str) -> list[tuple[st
         )
         for number in range(recording.channels)
     ]
-
-
-def _open(source: ModelSource, engine: str, dtype: str, device: str) -> Decoder:
-    """Return the model in an engine, ready for windows."""
-    opened = ENGINES[engine]
-    decoder = opened.open(source, opened.dtype(dtype, device), device)
-    decoder.prepare(DecodingSettings().with_lists_of(decoder.speech))
-    return decoder
 
 
 def _run(

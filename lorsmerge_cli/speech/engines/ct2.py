@@ -69,6 +69,9 @@ class _Decoder:
         return decode_batches(self.speech, utterances, settings, answer, progress, features)
 
     def ear(self) -> Ear:
+        from lorsmerge_cli.speech.decoding import DecodingSettings
+
+        self.prepare(DecodingSettings().with_lists_of(self.speech))
         return _Ear(self._model, self.speech)
 
     def _loaded(self, settings: DecodingSettings) -> Any:
@@ -208,7 +211,7 @@ class _Ear:
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Raise CTranslate2's lack of memory as PyTorch's, for which there is an advice."""
+    """Raise CTranslate2's out-of-memory error as PyTorch's, which is told with advice."""
     import torch
 
     try:

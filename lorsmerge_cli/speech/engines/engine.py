@@ -37,7 +37,7 @@ class Decoder(Protocol):
         """Decode utterances, as `decode_answers`, by the settings that it was prepared for."""
 
     def ear(self) -> Ear:
-        """Return what hears windows of recordings, and identifies languages."""
+        """Return what hears windows of recordings, and identifies languages; prepared if it was not."""
 
 
 @dataclass(frozen=True)
