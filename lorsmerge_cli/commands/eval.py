@@ -392,16 +392,18 @@ def _heard_as(records: Sequence[Record]) -> None:
 
 def _timestamps(records: Sequence[Record]) -> None:
     """Show how near the bounds of segments are to those of the references, where these have some."""
-    from lorsmerge_cli.metrics.timestamps import COLLAR, Boundaries
+    from lorsmerge_cli.metrics.timestamps import COLLAR, Boundaries, intervals
+    from lorsmerge_cli.operations.report.numbers import with_error
 
     rows = []
     for record in records:
         if counts := record.details.get("timestamps"):
             found = Boundaries(**counts)
-            error = "" if found.error is None else f"{found.error:.3f}"
+            error, share = (each.standard_error for each in intervals(record.rows))
             rows.append(
                 [record.model, record.dataset, record.language, record.task, str(found.segments),
-                 str(found.heard), str(found.matched), error, f"{found.share or 0.0:.1f}"]
+                 str(found.heard), str(found.matched),
+                 with_error(found.error, error, decimals=3), with_error(found.share, share, decimals=1)]
             )  # fmt: skip
     if rows:
         heads = ["model", "data", "language", "task", "segments", "heard", "matched", "error s",
@@ -410,7 +412,7 @@ def _timestamps(records: Sequence[Record]) -> None:
         console.line(
             "matched: segments heard that overlap one of the reference, one to one; error: mean "
             f"distance of their boundaries; in {COLLAR:g} s: segments of the reference both of whose "
-            "boundaries are that near"
+            "boundaries are that near; ±: standard error over speakers, or recordings without one"
         )
 
 

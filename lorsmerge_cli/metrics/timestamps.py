@@ -11,7 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lorsmerge_cli.metrics.metric import CorpusScore
+
+if TYPE_CHECKING:
+    from lorsmerge_cli.metrics.significance import Floats, Interval
 
 COLLAR = 0.2  # seconds
 SLACK = 1e-6  # seconds, of rounding: 0.2 apart in decimals is within
@@ -31,6 +36,18 @@ class Timed(Protocol):
 
 class Recorded(Protocol):
     """A hypothesis with segments beside its reference's."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the test set."""
+
+    @property
+    def id(self) -> str:
+        """Of the utterance in it."""
+
+    @property
+    def speaker(self) -> str | None:
+        """Who speaks; None if that is not known."""
 
     @property
     def segments(self) -> Sequence[Timed] | None:
@@ -89,20 +106,56 @@ def boundaries(rows: Sequence[Recorded]) -> Boundaries:
         >>> found.matched, found.within, round(found.error, 3), found.share
         (2, 1, 0.3, 50.0)
     """
-    total = Boundaries()
-    for row in rows:
-        if not row.segments or row.heard_segments is None:
-            continue
-        pairs = matched(row.segments, row.heard_segments)
-        apart = [
-            (abs(said.start - heard.start), abs(said.end - heard.end))
-            for said, heard in ((row.segments[i], row.heard_segments[j]) for i, j in pairs)
-        ]
-        total += Boundaries(
-            1, len(row.segments), len(row.heard_segments), len(pairs),
-            sum(max(pair) <= COLLAR + SLACK for pair in apart), sum(map(sum, apart)),
-        )  # fmt: skip
-    return total
+    return sum(map(_of, rows), Boundaries())
+
+
+def _of(row: Recorded) -> Boundaries:
+    if not row.segments or row.heard_segments is None:
+        return Boundaries()
+    pairs = matched(row.segments, row.heard_segments)
+    apart = [
+        (abs(said.start - heard.start), abs(said.end - heard.end))
+        for said, heard in ((row.segments[i], row.heard_segments[j]) for i, j in pairs)
+    ]
+    return Boundaries(
+        1, len(row.segments), len(row.heard_segments), len(pairs),
+        sum(max(pair) <= COLLAR + SLACK for pair in apart), sum(map(sum, apart)),
+    )  # fmt: skip
+
+
+def _ratio(sums: Floats) -> Floats:
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):  # nothing is divided by nothing where nothing is matched
+        found: Floats = np.asarray(sums[..., 0] / sums[..., 1])
+    return found
+
+
+# of sums of seconds and of boundaries, and of hundreds of segments within the collar and of segments
+ERROR = CorpusScore(name="boundary error", unit="s", higher_is_better=False, score=_ratio)
+SHARE = CorpusScore(
+    name="within the collar", unit="%", higher_is_better=True, score=_ratio, highest=100.0
+)
+
+
+def intervals(rows: Sequence[Recorded]) -> tuple[Interval, Interval]:
+    """Return the intervals of the boundary error and of the share of segments within the collar.
+
+    They are over the speakers of each test set, or its recordings where no speaker is known; all
+    runs of a system on one speaker are one block.
+
+    Args:
+        rows: hypotheses, at least one.
+    """
+    import numpy as np
+
+    from lorsmerge_cli.metrics.significance import block_sums, interval
+
+    counts = [_of(row) for row in rows]
+    blocks = [f"{row.dataset}\t{row.speaker or row.id}" for row in rows]
+    error = np.array([(each.seconds, 2 * each.matched) for each in counts], dtype=np.float64)
+    share = np.array([(100 * each.within, each.segments) for each in counts], dtype=np.float64)
+    return interval(block_sums(error, blocks), ERROR), interval(block_sums(share, blocks), SHARE)
 
 
 def matched(said: Sequence[Timed], heard: Sequence[Timed]) -> list[tuple[int, int]]:

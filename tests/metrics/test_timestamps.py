@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
+from math import isnan
+from statistics import stdev
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from lorsmerge_cli.data.utterance import Segment
 from lorsmerge_cli.metrics.metric import Scoring
-from lorsmerge_cli.metrics.timestamps import Boundaries, boundaries, matched
+from lorsmerge_cli.metrics.timestamps import Boundaries, boundaries, intervals, matched
 from lorsmerge_cli.results.records import Hypothesis, score
 
 ROW = Hypothesis("m", "d", "1", "ca", "asr", "bon dia", "bon dia", 9.0)
@@ -120,3 +122,31 @@ def test_only_rows_with_times_on_both_sides_count() -> None:
         "recordings": 1, "segments": 1, "heard": 1, "matched": 1, "within": 1, "seconds": 0.1,
     }  # fmt: skip
     assert "timestamps" not in score(rows[1:], Scoring()).details
+
+
+def test_intervals_are_over_speakers_with_all_their_runs() -> None:
+    """Equal blocks: the standard error is that of a mean of the blocks' values."""
+    said, late = segments((0, 2), (3, 5)), {"a": 0.1, "b": 0.3, "c": 0.8}
+    rows = [
+        replace(ROW, id=f"{speaker}{n}", speaker=speaker, segments=said,
+                heard_segments=segments((delay, 2 + delay), (3 + delay, 5 + delay)))
+        for speaker, delay in late.items() for n in range(2)
+    ]  # fmt: skip
+    error, share = intervals(rows)
+    spread = stdev(late.values()) / 3**0.5
+    assert (error.blocks, error.standard_error) == (3, pytest.approx(spread))
+    assert error.low < 0.4 < error.high
+    assert share.standard_error == pytest.approx(stdev([100, 0, 0]) / 3**0.5)
+    again = [replace(row, model="m:seed1") for row in rows]
+    assert intervals(rows + again)[0].standard_error == pytest.approx(spread)
+    alone, _ = intervals([replace(row, speaker=None) for row in rows])
+    assert alone.blocks == 6  # recordings
+    one, _ = intervals(rows[:2])
+    assert isnan(one.standard_error)
+    silent, _ = intervals([replace(row, heard_segments=()) for row in rows])
+    assert isnan(silent.standard_error)
+
+
+def test_equal_names_of_two_test_sets_are_two_blocks() -> None:
+    row = replace(ROW, segments=segments((0, 2)), heard_segments=segments((0, 1)))
+    assert intervals([row, replace(row, dataset="other")])[0].blocks == 2

@@ -70,9 +70,9 @@ def test_timestamps_are_pooled_over_sets_and_runs(tmp_path: Path) -> None:
         report(write_results(tmp_path / "r.json", records), tmp_path / "out"), "timestamps"
     )
     texts = {label: [cell.text for cell in row.values()] for label, row in found.items()}
-    assert texts["base"] == ["20", "40", "20", "20", "1.000", "0.00"]
+    assert texts["base"] == ["20", "40", "20", "20", "1.000 ± 0.000", "0.00 ± 0.00"]
     assert next(row for label, row in texts.items() if label != "base") == [
-        "40", "80", "40", "40", "0.050", "50.00",
+        "40", "80", "40", "40", "0.050 ± 0.000", "50.00 ± 0.00",
     ]  # fmt: skip
 
 

@@ -107,6 +107,13 @@ class Hearing:
             for model, found in silent.items()
         ]
 
+    def prepare(self, decoder: Decoder, decoding: DecodingSettings) -> None:
+        """Do what a model needs once; recordings are heard with its own lists of tokens."""
+        if self.long:
+            decoder.ear()
+        else:
+            decoder.prepare(decoding)
+
     def answers(
         self,
         decoder: Decoder,

@@ -346,7 +346,7 @@ class _Run:
         progress(len(test_set.utterances) - len(wanted))
         mine = wanted[self.state.process_index :: self.state.num_processes]
         if mine:
-            self.decoder.prepare(decoding)
+            self.hearing.prepare(self.decoder, decoding)
         began = time.perf_counter()
         answers |= self._decode(mine, test_set, decoding, features, made_by, progress)
         self.elapsed += time.perf_counter() - began

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from lorsmerge_cli.metrics.timestamps import COLLAR, Boundaries
+from lorsmerge_cli.metrics.timestamps import COLLAR, boundaries, intervals
 from lorsmerge_cli.operations.report.entries import Row
-from lorsmerge_cli.operations.report.numbers import NONE, number
+from lorsmerge_cli.operations.report.numbers import number, with_error
 from lorsmerge_cli.operations.report.tables import Cell, Table, Tables
+from lorsmerge_cli.results.records import Hypothesis
 
 
 def hearing_tables(tables: Tables) -> list[Table]:
@@ -17,29 +18,28 @@ def hearing_tables(tables: Tables) -> list[Table]:
 
 def _timestamps(tables: Tables) -> list[Table]:
     """Return how near each system's segments are to the references', over all its test sets and runs."""
-    found: dict[Row, Boundaries] = {}
+    found: dict[Row, list[Hypothesis]] = {}
     for row in tables.rows:
         for entry in row.entries:
-            if counts := entry.record.details.get("timestamps"):
-                found[row] = found.get(row, Boundaries()) + Boundaries(**counts)
+            if entry.record.details.get("timestamps"):
+                found.setdefault(row, []).extend(entry.record.rows)
     if not found:
         return []
-    rows = [
-        tables.line(
-            row,
-            [
-                *(Cell(str(n)) for n in (own.recordings, own.segments, own.heard, own.matched)),
-                Cell(NONE if own.error is None else f"{own.error:.3f}"),
-                Cell(NONE if own.share is None else number(own.share)),
-            ],
-        )
-        for row, own in found.items()
-    ]
+    rows = []
+    for row, heard in found.items():
+        own, (error, share) = boundaries(heard), intervals(heard)
+        cells = [str(n) for n in (own.recordings, own.segments, own.heard, own.matched)]
+        cells += [
+            with_error(own.error, error.standard_error, decimals=3),
+            with_error(own.share, share.standard_error),
+        ]
+        rows.append(tables.line(row, [*map(Cell, cells)]))
     heads = ("recordings", "segments", "heard", "matched", "error s ↓", f"within {COLLAR:g} s % ↑")
     note = (
         "Segments heard are matched to those of the references one to one, in order and by overlap in "
         "time. Error: mean absolute distance of the boundaries of matched ones. Within: segments of the "
-        "references both of whose boundaries are that near; those without a match count as missed."
+        "references both of whose boundaries are that near; those without a match count as missed. "
+        "±: standard error over speakers, or over recordings where no speaker is known."
     )
     return [Table("timestamps", "Timestamps", note, tuple((h, "") for h in heads), tuple(rows))]
 

@@ -30,6 +30,19 @@ def change(value: float, error: float) -> str:
     return f"{signed} ± {number(error)}"
 
 
+def with_error(value: float | None, error: float, *, decimals: int = DECIMALS) -> str:
+    """Return a value and its standard error, where there is one; a dash for no value.
+
+    Example:
+        >>> with_error(0.25, 0.0125, decimals=3), with_error(80, math.nan)
+        ('0.250 ± 0.013', '80.00')
+    """
+    if value is None:
+        return NONE
+    around = "" if math.isnan(error) else f" ± {error:.{decimals}f}"
+    return f"{value:.{decimals}f}{around}"
+
+
 def percent(*shares: float) -> str:
     """Return a share of 1 in whole percent; of two, the interval between them without the sign.
 
