@@ -393,27 +393,31 @@ def _heard_as(records: Sequence[Record]) -> None:
 def _timestamps(records: Sequence[Record]) -> None:
     """Show how near the bounds of segments are to those of the references, where these have some."""
     from lorsmerge_cli.metrics.timestamps import COLLAR, Boundaries, intervals
-    from lorsmerge_cli.operations.report.numbers import with_error
 
     rows = []
     for record in records:
         if counts := record.details.get("timestamps"):
             found = Boundaries(**counts)
-            error, share = (each.standard_error for each in intervals(record.rows))
+            error, share = intervals(record.rows)
             rows.append(
                 [record.model, record.dataset, record.language, record.task, str(found.segments),
                  str(found.heard), str(found.matched),
-                 with_error(found.error, error, decimals=3), with_error(found.share, share, decimals=1)]
+                 _decimals(found.error, 3), _decimals(error.standard_error, 3),
+                 _decimals(found.share, 1), _decimals(share.standard_error, 1)]
             )  # fmt: skip
     if rows:
-        heads = ["model", "data", "language", "task", "segments", "heard", "matched", "error s",
-                 f"in {COLLAR:g} s %"]  # fmt: skip
+        heads = ["model", "data", "language", "task", "segments", "heard", "matched", "error s", "±",
+                 f"in {COLLAR:g} s %", "±"]  # fmt: skip
         console.table(heads, rows, title="timestamps")
         console.line(
             "matched: segments heard that overlap one of the reference, one to one; error: mean "
             f"distance of their boundaries; in {COLLAR:g} s: segments of the reference both of whose "
             "boundaries are that near; ±: standard error over speakers, or recordings without one"
         )
+
+
+def _decimals(value: float | None, count: int) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.{count}f}"
 
 
 def _mean(records: Sequence[Record], name: str) -> str:

@@ -106,7 +106,9 @@ def transcribe(
         "--channels", metavar="WAY", help="mix hears the mean of all channels; split hears each, for "
         "telephone calls, and writes FILE.1.srt, FILE.2.srt, ...")] = "mix",
     resume: Annotated[bool, _long(
-        "--resume", help="Skip recordings whose transcripts are in the folder already.")] = False,
+        "--resume", help="Skip recordings whose transcripts are in the folder already, made of the same "
+        "audio by the same model and settings: transcripts.journal there says so. Others are an error; "
+        "with --force they are replaced.")] = False,
     seed: Annotated[int, _long(
         "--seed", metavar="N", help="Seed of the samples at temperatures above 0.")] = 0,
     min_confidence: Annotated[float | None, _labels(

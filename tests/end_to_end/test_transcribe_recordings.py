@@ -19,7 +19,7 @@ import pysrt
 import pytest
 import soundfile
 import webvtt
-from speech_models import make_clip, make_whisper
+from speech_models import make_clip, make_tuned, make_whisper
 
 from lorsmerge_cli import transcribe_recordings
 from lorsmerge_cli.errors import Interrupted, UnreadableFile
@@ -33,9 +33,10 @@ QUICK = " --device cpu --beam 1 --temperatures 0 --logprob=-99"
 
 @pytest.fixture(scope="module")
 def speech_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """timed/ and untimed/, talks/{a,b,c}.wav, sounds of other rates, and what is no sound."""
+    """timed/, its fine-tune tuned/ and untimed/, talks/{a,b,c}.wav, sounds of other rates, and what is no sound."""
     folder = tmp_path_factory.mktemp("speech")
     make_whisper(folder / "timed", times=True, seed=3)
+    make_tuned(folder / "timed", folder / "tuned", seed=1)
     make_whisper(folder / "untimed")
     (folder / "talks").mkdir()
     for number, (name, seconds) in enumerate([("a", 7.3), ("b", 3.0), ("c", 5.2)]):
@@ -107,16 +108,79 @@ def test_a_folder_is_transcribed_and_resumed(
     line = "lorsmerge transcribe timed -a talks -o subs" + QUICK
     succeed(line)
     first = {path.name: path.read_bytes() for path in Path("subs").iterdir()}
-    assert sorted(first) == ["a.srt", "b.srt", "c.srt"]
+    assert sorted(first) == ["a.srt", "b.srt", "c.srt", "transcripts.journal"]
     refused = shell(line)
     assert refused.code == WORK
     assert "--resume skips recordings that are done" in message(refused.err)
     Path("subs/b.srt").unlink()
     ended = succeed(f"{line} --resume")
     assert "2 recordings have transcripts already" in ended.out
-    assert {path.name: path.read_bytes() for path in Path("subs").iterdir()} == first
+    assert transcripts() == {name: first[name] for name in ("a.srt", "b.srt", "c.srt")}
     succeed(f"{line} --force")
-    assert {path.name: path.read_bytes() for path in Path("subs").iterdir()} == first
+    assert transcripts() == {name: first[name] for name in ("a.srt", "b.srt", "c.srt")}
+
+
+def transcripts() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path("subs").iterdir() if path.stem in "abc"}
+
+
+def test_resume_knows_how_transcripts_were_made(
+    files: Path, succeed: Callable, shell: Callable
+) -> None:
+    line = "lorsmerge transcribe timed -a talks -o subs --language ca" + QUICK
+    succeed(line)
+    Path("subs/a.srt").write_text("edited\n")
+    before = transcripts()
+    line += " --resume"
+    for changed, told in [
+        (line.replace("--beam 1", "--beam 2"), "subs/b.srt was made otherwise: with beam 1, and not 2."),
+        (line.replace("ca", "de"), "with language ca, and not de"),
+        (line.replace("transcribe timed", "transcribe tuned"), "of other weights"),
+        (f"{line} --no-condition", "with condition True, and not False"),
+    ]:  # fmt: skip
+        refused = shell(changed)
+        assert refused.code == WORK
+        assert told in message(refused.err)
+        assert "--resume --force replaces it" in message(refused.err)
+    assert "3 recordings have transcripts already" in succeed(f"{line} --batch-size 1").out
+    succeed(f"{line} --as srt --as vtt")  # the srt are there, and stay
+    assert {name: transcripts()[name] for name in before} == before
+    assert "a.vtt" in transcripts()
+    assert "3 recordings have" in succeed(f"{line} --as srt --as vtt").out
+
+
+def test_resume_takes_no_other_audio_or_program_s_transcripts(
+    files: Path, succeed: Callable, shell: Callable
+) -> None:
+    line = "lorsmerge transcribe timed -a talks -o subs --resume" + QUICK
+    Path("subs").mkdir()
+    Path("subs/b.srt").write_text("by hand\n")
+    refused = shell(line)
+    assert "subs/b.srt was made otherwise: transcripts.journal does not say how" in message(
+        refused.err
+    )
+    assert [path.name for path in Path("subs").iterdir()] == ["b.srt"]
+    Path("subs/b.srt").unlink()
+    succeed(line)
+    shutil.copy("talks/a.wav", "talks/c.wav")
+    assert "subs/c.srt was made otherwise: of other audio" in message(shell(line).err)
+    succeed(f"{line} --force")
+    assert Path("subs/c.srt").read_bytes() == Path("subs/a.srt").read_bytes()
+    whole = Path("subs/transcripts.journal").read_bytes()
+    for damage in (
+        b"",
+        b"\xff\n[]\n{}\n" + whole[:-9],
+        b'{"transcript": 1}\n{"transcript": "a.srt", "x": 1}',
+    ):
+        Path("subs/transcripts.journal").write_bytes(damage)
+        assert "was made otherwise" in message(shell(line).err)
+        succeed(f"{line} --force")  # a line that was cut is not glued to the next
+        assert "3 recordings have" in succeed(line).out
+    Path("subs/transcripts.journal").unlink()
+    Path("subs/transcripts.journal").mkdir()
+    refused = shell(line)
+    assert refused.code == WORK
+    assert "subs/transcripts.journal cannot be read" in message(refused.err)
 
 
 def test_standard_input(files: Path, succeed: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +203,9 @@ def test_other_rates(files: Path, succeed: Callable, rate: int) -> None:
 
 def test_channels_of_a_call(files: Path, succeed: Callable) -> None:
     succeed("lorsmerge transcribe timed -a call.wav -o call --channels split" + QUICK)
-    assert sorted(path.name for path in Path("call").iterdir()) == ["call.1.srt", "call.2.srt"]
+    assert sorted(path.name for path in Path("call").iterdir()) == [
+        "call.1.srt", "call.2.srt", "transcripts.journal",
+    ]  # fmt: skip
     samples, rate = soundfile.read("call.wav", dtype="float32")
     soundfile.write("right.wav", samples[:, 1], rate, subtype="FLOAT")
     succeed("lorsmerge transcribe timed -a right.wav -o right.srt" + QUICK)
@@ -298,7 +364,7 @@ def test_an_interruption_keeps_what_is_done(files: Path, monkeypatch: pytest.Mon
         transcribe_recordings("timed", "talks", "subs", **settings)
     assert caught.value.exit_code == INTERRUPTED
     assert "--resume" in str(caught.value)
-    assert [path.name for path in Path("subs").iterdir()] == ["a.srt"]
+    assert sorted(path.name for path in Path("subs").iterdir()) == ["a.srt", "transcripts.journal"]
     monkeypatch.setattr(recordings, "hear", real)
     report = transcribe_recordings("timed", "talks", "subs", resume=True, **settings)
     assert (len(report.recordings), report.resumed) == (2, 1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lorsmerge_cli.data.languages import parse_language, parse_task
@@ -27,7 +27,9 @@ from lorsmerge_cli.errors import (
     raise_all,
 )
 from lorsmerge_cli.inputs import FilePath, path_of, several
+from lorsmerge_cli.operations.transcribe.made import HEARD, Made
 from lorsmerge_cli.outputs import atomic_file, check_output
+from lorsmerge_cli.results.hypotheses import piece_digest
 from lorsmerge_cli.results.transcripts import WRITERS, clock, write_transcript
 from lorsmerge_cli.speech.alignment import need_alignment
 from lorsmerge_cli.speech.engines import DEFAULT, ENGINES, Decoder, check_engine
@@ -114,6 +116,7 @@ class _Item:
 
     recording: Recording
     targets: Mapping[str, Path]
+    about: Mapping[str, str]  # what they depend on
     truncated: bool
     seconds: float
 
@@ -178,8 +181,8 @@ def transcribe_recordings(
         dtype: the model computes in: `float32`, `float16` or `bfloat16`; of `ct2` also `int8`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         config_dir: model folder or Hub id to take config and tokenizer from, for a bare file.
-        resume: skip recordings whose transcripts exist.
-        force: replace transcripts that exist.
+        resume: skip recordings whose transcripts are made as wanted, by the folder's journal.
+        force: replace transcripts that exist, with `resume` those that are made otherwise.
         progress: called with the seconds of audio just heard, and those in all.
 
     Raises:
@@ -196,26 +199,27 @@ def transcribe_recordings(
         timestamps, max_tokens, seed, batch_size, words,
     )  # fmt: skip
     code, kind = parse_language(language) if language else None, parse_task(task)
-    if channels not in (MIX, SPLIT):
-        raise UsageFault(f"There is no way {channels!r} with channels.", "Give mix or split.")
     given = [Path(path) for path in several(audio)]
     wanted = _formats(Path(output), several(formats))
     raise_all(check_engine(engine, dtype, device))
     source = find_model(Path(model), config_dir=path_of(config_dir))
     _check_model(source, engine, code, kind, settings)
     with ExitStack() as stack:
-        is_piped = STDIN in given
-        held = stack.enter_context(kept_on_disk(sys.stdin.buffer)) if is_piped else STDIN
+        held = stack.enter_context(kept_on_disk(sys.stdin.buffer)) if STDIN in given else STDIN
+        found = _recordings(given, held, channels)
+        used = ENGINES[engine]
+        computed = used.dtype(dtype, device)
+        made = None if _is_file(Path(output)) else Made(Path(output))
+        about = _about(source, used.stamp(computed) or computed, code, kind, settings)
         items, resumed = _plan(
-            given, held, Path(output), wanted, channels, source.files, resume=resume, force=force
+            found, Path(output), wanted, about, made, source.files, resume=resume, force=force
         )
         if not items:
             return TranscriptsReport((), resumed)
-        opened = ENGINES[engine]
-        decoder = opened.open(source, opened.dtype(dtype, device), device)
-        reports = _run(items, decoder, code, kind, settings, force or resume, progress)
-    told = [text for report in reports for text in report.warnings]
-    return TranscriptsReport(tuple(reports), resumed, tuple(dict.fromkeys(told)))
+        decoder = used.open(source, computed, device)
+        reports = _run(items, decoder, code, kind, settings, made, force, progress)
+    told = dict.fromkeys(text for report in reports for text in report.warnings)
+    return TranscriptsReport(tuple(reports), resumed, tuple(told))
 
 
 def _formats(output: Path, given: Sequence[str]) -> list[str]:
@@ -231,7 +235,7 @@ def _formats(output: Path, given: Sequence[str]) -> list[str]:
                 f"There is no format {name!r}.{did_you_mean(name, list(WRITERS))}",
                 f"Choose of {', '.join(WRITERS)}.",
             )
-    if output.suffix and not output.is_dir():
+    if _is_file(output):
         suffix = output.suffix.removeprefix(".").lower()
         if suffix not in WRITERS:
             raise UsageFault(
@@ -245,6 +249,20 @@ def _formats(output: Path, given: Sequence[str]) -> list[str]:
             )
         return [suffix]
     return list(dict.fromkeys(names)) or ["srt"]
+
+
+def _is_file(output: Path) -> bool:
+    """Return whether a transcript is written there, and not a folder of them."""
+    return bool(output.suffix) and not output.is_dir()
+
+
+def _about(
+    source: ModelSource, engine: str, language: str | None, task: str, settings: LongSettings
+) -> dict[str, str]:
+    """Return what transcripts depend on beside the audio."""
+    found = {name: f"{value}" for name, value in asdict(settings).items() if name != "batch_size"}
+    found |= {"engine": engine, "language": language or "identified", "task": task}
+    return {"weights": source.identity(), **found}
 
 
 def _check_model(
@@ -268,22 +286,14 @@ def _check_model(
         need_alignment(speech)
 
 
-def _plan(
-    given: Sequence[Path],
-    held: Path,
-    output: Path,
-    formats: Sequence[str],
-    channels: str,
-    inputs: Sequence[Path],
-    *,
-    resume: bool,
-    force: bool,
-) -> tuple[list[_Item], int]:
-    """Return the recordings to hear, and how many have transcripts already.
+def _recordings(given: Sequence[Path], held: Path, channels: str) -> list[tuple[str, Recording]]:
+    """Return the recordings to hear, each with the name of its transcripts.
 
     Raises:
-        LorsmergeError: every fault of the files.
+        LorsmergeError: every fault of the files, or there is no such way with channels.
     """
+    if channels not in (MIX, SPLIT):
+        raise UsageFault(f"There is no way {channels!r} with channels.", "Give mix or split.")
     faults: list[LorsmergeError] = []
     found: list[tuple[str, Recording]] = []
     for path in _expanded(given, faults):
@@ -294,39 +304,108 @@ def _plan(
         except LorsmergeError as error:
             faults.append(error)
     raise_all(faults)
-    is_file = bool(output.suffix) and not output.is_dir()
-    if is_file and len(found) > 1:
-        raise UsageFault(
-            f"{output} is one file, for {len(found)} recordings or channels.",
-            "Name a folder, which takes a transcript of each.",
-        )
+    return found
+
+
+def _check_names(found: Sequence[tuple[str, Recording]], output: Path, format: str) -> None:
+    """Check that each recording has transcripts of its own.
+
+    Raises:
+        UsageFault: several would be written into one file.
+    """
+    if _is_file(output):
+        if len(found) > 1:
+            raise UsageFault(
+                f"{output} is one file, for {len(found)} recordings or channels.",
+                "Name a folder, which takes a transcript of each.",
+            )
+        return
     stems = Counter(stem.casefold() for stem, _ in found)
+    faults = []
     for stem, count in stems.items():
-        if count > 1 and not is_file:
+        if count > 1:
             names = [item.name for one, item in found if one.casefold() == stem]
             faults.append(
                 UsageFault(
-                    f"{' and '.join(names)} would both be written into {output / stem}.{formats[0]}.",
+                    f"{' and '.join(names)} would both be written into {output / stem}.{format}.",
                     "Give them to two runs with a folder each, or rename one.",
                 )
             )
     raise_all(faults)
+
+
+def _plan(
+    found: Sequence[tuple[str, Recording]],
+    output: Path,
+    formats: Sequence[str],
+    about: Mapping[str, str],
+    made: Made | None,
+    inputs: Sequence[Path],
+    *,
+    resume: bool,
+    force: bool,
+) -> tuple[list[_Item], int]:
+    """Return the recordings to hear, and how many have transcripts already.
+
+    Args:
+        found: recordings with the names of their transcripts.
+        output: the folder, or the file of a single one.
+        formats: of transcripts.
+        about: what they depend on beside the audio.
+        made: those of the folder; None for a file.
+        inputs: files that are read, and not replaced.
+        resume: whether transcripts that exist are left out, if they are made as `about` says.
+        force: whether others that exist are replaced.
+
+    Raises:
+        LorsmergeError: every fault of the transcripts that exist.
+    """
+    _check_names(found, output, formats[0])
+    faults: list[LorsmergeError] = []
+    reads = [*inputs, *(item.file for _, item in found)]
     items, resumed = [], 0
     for stem, recording in found:
-        targets = {f: output if is_file else output / f"{stem}.{f}" for f in formats}
-        if resume and all(path.exists() for path in targets.values()):
-            resumed += 1
-            continue
-        reads = [*inputs, *(item.file for _, item in found)]
+        targets = {f: output / f"{stem}.{f}" if made else output for f in formats}
+        channel = MIX if recording.channel is None else f"{recording.channel + 1}"
+        own = {**about, "channel": channel, HEARD: piece_digest(recording.source)}
+        if resume:
+            done, otherwise = _finished(targets.values(), own, made)
+            faults += [] if force else otherwise
+            targets = {f: path for f, path in targets.items() if path not in done}
+            if not targets:
+                resumed += 1
+            if not targets or (otherwise and not force):
+                continue
         for path in targets.values():
-            faults += check_output(path, inputs=reads, size=SIZE, force=force or resume)
-        items.append(_Item(recording, targets, recording.truncated, recording.seconds or 0.0))
+            faults += check_output(path, inputs=reads, size=SIZE, force=force)
+        items.append(_Item(recording, targets, own, recording.truncated, recording.seconds or 0.0))
     if faults and not resume and all(isinstance(fault, OutputFault) for fault in faults):
         faults[-1] = type(faults[-1])(
             faults[-1].what, f"{faults[-1].remedy} --resume skips recordings that are done.".strip()
         )
     raise_all(faults)
     return items, resumed
+
+
+def _finished(
+    paths: Iterable[Path], about: Mapping[str, str], made: Made | None
+) -> tuple[set[Path], list[LorsmergeError]]:
+    """Return the transcripts that exist as they are wanted, and a fault of each that is another."""
+    done, faults = set[Path](), list[LorsmergeError]()
+    for path in paths:
+        if not path.exists():
+            continue
+        differs = made.differences(path, about) if made else None
+        if differs is None:
+            done.add(path)
+        else:
+            faults.append(
+                OutputFault(
+                    f"{path} was made otherwise: {differs}.",
+                    "--resume --force replaces it; another folder with -o keeps it.",
+                )
+            )
+    return done, faults
 
 
 def _expanded(given: Sequence[Path], faults: list[LorsmergeError]) -> list[Path]:
@@ -376,6 +455,7 @@ def _run(
     language: str | None,
     task: str,
     settings: LongSettings,
+    made: Made | None,
     force: bool,
     progress: Callable[[int, int], None],
 ) -> list[RecordingReport]:
@@ -397,6 +477,8 @@ def _run(
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path, force=force) as partial:
                 write_transcript(partial, format, found.segments, found.language)
+            if made:
+                made.add(path, item.about)
         recording = item.recording
         reports[index] = RecordingReport(
             recording.name, None if recording.channel is None else recording.channel + 1,
