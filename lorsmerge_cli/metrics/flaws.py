@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from lorsmerge_cli.metrics import written
 from lorsmerge_cli.metrics.looping import is_looping, most_repeats
 from lorsmerge_cli.metrics.normalisation import CHARACTER_LANGUAGES
 from lorsmerge_cli.metrics.scripts import other_script
@@ -69,8 +70,7 @@ def _each(has: Callable[[Answered], bool]) -> Callable[[Sequence[Answered]], int
 
 def repeats_words(row: Answered) -> bool:
     """Return whether some words follow each other five times or more, and more often than they should."""
-    written = ENGLISH if row.task == "st" else row.language
-    spaced = written not in CHARACTER_LANGUAGES
+    spaced = _written(row) not in CHARACTER_LANGUAGES
     said, meant = (
         most_repeats(text.split() if spaced else list("".join(text.split())))
         for text in (NO_WORD.sub("", text.lower()) for text in (row.hypothesis, row.reference))
@@ -83,14 +83,28 @@ def invents(row: Answered) -> bool:
     return not row.reference.strip() and bool(row.hypothesis.strip())
 
 
+def _written(row: Answered) -> str:
+    """Return the language that the answer should be in."""
+    return ENGLISH if row.task == "st" else row.language
+
+
 def is_in_other_script(row: Answered) -> bool:
     """Return whether most letters are of a script that the language is not written in.
 
     Not where those of the reference are of that script too.
     """
-    language = ENGLISH if row.task == "st" else row.language
+    language = _written(row)
     script = other_script(row.hypothesis, language)
     return bool(script) and script != other_script(row.reference, language)
+
+
+def _in_other_language(rows: Sequence[Answered]) -> int | None:
+    """Count answers in another language, as a model that translates what it should write down gives."""
+    if not written.is_installed():
+        return None
+    return sum(
+        written.is_in_other_language(row.hypothesis, row.reference, _written(row)) for row in rows
+    )
 
 
 def is_unheard(row: Answered) -> bool:
@@ -116,6 +130,10 @@ FLAWS: dict[str, Flaw] = {
     "script": Flaw(
         "mostly in a script that the language is not written in", "are in a script of another language",
         _each(is_in_other_script),
+    ),
+    "language": Flaw(
+        "in another language than their references (identified by py3langid)",
+        "are in another language", _in_other_language,
     ),
     "unheard": Flaw(
         "of recordings, most of whose windows with sound got no text",

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lorsmerge_cli.metrics import written
 from lorsmerge_cli.metrics.flaws import FLAWS
 from lorsmerge_cli.metrics.looping import LONGEST, most_repeats
 from lorsmerge_cli.metrics.metric import Scoring
@@ -91,6 +92,34 @@ def test_letters_of_another_script(
     assert counted("script", said, meant, language=language, task=task) == count
 
 
+@pytest.mark.parametrize(
+    ("said", "meant", "language", "task", "count"),
+    [
+        ("the meeting starts at nine in the morning", "la reunió comença a les nou del matí", "ca", "asr", 1),
+        ("la reunión comienza a las nueve de la mañana", "la reunió comença a les nou del matí", "ca", "asr", 1),
+        ("la reunio comenca a les nou del mati i", "la reunió comença a les nou del matí", "ca", "asr", 0),
+        ("la reunió comença a les nou del matí", "the meeting starts at nine in the morning", "ca", "st", 1),
+        ("the meetings start at nine", "the meeting starts at nine in the morning", "ca", "st", 0),
+        ("Die Sitzung beginnt um neun Uhr", "la riunione inizia alle nove", "it", "asr", 1),
+        ("ARRIBA A LES NOU EN PUNT", "the meeting starts at nine in the morning", "ca", "st", 1),
+        ("会議は九時に始まります", "the meeting starts at nine in the morning", "ja", "st", 1),
+        ("house", "casa", "ca", "asr", 0),  # one word says little
+        ("", "la reunió comença a les nou del matí", "ca", "asr", 0),
+        ("the meeting starts at nine in the morning", "", "ca", "asr", 0),
+        ("the meeting starts at nine in the morning", "Johann Sebastian Bach", "ca", "asr", 0),
+    ],
+)  # fmt: skip
+def test_texts_in_another_language(
+    said: str, meant: str, language: str, task: str, count: int
+) -> None:
+    assert counted("language", said, meant, language=language, task=task) == count
+
+
+def test_languages_are_not_told_without_py3langid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(written, "find_spec", lambda name: None)
+    assert counted("language", "the meeting starts at nine", "la reunió comença a les nou") is None
+
+
 def test_a_record_has_them_all_and_its_score_as_before() -> None:
     rows = [ROW, replace(ROW, id="2", reference="", hypothesis="gràcies"), replace(ROW, id="3", hypothesis="да")]  # fmt: skip
     found = score(rows, Scoring())
@@ -101,6 +130,7 @@ def test_a_record_has_them_all_and_its_score_as_before() -> None:
         "repeats": 0,
         "invented": 1,
         "script": 1,
+        "language": 0,
         "unheard": 0,
     }
     assert found.score == pytest.approx(100 * (1 + 2) / 4)

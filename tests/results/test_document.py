@@ -79,7 +79,7 @@ def test_scores_and_tests_are_those_of_version_1() -> None:
         for key, name in (("chrf2", "chrF2"), ("cer", "CER"), ("wer", "WER")):
             if key in old["details"]:
                 assert record.scores[name].score == pytest.approx(old["details"][key], rel=1e-12)
-        newer = {"repeats", "invented", "script", "unheard"}
+        newer = {"repeats", "invented", "script", "language", "unheard"}
         kept = {key: value for key, value in record.details.items() if key not in newer}
         assert kept.items() <= old["details"].items()
     for old, a, b in zip(plain["comparisons"], records[:3], records[3:], strict=True):
