@@ -98,7 +98,8 @@ class Checkpoint:
         if any(STATISTICS_MARK in shard.metadata for shard in shards):
             raise UnreadableFile(
                 f"{path} has statistics of a fine-tune, and weights are needed here.",
-                "Give it to `merge` with --stats, and the fine-tune or its delta as well.",
+                "Give it to `merge` with --stats (one before each such file), and the fine-tune or its "
+                "delta as well.",
             )
         self._holder = {
             _alike(name, prefix, like): (shard, name) for shard in shards for name in shard.specs

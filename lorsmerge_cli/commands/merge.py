@@ -166,7 +166,12 @@ def merge(
         from lorsmerge_cli.hub.target import open_target
 
         target = open_target(push)  # fails now, not after the work, if it may not be written
-    from lorsmerge_cli.operations.merge import plan_calibration, plan_merge, stale_control
+    from lorsmerge_cli.operations.merge import (
+        plan_calibration,
+        plan_merge,
+        recorded_norm,
+        stale_control,
+    )
 
     plan = plan_merge(
         given, output, calibrated=audio is not None, config_dir=config_dir, save_recipe=save_recipe,
@@ -182,6 +187,8 @@ def merge(
     plan = replace(plan, warnings=(*plan.warnings, *stale))
     if dry_run:
         if step_norm is not None or step_norm_of is not None:
+            if step_norm_of is not None:
+                recorded_norm(step_norm_of)  # is an error where no merge made it
             console.note(AS_GIVEN)
         console.result(_plan_document(plan, beside), lambda: _show_plan(plan, beside))
     else:

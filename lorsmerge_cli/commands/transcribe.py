@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorsmerge_cli import console, options
-from lorsmerge_cli.errors import raise_all
+from lorsmerge_cli.errors import UsageFault, raise_all
 
 if TYPE_CHECKING:
     from lorsmerge_cli.operations.transcribe import LabelPlan, LabelReport, TranscriptsReport
@@ -167,7 +167,10 @@ def transcribe(
     if not (datasets and teachers and output):
         given = {"--data": datasets, "--teacher": teachers, "--output": output}
         missing = [name for name, value in given.items() if not value]
-        raise typer.BadParameter(f"Give {' and '.join(missing)} as well, to transcribe a data set.")
+        raise UsageFault(
+            f"A data set is transcribed, and {' and '.join(missing)} is missing.",
+            f"Give {' and '.join(missing)} as well.",
+        )
     _refuse_of_recordings(context)
     from lorsmerge_cli import usage
     from lorsmerge_cli.data.conditions import parse_conditions
@@ -234,7 +237,10 @@ def _transcribe_recordings(
 ) -> None:
     if not (models and audio):
         missing = "--audio" if models else "MODEL"
-        raise typer.BadParameter(f"Give {missing} as well, to write transcripts of files.")
+        raise UsageFault(
+            f"Transcripts of files are written, and {missing} is missing.",
+            f"Give {missing} as well.",
+        )
     if len(models) > 1:
         raise typer.BadParameter(
             "-o writes the transcripts of one MODEL. Without it the texts of several are shown."

@@ -26,7 +26,7 @@ from lorsmerge_cli.data.utterance import (
     listed,
     with_unique_ids,
 )
-from lorsmerge_cli.errors import LorsmergeError
+from lorsmerge_cli.errors import LorsmergeError, named
 from lorsmerge_cli.metrics.normalisation import normalisation_for, normalise
 
 MANY_DROPPED = 0.05  # share of the rows from which on it is a warning
@@ -103,6 +103,7 @@ def load_data(
             rows, max_seconds=max_seconds, hours=_further(asked, path), seed=seed,
             empty_text=empty_text or not labelled, cut=cut, conditions=conditions, place=str(path),
         )  # fmt: skip
+        told += _left_out(rows, found, path) if _further(asked, path) else []
         found = replace(found, drops=(*skipped, *found.drops))
         sets.append(_cut(found, max_seconds) if cut else found)
     if others and not sets:
@@ -127,6 +128,19 @@ def load_data(
 def _further(asked: Hours | None, path: Path) -> Hours | None:
     """Return the hours to choose of a data set's rows: None where no more than those were read."""
     return None if asked == Hours(first_hours(path)) else asked
+
+
+def _left_out(rows: Sequence[Utterance], found: DataReport, path: Path) -> list[str]:
+    """Return a note on languages of which the choice of some hours has no row at all."""
+    looked_at = {row.id for row in found.utterances} | {drop.id for drop in found.drops}
+    seen = {row.language for row in rows if row.id in looked_at}
+    lost = [name for name in dict.fromkeys(row.language for row in rows) if name not in seen]
+    if not lost:
+        return []
+    return [
+        f"{path}: the rows that --hours takes have none of {named(lost)}. Give more, or hours for each "
+        f"language: --hours {lost[0]}=0.1."
+    ]
 
 
 def _chosen_by(conditions: Sequence[Condition], paths: Sequence[Path]) -> tuple[str, ...]:

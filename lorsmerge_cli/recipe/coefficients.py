@@ -465,6 +465,31 @@ def norm_factors(texts: Sequence[str], norms: Sequence[float]) -> tuple[list[flo
     return factors, others
 
 
+def scale_with(texts: Sequence[str]) -> float | None:
+    """Return lambda with rules where none is given; None for the method's.
+
+    Example:
+        >>> scale_with(["decoder=0.5", "metagpt"]), scale_with(["equalise"])
+        (1.0, None)
+    """
+    scales = (found.rule.scale for found in _named(list(map(parse_rule, texts))))
+    return next((scale for scale in scales if scale is not None), None)
+
+
+def between_deltas(texts: Sequence[str]) -> list[str]:
+    """Return the rules that compare deltas.
+
+    Example:
+        >>> between_deltas(["decoder=0.5", "metagpt", "model_stock", "lines:beta=0.4"])
+        ['metagpt', 'model_stock']
+    """
+    return [
+        found.text
+        for found in _named(list(map(parse_rule, texts)))
+        if found.rule.by_norms or found.rule.by_deltas
+    ]
+
+
 def takes_norms(texts: Sequence[str]) -> bool:
     """Tell whether one of the rules is by norms.
 

@@ -27,7 +27,13 @@ from lorsmerge_cli.errors import (
 from lorsmerge_cli.inputs import FilePath, json_object, parse_toml, read_document, several
 from lorsmerge_cli.outputs import atomic_file
 from lorsmerge_cli.quoting import toml_value
-from lorsmerge_cli.recipe.coefficients import OwnRules, check_own_rules, check_rules, norm_factors
+from lorsmerge_cli.recipe.coefficients import (
+    OwnRules,
+    check_own_rules,
+    check_rules,
+    norm_factors,
+    scale_with,
+)
 
 RATIOS = ("svp", "mp")
 LIST_KEYS = {  # what each lists, and an example
@@ -136,9 +142,11 @@ class Recipe:
         found = find_method(method)
         lacking = () if calibrated else _statistics_faults(found, self.stats)
         raise_all([*_method_faults(found, deltas), *lacking])
+        scale = scale_with(self.coef)
+        scale = found.scale if scale is None else scale
         deltas = [
             # what a mask keeps is added whole
-            replace(delta, **{"scale": 1.0 if delta.for_task else found.scale} | _settings(delta))
+            replace(delta, **{"scale": 1.0 if delta.for_task else scale} | _settings(delta))
             for delta in deltas
         ]
         return replace(self, deltas=tuple(deltas), method=found.spec, svp=None, mp=None, scale=None)
@@ -574,7 +582,7 @@ def unpruned_method_faults(name: str | None) -> list[LorsmergeError]:
     return [
         UsageFault(
             f"--method {name} prunes, and needs ratios.",
-            "Prune the deltas before, with `lorsmerge prune`, or give ratios without --method.",
+            "Prune the deltas before, with `lorsmerge prune`, or score what `lorsmerge merge` makes.",
         )
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,15 @@ def test_a_language_that_no_data_set_has(tmp_path: Path) -> None:
             run({"ca": 1, "fr": 1})
     with pytest.raises(UsageFault, match=r"--hours de=1: no row of .*ca.jsonl is in that language"):
         data(both[:1], hours="de=1")
+
+
+def test_a_language_that_hours_leave_out_is_told(tmp_path: Path) -> None:
+    path = manifest(tmp_path / "all.jsonl", "ca de", count=20)
+    told = [load_data([path], hours=seconds / 3600).notes for seconds in (1, 20)]
+    assert len(told[0]) == 1
+    assert re.search(r"--hours takes have none of '(ca|de)'\..*--hours (ca|de)=0\.1", told[0][0])
+    assert told[1] == ()
+    assert load_data([path], hours={"ca": 2 / 3600, "de": 2 / 3600}).notes == ()
 
 
 def test_what_was_not_looked_at_is_told(tmp_path: Path) -> None:

@@ -63,3 +63,13 @@ def test_a_merge_from_a_recipe(tiny: Path, succeed: Callable[[str], Ended]) -> N
     ended = succeed("lorsmerge merge --recipe r.toml --control -o b.safetensors")
     assert "b-control.safetensors: its control" in ended.out
     assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+
+
+def test_a_dry_run_takes_no_other_merge_for_one(tiny: Path, shell: Shell) -> None:
+    for source, told in (
+        ("base.safetensors", "no record of its step norm"),
+        ("ca.delta", "is a delta"),
+    ):
+        ended = shell(MERGE + f"-o x.safetensors --dry-run --step-norm-of {source}")
+        assert ended.code == 1
+        assert told in " ".join(ended.err.split())

@@ -217,6 +217,43 @@ def test_a_pattern_without_effect_is_a_warning(models: Path, deltas: Path, tmp_p
     assert any("'cross_attn=2' has no effect" in text for text in report.warnings)
 
 
+def test_the_numbers_of_metagpt_are_lambdas(models: Path, deltas: Path, tmp_path: Path) -> None:
+    """They sum up to 1, whatever the default of the method is."""
+
+    def scales(name: str, **settings: Any) -> list[float]:
+        merge(models / "base", both(deltas), tmp_path / name, **settings)
+        recipe = json.loads((tmp_path / name / "lorsmerge.json").read_text())["recipe"]
+        return [entry["scale"] for entry in recipe["deltas"]]
+
+    assert sum(scales("plain", coef="metagpt")) == pytest.approx(1)
+    assert sum(scales("half", coef="metagpt", scale=0.5)) == pytest.approx(0.5)
+    assert scales("other", coef="decoder=0.5") == [0.15, 0.15]
+
+
+def test_rules_between_deltas_that_say_nothing_are_told(
+    models: Path, deltas: Path, tmp_path: Path
+) -> None:
+    one = merge(models / "base", both(deltas)[:1], tmp_path / "one", coef=["metagpt", "decoder=2"])
+    assert "--coef metagpt has no effect on a single delta." in one.warnings
+    twice = merge(
+        models / "base", both(deltas), tmp_path / "twice", method="model_stock", coef="model_stock"
+    )
+    assert any("model_stock is in the method itself, too" in text for text in twice.warnings)
+    fine = merge(models / "base", both(deltas), tmp_path / "fine", coef="model_stock")
+    assert not any("--coef" in text for text in fine.warnings)
+
+
+def test_a_step_much_longer_than_any_delta_is_told(
+    models: Path, deltas: Path, tmp_path: Path
+) -> None:
+    long = merge(models / "base", both(deltas), tmp_path / "long", scale=3)
+    assert any("times as long as the longest delta" in text for text in long.warnings)
+    same = merge(models / "base", both(deltas), tmp_path / "same", step_norm=long.step)
+    assert not any("times as long" in text for text in same.warnings)  # it was asked for
+    short = merge(models / "base", both(deltas), tmp_path / "short", scale=1)
+    assert not any("times as long" in text for text in short.warnings)
+
+
 @pytest.mark.parametrize(
     ("rules", "words"),
     [

@@ -30,6 +30,7 @@ class Rule:
         by_deltas: maps the deltas of one tensor, each with its coefficient, to their factor. All of
             them are held at once for it.
         parameters: name -> default; None for one that has to be given.
+        scale: lambda with it, where none is given; None for the method's.
 
     Example:
         >>> RULES["lines"].by_depth(3, 4, alpha=1.0, beta=0.5)
@@ -42,6 +43,7 @@ class Rule:
     by_norms: Callable[[Sequence[float]], list[float]] | None = None
     by_deltas: Agreement | None = None
     parameters: Mapping[str, float | None] = field(default_factory=dict)
+    scale: float | None = None
 
     @property
     def input(self) -> str:
@@ -54,7 +56,10 @@ RULES = {
         "alpha + beta * l / (L - 1) in block l of L", "Wang 2024, 2410.17146", by_depth=lines,
         parameters={"alpha": 1.0, "beta": None},
     ),
-    "metagpt": Rule("norm_i^2 / sum_j norm_j^2", "Zhou 2024, 2406.11385", by_norms=metagpt),
+    "metagpt": Rule(
+        "norm_i^2 / sum_j norm_j^2", "Zhou 2024, 2406.11385", by_norms=metagpt,
+        scale=1.0,  # its factors are lambdas themselves
+    ),
     "equalise": Rule("rms of the norms / norm_i", by_norms=equalise),
     "model_stock": Rule(
         "T c / (1 + (T - 1) c), c the tensor's mean cosine", "Jang 2024, 2403.19522",

@@ -31,7 +31,7 @@ from lorsmerge_cli.operations.merge.masks import (
 from lorsmerge_cli.operations.merge.plan import MergePlan, plan_merge
 from lorsmerge_cli.operations.merge.run import MergeReport, run_merge
 from lorsmerge_cli.operations.merge.state_dicts import merge_state_dicts
-from lorsmerge_cli.operations.merge.step_norm import scaled_plan, wanted_norm
+from lorsmerge_cli.operations.merge.step_norm import recorded_norm, scaled_plan, wanted_norm
 from lorsmerge_cli.recipe.calibration import Calibration, Heard, wanted_calibration
 from lorsmerge_cli.recipe.published import recorded_call
 from lorsmerge_cli.recipe.recipe import DeltaEntry, wanted_recipe
@@ -55,6 +55,7 @@ __all__ = [
     "plan_control",
     "plan_masks",
     "plan_merge",
+    "recorded_norm",
     "run_masks",
     "run_merge",
     "scaled_plan",

@@ -43,6 +43,7 @@ from lorsmerge_cli.operations.merge.faults import faulty_input
 from lorsmerge_cli.recipe.coefficients import (
     PARTS,
     TensorFactors,
+    between_deltas,
     check_matches,
     tensor_factors,
 )
@@ -360,6 +361,11 @@ def _unusual_settings(recipe: Recipe, vectors: list[TaskVector]) -> Iterator[str
     if combiner.averages and combiner.linear:
         earlier = [str(v.path) for v, pruning in zip(vectors, before, strict=True) if pruning]
         yield from _no_mean(recipe, earlier)
+    comparing = between_deltas(recipe.coef)
+    if len(vectors) == 1:
+        yield from (f"--coef {rule} has no effect on a single delta." for rule in comparing)
+    elif method.combiner in comparing:
+        yield f"The factor of --coef {method.combiner} is in the method itself, too: it counts twice."
     for entry in recipe.deltas:
         if abs(entry.scale or 0.0) > LARGE_SCALE:
             yield (

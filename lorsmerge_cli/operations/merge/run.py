@@ -42,6 +42,7 @@ from lorsmerge_cli.version import __version__
 LOST_WARNING = 0.03  # of the updates
 LONGEST = 1.2345678901234567e-123  # as text, of the positive floats
 NORM_SPREAD = 10.0  # between the largest and the smallest delta
+LONG_STEP = 2.0  # times the longest delta
 MISSED = 1e-3  # of a step norm: rounding alone errs by less
 CANCELLED = 1e-6  # of the longest step that scaled deltas can make: a sum in float32 errs by less
 
@@ -359,6 +360,12 @@ class _Run:
                 f"{largest} is {max(norms) / min(norms):.0f} times as large as {smallest} "
                 f"({max(norms):.3g} and {min(norms):.3g} in L2 norm) and will dominate the merge; "
                 "a scale per delta (DELTA:scale=...) evens them out."
+            )
+        if self.plan.aim is None and self.step > LONG_STEP * max(norms):
+            yield (
+                f"The step from the base is {self.step / max(norms):.1f} times as long as the longest "
+                f"delta ({self.step:.3g} and {max(norms):.3g}): a smaller --scale is usual, and `lorsmerge "
+                "search` finds one."
             )
         aim = self.plan.aim
         if aim and abs(self.step - aim) > MISSED * aim:

@@ -94,6 +94,28 @@ def multiplied(plan: MergePlan, own: float, norm: float) -> MergePlan:
     return replace(plan, recipe=replace(plan.recipe, deltas=deltas), aim=norm)
 
 
+def recorded_norm(source: Path) -> float | None:
+    """Return the norm of the step that a merge recorded; None for a recipe, whose step is measured.
+
+    Args:
+        source: as in `step_norm_of`.
+
+    Raises:
+        UnreadableFile: no merge made it.
+    """
+    if source.suffix == DELTA:
+        raise UnreadableFile(
+            f"{source} is a delta, and takes no step.", "Give a merge, or a recipe."
+        )
+    recorded = None if source.suffix in (".toml", ".md") else recorded_step_norm(source)
+    if recorded is None and source.suffix not in RECIPES:
+        raise UnreadableFile(
+            f"{source} has no record of its step norm: it is not a merge, or an older lorsmerge wrote it.",
+            "Give a merge, or a recipe: the lorsmerge.json of an older one.",
+        )
+    return recorded
+
+
 def step_norm_of(
     source: Path, plan: MergePlan, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> float:
@@ -109,21 +131,12 @@ def step_norm_of(
     Raises:
         UnreadableFile: no merge made it.
     """
-    if source.suffix == DELTA:
-        raise UnreadableFile(
-            f"{source} is a delta, and takes no step.", "Give a merge, or a recipe."
-        )
-    recorded = None if source.suffix in (".toml", ".md") else recorded_step_norm(source)
+    recorded = recorded_norm(source)
     if recorded is not None:
         return recorded
-    if source.suffix in RECIPES:
-        unwritten = plan.output.with_name(f"{plan.output.name}.measured.safetensors")
-        other = plan_merge(  # of one file, which needs no config
-            load_recipe(source), unwritten, device=str(plan.device), threads=plan.threads,
-            force=plan.force, allow_other_base=plan.allow_other_base,
-        )  # fmt: skip
-        return measure_step(other, progress)
-    raise UnreadableFile(
-        f"{source} has no record of its step norm: it is not a merge, or an older lorsmerge wrote it.",
-        "Give a merge, or a recipe: the lorsmerge.json of an older one.",
-    )
+    unwritten = plan.output.with_name(f"{plan.output.name}.measured.safetensors")
+    other = plan_merge(  # of one file, which needs no config
+        load_recipe(source), unwritten, device=str(plan.device), threads=plan.threads,
+        force=plan.force, allow_other_base=plan.allow_other_base,
+    )  # fmt: skip
+    return measure_step(other, progress)
