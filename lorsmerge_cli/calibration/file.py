@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
 from lorsmerge_cli.core.combining.fisher import FISHER
 from lorsmerge_cli.core.combining.regmean import GRAM
 from lorsmerge_cli.core.merging import is_finite
+from lorsmerge_cli.core.sketch import Sketch, parse_sketches, sketches_document
 from lorsmerge_cli.errors import UnreadableFile, named, non_finite
 from lorsmerge_cli.inputs import json_object
 
@@ -58,6 +59,7 @@ class Origin:
         settings: what else the numbers depend on.
         made_by: the command.
         version: of lorsmerge.
+        digests: of what it heard, by kind; empty where it was not recorded.
     """
 
     model: str
@@ -72,6 +74,7 @@ class Origin:
     settings: Mapping[str, Any]
     made_by: str
     version: str
+    digests: Mapping[str, Sketch] = field(default_factory=dict, compare=False)  # as `data` tells
 
     def metadata(self) -> dict[str, str]:
         """Return the strings of the header, except those that describe tensors."""
@@ -82,6 +85,8 @@ class Origin:
             "sha256": self.data,
             "languages": [list(pair) for pair in self.languages],
         }
+        if self.digests:
+            data["digests"] = sketches_document(self.digests)
         return {
             "format": "pt",
             STATISTICS_MARK: FORMAT_VERSION,
@@ -323,6 +328,7 @@ def _origin(metadata: Mapping[str, str]) -> Origin:
         json_object(metadata.get(f"{PREFIX}settings", "{}")),
         metadata.get(f"{PREFIX}made_by", ""),
         metadata.get(f"{PREFIX}lorsmerge", ""),
+        parse_sketches(data["digests"]) if "digests" in data else {},
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from lorsmerge_cli.core.low_rank_sparse import accumulable
 from lorsmerge_cli.core.merging import is_finite
 from lorsmerge_cli.data.conditions import parse_conditions
 from lorsmerge_cli.data.dataset import drop_warnings, load_data
-from lorsmerge_cli.data.digests import digests_of
+from lorsmerge_cli.data.digests import KINDS, DataDigests, digests_of
 from lorsmerge_cli.data.hours import Given
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.deltas.task_vector import base_fingerprint
@@ -387,6 +387,9 @@ def _origin(plan: StatsPlan, rows: Sequence[Utterance], command: str) -> Origin:
     for name, spec in source.float_specs.items():
         middle = source.read(name).reshape(-1)[spec.numel // 2 :][:1]
         sample[name] = float(accumulable(middle)) if spec.numel else 0.0
+    heard = digests_of(rows)
+    # of texts that were not used, a sentence may well be scored again
+    used = KINDS if plan.labels == "data" else ("audio", "speakers")
     return Origin(
         model=pinned(given) or given.name or str(given),
         fingerprint=fingerprint(source.float_specs, source.read),
@@ -395,18 +398,19 @@ def _origin(plan: StatsPlan, rows: Sequence[Utterance], command: str) -> Origin:
         labels=plan.labels,
         utterances=len(rows),
         seconds=plan.seconds,
-        data=_digest(rows, plan.labels),
+        data=_digest(heard, plan.labels),
         languages=tuple(dict.fromkeys((row.language, row.task) for row in rows)),
         settings={"dtype": plan.dtype},
         made_by=with_commits(command, [given]),
         version=__version__,
+        digests={kind: heard.sketches[kind] for kind in used},
     )
 
 
-def _digest(rows: Sequence[Utterance], labels: str) -> str:
+def _digest(heard: DataDigests, labels: str) -> str:
     """Hash what a model was given: audio, prompts, and texts that are not its own."""
     digest = hashlib.sha256()
-    for row, file in zip(rows, digests_of(rows).files, strict=True):
+    for row, file in zip(heard.utterances, heard.files, strict=True):
         text = row.text if labels == "data" else ""
         entry = [file, row.start, row.duration, row.language, row.task, text]
         digest.update(json.dumps(entry).encode())

@@ -68,6 +68,7 @@ class MergeRecord:
         deltas: one for each of the recipe's.
         lorsmerge, torch: versions, empty where they are not recorded.
         step_norm: L2 norm of the step from the base, None where it is not recorded.
+        heard: digests of the audio that each of the recipe's statistics is of.
     """
 
     recipe: Recipe
@@ -77,6 +78,7 @@ class MergeRecord:
     lorsmerge: str
     torch: str
     step_norm: float | None
+    heard: tuple[Mapping[str, Sketch], ...]
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def merge_record(document: Mapping[str, Any]) -> MergeRecord:
         _string(document, "lorsmerge"),
         _string(_table(document, "versions"), "torch"),
         _number(document, "step_norm"),
+        tuple(_digests(found) for found in _rows(document, "statistics")),
     )
 
 
@@ -382,6 +385,7 @@ def _merged_digests(document: Mapping[str, Any]) -> Trained:
     return [
         (published_name(record.recipe.base), record.base_digests),
         *((published_name(entry.path), delta.digests) for entry, delta in deltas),
+        *zip(map(published_name, record.recipe.stats), record.heard, strict=False),
     ]
 
 

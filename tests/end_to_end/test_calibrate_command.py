@@ -120,3 +120,27 @@ def test_a_signal_leaves_whole_files_alone(files: Path) -> None:
     assert out == ""
     assert "Interrupted; written: " in err
     assert "m-stats/ca.stats" in err
+
+
+def test_a_test_set_that_a_merge_was_weighed_by_is_told(files: Path, succeed: Callable) -> None:
+    """Of each delta the audio of its language and task was heard; the sentences were not read."""
+    succeed(LINE)
+    line = "lorsmerge eval m --data data/test.jsonl --beam 1 --device cpu --samples 20 -o r.json"
+    told = " ".join(succeed(f"{line} --max-tokens 3").err.split())
+    assert "4 of the 10 utterances of test.jsonl (40%) are in the training data of ca.stats, de.stats" in told  # fmt: skip
+    assert "sentences" not in told
+    found = {
+        (record["language"], record["task"]): [
+            (row["kind"], row["sources"]) for row in record["leakage"]
+        ]
+        for record in json.loads(Path("r.json").read_text())["records"]
+    }
+    assert ("audio", ["ca.stats"]) in found["ca", "asr"]
+    document = json.loads(Path("m/lorsmerge.json").read_text())
+    for row in document["statistics"]:  # as an earlier version wrote it
+        del row["digests"]
+    Path("m/lorsmerge.json").write_text(json.dumps(document))
+    assert "ca.stats" not in succeed(f"{line} --force --max-tokens 3").err
+    document["statistics"] = [{"digests": {"version": 1, "audio": 3}}]
+    Path("m/lorsmerge.json").write_text(json.dumps(document))
+    succeed(f"{line} --force --max-tokens 3")  # a stranger's

@@ -401,7 +401,11 @@ def made_from(
     """
     contents = contents or ["0" * 64] * (1 + len(plan.vectors))
     of_base = union(trained_digests(plan.base, plan.recipe.base))
-    statistics = [{"fingerprint": file.identity} for file in plan.statistics]
+    statistics = [
+        {"fingerprint": file.identity}
+        | ({"digests": sketches_document(heard)} if (heard := file.origin.digests) else {})
+        for file in plan.statistics
+    ]
     return {
         "lorsmerge": __version__,
         "recipe": pinned_recipe(plan.recipe).to_dict(),
