@@ -478,7 +478,8 @@ def _show_deltas(plan: MergePlan, report: MergeReport | None = None) -> None:
         row += [f"{norms[number]:.4g}" for norms in columns.values()]
         rows.append(row)
     rows.append(["total", "", "", f"{plan.total_scale:g}", *("" for _ in columns)])
-    console.table(["delta", "svp", "mp", "lambda", *columns], rows)
+    scale = "lambda, before factors" if plan.recipe.rules else "lambda"
+    console.table(["delta", "svp", "mp", scale, *columns], rows)
 
 
 def _show_factors(plan: MergePlan) -> None:
