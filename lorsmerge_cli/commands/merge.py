@@ -166,12 +166,7 @@ def merge(
         from lorsmerge_cli.hub.target import open_target
 
         target = open_target(push)  # fails now, not after the work, if it may not be written
-    from lorsmerge_cli.operations.merge import (
-        plan_calibration,
-        plan_merge,
-        recorded_norm,
-        stale_control,
-    )
+    from lorsmerge_cli.operations.merge import plan_calibration, plan_merge, stale_control
 
     plan = plan_merge(
         given, output, calibrated=audio is not None, config_dir=config_dir, save_recipe=save_recipe,
@@ -186,13 +181,22 @@ def merge(
     console.warning(*(stale := stale_control(plan, beside)))
     plan = replace(plan, warnings=(*plan.warnings, *stale))
     if dry_run:
-        if step_norm is not None or step_norm_of is not None:
-            if step_norm_of is not None:
-                recorded_norm(step_norm_of)  # is an error where no merge made it
-            console.note(AS_GIVEN)
-        console.result(_plan_document(plan, beside), lambda: _show_plan(plan, beside))
+        _show_what_would_be(plan, beside, step_norm, step_norm_of)
     else:
         _make(plan, beside, step_norm, step_norm_of, target)
+
+
+def _show_what_would_be(
+    plan: MergePlan, beside: MergePlan | None, step_norm: float | None, step_norm_of: Path | None
+) -> None:
+    """Show a plan, once it is known that the step norm can be had."""
+    from lorsmerge_cli.operations.merge import recorded_norm
+
+    if step_norm_of is not None:
+        recorded_norm(step_norm_of)  # is an error where no merge made it
+    if step_norm is not None or step_norm_of is not None:
+        console.note(AS_GIVEN)
+    console.result(_plan_document(plan, beside), lambda: _show_plan(plan, beside))
 
 
 def _make(

@@ -166,11 +166,7 @@ def transcribe(
         )
     if not (datasets and teachers and output):
         given = {"--data": datasets, "--teacher": teachers, "--output": output}
-        missing = [name for name, value in given.items() if not value]
-        raise UsageFault(
-            f"A data set is transcribed, and {' and '.join(missing)} is missing.",
-            f"Give {' and '.join(missing)} as well.",
-        )
+        raise _lacking("A data set is transcribed", given)
     _refuse_of_recordings(context)
     from lorsmerge_cli import usage
     from lorsmerge_cli.data.conditions import parse_conditions
@@ -232,15 +228,18 @@ def _refuse_of_recordings(context: typer.Context) -> None:
         )
 
 
+def _lacking(what: str, given: dict[str, Any]) -> UsageFault:
+    """Return the fault of options that are needed for something and were not given."""
+    missing = " and ".join(name for name, value in given.items() if not value)
+    return UsageFault(f"{what}, and {missing} is missing.", f"Give {missing} as well.")
+
+
 def _transcribe_recordings(
     models: Sequence[Path] | None, audio: Sequence[Path] | None, output: Path, **settings: Any
 ) -> None:
     if not (models and audio):
-        missing = "--audio" if models else "MODEL"
-        raise UsageFault(
-            f"Transcripts of files are written, and {missing} is missing.",
-            f"Give {missing} as well.",
-        )
+        given = {"MODEL": models, "--audio": audio}
+        raise _lacking("Transcripts of files are written", given)
     if len(models) > 1:
         raise typer.BadParameter(
             "-o writes the transcripts of one MODEL. Without it the texts of several are shown."

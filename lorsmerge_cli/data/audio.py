@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -131,9 +132,12 @@ def _scan_once(scan: Callable[[bytes], Any], source: AudioSource, identity: File
         return scan(file.read())
 
 
-def _readable(source: AudioSource) -> str | BinaryIO:
+def _readable(source: AudioSource) -> str | bytes | BinaryIO:
     """Return what soundfile opens: a path where there is one, which libsndfile reads faster."""
-    return str(source.path) if source.path is not None else source.open()
+    if source.path is None:
+        return source.open()
+    # of a name that is no UTF-8, soundfile takes the bytes
+    return os.fsencode(source.path) if os.name == "posix" else str(source.path)
 
 
 def _header(source: AudioSource) -> Any:
@@ -242,7 +246,7 @@ def _samples(
     return samples.mean(axis=1), int(source_rate)
 
 
-def _with_true_length(source: AudioSource) -> str | BinaryIO:
+def _with_true_length(source: AudioSource) -> str | bytes | BinaryIO:
     """Return what soundfile opens, with its true length where a decoder would believe a wrong one."""
     info = _header(source)
     if info.format != "MP3" or _seconds(source, info) == info.frames / info.samplerate:

@@ -46,6 +46,14 @@ class Recorded(Protocol):
         """Of the utterance in it."""
 
     @property
+    def language(self) -> str:
+        """Whisper's code of the spoken language."""
+
+    @property
+    def task(self) -> str:
+        """The task."""
+
+    @property
     def speaker(self) -> str | None:
         """Who speaks; None if that is not known."""
 
@@ -141,8 +149,8 @@ SHARE = CorpusScore(
 def intervals(rows: Sequence[Recorded]) -> tuple[Interval, Interval]:
     """Return the intervals of the boundary error and of the share of segments within the collar.
 
-    They are over the speakers of each test set, or its recordings where no speaker is known; all
-    runs of a system on one speaker are one block.
+    They are over the speakers of each test set, language and task, or the recordings where no
+    speaker is known; all runs of a system on one speaker are one block.
 
     Args:
         rows: hypotheses, at least one.
@@ -152,7 +160,18 @@ def intervals(rows: Sequence[Recorded]) -> tuple[Interval, Interval]:
     from lorsmerge_cli.metrics.significance import block_sums, interval
 
     counts = [_of(row) for row in rows]
-    blocks = [f"{row.dataset}\t{row.speaker or row.id}" for row in rows]
+    blocks = [
+        "\t".join(
+            (
+                row.dataset,
+                row.language,
+                row.task,
+                "" if row.speaker is None else "speaker",
+                row.speaker or row.id,
+            )
+        )
+        for row in rows
+    ]
     error = np.array([(each.seconds, 2 * each.matched) for each in counts], dtype=np.float64)
     share = np.array([(100 * each.within, each.segments) for each in counts], dtype=np.float64)
     return interval(block_sums(error, blocks), ERROR), interval(block_sums(share, blocks), SHARE)
@@ -168,29 +187,31 @@ def matched(said: Sequence[Timed], heard: Sequence[Timed]) -> list[tuple[int, in
         said: in order.
         heard: in order.
     """
-    best = [[0.0] * (len(heard) + 1) for _ in range(len(said) + 1)]
-    for i, ours in enumerate(said):
-        row, above = best[i + 1], best[i]
-        for j, theirs in enumerate(heard):
-            overlap = _overlap(ours, theirs)
-            row[j + 1] = max(above[j + 1], row[j], above[j] + overlap if overlap else 0.0)
+    import numpy as np
+
+    start, end = (np.array([getattr(each, key) for each in heard]) for key in ("start", "end"))
+    above = np.zeros(len(heard) + 1)
+    moves = []  # of each segment said: where the sum is that without it, or without the one heard
+    for ours in said:
+        common = np.minimum(ours.end, end) - np.maximum(ours.start, start)
+        either = np.maximum(ours.end, end) - np.minimum(ours.start, start)
+        overlap = np.divide(common, either, out=np.zeros(len(heard)), where=common > 0)
+        taken = np.where(overlap > 0, above[:-1] + overlap, 0.0)
+        row = np.maximum.accumulate(np.concatenate([[0.0], np.maximum(above[1:], taken)]))
+        moves.append((row == above, row[1:] == row[:-1]))
+        above = row
     pairs = []
     i, j = len(said), len(heard)
     while i and j:
-        if best[i][j] == best[i - 1][j]:
+        without, without_theirs = moves[i - 1]
+        if without[j]:
             i -= 1
-        elif best[i][j] == best[i][j - 1]:
+        elif without_theirs[j - 1]:
             j -= 1
         else:
             i, j = i - 1, j - 1
             pairs.append((i, j))
     return pairs[::-1]
-
-
-def _overlap(a: Timed, b: Timed) -> float:
-    """Return the intersection over the union of two segments in time."""
-    common = min(a.end, b.end) - max(a.start, b.start)
-    return common / (max(a.end, b.end) - min(a.start, b.start)) if common > 0 else 0.0
 
 
 def details(rows: Sequence[Recorded]) -> dict[str, Any]:

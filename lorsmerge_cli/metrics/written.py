@@ -12,6 +12,7 @@ from typing import Any
 PACKAGE = "py3langid"
 _WHISPERS = {"jv": "jw"}  # codes that differ
 NO_LANGUAGE = "zxx"
+PIECE = 2000  # characters
 SURE = 0.5  # probability from which on a language is believed; that of a short text is low
 
 
@@ -38,7 +39,7 @@ def written_language(text: str) -> tuple[str, float]:
 
 
 def is_in_other_language(text: str, reference: str, language: str) -> bool:
-    """Return whether a text is surely in another language than its reference.
+    """Return whether a text, or most pieces of a long one, is surely in another language than its reference.
 
     Args:
         text: that may be in another.
@@ -46,7 +47,18 @@ def is_in_other_language(text: str, reference: str, language: str) -> bool:
             nothing is said of the text.
         language: Whisper's code of the one that both should be in.
     """
-    if text == reference or not text.strip() or written_language(reference)[0] != language:
+    if text == reference or not text.strip():
         return False
-    found, probability = written_language(text)
-    return found not in (language, NO_LANGUAGE) and probability > SURE
+    ours = [written_language(piece)[0] == language for piece in _pieces(reference)]
+    if 2 * sum(ours) <= len(ours):
+        return False
+    found = [written_language(piece) for piece in _pieces(text)]
+    others = [
+        code not in (language, NO_LANGUAGE) and probability > SURE for code, probability in found
+    ]
+    return 2 * sum(others) > len(others)
+
+
+def _pieces(text: str) -> list[str]:
+    """Return a text in pieces: of a long one, py3langid's probabilities are low."""
+    return [text[start : start + PIECE] for start in range(0, len(text), PIECE)]

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from lorsmerge_cli.data.audio_source import AudioSource
 from lorsmerge_cli.data.utterance import Answer, Utterance
 from lorsmerge_cli.errors import Mismatch, OutputFault, UnreadableFile, raise_all
 from lorsmerge_cli.inputs import json_object, open_regular, parse_json
@@ -143,15 +142,10 @@ def _changed(before: str, now: str) -> str:
 
 
 def audio_digest(utterance: Utterance) -> str:
-    """Return a digest of an utterance's audio, as `piece_digest`."""
-    return piece_digest(utterance.audio, utterance.start, utterance.duration)
-
-
-def piece_digest(audio: AudioSource, start: float = 0.0, duration: float | None = None) -> str:
-    """Return a digest of a piece of audio: offset and duration, size and middle bytes of the file."""
-    piece = f"{start:.3f}+{duration or 0.0:.3f}"
+    """Return a digest of an utterance's audio: offset and duration, size and middle bytes."""
+    piece = f"{utterance.start:.3f}+{utterance.duration or 0.0:.3f}"
     try:
-        with audio.open() as file:
+        with utterance.audio.open() as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - MIDDLE) // 2)
             middle = file.read(MIDDLE)

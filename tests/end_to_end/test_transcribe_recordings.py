@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ import webvtt
 from speech_models import make_clip, make_tuned, make_whisper
 
 from lorsmerge_cli import transcribe_recordings
-from lorsmerge_cli.errors import Interrupted, UnreadableFile
+from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile
 from lorsmerge_cli.operations.transcribe import files as show
 from lorsmerge_cli.operations.transcribe import recordings
 from lorsmerge_cli.speech.sequential import LongSettings
@@ -129,8 +130,6 @@ def test_resume_knows_how_transcripts_were_made(
 ) -> None:
     line = "lorsmerge transcribe timed -a talks -o subs --language ca" + QUICK
     succeed(line)
-    Path("subs/a.srt").write_text("edited\n")
-    before = transcripts()
     line += " --resume"
     for changed, told in [
         (line.replace("--beam 1", "--beam 2"), "subs/b.srt was made otherwise: with beam 1, and not 2."),
@@ -143,7 +142,10 @@ def test_resume_knows_how_transcripts_were_made(
         assert told in message(refused.err)
         assert "--resume --force replaces it" in message(refused.err)
     assert "3 recordings have transcripts already" in succeed(f"{line} --batch-size 1").out
-    succeed(f"{line} --as srt --as vtt")  # the srt are there, and stay
+    Path("subs/a.srt").write_text("edited\n")
+    before = transcripts()
+    ended = succeed(f"{line} --as srt --as vtt")  # the srt are there, and stay
+    assert "subs/a.srt is not as it was written: it was edited" in message(ended.err)
     assert {name: transcripts()[name] for name in before} == before
     assert "a.vtt" in transcripts()
     assert "3 recordings have" in succeed(f"{line} --as srt --as vtt").out
@@ -173,14 +175,95 @@ def test_resume_takes_no_other_audio_or_program_s_transcripts(
         b'{"transcript": 1}\n{"transcript": "a.srt", "x": 1}',
     ):
         Path("subs/transcripts.journal").write_bytes(damage)
-        assert "was made otherwise" in message(shell(line).err)
+        told = message(shell(line).err)
+        assert "was made otherwise" in told or "is not as it was written" in told
         succeed(f"{line} --force")  # a line that was cut is not glued to the next
         assert "3 recordings have" in succeed(line).out
     Path("subs/transcripts.journal").unlink()
     Path("subs/transcripts.journal").mkdir()
     refused = shell(line)
     assert refused.code == WORK
-    assert "subs/transcripts.journal cannot be read" in message(refused.err)
+    assert "subs/transcripts.journal is no regular file" in message(refused.err)
+
+
+def test_resume_sees_other_audio_tokenizers_and_commands(
+    files: Path, succeed: Callable, shell: Callable
+) -> None:
+    line = "lorsmerge transcribe timed -a talks -o subs --resume --language ca" + QUICK
+    succeed(line)
+    raw = bytearray(Path("talks/a.wav").read_bytes())
+    raw[100:5000] = bytes(4900)  # of the same size, and the same in the middle
+    Path("talks/a.wav").write_bytes(raw)
+    assert "subs/a.srt was made otherwise: of other audio" in message(shell(line).err)
+    succeed(f"{line} --force")
+    text = Path("timed/tokenizer.json").read_text()
+    Path("timed/tokenizer.json").write_text(text.replace("house", "mouse"))
+    assert "was made otherwise: of other config" in message(shell(line).err)
+    Path("timed/tokenizer.json").write_text(text)
+    single = "lorsmerge transcribe tuned -a talks/b.wav -o subs/b.srt --force --language ca"
+    succeed(single + QUICK)
+    ended = succeed(line)
+    assert "subs/b.srt is not as it was written" in message(ended.err)
+    Path("subs/b.srt").unlink()
+    Path("subs/b.srt").mkdir()
+    assert shell(line).code == WORK
+    assert "Traceback" not in shell(line).err
+
+
+@pytest.mark.parametrize("before", ["nothing", "other model"])
+def test_a_kill_before_a_transcript_is_placed(
+    files: Path, succeed: Callable, shell: Callable, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """Its line is there, and says nothing of what was there before."""
+    settings: dict[str, Any] = {
+        "beam": 1, "temperatures": (0.0,), "logprob": -99.0, "device": "cpu", "language": "ca",
+        "resume": True,
+    }  # fmt: skip
+    if before == "other model":
+        transcribe_recordings("tuned", "talks", "subs", **settings)
+    old = transcripts() if before == "other model" else {}
+    place = recordings.atomic_file
+
+    @contextmanager
+    def killed(path: Path, **more: Any) -> Iterator[Path]:
+        with suppress(KeyboardInterrupt), place(path, **more) as partial:
+            yield partial
+            raise KeyboardInterrupt
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recordings, "atomic_file", killed)
+    with pytest.raises(Interrupted):
+        transcribe_recordings("timed", "talks", "subs", **settings, force=bool(old))
+    monkeypatch.setattr(recordings, "atomic_file", place)
+    assert Path("subs/transcripts.journal").read_text().count("timed") == 0
+    assert (transcripts() if old else {}) == old
+    if old:
+        assert transcribe_recordings("tuned", "talks", "subs", **settings).resumed == 3
+        with pytest.raises(LorsmergeError, match="of other weights"):
+            transcribe_recordings("timed", "talks", "subs", **settings)
+    else:
+        assert len(transcribe_recordings("timed", "talks", "subs", **settings).recordings) == 3
+
+
+@pytest.mark.parametrize("target", ["timed/model.safetensors", "notes.md", "gone"])
+def test_the_journal_is_no_link(files: Path, shell: Callable, target: str) -> None:
+    Path("notes.md").write_text("mine")
+    Path("subs").mkdir()
+    Path("subs/transcripts.journal").symlink_to(files / target)
+    before = Path(target).read_bytes() if Path(target).exists() else None
+    ended = shell("lorsmerge transcribe timed -a talks -o subs" + QUICK)
+    assert ended.code == WORK
+    assert "subs/transcripts.journal is no regular file" in message(ended.err)
+    assert (Path(target).read_bytes() if Path(target).exists() else None) == before
+    assert [path.name for path in Path("subs").iterdir()] == ["transcripts.journal"]
+
+
+def test_a_name_that_is_no_utf_8(files: Path, succeed: Callable) -> None:
+    shutil.copy("talks/b.wav", b"talks/\xff\xfe.wav")
+    line = "lorsmerge transcribe timed -a talks -o subs --resume" + QUICK
+    succeed(line)
+    assert os.path.exists(b"subs/\xff\xfe.srt")
+    assert "4 recordings have transcripts already" in succeed(line).out
 
 
 def test_standard_input(files: Path, succeed: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,8 @@ def test_letters_of_another_script(
         ("ARRIBA A LES NOU EN PUNT", "the meeting starts at nine in the morning", "ca", "st", 1),
         ("会議は九時に始まります", "the meeting starts at nine in the morning", "ja", "st", 1),
         ("house", "casa", "ca", "asr", 0),  # one word says little
+        (5000 * "Die Sitzung beginnt um neun Uhr. ", 5000 * "The meeting starts at nine. ", "ca", "st", 1),
+        (5000 * "The meeting begins at nine. ", 5000 * "The meeting starts at nine. ", "ca", "st", 0),
         ("", "la reunió comença a les nou del matí", "ca", "asr", 0),
         ("the meeting starts at nine in the morning", "", "ca", "asr", 0),
         ("the meeting starts at nine in the morning", "Johann Sebastian Bach", "ca", "asr", 0),

@@ -149,4 +149,11 @@ def test_intervals_are_over_speakers_with_all_their_runs() -> None:
 
 def test_equal_names_of_two_test_sets_are_two_blocks() -> None:
     row = replace(ROW, segments=segments((0, 2)), heard_segments=segments((0, 1)))
-    assert intervals([row, replace(row, dataset="other")])[0].blocks == 2
+    for change in ({"dataset": "other"}, {"language": "de"}, {"task": "st"}, {"speaker": "1"}):
+        assert intervals([row, replace(row, **change)])[0].blocks == 2  # type: ignore[arg-type]
+
+
+def test_recordings_of_hours_are_matched_in_a_moment() -> None:
+    said = segments(*((2 * n, 2 * n + 1.5) for n in range(4000)))
+    late = segments(*((2 * n + 0.1, 2 * n + 1.6) for n in range(4000)))
+    assert matched(said, late) == [(n, n) for n in range(4000)]

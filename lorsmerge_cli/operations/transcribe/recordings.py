@@ -27,9 +27,14 @@ from lorsmerge_cli.errors import (
     raise_all,
 )
 from lorsmerge_cli.inputs import FilePath, path_of, several
-from lorsmerge_cli.operations.transcribe.made import HEARD, Made
+from lorsmerge_cli.operations.transcribe.made import (
+    HEARD,
+    EditedError,
+    Made,
+    audio_digest,
+    files_digest,
+)
 from lorsmerge_cli.outputs import atomic_file, check_output
-from lorsmerge_cli.results.hypotheses import piece_digest
 from lorsmerge_cli.results.transcripts import WRITERS, clock, write_transcript
 from lorsmerge_cli.speech.alignment import need_alignment
 from lorsmerge_cli.speech.engines import DEFAULT, ENGINES, Decoder, check_engine
@@ -40,6 +45,12 @@ from lorsmerge_cli.speech.timestamps import need_timestamps
 STDIN = Path("-")
 MIX, SPLIT = "mix", "split"  # what becomes of the channels of a recording
 SIZE = 1 << 20  # bytes of a transcript for which there must be room
+# What a text depends on beside the weights
+CONFIGS = ("config.json", "generation_config.json")
+TOKENIZERS = (
+    "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+    "tokenizer_config.json", "normalizer.json", "processor_config.json", "preprocessor_config.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -211,14 +222,14 @@ def transcribe_recordings(
         computed = used.dtype(dtype, device)
         made = None if _is_file(Path(output)) else Made(Path(output))
         about = _about(source, used.stamp(computed) or computed, code, kind, settings)
-        items, resumed = _plan(
+        items, resumed, notes = _plan(
             found, Path(output), wanted, about, made, source.files, resume=resume, force=force
         )
         if not items:
-            return TranscriptsReport((), resumed)
+            return TranscriptsReport((), resumed, tuple(notes))
         decoder = used.open(source, computed, device)
         reports = _run(items, decoder, code, kind, settings, made, force, progress)
-    told = dict.fromkeys(text for report in reports for text in report.warnings)
+    told = dict.fromkeys([*notes, *(text for report in reports for text in report.warnings)])
     return TranscriptsReport(tuple(reports), resumed, tuple(told))
 
 
@@ -262,7 +273,8 @@ def _about(
     """Return what transcripts depend on beside the audio."""
     found = {name: f"{value}" for name, value in asdict(settings).items() if name != "batch_size"}
     found |= {"engine": engine, "language": language or "identified", "task": task}
-    return {"weights": source.identity(), **found}
+    parts = files_digest(source.folder, CONFIGS), files_digest(source.processor, TOKENIZERS)
+    return {"weights": source.identity(), "config": "-".join(parts), **found}
 
 
 def _check_model(
@@ -344,8 +356,8 @@ def _plan(
     *,
     resume: bool,
     force: bool,
-) -> tuple[list[_Item], int]:
-    """Return the recordings to hear, and how many have transcripts already.
+) -> tuple[list[_Item], int, list[str]]:
+    """Return the recordings to hear, how many have transcripts already, and notes on those.
 
     Args:
         found: recordings with the names of their transcripts.
@@ -361,15 +373,15 @@ def _plan(
         LorsmergeError: every fault of the transcripts that exist.
     """
     _check_names(found, output, formats[0])
-    faults: list[LorsmergeError] = []
     reads = [*inputs, *(item.file for _, item in found)]
-    items, resumed = [], 0
+    faults = made.faults(reads) if made else []
+    items, resumed, edited = [], 0, list[Path]()
     for stem, recording in found:
         targets = {f: output / f"{stem}.{f}" if made else output for f in formats}
         channel = MIX if recording.channel is None else f"{recording.channel + 1}"
-        own = {**about, "channel": channel, HEARD: piece_digest(recording.source)}
+        own = {**about, "channel": channel}
         if resume:
-            done, otherwise = _finished(targets.values(), own, made)
+            done, otherwise = _finished(targets.values(), own, recording, made, edited)
             faults += [] if force else otherwise
             targets = {f: path for f, path in targets.items() if path not in done}
             if not targets:
@@ -384,18 +396,33 @@ def _plan(
             faults[-1].what, f"{faults[-1].remedy} --resume skips recordings that are done.".strip()
         )
     raise_all(faults)
-    return items, resumed
+    notes = [
+        f"{path} is not as it was written: it was edited, or made otherwise. It is left as it is."
+        for path in edited
+    ]
+    return items, resumed, notes
 
 
 def _finished(
-    paths: Iterable[Path], about: Mapping[str, str], made: Made | None
+    paths: Iterable[Path],
+    about: Mapping[str, str],
+    recording: Recording,
+    made: Made | None,
+    edited: list[Path],
 ) -> tuple[set[Path], list[LorsmergeError]]:
-    """Return the transcripts that exist as they are wanted, and a fault of each that is another."""
+    """Return the transcripts that exist as they are wanted, and a fault of each that is another.
+
+    Those that were changed since are appended to `edited`, and are wanted as they are.
+    """
     done, faults = set[Path](), list[LorsmergeError]()
-    for path in paths:
-        if not path.exists():
-            continue
-        differs = made.differences(path, about) if made else None
+    there = [path for path in paths if path.is_file()]
+    about = {**about, HEARD: audio_digest(recording.source)} if there and made else about
+    for path in there:
+        try:
+            differs = made.differences(path, about) if made else None
+        except EditedError:
+            edited.append(path)
+            differs = None
         if differs is None:
             done.add(path)
         else:
@@ -473,13 +500,14 @@ def _run(
 
     def write(index: int, found: Heard) -> None:
         item = items[index]
+        recording = item.recording
+        about = {**item.about, HEARD: audio_digest(recording.source)} if made else {}
         for format, path in item.targets.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path, force=force) as partial:
                 write_transcript(partial, format, found.segments, found.language)
-            if made:
-                made.add(path, item.about)
-        recording = item.recording
+                if made:
+                    made.add(path, partial, about)
         reports[index] = RecordingReport(
             recording.name, None if recording.channel is None else recording.channel + 1,
             found.language, found.probability, round(found.seconds, 3), len(found.segments),
@@ -496,8 +524,8 @@ def _run(
         kept = f", whose transcripts are kept in {next(iter(items[0].targets.values())).parent}"
         raise Interrupted(
             f"Interrupted after {len(reports)} of {len(items)} recordings{kept if reports else ''}.",
-            "The same command with --resume skips those that are done."
-            if len(items) > 1
+            "The same command with --resume goes on behind what is written."
+            if made
             else "Nothing was written.",
         ) from None
     return [reports[index] for index in range(len(items))]
