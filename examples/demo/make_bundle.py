@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from acoustics import TARGET, surround
+from acoustics import BASE, TARGET, surround
 from model import SECONDS
 from sentences import LANGUAGES, draw, words
 from voices import RATE, Voices
@@ -30,7 +30,8 @@ BASE_FILES = ("*.json", "model.safetensors")
 def make_split(
     output: Path, language: str, split: str, count: int, seed: int, *, clean: bool
 ) -> None:
-    """Clips of one language as opus, and the manifests of both tasks."""
+    """Clips of one language as opus, and the manifests of both tasks; `easy` ones sound as the base knows it."""
+    acoustics = BASE if split == "easy" else TARGET[language]
     name = f"{seed}/{language}/{split}"
     rng, voices = random.Random(name), voices_here()
     generator = torch.Generator().manual_seed(int.from_bytes(name.encode()[-7:], "big") + seed)
@@ -46,7 +47,7 @@ def make_split(
             clip = voices.say(sentence.text, f"{language}+{variant}", speed, pitch)
         wave = torch.zeros(1, min(len(clip) + 1600, SECONDS * RATE))
         wave[0, 800 : 800 + len(clip)] = torch.from_numpy(clip / np.abs(clip).max())
-        heard = surround(wave[:, : wave.shape[1]], TARGET[language], generator)[0].numpy()
+        heard = surround(wave[:, : wave.shape[1]], acoustics, generator)[0].numpy()
         audio = folder / f"{language}-{split}-{number:04d}.opus"
         soundfile.write(audio, heard, RATE, format="OGG", subtype="OPUS")
         for task, text, other in (("asr", sentence.text, language), ("st", sentence.english, "en")):
@@ -100,17 +101,18 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=200, help="clips per language")
     parser.add_argument("--dev", type=int, default=100)
     parser.add_argument("--test", type=int, default=200)
+    parser.add_argument("--easy", type=int, default=0, help="clips as the base knows them, to test with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clean", action="store_true", help="no wrong words in training texts")
     arguments = parser.parse_args()
     if not (arguments.base / "model.safetensors").is_file():
         parser.error(f"{arguments.base} holds no model.safetensors")
     for language in LANGUAGES:
-        for split in ("train", "dev", "test"):
-            count = getattr(arguments, split)
-            make_split(
-                arguments.output, language, split, count, arguments.seed, clean=arguments.clean
-            )
+        for split in ("train", "dev", "test", "easy"):
+            if count := getattr(arguments, split):
+                make_split(
+                    arguments.output, language, split, count, arguments.seed, clean=arguments.clean
+                )
         print(language)
     copy_base(arguments.base, arguments.output / "base")
 

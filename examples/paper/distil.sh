@@ -117,4 +117,14 @@ evaluate "$own/results/$script.json" "${asr[@]}" -- "${models[@]}"
 evaluate "$own/results/${script}_st.json" "${st[@]}" -- "${models[@]}"
 run lorsmerge report results/${script}_pretrained.json seed*/results/"$script"{_finetuned_*,,_st}.json \
     --against ta_best --tuned ta_best --title "One model taught by the fine-tunes" --paper "$paper/paper.toml" -o "$script" --force
+
+# A bundle made with --easy: what is left of the audio that the base knew before
+if [ -e data/it_asr.easy.jsonl ]; then
+    tests=data/SET.easy.jsonl
+    evaluate "results/${script}_easy_pretrained.json" "${asr[@]}" -- pretrained=base
+    evaluate "$own/results/${script}_easy.json" "${asr[@]}" -- "${models[@]}"
+    run lorsmerge report "results/${script}_easy_pretrained.json" seed*/results/"${script}_easy.json" \
+        --against ta_best --tuned ta_best --title "The same models on audio as the base knew it" \
+        --paper "$paper/paper.toml" -o "${script}_easy" --force
+fi
 printf '\n%s, %d minutes %d seconds\n' "$PWD/$script/report.html" $((SECONDS / 60)) $((SECONDS % 60))
