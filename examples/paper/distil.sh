@@ -125,6 +125,6 @@ if [ -e data/it_asr.easy.jsonl ]; then
     evaluate "$own/results/${script}_easy.json" "${asr[@]}" -- "${models[@]}"
     run lorsmerge report "results/${script}_easy_pretrained.json" seed*/results/"${script}_easy.json" \
         --against ta_best --tuned ta_best --title "The same models on audio as the base knew it" \
-        --paper "$paper/paper.toml" -o "${script}_easy" --force
+        -o "${script}_easy" --force
 fi
 printf '\n%s, %d minutes %d seconds\n' "$PWD/$script/report.html" $((SECONDS / 60)) $((SECONDS % 60))
