@@ -101,7 +101,9 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=200, help="clips per language")
     parser.add_argument("--dev", type=int, default=100)
     parser.add_argument("--test", type=int, default=200)
-    parser.add_argument("--easy", type=int, default=0, help="clips as the base knows them, to test with")
+    parser.add_argument(
+        "--easy", type=int, default=0, help="clips as the base knows them, to test with"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clean", action="store_true", help="no wrong words in training texts")
     arguments = parser.parse_args()

@@ -161,14 +161,19 @@ def with_previous(rows: Sequence[Utterance]) -> list[Utterance]:
     Args:
         rows: pieces of recordings know their start; others follow nothing.
     """
-    before: dict[Utterance, str] = {}
+    before: dict[Utterance, Utterance] = {}
     last: dict[tuple[str, str, str], Utterance] = {}
     for row in sorted((row for row in rows if row.segment), key=lambda row: row.start):
         key = (str(row.audio), row.language, row.task)
         if key in last:
-            before[row] = last[key].text
+            before[row] = last[key]
         last[key] = row
-    return [replace(row, previous=before[row]) if row in before else row for row in rows]
+    return [
+        replace(row, previous=before[row].text, before=segments_of(before[row]))
+        if row in before
+        else row
+        for row in rows
+    ]
 
 
 def _moved(part: Segment, seconds: float) -> Segment:

@@ -83,6 +83,7 @@ class Utterance:
         pieces: the utterances that this one was packed of, whose audio, one after the other, is its
             own; empty for an utterance of a data set.
         previous: what was said just before it in its recording; empty if that is not known.
+        before: the segments of that, from the beginning of the window that it was heard in.
         gender: of the speaker, as the data has it; None if it is not known.
     """
 
@@ -101,6 +102,7 @@ class Utterance:
     segments: tuple[Segment, ...] = ()
     pieces: tuple[Utterance, ...] = ()
     previous: str = ""
+    before: tuple[Segment, ...] = ()
     gender: str | None = None
 
 

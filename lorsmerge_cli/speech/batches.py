@@ -101,7 +101,8 @@ def row_labels(speech: SpeechModel, row: Utterance, settings: TrainingSettings) 
     if settings.keep_language and len(speech.prompt(row.language, row.task)) > ENGLISH_PROMPT:
         item["given"] = 1
     if _is_among(row, settings.condition, f"{settings.seed}:condition"):
-        item["context"] = speech.context(row, speech.longest_label - len(item["labels"]), space)
+        room = speech.longest_label - len(item["labels"])
+        item["context"] = speech.context(row, room, space, timestamps=timed)
     return item
 
 

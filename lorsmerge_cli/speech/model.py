@@ -18,7 +18,7 @@ from transformers import WhisperForConditionalGeneration
 
 from lorsmerge_cli.data.audio import RATE, load_audio
 from lorsmerge_cli.data.languages import SPACELESS, WHISPER_TASKS, text_language
-from lorsmerge_cli.data.utterance import Utterance, segments_of
+from lorsmerge_cli.data.utterance import Segment, Utterance, segments_of
 from lorsmerge_cli.errors import Mismatch, UsageFault, named
 from lorsmerge_cli.speech.loading import (
     CONFIG,
@@ -177,24 +177,39 @@ class SpeechModel:
                 f"{self.name} has no timestamps in its vocabulary.",
                 "Use a model that has them, as OpenAI's do, or train without --timestamps.",
             )
-        for part in segments_of(utterance):
-            tokens += [times.token(part.start), *self._spoken(part.text, utterance, space)]
-            tokens.append(times.token(part.end))
+        tokens = self._timed(segments_of(utterance), times, utterance, space)
         return [*prompt[:-1], *self._within([*tokens, end])]
 
-    def context(self, utterance: Utterance, room: int, space: str = "auto") -> list[int]:
+    def _timed(
+        self, segments: Sequence[Segment], times: Timestamps, utterance: Utterance, space: str
+    ) -> list[int]:
+        tokens = list[int]()
+        for part in segments:
+            tokens += [times.token(part.start), *self._spoken(part.text, utterance, space)]
+            tokens.append(times.token(part.end))
+        return tokens
+
+    def context(
+        self, utterance: Utterance, room: int, space: str = "auto", *, timestamps: bool = False
+    ) -> list[int]:
         """Return the tokens of what was said before an utterance, which precede the prompt.
 
         Args:
-            utterance: with its `previous`.
+            utterance: with its `previous`, and `before` for timestamps.
             room: most tokens; of the text, the end is kept, in half of the decoder at most.
             space: as in `labels`.
+            timestamps: whether the text has those that it was heard with, as in decoding it has: the
+                text so far is then the prompt with its timestamps (openai-whisper's transcribe).
         """
         begin = self.vocabulary.get("<|startofprev|>")
         most = min(room, self.longest_label // 2) - 1
         if begin is None or most <= 0 or not utterance.previous:
             return []
-        return self._within([begin, *self._spoken(utterance.previous, utterance, space)[-most:]])
+        if timestamps and self.timestamps and utterance.before:
+            tokens = self._timed(utterance.before, self.timestamps, utterance, space)
+        else:
+            tokens = self._spoken(utterance.previous, utterance, space)
+        return self._within([begin, *tokens[-most:]])
 
     def _spoken(self, text: str, utterance: Utterance, space: str) -> list[int]:
         """Return the tokens of a text of an utterance, with the space that it begins with."""

@@ -170,6 +170,7 @@ def test_what_was_said_before_is_the_row_before_in_the_recording() -> None:
     clip = Utterance("clip", AudioFile(Path("clip.wav")), "hola", "ca", "asr", 1.0)
     found = with_previous([windows[1], clip, windows[0]])
     assert [row.previous for row in found] == ["bon dia a tothom", "", ""]
+    assert [row.before for row in found] == [windows[0].segments, (), ()]
 
 
 # --- segments of a manifest -------------------------------------------------------------------------

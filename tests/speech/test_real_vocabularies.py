@@ -167,3 +167,11 @@ def test_context_is_the_end_of_what_was_said_before(opened: Open, name: str) -> 
     long = replace(row, previous="paraula " * 400)
     assert len(speech.context(long, 448)) == speech.longest_label // 2
     assert speech.context(utterance("a tothom", "ca"), 400) == []
+    timed = replace(row, before=(Segment(0.5, 1.0, "Bon"), Segment(1.0, 1.5, "dia")))
+    first = own.timestamp_begin
+    assert speech.context(timed, 400) == speech.context(row, 400)
+    assert speech.context(timed, 400, timestamps=True) == [
+        own.sot_prev, first + 25, *own.encode(" Bon"), first + 50, first + 50, *own.encode(" dia"),
+        first + 75,
+    ]  # fmt: skip
+    assert speech.context(row, 400, timestamps=True) == speech.context(row, 400)

@@ -33,7 +33,7 @@ def row_values(row: Utterance) -> list[Any]:
     values = [
         row.id, row.language, row.task, row.text, row.duration, row.start, row.audio.name,
     ]  # fmt: skip
-    more = [row.segments, [row_values(piece) for piece in row.pieces], row.previous]
+    more = [row.segments, [row_values(piece) for piece in row.pieces], row.previous, row.before]
     return [*values, *more] if any(more) else values
 
 
