@@ -1,6 +1,6 @@
 """Make a base for long recordings of the demo's: windows of 8 s, timestamps, and the text before.
 
-    python examples/demo/train_long_base.py work/base         # 70 minutes on two cores
+    python examples/demo/train_long_base.py work/base         # an hour on two cores
 
 It begins with the weights of the demo's base, whose windows are 2 s, and learns what Whisper's training
 teaches beside the text: when each sentence begins and ends, to go on from a sentence that the window
@@ -321,6 +321,6 @@ if __name__ == "__main__":
     parser.add_argument("output", type=Path)
     parser.add_argument("--demo", type=Path, default=Path(__file__).parent / "bundle" / "base")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2600)
     arguments = parser.parse_args()
     train(arguments.demo, arguments.output, arguments.seed, arguments.steps)
