@@ -32,7 +32,7 @@ from lorsmerge_cli.checkpoint.safetensors_file import (
 from lorsmerge_cli.core.combining.fisher import FISHER
 from lorsmerge_cli.core.combining.regmean import GRAM
 from lorsmerge_cli.core.merging import is_finite
-from lorsmerge_cli.core.sketch import Sketch, parse_sketches, sketches_document
+from lorsmerge_cli.core.sketch import Sketch, digests_entry, recorded_digests
 from lorsmerge_cli.errors import UnreadableFile, named, non_finite
 from lorsmerge_cli.inputs import json_object
 
@@ -85,8 +85,7 @@ class Origin:
             "sha256": self.data,
             "languages": [list(pair) for pair in self.languages],
         }
-        if self.digests:
-            data["digests"] = sketches_document(self.digests)
+        data |= digests_entry(self.digests)
         return {
             "format": "pt",
             STATISTICS_MARK: FORMAT_VERSION,
@@ -328,7 +327,7 @@ def _origin(metadata: Mapping[str, str]) -> Origin:
         json_object(metadata.get(f"{PREFIX}settings", "{}")),
         metadata.get(f"{PREFIX}made_by", ""),
         metadata.get(f"{PREFIX}lorsmerge", ""),
-        parse_sketches(data["digests"]) if "digests" in data else {},
+        recorded_digests(data),
     )  # fmt: skip
 
 

@@ -336,7 +336,7 @@ def _summary(records: Sequence[Record], published: Sequence[Published], group: s
         own = list(by_set.values())
         mean, error = average(own)
         row = [model, *(f"{by_set[key].score:.2f}" if key in by_set else "" for key in sets)]
-        row += [f"{mean:.2f}", "" if math.isnan(error) else f"{error:.2f}"]
+        row += [f"{mean:.2f}", _decimals(error, 2)]
         row += [_mean(own, name) for name in others]
         row += [_share(own, ERRORS[error_type]) for error_type in error_types]
         rows.append(row + [_sum(own, key) for key in flaws])

@@ -228,9 +228,13 @@ def _refuse_of_recordings(context: typer.Context) -> None:
         )
 
 
+def _missing(given: dict[str, Any]) -> str:
+    return " and ".join(name for name, value in given.items() if not value)
+
+
 def _lacking(what: str, given: dict[str, Any]) -> UsageFault:
     """Return the fault of options that are needed for something and were not given."""
-    missing = " and ".join(name for name, value in given.items() if not value)
+    missing = _missing(given)
     return UsageFault(f"{what}, and {missing} is missing.", f"Give {missing} as well.")
 
 
@@ -285,10 +289,9 @@ def _transcribe_files(
     config_dir: Path | None,
 ) -> None:
     if not (models and audio):
-        given = {"MODEL": models, "--audio": audio}
-        missing = [name for name, value in given.items() if not value]
+        missing = _missing({"MODEL": models, "--audio": audio})
         raise typer.BadParameter(
-            f"Give {' and '.join(missing)} as well, to transcribe files; or --data, --teacher and -o, "
+            f"Give {missing} as well, to transcribe files; or --data, --teacher and -o, "
             "to transcribe a data set."
         )
     from lorsmerge_cli import usage

@@ -118,6 +118,21 @@ def sketches_document(sketches: Mapping[str, Sketch]) -> dict[str, Any]:
     return document
 
 
+def digests_entry(sketches: Mapping[str, Sketch]) -> dict[str, Any]:
+    """Return the entry of a record that sketches are kept in; nothing for no sketches.
+
+    Example:
+        >>> list(digests_entry({"audio": Sketch.of([1])})), digests_entry({})
+        (['digests'], {})
+    """
+    return {"digests": sketches_document(sketches)} if sketches else {}
+
+
+def recorded_digests(record: Mapping[str, Any]) -> dict[str, Sketch]:
+    """Return the sketches in a record of any origin, as `parse_sketches`; none where it has no entry."""
+    return parse_sketches(record["digests"]) if "digests" in record else {}
+
+
 def parse_sketches(document: object) -> dict[str, Sketch]:
     """Read sketches by kind from a file of any origin; return none if they have another version.
 

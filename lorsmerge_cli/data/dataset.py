@@ -99,11 +99,12 @@ def load_data(
             continue
         read.append(path)
         languages |= dict.fromkeys(row.language for row in rows)
+        chosen = _further(asked, path)
         found = select(
-            rows, max_seconds=max_seconds, hours=_further(asked, path), seed=seed,
+            rows, max_seconds=max_seconds, hours=chosen, seed=seed,
             empty_text=empty_text or not labelled, cut=cut, conditions=conditions, place=str(path),
         )  # fmt: skip
-        told += _left_out(rows, found, path) if _further(asked, path) else []
+        told += _left_out(rows, found, path) if chosen else []
         found = replace(found, drops=(*skipped, *found.drops))
         sets.append(_cut(found, max_seconds) if cut else found)
     if others and not sets:

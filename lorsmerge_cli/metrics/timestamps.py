@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lorsmerge_cli.metrics.metric import CorpusScore
+from lorsmerge_cli.metrics.metric import CorpusScore, ratio
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.metrics.significance import Floats, Interval
+    from lorsmerge_cli.metrics.significance import Interval
 
 COLLAR = 0.2  # seconds
 SLACK = 1e-6  # seconds, of rounding: 0.2 apart in decimals is within
@@ -131,19 +131,19 @@ def _of(row: Recorded) -> Boundaries:
     )  # fmt: skip
 
 
-def _ratio(sums: Floats) -> Floats:
-    import numpy as np
-
-    with np.errstate(invalid="ignore"):  # nothing is divided by nothing where nothing is matched
-        found: Floats = np.asarray(sums[..., 0] / sums[..., 1])
-    return found
-
-
-# of sums of seconds and of boundaries, and of hundreds of segments within the collar and of segments
-ERROR = CorpusScore(name="boundary error", unit="s", higher_is_better=False, score=_ratio)
+# of sums of seconds and boundaries
+ERROR = CorpusScore(name="boundary error", unit="s", higher_is_better=False, score=ratio)
+# of sums of segments within the collar and segments
 SHARE = CorpusScore(
-    name="within the collar", unit="%", higher_is_better=True, score=_ratio, highest=100.0
-)
+    name="within the collar", unit="%", higher_is_better=True,
+    score=lambda sums: 100 * ratio(sums), highest=100.0,
+)  # fmt: skip
+
+
+def _block(row: Recorded) -> str:
+    """Return the name of the speaker, or else the recording, in its test set, language and task."""
+    who = f"speaker {row.speaker}" if row.speaker else f"recording {row.id}"
+    return "\t".join((row.dataset, row.language, row.task, who))
 
 
 def intervals(rows: Sequence[Recorded]) -> tuple[Interval, Interval]:
@@ -160,20 +160,9 @@ def intervals(rows: Sequence[Recorded]) -> tuple[Interval, Interval]:
     from lorsmerge_cli.metrics.significance import block_sums, interval
 
     counts = [_of(row) for row in rows]
-    blocks = [
-        "\t".join(
-            (
-                row.dataset,
-                row.language,
-                row.task,
-                "" if row.speaker is None else "speaker",
-                row.speaker or row.id,
-            )
-        )
-        for row in rows
-    ]
+    blocks = [_block(row) for row in rows]
     error = np.array([(each.seconds, 2 * each.matched) for each in counts], dtype=np.float64)
-    share = np.array([(100 * each.within, each.segments) for each in counts], dtype=np.float64)
+    share = np.array([(each.within, each.segments) for each in counts], dtype=np.float64)
     return interval(block_sums(error, blocks), ERROR), interval(block_sums(share, blocks), SHARE)
 
 

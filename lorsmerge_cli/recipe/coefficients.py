@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -339,7 +339,7 @@ def group_factors(found: TensorFactors, names: Sequence[str]) -> list[GroupFacto
     ]
 
 
-def _named(rules: Sequence[Pattern | NamedRule]) -> list[NamedRule]:
+def _named(rules: Iterable[Pattern | NamedRule]) -> list[NamedRule]:
     return [rule for rule in rules if isinstance(rule, NamedRule)]
 
 
@@ -455,7 +455,7 @@ def norm_factors(texts: Sequence[str], norms: Sequence[float]) -> tuple[list[flo
     """
     factors = [1.0] * len(norms)
     others = list(texts)
-    for found in _named(list(map(parse_rule, texts))):
+    for found in _named(map(parse_rule, texts)):
         if found.rule.by_norms:
             factors = [
                 factor * float(f"{own:.{DIGITS}g}")
@@ -472,7 +472,7 @@ def scale_with(texts: Sequence[str]) -> float | None:
         >>> scale_with(["decoder=0.5", "metagpt"]), scale_with(["equalise"])
         (1.0, None)
     """
-    scales = (found.rule.scale for found in _named(list(map(parse_rule, texts))))
+    scales = (found.rule.scale for found in _named(map(parse_rule, texts)))
     return next((scale for scale in scales if scale is not None), None)
 
 
@@ -485,7 +485,7 @@ def between_deltas(texts: Sequence[str]) -> list[str]:
     """
     return [
         found.text
-        for found in _named(list(map(parse_rule, texts)))
+        for found in _named(map(parse_rule, texts))
         if found.rule.by_norms or found.rule.by_deltas
     ]
 
@@ -497,4 +497,4 @@ def takes_norms(texts: Sequence[str]) -> bool:
         >>> takes_norms(["decoder=0.5"]), takes_norms(["equalise"])
         (False, True)
     """
-    return any(found.rule.by_norms for found in _named(list(map(parse_rule, texts))))
+    return any(found.rule.by_norms for found in _named(map(parse_rule, texts)))

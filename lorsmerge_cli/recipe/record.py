@@ -12,7 +12,7 @@ from lorsmerge_cli.checkpoint.model_writer import RUN
 from lorsmerge_cli.checkpoint.reader import Checkpoint
 from lorsmerge_cli.checkpoint.safetensors_file import SafetensorsFile
 from lorsmerge_cli.core.methods import method_faults, method_of, method_of_pruned
-from lorsmerge_cli.core.sketch import Sketch, Trained, parse_sketches, sketches_document, union
+from lorsmerge_cli.core.sketch import Sketch, Trained, digests_entry, recorded_digests, union
 from lorsmerge_cli.data.languages import check_labels
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import FinetunedTaskVector, StoredVector, TaskVector
@@ -121,12 +121,12 @@ def merge_record(document: Mapping[str, Any]) -> MergeRecord:
     return MergeRecord(
         recipe,
         _string(base, "fingerprint"),
-        _digests(base),
+        recorded_digests(base),
         deltas,
         _string(document, "lorsmerge"),
         _string(_table(document, "versions"), "torch"),
         _number(document, "step_norm"),
-        tuple(_digests(found) for found in _rows(document, "statistics")),
+        tuple(recorded_digests(found) for found in _rows(document, "statistics")),
     )
 
 
@@ -144,7 +144,7 @@ def run_record(document: Mapping[str, Any]) -> RunRecord:
         _number(settings, "learning_rate"),
         _whole(settings, "seed"),
         _string(document, "leading_space"),
-        _digests(document),
+        recorded_digests(document),
     )
 
 
@@ -197,12 +197,8 @@ def _merged_delta(document: Mapping[str, Any]) -> MergedDelta:
         ratios_of(_table(document, "pruning")),
         training_rows(training) or own,
         _whole(training, "seed"),
-        _digests(training),
+        recorded_digests(training),
     )
-
-
-def _digests(document: Mapping[str, Any]) -> dict[str, Sketch]:
-    return parse_sketches(document["digests"]) if "digests" in document else {}
 
 
 def _table(document: Mapping[str, Any], key: str, *, needed: bool = False) -> Mapping[str, Any]:
@@ -310,7 +306,7 @@ def training_of(folder: Path | None) -> dict[str, Any]:
         if run.leading_space:
             found["leading_space"] = run.leading_space
     digests = union(_recorded_digests(folder, ""))
-    return found | ({"digests": sketches_document(digests)} if digests else {})
+    return found | digests_entry(digests)
 
 
 def learnt_by(vector: TaskVector) -> list[tuple[str, str]]:
@@ -346,7 +342,7 @@ def vector_digests(vector: TaskVector) -> Trained:
         return [(name, union(trained_digests(vector.finetuned, name)))]
     if not isinstance(vector, DeltaFile):
         return []
-    return [(name, _digests(vector.provenance.training))]
+    return [(name, recorded_digests(vector.provenance.training))]
 
 
 def model_digests(
@@ -370,7 +366,7 @@ def _recorded_digests(folder: Path, name: str) -> Trained:
     run = _read(folder / RUN)
     if run:
         try:
-            return [(name, _digests(run))]
+            return [(name, recorded_digests(run))]
         except ValueError:
             return []
     return _merged_digests(_read(folder / MERGE))

@@ -28,7 +28,7 @@ from lorsmerge_cli.checkpoint.references import pinned
 from lorsmerge_cli.checkpoint.safetensors_file import TensorSpec
 from lorsmerge_cli.core.device import resolve_device
 from lorsmerge_cli.core.merging import is_finite
-from lorsmerge_cli.core.sketch import sketches_document
+from lorsmerge_cli.core.sketch import digests_entry
 from lorsmerge_cli.data.languages import WHISPER_TASKS
 from lorsmerge_cli.data.utterance import Drop, listed
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, NonFinite, OutputFault, named
@@ -355,7 +355,7 @@ class _Run:
                 "trained_on": trained_on(plan.train),
                 **({"hub": list(plan.train.hub)} if plan.train.hub else {}),
                 **({"selected": list(plan.train.selected)} if plan.train.selected else {}),
-                **({"digests": sketches_document(plan.digests)} if plan.digests else {}),
+                **digests_entry(plan.digests),
                 "skipped": [
                     {"id": drop.id, "audio": drop.audio.name, "reason": drop.reason}
                     for drop in self.skipped

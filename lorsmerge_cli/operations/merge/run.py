@@ -21,7 +21,7 @@ from lorsmerge_cli.core.low_rank_sparse import Delta, dense, is_low_rank, weight
 from lorsmerge_cli.core.merging import Merged, Rounding, Term, is_finite, merge_tensor
 from lorsmerge_cli.core.parallel import run_parallel
 from lorsmerge_cli.core.pruning.budget import Budget, budget
-from lorsmerge_cli.core.sketch import sketches_document, union
+from lorsmerge_cli.core.sketch import digests_entry, union
 from lorsmerge_cli.core.statistics import BaseRounding, energy
 from lorsmerge_cli.deltas.file import DeltaFile
 from lorsmerge_cli.deltas.task_vector import (
@@ -361,13 +361,13 @@ class _Run:
                 f"({max(norms):.3g} and {min(norms):.3g} in L2 norm) and will dominate the merge; "
                 "a scale per delta (DELTA:scale=...) evens them out."
             )
-        if self.plan.aim is None and self.step > LONG_STEP * max(norms):
+        aim = self.plan.aim
+        if aim is None and self.step > LONG_STEP * max(norms):
             yield (
                 f"The step from the base is {self.step / max(norms):.1f} times as long as the longest "
                 f"delta ({self.step:.3g} and {max(norms):.3g}): a smaller --scale is usual, and `lorsmerge "
                 "search` finds one."
             )
-        aim = self.plan.aim
         if aim and abs(self.step - aim) > MISSED * aim:
             yield (
                 f"The step has the norm {self.step:.4g}, and {aim:.4g} was asked for: where deltas cancel "
@@ -402,15 +402,14 @@ def made_from(
     contents = contents or ["0" * 64] * (1 + len(plan.vectors))
     of_base = union(trained_digests(plan.base, plan.recipe.base))
     statistics = [
-        {"fingerprint": file.identity}
-        | ({"digests": sketches_document(heard)} if (heard := file.origin.digests) else {})
+        {"fingerprint": file.identity} | digests_entry(file.origin.digests)
         for file in plan.statistics
     ]
     return {
         "lorsmerge": __version__,
         "recipe": pinned_recipe(plan.recipe).to_dict(),
         "base": {"fingerprint": plan.identity.digest, "content": contents[0]}
-        | ({"digests": sketches_document(of_base)} if of_base else {}),
+        | digests_entry(of_base),
         "deltas": [
             {"fingerprint": vector_identity, "content": content} | _about(vector)
             for vector, vector_identity, content in zip(

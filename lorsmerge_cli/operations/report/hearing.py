@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from lorsmerge_cli.metrics.timestamps import COLLAR, boundaries, intervals
+from lorsmerge_cli.metrics.timestamps import COLLAR, Boundaries, intervals
 from lorsmerge_cli.operations.report.entries import Row
 from lorsmerge_cli.operations.report.numbers import number, with_error
 from lorsmerge_cli.operations.report.tables import Cell, Table, Tables
-from lorsmerge_cli.results.records import Hypothesis
+from lorsmerge_cli.results.records import Record
 
 
 def hearing_tables(tables: Tables) -> list[Table]:
@@ -18,16 +18,17 @@ def hearing_tables(tables: Tables) -> list[Table]:
 
 def _timestamps(tables: Tables) -> list[Table]:
     """Return how near each system's segments are to the references', over all its test sets and runs."""
-    found: dict[Row, list[Hypothesis]] = {}
+    found: dict[Row, list[Record]] = {}
     for row in tables.rows:
         for entry in row.entries:
             if entry.record.details.get("timestamps"):
-                found.setdefault(row, []).extend(entry.record.rows)
+                found.setdefault(row, []).append(entry.record)
     if not found:
         return []
     rows = []
-    for row, heard in found.items():
-        own, (error, share) = boundaries(heard), intervals(heard)
+    for row, records in found.items():
+        own = sum((Boundaries(**each.details["timestamps"]) for each in records), Boundaries())
+        error, share = intervals([heard for each in records for heard in each.rows])
         cells = [str(n) for n in (own.recordings, own.segments, own.heard, own.matched)]
         cells += [
             with_error(own.error, error.standard_error, decimals=3),

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import xxhash
 
 from lorsmerge_cli.data.audio_source import AudioSource
-from lorsmerge_cli.errors import LorsmergeError, OutputFault, UnreadableFile
+from lorsmerge_cli.errors import LorsmergeError, OutputFault
 from lorsmerge_cli.inputs import json_object
 from lorsmerge_cli.outputs import check_output
 
@@ -91,9 +91,8 @@ class Made:
             with _opened(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, "ab+") as file:
                 if file.tell():
                     file.seek(-1, os.SEEK_END)
-                    line = (
-                        line if file.read() == b"\n" else f"\n{line}"
-                    )  # after one that a kill cut
+                    if file.read() != b"\n":  # a kill cut the last line
+                        line = f"\n{line}"
                 file.write(line.encode())
         except OSError as error:
             raise OutputFault(
@@ -126,7 +125,7 @@ def files_digest(folder: Path, names: tuple[str, ...]) -> str:
     for name in names:
         path = folder / name
         if path.is_file():
-            digest.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+            digest.update(f"{name}\0{_digest_of(path)}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -149,11 +148,11 @@ def _opened(path: Path, flags: int, mode: str) -> BinaryIO:
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield a transcript's name and what it was made of, in order; damaged lines say nothing."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise OutputFault(f"{path} is no regular file.", ELSEWHERE)
-    if not path.exists():
-        return
     try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise OutputFault(f"{path} is no regular file.", ELSEWHERE)
+        if not path.exists():
+            return
         with _opened(path, os.O_RDONLY, "rb") as file:
             for line in file:
                 row = _row(line)
@@ -162,8 +161,6 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                     yield name, row
     except OSError as error:
         raise OutputFault(f"{path} cannot be read ({error.strerror}).", ELSEWHERE) from None
-    except UnreadableFile as error:
-        raise OutputFault(error.what, ELSEWHERE) from None
 
 
 def _row(line: bytes) -> dict[str, str]:

@@ -375,13 +375,14 @@ def _plan(
     _check_names(found, output, formats[0])
     reads = [*inputs, *(item.file for _, item in found)]
     faults = made.faults(reads) if made else []
-    items, resumed, edited = [], 0, list[Path]()
+    items, resumed, notes = [], 0, list[str]()
     for stem, recording in found:
         targets = {f: output / f"{stem}.{f}" if made else output for f in formats}
         channel = MIX if recording.channel is None else f"{recording.channel + 1}"
         own = {**about, "channel": channel}
         if resume:
-            done, otherwise = _finished(targets.values(), own, recording, made, edited)
+            done, otherwise, edited = _finished(targets.values(), own, recording, made)
+            notes += edited
             faults += [] if force else otherwise
             targets = {f: path for f, path in targets.items() if path not in done}
             if not targets:
@@ -396,10 +397,6 @@ def _plan(
             faults[-1].what, f"{faults[-1].remedy} --resume skips recordings that are done.".strip()
         )
     raise_all(faults)
-    notes = [
-        f"{path} is not as it was written: it was edited, or made otherwise. It is left as it is."
-        for path in edited
-    ]
     return items, resumed, notes
 
 
@@ -408,20 +405,21 @@ def _finished(
     about: Mapping[str, str],
     recording: Recording,
     made: Made | None,
-    edited: list[Path],
-) -> tuple[set[Path], list[LorsmergeError]]:
-    """Return the transcripts that exist as they are wanted, and a fault of each that is another.
+) -> tuple[set[Path], list[LorsmergeError], list[str]]:
+    """Return the transcripts that are kept, a fault of each that was made otherwise, and notes.
 
-    Those that were changed since are appended to `edited`, and are wanted as they are.
+    Those that were edited are kept, and a note says so.
     """
-    done, faults = set[Path](), list[LorsmergeError]()
+    done, faults, notes = set[Path](), list[LorsmergeError](), list[str]()
     there = [path for path in paths if path.is_file()]
     about = {**about, HEARD: audio_digest(recording.source)} if there and made else about
     for path in there:
         try:
             differs = made.differences(path, about) if made else None
         except EditedError:
-            edited.append(path)
+            notes.append(
+                f"{path} is not as it was written: it was edited, or made otherwise. It is left as it is."
+            )
             differs = None
         if differs is None:
             done.add(path)
@@ -432,7 +430,7 @@ def _finished(
                     "--resume --force replaces it; another folder with -o keeps it.",
                 )
             )
-    return done, faults
+    return done, faults, notes
 
 
 def _expanded(given: Sequence[Path], faults: list[LorsmergeError]) -> list[Path]:
