@@ -412,7 +412,8 @@ def _timestamps(records: Sequence[Record]) -> None:
         console.line(
             "matched: segments heard that overlap one of the reference, one to one; error: mean "
             f"distance of their boundaries; in {COLLAR:g} s: segments of the reference both of whose "
-            "boundaries are that near; ±: standard error over speakers, or recordings without one"
+            "boundaries are that near; ±: standard error over speakers, or "
+            "over recordings where no speaker is known"
         )
 
 

@@ -25,7 +25,7 @@ from speech_models import make_clip, make_tuned, make_whisper
 from lorsmerge_cli import transcribe_recordings
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile
 from lorsmerge_cli.operations.transcribe import files as show
-from lorsmerge_cli.operations.transcribe import recordings
+from lorsmerge_cli.operations.transcribe import made, recordings
 from lorsmerge_cli.speech.sequential import LongSettings
 
 WORK, USAGE, INTERRUPTED = 1, 2, 130
@@ -256,6 +256,28 @@ def test_the_journal_is_no_link(files: Path, shell: Callable, target: str) -> No
     assert "subs/transcripts.journal is no regular file" in message(ended.err)
     assert (Path(target).read_bytes() if Path(target).exists() else None) == before
     assert [path.name for path in Path("subs").iterdir()] == ["transcripts.journal"]
+
+
+def test_a_journal_that_cannot_be_written_is_told_before_the_work(
+    files: Path, shell: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("subs").mkdir()
+    Path("subs/transcripts.journal").write_text("")
+    opened = made._opened
+
+    def refused(path: Path, flags: int, mode: str) -> Any:
+        if flags & os.O_APPEND:
+            raise PermissionError(1, "Operation not permitted")
+        return opened(path, flags, mode)
+
+    monkeypatch.setattr(made, "_opened", refused)
+    monkeypatch.setattr(recordings, "hear", None)  # nothing is decoded
+    ended = shell("lorsmerge transcribe timed -a talks -o subs" + QUICK)
+    assert ended.code == WORK
+    assert "subs/transcripts.journal cannot be written (Operation not permitted)" in message(
+        ended.err
+    )
+    assert "Traceback" not in ended.err
 
 
 def test_a_name_that_is_no_utf_8(files: Path, succeed: Callable) -> None:

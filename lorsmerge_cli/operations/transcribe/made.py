@@ -47,7 +47,14 @@ class Made:
 
     def faults(self, inputs: list[Path]) -> list[LorsmergeError]:
         """Return what would keep lines from being written."""
-        return check_output(self.path, inputs=inputs, size=SIZE, force=True)
+        found = check_output(self.path, inputs=inputs, size=SIZE, force=True)
+        if found or not self.path.exists():
+            return found
+        try:
+            _opened(self.path, os.O_WRONLY | os.O_APPEND, "ab").close()
+        except OSError as error:
+            return [self._unwritable(error)]
+        return []
 
     def differences(self, path: Path, about: Mapping[str, str]) -> str | None:
         """Return how else a transcript was made than `about` says; None if it was made so.
@@ -95,9 +102,10 @@ class Made:
                         line = f"\n{line}"
                 file.write(line.encode())
         except OSError as error:
-            raise OutputFault(
-                f"{self.path} cannot be written ({error.strerror}).", ELSEWHERE
-            ) from None
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> OutputFault:
+        return OutputFault(f"{self.path} cannot be written ({error.strerror}).", ELSEWHERE)
 
 
 class EditedError(Exception):

@@ -522,7 +522,7 @@ def _run(
         kept = f", whose transcripts are kept in {next(iter(items[0].targets.values())).parent}"
         raise Interrupted(
             f"Interrupted after {len(reports)} of {len(items)} recordings{kept if reports else ''}.",
-            "The same command with --resume goes on behind what is written."
+            "The same command with --resume skips the transcripts that are done."
             if made
             else "Nothing was written.",
         ) from None
