@@ -171,7 +171,7 @@ def draw_window(clips: dict[str, list[list[Clip]]], rng: random.Random, *, timed
     voice = rng.choice(clips[language])
     samples = np.zeros(SECONDS * RATE, np.float32)
     said, cut = [], None
-    before = [rng.choice(voice) for _ in range(rng.randint(1, 4))] if rng.random() < 0.5 else []
+    before = [rng.choice(voice) for _ in range(rng.randint(1, 8))] if rng.random() < 0.5 else []
     if rng.random() < QUIET:
         if rng.random() < 0.5:
             return Window(0.5 * music(SECONDS * RATE, rng), language, [], None, before, "music")
@@ -229,9 +229,16 @@ def label(
     def at(seconds: float) -> int:
         return token("<|0.00|>") + min(TIMES - 1, round(seconds / STEP))
 
-    prompt = [token("<|startofprev|>")] if window.before else []
+    past: list[int] = []
+    stop = 0.0
+    for clip in window.before:  # with timestamps where the text has them, as decoding goes on
+        begin = stop + rng.uniform(0.1, 1)
+        length = len(clip.samples) / RATE
+        begin = begin if begin + length <= SECONDS else rng.uniform(0, 1)  # of the next window
+        stop = begin + length
+        past += [at(begin), *text(clip), at(stop)] if timed else text(clip)
     room = LONGEST // 2 - 1
-    prompt += [number for clip in window.before for number in text(clip)][-room:]
+    prompt = [token("<|startofprev|>"), *past[-room:]] if past else []
     start, end = token("<|startoftranscript|>"), token("<|endoftext|>")
     if window.kind != "speech" and rng.random() < 0.5:
         return [*prompt, start, token("<|nospeech|>"), end], len(prompt) + 1

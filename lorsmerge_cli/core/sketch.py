@@ -129,7 +129,15 @@ def digests_entry(sketches: Mapping[str, Sketch]) -> dict[str, Any]:
 
 
 def recorded_digests(record: Mapping[str, Any]) -> dict[str, Sketch]:
-    """Return the sketches in a record of any origin, as `parse_sketches`; none where it has no entry."""
+    """Return the sketches in a record of any origin, as `parse_sketches`; none where it has no entry.
+
+    Raises:
+        ValueError: the entry is not one of sketches.
+
+    Example:
+        >>> recorded_digests({"task": "asr"})
+        {}
+    """
     return parse_sketches(record["digests"]) if "digests" in record else {}
 
 
