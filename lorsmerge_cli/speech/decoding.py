@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
 
 from lorsmerge_cli.data.utterance import Answer, Utterance
 from lorsmerge_cli.errors import LorsmergeError, UsageFault
+from lorsmerge_cli.speech.beam_search import search_clips
 from lorsmerge_cli.speech.confidence import mean_log_probabilities
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.memory import ALL, Memory
@@ -28,59 +23,6 @@ CPU = torch.device("cpu")
 LARGEST_BATCH = 64
 MEMORY_SHARE = 0.3  # of what is free, for the attentions' keys and values and the beams' scores
 SCORE_COPIES = 4  # of every token's score that a step of the search holds
-
-
-class SharedCrossAttention(EncoderDecoderCache):
-    """A cache with one cross-attention for all beams of an utterance, made before the first step.
-
-    Beams never cross utterances, so those of one hear the same keys and values. transformers keeps
-    them once for each beam and moves them at every step.
-
-    Args:
-        model: a Whisper.
-        heard: [clips, positions, width], the encoder's output.
-    """
-
-    def __init__(self, model: Any, heard: Tensor) -> None:
-        super().__init__(DynamicCache(), DynamicCache())
-        for index, layer in enumerate(model.model.decoder.layers):
-            attention = layer.encoder_attn
-            shape = (*heard.shape[:2], attention.num_heads, attention.head_dim)
-            keys, values = (
-                projection(heard).view(shape).transpose(1, 2).contiguous()
-                for projection in (attention.k_proj, attention.v_proj)
-            )
-            self.cross_attention_cache.update(keys, values, index)
-            self.is_updated[index] = True
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Reorder the self-attention of the beams."""
-        self.self_attention_cache.reorder_cache(beam_idx)
-
-
-@contextmanager
-def beams_as_queries(model: Any, beam: int) -> Iterator[None]:
-    """Have the cross-attention take the beams of an utterance as queries of one call."""
-
-    def fold(module: Any, arguments: tuple[Tensor, ...], named: Any) -> tuple[Any, Any]:
-        queries, *others = arguments
-        rows, length, width = queries.shape
-        return (queries.reshape(rows // beam, beam * length, width), *others), named
-
-    def unfold(module: Any, arguments: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
-        found, weights = output
-        clips, queries, width = found.shape
-        return found.reshape(clips * beam, queries // beam, width), weights
-
-    hooks = []
-    for layer in model.model.decoder.layers if beam > 1 else ():
-        hooks.append(layer.encoder_attn.register_forward_pre_hook(fold, with_kwargs=True))
-        hooks.append(layer.encoder_attn.register_forward_hook(unfold))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @dataclass(frozen=True)
@@ -297,44 +239,15 @@ def generate(
     Returns:
         [clips, tokens], padded with the end token.
     """
-    model = speech.model
-    longest = speech.longest_label
+    most = speech.longest_label - prompts.shape[1]
     if settings.max_tokens is not None:
-        longest = min(longest, prompts.shape[1] + settings.max_tokens)
-    config: Any = GenerationConfig(
-        num_beams=settings.beam,
-        do_sample=False,
-        max_length=longest,
-        # an empty list means none; None would mean the model's own
-        suppress_tokens=list(settings.suppress or ()),
-        begin_suppress_tokens=list(settings.begin_suppress or ()),
-        pad_token_id=model.config.pad_token_id,
-        bos_token_id=model.config.bos_token_id,
-        eos_token_id=model.config.eos_token_id,
-        decoder_start_token_id=model.config.decoder_start_token_id,
-    )
-    with (
-        _without_generation_config(model),
-        beams_as_queries(model, settings.beam),
-        torch.inference_mode(),
-    ):
-        # Whisper's own generate() takes one task per call and looks for timestamps
-        tokens: Any = GenerationMixin.generate(
-            model,
-            generation_config=config,
-            # its keys and values are in the cache: all that is read is how many clips there are
-            encoder_outputs=BaseModelOutput(last_hidden_state=heard[:, :1]),
-            decoder_input_ids=prompts.to(model.device),
-            **{cache_argument(model): SharedCrossAttention(model, heard)},
-        )
-    found: Tensor = tokens
-    return found
-
-
-def cache_argument(module: Any) -> str:
-    """Return the name of a module's argument that takes a cache; earlier transformers have another."""
-    forward = inspect.signature(type(module).forward).parameters
-    return "cache" if "cache" in forward else "past_key_values"
+        most = min(most, settings.max_tokens)
+    prompts = prompts.to(heard.device)
+    said = search_clips(
+        speech, heard, prompts, beam=settings.beam, most=most,
+        suppress=settings.suppress or (), begin_suppress=settings.begin_suppress or (),
+    )  # fmt: skip
+    return torch.cat([prompts, said], 1)
 
 
 def fitting_batch(speech: SpeechModel, beam: int, memory: Memory = ALL) -> int:
@@ -362,14 +275,3 @@ def _halved(size: int, name: str) -> int:
             "Use a smaller --beam, half precision, or another --device.",
         )
     return size // 2
-
-
-@contextmanager
-def _without_generation_config(model: Any) -> Iterator[None]:
-    """Hide a model's generation config, from which transformers fills in lengths, penalties, ..."""
-    own = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.speech.decoding import SharedCrossAttention, beams_as_queries, cache_argument
 from lorsmerge_cli.speech.model import SpeechModel
+from lorsmerge_cli.speech.stepper import Stepper
 from lorsmerge_cli.speech.timestamps import Rules
 
 
@@ -34,84 +33,6 @@ class Found:
     avg_logprob: float
     no_speech_prob: float | None
     cut: bool
-
-
-class Stepper:
-    """A decoder that is fed token by token, several hypotheses for each window.
-
-    Args:
-        speech: the model.
-        heard: [windows, positions, width], by `encode`.
-        prompts: of each window; they are aligned at their ends.
-        group: hypotheses of a window.
-    """
-
-    def __init__(
-        self, speech: SpeechModel, heard: Tensor, prompts: Sequence[Sequence[int]], group: int
-    ) -> None:
-        self.model, self.heard, self.group = speech.model, heard, group
-        self.longest = max(map(len, prompts))
-        self.cache = SharedCrossAttention(self.model, heard)
-        self._padding = torch.tensor([self.longest - len(prompt) for prompt in prompts])
-        pad = int(self.model.config.pad_token_id)
-        self._prompts = torch.tensor(
-            [[pad] * (self.longest - len(prompt)) + list(prompt) for prompt in prompts]
-        )
-        self.length = 0
-
-    def start(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Read the prompts.
-
-        Args:
-            places: of a token in each prompt, from its end (-1 is the last).
-
-        Returns:
-            Logits [windows, vocabulary] after those tokens, and [windows * group, vocabulary] after
-            the prompts.
-        """
-        hidden = self._read(self._prompts)
-        there = self._logits(hidden[torch.arange(len(hidden)), torch.tensor(places)])
-        logits = self._logits(hidden[:, -1]).repeat_interleave(self.group, 0)
-        self._padding = self._padding.repeat_interleave(self.group)
-        if self.group > 1:
-            self.cache.self_attention_cache.batch_repeat_interleave(self.group)
-        return there, logits
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Return logits [windows * group, vocabulary] after one more token of each."""
-        with beams_as_queries(self.model, self.group):
-            return self._logits(self._read(tokens[:, None])[:, 0])
-
-    def reorder(self, sources: Tensor) -> None:
-        """Continue each hypothesis from that of another number in the same window."""
-        order: Any = sources.to(self.heard.device)
-        self.cache.reorder_cache(order)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.model.proj_out(hidden).float()
-        return logits
-
-    def _read(self, tokens: Tensor) -> Tensor:
-        device, dtype = self.heard.device, self.heard.dtype
-        rows, count = tokens.shape
-        places = torch.arange(self.length, self.length + count)
-        positions = (places[None] - self._padding[:, None]).clamp(min=0)
-        mask = None
-        if self._padding.any():
-            # a fully masked row would be NaN: what is before a prompt hears itself
-            known = torch.arange(self.length + count)
-            seen = (known <= places[:, None]) & (known >= self._padding[:, None, None])
-            seen |= known == places[:, None]
-            mask = torch.zeros(rows, 1, count, self.length + count, dtype=dtype)
-            mask = mask.masked_fill(~seen[:, None], torch.finfo(dtype).min).to(device)
-        decoder: Any = self.model.model.decoder
-        hidden: Tensor = decoder(
-            input_ids=tokens.to(device), attention_mask=mask, encoder_hidden_states=self.heard,
-            position_ids=positions.to(device), use_cache=True,
-            **{cache_argument(decoder): self.cache},
-        ).last_hidden_state  # fmt: skip
-        self.length += count
-        return hidden
 
 
 def search_windows(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 import torch
 from speech_models import LONGEST, make_tuned, make_utterances, make_whisper
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from lorsmerge_cli.data.languages import WHISPER_TASKS
 from lorsmerge_cli.data.utterance import Utterance
@@ -22,12 +20,12 @@ from lorsmerge_cli.errors import LorsmergeError, UsageFault
 from lorsmerge_cli.speech import decoding, memory
 from lorsmerge_cli.speech.decoding import (
     DecodingSettings,
-    SharedCrossAttention,
     decode,
     decode_answers,
 )
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
 from lorsmerge_cli.speech.source import find_model
+from lorsmerge_cli.speech.stepper import Stepper
 
 Generate = Callable[..., Tensor]
 
@@ -70,12 +68,14 @@ def said(tokens: Tensor, end: int, prompt: int = 4) -> list[int]:
     return text[: text.index(end)] if end in text else text
 
 
-def plain_tokens(speech: SpeechModel, row: Utterance, beam: int) -> list[int]:
+def plain_tokens(
+    speech: SpeechModel, row: Utterance, beam: int, most: int | None = None
+) -> list[int]:
     """What transformers' own call makes of one utterance."""
     model, end = speech.model, speech.model.config.eos_token_id
     tokens = model.generate(
         speech.features([audio_of(row)]), language=row.language, task=WHISPER_TASKS[row.task],
-        num_beams=beam, do_sample=False,
+        num_beams=beam, do_sample=False, max_new_tokens=most,
     )[0]  # fmt: skip
     prompt = speech.prompt(row.language, row.task)
     return said(tokens, end, 4 if tokens[:4].tolist() == prompt else 0)
@@ -117,43 +117,32 @@ def test_language_and_task_matter(
     assert decode(speech, rows, DecodingSettings(1)) != decode(speech, others, DecodingSettings(1))
 
 
-def test_beams_that_share_their_cross_attention_say_what_those_with_their_own_say(
+@pytest.mark.parametrize("most", [None, 1, 6, 9])
+@pytest.mark.parametrize("beam", [1, 2, 9])
+def test_clips_that_leave_the_batch_change_no_others_text(
     speech: SpeechModel,
     utterances: list[Utterance],
     batches: list[Tensor],
     monkeypatch: pytest.MonkeyPatch,
+    beam: int,
+    most: int | None,
 ) -> None:
-    moved: list[bool] = []
-    real = EncoderDecoderCache.reorder_cache
+    left: list[int] = []
+    real = Stepper.keep
 
-    def watched(self: Any, beams: Tensor) -> None:
-        moved.append(not beams.equal(torch.arange(len(beams))))
-        real(self, beams)
+    def keep(self: Stepper, windows: Tensor) -> None:
+        left.append(len(windows))
+        real(self, windows)
 
-    monkeypatch.setattr(EncoderDecoderCache, "reorder_cache", watched)
-
-    def one_for_each_beam(model: Any, heard: Tensor) -> EncoderDecoderCache:
-        shared = SharedCrossAttention(model, heard.repeat_interleave(4, 0))
-        cache = EncoderDecoderCache(DynamicCache(), shared.cross_attention_cache)
-        cache.is_updated = shared.is_updated
-        return cache
-
-    settings = DecodingSettings(4, 5)
-    ours = decode(speech, utterances, settings)
-    assert not moved
-    definite = settings.with_lists_of(speech)
-    rows = in_order(utterances)
-    for number, start in enumerate(range(0, len(rows), 5)):
-        part = rows[start : start + 5]
-        heard = decoding.encode(speech, speech.features([audio_of(row) for row in part]))
-        prompts = torch.tensor([speech.prompt(row.language, row.task) for row in part])
-        with monkeypatch.context() as patch:
-            patch.setattr(decoding, "SharedCrossAttention", one_for_each_beam)
-            patch.setattr(decoding, "beams_as_queries", lambda model, beam: nullcontext())
-            tokens = decoding.generate(speech, heard, prompts, definite)
-        assert tokens.equal(batches[number])
-    assert any(moved)  # beams did change places
-    assert len(ours) == len(rows)
+    monkeypatch.setattr(Stepper, "keep", keep)
+    decode(speech, utterances, DecodingSettings(beam, len(utterances), max_tokens=most))
+    end = speech.model.config.eos_token_id
+    assert [said(row, end) for row in batches[0]] == [
+        plain_tokens(speech, row, beam, most) for row in in_order(utterances)
+    ]
+    if most is None:
+        assert left
+    assert left == sorted(left, reverse=True)
 
 
 def test_limits_of_the_models_own_generation_config_change_nothing(
