@@ -1,4 +1,4 @@
-"""The first rows of a split, fetched as far as they are needed: data that is not downloaded as a whole.
+"""A part of a split, fetched as far as it is needed: its first rows, or all rows' texts without audio.
 
 Parquet is read by row groups: a request for the end of a file, which lists them, and one for each. Each is
 kept as an Arrow file of its own, that appears in the cache when it is complete. So what was fetched
@@ -29,6 +29,7 @@ from lorsmerge_cli.hub.data_sets import (
     data_files,
     not_cached,
     preparation_fault,
+    prepare_split,
     prepared_split,
     split_folder,
 )
@@ -39,8 +40,13 @@ MORE, NEXT, END = (
     "next",
     "end",
 )  # what comes after a row group: its file, another one, nothing
+TEXTS = ".texts"  # end of the name of a folder with a split's columns but the audio
 PIECE = re.compile(rf"(\d+)-(\d+)\.({MORE}|{NEXT}|{END})\.arrow")  # file and row group, from 0 on
 Place = tuple[int, int]
+
+
+class NoParquet(UnreadableFile):
+    """A split's files are no Parquet, of which a part can be fetched."""
 
 
 def stream_split(
@@ -77,6 +83,20 @@ def stream_split(
     return PreparedSplit(tuple(files), whole is not None and whole.partial)
 
 
+def split_texts(found: HubData, config: str | None, split: str) -> PreparedSplit:
+    """Return Arrow files with all rows of a split, without columns of audio where they are not here.
+
+    Raises:
+        LorsmergeError: as `stream_split`, or `prepare_split` for files that are no Parquet.
+    """
+    if whole := prepared_split(found, config, split):
+        return whole
+    try:
+        return PreparedSplit(tuple(_pieces(found, config, split, TEXTS)))
+    except NoParquet:
+        return prepare_split(found, config, split)
+
+
 @contextmanager
 def _shown(found: HubData, seconds: float) -> Iterator[Callable[[float], None]]:
     """Show how much of the hours is there: in lines by the console's hook, or as the Hub's bars."""
@@ -103,9 +123,16 @@ def _shown(found: HubData, seconds: float) -> Iterator[Callable[[float], None]]:
         yield move
 
 
-def _pieces(found: HubData, config: str | None, split: str) -> Iterator[Path]:
-    """Yield a file for each row group in turn: those in the cache, and then those that are fetched."""
-    folder = split_folder(found, config, split + STREAMED)
+def _pieces(found: HubData, config: str | None, split: str, part: str = STREAMED) -> Iterator[Path]:
+    """Yield a file for each row group in turn: those in the cache, and then those that are fetched.
+
+    Args:
+        found: the data set.
+        config: name of the configuration.
+        split: of it.
+        part: STREAMED for all columns, TEXTS for those without audio.
+    """
+    folder = split_folder(found, config, split + part)
     place: Place | None = (0, 0)
     here = _cached(folder)
     source: _Source | None = None
@@ -114,7 +141,7 @@ def _pieces(found: HubData, config: str | None, split: str) -> Iterator[Path]:
             if not found.reachable:
                 raise not_cached(found, f"More of the split {split!r} than is here")
             if source is None:
-                source = _Source(found, config, split)
+                source = _Source(found, config, split, texts=part == TEXTS)
                 _remember(found)
             with _alone(folder):  # of several processes one fetches, and the others find it there
                 here = _cached(folder)
@@ -174,14 +201,19 @@ def _alone(folder: Path) -> Iterator[None]:
 class _Source:
     """The Parquet files of a split on the Hub, of which one is open."""
 
-    def __init__(self, found: HubData, config: str | None, split: str) -> None:
-        self.found, self.split = found, split
+    def __init__(self, found: HubData, config: str | None, split: str, *, texts: bool) -> None:
+        self.found, self.split, self.texts = found, split, texts
         self.builder, splits = data_files(found, config)
+        if split not in splits:
+            raise UnreadableFile(
+                f"{found.repo} has no split {split!r} in {config!r}.",
+                f"It has: {', '.join(splits)}.",
+            )
         self.names: Sequence[str] = splits[split]
         kinds = [kind.__module__ for kind in type(self.builder).__mro__]
         in_parquet = any(kind.endswith(".parquet") for kind in kinds)
         if not in_parquet or any("://" in name for name in self.names):
-            raise UnreadableFile(
+            raise NoParquet(
                 f"{found.repo} cannot be streamed: its files of {split!r} are no Parquet.",
                 "Leave out --streaming (or first=): then all of the split is fetched.",
             )
@@ -219,9 +251,10 @@ class _Source:
         number, group = place
         parquet = self._parquet(number)
         if parquet.num_row_groups:
-            rows = parquet.read_row_group(group)
+            rows = parquet.read_row_group(group, self._columns(parquet.schema_arrow))
         else:  # a file without rows, which has the columns
             rows = parquet.schema_arrow.empty_table()
+            rows = rows.select(self._columns(rows.schema) or rows.column_names)
         rows = self._with_features(rows)
         last = group + 1 >= parquet.num_row_groups
         after = MORE if not last else NEXT if number + 1 < len(self.names) else END
@@ -234,6 +267,15 @@ class _Source:
             os.fsync(out.fileno())
         part.replace(file)
         return file
+
+    def _columns(self, schema: Any) -> list[str] | None:
+        """Return the columns to fetch; None for all."""
+        from pyarrow import types
+
+        if not self.texts:
+            return None
+        audio = (types.is_nested, types.is_binary, types.is_large_binary)
+        return [column.name for column in schema if not any(kind(column.type) for kind in audio)]
 
     def _parquet(self, number: int) -> Any:
         from pyarrow.parquet import ParquetFile
@@ -250,4 +292,5 @@ class _Source:
         from datasets.table import table_cast
 
         features = self.builder.info.features or Features.from_arrow_schema(rows.schema)
+        features = Features({name: features[name] for name in rows.column_names})
         return table_cast(rows, features.arrow_schema)

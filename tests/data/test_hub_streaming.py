@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_data import AUDIO, add_set, card, fleurs_files, labels, sound, table
+from hub_data import AUDIO, FLEURS, add_set, card, fleurs_files, fleurs_rows, labels, sound, table
 from hub_server import Hub, forget_lookups
 from huggingface_hub import constants
 
@@ -25,6 +25,7 @@ from lorsmerge_cli.hub import first_rows
 SPOKEN = {"audio": AUDIO, "text": "string"}
 SET = "hub:org/set:ca:train"
 FILES = ("ca/train-00000-of-00002.parquet", "ca/train-00001-of-00002.parquet")
+ENGLISH_TEST = "en_us/test-00000-of-00001.parquet"
 EACH = 0.9  # seconds of a row
 
 
@@ -274,11 +275,46 @@ def test_files_without_rows_are_passed(set_hub: Hub) -> None:
     assert len(load_data([Path("hub:org/gap::train:first=1")], language="ca").utterances) == 3
 
 
-def test_english_sentences_are_not_streamed(set_hub: Hub) -> None:
+def test_of_the_english_split_no_audio_is_fetched(
+    set_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = fleurs_files() | {ENGLISH_TEST: table(fleurs_rows("en_us", 60), FLEURS, group=60)}
+    add_set(set_hub, "google/fleurs", files)
+    for reference, count in {"ca_es:test:first=0.0002": 2, "ca_es:test": 4}.items():
+        set_hub.calls.clear()
+        rows = load_data([Path(f"hub:google/fleurs:{reference}")], task="st").utterances
+        assert 0 < len(rows) <= count
+        assert {row.text for row in rows} <= {
+            "The girl sees birds.", "Grandfather buys bread, milk and honey.",
+        }  # fmt: skip
+        english = [call for call in set_hub.seen("GET", ".parquet") if "en_us" in call.path]
+        parts = [re.fullmatch(r"bytes=(\d+)-(\d+)", call.headers["range"]) for call in english]
+        served = sum(int(part[2]) - int(part[1]) for part in parts if part)
+        assert all(parts)
+        assert served < len(files[ENGLISH_TEST]) / 4
+        assert bool(english) == (count == 2)  # and then they are here
+    forget_lookups()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_data([Path("hub:google/fleurs:ca_es:test")], task="st").utterances == rows
+
+
+def test_english_texts_that_are_not_here_are_told_without_the_hub(
+    set_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_set(set_hub, "google/fleurs", fleurs_files())
-    with pytest.raises(UsageFault, match="all of the split of en_us is needed"):
-        load_data([Path("hub:google/fleurs:ca_es:test:first=1")], task="st")
-    assert not any("en_us" in name for name, _, _ in ranges(set_hub))
+    load_data([Path("hub:google/fleurs:ca_es:test")])
+    forget_lookups()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubFault, match="More of the split 'test' than is here"):
+        load_data([Path("hub:google/fleurs:ca_es:test")], task="st")
+
+
+def test_an_english_split_that_is_not_there(set_hub: Hub) -> None:
+    files = {name: held for name, held in fleurs_files().items() if name != ENGLISH_TEST}
+    files["README.md"] = card({"ca_es": ("train", "test"), "en_us": ("train",)})
+    add_set(set_hub, "google/fleurs", files)
+    with pytest.raises(LorsmergeError, match=r"no split 'test' in 'en_us'. It has: train"):
+        load_data([Path("hub:google/fleurs:ca_es:test")], task="st")
 
 
 # --- references -----------------------------------------------------------------------------------

@@ -285,6 +285,15 @@ def _open(path: Path, split: str | None, counting: Defaults | None = None) -> _T
     return _Table(reference, found, prepared, _batches(prepared.files[0])[0])
 
 
+def _texts(reference: HubReference) -> _Table:
+    """Return all rows of a split that is named, with the columns of text at least."""
+    from lorsmerge_cli.hub.first_rows import split_texts
+
+    found = _find(reference)
+    prepared = split_texts(found, reference.config, reference.split or "")
+    return _Table(reference, found, prepared, _batches(prepared.files[0])[0])
+
+
 def _first_rows(
     reference: HubReference, found: HubData, split: str, counting: Defaults | None
 ) -> _Table:
@@ -584,14 +593,7 @@ def _english(table: _Table, columns: _Columns, defaults: Defaults) -> dict[str, 
         raise UsageFault(
             "English is not translated into English.", "Give the spoken language's set."
         )
-    if table.reference.first is not None:
-        raise UsageFault(
-            f"{table.place}: each recording is joined with its sentence's English text, for which all of "
-            f"the split of {ENGLISH} is needed, and it is not streamed.",
-            f"Leave out --streaming or {FIRST}=.",
-        )
-    other = replace(table.reference, config=ENGLISH, columns={})
-    english = _open(Path(str(other)), None)
+    english = _texts(replace(table.reference, config=ENGLISH, columns={}, first=None))
     column = columns.text if columns.text in english.schema.names else CASED[0]
     texts: dict[str, str] = {}
     for file in english.prepared.files:
