@@ -38,9 +38,10 @@ def search(
         "those as good as the best.")] = None,
     svp: Annotated[str | None, _space(
         "--svp", metavar="VALUES", help="Singular value ratios: a list (0.01,0.03,none), LOW:HIGH "
-        "or LOW:HIGH:STEP. By default no SVP.")] = None,
+        "or LOW:HIGH:STEP. By default no SVP; 0.01,0.02,0.05 for a --method that takes a ratio.")] = None,
     mp: Annotated[str | None, _space(
-        "--mp", metavar="VALUES", help="Magnitude ratios, in the same form.")] = None,
+        "--mp", metavar="VALUES", help="Magnitude ratios, in the same form. By default no "
+        "MP; 0.1,0.2,0.4 for a --method that takes a ratio.")] = None,
     scale: Annotated[str | None, _space(
         "--scale", metavar="VALUES", help="Lambdas, in the same form; by default from a third of "
         "the method's own to ten thirds of it, 0.05:0.5 for sums. Of several methods it is task "

@@ -468,6 +468,8 @@ def make_space(
         fault for text in methods for fault in method_faults(text) or statistics_refused(text)
     ]
     given = {kind: str(texts[kind]) for kind in DELTA_SETTINGS if texts.get(kind) is not None}
+    if sampler != GRADIENT and not faults:
+        given = _missing_ratios(methods, given) | given
     values = {}
     for kind, text in given.items():
         try:
@@ -514,6 +516,16 @@ def make_space(
 def _prunes_always(method: str) -> bool:
     """Return whether a method prunes without ratios."""
     return find_method(method).prunes(None, None)
+
+
+def _missing_ratios(methods: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return values to choose from of the ratios that a named method takes and nobody gave."""
+    taken = {ratio for method in methods for ratio in find_method(method).ratios}
+    return {
+        ratio: EXAMPLES[ratio].split()[1]
+        for ratio in RATIOS
+        if ratio in taken and ratio not in given
+    }
 
 
 def _ratio_faults(methods: Sequence[str], values: Mapping[str, Values]) -> list[LorsmergeError]:

@@ -278,7 +278,6 @@ def test_the_mean_and_task_arithmetic_have_nothing_to_beat(folder: Path, tmp_pat
     [
         ("ta,tsv", {}, "Unknown method 'tsv'. Did you mean 'tsv_m'"),
         ("ta,,wa", {}, "Unknown method ''"),
-        ("ta,lors", {}, "--method lors needs --svp"),
         ("ta,lors", {"svp": "0.1,none", "mp": "0.2"}, "needs a number for --svp"),
         ("ta,tsv_m", {"mp": "0.2"}, "--method ta,tsv_m takes no --mp"),
     ],

@@ -215,8 +215,6 @@ def test_a_method_without_ratios_is_that_of_every_point() -> None:
 @pytest.mark.parametrize(
     ("method", "texts", "words"),
     [
-        ("lors", {}, "--method lors needs --svp"),
-        ("lors+ties", {"svp": "0.1"}, r"--method lors\+ties needs --mp"),
         ("mp", {"mp": "0.1,none"}, "needs a number for --mp"),
         ("wa", {"mp": "0.1"}, "--method wa takes no --mp"),
         ("wat", {}, "Unknown method 'wat'"),
@@ -225,9 +223,25 @@ def test_a_method_without_ratios_is_that_of_every_point() -> None:
         ("wa,wa", {}, "--method names wa twice"),
     ],
 )
-def test_a_method_needs_its_ratios_and_no_other(method: str, texts, words: str) -> None:
+def test_ratios_that_a_method_does_not_take(method: str, texts, words: str) -> None:
     with pytest.raises((UsageFault, Faults), match=words):
         make_space("base", DELTAS, {"scale": "0.1"} | texts, "", method=method)
+
+
+@pytest.mark.parametrize("method", ["lors", "wa,lors,tsv_m"])
+def test_ratios_that_a_named_method_takes_have_values_by_default(method: str) -> None:
+    found = make_space("base", DELTAS, {"scale": "0.1"}, "svp", method=method)
+    assert found.values["svp"].choices == (0.01, 0.02, 0.05)
+    assert found.values["mp"].choices == (0.1, 0.2, 0.4)
+    found = make_space("base", DELTAS, {"scale": "0.1", "svp": "0.3"}, "", method=method)
+    assert found.values["svp"].choices == (0.3,)
+    assert found.values["mp"].choices == (0.1, 0.2, 0.4)
+    assert set(make_space("base", DELTAS, {"scale": "0.1"}, "", method="wa").values) == {"scale"}
+
+
+def test_lambdas_are_learned_at_ratios_that_are_given() -> None:
+    with pytest.raises((UsageFault, Faults), match="--method lors needs --svp"):
+        make_space("base", DELTAS, {"scale": "0.1"}, "", method="lors", sampler="gradient")
 
 
 def test_patterns_are_for_methods_that_prune_without_ratios_too() -> None:

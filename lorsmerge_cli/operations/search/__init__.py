@@ -66,8 +66,9 @@ def search(
         output: the recipe for `merge(recipe=...)`, a `.toml`: the simplest of those as good as the
             best.
         svp: singular value ratios that may be chosen: a list (`"0.01,0.03,none"`), `"LOW:HIGH"` or
-            `"LOW:HIGH:STEP"`; by default no matrix is pruned by SVP.
-        mp: magnitude ratios that may be chosen, written likewise.
+            `"LOW:HIGH:STEP"`; by default no matrix is pruned by SVP, and by a method that takes a
+            ratio with one of `"0.01,0.02,0.05"`.
+        mp: magnitude ratios that may be chosen, written likewise (`"0.1,0.2,0.4"`).
         scale: lambdas that may be chosen, written likewise; by default from a third of the method's
             own lambda to ten thirds of it. With `sampler="gradient"` a number that they begin at, by
             default the method's own, or the range that they stay in.
