@@ -2,8 +2,7 @@
 # Not in the paper: what fine-tuning on clips takes from a model that hears whole recordings, and what
 # merging gives back. Each language is fine-tuned on the same sentences in two ways: clip by clip, and
 # packed into windows with timestamps and the text before. Scored are clips, recordings of minutes, the
-# times of their sentences, the language that is heard, and what is written where nobody speaks. Recordings
-# are heard without the text so far: the base's prompts were plain text, and with timestamps in them it falls silent.
+# times of their sentences, the language that is heard, and what is written where nobody speaks.
 # `long.sh` says what it takes; its bundle comes from examples/demo/make_recordings.py.
 . "$(dirname "$0")/common.sh"
 asr=("${languages[@]/%/_asr}")
@@ -29,7 +28,7 @@ hear() {
         for language in "${spoken[@]}"; do
             case $kind in
                 clips) sets+=(--data "$language=data/${language}_asr.test.jsonl") options=() ;;
-                long | silence) sets+=(--data "$language=data/${language}_$kind.test.jsonl") options=(--long --no-condition) ;;
+                long | silence) sets+=(--data "$language=data/${language}_$kind.test.jsonl") options=(--long) ;;
             esac
         done
         if [ $kind = language ]; then # of whatever language: some clips of each

@@ -27,7 +27,7 @@ command, *words = sys.argv[1:]
 options, places = {}, []
 while words:
     word = words.pop(0)
-    if word in ("--quiet", "--resume", "--force", "--json", "--long", "--keep-language", "--no-condition"):
+    if word in ("--quiet", "--resume", "--force", "--json", "--long", "--keep-language"):
         options[word] = []
     elif word.startswith("-"):
         options.setdefault(word, []).append(words.pop(0))
