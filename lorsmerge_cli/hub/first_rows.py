@@ -46,7 +46,7 @@ Place = tuple[int, int]
 
 
 class NoParquet(UnreadableFile):
-    """A split's files are no Parquet, of which a part can be fetched."""
+    """The files of a split are no Parquet, so that no part of them can be fetched."""
 
 
 def stream_split(
@@ -84,7 +84,7 @@ def stream_split(
 
 
 def split_texts(found: HubData, config: str | None, split: str) -> PreparedSplit:
-    """Return Arrow files with all rows of a split, without columns of audio where they are not here.
+    """Return all rows of a split as Arrow files, without its audio unless all of it is here already.
 
     Raises:
         LorsmergeError: as `stream_split`, or `prepare_split` for files that are no Parquet.
@@ -292,5 +292,7 @@ class _Source:
         from datasets.table import table_cast
 
         features = self.builder.info.features or Features.from_arrow_schema(rows.schema)
-        features = Features({name: features[name] for name in rows.column_names})
+        if self.texts:
+            taken = {name: kind for name, kind in features.items() if name in rows.column_names}
+            features = Features(taken)
         return table_cast(rows, features.arrow_schema)

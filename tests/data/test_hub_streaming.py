@@ -309,6 +309,15 @@ def test_english_texts_that_are_not_here_are_told_without_the_hub(
         load_data([Path("hub:google/fleurs:ca_es:test")], task="st")
 
 
+@pytest.mark.parametrize("lacking", [{"id"}, {"raw_transcription", "transcription"}])
+def test_an_english_split_without_its_columns_is_told(set_hub: Hub, lacking: set[str]) -> None:
+    kept = [{k: v for k, v in row.items() if k not in lacking} for row in fleurs_rows("en_us", 2)]
+    columns = {name: kind for name, kind in FLEURS.items() if name not in lacking}
+    add_set(set_hub, "google/fleurs", fleurs_files() | {ENGLISH_TEST: table(kept, columns)})
+    with pytest.raises(LorsmergeError, match="en_us:test has no text by the id of its sentence"):
+        load_data([Path("hub:google/fleurs:ca_es:test")], task="st")
+
+
 def test_an_english_split_that_is_not_there(set_hub: Hub) -> None:
     files = {name: held for name, held in fleurs_files().items() if name != ENGLISH_TEST}
     files["README.md"] = card({"ca_es": ("train", "test"), "en_us": ("train",)})

@@ -594,7 +594,14 @@ def _english(table: _Table, columns: _Columns, defaults: Defaults) -> dict[str, 
             "English is not translated into English.", "Give the spoken language's set."
         )
     english = _texts(replace(table.reference, config=ENGLISH, columns={}, first=None))
-    column = columns.text if columns.text in english.schema.names else CASED[0]
+    names = english.schema.names
+    column = next((name for name in (columns.text, *CASED) if name in names), None)
+    if column is None or "id" not in names:
+        raise UnreadableFile(
+            f"{english.place} has no text by the id of its sentence, which --task st needs: its columns "
+            f"are {', '.join(names)}.",
+            "Choose another data set, or --task asr.",
+        )
     texts: dict[str, str] = {}
     for file in english.prepared.files:
         for batch in _batches(file)[1]:
