@@ -203,10 +203,10 @@ def shaped(size: str, folder: Path, count: int) -> tuple[ModelSource, list[Utter
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     settings = folder / "base" / "generation_config.json"
     config = json.loads(settings.read_text())
-    after = config["no_timestamps_token_id"] + 1
-    size_of = json.loads((folder / "base" / "config.json").read_text())["vocab_size"]
+    first = config["no_timestamps_token_id"] + 1
+    vocabulary = json.loads((folder / "base" / "config.json").read_text())["vocab_size"]
     # of random weights `generate` would take timestamps for the ends of windows, and go on
-    config["suppress_tokens"] = list(range(after, size_of))
+    config["suppress_tokens"] = list(range(first, vocabulary))
     settings.write_text(json.dumps(config))
     noise = np.random.default_rng(0)
     rows = []

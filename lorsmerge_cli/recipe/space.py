@@ -22,7 +22,10 @@ from lorsmerge_cli.recipe.recipe import (
     statistics_refused,
 )
 
-EXAMPLES = {"svp": "--svp 0.01,0.02,0.05", "mp": "--mp 0.1,0.2,0.4", "scale": "--scale 0.05:0.5"}
+DEFAULTS = {"svp": "0.01,0.02,0.05", "mp": "0.1,0.2,0.4"}  # of methods that take these ratios
+EXAMPLES = {kind: f"--{kind} {text}" for kind, text in DEFAULTS.items()} | {
+    "scale": "--scale 0.05:0.5"
+}
 BY = ("half", "module", "depth", "part")
 WHOLE = "whole"  # of a group some of whose tensors have parts: those that have none
 BOUND = 10.0  # times the method's lambda, or the first one: a learned one's ends, below 0 too
@@ -469,7 +472,8 @@ def make_space(
     ]
     given = {kind: str(texts[kind]) for kind in DELTA_SETTINGS if texts.get(kind) is not None}
     if sampler != GRADIENT and not faults:
-        given = _missing_ratios(methods, given) | given
+        taken = {ratio for text in methods for ratio in find_method(text).ratios}
+        given = {ratio: DEFAULTS[ratio] for ratio in RATIOS if ratio in taken} | given
     values = {}
     for kind, text in given.items():
         try:
@@ -516,16 +520,6 @@ def make_space(
 def _prunes_always(method: str) -> bool:
     """Return whether a method prunes without ratios."""
     return find_method(method).prunes(None, None)
-
-
-def _missing_ratios(methods: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return values to choose from of the ratios that a named method takes and nobody gave."""
-    taken = {ratio for method in methods for ratio in find_method(method).ratios}
-    return {
-        ratio: EXAMPLES[ratio].split()[1]
-        for ratio in RATIOS
-        if ratio in taken and ratio not in given
-    }
 
 
 def _ratio_faults(methods: Sequence[str], values: Mapping[str, Values]) -> list[LorsmergeError]:

@@ -14,9 +14,9 @@ from torch import Tensor
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.stepper import Stepper
 
-NEVER = -1.0e9  # score of a hypothesis that is none
+NEVER = -1.0e9  # score of an empty place
 LEAVING = (
-    4  # clips leave when they are one in so many of the batch, as the others' caches are copied
+    8  # one in so many of the batch has to be done before clips leave: it copies the others' caches
 )
 
 
@@ -44,9 +44,8 @@ def search_clips(
     Returns:
         [clips, tokens] without prompts, padded with the end token.
     """
-    end, size = int(speech.model.config.eos_token_id), int(speech.model.config.vocab_size)
-    never = [token for token in suppress if token < size]
-    not_first = [token for token in begin_suppress if token < size]
+    end = int(speech.model.config.eos_token_id)
+    never, not_first = speech.known(suppress), speech.known(begin_suppress)
     kind = _Beams if beam > 1 else _Greedy
     ranking = kind(len(heard), beam, most, end, heard.device)
     with torch.inference_mode():
@@ -94,7 +93,7 @@ class _Greedy:
         self.open = torch.ones(clips, dtype=torch.bool, device=device)
 
     def scores_of(self, logits: Tensor) -> Tensor:
-        """Return what is compared, of logits [hypotheses, vocabulary]."""
+        """Return the scores that hypotheses are ranked by, of logits [hypotheses, vocabulary]."""
         return logits
 
     def choose(self, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +114,7 @@ class _Greedy:
         return kept
 
     def keep(self, kept: Tensor) -> None:
-        """Let the other clips leave the batch."""
+        """Drop all clips of the batch but these."""
         self.clips, self.open = self.clips[kept], self.open[kept]
 
 
@@ -155,7 +154,7 @@ class _Beams(_Greedy):
         return tokens.gather(1, order).flatten(), sources.flatten()
 
     def _finish(self, sums: Tensor, said: Tensor, ended: Tensor) -> None:
-        """Take those of the best that ended among a clip's finished texts, which are kept sorted."""
+        """Add the hypotheses that just ended to their clip's finished texts, which stay sorted."""
         counted = ended[:, : self.beam] & self.open[:, None]
         means = (sums[:, : self.beam] / self.length).where(
             counted, torch.tensor(NEVER, device=sums.device)

@@ -45,10 +45,8 @@ def mean_log_probabilities(
         said = tokens[:, prompt:].to(hidden.device)
         ended = (said == model.config.eos_token_id).long().cumsum(1)
         counted = (ended == 0) | ((ended == 1) & (said == model.config.eos_token_id))
-        size = int(model.config.vocab_size)
-        never = [token for token in suppress if token < size]
-        not_first = [token for token in begin_suppress if token < size]
-        step = max(1, LARGEST_LOGITS // (size * hidden.shape[1]))
+        never, not_first = speech.known(suppress), speech.known(begin_suppress)
+        step = max(1, LARGEST_LOGITS // (int(model.config.vocab_size) * hidden.shape[1]))
         found: list[float] = []
         for start in range(0, len(said), step):
             part = slice(start, start + step)

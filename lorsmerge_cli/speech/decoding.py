@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lorsmerge_cli.data.utterance import Answer, Utterance
-from lorsmerge_cli.errors import LorsmergeError, UsageFault
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, UsageFault
 from lorsmerge_cli.speech.beam_search import search_clips
 from lorsmerge_cli.speech.confidence import mean_log_probabilities
 from lorsmerge_cli.speech.features import Features
@@ -160,11 +160,18 @@ def decode_batches(
         features: a cache.
 
     Raises:
-        LorsmergeError: as `decode_answers`.
+        LorsmergeError: as `decode_answers`, or a decoder has no room behind a prompt.
     """
     prompts = {
         pair: speech.prompt(*pair) for pair in {(row.language, row.task) for row in utterances}
     }
+    longest = max(map(len, prompts.values()), default=0)
+    if prompts and longest >= speech.longest_label:
+        raise Mismatch(
+            f"{speech.name}: its decoder has {speech.longest_label} positions, and the prompt takes "
+            f"{longest}, so there is no room for a text.",
+            "Look at max_target_positions in its config.json: OpenAI's models have 448.",
+        )
     size = settings.batch_size or fitting_batch(speech, settings.beam, settings.memory)
     order = sorted(utterances, key=lambda row: (-(row.duration or 0.0), row.id))
     answers: dict[str, Answer] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,6 +125,11 @@ class SpeechModel:
                 "Choose a language and task that it was trained on.",
             )
         return self._within([int(known[word]) for word in words])
+
+    def known(self, tokens: Iterable[int] | None) -> list[int]:
+        """Return the tokens that the network has; lists of suppressed ones may hold others, such as -1."""
+        size = int(self.model.config.vocab_size)
+        return [token for token in tokens or () if 0 <= token < size]
 
     def _within(self, tokens: list[int]) -> list[int]:
         """Check that the network has an embedding of each token.

@@ -243,8 +243,8 @@ class _Listener:
         # languages as well, which OpenAI's code lets through
         never = {token for token in speech.control if token not in (self.times or ())} - {end}
         self.rules = Rules(
-            int(config.vocab_size), end, sorted({*(lists.suppress or ()), *never}),
-            lists.begin_suppress or (), self.timestamps,
+            int(config.vocab_size), end, sorted({*speech.known(lists.suppress), *never}),
+            speech.known(lists.begin_suppress), self.timestamps,
         )  # fmt: skip
 
     def begin(self, key: int, item: ToHear) -> _Listening:

@@ -66,7 +66,7 @@ class Stepper:
         self.cache.reorder_cache(order)
 
     def keep(self, windows: Tensor) -> None:
-        """Let the windows leave that are not among these numbers; `reorder` takes their hypotheses out."""
+        """Drop all windows but these; `reorder`, called next, drops the others' hypotheses."""
         self.heard = self.heard[windows]
         rows = windows.cpu()[:, None] * self.group + torch.arange(self.group)
         self._padding = self._padding[rows.flatten()]
@@ -100,7 +100,7 @@ class Stepper:
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values with room for the next tokens, which are written without a copy of all before."""
+    """Keys and values of a layer, with room for the next tokens, so that a new one copies none of the earlier."""
 
     MORE = 8  # tokens at a time
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lorsmerge_cli.data.languages import WHISPER_TASKS
 from lorsmerge_cli.data.utterance import Utterance
-from lorsmerge_cli.errors import LorsmergeError, UsageFault
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, UsageFault
 from lorsmerge_cli.speech import decoding, memory
 from lorsmerge_cli.speech.decoding import (
     DecodingSettings,
@@ -173,6 +173,18 @@ def test_progress_is_told_every_utterance_longest_first(
     assert dict(told) == texts
 
 
+@pytest.mark.parametrize("positions", [3, 4])
+def test_a_decoder_without_room_for_a_text_is_told(
+    speech: SpeechModel,
+    utterances: list[Utterance],
+    monkeypatch: pytest.MonkeyPatch,
+    positions: int,
+) -> None:
+    monkeypatch.setattr(speech.model.config, "max_target_positions", positions)
+    with pytest.raises(Mismatch, match=f"has {positions} positions, and the prompt takes 4"):
+        decode(speech, utterances, DecodingSettings(4))
+
+
 def test_nothing_to_decode(speech: SpeechModel) -> None:
     assert decode(speech, [], DecodingSettings(4)) == {}
 
@@ -266,6 +278,22 @@ def test_suppressed_tokens_are_never_said(
     assert never not in batches[0][:, 4:]
     assert not {int(row[4]) for row in batches[0]} & set(firsts)
     assert set(batches[0][:, 5:].flatten().tolist()) & (set(firsts) - {never})
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_suppressed_tokens_that_the_model_does_not_have_change_nothing(
+    speech: SpeechModel, utterances: list[Utterance], beam: int
+) -> None:
+    free, others = (
+        decode_answers(
+            speech,
+            utterances,
+            DecodingSettings(beam, suppress=listed, begin_suppress=listed),
+            confidence=True,
+        )
+        for listed in ((), (-1, 10**6))  # OpenAI's -1 stands for no token
+    )
+    assert free == others
 
 
 def test_lists_left_open_are_the_models_own(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class _Decoder:
             self._convert(Path(name))
             config = Path(name) / "config.json"
             # a call can only switch a model's own list on or off
-            own = {"suppress_ids_begin": list(settings.begin_suppress or ())}
+            own = {"suppress_ids_begin": self.speech.known(settings.begin_suppress)}
             write_json(config, read_json(config) | own)
             return ctranslate2.models.Whisper(
                 name, device.type, device_index=device.index or 0, compute_type=self.dtype,
@@ -128,8 +128,8 @@ class _Decoder:
                 length_penalty=0.0,  # whole sums, see `_best`
                 return_scores=True,
                 max_length=_max_length(room, given),
-                suppress_tokens=list(settings.suppress or ()),
-                suppress_blank=bool(settings.begin_suppress),
+                suppress_tokens=self.speech.known(settings.suppress),
+                suppress_blank=bool(self.speech.known(settings.begin_suppress)),
             )
         tokens = [_best(each, room) for each in found]
         texts = self.speech.texts(tokens)
