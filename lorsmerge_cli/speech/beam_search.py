@@ -15,9 +15,8 @@ from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.stepper import Stepper
 
 NEVER = -1.0e9  # score of an empty place
-LEAVING = (
-    8  # one in so many of the batch has to be done before clips leave: it copies the others' caches
-)
+# Clips leave when one in so many of the batch is done, as it copies the others' caches
+LEAVING = 8
 
 
 def search_clips(
