@@ -52,11 +52,11 @@ mkdir -p "$folder"
 cd "$folder"
 kind=${demo:+demo $bundle}
 kind=${kind:-whisper}
-if [ -e made-of ] && [ "$(cat made-of)" != "$kind" ]; then
+[ -e made-of ] || { echo "$kind" > made-of.$$ && mv made-of.$$ made-of; } # whole: other seeds read it
+if [ "$(cat made-of)" != "$kind" ]; then
     echo "$folder was made of other data ($(cat made-of)): name another folder." >&2
     exit 1
 fi
-echo "$kind" > made-of
 own=seed$seed  # what depends on the seed
 mkdir -p results "$own"/{ft,delta,merged,results}
 

@@ -108,9 +108,12 @@ def _in_other_language(rows: Sequence[Answered]) -> int | None:
 
 
 def is_unheard(row: Answered) -> bool:
-    """Return whether more than half of a recording's windows that have sound got no text."""
+    """Return whether more than half of a recording's windows that have sound got no text.
+
+    Not where nothing is said: no text is right there, and words would be `invents`.
+    """
     without, sounding = row.unheard or (0, 0)
-    return 2 * without > sounding
+    return 2 * without > sounding and bool(row.reference.strip())
 
 
 FLAWS: dict[str, Flaw] = {
@@ -136,7 +139,7 @@ FLAWS: dict[str, Flaw] = {
         "are in another language", _in_other_language,
     ),
     "unheard": Flaw(
-        "of recordings, most of whose windows with sound got no text",
+        "of recordings with words, most of whose windows with sound got no text",
         "have no text for most of the windows with sound", _each(is_unheard),
     ),
 }  # fmt: skip

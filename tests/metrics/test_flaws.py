@@ -146,3 +146,8 @@ def test_recordings_that_are_mostly_without_a_text(
     windows: tuple[int, int] | None, count: int
 ) -> None:
     assert counted("unheard", "bon dia", unheard=windows) == count
+
+
+def test_a_recording_in_which_nothing_is_said_is_right_without_a_text() -> None:
+    silent = replace(ROW, reference=" ", hypothesis="", unheard=(5, 5))
+    assert FLAWS["unheard"].count([silent]) == FLAWS["invented"].count([silent]) == 0
