@@ -100,7 +100,10 @@ def markdown(table: dict[str, dict[str, list[float]]]) -> str:
 
 
 def draw(table: dict[str, dict[str, list[float]]], file: Path) -> None:
-    """Draw each column over lambda: task arithmetic, with the base at 0 and the fine-tunes as lines."""
+    """Draw each column over lambda: task arithmetic, with the base at 0 and the fine-tunes as lines.
+
+    Bars are standard deviations over seeds.
+    """
     try:
         import matplotlib as mpl
     except ImportError:
@@ -114,9 +117,12 @@ def draw(table: dict[str, dict[str, list[float]]], file: Path) -> None:
         for colour, (way, called) in zip(("C0", "C1"), WAYS.items(), strict=True):
             start = f"ta_{way}_"
             lambdas = sorted(float(name[len(start) :]) for name in table if name.startswith(start))
-            curve = [mean(table["pretrained"][column])]
-            curve += [mean(table[f"{start}{value:g}"][column]) for value in lambdas]
-            axis.plot([0, *lambdas], curve, "o-", color=colour, label=f"merged, {called}")
+            seeds = [table["pretrained"][column]]
+            seeds += [table[f"{start}{value:g}"][column] for value in lambdas]
+            axis.errorbar(
+                [0, *lambdas], [*map(mean, seeds)], [stdev(s) if len(s) > 1 else 0 for s in seeds],
+                fmt="o-", color=colour, capsize=3, label=f"merged, {called}",
+            )  # fmt: skip
             for name, style in ((f"finetuned_{way}", "--"), (f"joint_{way}", ":")):
                 axis.axhline(
                     mean(table[name][column]), color=colour, linestyle=style,
@@ -124,7 +130,7 @@ def draw(table: dict[str, dict[str, list[float]]], file: Path) -> None:
                 )  # fmt: skip
         axis.set(title=f"{column} ({COLUMNS[column]} is better)", xlabel="lambda")
         axis.set_ylim(bottom=0)
-    axes.flat[0].legend(fontsize="x-small")
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(file, dpi=120)
 
 
