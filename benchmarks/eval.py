@@ -38,7 +38,7 @@ from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.dataset import load_data
 from lorsmerge_cli.data.languages import WHISPER_TASKS
 from lorsmerge_cli.data.utterance import Utterance
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings, decode
 from lorsmerge_cli.speech.engines import ENGINES, Decoder
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.model import SpeechModel, audio_of

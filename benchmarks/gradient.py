@@ -35,7 +35,7 @@ from lorsmerge_cli.operations.search.plan import SearchPlan, plan_search
 from lorsmerge_cli.operations.search.scores import Scorer
 from lorsmerge_cli.recipe.search_settings import SearchSettings
 from lorsmerge_cli.recipe.space import make_space
-from lorsmerge_cli.speech.decoding import DecodingSettings
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings
 from lorsmerge_cli.speech.loss import add_gradients
 
 RATE, SECONDS, LEARNING_RATE = 16_000, 10, 1e-6

@@ -29,9 +29,9 @@ from eval import shaped
 from lorsmerge_cli import export
 from lorsmerge_cli.data.audio import RATE
 from lorsmerge_cli.data.recording import open_recording
+from lorsmerge_cli.speech.decoding.sequential import LongSettings, ToHear, hear
 from lorsmerge_cli.speech.engines import ENGINES
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.sequential import LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import ModelSource
 
 NAMES = {

@@ -28,7 +28,7 @@ from lorsmerge_cli.operations.merge.run import run_merge
 from lorsmerge_cli.operations.search.merges import RepeatedMerge
 from lorsmerge_cli.operations.search.scores import Scorer
 from lorsmerge_cli.recipe.recipe import DeltaEntry, Recipe
-from lorsmerge_cli.speech.decoding import DecodingSettings
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings
 from lorsmerge_cli.speech.source import find_model
 
 FINETUNES = ("ca_asr", "de_asr", "de_st")

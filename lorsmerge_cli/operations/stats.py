@@ -32,7 +32,7 @@ from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.outputs import atomic_file, check_output, check_unchanged, leftovers
 from lorsmerge_cli.recipe.published import recorded_call
 from lorsmerge_cli.recipe.record import training_of
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings, decode_answers
 from lorsmerge_cli.speech.model import SpeechModel
 from lorsmerge_cli.speech.source import ModelSource, compute_dtype, find_model, parse_speech_dtype
 from lorsmerge_cli.speech.statistics import gram_matrices, input_of, needs_texts, squared_gradients

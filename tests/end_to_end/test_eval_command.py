@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from lorsmerge_cli.app import app
 from lorsmerge_cli.core.methods import METHODS
 from lorsmerge_cli.metrics.normalisation import normalise
-from lorsmerge_cli.speech import decoding
+from lorsmerge_cli.speech.decoding import clips
 
 WORK, USAGE = 1, 2  # exit codes
 PATIENCE = 120  # seconds for two processes
@@ -384,14 +384,14 @@ def test_an_existing_output_is_replaced_with_force(files: Path, succeed: Callabl
 def test_an_interruption_tells_where_the_hypotheses_are(
     files: Path, shell: Callable, succeed: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = decoding.decode_answers
+    real = clips.decode_answers
 
     def stopped(speech: Any, rows: Any, *rest: Any) -> Any:
         real(speech, rows[:3], *rest)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding, "decode_answers", stopped)
+        patch.setattr(clips, "decode_answers", stopped)
         ended = shell(BASE + "--hypotheses h.jsonl -o results.json")
     assert (ended.code, ended.err.strip().splitlines()[-1]) == (
         130, "error: Interrupted; written: 'h.jsonl'.",

@@ -30,7 +30,7 @@ from transformers import WhisperForConditionalGeneration
 from lorsmerge_cli import console, usage
 from lorsmerge_cli.operations.finetune import run as operation
 from lorsmerge_cli.speech import features
-from lorsmerge_cli.speech.decoding import decode
+from lorsmerge_cli.speech.decoding.clips import decode
 from lorsmerge_cli.speech.model import audio_of
 
 BUNDLE = Path(__file__).parents[2] / "examples/demo/bundle"

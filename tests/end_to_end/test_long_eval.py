@@ -167,7 +167,9 @@ def test_windows_with_sound_that_got_no_text_are_told(files: Path, succeed: Call
         "timed: 3 of 5 windows that have sound got no text, in 1 recordings that are mostly without. "
         "Try --no-condition: the text so far may silence a model that was trained without."
     ) in " ".join(ended.err.split())
-    assert "unheard: hypotheses of recordings with words, most of whose" in " ".join(ended.out.split())
+    assert "unheard: hypotheses of recordings with words, most of whose" in " ".join(
+        ended.out.split()
+    )
     assert sum(record["details"]["unheard"] for record in records()) == 1
     stored = read_results(Path("r.json"))
     assert (3, 5) in [row.unheard for record in stored.records for row in record.rows]

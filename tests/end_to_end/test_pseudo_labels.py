@@ -24,7 +24,7 @@ from safetensors import safe_open
 from speech_models import make_test_set, make_tuned, make_whisper
 
 from lorsmerge_cli.operations.transcribe import plan, run
-from lorsmerge_cli.speech.decoding import decode_answers
+from lorsmerge_cli.speech.decoding.clips import decode_answers
 from lorsmerge_cli.speech.source import ModelSource
 
 fcntl = pytest.importorskip("fcntl")

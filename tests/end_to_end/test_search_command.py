@@ -25,7 +25,8 @@ from speech_models import make_deltas, make_test_set, make_whisper
 
 from lorsmerge_cli import console
 from lorsmerge_cli.operations.search import run as search_operation
-from lorsmerge_cli.speech import decoding, memory
+from lorsmerge_cli.speech import memory
+from lorsmerge_cli.speech.decoding import clips
 
 WORK, USAGE = 1, 2  # exit codes
 PATIENCE = 180  # seconds
@@ -303,13 +304,13 @@ def test_memory_by_hand_decides_the_batches(
     """10 KB are left; the tiny model's utterances fit in their dozens otherwise."""
     monkeypatch.setattr(memory, "_used", lambda: (10**9, 10**9))
     chosen = []
-    real = decoding.fitting_batch
+    real = clips.fitting_batch
 
     def record(*arguments: Any) -> int:
         chosen.append(real(*arguments))
         return chosen[-1]
 
-    monkeypatch.setattr(decoding, "fitting_batch", record)
+    monkeypatch.setattr(clips, "fitting_batch", record)
     succeed(SEARCH + "--scale 0.1,0.2 --trials 1 --objective wer -o best.toml" + option)
     assert set(chosen) == sizes
     chosen.clear()

@@ -26,7 +26,7 @@ from lorsmerge_cli import transcribe_recordings
 from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile
 from lorsmerge_cli.operations.transcribe import files as show
 from lorsmerge_cli.operations.transcribe import made, recordings
-from lorsmerge_cli.speech.sequential import LongSettings
+from lorsmerge_cli.speech.decoding.sequential import LongSettings
 
 WORK, USAGE, INTERRUPTED = 1, 2, 130
 QUICK = " --device cpu --beam 1 --temperatures 0 --logprob=-99"

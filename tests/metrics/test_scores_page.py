@@ -23,7 +23,7 @@ from lorsmerge_cli.metrics.wer import wer_signature
 from lorsmerge_cli.operations.eval.settings import settings_of
 from lorsmerge_cli.results.document import EvalReport, record_document
 from lorsmerge_cli.results.records import score
-from lorsmerge_cli.speech.decoding import DecodingSettings
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scores.md").read_text(encoding="utf-8")
 ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.splitlines()

@@ -40,8 +40,8 @@ from lorsmerge_cli.results.records import (
     dev_statistics,
     score,
 )
-from lorsmerge_cli.speech import decoding
 from lorsmerge_cli.speech import source as source_module
+from lorsmerge_cli.speech.decoding import clips as decoding
 from lorsmerge_cli.speech.model import audio_of
 from lorsmerge_cli.speech.source import (
     ModelSource,

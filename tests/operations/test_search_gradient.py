@@ -21,7 +21,7 @@ from lorsmerge_cli.operations.search.merges import RepeatedMerge
 from lorsmerge_cli.operations.search.plan import SearchPlan
 from lorsmerge_cli.operations.search.scores import Scorer, halves_of
 from lorsmerge_cli.recipe.recipe import load_recipe
-from lorsmerge_cli.speech.decoding import DecodingSettings
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings
 from lorsmerge_cli.speech.loss import token_counts, token_losses
 from lorsmerge_cli.speech.memory import Memory
 

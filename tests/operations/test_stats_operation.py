@@ -25,7 +25,7 @@ from lorsmerge_cli.operations.merge import plan_merge
 from lorsmerge_cli.operations.stats import layout_of
 from lorsmerge_cli.recipe.published import published_recipe, published_record
 from lorsmerge_cli.recipe.recipe import load_recipe, wanted_recipe
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings, decode
 from lorsmerge_cli.speech.source import find_model
 
 LANGUAGES = ("ca", "de", "zh")

@@ -19,7 +19,7 @@ from speech_models import make_clip, make_whisper
 from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings, decode_answers
 from lorsmerge_cli.speech.loading import refused
 from lorsmerge_cli.speech.source import find_model
 

@@ -12,11 +12,11 @@ from lorsmerge_cli.data.utterance import Answer, Segment, Utterance
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.metrics.flaws import is_unheard
 from lorsmerge_cli.results.records import Hypothesis
-from lorsmerge_cli.speech.decoding import DecodingSettings, fitting_batch
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings, fitting_batch
+from lorsmerge_cli.speech.decoding.sequential import Heard, LongSettings, ToHear, hear
 from lorsmerge_cli.speech.engines import Decoder
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import ModelSource
 
 AUTO = "auto"  # in place of a language: the one that the model identifies

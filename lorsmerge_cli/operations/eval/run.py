@@ -53,7 +53,7 @@ from lorsmerge_cli.results.records import (
     score,
 )
 from lorsmerge_cli.results.suite import Suite
-from lorsmerge_cli.speech.decoding import DecodingSettings, fitting_batch
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings, fitting_batch
 from lorsmerge_cli.speech.engines import DEFAULT, ENGINES, Decoder, Engine, check_engine
 from lorsmerge_cli.speech.features import FEATURES_SHARE, Features, SharedFeatures
 from lorsmerge_cli.speech.memory import limited

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from lorsmerge_cli.metrics.metric import Scoring
-from lorsmerge_cli.speech.decoding import DecodingSettings
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings
 from lorsmerge_cli.version import __version__
 
 

@@ -38,7 +38,7 @@ from lorsmerge_cli.operations.finetune.skips import add_skipped, row_digests
 from lorsmerge_cli.outputs import atomic_file, atomic_folder, lock, remove_matching, write_json
 from lorsmerge_cli.recipe.record import trained_on
 from lorsmerge_cli.results.records import dev_scores, finite
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings, decode
 from lorsmerge_cli.speech.features import FEATURES_SHARE, Features
 from lorsmerge_cli.speech.memory import ALL
 from lorsmerge_cli.speech.source import process_device, processes

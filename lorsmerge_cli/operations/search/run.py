@@ -46,7 +46,7 @@ from lorsmerge_cli.operations.search.study import RESULT
 from lorsmerge_cli.recipe.recipe import Recipe
 from lorsmerge_cli.recipe.search_settings import shown
 from lorsmerge_cli.recipe.space import METHOD, Point, Space, Value
-from lorsmerge_cli.speech.decoding import DecodingSettings
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings
 from lorsmerge_cli.speech.memory import Memory, limited
 from lorsmerge_cli.speech.source import parse_speech_dtype
 

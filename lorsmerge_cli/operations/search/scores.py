@@ -21,7 +21,7 @@ from lorsmerge_cli.metrics.significance import FEW, Comparison, Floats, block_su
 from lorsmerge_cli.operations.search.merges import RepeatedMerge
 from lorsmerge_cli.recipe.recipe import Recipe
 from lorsmerge_cli.results.records import dev_statistics
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings, decode
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.loss import token_losses
 from lorsmerge_cli.speech.model import SpeechModel

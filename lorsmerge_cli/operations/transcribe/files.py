@@ -14,10 +14,10 @@ from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UnreadableFile, raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.metrics.looping import is_looping
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers, encode
-from lorsmerge_cli.speech.identification import identify_languages
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings, decode_answers, encode
+from lorsmerge_cli.speech.decoding.identification import identify_languages
+from lorsmerge_cli.speech.decoding.sequential import LongSettings, ToHear, hear
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
-from lorsmerge_cli.speech.sequential import LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import compute_dtype, find_models, parse_speech_dtype
 
 

@@ -15,7 +15,7 @@ from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
 from lorsmerge_cli.outputs import leftovers
 from lorsmerge_cli.recipe.record import made_from
-from lorsmerge_cli.speech.decoding import DecodingSettings
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings
 from lorsmerge_cli.speech.memory import limited
 from lorsmerge_cli.speech.source import ModelSource, compute_dtype, find_models
 from lorsmerge_cli.usage import (

@@ -36,11 +36,11 @@ from lorsmerge_cli.operations.transcribe.made import (
 )
 from lorsmerge_cli.outputs import atomic_file, check_output
 from lorsmerge_cli.results.transcripts import WRITERS, clock, write_transcript
-from lorsmerge_cli.speech.alignment import need_alignment
+from lorsmerge_cli.speech.decoding.alignment import need_alignment
+from lorsmerge_cli.speech.decoding.sequential import Heard, LongSettings, ToHear, hear
+from lorsmerge_cli.speech.decoding.timestamps import need_timestamps
 from lorsmerge_cli.speech.engines import DEFAULT, ENGINES, Decoder, check_engine
-from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import ModelSource, find_model
-from lorsmerge_cli.speech.timestamps import need_timestamps
 
 STDIN = Path("-")
 MIX, SPLIT = "mix", "split"  # what becomes of the channels of a recording

@@ -20,7 +20,7 @@ from lorsmerge_cli.operations.transcribe.plan import LabelPlan, Lesson
 from lorsmerge_cli.outputs import atomic_file, write_json
 from lorsmerge_cli.recipe.published import published_name
 from lorsmerge_cli.results.journal import Journal, open_journal
-from lorsmerge_cli.speech.decoding import decode_answers
+from lorsmerge_cli.speech.decoding.clips import decode_answers
 from lorsmerge_cli.speech.source import parse_speech_dtype
 from lorsmerge_cli.version import __version__
 

@@ -22,12 +22,12 @@ from lorsmerge_cli.speech.settings import AUTO_DTYPE, DTYPES, full_dtype
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lorsmerge_cli.speech.decoding import DecodingSettings
-    from lorsmerge_cli.speech.ear import Ear, Search
+    from lorsmerge_cli.speech.decoding.clips import DecodingSettings
+    from lorsmerge_cli.speech.decoding.ear import Ear, Search
+    from lorsmerge_cli.speech.decoding.window_search import Found
     from lorsmerge_cli.speech.features import Features
     from lorsmerge_cli.speech.model import SpeechModel
     from lorsmerge_cli.speech.source import ModelSource
-    from lorsmerge_cli.speech.window_search import Found
 
 OPTION = "--engine ct2"
 QUANTIZED = {"int8": "int8_float32"}  # --dtype -> CTranslate2's name; plain int8 may be several
@@ -61,7 +61,7 @@ class _Decoder:
         progress: Callable[[Utterance, Answer], None],
         features: Features,
     ) -> dict[str, Answer]:
-        from lorsmerge_cli.speech.decoding import decode_batches
+        from lorsmerge_cli.speech.decoding.clips import decode_batches
 
         def answer(batch: Tensor, prompts: Tensor) -> list[Answer]:
             return self._answer(batch, prompts, settings)
@@ -69,7 +69,7 @@ class _Decoder:
         return decode_batches(self.speech, utterances, settings, answer, progress, features)
 
     def ear(self) -> Ear:
-        from lorsmerge_cli.speech.decoding import DecodingSettings
+        from lorsmerge_cli.speech.decoding.clips import DecodingSettings
 
         self.prepare(DecodingSettings().with_lists_of(self.speech))
         return _Ear(self._model, self.speech)
@@ -181,8 +181,8 @@ class _Ear:
     def _generate(
         self, heard: Any, prompts: Sequence[Sequence[int]], search: Search
     ) -> list[Found]:
-        from lorsmerge_cli.speech.timestamps import LATEST_START
-        from lorsmerge_cli.speech.window_search import Found, no_speech_token
+        from lorsmerge_cli.speech.decoding.timestamps import LATEST_START
+        from lorsmerge_cli.speech.decoding.window_search import Found, no_speech_token
 
         given = len(prompts[0])
         limit = min(search.most, self.speech.longest_label + 1 - given)

@@ -10,8 +10,8 @@ from lorsmerge_cli.data.utterance import Answer, Utterance
 from lorsmerge_cli.errors import LorsmergeError
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.speech.decoding import DecodingSettings
-    from lorsmerge_cli.speech.ear import Ear
+    from lorsmerge_cli.speech.decoding.clips import DecodingSettings
+    from lorsmerge_cli.speech.decoding.ear import Ear
     from lorsmerge_cli.speech.features import Features
     from lorsmerge_cli.speech.model import SpeechModel
     from lorsmerge_cli.speech.source import ModelSource

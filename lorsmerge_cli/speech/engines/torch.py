@@ -12,8 +12,8 @@ from lorsmerge_cli.speech.engines.engine import Decoder, Engine
 from lorsmerge_cli.speech.settings import check_compute_dtype
 
 if TYPE_CHECKING:
-    from lorsmerge_cli.speech.decoding import DecodingSettings
-    from lorsmerge_cli.speech.ear import Ear
+    from lorsmerge_cli.speech.decoding.clips import DecodingSettings
+    from lorsmerge_cli.speech.decoding.ear import Ear
     from lorsmerge_cli.speech.features import Features
     from lorsmerge_cli.speech.model import SpeechModel
     from lorsmerge_cli.speech.source import ModelSource
@@ -33,12 +33,12 @@ class _Decoder:
         progress: Callable[[Utterance, Answer], None],
         features: Features,
     ) -> dict[str, Answer]:
-        from lorsmerge_cli.speech import decoding
+        from lorsmerge_cli.speech.decoding import clips
 
-        return decoding.decode_answers(self.speech, utterances, settings, progress, features)
+        return clips.decode_answers(self.speech, utterances, settings, progress, features)
 
     def ear(self) -> Ear:
-        from lorsmerge_cli.speech.ear import TorchEar
+        from lorsmerge_cli.speech.decoding.ear import TorchEar
 
         return TorchEar(self.speech)
 

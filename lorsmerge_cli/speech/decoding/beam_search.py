@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lorsmerge_cli.speech.decoding.stepper import Stepper
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.stepper import Stepper
 
 NEVER = -1.0e9  # score of an empty place
 # Clips leave when one in so many of the batch is done, as it copies the others' caches

@@ -14,8 +14,8 @@ from speech_models import MIXED, make_utterances, make_whisper
 from transformers import GenerationConfig, GenerationMixin
 
 from lorsmerge_cli.data.utterance import Utterance
-from lorsmerge_cli.speech import confidence, decoding
-from lorsmerge_cli.speech.decoding import DecodingSettings, decode_answers
+from lorsmerge_cli.speech.decoding import clips, confidence
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings, decode_answers
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
 from lorsmerge_cli.speech.source import find_model
 
@@ -72,8 +72,8 @@ def tokens_of(
     end = speech.model.config.eos_token_id
     for row in rows:
         prompt = torch.tensor([speech.prompt(row.language, row.task)])
-        heard = decoding.encode(speech, speech.features([audio_of(row)]))
-        said = decoding.generate(speech, heard, prompt, settings)[0, prompt.shape[1] :].tolist()
+        heard = clips.encode(speech, speech.features([audio_of(row)]))
+        said = clips.generate(speech, heard, prompt, settings)[0, prompt.shape[1] :].tolist()
         found[row.id] = said[: said.index(end) + 1] if end in said else said
     return found
 
@@ -167,7 +167,7 @@ def test_outputs_that_are_no_numbers_have_no_confidence(
 ) -> None:
     model = opened(make_whisper(tmp_path / "whisper"))
     real = model.model.proj_out.forward
-    monkeypatch.setattr(decoding, "generate", lambda *given: torch.cat([given[2], given[2]], 1))
+    monkeypatch.setattr(clips, "generate", lambda *given: torch.cat([given[2], given[2]], 1))
     monkeypatch.setattr(model.model.proj_out, "forward", lambda hidden: real(hidden) * torch.nan)
     (answer,) = decode_answers(model, utterances[:1], DecodingSettings(1), confidence=True).values()
     assert answer.confidence is None

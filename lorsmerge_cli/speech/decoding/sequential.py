@@ -23,13 +23,13 @@ from lorsmerge_cli.data.heard import HeardSegment, Word
 from lorsmerge_cli.data.recording import Recording
 from lorsmerge_cli.errors import UsageFault
 from lorsmerge_cli.metrics.looping import MOST_COMPRESSED, compression_ratio
-from lorsmerge_cli.speech.alignment import align_words, need_alignment
-from lorsmerge_cli.speech.decoding import DecodingSettings, fitting_batch
-from lorsmerge_cli.speech.ear import Ear, Search, TorchEar
+from lorsmerge_cli.speech.decoding.alignment import align_words, need_alignment
+from lorsmerge_cli.speech.decoding.clips import DecodingSettings, fitting_batch
+from lorsmerge_cli.speech.decoding.ear import Ear, Search, TorchEar
+from lorsmerge_cli.speech.decoding.timestamps import Rules, need_timestamps
+from lorsmerge_cli.speech.decoding.window_search import Found
+from lorsmerge_cli.speech.decoding.windows import Length, Spectrogram, Windows
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.timestamps import Rules, need_timestamps
-from lorsmerge_cli.speech.window_search import Found
-from lorsmerge_cli.speech.windows import Length, Spectrogram, Windows
 
 TOO_RANDOM = 0.5  # temperature above which a text is no prompt for the next
 # decades (10 dB each) below its recording's loudest sound, from where on a window has none

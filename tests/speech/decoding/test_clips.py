@@ -17,15 +17,16 @@ from torch import Tensor
 from lorsmerge_cli.data.languages import WHISPER_TASKS
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UsageFault
-from lorsmerge_cli.speech import decoding, memory
-from lorsmerge_cli.speech.decoding import (
+from lorsmerge_cli.speech import memory
+from lorsmerge_cli.speech.decoding import clips
+from lorsmerge_cli.speech.decoding.clips import (
     DecodingSettings,
     decode,
     decode_answers,
 )
+from lorsmerge_cli.speech.decoding.stepper import Stepper
 from lorsmerge_cli.speech.model import SpeechModel, audio_of
 from lorsmerge_cli.speech.source import find_model
-from lorsmerge_cli.speech.stepper import Stepper
 
 Generate = Callable[..., Tensor]
 
@@ -48,13 +49,13 @@ def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The tokens of every batch that is decoded, as they come."""
     seen: list[Tensor] = []
-    real = decoding.generate
+    real = clips.generate
 
     def record(*arguments: Any) -> Tensor:
         seen.append(real(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(decoding, "generate", record)
+    monkeypatch.setattr(clips, "generate", record)
     return seen
 
 
@@ -198,7 +199,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
 
     def limit(largest: int) -> list[int]:
         tried: list[int] = []
-        real = decoding.generate
+        real = clips.generate
 
         def generate(speech: SpeechModel, heard: Tensor, *rest: Any) -> Tensor:
             tried.append(len(heard))
@@ -206,7 +207,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return real(speech, heard, *rest)
 
-        monkeypatch.setattr(decoding, "generate", generate)
+        monkeypatch.setattr(clips, "generate", generate)
         return tried
 
     return limit
@@ -242,7 +243,7 @@ def test_a_fitting_batch_keeps_to_its_share_of_memory(
     monkeypatch.setattr(memory, "ROOT", Path("nowhere"))  # where nothing tells it better
     free = {"SC_AVPHYS_PAGES": pages, "SC_PAGE_SIZE": 4096}
     monkeypatch.setattr("os.sysconf", lambda name: free[name])
-    size = decoding.fitting_batch(speech, beam)
+    size = clips.fitting_batch(speech, beam)
     config = speech.model.config
     positions = 64 + beam * config.max_target_positions  # heard once, and the text of each beam
     each = 2 * 2 * positions * 32 * 4  # keys and values, layers, positions, units, bytes
@@ -257,9 +258,9 @@ def test_free_memory_is_told_on_systems_that_do_not_count_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < decoding.free_memory() < whole
+    assert 0 < clips.free_memory() < whole
     monkeypatch.setattr(os, "sysconf_names", {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 2})  # macOS's
-    assert decoding.free_memory() == pytest.approx(whole / 2, rel=1e-3)
+    assert clips.free_memory() == pytest.approx(whole / 2, rel=1e-3)
 
 
 # --- settings -------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorsmerge_cli.speech.decoding.stepper import Stepper
+from lorsmerge_cli.speech.decoding.timestamps import Rules
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.stepper import Stepper
-from lorsmerge_cli.speech.timestamps import Rules
 
 
 @dataclass(frozen=True)

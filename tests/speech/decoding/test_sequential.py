@@ -19,15 +19,15 @@ from lorsmerge_cli.data.audio_source import AudioFile
 from lorsmerge_cli.data.recording import open_recording
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UsageFault
-from lorsmerge_cli.speech import window_search
-from lorsmerge_cli.speech.alignment import AFTER, BEFORE, align_words, need_alignment
-from lorsmerge_cli.speech.decoding import encode
+from lorsmerge_cli.speech.decoding import window_search
+from lorsmerge_cli.speech.decoding.alignment import AFTER, BEFORE, align_words, need_alignment
+from lorsmerge_cli.speech.decoding.clips import encode
+from lorsmerge_cli.speech.decoding.sequential import Heard, LongSettings, ToHear, hear
+from lorsmerge_cli.speech.decoding.timestamps import Rules
+from lorsmerge_cli.speech.decoding.windows import Spectrogram, Windows
 from lorsmerge_cli.speech.engines import ENGINES
 from lorsmerge_cli.speech.model import SpeechModel, Timestamps
-from lorsmerge_cli.speech.sequential import Heard, LongSettings, ToHear, hear
 from lorsmerge_cli.speech.source import find_model
-from lorsmerge_cli.speech.timestamps import Rules
-from lorsmerge_cli.speech.windows import Spectrogram, Windows
 
 # openai-whisper leaves the file of its vocabulary open
 pytestmark = [

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lorsmerge_cli.data.utterance import Answer, Utterance
 from lorsmerge_cli.errors import LorsmergeError, Mismatch, UsageFault
-from lorsmerge_cli.speech.beam_search import search_clips
-from lorsmerge_cli.speech.confidence import mean_log_probabilities
+from lorsmerge_cli.speech.decoding.beam_search import search_clips
+from lorsmerge_cli.speech.decoding.confidence import mean_log_probabilities
 from lorsmerge_cli.speech.features import Features
 from lorsmerge_cli.speech.memory import ALL, Memory
 from lorsmerge_cli.speech.model import SpeechModel

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lorsmerge_cli.data.languages import LANGUAGES
 from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.speech.decoding.stepper import Stepper
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.stepper import Stepper
 
 
 def language_tokens(speech: SpeechModel) -> Mapping[str, int]:

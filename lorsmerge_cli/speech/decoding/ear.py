@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.speech.decoding import encode
-from lorsmerge_cli.speech.identification import identify_languages
+from lorsmerge_cli.speech.decoding.clips import encode
+from lorsmerge_cli.speech.decoding.identification import identify_languages
+from lorsmerge_cli.speech.decoding.timestamps import Rules
+from lorsmerge_cli.speech.decoding.window_search import Found, search_windows
 from lorsmerge_cli.speech.model import SpeechModel
-from lorsmerge_cli.speech.timestamps import Rules
-from lorsmerge_cli.speech.window_search import Found, search_windows
 
 
 @dataclass(frozen=True)

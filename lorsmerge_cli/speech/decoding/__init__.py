@@ -1,0 +1,1 @@
+"""From features to texts: clips by beam search, recordings window after window."""
