@@ -160,9 +160,9 @@ def check_statistics(kind: str, labels: str, half: str) -> list[LorsmergeError]:
     return faults
 
 
-def check_push(source: Path, results: Path | None) -> list[LorsmergeError]:
-    """Return a fault for a model to be pushed and for its results, if they do not exist."""
-    faults = check_files([results])
+def check_push(source: Path, results: Iterable[Path]) -> list[LorsmergeError]:
+    """Return a fault for a model to be pushed and for each of its results, if they do not exist."""
+    faults = check_files(results)
     if not source.exists():
         faults.append(UnreadableFile(f"{source}: no such file or folder.", "Check the path."))
     return faults

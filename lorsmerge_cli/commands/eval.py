@@ -269,19 +269,21 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
     from lorsmerge_cli.results.suite import published_in_words
 
     groups: dict[str, list[Record]] = {}
-    for record in report.records:
+    spoken = [record for record in report.records if not record.silent]
+    for record in spoken:
         groups.setdefault(report.group_of(record), []).append(record)
     for group in sorted(groups):
         _summary(groups[group], report.published[0], group)
-    _heard_as(report.records)
+    _heard_as(spoken)
     _timestamps(report.records)
+    _silence(report.records)
     for line in published_in_words(*report.published):
         console.line(line)
     if verbose or worst:
         _worst(report, worst) if worst else _details(report)
     for a, b, metric, test, pairs in report.comparisons:
         console.line(
-            f"{a.dataset} {a.language} {a.task}: {metric.name} of {b.model} less {a.model} "
+            f"{a.dataset} {a.language} {a.task}: {metric.name} of {b.model} minus {a.model} "
             f"{test.difference:+.2f} (95% interval {test.interval.low:+.2f} to "
             f"{test.interval.high:+.2f}), p = {test.p_value:.2g}, {test.blocks} {a.block_unit}"
             + (
@@ -292,14 +294,14 @@ def _show(report: EvalReport, worst: int, verbose: bool) -> None:
         )
     for model, speed in report.speed.items():
         console.line(f"{model}: {speed:.1f} s of audio a second ({_decoded_on(report, model)})")
-    signatures = (score.signature for r in report.records for score in r.scores.values())
+    signatures = (score.signature for r in spoken for score in r.scores.values())
     for signature in dict.fromkeys(signatures):
         console.line(f"signature: {signature}")
     if "signature" in report.settings:
         console.line(f"signature: {report.settings['signature']}")
     for way in dict.fromkeys(report.settings.get("decoded", {}).values()):
         console.line(f"decoded with: {way or 'unknown settings'}")
-    if few := few_blocks(report.records):
+    if few := few_blocks(spoken):
         console.note(few)
 
 
@@ -317,12 +319,10 @@ def _decoded_on(report: EvalReport, model: str) -> str:
 def _summary(records: Sequence[Record], published: Sequence[Published], group: str) -> None:
     """Show a table of models by languages of one task, as in the paper, with types of errors."""
     from lorsmerge_cli.metrics.flaws import FLAWS
-    from lorsmerge_cli.results.records import average, blocks_in_words, metric_of
+    from lorsmerge_cli.results.records import average, blocks_in_words, metric_of, set_names
 
     sets = list(dict.fromkeys((record.dataset, record.language) for record in records))
-    languages = [language for _, language in sets]
-    repeated = len(set(languages)) < len(languages)
-    heads = [f"{language} {dataset}" if repeated else language for dataset, language in sets]
+    heads = set_names(sets)
     reported = list(dict.fromkeys(record.metric for record in records))
     names = dict.fromkeys(name for record in records for name in record.scores)
     others = [name for name in names if name not in reported]
@@ -351,7 +351,10 @@ def _summary(records: Sequence[Record], published: Sequence[Published], group: s
     )
     legend = "; sub, del, ins: substitutions, deletions, insertions, % of the reference"
     legend = legend if error_types else ""
-    console.line(f"+-: standard error of the average, over {blocks_in_words(records)}{legend}")
+    console.line(
+        "average: plain mean over the columns; +-: its standard error, over "
+        f"{blocks_in_words(records)}{legend}"
+    )
     for key in flaws:
         console.line(f"{key}: hypotheses {FLAWS[key].title}")
 
@@ -407,14 +410,41 @@ def _timestamps(records: Sequence[Record]) -> None:
             )  # fmt: skip
     if rows:
         heads = ["model", "data", "language", "task", "segments", "heard", "matched", "error s", "±",
-                 f"in {COLLAR:g} s %", "±"]  # fmt: skip
+                 f"within {COLLAR:g} s %", "±"]  # fmt: skip
         console.table(heads, rows, title="timestamps")
         console.line(
             "matched: segments heard that overlap one of the reference, one to one; error: mean "
-            f"distance of their boundaries; in {COLLAR:g} s: segments of the reference both of whose "
+            f"distance of their boundaries; within {COLLAR:g} s: segments of the reference both of whose "
             "boundaries are that near; ±: standard error over speakers, or "
             "over recordings where no speaker is known"
         )
+
+
+def _silence(records: Sequence[Record]) -> None:
+    """Show what each model wrote where nothing is said; such sets have no score."""
+    from lorsmerge_cli.metrics.flaws import Invented
+
+    rows = []
+    for record in records:
+        if record.silent:
+            found = Invented.of(record.rows)
+            rows.append(
+                [record.model, record.dataset, record.language, str(found.utterances),
+                 f"{found.seconds / 60:.1f}", str(found.invented), str(found.words),
+                 f"{found.rate:.2f}"]
+            )  # fmt: skip
+    if rows:
+        heads = [
+            "model",
+            "data",
+            "language",
+            "utterances",
+            "minutes",
+            "with words",
+            "words",
+            "a minute",
+        ]
+        console.table(heads, rows, title="nothing is said: invented words")
 
 
 def _decimals(value: float | None, count: int) -> str:

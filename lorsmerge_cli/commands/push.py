@@ -34,9 +34,9 @@ def push(
     token: Annotated[str | None, _hub(
         "--token", metavar="TOKEN", show_default=False, help="Access token; by default that of `hf "
         "auth login`, or HF_TOKEN.")] = None,
-    results: Annotated[Path | None, _card(
+    results: Annotated[list[Path] | None, _card(
         "--results", metavar="JSON",
-        help="Results of `eval -o` for this model, shown on the card.")] = None,
+        help="Results of `eval -o` for this model, shown on the card; repeatable.")] = None,
     base_model: Annotated[str | None, _card(
         "--base-model", metavar="ORG/NAME",
         help="Hub id of the base, for a merge of a local copy.")] = None,
@@ -59,7 +59,7 @@ def push(
     console.hide(token)
     from lorsmerge_cli.usage import check_push
 
-    raise_all(check_push(source, results))
+    raise_all(check_push(source, results or []))
     from lorsmerge_cli.hub.target import new_target, open_target
 
     where: Any = {
@@ -75,7 +75,7 @@ def push(
     from lorsmerge_cli.operations.push import plan_push, run_push
 
     plan = plan_push(
-        source, target, results=results, base_model=base_model, license=license,
+        source, target, results=results or [], base_model=base_model, license=license,
         replace_card=replace_card, config_dir=config_dir,
     )  # fmt: skip
     console.note(*plan.notes)

@@ -316,7 +316,7 @@ def _show(report: SearchReport, verbose: bool) -> None:
     same = sum(row.same_as is not None for row in report.trials)
     repeated = f", {same} repeated" if same else ""
     first = (
-        f"best (least {' less '.join(goal.names(ranking=False))})"
+        f"best (least {' minus '.join(goal.names(ranking=False))})"
         if len(goal.tasks) > 1
         else "best"
     )
@@ -334,7 +334,7 @@ def _show(report: SearchReport, verbose: bool) -> None:
         for name, test in zip(goal.names(ranking=False), report.tested, strict=True):
             low, high = test.interval.low, test.interval.high
             console.line(
-                f"  {name} less the base's: {test.difference:+.2f} ({low:+.2f} to {high:+.2f}), "
+                f"  {name} minus the base's: {test.difference:+.2f} ({low:+.2f} to {high:+.2f}), "
                 f"p = {test.p_value:.2g}, {test.blocks} speakers"
             )
 
@@ -450,7 +450,7 @@ def _show_finalists(report: SearchReport) -> None:
     groups = list(report.finalists[0].scores)
     both = len(goal.tasks) == 2
     names = goal.names(ranking=False)
-    heads = ["", *names, *(f"{name} less best" for name in names), "as good", *groups,
+    heads = ["", *names, *(f"{name} minus best" for name in names), "as good", *groups,
              *(["front"] if both else [])]  # fmt: skip
     rows = [
         [

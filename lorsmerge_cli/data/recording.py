@@ -32,6 +32,7 @@ from lorsmerge_cli.errors import UnreadableFile
 from lorsmerge_cli.inputs import open_regular
 
 BLOCK = 10 * RATE  # samples decoded at a time
+PIECE = 256  # samples at a time where a block is damaged
 AUDIO = (
     ".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aif", ".aiff", ".au", ".caf", ".rf64", ".w64",
 )  # fmt: skip
@@ -169,13 +170,10 @@ def _decoded(recording: Recording) -> Iterator[NDArray[np.float32]]:
         left = -1 if recording.duration is None else round(recording.duration * rate)
         resampler = soxr.ResampleStream(rate, RATE, 1, "float32") if rate != RATE else None
         while True:
-            try:
-                count = max(1, BLOCK * rate // RATE)
-                count = count if left < 0 else min(count, left)
-                block = sound.read(count, dtype="float32", always_2d=True)
-                left -= len(block) if left > 0 else 0
-            except soundfile.SoundFileError:
-                block = np.empty((0, sound.channels), np.float32)
+            count = max(1, BLOCK * rate // RATE)
+            count = count if left < 0 else min(count, left)
+            block = _read(recording.source, sound, count)
+            left -= len(block) if left > 0 else 0
             last = not len(block)
             channel = recording.channel
             mono = (
@@ -187,6 +185,23 @@ def _decoded(recording: Recording) -> Iterator[NDArray[np.float32]]:
                 yield np.asarray(mono, np.float32)
             if last:
                 return
+
+
+def _read(source: AudioSource, sound: soundfile.SoundFile, count: int) -> NDArray[np.float32]:
+    """Return the next samples [count, channels], or those before the place where the decoder fails."""
+    start = sound.tell()
+    try:
+        return np.asarray(sound.read(count, dtype="float32", always_2d=True))
+    except soundfile.SoundFileError:  # what it had decoded of them is lost, and it moves no more
+        pieces = [np.empty((0, sound.channels), np.float32)]
+    try:
+        with opened_sound(source) as again:
+            again.seek(start)
+            while len(piece := again.read(PIECE, dtype="float32", always_2d=True)):
+                pieces.append(piece)
+    except soundfile.SoundFileError:
+        pass
+    return np.concatenate(pieces)[:count]
 
 
 def _converted(recording: Recording) -> Iterator[NDArray[np.float32]]:

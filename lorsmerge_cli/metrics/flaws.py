@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +36,10 @@ class Answered(Protocol):
     @property
     def hypothesis(self) -> str:
         """The model's answer."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio."""
 
     @property
     def cut(self) -> bool | None:
@@ -83,6 +88,42 @@ def invents(row: Answered) -> bool:
     return not row.reference.strip() and bool(row.hypothesis.strip())
 
 
+@dataclass(frozen=True)
+class Invented:
+    """What was written where nothing is said.
+
+    Attributes:
+        utterances: in which nothing is said.
+        seconds: of their audio.
+        invented: those whose hypothesis has words.
+        words: in these, split at white space.
+    """
+
+    utterances: int = 0
+    seconds: float = 0.0
+    invented: int = 0
+    words: int = 0
+
+    @classmethod
+    def of(cls, rows: Iterable[Answered]) -> Invented:
+        """Count over rows whose references have no words."""
+        found = [(row.seconds, len(row.hypothesis.split())) for row in rows]
+        words = [count for _, count in found]
+        seconds = sum(seconds for seconds, _ in found)
+        return cls(len(found), seconds, sum(map(bool, words)), sum(words))
+
+    def __add__(self, other: Invented) -> Invented:
+        return Invented(
+            self.utterances + other.utterances, self.seconds + other.seconds,
+            self.invented + other.invented, self.words + other.words,
+        )  # fmt: skip
+
+    @property
+    def rate(self) -> float:
+        """Words a minute; NaN without audio."""
+        return 60 * self.words / self.seconds if self.seconds else math.nan
+
+
 def _written(row: Answered) -> str:
     """Return the language that the answer should be in."""
     return ENGLISH if row.task == "st" else row.language
@@ -119,8 +160,9 @@ def is_unheard(row: Answered) -> bool:
 FLAWS: dict[str, Flaw] = {
     "cut": Flaw("that reached the limit of tokens", "were ended by the limit of tokens", _cut),
     "looping": Flaw(
-        "that repeat themselves (zlib compresses them to less than 1/2.4)", "repeat themselves",
-        _each(lambda row: is_looping(row.hypothesis)),
+        "that repeat themselves (zlib compresses them to less than 1/2.4, and not the reference)",
+        "repeat themselves",
+        _each(lambda row: is_looping(row.hypothesis) and not is_looping(row.reference)),
     ),
     "repeats": Flaw(
         f"with words {REPEATS} times in a row or more, which the reference has not",

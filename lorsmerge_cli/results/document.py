@@ -63,6 +63,27 @@ class TestSet:
         return len(self.utterances) if self.whole is None else self.whole
 
 
+def heard_as(decoding: Mapping[str, Any] | None, decoded: Mapping[str, str]) -> str:
+    """Return how utterances were heard, where it was not as clips in a language that was given.
+
+    Args:
+        decoding: settings that a results file records; None for hypotheses that were scored again.
+        decoded: model -> signature of the decoding of these.
+
+    Example:
+        >>> heard_as({"beam": 5, "long": "best_of:5", "language": "auto"}, {})
+        'recordings language-auto'
+        >>> heard_as(None, {"base": "beam:5|float32|language:auto"}), heard_as({"beam": 5}, {})
+        ('language-auto', '')
+    """
+    ways = [f"{key}:{value}" for key, value in decoding.items()] if decoding is not None else []
+    ways = ways or [part for way in decoded.values() for part in (way or "").split("|")]
+    named = {"recordings": "long:", "language-auto": "language:auto"}
+    return " ".join(
+        name for name, start in named.items() if any(part.startswith(start) for part in ways)
+    )
+
+
 @dataclass(frozen=True)
 class EvalReport:
     """Scores of every model on every language and task of every test set.
@@ -97,7 +118,8 @@ class EvalReport:
 
     def group_of(self, record: Record) -> str:
         """Return the name of the scores that a record's may be averaged with."""
-        return comparable_group(record.dataset, record.language, record.task, self.scoring)
+        heard = heard_as(self.settings.get("decoding"), self.settings.get("decoded", {}))
+        return comparable_group(record.dataset, record.language, record.task, self.scoring, heard)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the results file as a JSON document."""
@@ -169,6 +191,11 @@ class StoredResults:
     made_from: Mapping[str, Mapping[str, Any]]
     records: tuple[Record, ...]
     suite: SuiteRecord | None = None
+
+    @property
+    def heard(self) -> str:
+        """How the utterances were heard, as `heard_as` has it."""
+        return heard_as(self.decoding, self.decoded)
 
 
 def read_results(path: Path) -> StoredResults:

@@ -130,6 +130,12 @@ class Record:
         return self.reported.standard_error
 
     @property
+    def silent(self) -> bool:
+        """Whether no reference has a word, so that there is no score to average or compare."""
+        how = normalisation_for(self.language)
+        return not any(normalise(row.reference, how) for row in self.rows)
+
+    @property
     def block_unit(self) -> str:
         """The unit of blocks: `speakers`, or `utterances` where no speaker is known."""
         return "speakers" if any(row.speaker for row in self.rows) else "utterances"
@@ -145,17 +151,30 @@ def metric_of(record: Record) -> Metric:
     return metrics_of(record.language, record.task)[0]
 
 
-def comparable_group(dataset: str, language: str, task: str, scoring: Scoring) -> str:
-    """Return the name of the scores that one may be averaged with: the task's, of one normalisation.
+def comparable_group(
+    dataset: str, language: str, task: str, scoring: Scoring, heard: str = ""
+) -> str:
+    """Return the name of the scores that one may be averaged with.
+
+    They are of one task and normalisation, and heard in one way.
+
+    Args:
+        dataset: of the score.
+        language: of the score.
+        task: of the score.
+        scoring: of all scores.
+        heard: as `results.document.heard_as` returns it.
 
     Example:
         >>> apart = Scoring(sets=(("mcv", "leaderboard"),))
         >>> [comparable_group(name, "de", "asr", apart) for name in ("fleurs", "mcv")]
         ['asr', 'asr leaderboard']
+        >>> comparable_group("talks", "de", "asr", apart, "recordings")
+        'asr recordings'
     """
     own = scoring.of(dataset).normalisation
     apart = own != scoring.normalisation and metrics_of(language, task)[0].normalised
-    return f"{task} {own}" if apart else task
+    return " ".join(filter(None, (task, own if apart else "", heard)))
 
 
 def score(rows: Sequence[Hypothesis], scoring: Scoring) -> Record:
@@ -279,8 +298,24 @@ def blocks_in_words(records: Sequence[Record]) -> str:
         counts = {key: count for key, (count, other) in blocks.items() if other == unit}
         if len(counts) == len(blocks) and len(set(counts.values())) == 1:
             return f"{next(iter(counts.values()))} {unit}{' a set' if len(blocks) > 1 else ''}"
-        parts.append(", ".join(f"{key[1]} {n}" for key, n in counts.items()) + f" {unit}")
+        names = set_names([key[:2] for key in counts])
+        listed = zip(names, counts.values(), strict=True)
+        parts.append(", ".join(f"{name} {count}" for name, count in listed) + f" {unit}")
     return "; ".join(parts)
+
+
+def set_names(sets: Sequence[tuple[str, str]]) -> list[str]:
+    """Return how test sets are called: by the language, and the data set where it has several.
+
+    Example:
+        >>> set_names([("fleurs", "ca"), ("mcv", "ca"), ("mcv", "de")])
+        ['ca fleurs', 'ca mcv', 'de']
+    """
+    languages = [language for _, language in dict.fromkeys(sets)]
+    return [
+        language if languages.count(language) == 1 else f"{language} {dataset}"
+        for dataset, language in sets
+    ]
 
 
 def few_blocks(records: Sequence[Record]) -> str | None:

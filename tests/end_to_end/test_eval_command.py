@@ -205,7 +205,7 @@ def test_a_comparison_is_b_less_a(files: Path, succeed: Callable, a: str, b: str
         assert (found["a"], found["b"]) == (a, b)
         assert found["difference"] == pytest.approx(expected, abs=1e-9)
         assert (
-            f"{key[0]} {key[1]}: {found['metric']} of {b} less {a} {expected:+.2f} (" in ended.out
+            f"{key[0]} {key[1]}: {found['metric']} of {b} minus {a} {expected:+.2f} (" in ended.out
         )
         different += abs(expected) > 0.01
     assert different
@@ -488,9 +488,9 @@ def test_few_speakers_are_said_beside_an_interval_and_a_test(
         "lorsmerge eval base ca --compare base ca --beam 1 --device cpu --data data/test.jsonl "
         "-o r.json"
     )
-    assert "+-: standard error of the average, over " in ended.out
+    assert "average: plain mean over the columns; +-: its standard error, over " in ended.out
     assert re.search(
-        r"WER of ca less base .* \(95% interval .*\), p = [\d.]+, 2 speakers", ended.out
+        r"WER of ca minus base .* \(95% interval .*\), p = [\d.]+, 2 speakers", ended.out
     )
     assert (
         "intervals from under 10 are wide, and a paired test of 2 has no p below 0.5"
@@ -507,8 +507,15 @@ def test_references_without_words_are_said_to_have_no_score(files: Path, succeed
     rows = [json.loads(line) for line in Path("data/test.jsonl").read_text().splitlines()]
     lines = [json.dumps(row | {"text": ""} if row["source_lang"] == "ca" else row) for row in rows]
     Path("data/empty.jsonl").write_text("\n".join(lines))
-    ended = succeed(BASE.replace("test.jsonl", "empty.jsonl"))
+    ended = succeed(f"{BASE.replace('test.jsonl', 'empty.jsonl')} -o empty.json --force")
     assert "empty.jsonl: the ca references have no words, so there is no score" in ended.err
+    assert "nan" not in ended.out
+    records = json.loads(Path("empty.json").read_text())["records"]
+    silent = next(record for record in records if record["language"] == "ca")
+    words = sum(len(row["hypothesis"].split()) for row in silent["rows"])
+    minutes = sum(row["seconds"] for row in silent["rows"]) / 60
+    line = next(line for line in ended.out.splitlines() if f"{words / minutes:.2f}" in line)
+    assert line.split()[1:4] == ["empty.jsonl", "ca", str(len(silent["rows"]))]
 
 
 def test_one_row_that_cannot_be_scored_is_said(files: Path, succeed: Callable) -> None:

@@ -190,10 +190,11 @@ def test_the_times_of_segments(files: Path, succeed: Callable) -> None:
         [pytest.approx(part["start"], abs=6e-4), pytest.approx(part["end"], abs=6e-4), part["text"].strip()]
         for part in heard
     ]  # fmt: skip
+    assert "|long:best_of:5 " in json.loads(Path("r.json").read_text())["settings"]["signature"]
     found = record["details"]["timestamps"]
     assert (found["recordings"], found["segments"], found["heard"]) == (1, 2, len(heard))
     assert "timestamps" in ended.out
-    assert "in 0.2 s %" in ended.out
+    assert "within 0.2 s %" in ended.out
     succeed("lorsmerge eval --score-only h.jsonl -o again.json")
     succeed(f"{line} --hypotheses h.jsonl")
     for path in ("again.json", "r.json"):

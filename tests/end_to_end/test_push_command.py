@@ -245,6 +245,34 @@ def test_the_card_says_what_is_known(hub: Hub, work: Path, succeed: Callable[[st
     assert "99" not in card.text  # the score of the other model
 
 
+def test_a_card_tells_scores_of_clips_from_those_of_recordings(
+    hub: Hub, work: Path, shell: Callable[[str], Ended], succeed: Callable[[str], Ended]
+) -> None:
+    clips = results_of(identity_of(work / "merged"), work / "clips.json")
+    document = json.loads(clips.read_text())
+    document["settings"]["decoding"] = {"beam": 5, "long": "best_of:5", "language": "auto"}
+    for record in document["records"]:
+        record["score"] += 1
+    (work / "long.json").write_text(json.dumps(document))
+    succeed(f"lorsmerge push merged {REPO} --results clips.json --results long.json")
+    card = card_of(hub)
+    names = ["fleurs", "fleurs (whole recordings) (language identified)"]
+    wer = [found for found in card.data.eval_results if found.metric_type == "wer"]
+    assert [found.dataset_name for found in wer] == names
+    assert "| asr | ca | fleurs (whole recordings, language identified) | test |" in card.text
+    document["settings"]["decoding"] = {"beam": 5}
+    (work / "other.json").write_text(json.dumps(document))
+    refused = shell("lorsmerge push merged you/new --results clips.json --results other.json")
+    assert refused.code == 1
+    assert "clips.json and other.json both have a WER of ca asr on fleurs" in refused.err
+    for record in document["records"]:
+        for row in record["rows"]:
+            row["reference"] = ""
+    (work / "silent.json").write_text(json.dumps(document))
+    refused = shell("lorsmerge push merged you/new --results silent.json")
+    assert "nothing is said in its test sets" in refused.err
+
+
 def test_results_of_eval_are_shown_with_their_split(
     hub: Hub, work: Path, succeed: Callable[[str], Ended]
 ) -> None:

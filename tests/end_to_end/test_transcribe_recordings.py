@@ -319,7 +319,46 @@ def test_channels_of_a_call(files: Path, succeed: Callable) -> None:
 
 def test_a_truncated_file_says_where_it_ends(files: Path, succeed: Callable) -> None:
     ended = succeed("lorsmerge transcribe timed -a cut.wav -o cut.srt" + QUICK)
-    assert "cut.wav is truncated: it ends at 00:00:03.6" in message(ended.err)
+    assert "cut.wav is truncated or damaged: its audio ends at 00:00:03.6" in message(ended.err)
+
+
+def flac(path: Path, seconds: float) -> bytes:
+    wave = np.random.default_rng(3).standard_normal(round(seconds * 16_000)) / 10
+    soundfile.write(path, wave, 16_000)
+    return path.read_bytes()
+
+
+def test_a_damaged_flac_is_heard_to_the_damage_and_said(files: Path, succeed: Callable) -> None:
+    whole = bytearray(flac(Path("d.flac"), 27))
+    whole[len(whole) // 2] ^= 255  # the header still promises 27 s, and its last sample decodes
+    Path("d.flac").write_bytes(whole)
+    ended = succeed("lorsmerge transcribe timed -a d.flac -o d.srt" + QUICK)
+    assert "d.flac is truncated or damaged: its audio ends at 00:00:13.2" in message(ended.err)
+    Path("t.flac").write_bytes(flac(Path("t.flac"), 27)[: int(0.6 * len(whole))])
+    ended = succeed("lorsmerge transcribe timed -a t.flac -o t.srt" + QUICK)
+    assert "t.flac is truncated or damaged: its audio ends at 00:00:16.1" in message(ended.err)
+
+
+def test_a_recording_without_a_sample_does_not_end_the_others(files: Path, shell: Callable) -> None:
+    Path("talks/aa.flac").write_bytes(flac(Path("x.flac"), 7)[:3_000])  # cut in its first frame
+    ended = shell("lorsmerge transcribe timed -a talks -o subs --batch-size 1" + QUICK)
+    assert ended.code == WORK
+    assert "aa.flac has no samples that can be decoded" in message(ended.err)
+    assert sorted(path.name for path in Path("subs").glob("*.srt")) == ["a.srt", "b.srt", "c.srt"]
+
+
+def test_a_single_file_that_exists_is_said_to_be_unchecked(files: Path, succeed: Callable) -> None:
+    succeed("lorsmerge transcribe timed -a talks/a.wav -o x.srt" + QUICK)
+    ended = succeed("lorsmerge transcribe timed -a talks/b.wav -o x.srt --resume" + QUICK)
+    assert "x.srt exists and is left as it is: of a single file nothing records" in message(
+        ended.err
+    )
+
+
+def test_standard_output_is_no_folder(files: Path, shell: Callable) -> None:
+    refused = shell("lorsmerge transcribe timed -a talks/a.wav -o -" + QUICK)
+    assert refused.code == USAGE
+    assert "without -o the text is printed" in message(refused.err)
 
 
 def test_silence_is_an_empty_transcript(files: Path, succeed: Callable) -> None:
@@ -341,8 +380,8 @@ def test_windows_that_have_sound_and_got_no_text_are_told(files: Path, succeed: 
     (item,) = json.loads(ended.out)["recordings"]
     assert (item["windows"], item["sounding"], item["unheard"]) == (4, 1, 1)
     assert (
-        "gap.wav: 1 of 1 windows that have sound got no text. Try --no-speech inf (at -1, 4 windows "
-        "are taken for silent)." in message(ended.err)
+        "gap.wav: no speech was found, and its transcript is empty; 1 of 4 windows have sound. Try "
+        "--no-speech inf (at -1, 4 windows are taken for silent)." in message(ended.err)
     )
     ended = succeed(f"{line} --no-speech inf")
     assert "Try --no-speech" not in message(ended.err)

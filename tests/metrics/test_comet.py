@@ -118,7 +118,7 @@ def test_hypotheses_are_scored_by_it_from_the_shell(
     assert list(record["scores"]) == ["BLEU", "chrF2", "COMET"]
     assert record["scores"]["COMET"]["score"] == pytest.approx(100 * np.mean(WANTED))
     assert f"{100 * np.mean(WANTED):.2f}" in ended.output
-    assert "COMET of b less a" in ended.output
+    assert "COMET of b minus a" in ended.output
     assert other["scores"]["COMET"]["signature"] == record["scores"]["COMET"]["signature"]
     del lines[1]["source_text"]
     Path("h.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

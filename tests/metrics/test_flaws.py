@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lorsmerge_cli.metrics import written
 from lorsmerge_cli.metrics.flaws import FLAWS
-from lorsmerge_cli.metrics.looping import LONGEST, most_repeats
+from lorsmerge_cli.metrics.looping import LONGEST, is_looping, most_repeats
 from lorsmerge_cli.metrics.metric import Scoring
 from lorsmerge_cli.results.records import Hypothesis, score
 
@@ -151,3 +151,11 @@ def test_recordings_that_are_mostly_without_a_text(
 def test_a_recording_in_which_nothing_is_said_is_right_without_a_text() -> None:
     silent = replace(ROW, reference=" ", hypothesis="", unheard=(5, 5))
     assert FLAWS["unheard"].count([silent]) == FLAWS["invented"].count([silent]) == 0
+
+
+def test_a_long_text_that_is_right_does_not_loop() -> None:
+    words = "the meeting starts at nine and ends when the last of us has gone to the station "
+    text = "".join(f"{number} {words}" for number in range(30))
+    assert is_looping(text)
+    assert counted("looping", text, text) == 0
+    assert counted("looping", text, "the meeting starts at nine") > 0

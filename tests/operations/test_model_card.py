@@ -202,7 +202,7 @@ def test_the_task_of_tall_masks_is_text_in_the_card(tmp_path: Path, name: str) -
 
     like = card_of(folder(tmp_path / "plain", of("ca_asr")))
     assert "| tall.delta for ca\\_asr | ca | asr |" in like
-    assert "with what TALL masks keep for one task of the sum of several fine-tunes added" in like
+    assert "merged with one task's part of the sum of several deltas (TALL masks), without" in like
     assert 'for_task = "ca_asr"' in like
     check(card_of(folder(tmp_path / "nasty", of(name))), like, links=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from results_files import SCORING, hypotheses, write_results
 
 from lorsmerge_cli import report
 from lorsmerge_cli.data.utterance import Segment
-from lorsmerge_cli.results.records import Hypothesis, score
+from lorsmerge_cli.results.records import Hypothesis, Record, score
 
 KEYS = [("cv", "ca", "asr"), ("cv", "de", "asr"), ("fleurs", "ca", "asr")]
 HEARD = {  # system -> what it hears in each set of 30, in turn
@@ -34,7 +35,14 @@ def test_confusions_of_languages_by_system(tmp_path: Path) -> None:
     records = [score(each, SCORING) for every in said.values() for each in every]
     found = report(write_results(tmp_path / "r.json", records), tmp_path / "out")
     drawn = table(found, "languages")
-    assert [head for head, _ in drawn.heads] == ["utterances", "right % ↑", "ca", "de", "es", "nl"]
+    assert [head for head, _ in drawn.heads] == [
+        "utterances",
+        "identified % ↑",
+        "ca",
+        "de",
+        "es",
+        "nl",
+    ]
     lines = [(label, indented, [cell.text for cell in row]) for label, indented, row in drawn.rows]
     expected = []
     for system in ("base", "m"):
@@ -80,3 +88,47 @@ def test_results_without_either_have_no_such_table(tmp_path: Path) -> None:
     record = score(hypotheses("m", KEYS[0], 0.2), SCORING)
     found = report(write_results(tmp_path / "r.json", [record]), tmp_path / "out")
     assert not {"timestamps", "languages"} & {each.name for each in found.tables}
+
+
+SILENT = ("quiet", "ca", "asr")
+
+
+def silence(model: str, said: str) -> Record:
+    """Five utterances of 12 seconds in which nothing is said, in the last of which a model writes."""
+    rows = [replace(row, reference="", hypothesis="", seconds=12.0)
+            for row in hypotheses(model, SILENT, 0.2, count=5)]  # fmt: skip
+    return score([*rows[:-1], replace(rows[-1], hypothesis=said)], SCORING)
+
+
+def test_sets_in_which_nothing_is_said_have_a_table_and_are_in_no_average(tmp_path: Path) -> None:
+    spoken = [score(hypotheses(model, key, 0.2), SCORING) for model in HEARD for key in KEYS[:2]]
+    silent = [
+        silence(model, said) for model, said in zip(HEARD, ("", "one two", "one"), strict=True)
+    ]
+    plain = report(write_results(tmp_path / "r.json", spoken), tmp_path / "plain")
+    found = report(write_results(tmp_path / "s.json", [*spoken, *silent]), tmp_path / "out")
+    assert found.tables[: len(plain.tables) - 1] == plain.tables[:-1]  # but for the new one
+    assert (silent[0].silent, spoken[0].silent) == (True, False)
+    texts = [[cell.text for cell in row] for _, _, row in table(found, "silence").rows]
+    assert texts == [["5", "1.0", "0", "0", "0.00"], ["10", "2.0", "2", "3", "1.50"]]
+    assert "nan" not in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_report_of_silence_alone_says_that_there_are_no_scores(tmp_path: Path) -> None:
+    file = write_results(tmp_path / "s.json", [silence("base", "one two")])
+    found = report(file, tmp_path / "out")
+    assert [drawn.name for drawn in found.tables if drawn.rows] == ["silence"]
+    assert "so there are no scores" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_clips_and_recordings_are_never_averaged(tmp_path: Path) -> None:
+    long = [replace(row, dataset="talks") for row in hypotheses("base", KEYS[0], 0.5)]
+    files = [write_results(tmp_path / "c.json", [score(hypotheses("base", KEYS[0], 0.2), SCORING)]),
+             write_results(tmp_path / "l.json", [score(long, SCORING)])]  # fmt: skip
+    document = json.loads(files[1].read_text())
+    document["settings"]["decoding"] |= {"long": "best_of:5", "language": "auto"}
+    files[1].write_text(json.dumps(document))
+    blocks = dict.fromkeys(
+        block for _, block in table(report(files, tmp_path / "out"), "scores").heads
+    )
+    assert list(blocks) == ["WER % ↓", "WER % ↓, recordings, language-auto"]

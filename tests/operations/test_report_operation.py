@@ -219,7 +219,7 @@ def test_differences_are_averages_with_errors_in_squares(files: list[Path], tmp_
         tests = [paired(other, model, cell) for cell in some]
         mean = unit * fmean(test.difference for test in tests)
         error = unit * math.sqrt(sum(test.interval.standard_error**2 for test in tests)) / 2
-        cell = found[model][f"less {other}", block(some[0][2])]
+        cell = found[model][f"minus {other}", block(some[0][2])]
         assert cell.text == f"{mean:+.2f} ± {error:.2f}".replace("-", MINUS)
         assert cell.mark == mark
     assert "†" in marks
@@ -255,7 +255,7 @@ def test_the_gain_kept_is_the_share_of_the_fine_tunes_gain(
     found = cells(drawn, "gain_asr")
     for cell in ASR[:2]:
         base, own = direct("pretrained", cell), direct("finetuned", cell)
-        first = found["finetuned less pretrained"][cell[1], block("asr")].text
+        first = found["finetuned minus pretrained"][cell[1], block("asr")].text
         assert first.startswith(f"{own - base:+.2f} ± ".replace("-", MINUS))
         for model in ("ta", "lors"):
             share = (direct(model, cell) - base) / (own - base)

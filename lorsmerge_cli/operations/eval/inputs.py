@@ -149,7 +149,8 @@ def read_test_set(
     # a score that is not of all rows comes with a warning
     warnings = [f"{path}: {warning}" for warning in drop_warnings(loaded, 0.0)]
     warnings += [
-        f"{path}: the {empty} references have no words, so there is no score."
+        f"{path}: the {empty} references have no words, so there is no score; words that are written "
+        "there are counted."
         for empty in empty_groups(loaded.utterances)
     ]
     made = sum(row.label is not None for row in loaded.utterances)

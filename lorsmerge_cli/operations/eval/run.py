@@ -147,8 +147,10 @@ def run_evaluation(
             speed[model.name] = run.decoded_seconds / run.elapsed
         origins[model.name] = run.origin(decoding)
         run.close()
-    settings = settings_of(first[1] if first else asked, scoring, dtype, decoder.stamp(dtype))
-    settings["decoding"] |= hearing.about(models[0].without_weights, asked)
+    settings = settings_of(
+        first[1] if first else asked, scoring, dtype, decoder.stamp(dtype),
+        hearing.about(models[0].without_weights, asked),
+    )  # fmt: skip
     settings |= _about(test_sets)
     report = _report(
         rows, scoring, settings, speed, output, force, trn, compared, state.is_main_process,
@@ -509,6 +511,7 @@ def _report(
         )
         for a, b in permutations(records, 2)
         if (a.model, b.model) == compared
+        and not a.silent
         and (a.dataset, a.language, a.task) == (b.dataset, b.language, b.task)
         for metric in _compared(a, scoring)
     ]

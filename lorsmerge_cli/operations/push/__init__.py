@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lorsmerge_cli.hub.target import open_target
-from lorsmerge_cli.inputs import FilePath, path_of
+from lorsmerge_cli.inputs import FilePath, path_of, several
 from lorsmerge_cli.operations.push.run import PushPlan, PushReport, plan_push, run_push
 
 __all__ = ["PushPlan", "PushReport", "plan_push", "push", "run_push"]
@@ -20,7 +21,7 @@ def push(
     message: str | None = None,
     revision: str | None = None,
     token: str | None = None,
-    results: FilePath | None = None,
+    results: Sequence[FilePath] | FilePath = (),
     base_model: str | None = None,
     license: str | None = None,
     replace_card: bool = False,
@@ -36,7 +37,7 @@ def push(
         message: commit message; names the source by default.
         revision: an existing branch to commit to; `main` by default.
         token: HF_TOKEN by default, or the one stored by `hf auth login`.
-        results: results of `evaluate` for this model, whose scores the card shows.
+        results: results of `evaluate` for this model, one file or several, whose scores the card shows.
         base_model: Hub id of the base, if a local copy of it was merged.
         license: such as `apache-2.0`; by default the base's, if its card is found.
         replace_card: replace the repository's README.md; by default it is kept.
@@ -52,7 +53,7 @@ def push(
     """
     target = open_target(repo, revision=revision, create_pr=create_pr, private=private, token=token)
     plan = plan_push(
-        Path(source), target, results=path_of(results), base_model=base_model, license=license,
+        Path(source), target, results=list(map(Path, several(results))), base_model=base_model, license=license,
         replace_card=replace_card, config_dir=path_of(config_dir),
     )  # fmt: skip
     return run_push(plan, message)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult
 
-from lorsmerge_cli.errors import Mismatch, UnreadableFile, named
+from lorsmerge_cli.errors import LorsmergeError, Mismatch, UnreadableFile, named, raise_all
 from lorsmerge_cli.metrics import METRICS
 from lorsmerge_cli.quoting import printable
 from lorsmerge_cli.recipe.published import published_names
@@ -36,6 +36,7 @@ class Scored:
         score: in the metric's unit.
         interval: the 95 % interval, None if none was estimated.
         signature: the settings that the score depends on.
+        heard: how, in words, where it was not as clips in a language that was given.
     """
 
     dataset: str
@@ -46,6 +47,42 @@ class Scored:
     score: float
     interval: tuple[float, float] | None
     signature: str
+    heard: tuple[str, ...] = ()
+
+
+HEARD = {"recordings": "whole recordings", "language-auto": "language identified"}
+
+
+def scores_of(paths: Sequence[Path], identity: str, model: Path) -> list[Scored]:
+    """Read one model's scores from several results files, which have to score different things.
+
+    The other parameters are those of `read_results`.
+
+    Raises:
+        UnreadableFile, Mismatch: as `read_results`.
+        Mismatch: two files have a score of the same test set, heard in the same way.
+    """
+    found: dict[tuple[object, ...], tuple[Path, Scored]] = {}
+    faults: list[LorsmergeError] = []
+    for path in dict.fromkeys(paths):
+        try:
+            scores = read_results(path, identity, model)
+        except LorsmergeError as fault:
+            faults.append(fault)
+            continue
+        for row in scores:
+            key = (row.dataset, row.split, row.language, row.task, row.metric, row.heard)
+            other, known = found.setdefault(key, (path, row))
+            if known != row:
+                faults.append(
+                    Mismatch(
+                        f"{other} and {path} both have a {row.metric} of {row.language} {row.task} on "
+                        f"{row.dataset}, and not the same one.",
+                        "Give one of the files, or name the test sets apart: eval --data NAME=PATH.",
+                    )
+                )
+    raise_all(faults)
+    return [row for _, row in found.values()]
 
 
 def read_results(path: Path, identity: str, model: Path) -> list[Scored]:
@@ -61,7 +98,13 @@ def read_results(path: Path, identity: str, model: Path) -> list[Scored]:
         Mismatch: it has scores of other weights only.
     """
     stored = document.read_results(path)
-    own = [r for r in stored.records if stored.identities.get(r.model) == identity]
+    of_model = [r for r in stored.records if stored.identities.get(r.model) == identity]
+    own = [record for record in of_model if not record.silent]  # a card has scores alone
+    if of_model and not own:
+        raise UnreadableFile(
+            f"{path} has no score for a card: nothing is said in its test sets.",
+            "Give results of speech.",
+        )
     if not own:
         others = named(sorted(stored.identities.values())) or "none"
         raise Mismatch(
@@ -91,6 +134,7 @@ def read_results(path: Path, identity: str, model: Path) -> list[Scored]:
                     score=score.score,
                     interval=(score.low, score.high) if known else None,
                     signature=printable(score.signature),
+                    heard=tuple(HEARD[way] for way in stored.heard.split()),
                 )
             )
     return found
@@ -101,12 +145,13 @@ def model_index(scores: Sequence[Scored]) -> list[EvalResult]:
     results = []
     for row in scores:
         task, task_name = TASKS[row.task]
+        called = " ".join([row.dataset, *(f"({way})" for way in row.heard)])
         results.append(
             EvalResult(
                 task_type=task,
                 task_name=task_name,
-                dataset_type=re.sub(r"[^\w./-]+", "-", row.dataset),
-                dataset_name=row.dataset,
+                dataset_type=re.sub(r"[^\w./-]+", "-", called),  # the Hub joins rows of one type
+                dataset_name=called,
                 dataset_config=row.language,
                 dataset_split=row.split,
                 dataset_args={"language": row.language},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +15,7 @@ from lorsmerge_cli.errors import Interrupted, LorsmergeError, UnreadableFile, Us
 from lorsmerge_cli.hub.faults import hub_faults
 from lorsmerge_cli.hub.target import Target, check_id, listed
 from lorsmerge_cli.operations.push.card import base_of, hub_id, license_of, write_card
-from lorsmerge_cli.operations.push.card_scores import Scored, read_results
+from lorsmerge_cli.operations.push.card_scores import Scored, scores_of
 from lorsmerge_cli.operations.push.source import CARD, Source, find_source
 
 STALE = ("model*.safetensors", "model.safetensors.index.json")  # could be read instead of the new
@@ -80,7 +80,7 @@ def plan_push(
     source: Path,
     target: Target,
     *,
-    results: Path | None = None,
+    results: Sequence[Path] = (),
     base_model: str | None = None,
     license: str | None = None,
     replace_card: bool = False,
@@ -99,20 +99,20 @@ def plan_push(
         faults += lacking_processor(found.files, config_dir or source, source)
     keeps = CARD in target.files and not replace_card
     own = CARD in found.files
-    if results is not None and found.kind == "delta":
+    if results and found.kind == "delta":
         faults.append(
             UsageFault(
                 "--results is for models, and this is a delta.", "Push a merge of it instead."
             )
         )
-    elif results is not None and (keeps or own):
+    elif results and (keeps or own):
         kept = f"{target.repo} has" if keeps else f"{source} has"
         remedy = "Give --replace-card." if keeps else "Move it away to have one written."
         faults.append(UsageFault(f"{kept} a {CARD}, so --results would not be shown.", remedy))
     scores: list[Scored] = []
     try:
-        if results is not None and not faults:
-            scores = read_results(results, found.identity, source)
+        if results and not faults:
+            scores = scores_of(results, found.identity, source)
         if base_model is not None:
             check_id(base_model, "--base-model ")
     except LorsmergeError as error:

@@ -89,7 +89,7 @@ def find_source(path: Path, config_dir: Path | None = None) -> Source:
         UnreadableFile: it is neither a model folder nor a checkpoint nor a delta, a link leads out
             of it, or a record of how it was made is damaged.
     """
-    raise_all(check_push(path, None))
+    raise_all(check_push(path, ()))
     if not path.is_dir() and path.suffix not in (".safetensors", DELTA):
         raise UnreadableFile(
             f"{path} is not a model folder, a .safetensors file or a .delta.",

@@ -44,7 +44,7 @@ def differences(tables: Tables) -> Table:
     """Return each system's average less the base's, and less that of the system compared against."""
     others = [name for name in (tables.roles.base, tables.roles.against) if name is not None]
     others = list(dict.fromkeys(others))
-    heads = [(f"less {tables.name(other)}", tables.block(task))
+    heads = [(f"minus {tables.name(other)}", tables.block(task))
              for task in tables.tasks for other in others]  # fmt: skip
     rows = []
     for row in tables.rows:
@@ -112,7 +112,7 @@ def gains(tables: Tables) -> Iterator[Table]:
             if row.system == finetuned:
                 gained = _less_base(tables, tables.made_for(row, task), keys)
                 cells = [Cell(NONE if d is None else change(d.value, d.error)) for d in gained]
-                label = f"{tables.label(row)} less {tables.name(base)}"
+                label = f"{tables.label(row)} minus {tables.name(base)}"
                 divisors.append((label, False, (*cells, Cell(""))))
         shown = [(row, _gain_cells(tables, row, task, keys)) for row in tables.rows]
         rows = [tables.line(row, cells) for row, cells in shown
@@ -125,7 +125,7 @@ def gains(tables: Tables) -> Iterator[Table]:
             f"({tables.name(finetuned)} - {tables.name(base)}), in percent; the first row is the "
             "denominator ± its standard error. In brackets: the 95 % interval over speakers. "
             f"{REFUSED}: fine-tuning gained less than two standard errors. The gap is the worst "
-            "language's score less the best one's."
+            "language's score minus the best one's."
         )
         title = f"Gain kept, {task.upper()}"
         yield Table(f"gain_{task.replace(' ', '_')}", title, note, tuple(heads), (*divisors, *rows))
@@ -282,7 +282,7 @@ def retention(tables: Tables) -> Iterator[Table]:
     heads = [head for task in by_task for head in tables.heads(task, by_task[task], "change")]
     note = (
         "Languages, tasks and test sets that none of a model's deltas was made for. "
-        "Change: the average less the base's, ± its standard error. "
+        "Change: the average minus the base's, ± its standard error. "
         + tables.marks_note(tables.name(tables.roles.base))
     )
     title = "Where no delta was made for it: forgotten or gained"

@@ -1,19 +1,20 @@
-"""What whole recordings and identified languages tell of systems: timestamps, and confusions of languages."""
+"""What recordings tell of systems beside scores: timestamps, languages, and words where nothing is said."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+from lorsmerge_cli.metrics.flaws import Invented
 from lorsmerge_cli.metrics.timestamps import COLLAR, Boundaries, intervals
 from lorsmerge_cli.operations.report.entries import Row
 from lorsmerge_cli.operations.report.numbers import number, with_error
-from lorsmerge_cli.operations.report.tables import Cell, Table, Tables
+from lorsmerge_cli.operations.report.tables import Cell, Table, TableRow, Tables
 from lorsmerge_cli.results.records import Record
 
 
 def hearing_tables(tables: Tables) -> list[Table]:
-    """Return the tables of timestamps and of identified languages, where results have such."""
-    return [*_timestamps(tables), *_languages(tables)]
+    """Return the tables of timestamps, identified languages and invented words, where results have such."""
+    return [*_timestamps(tables), *_languages(tables), *_silence(tables)]
 
 
 def _timestamps(tables: Tables) -> list[Table]:
@@ -66,13 +67,53 @@ def _languages(tables: Tables) -> list[Table]:
             (f"{language} spoken", True, _cells(counts[language], counts, (*spoken, *others)))
             for language, counts in own.items()
         ]
-    heads = [("utterances", ""), ("right % ↑", "")]
+    heads = [("utterances", ""), ("identified % ↑", "")]
     heads += [(code, "identified as") for code in (*spoken, *others)]
     note = (
         "Where eval had --language auto: utterances by the language that was identified, over all test "
         "sets and runs of a system; indented below it, those in which one language is spoken."
     )
     return [Table("languages", "Language identification", note, tuple(heads), tuple(rows))]
+
+
+def _silence(tables: Tables) -> list[Table]:
+    """Return what each system wrote in test sets where nothing is said, over its runs."""
+    found: dict[str, dict[str, Invented]] = {}
+    for entry in tables.results.silent:
+        own = found.setdefault(entry.system, {})
+        called = " ".join(entry.key[:2])
+        own[called] = own.get(called, Invented()) + Invented.of(entry.record.rows)
+    rows: list[TableRow] = []
+    for system, of_sets in found.items():
+        whole = sum(of_sets.values(), Invented())
+        rows.append((tables.name(system), False, _invented(whole)))
+        if len(of_sets) > 1:
+            rows += [(called, True, _invented(each)) for called, each in sorted(of_sets.items())]
+    if not rows:
+        return []
+    heads = ("utterances", "minutes", "with words", "words", "words a minute ↓")
+    note = (
+        "Test sets whose references have no words: they have no score, and are in no other table."
+    )
+    return [
+        Table(
+            "silence",
+            "Words where nothing is said",
+            note,
+            tuple((h, "") for h in heads),
+            tuple(rows),
+        )
+    ]
+
+
+def _invented(found: Invented) -> tuple[Cell, ...]:
+    texts = (
+        str(found.utterances),
+        f"{found.seconds / 60:.1f}",
+        str(found.invented),
+        str(found.words),
+    )
+    return tuple(map(Cell, (*texts, number(found.rate))))
 
 
 def _cells(right: int, counts: Counter[str], codes: tuple[str, ...]) -> tuple[Cell, ...]:

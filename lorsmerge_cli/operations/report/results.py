@@ -39,7 +39,7 @@ class Results:
 
     Attributes:
         files: as given.
-        entries: each (system, run, data set, language, task) once.
+        entries: each (system, run, data set, language, task) once, but for those in `silent`.
         runs: system -> its runs, whatever their settings.
         rows: of tables, in order of appearance.
         scoring: of the first file, and of test sets that a suite scores in another way; all scores
@@ -49,6 +49,8 @@ class Results:
         published: figures for the test sets that compare with the scores, and those that do not.
         retention: test sets that a suite names for what was forgotten.
         splits: test set -> the split that was scored.
+        silent: entries of test sets in which nothing is said, which have no score.
+        heard: test set -> how, as `results.document.heard_as` has it, of the first file that has it.
     """
 
     files: tuple[Path, ...]
@@ -61,6 +63,8 @@ class Results:
     published: tuple[tuple[Published, ...], tuple[Published, ...]] = ((), ())
     retention: tuple[str, ...] = ()
     splits: Mapping[str, str | None] = field(default_factory=dict)
+    silent: tuple[Entry, ...] = ()
+    heard: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def systems(self) -> list[str]:
@@ -102,7 +106,9 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
     if not entries:
         raise UnreadableFile(f"{named([str(p) for p in paths])} hold no scores.", "Run eval -o.")
     scoring = _scoring_of(documents)
-    every, normalised = _rescored(list(entries.values()), documents, scoring)
+    rescored, normalised = _rescored(list(entries.values()), documents, scoring)
+    every = tuple(entry for entry in rescored if not entry.record.silent)
+    silent = tuple(entry for entry in rescored if entry.record.silent)
     systems: dict[str, dict[str, dict[Key, Entry]]] = {}
     for entry in every:
         systems.setdefault(entry.system, {}).setdefault(entry.run, {})[entry.key] = entry
@@ -123,6 +129,8 @@ def read_results(paths: Sequence[Path], *, runs: bool = False) -> Results:
         published_for(figures, scored, scoring),
         tuple(dict.fromkeys(name for suite in suites for name in suite.retention)),
         {name: split for each in documents.values() for name, split in each.splits.items()},
+        silent,
+        {record.dataset: each.heard for each in reversed(documents.values()) for record in each.records},
     )  # fmt: skip
 
 

@@ -165,6 +165,11 @@ def _pictures(tables: Tables) -> tuple[list[Picture], list[str]]:
 def _about(tables: Tables) -> tuple[str, ...]:
     """Return how the scores were made, in words."""
     results = tables.results
+    if not results.entries:
+        return (
+            f"lorsmerge {__version__}",
+            "Nothing is said in these test sets, so there are no scores.",
+        )
     sizes = [len(entry.record.rows) for entry in results.entries]
     each = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
     signatures = dict.fromkeys(entry.record.reported.signature for entry in results.entries)

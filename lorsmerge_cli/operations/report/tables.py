@@ -19,7 +19,7 @@ from lorsmerge_cli.operations.report.scores import (
     metric_of_key,
     restricted,
 )
-from lorsmerge_cli.results.records import blocks_in_words, comparable_group
+from lorsmerge_cli.results.records import blocks_in_words, comparable_group, set_names
 from lorsmerge_cli.results.suite import PUBLISHED, published_in_words
 
 BETTER, WORSE, PARTIAL, CUT = "†", "‡", "*", "§"
@@ -123,8 +123,8 @@ class Tables:
         return unknown and dataset in self.roles.retention
 
     def group(self, key: Key) -> str:
-        """Return the name of the columns that may be averaged: of one task and normalisation."""
-        return comparable_group(*key, self.results.scoring)
+        """Return the name of the columns that may be averaged, as `comparable_group` has it."""
+        return comparable_group(*key, self.results.scoring, self.results.heard[key[0]])
 
     @property
     def of_the_base_alone(self) -> list[Key]:
@@ -133,7 +133,7 @@ class Tables:
         return [key for key in self.every_key if key not in others and key not in self.keys]
 
     def columns(self, task: str) -> list[Key]:
-        """Return the data sets and languages of a task (and normalisation), by language."""
+        """Return the data sets and languages of a group, by language."""
         return sorted((k for k in self.keys if self.group(k) == task), key=lambda k: (k[1], k[0]))
 
     def name(self, system: str) -> str:
@@ -215,11 +215,10 @@ class Tables:
 
     def heads(self, task: str, keys: Sequence[Key], *more: str) -> list[tuple[str, str]]:
         """Return heads: of languages, with the data set where a language has several, and more."""
-        languages = [language for _, language, _ in keys]
+        called = set_names([key[:2] for key in keys])
         names = [
-            (lang if languages.count(lang) == 1 else f"{lang} {data}")
-            + (CUT if data in self.results.partial else "")
-            for data, lang, _ in keys
+            name + (CUT if data in self.results.partial else "")
+            for name, (data, *_) in zip(called, keys, strict=True)
         ]
         return [(name, self.block(task)) for name in (*names, *more)]
 
@@ -250,7 +249,9 @@ class Tables:
         return {} if against in (None, row.system) else self.results.runs[against]
 
     def _scores_note(self, many: bool, partial: bool) -> str:
-        parts = ["Avg. is the plain mean over languages, ± its standard error over speakers."]
+        parts = [
+            "Avg. is the plain mean over the columns of its block, ± its standard error over speakers."
+        ]
         if partial:
             parts.append(f"{PARTIAL} over the row's own languages only, so not comparable.")
         if many:

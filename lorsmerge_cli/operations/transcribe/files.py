@@ -13,7 +13,7 @@ from lorsmerge_cli.data.recording import open_recording
 from lorsmerge_cli.data.utterance import Utterance
 from lorsmerge_cli.errors import UnreadableFile, raise_all
 from lorsmerge_cli.inputs import FilePath, path_of, several
-from lorsmerge_cli.metrics.looping import is_looping
+from lorsmerge_cli.metrics.looping import MOST_COMPRESSED, is_looping
 from lorsmerge_cli.speech.decoding.clips import DecodingSettings, decode_answers, encode
 from lorsmerge_cli.speech.decoding.identification import identify_languages
 from lorsmerge_cli.speech.decoding.sequential import LongSettings, ToHear, hear
@@ -157,6 +157,9 @@ def _long(speech: SpeechModel, rows: Sequence[Utterance], beam: int) -> dict[str
     return {
         row.id: replace(
             _transcript(speech, row, found.text, found.cut > 0, found.language),
+            looping=any(
+                part.compression_ratio > MOST_COMPRESSED for part in found.segments
+            ),  # of a window
             untimed=untimed,
             sounding=found.sounding,
             unheard=found.unheard,

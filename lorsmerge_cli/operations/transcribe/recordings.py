@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from lorsmerge_cli.data.audio import GUESS
 from lorsmerge_cli.data.languages import parse_language, parse_task
 from lorsmerge_cli.data.recording import (
     AUDIO,
@@ -65,7 +66,7 @@ class RecordingReport:
         seconds: of audio.
         segments: that were written.
         failed, cut, skipped, windows, sounding, unheard: as in `Heard`.
-        truncated: whether the file promises more audio than it has.
+        truncated: whether the file promises more audio than it has, or than can be decoded.
         files: that were written.
         remedies: options that may give a text to the windows that have sound and got none.
     """
@@ -92,16 +93,16 @@ class RecordingReport:
         end = clock(self.seconds, hours=True, point=".")
         remedies = f" Try {' and '.join(self.remedies)}." if self.remedies else ""
         cases = {
-            f"{self.audio} is truncated: it ends at {end}, and what is before that is transcribed.": (
-                self.truncated
-            ),
-            f"{self.audio}: no speech was found, and its transcript is empty.": not self.segments,
+            f"{self.audio} is truncated or damaged: its audio ends at {end}, and what is before that "
+            "is transcribed.": self.truncated,
+            f"{self.audio}: no speech was found, and its transcript is empty; {self.sounding} of "
+            f"{self.windows} windows have sound.{remedies}": not self.segments,
             f"{self.audio}: the text of {self.failed} of {self.windows} windows is unlikely or repeats "
             "itself at every temperature, and is kept as it is.": self.failed > 0,
             f"{self.audio}: the text of {self.cut} of {self.windows} windows reached the limit of "
             "tokens.": self.cut > 0,
             f"{self.audio}: {self.unheard} of {self.sounding} windows that have sound got no text."
-            f"{remedies}": 2 * self.unheard > self.sounding,
+            f"{remedies}": self.segments > 0 and 2 * self.unheard > self.sounding,
         }
         return [warning for warning, applies in cases.items() if applies]
 
@@ -246,6 +247,11 @@ def _formats(output: Path, given: Sequence[str]) -> list[str]:
                 f"There is no format {name!r}.{did_you_mean(name, list(WRITERS))}",
                 f"Choose of {', '.join(WRITERS)}.",
             )
+    if output == STDIN:
+        raise UsageFault(
+            "-o - would be a folder called `-`, and transcripts are files.",
+            "Name a file, such as talk.srt; without -o the text is printed.",
+        )
     if _is_file(output):
         suffix = output.suffix.removeprefix(".").lower()
         if suffix not in WRITERS:
@@ -421,6 +427,11 @@ def _finished(
                 f"{path} is not as it was written: it was edited, or made otherwise. It is left as it is."
             )
             differs = None
+        if made is None:
+            notes.append(
+                f"{path} exists and is left as it is: of a single file nothing records which audio it was "
+                "made of. With -o FOLDER a journal does."
+            )
         if differs is None:
             done.add(path)
         else:
@@ -509,7 +520,8 @@ def _run(
         reports[index] = RecordingReport(
             recording.name, None if recording.channel is None else recording.channel + 1,
             found.language, found.probability, round(found.seconds, 3), len(found.segments),
-            found.failed, found.cut, found.skipped, found.windows, item.truncated,
+            found.failed, found.cut, found.skipped, found.windows,
+            item.truncated or found.seconds + GUESS < item.seconds,
             tuple(item.targets.values()), found.sounding, found.unheard, _remedies(found, settings),
         )  # fmt: skip
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorsmerge_cli.data.audio import RATE
+from lorsmerge_cli.data.audio import RATE, UnreadableAudio
 from lorsmerge_cli.data.heard import HeardSegment, Word
 from lorsmerge_cli.data.recording import Recording
-from lorsmerge_cli.errors import UsageFault
+from lorsmerge_cli.errors import LorsmergeError, UsageFault, raise_all
 from lorsmerge_cli.metrics.looping import MOST_COMPRESSED, compression_ratio
 from lorsmerge_cli.speech.decoding.alignment import align_words, need_alignment
 from lorsmerge_cli.speech.decoding.clips import DecodingSettings, fitting_batch
@@ -197,7 +197,7 @@ def hear(
 
     Raises:
         UsageFault: the model has no timestamps, or lacks a language or task.
-        UnreadableAudio: a recording cannot be decoded.
+        UnreadableAudio: a recording cannot be decoded; it is raised when the others were heard.
     """
     listener = _Listener(speech, settings, ear or TorchEar(speech))
     for item in recordings:
@@ -207,9 +207,13 @@ def hear(
     waiting = list(enumerate(recordings))[::-1]
     active: list[_Listening] = []
     found: dict[int, Heard] = {}
+    faults: list[LorsmergeError] = []
     while waiting or active:
         while waiting and len(active) < size:
-            active.append(listener.begin(*waiting.pop()))
+            try:
+                active.append(listener.begin(*waiting.pop()))
+            except UnreadableAudio as fault:  # the others are heard first
+                faults.append(fault)
         before = {each.key: each.seek for each in active}
         listener.hear_windows([each for each in active if each.seek < each.windows.frames])
         hop = listener.spectrogram.hop
@@ -220,6 +224,7 @@ def hear(
                 found[each.key] = each.result()
                 done(each.key, found[each.key])
         active = [each for each in active if each.key not in found]
+    raise_all(faults)
     return [found[index] for index in range(len(recordings))]
 
 
@@ -250,6 +255,10 @@ class _Listener:
     def begin(self, key: int, item: ToHear) -> _Listening:
         """Open a recording, and decode it once for its length."""
         length = self.spectrogram.length(item.recording)
+        if not length.samples:
+            raise UnreadableAudio(
+                f"{item.recording.name} has no samples that can be decoded.", "Make the file again."
+            )
         windows = Windows(self.spectrogram, item.recording, length)
         return _Listening(key, windows, length, item.language, item.task)
 
