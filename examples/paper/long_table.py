@@ -16,7 +16,7 @@ from typing import Any
 Record = dict[str, Any]
 # heading of each column, and what is better
 COLUMNS = {
-    "WER of clips": "less", "WER of recordings": "less", "boundaries s": "less", "in 0.2 s %": "more",
+    "WER of clips": "less", "WER of recordings": "less", "boundaries s": "less", "within 0.2 s %": "more",
     "language %": "more", "invented words": "less",
 }  # fmt: skip
 WAYS = {"clips": "clip by clip", "packed": "packed"}
@@ -47,7 +47,7 @@ def heard_right(found: list[Record]) -> float:
 
 
 def timed(found: list[Record]) -> tuple[float, float]:
-    """Mean distance of matched boundaries in seconds, and share of sentences in 0.2 s, %."""
+    """Mean distance of matched boundaries in seconds, and share of sentences within 0.2 s, %."""
     counts = [record["details"]["timestamps"] for record in found]
     matched, within, said = (
         sum(c[key] for c in counts) for key in ("matched", "within", "segments")
@@ -77,7 +77,7 @@ def scores(folder: Path) -> dict[str, dict[str, list[float]]]:
             values["WER of recordings"].append(mean(map(error_rate, found)))
             distance, within = timed(found)
             values["boundaries s"].append(distance)
-            values["in 0.2 s %"].append(within)
+            values["within 0.2 s %"].append(within)
         elif kind == "silence":
             values["invented words"].append(invented(found))
         else:
