@@ -189,6 +189,8 @@ def _measured(row: Utterance) -> tuple[Utterance | Drop, float]:
         part._replace(start=min(part.start, duration), end=min(part.end, duration))
         for part in row.segments
     )
+    if any(part.end <= part.start for part in segments):
+        return Drop(row.id, row.audio, OUTSIDE, f"{row.audio} has {duration:.2f} s"), whole
     return replace(row, duration=duration, whole=not piece, segments=segments), whole
 
 

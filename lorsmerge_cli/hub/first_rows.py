@@ -210,6 +210,11 @@ class _Source:
                 f"It has: {', '.join(splits)}.",
             )
         self.names: Sequence[str] = splits[split]
+        if not self.names:
+            raise UnreadableFile(
+                f"{found.repo} has no files of the split {split!r} in {config!r}.",
+                "Choose another split, or tell the data set's owner.",
+            )
         kinds = [kind.__module__ for kind in type(self.builder).__mro__]
         in_parquet = any(kind.endswith(".parquet") for kind in kinds)
         if not in_parquet or any("://" in name for name in self.names):

@@ -17,10 +17,12 @@ import torch
 from hub_data import (
     AUDIO,
     CELL,
+    FLEURS,
     add_set,
     audio,
     card,
     fleurs_files,
+    fleurs_rows,
     labels,
     sound,
     table,
@@ -117,6 +119,25 @@ def test_fleurs_is_translated_by_the_english_text_of_each_sentence(set_hub: Hub)
     assert plain[0].text == "the girl sees birds"
     assert plain[0].id == "110.wav"
     assert "English is not translated" in failure("hub:google/fleurs:en_us:test", task="st")
+
+
+def test_fleurs_takes_no_english_text_that_may_be_another_sentences(set_hub: Hub) -> None:
+    rows = {config: fleurs_rows(config, 2) for config in ("ca_es", "en_us")}
+    for row in rows["ca_es"][2::3]:
+        row["id"] = None  # as that of an English row, which is not the same sentence
+    english = rows["en_us"]
+    english[0]["raw_transcription"] = " "  # the other take of sentence 1 has the text
+    for number, row in enumerate(english):
+        if row["id"] == 2:
+            row["raw_transcription"] = f"Another sentence, {number}."
+    english.append({**english[0], "id": None, "raw_transcription": "Of no sentence."})
+    files = fleurs_files()
+    for config, own in rows.items():
+        files[f"{config}/test-00000-of-00001.parquet"] = table(own, FLEURS)
+    add_set(set_hub, "google/fleurs", files)
+    found, drops = read_manifest(Path("hub:google/fleurs:ca_es:test"), task="st")
+    assert [row.text for row in found] == ["The girl sees birds."] * 2
+    assert [drop.reason for drop in drops] == ["no English text of the sentence"] * 4
 
 
 def test_a_language_that_whisper_calls_otherwise_is_that_of_the_configuration(set_hub: Hub) -> None:

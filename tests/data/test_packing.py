@@ -183,6 +183,7 @@ def test_what_was_said_before_is_the_row_before_in_the_recording() -> None:
         (named((2, 3, "a"), (0, 1, "b")), "segments out of order or overlapping"),
         (named((2, 2, "a")), "segments out of order or overlapping"),
         (named((0, 9.0, "a")), "segments outside the audio"),
+        (named((0, 1.0, "a"), (8.01, 8.04, "b")), "segments outside the audio"),
         (named((-1, 2, "a")), "start is negative, NaN or infinite"),
         (named((0, float("nan"), "a")), "end is negative, NaN or infinite"),
         ([{"start": 0, "end": 1, "text": 3}], "text is no string"),

@@ -563,7 +563,7 @@ def _row(
             return Drop(name, path, reason, f"{where} has no audio in it")
         audio = found
     if english is not None:
-        key = str(row.get(SENTENCE))
+        key = str(row.get(SENTENCE))  # `None` is no key of the texts
         if key not in english:
             return Drop(name, audio, NO_ENGLISH, f"{where} has the sentence {key}")
         row |= {TRANSLATION: english[key], "source_text": row.pop("text", None)}
@@ -603,11 +603,16 @@ def _english(table: _Table, columns: _Columns, defaults: Defaults) -> dict[str, 
             "Choose another data set, or --task asr.",
         )
     texts: dict[str, str] = {}
+    twice = set[str]()
     for file in english.prepared.files:
         for batch in _batches(file)[1]:
             for row in batch.select(["id", column]).to_pylist():
-                texts.setdefault(str(row["id"]), row[column])
-    return texts
+                key, text = str(row["id"]), row[column]
+                if row["id"] is None or not (text or "").strip():
+                    continue
+                if " ".join(texts.setdefault(key, text).split()) != " ".join(text.split()):
+                    twice.add(key)  # which one is meant is not known
+    return {key: text for key, text in texts.items() if key not in twice}
 
 
 @dataclass(frozen=True)
