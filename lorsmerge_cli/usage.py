@@ -679,7 +679,7 @@ def check_training(settings: TrainingSettings, device: str) -> list[LorsmergeErr
         faults.append(
             UsageFault(
                 f"--pack {settings.pack:g} is not a positive number of seconds.",
-                "Give --pack 30 for windows as long as Whisper's.",
+                "Give the seconds of the model's window: 30 for OpenAI's.",
             )
         )
     temperature = settings.language_temperature

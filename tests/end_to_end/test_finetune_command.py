@@ -481,6 +481,8 @@ def test_packing_makes_fewer_windows_of_as_many_hours(here: Path, succeed: Comma
     shown = succeed(f"{line.removesuffix(' --json')} --pack 2").out
     assert f"train: {packed['utterances']} windows, " in shown
     assert re.search(r"steps: \d+ of \d+ windows", shown)
+    told = succeed(f"{line} --pack 300").err
+    assert re.search(r"--pack 300 is more than the model's window: \d+ s are filled", told)
 
 
 def test_a_share_of_other_data_is_mixed_in(here: Path, succeed: Command) -> None:

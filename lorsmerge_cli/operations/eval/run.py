@@ -147,11 +147,8 @@ def run_evaluation(
             speed[model.name] = run.decoded_seconds / run.elapsed
         origins[model.name] = run.origin(decoding)
         run.close()
-    settings = settings_of(
-        first[1] if first else asked, scoring, dtype, decoder.stamp(dtype),
-        hearing.about(models[0].without_weights, asked),
-    )  # fmt: skip
-    settings |= _about(test_sets)
+    asked, heard = first[1] if first else asked, hearing.about(models[0].without_weights, asked)
+    settings = settings_of(asked, scoring, dtype, decoder.stamp(dtype), heard) | _about(test_sets)
     report = _report(
         rows, scoring, settings, speed, output, force, trn, compared, state.is_main_process,
         origins, leakage, suite,

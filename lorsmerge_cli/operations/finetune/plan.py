@@ -306,8 +306,7 @@ def plan_finetune(
     held_out = dev.load(window, decoded=True) if dev else None
     warnings = drop_warnings(found) + (drop_warnings(held_out) if held_out else [])
     warnings += notes_on_code(source.folder)
-    if settings.language_temperature and len({row.language for row in found.utterances}) == 1:
-        warnings.append("--language-temperature changes nothing: the data is of one language.")
+    warnings += _of_no_effect(settings, found, window)
     warnings += repeated(trained, role="training")
     if held_out is None:
         warnings.append("There is no dev set to choose an epoch by: the last is taken. See --dev.")
@@ -367,6 +366,18 @@ def _folder_faults(source: ModelSource) -> list[LorsmergeError]:
             "Give the folder with its config and tokenizer.",
         )
     ]
+
+
+def _of_no_effect(settings: TrainingSettings, data: DataReport, window: float) -> list[str]:
+    """Return warnings of settings that change nothing, or less than they say."""
+    found = []
+    if settings.language_temperature and len({row.language for row in data.utterances}) == 1:
+        found.append("--language-temperature changes nothing: the data is of one language.")
+    if settings.pack and settings.pack > window:
+        found.append(
+            f"--pack {settings.pack:g} is more than the model's window: {window:g} s are filled."
+        )
+    return found
 
 
 def _windows(

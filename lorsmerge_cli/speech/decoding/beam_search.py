@@ -1,6 +1,7 @@
 """The search for the text of a clip: greedy, or by beams as transformers' `generate` ranks them.
 
-The tokens are those of `generate`. It is faster: a prompt is read once and not by every beam, beams share
+The tokens are those of `generate` with a generation config of nothing but lists of suppressed tokens, where no two
+hypotheses have the very same score. It is faster: a prompt is read once and not by every beam, beams share
 their clip's cross-attention, and a clip whose text is found leaves the batch.
 """
 
