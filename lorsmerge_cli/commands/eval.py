@@ -431,19 +431,11 @@ def _silence(records: Sequence[Record]) -> None:
             rows.append(
                 [record.model, record.dataset, record.language, str(found.utterances),
                  f"{found.seconds / 60:.1f}", str(found.invented), str(found.words),
-                 f"{found.rate:.2f}"]
+                 _decimals(found.rate, 2)]
             )  # fmt: skip
     if rows:
-        heads = [
-            "model",
-            "data",
-            "language",
-            "utterances",
-            "minutes",
-            "with words",
-            "words",
-            "a minute",
-        ]
+        heads = ["model", "data", "language", "utterances", "minutes", "with words", "words",
+                 "a minute"]  # fmt: skip
         console.table(heads, rows, title="nothing is said: invented words")
 
 

@@ -172,9 +172,16 @@ def _decoded(recording: Recording) -> Iterator[NDArray[np.float32]]:
         while True:
             count = max(1, BLOCK * rate // RATE)
             count = count if left < 0 else min(count, left)
-            block = _read(recording.source, sound, count)
+            start, damaged = sound.tell(), False
+            try:
+                block = sound.read(count, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError:  # what it had decoded of the block is lost
+                block, damaged = (
+                    _before_damage(recording.source, start, count, sound.channels),
+                    True,
+                )
             left -= len(block) if left > 0 else 0
-            last = not len(block)
+            last = damaged or not len(block)
             channel = recording.channel
             mono = (
                 block.mean(axis=1) if channel is None else np.ascontiguousarray(block[:, channel])
@@ -187,17 +194,15 @@ def _decoded(recording: Recording) -> Iterator[NDArray[np.float32]]:
                 return
 
 
-def _read(source: AudioSource, sound: soundfile.SoundFile, count: int) -> NDArray[np.float32]:
-    """Return the next samples [count, channels], or those before the place where the decoder fails."""
-    start = sound.tell()
+def _before_damage(
+    source: AudioSource, start: int, count: int, channels: int
+) -> NDArray[np.float32]:
+    """Return the samples [up to count, channels] from a start to where the decoder fails."""
+    pieces = [np.empty((0, channels), np.float32)]
     try:
-        return np.asarray(sound.read(count, dtype="float32", always_2d=True))
-    except soundfile.SoundFileError:  # what it had decoded of them is lost, and it moves no more
-        pieces = [np.empty((0, sound.channels), np.float32)]
-    try:
-        with opened_sound(source) as again:
-            again.seek(start)
-            while len(piece := again.read(PIECE, dtype="float32", always_2d=True)):
+        with opened_sound(source) as sound:  # after a failure, one that is open moves no more
+            sound.seek(start)
+            while len(piece := sound.read(PIECE, dtype="float32", always_2d=True)):
                 pieces.append(piece)
     except soundfile.SoundFileError:
         pass

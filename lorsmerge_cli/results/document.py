@@ -63,7 +63,7 @@ class TestSet:
         return len(self.utterances) if self.whole is None else self.whole
 
 
-def heard_as(decoding: Mapping[str, Any] | None, decoded: Mapping[str, str]) -> str:
+def how_heard(decoding: Mapping[str, Any] | None, decoded: Mapping[str, str]) -> str:
     """Return how utterances were heard, where it was not as clips in a language that was given.
 
     Args:
@@ -71,9 +71,9 @@ def heard_as(decoding: Mapping[str, Any] | None, decoded: Mapping[str, str]) -> 
         decoded: model -> signature of the decoding of these.
 
     Example:
-        >>> heard_as({"beam": 5, "long": "best_of:5", "language": "auto"}, {})
+        >>> how_heard({"beam": 5, "long": "best_of:5", "language": "auto"}, {})
         'recordings language-auto'
-        >>> heard_as(None, {"base": "beam:5|float32|language:auto"}), heard_as({"beam": 5}, {})
+        >>> how_heard(None, {"base": "beam:5|float32|language:auto"}), how_heard({"beam": 5}, {})
         ('language-auto', '')
     """
     ways = [f"{key}:{value}" for key, value in decoding.items()] if decoding is not None else []
@@ -118,7 +118,7 @@ class EvalReport:
 
     def group_of(self, record: Record) -> str:
         """Return the name of the scores that a record's may be averaged with."""
-        heard = heard_as(self.settings.get("decoding"), self.settings.get("decoded", {}))
+        heard = how_heard(self.settings.get("decoding"), self.settings.get("decoded", {}))
         return comparable_group(record.dataset, record.language, record.task, self.scoring, heard)
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,8 +194,8 @@ class StoredResults:
 
     @property
     def heard(self) -> str:
-        """How the utterances were heard, as `heard_as` has it."""
-        return heard_as(self.decoding, self.decoded)
+        """How the utterances were heard, as `how_heard` has it."""
+        return how_heard(self.decoding, self.decoded)
 
 
 def read_results(path: Path) -> StoredResults:

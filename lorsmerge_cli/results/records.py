@@ -163,7 +163,7 @@ def comparable_group(
         language: of the score.
         task: of the score.
         scoring: of all scores.
-        heard: as `results.document.heard_as` returns it.
+        heard: as `results.document.how_heard` returns it.
 
     Example:
         >>> apart = Scoring(sets=(("mcv", "leaderboard"),))

@@ -563,7 +563,7 @@ def _row(
             return Drop(name, path, reason, f"{where} has no audio in it")
         audio = found
     if english is not None:
-        key = str(row.get(SENTENCE))  # `None` is no key of the texts
+        key = str(row.get(SENTENCE))  # never None, which no text has for a key
         if key not in english:
             return Drop(name, audio, NO_ENGLISH, f"{where} has the sentence {key}")
         row |= {TRANSLATION: english[key], "source_text": row.pop("text", None)}
@@ -608,7 +608,7 @@ def _english(table: _Table, columns: _Columns, defaults: Defaults) -> dict[str, 
         for batch in _batches(file)[1]:
             for row in batch.select(["id", column]).to_pylist():
                 key, text = str(row["id"]), row[column]
-                if row["id"] is None or not (text or "").strip():
+                if row["id"] is None or not isinstance(text, str) or not text.strip():
                     continue
                 if " ".join(texts.setdefault(key, text).split()) != " ".join(text.split()):
                     twice.add(key)  # which one is meant is not known

@@ -50,7 +50,7 @@ class Results:
         retention: test sets that a suite names for what was forgotten.
         splits: test set -> the split that was scored.
         silent: entries of test sets in which nothing is said, which have no score.
-        heard: test set -> how, as `results.document.heard_as` has it, of the first file that has it.
+        heard: test set -> how, as `results.document.how_heard` has it, of the first file that has it.
     """
 
     files: tuple[Path, ...]
