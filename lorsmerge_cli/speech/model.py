@@ -236,6 +236,13 @@ class SpeechModel:
         pieces = backend.pre_tokenizer.pre_tokenize_str(text)
         return [token.id for piece, _ in pieces for token in backend.model.tokenize(piece)]
 
+    def control_token_in(self, text: str) -> str | None:
+        """Return the first control token that a text reads like, such as `<|en|>`; None for none."""
+        tokenizer = self.processor.tokenizer
+        found = tokenizer(text, add_special_tokens=False).input_ids
+        token = next((number for number in found if number in self.control), None)
+        return None if token is None else str(tokenizer.convert_ids_to_tokens(token))
+
     @cached_property
     def control(self) -> frozenset[int]:
         """Tokens that are no text: languages, tasks, timestamps, the end."""

@@ -470,6 +470,18 @@ def test_recordings_are_cut_packed_and_resumed_to_the_bit(here: Path, succeed: C
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+def test_texts_with_control_tokens_are_refused(here: Path, shell: Command) -> None:
+    rows = [json.loads(line) for line in Path("train.jsonl").read_text().splitlines()]
+    rows[1]["text"] = f"<|transcribe|>{rows[1]['text']}"
+    rows[2]["text"] = f"{rows[2]['text']} <|endoftext|>"
+    Path("tokens.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = shell(LINE.replace("train.jsonl", "tokens.jsonl"))
+    assert refused.code == 1
+    told = f"2 of {len(rows)} texts of the training data have control tokens in them, the first"
+    assert f"{told} <|transcribe|> in" in " ".join(refused.err.split())
+    assert not Path("out").exists()
+
+
 def test_packing_makes_fewer_windows_of_as_many_hours(here: Path, succeed: Command) -> None:
     rows = [json.loads(line) for line in Path("train.jsonl").read_text().splitlines()]
     short = [row | {"text": "red", "speaker": "s"} for row in rows]

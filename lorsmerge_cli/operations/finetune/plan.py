@@ -301,6 +301,7 @@ def plan_finetune(
     if retain is not None:
         others = retain.for_share(retain_share, found.hours).load(window, cut=True)
         found = DataReport.joined([found, others])
+    raise_all(_control_tokens(speech, found.utterances))
     trained = digests_of(found.utterances)
     found, settings = _windows(speech, found, settings)
     held_out = dev.load(window, decoded=True) if dev else None
@@ -364,6 +365,21 @@ def _folder_faults(source: ModelSource) -> list[LorsmergeError]:
         UnreadableFile(
             f"{source.checkpoint.path} is a bare file, and a fine-tune is a model folder.",
             "Give the folder with its config and tokenizer.",
+        )
+    ]
+
+
+def _control_tokens(speech: SpeechModel, rows: Sequence[Utterance]) -> list[LorsmergeError]:
+    """Return a fault for texts with control tokens, as labels that were made for a Trainer have them."""
+    found = [(row.id, token) for row in rows if (token := speech.control_token_in(row.text))]
+    if not found:
+        return []
+    name, token = found[0]
+    return [
+        LorsmergeError(
+            f"{len(found)} of {len(rows)} texts of the training data have control tokens in them, the "
+            f"first {token} in {name}.",
+            "Remove them: language and task are a row's own, and its times are those of its segments.",
         )
     ]
 
